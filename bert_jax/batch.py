@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fields of a batch: names, shapes and types. The names are those of google-research/bert.
+
+A row may hold several packed examples; a row with one example is the case E = 1.
+
+Shapes: B rows, S tokens in a row, M predicted positions in a row, E packed examples in a row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The sizes of a batch."""
+
+    rows: int  # B
+    sequence_length: int  # S
+    max_predictions: int  # M
+    examples_per_row: int = 1  # E
+
+
+def batch_spec(shape: BatchShape) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Name -> (shape, dtype) of every field.
+
+    input_ids               [B, S] int32    word pieces, with the picked tokens replaced
+    segment_ids             [B, S] int32    0 in sentence A, 1 in sentence B (token type)
+    sequence_ids            [B, S] int32    which packed example a token belongs to, from 1; 0 = padding
+    position_ids            [B, S] int32    restart at 0 in each packed example
+    masked_lm_positions     [B, M] int32    predicted positions
+    masked_lm_ids           [B, M] int32    their true ids
+    masked_lm_weights       [B, M] float32  1 real, 0 filler
+    cls_positions           [B, E] int32    where each packed example's [CLS] stands
+    next_sentence_labels    [B, E] int32    0 = IsNext, 1 = NotNext
+    next_sentence_weights   [B, E] float32  1 real, 0 no example
+    """
+    tokens = (shape.rows, shape.sequence_length)
+    predictions = (shape.rows, shape.max_predictions)
+    examples = (shape.rows, shape.examples_per_row)
+    int32, float32 = np.dtype(np.int32), np.dtype(np.float32)
+    return {
+        "input_ids": (tokens, int32),
+        "segment_ids": (tokens, int32),
+        "sequence_ids": (tokens, int32),
+        "position_ids": (tokens, int32),
+        "masked_lm_positions": (predictions, int32),
+        "masked_lm_ids": (predictions, int32),
+        "masked_lm_weights": (predictions, float32),
+        "cls_positions": (examples, int32),
+        "next_sentence_labels": (examples, int32),
+        "next_sentence_weights": (examples, float32),
+    }

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `bert-jax`: finds the stage, runs it, and turns errors into one line and an exit status.
+
+Nothing heavy is imported here, so that `bert-jax --help` answers at once; a stage imports what it needs when it runs.
+"""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from bert_jax import __version__
+from bert_jax.errors import Interrupted, UserError
+
+STAGES = {
+    "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
+    "vocab": "text -> WordPiece vocabulary",
+    "prepare": "text -> sharded training data",
+    "pretrain": "config + data -> run directory",
+    "evaluate": "run + data -> MLM loss, accuracy and perplexity, NSP accuracy",
+    "fill-mask": "run + text with [MASK] -> predictions",
+    "report": "run -> report.html",
+    "describe": "config -> parameters, FLOPs, memory",
+}
+
+EXIT_USER_ERROR = 2
+DISK_ERRORS = {errno.ENOSPC: "disk full", errno.EFBIG: "file size limit reached", errno.EDQUOT: "disk quota reached"}
+
+
+def usage() -> str:
+    """The text of `bert-jax --help`."""
+    lines = ["usage: bert-jax [--version] STAGE [options]      (bert-jax STAGE --help tells a stage's options)", ""]
+    lines += [f"  {name:<10} {text}" for name, text in STAGES.items()]
+    lines += ["", "Every stage takes --debug, which shows the traceback of an error."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage. Returns the exit status: 0 done, 2 the user can mend it, 128 + signal interrupted and saved."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else EXIT_USER_ERROR
+    if arguments[0] == "--version":
+        print(f"bert-jax {__version__}")
+        return 0
+    stage, rest = arguments[0], arguments[1:]
+    debug = "--debug" in rest
+    rest = [argument for argument in rest if argument != "--debug"]
+    try:
+        if stage not in STAGES:
+            raise UserError(f"there is no stage '{stage}': the stages are {', '.join(STAGES)} (see bert-jax --help)")
+        module = importlib.import_module(f"bert_jax.pipelines.{stage.replace('-', '_')}")
+        return module.main(rest) or 0
+    except Interrupted as stop:
+        print(f"bert-jax {stage}: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print(f"bert-jax {stage}: interrupted; the same command goes on or starts again", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        print(f"bert-jax {stage}: {describe_error(error)}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def describe_error(error: UserError | OSError) -> str:
+    """One line for an error of the user's or of the file system."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    what = DISK_ERRORS.get(error.errno or 0, error.strerror or str(error))
+    where = f" at {error.filename}" if error.filename else ""
+    remedy = "free some space and run the same command again" if error.errno in DISK_ERRORS else "check the path"
+    return f"{what}{where}: {remedy}"

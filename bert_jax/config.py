@@ -1,0 +1,505 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be configured: frozen dataclasses, checked on construction, with typed overrides by dotted keys.
+
+Every field carries its unit or its trap in `help`; `bert-jax pretrain --help` prints these. A configuration is named
+(`base`, found in configs/), is a Python file that defines `config = PretrainConfig(...)`, or is a `config.json` written
+by a run.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_jax.errors import UserError
+
+HIDDEN_ACTIVATIONS = ("gelu_tanh", "gelu_erf")
+OPTIMIZERS = ("adamw_bert", "adamw", "lamb")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = ("none", "dots", "full")
+ATTENTIONS = ("auto", "reference")
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with a default and the line that `--help` prints for it."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def _require_positive(section: str, config: Any, name: str) -> None:
+    if not getattr(config, name) > 0:
+        raise UserError(f"{_dotted(section, name)}={getattr(config, name)} must be more than 0")
+
+
+def _require_share(section: str, config: Any, name: str, below_one: bool = False) -> None:
+    value = getattr(config, name)
+    if not (0 <= value < 1 or (value == 1 and not below_one)):
+        bound = "at least 0 and less than 1" if below_one else "from 0 to 1"
+        raise UserError(f"{_dotted(section, name)}={value} must be {bound}")
+
+
+def _require_choice(section: str, config: Any, name: str, choices: Sequence[str]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise UserError(f"{_dotted(section, name)}={value} is not known: choose one of {', '.join(choices)}")
+
+
+def _dotted(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a BERT encoder; the names are those of Google's bert_config.json. Defaults: BERT-base, uncased."""
+
+    vocab_size: int = setting(30_522, "rows of the word embedding; at least the entries of the vocabulary")
+    hidden_size: int = setting(768, "features; divisible by num_attention_heads")
+    num_hidden_layers: int = setting(12, "layers")
+    num_attention_heads: int = setting(12, "heads; the head size is hidden_size / num_attention_heads")
+    intermediate_size: int = setting(3_072, "features inside the feed-forward layer; 4 x hidden_size in the paper")
+    max_position_embeddings: int = setting(512, "rows of the position table; the longest sequence, in tokens")
+    type_vocab_size: int = setting(2, "rows of the segment (token type) table")
+    hidden_act: str = setting(
+        "gelu_tanh", "gelu_tanh (google-research/bert) or gelu_erf (Hugging Face's 'gelu'); they differ by up to 5e-4"
+    )
+    hidden_dropout_prob: float = setting(0.1, "dropout of embeddings and of each sub-layer's output")
+    attention_probs_dropout_prob: float = setting(0.1, "dropout of attention probabilities")
+    initializer_range: float = setting(0.02, "standard deviation of the truncated normal that weights start from")
+    layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm, inside the square root")
+    tie_word_embeddings: bool = setting(True, "use the word embedding as the MLM output matrix")
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            _require_positive("model", self, name)
+        for name in ("max_position_embeddings", "type_vocab_size", "initializer_range", "layer_norm_eps"):
+            _require_positive("model", self, name)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            _require_share("model", self, name, below_one=True)
+        _require_choice("model", self, "hidden_act", HIDDEN_ACTIVATIONS)
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"model.hidden_size={self.hidden_size} is not divisible by"
+                f" model.num_attention_heads={self.num_attention_heads}: change one of them"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+def _shape(layers: int, hidden: int, heads: int) -> dict[str, int]:
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+    }
+
+
+MODEL_SIZES: Mapping[str, Mapping[str, int]] = {
+    "tiny": _shape(2, 128, 2),
+    "mini": _shape(4, 256, 4),
+    "small": _shape(4, 512, 8),
+    "medium": _shape(8, 512, 8),
+    "base": _shape(12, 768, 12),
+    "large": _shape(24, 1024, 16),
+    # The size table of the paper (its table 6), written layers x hidden x heads.
+    "3x768x12": _shape(3, 768, 12),
+    "6x768x3": _shape(6, 768, 3),
+    "6x768x12": _shape(6, 768, 12),
+    "12x768x12": _shape(12, 768, 12),
+    "12x1024x16": _shape(12, 1024, 16),
+    "24x1024x16": _shape(24, 1024, 16),
+}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is predicted. Of the picked tokens `mask_share` become [MASK], `random_share` a random id, the rest stay."""
+
+    mlm_probability: float = setting(0.15, "share of tokens that are picked and predicted")
+    mask_share: float = setting(0.8, "share of picked tokens replaced by [MASK]")
+    random_share: float = setting(0.1, "share of picked tokens replaced by a random entry of the vocabulary")
+    nsp: bool = setting(True, "predict the next sentence too (false: segments stay, their label is not predicted)")
+
+    def __post_init__(self) -> None:
+        for name in ("mlm_probability", "mask_share", "random_share"):
+            _require_share("objective", self, name)
+        _require_positive("objective", self, "mlm_probability")
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise UserError(
+                f"objective.mask_share={self.mask_share} and objective.random_share={self.random_share} add up to"
+                " more than 1: lower one of them"
+            )
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """A stretch of training at one sequence length."""
+
+    sequence_length: int = setting(128, "tokens in a row")
+    steps: int = setting(900_000, "optimizer steps")
+    batch_size: int = setting(256, "global batch, in sequences; divisible by micro_batches x data x fsdp")
+    max_predictions_per_seq: int = setting(20, "masked positions kept in a row; at least mlm_probability x length")
+    learning_rate: float | None = setting(None, "none: the schedule goes on; a number: it starts anew at this peak")
+    warmup_steps: int | None = setting(None, "steps of warm-up where the schedule starts anew")
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "steps", "batch_size", "max_predictions_per_seq"):
+            _require_positive("phases", self, name)
+        if self.sequence_length < 8:
+            raise UserError(f"phases.sequence_length={self.sequence_length} is too short: use at least 8")
+        if (self.learning_rate is None) != (self.warmup_steps is None):
+            raise UserError("phases.learning_rate and phases.warmup_steps go together: set both or neither")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its schedule: linear warm-up from 0, then linear decay to 0 at the last step."""
+
+    name: str = setting(
+        "adamw_bert", "adamw_bert (no bias correction, as the original), adamw (with bias correction) or lamb"
+    )
+    learning_rate: float = setting(1e-4, "peak")
+    warmup_steps: int = setting(10_000, "steps")
+    weight_decay: float = setting(0.01, "decoupled; not applied to LayerNorm and biases")
+    b1: float = setting(0.9, "decay of the first moment")
+    b2: float = setting(0.999, "decay of the second moment")
+    eps: float = setting(1e-6, "added to the square root of the second moment")
+    clip_norm: float = setting(1.0, "largest global norm of the gradient; 0: no clipping")
+
+    def __post_init__(self) -> None:
+        _require_choice("optimizer", self, "name", OPTIMIZERS)
+        for name in ("learning_rate", "eps"):
+            _require_positive("optimizer", self, name)
+        for name in ("b1", "b2"):
+            _require_share("optimizer", self, name, below_one=True)
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optimizer.{name}={getattr(self, name)} is negative: use 0 or more")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; one of them may be -1: all devices that are left."""
+
+    data: int = setting(-1, "copies of the parameters, each on its own rows of the batch")
+    fsdp: int = setting(1, "parameters, optimizer state and rows cut over this many devices")
+    tensor: int = setting(1, "heads, feed-forward features and vocabulary cut over this many devices")
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.astuple(self)
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise UserError(
+                f"mesh sizes data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} are not possible:"
+                " use numbers from 1, and -1 at most once"
+            )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run. Defaults: BERT-base with the paper's recipe."""
+
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    phases: tuple[PhaseConfig, ...] = (
+        PhaseConfig(sequence_length=128, steps=900_000, max_predictions_per_seq=20),
+        PhaseConfig(sequence_length=512, steps=100_000, max_predictions_per_seq=77),
+    )
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    seed: int = setting(0, "of initial weights, order of examples, masks and dropout")
+    micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
+    compute_dtype: str = setting("float32", "float32 or bfloat16; parameters, softmax, LayerNorm and loss stay float32")
+    remat: str = setting("none", "recompute in the backward pass: none, dots (all but matrix products), full (a layer)")
+    scan_layers: bool = setting(True, "compile one layer and loop (false: unroll, slower to compile)")
+    attention: str = setting("auto", "implementation of attention: auto or reference")
+    log_every: int = setting(100, "steps between two lines of metrics.jsonl")
+    eval_every: int = setting(10_000, "steps between two evaluations on held-out data; 0: at the end only")
+    eval_batches: int = setting(50, "batches of an evaluation at most")
+    save_every: int = setting(1_000, "steps between two checkpoints; the last step is always saved")
+    keep_checkpoints: int = setting(3, "newest checkpoints that are kept")
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise UserError("phases is empty: a run needs at least one phase")
+        for name in ("micro_batches", "log_every", "eval_batches", "save_every", "keep_checkpoints"):
+            _require_positive("", self, name)
+        _require_choice("", self, "compute_dtype", COMPUTE_DTYPES)
+        _require_choice("", self, "remat", REMAT_POLICIES)
+        _require_choice("", self, "attention", ATTENTIONS)
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed} is out of range: use 0 to 4294967295")
+        if self.eval_every < 0:
+            raise UserError(f"eval_every={self.eval_every} is negative: use 0 or more")
+        for number, phase in enumerate(self.phases):
+            self._check_phase(number, phase)
+
+    def _check_phase(self, number: int, phase: PhaseConfig) -> None:
+        if phase.sequence_length > self.model.max_position_embeddings:
+            raise UserError(
+                f"phases.{number}.sequence_length={phase.sequence_length} is beyond the position table of"
+                f" model.max_position_embeddings={self.model.max_position_embeddings}: shorten the sequences or"
+                f" set model.max_position_embeddings={phase.sequence_length}"
+            )
+        if phase.batch_size % self.micro_batches:
+            raise UserError(
+                f"phases.{number}.batch_size={phase.batch_size} is not divisible by"
+                f" micro_batches={self.micro_batches}: change one of them"
+            )
+        needed = round(self.objective.mlm_probability * phase.sequence_length)
+        if not needed <= phase.max_predictions_per_seq <= phase.sequence_length:
+            raise UserError(
+                f"phases.{number}.max_predictions_per_seq={phase.max_predictions_per_seq} does not hold the"
+                f" {self.objective.mlm_probability:.0%} of phases.{number}.sequence_length={phase.sequence_length} that"
+                f" are predicted: set phases.{number}.max_predictions_per_seq={max(needed, 1)}"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> tuple[int, int]:
+        """The phase that step `step` (from 0) belongs to, and the step that phase begins with."""
+        begin = 0
+        for number, phase in enumerate(self.phases):
+            if step < begin + phase.steps:
+                return number, begin
+            begin += phase.steps
+        raise ValueError(f"step {step} is beyond the last step of the run, {self.total_steps - 1}")
+
+
+# Settings that a resumed run may change: they do not alter what is computed, only where, how often it is
+# reported, or in which order sums are taken.
+RESUMABLE_CHANGES = (
+    "mesh.",
+    "micro_batches",
+    "remat",
+    "scan_layers",
+    "attention",
+    "eval_every",
+    "eval_batches",
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+)
+
+
+# ---- as nested dictionaries, and back ------------------------------------------------------------------------------
+
+
+def to_dict(config: PretrainConfig) -> dict[str, Any]:
+    """A nested dictionary that JSON can hold; `from_dict` inverts it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
+    """The configuration that a nested dictionary describes.
+
+    Raises:
+      UserError: a key that does not exist, or a value of the wrong type.
+    """
+    return _build(PretrainConfig, values, "")
+
+
+def _build(cls: Any, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{prefix.rstrip('.')} must hold named settings, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise UserError(f"unknown setting '{prefix}{key}'{_suggest(key, hints, prefix)}")
+    arguments = {}
+    for name, value in values.items():
+        kind, key = hints[name], f"{prefix}{name}"
+        if dataclasses.is_dataclass(kind):
+            arguments[name] = _build(kind, value, f"{key}.")
+        elif typing.get_origin(kind) is tuple:
+            if not isinstance(value, Sequence) or isinstance(value, str):
+                raise UserError(f"{key} must be a list, not {value!r}")
+            item = typing.get_args(kind)[0]
+            arguments[name] = tuple(_build(item, entry, f"{key}.{i}.") for i, entry in enumerate(value))
+        else:
+            arguments[name] = _typed(key, kind, value)
+    return cls(**arguments)
+
+
+def _suggest(key: str, known: Any, prefix: str) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    if near:
+        return f": did you mean '{prefix}{near[0]}'?"
+    return f": the settings here are {', '.join(known)}"
+
+
+def _typed(key: str, kind: Any, value: Any) -> Any:
+    """Check a value against its field's type; an int may stand for a float."""
+    choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(value) in choices:
+        return value
+    if float in choices and type(value) is int:
+        return float(value)
+    names = " or ".join("none" if choice is type(None) else choice.__name__ for choice in choices)
+    raise UserError(f"{key}={value!r} is not of type {names}")
+
+
+# ---- overrides from the command line -------------------------------------------------------------------------------
+
+
+def override(config: PretrainConfig, assignments: Sequence[str]) -> PretrainConfig:
+    """Apply `KEY=VALUE` overrides with dotted keys, such as `optimizer.learning_rate=3e-4` or `phases.0.steps=100`.
+
+    `model=SIZE` takes the layers, width and heads of a named size (`MODEL_SIZES`).
+
+    Raises:
+      UserError: not of the form KEY=VALUE, an unknown key, or a value of the wrong type.
+    """
+    values = to_dict(config)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"'{assignment}' is not a setting: write KEY=VALUE, such as optimizer.learning_rate=3e-4")
+        if key == "model":
+            if text not in MODEL_SIZES:
+                raise UserError(f"model={text} is not a known size: choose one of {', '.join(MODEL_SIZES)}")
+            values["model"].update(MODEL_SIZES[text])
+            continue
+        _assign(values, key, text)
+    return from_dict(values)
+
+
+def _assign(values: Any, key: str, text: str) -> None:
+    node = values
+    *path, last = key.split(".")
+    for depth, part in enumerate(path):
+        node = _descend(node, part, ".".join(path[:depth]))
+    prefix = ".".join(path)
+    current = _descend(node, last, prefix)
+    if isinstance(current, dict | list):
+        example = next(flatten(current, f"{key}."))[0]
+        raise UserError(f"'{key}' is a group of settings: set one of them, such as {example}=...")
+    place = int(last) if isinstance(node, list) else last
+    node[place] = _parse(key, text)
+
+
+def _descend(node: Any, part: str, prefix: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise UserError(f"'{prefix}.{part}' does not exist: {prefix} has the entries 0 to {len(node) - 1}")
+        return node[int(part)]
+    if not isinstance(node, dict) or part not in node:
+        known = node if isinstance(node, dict) else {}
+        raise UserError(f"unknown setting '{_dotted(prefix, part)}'{_suggest(part, known, f'{prefix}.' if prefix else '')}")
+    return node[part]
+
+
+def _parse(key: str, text: str) -> Any:
+    """Read a value: true, false, none, a number, else the text itself; `from_dict` then checks its type."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text.replace("_", "") if kind is int else text)
+        except ValueError:
+            continue
+    return text
+
+
+def flatten(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All (dotted key, value) pairs of a nested dictionary."""
+    items = values.items() if isinstance(values, Mapping) else enumerate(values)
+    for name, value in items:
+        if isinstance(value, dict | list):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
+    """What differs between two configurations, as `key: old -> new`, without what a resumed run may change."""
+    before, after = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if not key.startswith(RESUMABLE_CHANGES)
+    ]
+
+
+def settings_help() -> str:
+    """Every setting with its default and meaning, one a line."""
+    lines = []
+    for key, value, text in _documented(PretrainConfig(), ""):
+        lines.append(f"  {f'{key}={str(value).lower() if isinstance(value, bool | None) else value}':<44} {text}")
+    return "\n".join(lines)
+
+
+def _documented(config: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _documented(value, f"{prefix}{field.name}.")
+        elif isinstance(value, tuple):
+            yield from _documented(value[0], f"{prefix}{field.name}.0.")
+        else:
+            yield f"{prefix}{field.name}", value, field.metadata["help"]
+
+
+# ---- named configurations and files --------------------------------------------------------------------------------
+
+
+def load_config(name: str | Path) -> PretrainConfig:
+    """The configuration of that name in configs/, of a Python file, or of a run's `config.json`.
+
+    Raises:
+      UserError: no such configuration, or a file that does not define one.
+    """
+    path = Path(name)
+    if path.suffix == ".json":
+        return _load_json(path)
+    if path.suffix != ".py":
+        path = _configs_folder() / f"{name}.py"
+        if not str(name).isidentifier() or not path.is_file():
+            known = sorted(file.stem for file in _configs_folder().glob("[!_]*.py"))
+            raise UserError(f"there is no configuration '{name}': name a .py file or one of {', '.join(known)}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file")
+    return _load_python(path)
+
+
+def _configs_folder() -> Path:
+    spec = importlib.util.find_spec("bert_jax.configs")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _load_python(path: Path) -> PretrainConfig:
+    spec = importlib.util.spec_from_file_location(f"_bert_jax_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as a configuration: {type(error).__name__}: {error}") from error
+    config = getattr(module, "config", None)
+    if not isinstance(config, PretrainConfig):
+        raise UserError(f"{path}: does not define `config = PretrainConfig(...)`")
+    return config
+
+
+def _load_json(path: Path) -> PretrainConfig:
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise UserError(f"{path}: is not JSON") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

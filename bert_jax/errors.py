@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The errors a user can cause, and how they are said."""
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    The message is one line that says what is wrong, where (file, record, field, the values that disagree) and the
+    command or change that mends it. The command line prints it without a traceback and exits with status 2.
+    """
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and has saved; `signal_number` says by which signal."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tf.data around the vectorised batch function: parallel calls, one per batch, in order, made ahead.
+
+The only importer of TensorFlow.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from bert_jax.batch import Batch
+
+
+def tf_feed(make_batch: Callable[[int], Batch], begin: int, end: int) -> Iterator[Batch]:
+    """Batches of the steps `begin` to `end` - 1, through tf.data; see `bert_jax.data.feed.feed`."""
+    if begin >= end:
+        return iter(())
+    example = make_batch(begin)
+    names = list(example)
+    types = [tf.as_dtype(example[name].dtype) for name in names]
+
+    def arrays(step: np.ndarray) -> list[np.ndarray]:
+        batch = make_batch(int(step))
+        return [batch[name] for name in names]
+
+    def element(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        fields = tf.numpy_function(arrays, [step], types, stateful=False)
+        for name, field in zip(names, fields, strict=True):
+            field.set_shape(example[name].shape)
+        return dict(zip(names, fields, strict=True))
+
+    dataset = tf.data.Dataset.range(begin, end)
+    dataset = dataset.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()

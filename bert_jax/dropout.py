@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropout whose bits are a pure integer function of (row's seeds, site, position, feature).
+
+A row of the batch brings two 32-bit seeds; every place in the network where something is dropped folds its own number
+into them. So the bits of a row do not depend on how the batch is cut into micro-batches, on the mesh, on the layout a
+kernel works in, or on the platform: the same seeds give the same mask everywhere, bit for bit.
+
+The finaliser is lowbias32 (two multiplications, https://nullprogram.com/blog/2018/07/31/), over the murmur3 finaliser
+of each coordinate.
+
+Shapes: B rows, H heads, Q and K the two coordinates of the mask.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def row_seeds(key: jax.Array, step: jax.Array | int, rows: int) -> jax.Array:
+    """The seeds of every row of the global batch at one step: [B, 2] uint32."""
+    return jax.random.bits(jax.random.fold_in(key, step), (rows, 2), jnp.uint32)
+
+
+def fold_seeds(seeds: jax.Array, site: jax.Array | int) -> jax.Array:
+    """Seeds of one site, or of several.
+
+    Args:
+      seeds: [..., 2] uint32.
+      site: non-negative integers that broadcast against `seeds[..., 0]`.
+
+    Returns:
+      [..., 2] uint32.
+    """
+    site = jnp.asarray(site, jnp.uint32)
+    first = _murmur(seeds[..., 0] + site * jnp.uint32(0x9E3779B1))
+    second = _murmur(seeds[..., 1] ^ (site * jnp.uint32(0x85EBCA77) + jnp.uint32(0x165667B1)))
+    return jnp.stack(jnp.broadcast_arrays(first, second), axis=-1)
+
+
+def dropout_bits(seeds: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Uniform 32-bit integers: [..., 2] uint32 -> [..., Q, K] uint32."""
+    q = jnp.arange(rows, dtype=jnp.uint32)
+    k = jnp.arange(columns, dtype=jnp.uint32)
+    ones = (1,) * (seeds.ndim - 1)
+    q_term = (q * jnp.uint32(0x9E3779B9)).reshape(*ones, rows)
+    k_term = (k * jnp.uint32(0x85EBCA77) + jnp.uint32(0x27D4EB2F)).reshape(*ones, columns)
+    q_hash = _murmur(seeds[..., 0:1] + q_term)
+    k_hash = _murmur(seeds[..., 1:2] ^ k_term)
+    return _lowbias(q_hash[..., :, None] ^ k_hash[..., None, :])
+
+
+def keep_mask(seeds: jax.Array, rows: int, columns: int, rate: float) -> jax.Array:
+    """True where a value is kept, with probability 1 - rate: [..., 2] uint32 -> [..., Q, K] bool."""
+    return dropout_bits(seeds, rows, columns) >= jnp.uint32(round(rate * 2**32))
+
+
+def dropout(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
+    """Zero each value with probability `rate` and scale the others by 1 / (1 - rate).
+
+    Args:
+      x: [..., Q, K].
+      rate: from 0 to less than 1.
+      seeds: [..., 2] uint32, or None: nothing is dropped (evaluation).
+    """
+    if seeds is None or rate == 0:
+        return x
+    keep = keep_mask(seeds, x.shape[-2], x.shape[-1], rate)
+    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _murmur(x: jax.Array) -> jax.Array:
+    """The finaliser of MurmurHash3 (32 bits)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _lowbias(x: jax.Array) -> jax.Array:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)

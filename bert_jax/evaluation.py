@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intrinsic scores on held-out data: masked LM loss, perplexity and accuracy, next sentence accuracy.
+
+They stand beside what needs no model: the unigram model of the training text, and always guessing its commonest token.
+"""
+
+from functools import partial
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+import numpy as np
+from tqdm import tqdm
+
+from bert_jax.batch import Batch, BatchShape
+from bert_jax.config import PhaseConfig, PretrainConfig
+from bert_jax.data.feed import evaluation_batch, Examples, host_rows, plain_feed, SpecialIds
+from bert_jax.data.shards import DataDirectory, Split
+from bert_jax.errors import UserError
+from bert_jax.inference import Inference
+from bert_jax.metrics import mean_scores, wilson_interval
+from bert_jax.run_directory import RunDirectory
+from bert_jax.sharding import ROWS
+from bert_jax.tokenization import Tokenizer
+from bert_jax.train_state import Training
+from bert_jax.train_step import compile_eval_step
+
+SAMPLES = 8
+SAMPLE_TOKENS = (12, 60)  # shortest and longest example shown as a sample
+
+
+def make_examples(split: Split, tokenizer: Tokenizer, config: PretrainConfig, phase: PhaseConfig) -> Examples:
+    """The masked examples of a split, as a phase of the run asks for them."""
+    return Examples(
+        split=split,
+        shape=BatchShape(phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq),
+        objective=config.objective,
+        special=SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id),
+        vocab_size=tokenizer.vocab_size,
+    )
+
+
+def put_on_mesh(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
+    """This host's rows -> arrays of the global batch."""
+    rows = NamedSharding(mesh, ROWS)
+    return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}
+
+
+class ScorePass:
+    """A pass over held-out examples with one compiled step."""
+
+    def __init__(self, training: Training, examples: Examples):
+        self.examples = examples
+        self.mesh = training.mesh
+        self.step = compile_eval_step(training, examples.shape)
+
+    def batches(self, limit: int | None = None) -> int:
+        """Batches of a pass, `limit` at most."""
+        count = -(-len(self.examples) // self.examples.shape.rows)
+        return count if limit is None else min(count, limit)
+
+    def batch(self, number: int) -> Batch:
+        """This host's rows of one batch of the pass."""
+        size = self.examples.shape.rows
+        rows = host_rows(size, jax.process_index(), jax.process_count())
+        return evaluation_batch(self.examples, size, number, rows)
+
+    def score(self, params: Any, batch: Batch) -> dict[str, float]:
+        """Sums over one batch."""
+        mlm, nsp = jax.device_get(self.step(params, put_on_mesh(self.mesh, batch)))
+        named = (("mlm", mlm), ("nsp", nsp))
+        return {f"{name}_{part}": float(value) for name, scores in named for part, value in scores._asdict().items()}
+
+    def total(self, params: Any, limit: int | None = None) -> dict[str, float]:
+        """Sums over the examples, or over the first `limit` batches of them in a fixed order."""
+        totals: dict[str, float] = {}
+        for batch in plain_feed(self.batch, 0, self.batches(limit)):
+            add_sums(totals, self.score(params, batch))
+        return totals
+
+
+def add_sums(totals: dict[str, float], sums: dict[str, float]) -> None:
+    """Add `sums` to `totals` by name."""
+    for name, value in sums.items():
+        totals[name] = totals.get(name, 0.0) + value
+
+
+def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_length: int | None) -> dict[str, Any]:
+    """Score the run's newest checkpoint on a split; the fields of evaluation.json.
+
+    Args:
+      run: the run.
+      data: prepared with the run's vocabulary.
+      split: `validation` or `train`.
+      sequence_length: of the examples; None: that of the run's last phase.
+
+    Raises:
+      UserError: the data does not belong to the run, or has no such split or sequence length.
+    """
+    check_vocabulary(run, data)
+    phase = choose_phase(run.config(), sequence_length)
+    inference = Inference(run)
+    config, tokenizer = inference.config, inference.tokenizer
+    examples = make_examples(data.split(split), tokenizer, config, phase)
+    if not len(examples):
+        raise UserError(f"{data.directory}: its {split} split has no examples of length {phase.sequence_length}")
+    scoring = ScorePass(inference.training, examples)
+    totals: dict[str, float] = {}
+    targets = np.zeros(tokenizer.vocab_size, np.int64)
+    numbers = plain_feed(scoring.batch, 0, scoring.batches())
+    for batch in tqdm(numbers, total=scoring.batches(), unit="batch", desc="evaluate", dynamic_ncols=True):
+        add_sums(totals, scoring.score(inference.params, batch))
+        add_sums(totals, treatment_counts(batch, tokenizer.mask_id))
+        targets += np.bincount(batch["masked_lm_ids"][batch["masked_lm_weights"] > 0], minlength=len(targets))
+    return {
+        "step": inference.step,
+        "split": split,
+        "sequence_length": phase.sequence_length,
+        **mlm_report(totals),
+        **unigram_report(targets, data.token_counts(), tokenizer),
+        **(nsp_report(totals) if config.objective.nsp else {}),
+        "mask_histogram": {name: int(totals[name]) for name in ("mask", "random", "kept")},
+        "picked_share": totals["mlm_weight"] / totals["valid_tokens"],
+        "samples": sample_predictions(inference, examples),
+    }
+
+
+def check_vocabulary(run: RunDirectory, data: DataDirectory) -> None:
+    """Refuse data of another vocabulary than the run's."""
+    own = run.tokenizer().fingerprint
+    if own != data.manifest["tokenizer"]:
+        raise UserError(
+            f"{data.directory}: was prepared with another vocabulary ({data.manifest['tokenizer'][:12]}) than {run.path}"
+            f" was trained with ({own[:12]}): prepare it again with --vocab {run.path}"
+        )
+
+
+def choose_phase(config: PretrainConfig, sequence_length: int | None) -> PhaseConfig:
+    """The run's last phase, or the one of that sequence length."""
+    lengths = {phase.sequence_length: phase for phase in config.phases}
+    if sequence_length is None:
+        return config.phases[-1]
+    if sequence_length not in lengths:
+        raise UserError(
+            f"--sequence-length {sequence_length} is not one the run was trained at:"
+            f" choose one of {', '.join(map(str, lengths))}"
+        )
+    return lengths[sequence_length]
+
+
+def treatment_counts(batch: Batch, mask_id: int) -> dict[str, float]:
+    """How the picked tokens of a batch are shown: as [MASK], as another token, as themselves; and the valid tokens."""
+    real = batch["masked_lm_weights"] > 0
+    shown = np.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)[real]
+    labels = batch["masked_lm_ids"][real]
+    mask, kept = int((shown == mask_id).sum()), int((shown == labels).sum())
+    return {
+        "mask": mask,
+        "kept": kept,
+        "random": len(shown) - mask - kept,
+        "valid_tokens": int((batch["sequence_ids"] > 0).sum()),
+        "not_next": float((batch["next_sentence_labels"] * batch["next_sentence_weights"]).sum()),
+    }
+
+
+def mlm_report(totals: dict[str, float]) -> dict[str, Any]:
+    """Masked LM scores; loss in nats."""
+    scores = mean_scores(totals, nsp=False)
+    return {
+        **scores,
+        "mlm_perplexity": math.exp(min(scores["mlm_loss"], 700)),
+        "mlm_accuracy_95": wilson_interval(totals["mlm_correct"], totals["mlm_weight"]),
+        "masked_tokens": int(totals["mlm_weight"]),
+    }
+
+
+def nsp_report(totals: dict[str, float]) -> dict[str, Any]:
+    """Next sentence scores."""
+    scores = mean_scores(totals, nsp=True)
+    return {
+        "nsp_loss": scores["nsp_loss"],
+        "nsp_accuracy": scores["nsp_accuracy"],
+        "nsp_accuracy_95": wilson_interval(totals["nsp_correct"], totals["nsp_weight"]),
+        "pairs": int(totals["nsp_weight"]),
+        "is_next_share": 1 - totals["not_next"] / totals["nsp_weight"],
+    }
+
+
+def unigram_report(targets: np.ndarray, counts: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What frequencies alone reach on the same masked tokens.
+
+    Args:
+      targets: [V] how often each id is to be predicted.
+      counts: [V] occurrences of each id in the training split.
+      tokenizer: of the data.
+
+    Returns:
+      `unigram_entropy`: of the training text, nats. `unigram_loss`: cross-entropy of the targets under the training
+      text's frequencies with one added to each count, nats. `commonest_token`, and its share of the targets.
+    """
+    shares = counts[counts > 0] / counts.sum()
+    smoothed = (counts + 1) / (counts.sum() + len(counts))
+    commonest = int(counts.argmax())
+    return {
+        "unigram_entropy": float(-(shares * np.log(shares)).sum()),
+        "unigram_loss": float(-(targets * np.log(smoothed)).sum() / targets.sum()),
+        "commonest_token": tokenizer.vocabulary[commonest],
+        "commonest_token_accuracy": float(targets[commonest] / targets.sum()),
+    }
+
+
+def sample_predictions(inference: Inference, examples: Examples) -> list[dict[str, Any]]:
+    """Some held-out examples as the model saw them, with what it says of each [MASK] and of the pair."""
+    batch = evaluation_batch(examples, min(len(examples), 256), 0)
+    lengths = batch["sequence_ids"].sum(1)
+    masks = (batch["input_ids"] == inference.tokenizer.mask_id).sum(1)
+    shortest, longest = SAMPLE_TOKENS
+    rows = np.flatnonzero((lengths >= shortest) & (lengths <= longest) & (masks > 0))[:SAMPLES]
+    return [_sample(inference, {name: field[row] for name, field in batch.items()}) for row in rows]
+
+
+def _sample(inference: Inference, row: dict[str, np.ndarray]) -> dict[str, Any]:
+    tokenizer = inference.tokenizer
+    length = int(row["sequence_ids"].sum())
+    ids, segments = row["input_ids"][:length], row["segment_ids"][:length]
+    answers = dict(zip(row["masked_lm_positions"].tolist(), row["masked_lm_ids"].tolist(), strict=True))
+    prediction = inference.predict([ids], [segments], top_k=3)[0]
+    inner = [int(i) for i in ids[1:-1]]  # without [CLS] and the last [SEP]
+    sample: dict[str, Any] = {
+        "text": tokenizer.decode(inner),
+        "answers": [tokenizer.vocabulary[answers[slot.position]] for slot in prediction.masks],
+        "predictions": [[[entry.token, entry.probability] for entry in slot.entries] for slot in prediction.masks],
+    }
+    if inference.config.objective.nsp:
+        label = "NotNext" if row["next_sentence_labels"][0] else "IsNext"
+        guess = "IsNext" if prediction.is_next >= 0.5 else "NotNext"
+        probability = max(prediction.is_next, 1 - prediction.is_next)
+        sample["next_sentence"] = {"label": label, "prediction": guess, "probability": probability}
+    return sample

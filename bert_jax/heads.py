@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands on the encoder: the pre-training heads (masked LM, next sentence).
+
+BERT (1810.04805), section 3.1; google-research/bert, run_pretraining.py.
+
+Shapes: B rows, S tokens, D features, M predicted positions, E packed examples, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from bert_jax.config import ModelConfig
+from bert_jax.encoder import (
+    along_last,
+    Compute,
+    Dense,
+    Encoder,
+    EncoderOutput,
+    gelu,
+    initial_weights,
+    LayerNorm,
+    take_positions,
+)
+
+
+@dataclass(frozen=True)
+class PretrainingOutput:
+    """What the pre-training model returns."""
+
+    mlm_logits: jax.Array  # [B, M, V] float32
+    nsp_logits: jax.Array  # [B, E, 2] float32; 0 = IsNext, 1 = NotNext
+    encoder: EncoderOutput
+
+
+class MlmHead(nnx.Module):
+    """Dense + GELU + LayerNorm, then the transposed word embedding (or a matrix of its own) + bias."""
+
+    def __init__(self, config: ModelConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.transform = Dense(config.hidden_size, config.hidden_size, config, compute, rngs=rngs)
+        self.norm = LayerNorm(config)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+        if not config.tie_word_embeddings:
+            self.decoder = nnx.Param(initial_weights(config, rngs, (config.vocab_size, config.hidden_size)))
+        self.config = config
+        self.compute = compute
+
+    def __call__(self, x: jax.Array, word_embedding: jax.Array) -> jax.Array:
+        """x [B, M, D], word_embedding [V, D] -> logits [B, M, V] float32."""
+        x = self.norm(gelu(self.transform(x), self.config.hidden_act))
+        decoder = word_embedding if self.config.tie_word_embeddings else self.decoder[...]
+        logits = jnp.einsum(
+            "bmd,vd->bmv",
+            x,
+            decoder.astype(self.compute.dtype),
+            precision=self.compute.precision,
+            preferred_element_type=jnp.float32,
+        )
+        return logits + along_last(self.bias[...], 3)
+
+
+class PretrainingModel(nnx.Module):
+    """Encoder with the MLM and NSP heads."""
+
+    def __init__(self, config: ModelConfig, compute: Compute | None = None, *, rngs: nnx.Rngs):
+        compute = compute or Compute()
+        self.encoder = Encoder(config, compute, rngs=rngs)
+        self.mlm = MlmHead(config, compute, rngs=rngs)
+        self.nsp = Dense(config.hidden_size, 2, config, compute, rngs=rngs)
+
+    def __call__(
+        self, batch: dict[str, jax.Array], *, dropout_seeds: jax.Array | None = None, all_layers: bool = False
+    ) -> PretrainingOutput:
+        """Predict a batch; the MLM head sees the masked positions only.
+
+        Args:
+          batch: the inputs named in `bert_jax.batch`; labels are not needed.
+          dropout_seeds: [B, 2] uint32, or None: nothing is dropped (evaluation).
+          all_layers: return the output of every layer too.
+        """
+        encoded = self.encoder(
+            batch["input_ids"],
+            batch["segment_ids"],
+            batch["sequence_ids"],
+            batch["position_ids"],
+            batch["cls_positions"],
+            dropout_seeds=dropout_seeds,
+            all_layers=all_layers,
+        )
+        picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
+        mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
+        nsp_logits = self.nsp(encoded.pooled_output).astype(jnp.float32)
+        return PretrainingOutput(mlm_logits, nsp_logits, encoded)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's newest checkpoint, ready to predict: the words behind [MASK] and whether B follows A.
+
+Shapes: B rows, S tokens.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import MeshConfig
+from bert_jax.errors import UserError
+from bert_jax.run_directory import RunDirectory
+from bert_jax.sharding import make_mesh
+from bert_jax.train_state import Training
+
+MASK = "[MASK]"
+SEPARATOR = "[SEP]"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A vocabulary entry and its probability."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One [MASK] and the likeliest entries for it, best first."""
+
+    position: int  # in tokens, [CLS] = 0
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one text."""
+
+    masks: list[Slot]
+    is_next: float  # probability that segment B follows segment A
+
+
+class Inference:
+    """Parameters, model and tokenizer of a run, on one device."""
+
+    def __init__(self, run: RunDirectory):
+        self.run = run
+        self.config = replace(run.config(), mesh=MeshConfig(1, 1, 1), micro_batches=1)
+        self.tokenizer = run.tokenizer()
+        self.training = Training(self.config, make_mesh(self.config.mesh, jax.devices()[:1]))
+        with closing(Checkpoints(run.checkpoints, self.config.keep_checkpoints)) as checkpoints:
+            if checkpoints.latest is None:
+                raise UserError(f"{run.path}: has no complete checkpoint: go on with bert-jax pretrain")
+            self.step = checkpoints.latest
+            self.params = checkpoints.restore(self.step, {"params": self.training.abstract_state.params})["params"]
+
+    def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """[CLS] text [SEP] with each [MASK] as one token; a [SEP] inside begins segment B: ids and segments [S].
+
+        Raises:
+          UserError: more than two segments, or longer than the run's longest sequence.
+        """
+        parts = text.split(SEPARATOR)
+        if len(parts) > 2:
+            raise UserError(f"{shorten(text)!r}: has {len(parts)} segments: the model takes at most two")
+        ids, segments = [self.tokenizer.cls_id], [0]
+        for segment, part in enumerate(parts):
+            piece = [*self._encode_with_masks(part), self.tokenizer.sep_id]
+            ids += piece
+            segments += [segment] * len(piece)
+        longest = max(phase.sequence_length for phase in self.config.phases)
+        if len(ids) > longest:
+            raise UserError(
+                f"{shorten(text)!r}: is {len(ids)} tokens long and this run was trained on {longest} at most: shorten it"
+            )
+        return np.array(ids, np.int32), np.array(segments, np.int32)
+
+    def _encode_with_masks(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for number, part in enumerate(text.split(MASK)):
+            ids += [self.tokenizer.mask_id] if number else []
+            ids += self.tokenizer.encode(part).ids
+        return ids
+
+    def predict(
+        self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int
+    ) -> list[Prediction]:
+        """Predict texts given as ids and segments, [S_i] each."""
+        longest = max(map(len, ids))
+        size = min(-(-longest // 64) * 64, self.config.model.max_position_embeddings)  # few shapes, few compilations
+        batch = {name: np.zeros((len(ids), size), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
+        for row, (own_ids, own_segments) in enumerate(zip(ids, segments, strict=True)):
+            batch["input_ids"][row, : len(own_ids)] = own_ids
+            batch["segment_ids"][row, : len(own_ids)] = own_segments
+            batch["sequence_ids"][row, : len(own_ids)] = 1
+        values, tokens, is_next = jax.device_get(self._top(self.params, batch, top_k))
+        rows, places = np.nonzero(batch["input_ids"] == self.tokenizer.mask_id)
+        slots: list[list[Slot]] = [[] for _ in ids]
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            best = zip(tokens[row, place].tolist(), values[row, place].tolist(), strict=True)
+            slots[row].append(Slot(place, [Entry(self.tokenizer.vocabulary[token], value) for token, value in best]))
+        return [Prediction(own, float(probability)) for own, probability in zip(slots, is_next, strict=True)]
+
+    @cached_property
+    def _top(self):  # type: ignore[no-untyped-def]
+        """Jitted: the best entries at every position and the probability of IsNext."""
+        entries = self.tokenizer.vocab_size
+
+        def top(params, batch, top_k):  # type: ignore[no-untyped-def]
+            rows, size = batch["input_ids"].shape
+            positions = jnp.broadcast_to(jnp.arange(size)[None, :], (rows, size))
+            fields = {
+                **batch,
+                "position_ids": positions,
+                "masked_lm_positions": positions,
+                "cls_positions": jnp.zeros((rows, 1), jnp.int32),
+            }
+            output = nnx.merge(self.training.graph, params)(fields)
+            # Rows of the table beyond the vocabulary have no name and take no part.
+            probabilities = jax.nn.softmax(output.mlm_logits[:, :, :entries], axis=-1)
+            values, tokens = jax.lax.top_k(probabilities, min(top_k, entries))
+            return values, tokens, jax.nn.softmax(output.nsp_logits, axis=-1)[:, 0, 0]
+
+        return jax.jit(top, static_argnums=2)
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """The beginning of a text, for messages."""
+    return text if len(text) <= length else f"{text[:length]}..."

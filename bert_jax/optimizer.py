@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimizers and their schedule, as optax transformations.
+
+`adamw_bert` is the original's Adam: decoupled weight decay and no bias correction (google-research/bert,
+optimization.py). `adamw` has the correction (1711.05101). `lamb` is 1904.00962, algorithm 2, with bias correction.
+
+All of them leave LayerNorm and biases without decay; LAMB leaves these without its trust ratio too, as the published
+implementation does, and takes the ratio of each layer on its own although layers are stacked in one array.
+"""
+
+from collections.abc import Callable
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bert_jax.config import OptimizerConfig, PhaseConfig
+from bert_jax.sharding import parameter_path
+
+Parameters = Any  # a pytree of arrays
+STACKED = re.compile(r"(^|/)layers/")  # parameters with a leading axis of layers
+NOT_DECAYED = re.compile(r"(^|/)(bias|scale)$")
+
+
+def is_decayed(path: str) -> bool:
+    """Weight decay holds for kernels and tables, not for LayerNorm and biases."""
+    return not NOT_DECAYED.search(path)
+
+
+def decay_mask(parameters: Parameters) -> Any:
+    """True where weight decay holds, in the tree of `parameters`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), parameters)
+
+
+def learning_rate_schedule(
+    config: OptimizerConfig, phases: tuple[PhaseConfig, ...]
+) -> Callable[[jax.Array | int], jax.Array]:
+    """Step (from 0) -> learning rate, float32.
+
+    As the original: `peak * step / warmup` during warm-up, then `peak * (1 - step / total)`: the decay counts from
+    step 0, so the peak itself is not quite reached, and step 0 has rate 0. Where a phase brings its own learning rate,
+    the schedule starts anew with that phase and runs to the next such phase or the end.
+    """
+    begins, peaks, warmups, begin = [0], [config.learning_rate], [config.warmup_steps], 0
+    for number, phase in enumerate(phases):
+        if phase.learning_rate is not None:
+            if number == 0:
+                begins, peaks, warmups = [], [], []
+            begins.append(begin)
+            peaks.append(phase.learning_rate)
+            warmups.append(phase.warmup_steps or 0)
+        begin += phase.steps
+    lengths = [end - start for start, end in zip(begins, [*begins[1:], begin], strict=True)]
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        part = jnp.searchsorted(jnp.asarray(begins), step, side="right") - 1
+        local = (jnp.asarray(step) - jnp.asarray(begins)[part]).astype(jnp.float32)
+        peak = jnp.asarray(peaks, jnp.float32)[part]
+        warmup = jnp.asarray(warmups, jnp.float32)[part]
+        rising = peak * local / jnp.maximum(warmup, 1)
+        falling = peak * jnp.maximum(1 - local / jnp.asarray(lengths, jnp.float32)[part], 0)
+        return jnp.where(local < warmup, rising, falling)
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clip by global norm, moments, decay, (trust ratio), learning rate."""
+    steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    steps.append(scale_by_moments(config.b1, config.b2, config.eps, bias_correction=config.name != "adamw_bert"))
+    steps.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+    if config.name == "lamb":
+        steps.append(scale_by_layer_trust_ratio())
+    steps.append(optax.scale_by_learning_rate(schedule))
+    return optax.chain(*steps)
+
+
+class MomentsState(NamedTuple):
+    """First and second moments of the gradient, and the number of updates."""
+
+    count: jax.Array
+    mu: Parameters
+    nu: Parameters
+
+
+def scale_by_moments(b1: float, b2: float, eps: float, *, bias_correction: bool) -> optax.GradientTransformation:
+    """m / (sqrt(v) + eps) with moments m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, corrected or not."""
+
+    def init(parameters: Parameters) -> MomentsState:
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        return MomentsState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, parameters))
+
+    def update(gradients: Parameters, state: MomentsState, _: Any = None) -> tuple[Parameters, MomentsState]:
+        count = state.count + 1
+        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradients, state.mu)
+        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(g), gradients, state.nu)
+        first, second = (1 - b1**count, 1 - b2**count) if bias_correction else (1, 1)
+        scaled = jax.tree.map(lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu)
+        return scaled, MomentsState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's trust ratio |parameter| / |update|, 1 where either is 0, of each layer's array on its own."""
+
+    def rescale(path: tuple[Any, ...], update: jax.Array, parameter: jax.Array) -> jax.Array:
+        name = parameter_path(path)
+        if not is_decayed(name):
+            return update
+        axes = tuple(range(1 if STACKED.search(name) else 0, update.ndim))
+        size = jnp.sqrt(jnp.square(parameter).sum(axes, keepdims=True))
+        step = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))
+        return update * jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1), 1)
+
+    def apply(updates: Parameters, state: Any, parameters: Parameters) -> tuple[Parameters, Any]:
+        return jax.tree_util.tree_map_with_path(rescale, updates, parameters), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), apply)

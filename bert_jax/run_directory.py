@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run directory: everything a run makes, under names that every later command knows.
+
+config.json is written last, so a directory that has it is a run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import differences, load_config, PretrainConfig, to_dict
+from bert_jax.errors import UserError
+from bert_jax.tokenization import load_tokenizer, Tokenizer
+
+# What a start that was cut off may have left in the directory.
+WRITTEN_BEFORE_CONFIG = {"vocab.txt", "tokenizer_config.json", "data.json", "data.json.tmp", "config.json.tmp"}
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
+    def data_file(self) -> Path:
+        """Copy of the manifest of the data the run is trained on."""
+        return self.path / "data.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and devices."""
+        return self.path / "environment.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, a folder for each step."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """Scores on held-out data."""
+        return self.path / "evaluation.json"
+
+    def config(self) -> PretrainConfig:
+        """The run's configuration."""
+        return load_config(self.config_file)
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the run's data."""
+        return json.loads(self.data_file.read_text(encoding="utf-8"))
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return load_tokenizer(self.path)
+
+
+def open_run(path: str | Path) -> RunDirectory:
+    """An existing run.
+
+    Raises:
+      UserError: the directory is none.
+    """
+    run = RunDirectory(Path(path))
+    if not run.config_file.is_file():
+        raise UserError(f"{path}: is not a run directory (no config.json): make one with bert-jax pretrain")
+    return run
+
+
+def start_or_resume(path: Path, config: PretrainConfig, manifest: Mapping[str, Any], tokenizer: Tokenizer) -> RunDirectory:
+    """The run directory for this configuration and data: made anew, or recognised as the same run.
+
+    Raises:
+      UserError: the directory holds something else, or a run with another configuration, vocabulary or data.
+    """
+    run = RunDirectory(path)
+    if run.config_file.is_file():
+        _check_same_run(run, config, manifest)
+    else:
+        if path.is_dir() and any(entry.name not in WRITTEN_BEFORE_CONFIG for entry in path.iterdir()):
+            raise UserError(f"{path}: is not empty and is not a run directory: choose another --output")
+        path.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(path)
+        write_json(run.data_file, dict(manifest))
+    write_json(run.config_file, to_dict(config))
+    return run
+
+
+def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
+    changed = differences(run.config(), config)
+    if changed:
+        raise UserError(
+            f"{run.path}: holds a run of another configuration ({'; '.join(changed[:5])}): choose another --output, or"
+            " take these settings back to go on with that run"
+        )
+    old = run.manifest()
+    if old["tokenizer"] != manifest["tokenizer"]:
+        raise UserError(
+            f"{run.path}: was trained with another vocabulary ({old['vocab_size']} entries,"
+            f" {old['tokenizer'][:12]}) than the data's ({manifest['vocab_size']} entries,"
+            f" {manifest['tokenizer'][:12]}): prepare the data with --vocab {run.path}"
+        )
+    if _shard_hashes(old) != _shard_hashes(manifest):
+        raise UserError(f"{run.path}: was trained on other data than this --data: name that data or another --output")
+
+
+def _shard_hashes(manifest: Mapping[str, Any]) -> list[str]:
+    return [shard["sha256"] for split in manifest["splits"].values() for shard in split["shards"]]
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def append_metrics(run: RunDirectory, line: Mapping[str, Any]) -> None:
+    """Add a line to metrics.jsonl."""
+    with run.metrics_file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def forget_metrics_after(run: RunDirectory, step: int) -> int:
+    """Drop the lines of steps after `step`, which a run resumed there computes again; a torn last line goes too.
+
+    Returns:
+      The number of lines dropped.
+    """
+    if not run.metrics_file.is_file():
+        return 0
+    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        temporary = run.metrics_file.with_name("metrics.jsonl.tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, run.metrics_file)
+    return len(lines) - len(kept)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+

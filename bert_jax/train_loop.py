@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: dispatch step n, then read the sums of step n - 1; evaluate, save, stop cleanly. Knows no task.
+
+The position in the data is the step, so a checkpoint needs no state of any iterator.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import jax
+
+from bert_jax.batch import Batch
+from bert_jax.train_state import TrainState
+
+Sums = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps at one shape of batch, compiled when it begins."""
+
+    number: int
+    begin: int  # first step
+    end: int  # the step after the last
+    batch_size: int
+    compile: Callable[[], Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]]
+    feed: Callable[[int], Iterator[Batch]]  # from this step of the run on
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """After how many steps something is due; the last step is always due for both."""
+
+    total_steps: int
+    save_every: int
+    eval_every: int  # 0: only at the end
+
+    def save_due(self, done: int) -> bool:
+        """Whether to save after `done` steps."""
+        return done == self.total_steps or done % self.save_every == 0
+
+    def eval_due(self, done: int) -> bool:
+        """Whether to evaluate after `done` steps."""
+        return done == self.total_steps or (self.eval_every > 0 and done % self.eval_every == 0)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls; each gets the number of steps done."""
+
+    measured: Callable[[int, Phase, Sums, float], None]  # the sums of a step and the seconds it took; may raise
+    evaluate: Callable[[int, TrainState], None]
+    save: Callable[[int, TrainState], None]
+    put: Callable[[Batch], Any]  # a host's rows -> global arrays on the mesh
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self.signal_number is not None:
+            raise KeyboardInterrupt
+        self.signal_number = number
+        print(f"\n{signal.Signals(number).name}: finishing this step, then saving", file=sys.stderr)
+
+
+@contextmanager
+def listen_for_stop() -> Iterator[StopRequest]:
+    """While open, SIGINT and SIGTERM only set the request."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(state: TrainState, done: int, phases: list[Phase], schedule: Schedule, hooks: Hooks, stop: StopRequest) -> int:
+    """Run from step `done` to the end or until a stop is asked for. The state is donated.
+
+    Returns:
+      The number of steps done; the state after them is saved.
+    """
+    # Everything that crosses between host and device in this loop is asked for by name.
+    with jax.transfer_guard("disallow"):
+        for phase in phases:
+            if done >= phase.end:
+                continue
+            state, done = _train_phase(state, done, phase, schedule, hooks, stop)
+            if stop.signal_number is not None:
+                break
+    return done
+
+
+def _train_phase(
+    state: TrainState, done: int, phase: Phase, schedule: Schedule, hooks: Hooks, stop: StopRequest
+) -> tuple[TrainState, int]:
+    with jax.transfer_guard("allow"):  # constants of the program
+        step = phase.compile()
+    clock = Stopwatch()
+    unread: dict[str, jax.Array] | None = None
+
+    def read(sums: dict[str, jax.Array] | None, steps: int) -> None:
+        if sums is not None:
+            values = {name: float(value) for name, value in jax.device_get(sums).items()}
+            hooks.measured(steps, phase, values, clock.lap())
+
+    for batch in phase.feed(done):
+        state, sums = step(state, hooks.put(batch))
+        # Read the step before only now that this one is under way, so that the device never waits for the host.
+        read(unread, done)
+        unread, done = sums, done + 1
+        stopping = stop.signal_number is not None
+        if stopping or schedule.eval_due(done) or schedule.save_due(done):
+            # A step's sums are read and found finite before its state may replace a good checkpoint.
+            read(unread, done)
+            unread = None
+            with clock.paused():
+                if schedule.eval_due(done):
+                    hooks.evaluate(done, state)
+                if stopping or schedule.save_due(done):
+                    hooks.save(done, state)
+        if stopping:
+            break
+    read(unread, done)
+    return state, done
+
+
+class Stopwatch:
+    """Seconds between laps, without the pauses."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.perf_counter()
+        seconds, self._begin = now - self._begin, now
+        return seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        begin = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - begin

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a training run, made sharded: abstract shapes -> shardings -> initialisation under jit.
+
+No array is ever whole on one device unless the mesh says so.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import optax
+
+from bert_jax.config import PretrainConfig
+from bert_jax.encoder import Compute
+from bert_jax.heads import PretrainingModel
+from bert_jax.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.sharding import parameter_shardings
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# Purposes that are folded into the run's seed, so that no two uses share random numbers.
+INITIAL_WEIGHTS, DROPOUT = 1, 2
+
+
+class TrainState(NamedTuple):
+    """A plain pytree: all that a checkpoint holds of the device's side."""
+
+    params: dict[str, Any]  # float32
+    opt_state: Any
+    step: jax.Array  # [] int32, optimizer steps done
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run's configuration and mesh determine: the model's graph, the optimizer, shapes and shardings."""
+
+    config: PretrainConfig
+    mesh: Mesh
+
+    @cached_property
+    def compute(self) -> Compute:
+        """How the network is computed."""
+        config = self.config
+        return Compute(COMPUTE_DTYPES[config.compute_dtype], config.remat, config.scan_layers, config.attention)
+
+    @cached_property
+    def graph(self) -> nnx.GraphDef:
+        """The static side of the model: `nnx.merge(graph, params)` gives it back."""
+        return nnx.split(nnx.eval_shape(lambda: self._model(jax.random.key(0))))[0]
+
+    @cached_property
+    def schedule(self) -> optax.Schedule:
+        """Step -> learning rate."""
+        return learning_rate_schedule(self.config.optimizer, self.config.phases)
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optax transformation."""
+        return make_optimizer(self.config.optimizer, self.schedule)
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state; nothing is allocated."""
+        shapes = jax.eval_shape(self._create, self.key(INITIAL_WEIGHTS))
+        shardings = parameter_shardings(shapes, self.mesh)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+        )
+
+    def key(self, purpose: int) -> jax.Array:
+        """The run's random key for one purpose."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+
+    def initial_state(self) -> TrainState:
+        """Create the state, each array on the devices where it belongs."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        return jax.jit(self._create, out_shardings=shardings)(self.key(INITIAL_WEIGHTS))
+
+    def _create(self, key: jax.Array) -> TrainState:
+        params = nnx.to_pure_dict(nnx.split(self._model(key))[1])
+        return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    def _model(self, key: jax.Array) -> PretrainingModel:
+        return PretrainingModel(self.config.model, self.compute, rngs=nnx.Rngs(params=key))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pure train and evaluation steps, compiled ahead of time: one compilation for each sequence length, never another.
+
+Shapes: B rows of the global batch, A micro-batches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+import optax
+
+from bert_jax.batch import batch_spec, BatchShape
+from bert_jax.dropout import row_seeds
+from bert_jax.losses import cross_entropy, Scores
+from bert_jax.sharding import ROWS
+from bert_jax.train_state import DROPOUT, Training, TrainState
+
+Arrays = dict[str, jax.Array]
+
+
+def compile_train_step(training: Training, shape: BatchShape, mask_id: int) -> Callable[..., Any]:
+    """Compile (state, batch) -> (state, sums) for one shape of batch. The state is donated.
+
+    `sums` are the float32 scalars of `train_step`.
+    """
+
+    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
+        return train_step(training, state, batch, mask_id)
+
+    state = training.abstract_state
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, NamedSharding(training.mesh, P())))
+    return jitted.lower(state, abstract_batch(training, shape)).compile()
+
+
+def compile_eval_step(training: Training, shape: BatchShape) -> Callable[..., Any]:
+    """Compile (params, batch) -> (MLM Scores, NSP Scores) without dropout, for one shape of batch."""
+
+    def step(params: Any, batch: Arrays) -> tuple[Scores, Scores]:
+        return pretraining_scores(training, params, batch, None)
+
+    jitted = jax.jit(step, out_shardings=NamedSharding(training.mesh, P()))
+    return jitted.lower(training.abstract_state.params, abstract_batch(training, shape)).compile()
+
+
+def abstract_batch(training: Training, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
+    """The fields of a global batch with their shardings."""
+    rows = NamedSharding(training.mesh, ROWS)
+    return {
+        name: jax.ShapeDtypeStruct(size, dtype, sharding=rows) for name, (size, dtype) in batch_spec(shape).items()
+    }
+
+
+def train_step(training: Training, state: TrainState, batch: Arrays, mask_id: int) -> tuple[TrainState, Arrays]:
+    """One optimizer step on a global batch.
+
+    Returns the new state and sums over the batch: `mlm_loss`, `mlm_correct`, `mlm_weight` and the same for `nsp`,
+    `grad_norm` (before clipping), `learning_rate`, `valid_tokens`, and how the picked tokens were treated.
+    """
+    rows = batch["input_ids"].shape[0]
+    seeds = row_seeds(training.key(DROPOUT), state.step, rows)  # [B, 2]
+    gradients, (mlm, nsp) = accumulate_gradients(training, state.params, batch, seeds)
+    updates, opt_state = training.optimizer.update(gradients, state.opt_state, state.params)
+    sums = {
+        **{f"mlm_{name}": value for name, value in mlm._asdict().items()},
+        **{f"nsp_{name}": value for name, value in nsp._asdict().items()},
+        **batch_statistics(batch, mask_id),
+        "grad_norm": optax.global_norm(gradients),
+        "learning_rate": training.schedule(state.step),
+    }
+    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), sums
+
+
+def accumulate_gradients(
+    training: Training, params: Any, batch: Arrays, seeds: jax.Array
+) -> tuple[Any, tuple[Scores, Scores]]:
+    """The gradient of the global batch, summed over micro-batches.
+
+    Every sum is divided by the weights of the global batch, known beforehand, so any split of the rows over
+    micro-batches and devices gives the same gradient, whatever the masked counts of the parts are.
+    """
+    weights = batch["masked_lm_weights"].sum(), batch["next_sentence_weights"].sum()
+
+    def loss(params: Any, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, tuple[Scores, Scores]]:
+        mlm, nsp = pretraining_scores(training, params, part, seeds)
+        total = mlm.loss / jnp.maximum(weights[0], 1)
+        if training.config.objective.nsp:
+            total = total + nsp.loss / jnp.maximum(weights[1], 1)
+        return total, (mlm, nsp)
+
+    gradient = jax.grad(loss, has_aux=True)
+    parts = training.config.micro_batches
+    if parts == 1:
+        return gradient(params, batch, seeds)
+
+    def add_part(total: Any, part: tuple[Arrays, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+
+    micro = jax.tree.map(lambda x: split_rows(training, x, parts), (batch, seeds))
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], micro)),
+    )
+    return jax.lax.scan(add_part, zeros, micro)[0]
+
+
+def split_rows(training: Training, x: jax.Array, parts: int) -> jax.Array:
+    """[B, ...] -> [A, B / A, ...]: micro-batch a takes rows a, a + A, ..., so no row leaves its device."""
+    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(training.mesh, P(None, *ROWS)))
+
+
+def pretraining_scores(
+    training: Training, params: Any, batch: Arrays, seeds: jax.Array | None
+) -> tuple[Scores, Scores]:
+    """The sums of masked LM and next sentence prediction over a batch."""
+    output = nnx.merge(training.graph, params)(batch, dropout_seeds=seeds)
+    mlm = cross_entropy(output.mlm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"])
+    nsp = cross_entropy(output.nsp_logits, batch["next_sentence_labels"], batch["next_sentence_weights"])
+    return mlm, nsp
+
+
+def batch_statistics(batch: Arrays, mask_id: int) -> Arrays:
+    """Counts of a batch: valid tokens, the squared lengths of its examples, picked tokens that became [MASK] or were
+    kept, NotNext pairs.
+
+    A random replacement that happens to draw the true id counts as kept, one that draws [MASK] as masked.
+    """
+    number = 1 + jnp.arange(batch["cls_positions"].shape[1])
+    lengths = (batch["sequence_ids"][:, :, None] == number[None, None, :]).sum(1, dtype=jnp.float32)  # [B, E]
+    shown = jnp.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
+    weights = batch["masked_lm_weights"]
+    return {
+        "valid_tokens": lengths.sum(),
+        "squared_lengths": jnp.square(lengths).sum(),
+        "masked": (weights * (shown == mask_id)).sum(),
+        "kept": (weights * (shown == batch["masked_lm_ids"])).sum(),
+        "not_next": (batch["next_sentence_weights"] * batch["next_sentence_labels"]).sum(),
+    }

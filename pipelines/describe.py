@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bert-jax describe: configuration -> parameters, FLOPs, memory; nothing is trained or allocated."""
+
+import argparse
+from collections.abc import Sequence
+import json
+from typing import Any
+
+from bert_jax.config import load_config, MODEL_SIZES, override, PhaseConfig, PretrainConfig
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax describe",
+        description="Parameters (counted, and by the rule of thumb), FLOPs of a sequence, memory of the training state.",
+    )
+    parser.add_argument(
+        "config", metavar="CONFIG", help=f"a name in configs/, a .py file, or a size: {', '.join(MODEL_SIZES)}"
+    )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as model.vocab_size=8192")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = make_parser().parse_intermixed_args(argv)
+    if arguments.config in MODEL_SIZES:
+        config = override(PretrainConfig(), [f"model={arguments.config}", *arguments.settings])
+    else:
+        config = override(load_config(arguments.config), arguments.settings)
+    facts = count(config)
+    print(json.dumps(facts, indent=2) if arguments.json else as_text(config, facts))
+    return 0
+
+
+def count(config: PretrainConfig) -> dict[str, Any]:
+    """All figures, by name."""
+    import jax
+
+    from bert_jax.accounting import count_bytes, count_parameters, formula_parameters
+    from bert_jax.config import MeshConfig
+    from bert_jax.sharding import make_mesh
+    from bert_jax.train_state import Training
+
+    state = Training(config, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).abstract_state
+    params = state.params
+    return {
+        "encoder_parameters": count_parameters(params["encoder"]),
+        "head_parameters": count_parameters(params) - count_parameters(params["encoder"]),
+        "formula_parameters": formula_parameters(config.model),
+        "parameter_bytes": count_bytes(params),
+        "optimizer_bytes": count_bytes(state.opt_state),
+        "phases": [describe_phase(config, phase) for phase in config.phases],
+    }
+
+
+def describe_phase(config: PretrainConfig, phase: PhaseConfig) -> dict[str, Any]:
+    """FLOPs of a full row (no padding, every prediction used) and of the phase."""
+    from bert_jax.accounting import training_flops
+
+    length = phase.sequence_length
+    predictions = round(config.objective.mlm_probability * length)
+    flops = training_flops(config.model, length, length**2, predictions)
+    return {
+        "sequence_length": length,
+        "predictions": predictions,
+        "batch_size": phase.batch_size,
+        "steps": phase.steps,
+        "flops_per_sequence": flops,
+        "flops": flops * phase.batch_size * phase.steps,
+    }
+
+
+def as_text(config: PretrainConfig, facts: dict[str, Any]) -> str:
+    """The figures for people."""
+    model = config.model
+    encoder, heads = facts["encoder_parameters"], facts["head_parameters"]
+    lines = [
+        f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads of"
+        f" {model.head_size}, feed-forward {model.intermediate_size}, vocabulary {model.vocab_size:,}",
+        f"parameters   {encoder:>15,}  embeddings, layers, pooler",
+        f"             {heads:>15,}  MLM and NSP heads",
+        f"             {facts['formula_parameters']:>15,}  by the formula V*H + 12*L*H*H",
+        f"memory       {facts['parameter_bytes'] / 2**20:>11,.1f} MiB  parameters, float32",
+        f"             {facts['optimizer_bytes'] / 2**20:>11,.1f} MiB  optimizer state ({config.optimizer.name})",
+    ]
+    for phase in facts["phases"]:
+        lines.append(
+            f"FLOPs        {phase['flops_per_sequence']:>15.4g}  forward and backward, a full sequence of"
+            f" {phase['sequence_length']} with {phase['predictions']} predictions"
+        )
+        lines.append(
+            f"             {phase['flops']:>15.4g}  in {phase['steps']:,} steps of {phase['batch_size']:,} sequences"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bert-jax evaluate: run + held-out data -> masked LM and next sentence scores."""
+
+import argparse
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax evaluate", description="Score a run's newest checkpoint on held-out data; writes evaluation.json."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    parser.add_argument("--data", type=Path, required=True, help="made by bert-jax prepare with the run's vocabulary")
+    parser.add_argument("--split", default="validation", choices=("validation", "train"), help="default: validation")
+    parser.add_argument("--sequence-length", type=int, help="default: that of the run's last phase")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = make_parser().parse_args(argv)
+
+    from bert_jax.data.shards import open_data
+    from bert_jax.evaluation import evaluate_run
+    from bert_jax.run_directory import open_run, write_json
+
+    run = open_run(arguments.run)
+    scores = evaluate_run(run, open_data(arguments.data), arguments.split, arguments.sequence_length)
+    write_json(run.evaluation_file, scores)
+    print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
+    return 0
+
+
+def describe(scores: dict[str, Any]) -> str:
+    """The scores in words."""
+    low, high = scores["mlm_accuracy_95"]
+    ratio = scores["mlm_accuracy"] / max(scores["commonest_token_accuracy"], 1e-9)
+    lines = [
+        f"step {scores['step']:,}, {scores['split']}, {scores['masked_tokens']:,} masked tokens in rows of"
+        f" {scores['sequence_length']}",
+        f"  MLM loss        {scores['mlm_loss']:.3f} nats, perplexity {scores['mlm_perplexity']:.1f};"
+        f" {scores['unigram_entropy'] - scores['mlm_loss']:+.2f} nats under the unigram entropy of the training text,"
+        f" {scores['unigram_entropy']:.3f}",
+        f"  MLM accuracy    {scores['mlm_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always guessing"
+        f" '{scores['commonest_token']}', {scores['commonest_token_accuracy']:.1%}",
+    ]
+    if "nsp_accuracy" in scores:
+        low, high = scores["nsp_accuracy_95"]
+        lines.append(
+            f"  NSP accuracy    {scores['nsp_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) on {scores['pairs']:,} pairs,"
+            f" {scores['is_next_share']:.1%} of them IsNext"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bert-jax pretrain: configuration + prepared data -> run directory."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+import shlex
+
+from bert_jax.config import load_config, override, settings_help
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax pretrain",
+        description="Pre-train BERT. The same command goes on where a run was stopped, to the same bit.",
+        epilog=f"settings, with their defaults:\n{settings_help()}\n  model=SIZE takes the layers and width of a named"
+        " size: tiny, mini, small, medium, base, large, 6x768x12, ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a name in configs/ (demo, tiny, base, large, ...) or a .py file")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as optimizer.name=lamb")
+    parser.add_argument("--data", type=Path, required=True, help="made by bert-jax prepare")
+    parser.add_argument("--output", type=Path, required=True, help="the run directory")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = make_parser().parse_intermixed_args(argv)
+    config = override(load_config(arguments.config), arguments.settings)
+
+    from bert_jax.pretraining import pretrain
+
+    run = pretrain(config, arguments.data, arguments.output, resume_command=f"bert-jax pretrain {shlex.join(argv)}")
+    print(f"pre-trained: {run.path}; next: bert-jax evaluate {run.path} --data {arguments.data}")
+    return 0

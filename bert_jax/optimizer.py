@@ -60,7 +60,8 @@ def learning_rate_schedule(
         peak = jnp.asarray(peaks, jnp.float32)[part]
         warmup = jnp.asarray(warmups, jnp.float32)[part]
         rising = peak * local / jnp.maximum(warmup, 1)
-        falling = peak * jnp.maximum(1 - local / jnp.asarray(lengths, jnp.float32)[part], 0)
+        length = jnp.asarray(lengths, jnp.float32)[part]
+        falling = peak * jnp.maximum(length - local, 0) / length
         return jnp.where(local < warmup, rising, falling)
 
     return schedule

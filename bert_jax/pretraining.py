@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pre-training, put together: configuration + data -> run directory. Checks everything before it compiles."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, UTC
 from functools import partial
@@ -163,7 +163,12 @@ class Session:
         self.evaluations: dict[int, ScorePass] = {}
 
     def progress(self, done: int) -> "Session":
-        """Open the progress bar and TensorBoard, which later events replace those after `done` in; a context manager."""
+        """Say what was chosen, open the progress bar and TensorBoard (where events after `done` are taken back)."""
+        mesh = self.training.mesh
+        axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        say(f"mesh: {axes}, on {mesh.size} of {jax.device_count()} {jax.devices()[0].device_kind} devices")
+        say(f"attention: {resolve_implementation(self.config.attention)}")
+        say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
         self.bar = tqdm(total=self.config.total_steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
         self.board = SummaryWriter(str(self.run.tensorboard), purge_step=done + 1)
         return self
@@ -186,7 +191,6 @@ class Session:
 
     def phases(self, done: int) -> list[Phase]:
         """The phases that are left, each compiled when the loop comes to it."""
-        say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
         ends = list(itertools.accumulate(phase.steps for phase in self.config.phases))
         return [
             self._phase(number, phase, end - phase.steps, end)
@@ -202,7 +206,13 @@ class Session:
             make = partial(training_batch, examples, self.config.seed, phase.batch_size, rows=rows)
             return feed(make, first - begin, end - begin)
 
-        compile_step = partial(compile_train_step, self.training, examples.shape, self.tokenizer.mask_id)
+        def compile_step() -> Callable[..., Any]:
+            say(f"phase {number}: compiling for rows of {phase.sequence_length}")
+            step = compile_train_step(self.training, examples.shape, self.tokenizer.mask_id)
+            assert self.bar is not None
+            self.bar.unpause()  # the bar's rate does not count it
+            return step
+
         return Phase(number, begin, end, phase.batch_size, compile_step, batches)
 
     def measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
@@ -213,7 +223,8 @@ class Session:
         self.bar.update(1)
         scores = mean_scores(sums, self.config.objective.nsp)
         shown = {name.replace("accuracy", "acc"): f"{value:.3f}" for name, value in scores.items()}
-        self.bar.set_postfix(shown | {"tokens/s": f"{sums['valid_tokens'] / max(seconds, 1e-9):,.0f}"}, refresh=False)
+        rate = self.window.sums["valid_tokens"] / max(self.window.seconds, 1e-9)
+        self.bar.set_postfix(shown | {"tokens/s": f"{rate:,.0f}"}, refresh=False)
         if done % self.config.log_every == 0 or done == self.config.total_steps:
             line = self.window.line(done, phase.number, self.config.model, self.config.objective.nsp)
             self.log(line)
@@ -238,7 +249,7 @@ class Session:
             with jax.transfer_guard("allow"):  # constants of the program
                 self.evaluations[number] = ScorePass(self.training, examples)
         evaluation = self.evaluations[number]
-        scores = evaluation(state.params, self.config.eval_batches)
+        scores = evaluation.total(state.params, self.config.eval_batches)
         nsp = self.config.objective.nsp
         line = {"kind": "eval", "step": done, **mean_scores(scores, nsp)}
         line |= {"masked_tokens": int(scores["mlm_weight"])} | ({"pairs": int(scores["nsp_weight"])} if nsp else {})

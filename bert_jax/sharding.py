@@ -49,27 +49,27 @@ def parameter_path(path: tuple[Any, ...]) -> str:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (default: all).
+    """The mesh over `devices` (default: all); sizes that are all given may use the first of them only.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not suit the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
+    asked = f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}"
     if -1 in sizes:
         others = -math.prod(sizes)
         if len(devices) % others:
             raise UserError(
-                f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not fit"
-                f" {len(devices)} devices: {len(devices)} is not divisible by {others}"
+                f"{asked} does not fit {len(devices)} devices: {len(devices)} is not divisible by {others}: change a size"
             )
         sizes[sizes.index(-1)] = len(devices) // others
-    if math.prod(sizes) != len(devices):
+    needed = math.prod(sizes)
+    if needed > len(devices):
         raise UserError(
-            f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} needs {math.prod(sizes)} devices"
-            f" and there are {len(devices)}: set mesh.data=-1 to use all that are left"
+            f"{asked} needs {needed} devices and there are {len(devices)}: set mesh.data=-1 to use all that are left"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -78,7 +78,9 @@ class Training:
     def initial_state(self) -> TrainState:
         """Create the state, each array on the devices where it belongs."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        return jax.jit(self._create, out_shardings=shardings)(self.key(INITIAL_WEIGHTS))
+        # It runs once: on a CPU, compiling random numbers with every optimization takes longer than drawing them.
+        options = {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
+        return jax.jit(self._create, out_shardings=shardings, compiler_options=options)(self.key(INITIAL_WEIGHTS))
 
     def _create(self, key: jax.Array) -> TrainState:
         params = nnx.to_pure_dict(nnx.split(self._model(key))[1])

@@ -69,7 +69,7 @@ def train_step(training: Training, state: TrainState, batch: Arrays, mask_id: in
         **{f"mlm_{name}": value for name, value in mlm._asdict().items()},
         **{f"nsp_{name}": value for name, value in nsp._asdict().items()},
         **batch_statistics(batch, mask_id),
-        "grad_norm": optax.global_norm(gradients),
+        "grad_norm": optax.tree.norm(gradients),
         "learning_rate": training.schedule(state.step),
     }
     return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), sums

@@ -1,9 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The strict floor of every test: eight CPU devices, no silent rank promotion; warnings are errors (pyproject.toml)."""
+"""The strict floor of every test (eight CPU devices, no silent rank promotion; warnings are errors, see pyproject.toml)
+and a small made-up corpus that many tests share."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Compiling dominates the time of small programs: the backend's optimizations are left out here, not in `make demo`.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.cli import main
+from bert_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+
+TOPICS = {
+    "sea": "ship wave harbour sailor storm anchor island tide".split(),
+    "garden": "rose spade seed apple hedge gardener rain soil".split(),
+    "city": "street tram tower market bridge window crowd lamp".split(),
+    "mountain": "peak snow rope valley climber stone eagle hut".split(),
+}
+
+
+def made_up_text(documents: int, seed: int = 0) -> str:
+    """Documents of 6 to 12 sentences, each on one topic: one sentence a line, blank lines between documents."""
+    rng = np.random.default_rng(seed)
+    text = []
+    for number in range(documents):
+        words = list(TOPICS.values())[number % len(TOPICS)]
+        for _ in range(rng.integers(6, 13)):
+            a, b, c = rng.choice(words, 3, replace=False)
+            text.append(f"the {a} of the {b} is near the {c} .")
+        text.append("")
+    return "\n".join(text) + "\n"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Paths of the shared corpus."""
+
+    text: Path
+    vocab: Path
+    data: Path
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """200 made-up documents, their vocabulary, and data for rows of 16 and of 32 tokens. Not to be written to."""
+    folder = tmp_path_factory.mktemp("prepared")
+    text, vocab, data = folder / "text.txt", folder / "vocab", folder / "data"
+    text.write_text(made_up_text(200), encoding="utf-8")
+    run_stage("vocab", "--input", text, "--output", vocab, "--size", 100)
+    lengths = ("--sequence-length", 16, 32)
+    # Small shards, so that batches span several.
+    run_stage("prepare", "--input", text, "--vocab", vocab, "--output", data, "--shard-tokens", 6_000, *lengths)
+    return Prepared(text, vocab, data)
+
+
+def run_stage(*arguments: object) -> None:
+    """`bert-jax ARGUMENTS...` in this process; it must succeed."""
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def small_config(**changes: object) -> PretrainConfig:
+    """One layer of 16 features, a phase of rows of 16 tokens and one of 32: compiles and runs in seconds."""
+    settings: dict = {
+        "model": ModelConfig(
+            vocab_size=104,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        ),
+        "phases": (
+            PhaseConfig(sequence_length=16, steps=8, batch_size=16, max_predictions_per_seq=3),
+            PhaseConfig(sequence_length=32, steps=4, batch_size=8, max_predictions_per_seq=5),
+        ),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        "mesh": MeshConfig(data=1),
+        "log_every": 3,
+        "eval_every": 5,
+        "eval_batches": 2,
+        "save_every": 4,
+    }
+    return PretrainConfig(**(settings | changes))

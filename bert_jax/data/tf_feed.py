@@ -5,11 +5,14 @@ The only importer of TensorFlow.
 """
 
 from collections.abc import Callable, Iterator
+import os
 
 import numpy as np
-import tensorflow as tf
 
 from bert_jax.batch import Batch
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: no notices about the CPU's features
+import tensorflow as tf  # noqa: E402
 
 
 def tf_feed(make_batch: Callable[[int], Batch], begin: int, end: int) -> Iterator[Batch]:

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bert-jax report`: a run directory -> report.html."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the report of a run and print its path."""
+    arguments = parser().parse_args(argv)
+    from bert_jax.report import write_report
+
+    print(write_report(arguments.run))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the stage."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax report",
+        description="Write RUN/report.html: curves, scores, data, sample predictions and configuration of a"
+        " run, as one page that needs nothing else. A run that is still at work can be reported on, too.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory, made by bert-jax pretrain")
+    return parser

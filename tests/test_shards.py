@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The format of prepared data: what is written is read back, and what is damaged is refused by name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bert_jax.data.shards import (
+    complete_or_absent,
+    MANIFEST,
+    open_data,
+    open_shard,
+    TOKEN_COUNTS,
+    token_dtype,
+    write_shard,
+)
+from bert_jax.errors import UserError
+
+VOCAB_SIZE = 60
+TENSORS = {
+    "tokens": np.arange(50, dtype=np.uint16),
+    "sentence_starts": np.array([0, 7, 20, 31, 50], np.int64),
+    "document_starts": np.array([0, 2, 4], np.int64),
+}
+TABLES = {
+    16: np.array([[0, 7, 7, 6, 0], [20, 5, 0, 7, 1], [31, 6, 40, 7, 0]], np.int32),
+    32: np.array([[0, 20, 31, 9, 1]], np.int32),
+}
+
+
+def write(path: Path) -> dict:
+    return write_shard(path, *TENSORS.values(), TABLES)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A directory of prepared data with one shard in each split."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    splits = {}
+    for name in ("train", "validation"):
+        record = write(directory / f"{name}-00000-of-00001.safetensors")
+        splits[name] = {"documents": 2, "tokens": 50, "shards": [record]}
+    manifest = {
+        "format": 1,
+        "tokenizer": "abc",
+        "vocab_size": VOCAB_SIZE,
+        "seed": 7,
+        "short_seq_prob": 0.1,
+        "random_next_prob": 0.5,
+        "sequence_lengths": [16, 32],
+        "held_out": 0.25,
+        "splits": splits,
+    }
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+    np.save(directory / TOKEN_COUNTS, np.ones(VOCAB_SIZE, np.int64))
+    return directory
+
+
+def change_manifest(directory: Path, **changes: object) -> None:
+    manifest = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+# ---- one shard ---------------------------------------------------------------------------------------------
+
+
+def test_a_shard_is_read_back_as_it_was_written(tmp_path):
+    record = write(tmp_path / "a.safetensors")
+    shard = open_shard(tmp_path / "a.safetensors")
+    for name, tensor in TENSORS.items():
+        read = getattr(shard, name)
+        assert read.dtype == tensor.dtype
+        assert read.tolist() == tensor.tolist()
+    for length, table in TABLES.items():
+        assert shard.examples(length).dtype == np.int32
+        assert shard.examples(length).tolist() == table.tolist()
+    assert record["bytes"] == (tmp_path / "a.safetensors").stat().st_size
+    assert (record["documents"], record["sentences"], record["tokens"], record["max_id"]) == (2, 4, 50, 49)
+    assert record["examples"] == {"16": 3, "32": 1}
+
+
+def test_arrays_are_aligned_read_only_views_of_the_file(tmp_path):
+    """A copy would own its data; writing through a view would change the file."""
+    write(tmp_path / "a.safetensors")
+    shard = open_shard(tmp_path / "a.safetensors")
+    for array in (shard.tokens, shard.sentence_starts, shard.document_starts, *shard.tables.values()):
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+        assert array.flags.aligned
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.int32)])
+def test_ids_of_large_vocabularies_fit(tmp_path, vocab_size, dtype):
+    assert token_dtype(vocab_size) == dtype
+    tokens = np.array([vocab_size - 1, 0], token_dtype(vocab_size))
+    write_shard(tmp_path / "a", tokens, np.array([0, 1, 2]), np.array([0, 1, 2]), {})
+    assert open_shard(tmp_path / "a").tokens.tolist() == [vocab_size - 1, 0]
+
+
+def test_the_safetensors_library_reads_our_files(tmp_path):
+    write(tmp_path / "a.safetensors")
+    read = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    expected = TENSORS | {f"examples_{length}": table for length, table in TABLES.items()}
+    assert read.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert read[name].dtype == tensor.dtype
+        assert read[name].tolist() == tensor.tolist()
+
+
+def test_we_read_files_of_the_safetensors_library(tmp_path):
+    tensors = TENSORS | {"examples_16": TABLES[16]}
+    safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors", metadata={"made": "elsewhere"})
+    shard = open_shard(tmp_path / "a.safetensors")
+    assert shard.tokens.tolist() == TENSORS["tokens"].tolist()
+    assert shard.examples(16).tolist() == TABLES[16].tolist()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw[:-10], r"header tells of 6\d\d bytes, the file has 6\d\d: .*bert-jax prepare"),
+        (lambda raw: raw + b"\0" * 8, "header tells of"),
+        (lambda raw: raw[:4], "4 bytes do not begin with a safetensors header"),
+        (lambda raw: b"", "0 bytes do not begin"),
+        (lambda raw: b"\xff" * 8 + raw[8:], "do not begin with a safetensors header"),
+        (lambda raw: raw.replace(b'"tokens"', b'"tokenz"'), "lacks 'tokens'"),
+        (lambda raw: raw.replace(b'"U16"', b'"F16"'), "tokens is of type F16"),
+        (lambda raw: raw.replace(b'"tokens":{"', b'"tokens":{['), "not a whole shard"),
+    ],
+)
+def test_a_damaged_shard_is_refused_by_name(tmp_path, damage, message):
+    path = tmp_path / "a.safetensors"
+    write(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=message) as caught:
+        open_shard(path)
+    assert str(path) in str(caught.value)
+
+
+def test_offsets_that_do_not_end_with_the_tokens_are_refused(tmp_path):
+    starts = np.array([0, 7, 20, 31, 49])
+    write_shard(tmp_path / "a", TENSORS["tokens"], starts, TENSORS["document_starts"], TABLES)
+    with pytest.raises(UserError, match="sentence_starts ends at 49, tokens at 50"):
+        open_shard(tmp_path / "a")
+
+
+def test_a_failed_write_leaves_no_file_and_says_where(tmp_path):
+    """The error of a full disk does not name a file by itself."""
+
+    def fail() -> None:
+        with complete_or_absent(tmp_path / "a") as file:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fail()
+    assert caught.value.filename == str(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- a directory -------------------------------------------------------------------------------------------
+
+
+def test_a_directory_gives_what_the_feed_needs(data):
+    opened = open_data(data)
+    split = opened.split("train")
+    assert [shard.path.name for shard in split.shards] == ["train-00000-of-00001.safetensors"]
+    assert split.num_examples(16) == 3
+    assert split.shards[0].examples(32).tolist() == TABLES[32].tolist()
+    assert opened.vocab_size == VOCAB_SIZE
+    assert opened.token_counts().tolist() == [1] * VOCAB_SIZE
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_the_place(data, tmp_path):
+    shutil.copytree(data, tmp_path / "copy")
+    assert open_data(tmp_path / "copy").fingerprint == open_data(data).fingerprint
+    change_manifest(tmp_path / "copy", tokenizer="other")
+    assert open_data(tmp_path / "copy").fingerprint != open_data(data).fingerprint
+
+
+def test_a_sequence_length_that_was_not_prepared_gives_the_command(data):
+    """The settings that decide the splits are repeated, so that no held-out document is trained on."""
+    split = open_data(data).split("train")
+    command = (
+        f"run bert-jax prepare --input PATH... --vocab VOCAB --output {data}-16-32-512"
+        " --sequence-length 16 32 512 --held-out 0.25 --short-seq-prob 0.1 --random-next-prob 0.5 --seed 7"
+    )
+    for ask in (split.num_examples, split.shards[0].examples):
+        with pytest.raises(UserError) as caught:
+            ask(512)
+        assert str(caught.value) == f"{data} has no examples of sequence length 512, only of 16 32: {command}"
+
+
+def test_a_split_that_is_not_there_gives_the_command(data):
+    manifest = json.loads((data / MANIFEST).read_text())
+    change_manifest(data, held_out=0.0, splits={"train": manifest["splits"]["train"]})
+    with pytest.raises(UserError, match=r"no validation split .*--held-out 0\.0.*: run .*--held-out 0\.05"):
+        open_data(data).split("validation")
+
+
+def test_a_truncated_shard_is_named_with_both_sizes(data):
+    path = data / "validation-00000-of-00001.safetensors"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError) as caught:
+        open_data(data)
+    message = str(caught.value)
+    assert message.startswith(f"{path} has {size - 1} bytes, {size} in data.json: ")
+    assert f"remove {data} and run bert-jax prepare --input PATH... --vocab VOCAB --output {data} " in message
+    assert "--sequence-length 16 32" in message
+
+
+def test_a_missing_shard_is_named(data):
+    path = data / "train-00000-of-00001.safetensors"
+    path.unlink()
+    with pytest.raises(
+        UserError, match=rf"{path.name} is missing \(\d+ bytes in data.json\): .*bert-jax prepare"
+    ):
+        open_data(data)
+
+
+def test_a_shard_of_the_same_size_and_other_content_is_found(data):
+    path = data / "train-00000-of-00001.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=f"{path.name} was changed: its sha256 is"):
+        open_data(data)
+    open_data(data, verify_hashes=False)  # as data of more than a GiB is opened
+
+
+def test_large_data_is_read_through_only_when_asked(data, monkeypatch):
+    monkeypatch.setattr("bert_jax.data.shards.ALWAYS_VERIFIED", 100)
+    path = data / "train-00000-of-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    open_data(data)
+    with pytest.raises(UserError, match="was changed"):
+        open_data(data, verify_hashes=True)
+
+
+def test_an_id_beyond_the_vocabulary_is_refused(data):
+    """On an accelerator it would read another row, or give NaN, without a word."""
+    change_manifest(data, vocab_size=49)
+    with pytest.raises(
+        UserError, match=r"train-00000-of-00001\.safetensors holds token id 49, .* has 49 entries"
+    ):
+        open_data(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "has no data.json .*: run bert-jax prepare"),
+        (lambda path: path.write_text("{"), "data.json is not JSON"),
+        (lambda path: path.write_text("[]"), "is of format None"),
+        (lambda path: change_manifest(path.parent, format=2), "is of format 2, this version reads format 1"),
+        (lambda path: path.write_text('{"format": 1, "splits": {}}'), "lacks held_out, sequence_lengths"),
+    ],
+)
+def test_a_directory_without_a_good_manifest_is_refused(data, change, message):
+    change(data / MANIFEST)
+    with pytest.raises(UserError, match=message):
+        open_data(data)
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="nowhere is missing: run bert-jax prepare"):
+        open_data(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array", np.ones(VOCAB_SIZE + 1)])
+def test_damaged_token_counts_are_refused(data, content):
+    path = data / TOKEN_COUNTS
+    if content is None:
+        path.unlink()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(UserError, match="token_counts.npy"):
+        open_data(data).token_counts()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters, FLOPs and memory of a model, counted and by formula."""
 
-from collections.abc import Mapping
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax

@@ -93,7 +93,7 @@ class ModelConfig:
         return self.hidden_size // self.num_attention_heads
 
 
-def _shape(layers: int, hidden: int, heads: int) -> dict[str, int]:
+def _shape(layers: int, hidden: int, heads: int) -> dict[str, Any]:
     return {
         "num_hidden_layers": layers,
         "hidden_size": hidden,
@@ -102,7 +102,7 @@ def _shape(layers: int, hidden: int, heads: int) -> dict[str, int]:
     }
 
 
-MODEL_SIZES: Mapping[str, Mapping[str, int]] = {
+MODEL_SIZES: Mapping[str, Mapping[str, Any]] = {
     "tiny": _shape(2, 128, 2),
     "mini": _shape(4, 256, 4),
     "small": _shape(4, 512, 8),
@@ -395,7 +395,9 @@ def _descend(node: Any, part: str, prefix: str) -> Any:
         return node[int(part)]
     if not isinstance(node, dict) or part not in node:
         known = node if isinstance(node, dict) else {}
-        raise UserError(f"unknown setting '{_dotted(prefix, part)}'{_suggest(part, known, f'{prefix}.' if prefix else '')}")
+        raise UserError(
+            f"unknown setting '{_dotted(prefix, part)}'{_suggest(part, known, f'{prefix}.' if prefix else '')}"
+        )
     return node[part]
 
 
@@ -426,9 +428,7 @@ def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
     """What differs between two configurations, as `key: old -> new`, without what a resumed run may change."""
     before, after = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if not key.startswith(RESUMABLE_CHANGES)
-    ]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if not key.startswith(RESUMABLE_CHANGES)]
 
 
 def settings_help() -> str:

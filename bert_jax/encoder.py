@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from bert_jax.attention import attention
 from bert_jax.config import ModelConfig
@@ -91,20 +91,18 @@ class Embeddings(nnx.Module):
         self.position = nnx.Param(initial_weights(config, rngs, (config.max_position_embeddings, width)))
         self.segment = nnx.Param(initial_weights(config, rngs, (config.type_vocab_size, width)))
         self.norm = LayerNorm(config)
-        self.config = config
-        self.compute = compute
+        self.dropout_rate = config.hidden_dropout_prob
+        self.dtype = compute.dtype
 
     def __call__(
         self, input_ids: jax.Array, position_ids: jax.Array, segment_ids: jax.Array, seeds: jax.Array | None
     ) -> jax.Array:
         """[B, S] ids -> [B, S, D]."""
-        x = self.word[...][input_ids] + self.position[...][position_ids]
-        # The segment table is tiny: a product with one-hot rows has a cheaper gradient than a scatter.
-        one_hot = jax.nn.one_hot(segment_ids, self.config.type_vocab_size)
-        x = x + jnp.dot(one_hot, self.segment[...], precision=jax.lax.Precision.HIGHEST)
+        x = self.word[...][input_ids] + look_up(self.position[...], position_ids)
+        x = x + look_up(self.segment[...], segment_ids)
         x = self.norm(x)
         seeds = None if seeds is None else fold_seeds(seeds, EMBEDDING_SITE)
-        return dropout(x, self.config.hidden_dropout_prob, seeds).astype(self.compute.dtype)
+        return dropout(x, self.dropout_rate, seeds).astype(self.dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -237,6 +235,14 @@ def rematerialised(body: Callable, policy: str) -> Callable:
 def take_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
     """x [B, S, D] at positions [B, N] -> [B, N, D]."""
     return jnp.take_along_axis(x, positions[:, :, None], axis=1)
+
+
+def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of a small table, as a product with one-hot rows: its gradient is a product too, not a scatter.
+
+    table [N, D], ids [B, S] -> [B, S, D].
+    """
+    return jnp.dot(jax.nn.one_hot(ids, table.shape[0]), table, precision=jax.lax.Precision.HIGHEST)
 
 
 def gelu(x: jax.Array, form: str) -> jax.Array:

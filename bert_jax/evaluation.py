@@ -4,13 +4,12 @@
 They stand beside what needs no model: the unigram model of the training text, and always guessing its commonest token.
 """
 
-from functools import partial
 import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
 from bert_jax.batch import Batch, BatchShape

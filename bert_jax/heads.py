@@ -8,9 +8,9 @@ Shapes: B rows, S tokens, D features, M predicted positions, E packed examples, 
 
 from dataclasses import dataclass
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from bert_jax.config import ModelConfig
 from bert_jax.encoder import (

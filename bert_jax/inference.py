@@ -9,10 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import MeshConfig
@@ -91,9 +91,7 @@ class Inference:
             ids += self.tokenizer.encode(part).ids
         return ids
 
-    def predict(
-        self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int
-    ) -> list[Prediction]:
+    def predict(self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
         """Predict texts given as ids and segments, [S_i] each."""
         longest = max(map(len, ids))
         size = min(-(-longest // 64) * 64, self.config.model.max_position_embeddings)  # few shapes, few compilations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured while training: sums read from the device, added up on the host, divided once."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-import math
 from typing import Any
 
 from bert_jax.accounting import training_flops

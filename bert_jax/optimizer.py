@@ -8,8 +8,8 @@ All of them leave LayerNorm and biases without decay; LAMB leaves these without 
 implementation does, and takes the ratio of each layer on its own although layers are stacked in one array.
 """
 
-from collections.abc import Callable
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -79,9 +79,9 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
 
 
 class MomentsState(NamedTuple):
-    """First and second moments of the gradient, and the number of updates."""
+    """First and second moments of the gradient."""
 
-    count: jax.Array
+    updates: jax.Array  # [] int32, how many so far
     mu: Parameters
     nu: Parameters
 
@@ -94,12 +94,12 @@ def scale_by_moments(b1: float, b2: float, eps: float, *, bias_correction: bool)
         return MomentsState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, parameters))
 
     def update(gradients: Parameters, state: MomentsState, _: Any = None) -> tuple[Parameters, MomentsState]:
-        count = state.count + 1
+        updates = state.updates + 1
         mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradients, state.mu)
         nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(g), gradients, state.nu)
-        first, second = (1 - b1**count, 1 - b2**count) if bias_correction else (1, 1)
+        first, second = (1 - b1**updates, 1 - b2**updates) if bias_correction else (1, 1)
         scaled = jax.tree.map(lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu)
-        return scaled, MomentsState(count, mu, nu)
+        return scaled, MomentsState(updates, mu, nu)
 
     return optax.GradientTransformation(init, update)
 

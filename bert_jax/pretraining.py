@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pre-training, put together: configuration + data -> run directory. Checks everything before it compiles."""
 
+import itertools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, UTC
 from functools import partial
-import itertools
 from pathlib import Path
-import sys
 from typing import Any
 
 import jax
@@ -92,13 +92,13 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
         check_batch(phase.batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
         count = data.split(TRAIN).num_examples(phase.sequence_length)
         if count == 0:
-            raise UserError(f"{data.directory}: has no training examples of length {phase.sequence_length}: prepare more text")
+            raise UserError(
+                f"{data.directory}: has no training examples of length {phase.sequence_length}: prepare more text"
+            )
     resolve_implementation(config.attention)
 
 
-def restore_or_begin(
-    training: Training, run: RunDirectory, checkpoints: Checkpoints
-) -> tuple[TrainState, int, Window]:
+def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, int, Window]:
     """The newest complete checkpoint, or a new state: (state, steps done, sums since the last line of metrics).
 
     Which checkpoint: 1. the newest complete one; 2. an unfinished save is never used, and is named; 3. none: step 0.

@@ -4,10 +4,10 @@
 config.json is written last, so a directory that has it is a run.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,9 @@ def open_run(path: str | Path) -> RunDirectory:
     return run
 
 
-def start_or_resume(path: Path, config: PretrainConfig, manifest: Mapping[str, Any], tokenizer: Tokenizer) -> RunDirectory:
+def start_or_resume(
+    path: Path, config: PretrainConfig, manifest: Mapping[str, Any], tokenizer: Tokenizer
+) -> RunDirectory:
     """The run directory for this configuration and data: made anew, or recognised as the same run.
 
     Raises:
@@ -161,5 +163,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError):
         return float("inf")
-
-

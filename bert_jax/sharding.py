@@ -5,13 +5,14 @@ Axes: `data` (copies of the parameters, each on its own rows), `fsdp` (rows, par
 `tensor` (heads, feed-forward features, vocabulary cut). The model knows nothing of this.
 """
 
-from collections.abc import Sequence
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from bert_jax.config import MeshConfig
 from bert_jax.errors import UserError
@@ -99,6 +100,7 @@ def parameter_shardings(parameters: Any, mesh: Mesh) -> Any:
 
     A leaf is recognised by the end of its path; scalars (counters) are whole everywhere.
     """
+
     def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         spec = P() if leaf.ndim == 0 else partition_spec(parameter_path(path), leaf.shape, mesh)
         return NamedSharding(mesh, spec)

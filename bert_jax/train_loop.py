@@ -4,12 +4,12 @@
 The position in the data is the step, so a checkpoint needs no state of any iterator.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -85,7 +85,9 @@ def listen_for_stop() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def train(state: TrainState, done: int, phases: list[Phase], schedule: Schedule, hooks: Hooks, stop: StopRequest) -> int:
+def train(
+    state: TrainState, done: int, phases: list[Phase], schedule: Schedule, hooks: Hooks, stop: StopRequest
+) -> int:
     """Run from step `done` to the end or until a stop is asked for. The state is donated.
 
     Returns:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import optax
+from flax import nnx
+from jax.sharding import Mesh
 
 from bert_jax.config import PretrainConfig
 from bert_jax.encoder import Compute

@@ -7,11 +7,12 @@ Shapes: B rows of the global batch, A micro-batches.
 from collections.abc import Callable
 from typing import Any
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
 import optax
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.dropout import row_seeds
@@ -50,9 +51,7 @@ def compile_eval_step(training: Training, shape: BatchShape) -> Callable[..., An
 def abstract_batch(training: Training, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields of a global batch with their shardings."""
     rows = NamedSharding(training.mesh, ROWS)
-    return {
-        name: jax.ShapeDtypeStruct(size, dtype, sharding=rows) for name, (size, dtype) in batch_spec(shape).items()
-    }
+    return {name: jax.ShapeDtypeStruct(size, dtype, sharding=rows) for name, (size, dtype) in batch_spec(shape).items()}
 
 
 def train_step(training: Training, state: TrainState, batch: Arrays, mask_id: int) -> tuple[TrainState, Arrays]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """BERT-tiny (2 x 128), the paper's recipe shrunk to an hour on a few CPU cores; for trying things out.
 
-    bert-jax prepare --input TEXT --vocab VOCAB --output DATA --sequence-length 128
-    bert-jax pretrain tiny --data DATA --output RUN
+bert-jax prepare --input TEXT --vocab VOCAB --output DATA --sequence-length 128
+bert-jax pretrain tiny --data DATA --output RUN
 """
 
 from bert_jax.config import MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig

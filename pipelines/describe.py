@@ -2,8 +2,8 @@
 """bert-jax describe: configuration -> parameters, FLOPs, memory; nothing is trained or allocated."""
 
 import argparse
-from collections.abc import Sequence
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.config import load_config, MODEL_SIZES, override, PhaseConfig, PretrainConfig
@@ -18,7 +18,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "config", metavar="CONFIG", help=f"a name in configs/, a .py file, or a size: {', '.join(MODEL_SIZES)}"
     )
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as model.vocab_size=8192")
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as model.vocab_size=8192"
+    )
     parser.add_argument("--json", action="store_true", help="print as JSON")
     return parser
 

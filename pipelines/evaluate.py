@@ -2,8 +2,8 @@
 """bert-jax evaluate: run + held-out data -> masked LM and next sentence scores."""
 
 import argparse
-from collections.abc import Sequence
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from typing import Any
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="bert-jax evaluate", description="Score a run's newest checkpoint on held-out data; writes evaluation.json."
+        prog="bert-jax evaluate",
+        description="Score a run's newest checkpoint on held-out data; writes evaluation.json.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
     parser.add_argument("--data", type=Path, required=True, help="made by bert-jax prepare with the run's vocabulary")

@@ -2,11 +2,11 @@
 """bert-jax fill-mask: run + text with [MASK] -> the likeliest words."""
 
 import argparse
-from collections.abc import Sequence
 import dataclasses
 import json
-from pathlib import Path
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_jax.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any
 DESCRIPTION = """
 Tokenise text, hold a share of the documents out for validation, and write shards of tokens with sentence
 pairs for masked-language-model and next-sentence prediction. Masks are drawn later, anew in every epoch.
-Input is UTF-8 text with one sentence a line and a blank line between documents, or the output of WikiExtractor.
+Input is UTF-8 text with one sentence a line and a blank line between documents, or WikiExtractor's output.
 """
 
 

@@ -2,9 +2,9 @@
 """bert-jax pretrain: configuration + prepared data -> run directory."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-import shlex
 
 from bert_jax.config import load_config, override, settings_help
 
@@ -18,8 +18,12 @@ def make_parser() -> argparse.ArgumentParser:
         " size: tiny, mini, small, medium, base, large, 6x768x12, ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="a name in configs/ (demo, tiny, base, large, ...) or a .py file")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as optimizer.name=lamb")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a name in configs/ (demo, tiny, base, large, ...) or a .py file"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as optimizer.name=lamb"
+    )
     parser.add_argument("--data", type=Path, required=True, help="made by bert-jax prepare")
     parser.add_argument("--output", type=Path, required=True, help="the run directory")
     return parser

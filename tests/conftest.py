@@ -21,10 +21,10 @@ from bert_jax.cli import main
 from bert_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
 
 TOPICS = {
-    "sea": "ship wave harbour sailor storm anchor island tide".split(),
-    "garden": "rose spade seed apple hedge gardener rain soil".split(),
-    "city": "street tram tower market bridge window crowd lamp".split(),
-    "mountain": "peak snow rope valley climber stone eagle hut".split(),
+    "sea": ["ship", "wave", "harbour", "sailor", "storm", "anchor", "island", "tide"],
+    "garden": ["rose", "spade", "seed", "apple", "hedge", "gardener", "rain", "soil"],
+    "city": ["street", "tram", "tower", "market", "bridge", "window", "crowd", "lamp"],
+    "mountain": ["peak", "snow", "rope", "valley", "climber", "stone", "eagle", "hut"],
 }
 
 

@@ -4,18 +4,19 @@
 tests/golden/bert_torch.npz holds outputs and gradients of Hugging Face's model, made by tools/golden_from_torch.py.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bert_jax.tools.golden_from_torch import formula_weights, SIZES
+from flax import nnx
 
 from bert_jax.config import MODEL_SIZES, ModelConfig
 from bert_jax.dropout import fold_seeds, keep_mask
@@ -33,7 +34,6 @@ from bert_jax.encoder import (
 )
 from bert_jax.heads import PretrainingModel
 from bert_jax.losses import cross_entropy
-from bert_jax.tools.golden_from_torch import formula_weights, SIZES
 
 GOLDEN_CONFIG = ModelConfig(**SIZES)
 GOLDEN_ACTS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new"}  # ours -> Hugging Face's
@@ -142,6 +142,7 @@ def golden_batch() -> dict[str, np.ndarray]:
 # ---- running ours --------------------------------------------------------------------------------------------------
 
 
+# Halves the time to compile: less of LLVM's optimisation, none of XLA's left out.
 QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -219,7 +220,7 @@ def test_whole_network_equals_hugging_face(hidden_act):
     """Rows S05, S10, S11, S12, S18: every layer, both heads and the loss."""
     results = run_golden(hidden_act)
     for name, value in selected(results).items():
-        np.testing.assert_allclose(value, golden(hidden_act, name), rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(value, golden(hidden_act, name), rtol=1e-5, atol=1e-5, err_msg=name)
     np.testing.assert_array_equal(results.hidden_states[-1], results.sequence_output)
 
 
@@ -228,7 +229,7 @@ def test_every_gradient_equals_hugging_face(hidden_act):
     """Rows S10, S13: the word embedding's gradient is the lookup's and the output matrix's together."""
     expected = from_hugging_face(golden_gradients(hidden_act))
     differences = relative_differences(run_golden(hidden_act).gradients, expected)
-    assert max(differences.values()) < 1e-4, differences
+    assert max(differences.values()) < 2e-5, differences
 
 
 def test_the_two_forms_of_gelu_are_told_apart():
@@ -249,40 +250,49 @@ def run_with_dropout(compute: Compute) -> Results:
 
 
 @pytest.mark.parametrize(
-    "compute", [Compute(scan_layers=False), Compute(remat="full"), Compute(remat="dots")], ids=["unrolled", "full", "dots"]
+    "compute",
+    [Compute(scan_layers=False), Compute(remat="full"), Compute(remat="dots")],
+    ids=["unrolled", "full", "dots"],
 )
 def test_scan_unroll_and_remat_compute_the_same(compute):
     """With dropout on, so that a mask drawn anew in the backward pass would show."""
     base, other = run_with_dropout(Compute()), run_with_dropout(compute)
     for name in ("loss", "hidden_states", "pooled_output", "mlm_logits", "nsp_logits"):
-        np.testing.assert_allclose(getattr(other, name), getattr(base, name), rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(other, name), getattr(base, name), rtol=0, atol=1e-6, err_msg=name)
     differences = relative_differences(other.gradients, base.gradients)
-    assert max(differences.values()) < 1e-5, differences
+    assert max(differences.values()) < 1e-6, differences
     assert abs(base.loss - run_golden("gelu_tanh").loss) > 1e-3, "nothing was dropped"
 
 
-def test_remat_recomputes():
-    """`full` runs each matrix product of a layer again, `dots` none: a policy that is not handed on would show."""
+def test_remat_and_unrolling_are_handed_on():
+    """`full` runs each matrix product of a layer again, `dots` those of attention only (they have batch axes)."""
 
-    def layer_products(remat: str) -> int:
-        gradient = jax.grad(lambda *inputs: loss_function(GOLDEN_CONFIG, Compute(remat=remat))(*inputs)[0])
-        equations = list(all_equations(jax.make_jaxpr(gradient)(golden_weights(), golden_batch(), None).jaxpr))
-        return sum(equation.primitive.name == "dot_general" for equation in equations)
+    def traced(compute: Compute) -> list[Any]:
+        gradient = jax.grad(lambda *inputs: loss_function(GOLDEN_CONFIG, compute)(*inputs)[0])
+        return list(all_equations(jax.make_jaxpr(gradient)(golden_weights(), golden_batch(), None).jaxpr))
 
-    none, dots, full = (layer_products(remat) for remat in ("none", "dots", "full"))
-    assert none < dots < full  # `dots` recomputes the two products of attention (with batch axes)
-    assert full - none >= 7
+    def products(remat: str) -> int:
+        return sum(equation.primitive.name == "dot_general" for equation in traced(Compute(remat=remat)))
+
+    def unrolled(compute: Compute) -> set[int]:
+        return {each.params["unroll"] for each in traced(compute) if each.primitive.name == "scan"}
+
+    none, dots, full = (products(remat) for remat in ("none", "dots", "full"))
+    assert dots - none == 2  # scores and context
+    assert full - dots == 6  # query, key, value, output, and the two of the feed-forward layer
+    assert unrolled(Compute()) == {1}
+    assert unrolled(Compute(scan_layers=False)) == {GOLDEN_CONFIG.num_hidden_layers}
 
 
 def test_bfloat16_is_close_to_float32():
-    """8 bits of mantissa: activations of size about 1 after three layers are within 0.1, on average within 0.015."""
+    """8 bits of mantissa: activations of size about 1 after three layers are within 0.05, on average within 0.01."""
     exact, found = run_golden("gelu_tanh"), run(GOLDEN_CONFIG, Compute(dtype=jnp.bfloat16))
     valid = golden_batch()["input_mask"] == 1
     assert found.sequence_output.dtype == found.pooled_output.dtype == jnp.bfloat16
     assert found.mlm_logits.dtype == found.nsp_logits.dtype == found.loss.dtype == jnp.float32
     difference = np.abs(np.asarray(found.sequence_output, np.float32) - exact.sequence_output)[valid]
-    assert difference.max() < 0.1
-    assert difference.mean() < 0.015
+    assert difference.max() < 0.05
+    assert difference.mean() < 0.01
     np.testing.assert_allclose(found.loss, exact.loss, rtol=0.01)
     for path, gradient in found.gradients.items():
         assert gradient.dtype == np.float32, path
@@ -340,7 +350,9 @@ def test_parameter_counts_are_exact(size, parameters):
     assert count(parameter_shapes(config)) == parameters
 
 
-@pytest.mark.parametrize("layers_hidden_heads", [(3, 768, 12), (6, 768, 3), (6, 768, 12), (12, 768, 12), (12, 1024, 16), (24, 1024, 16)])
+@pytest.mark.parametrize(
+    "layers_hidden_heads", [(3, 768, 12), (6, 768, 3), (6, 768, 12), (12, 768, 12), (12, 1024, 16), (24, 1024, 16)]
+)
 def test_every_size_of_the_papers_table_can_be_made(layers_hidden_heads):
     """Rows S03, X3: the head size is hidden / heads, 256 in the second."""
     layers, hidden, heads = layers_hidden_heads

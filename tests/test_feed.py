@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches for training and evaluation."""
 
-from collections import Counter
-from functools import partial
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
+from conftest import small_config
 
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.config import ObjectiveConfig
 from bert_jax.data.feed import evaluation_batch, Examples, feed, host_rows, SpecialIds, training_batch
 from bert_jax.data.shards import open_data
 from bert_jax.errors import UserError
-from conftest import small_config
 
 SIZE, ROWS = 32, 7
 

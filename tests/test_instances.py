@@ -74,9 +74,7 @@ def test_sentences_that_a_random_next_replaced_go_back():
     """With random next sentences only, the A halves cover the text once, without gap or overlap."""
     documents = [[3, 4, 5, 6, 7], [2, 2, 2], [9, 1, 1, 1]]
     sentence_starts, document_starts = offsets(documents)
-    table = make_examples(
-        sentence_starts, document_starts, 128, random.Random(3), short_seq_prob=0, random_next_prob=1
-    )
+    table = make_examples(sentence_starts, document_starts, 128, random.Random(3), short_seq_prob=0, random_next_prob=1)
     assert set(table[:, 4]) == {NOT_NEXT}
     assert table[0, 0] == 0
     assert (table[1:, 0] == table[:-1, 0] + table[:-1, 1]).all()

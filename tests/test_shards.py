@@ -123,7 +123,7 @@ def test_we_read_files_of_the_safetensors_library(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda raw: raw[:-10], r"header tells of 6\d\d bytes, the file has 6\d\d: .*bert-jax prepare"),
+        (lambda raw: raw[:-10], r"header tells of (\d+) bytes, the file has (?!\1)\d+: .*bert-jax prepare"),
         (lambda raw: raw + b"\0" * 8, "header tells of"),
         (lambda raw: raw[:4], "4 bytes do not begin with a safetensors header"),
         (lambda raw: b"", "0 bytes do not begin"),
@@ -218,9 +218,7 @@ def test_a_truncated_shard_is_named_with_both_sizes(data):
 def test_a_missing_shard_is_named(data):
     path = data / "train-00000-of-00001.safetensors"
     path.unlink()
-    with pytest.raises(
-        UserError, match=rf"{path.name} is missing \(\d+ bytes in data.json\): .*bert-jax prepare"
-    ):
+    with pytest.raises(UserError, match=rf"{path.name} is missing \(\d+ bytes in data.json\): .*bert-jax prepare"):
         open_data(data)
 
 
@@ -246,9 +244,7 @@ def test_large_data_is_read_through_only_when_asked(data, monkeypatch):
 def test_an_id_beyond_the_vocabulary_is_refused(data):
     """On an accelerator it would read another row, or give NaN, without a word."""
     change_manifest(data, vocab_size=49)
-    with pytest.raises(
-        UserError, match=r"train-00000-of-00001\.safetensors holds token id 49, .* has 49 entries"
-    ):
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.safetensors holds token id 49, .* has 49 entries"):
         open_data(data)
 
 
@@ -282,5 +278,5 @@ def test_damaged_token_counts_are_refused(data, content):
         path.write_bytes(content)
     else:
         np.save(path, content)
-    with pytest.raises(UserError, match="token_counts.npy"):
+    with pytest.raises(UserError, match=TOKEN_COUNTS):
         open_data(data).token_counts()

@@ -22,8 +22,8 @@ Everything is float32, eager attention, evaluation mode. Under each of the two `
 """
 
 import argparse
-from pathlib import Path
 import zlib
+from pathlib import Path
 
 import numpy as np
 

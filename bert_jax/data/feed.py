@@ -7,11 +7,11 @@ give the same batches, bit for bit.
 Shapes: B rows, S tokens in a row, M predicted positions in a row.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-import importlib.util
 
 import numpy as np
 
@@ -137,9 +137,7 @@ class Examples:
         return ids
 
 
-def training_batch(
-    examples: Examples, seed: int, batch_size: int, step: int, rows: slice = slice(None)
-) -> Batch:
+def training_batch(examples: Examples, seed: int, batch_size: int, step: int, rows: slice = slice(None)) -> Batch:
     """The rows `rows` of the global batch of step `step` of a phase (from 0), a pure function of its arguments."""
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
     epochs, indices = examples_at(positions, len(examples), seed)
@@ -162,9 +160,7 @@ def host_rows(batch_size: int, host: int, hosts: int) -> slice:
       UserError: the batch does not divide over the hosts.
     """
     if batch_size % hosts:
-        raise UserError(
-            f"the batch of {batch_size} is not divisible by {hosts} hosts: use a multiple of {hosts}"
-        )
+        raise UserError(f"the batch of {batch_size} is not divisible by {hosts} hosts: use a multiple of {hosts}")
     share = batch_size // hosts
     return slice(host * share, (host + 1) * share)
 

@@ -187,9 +187,7 @@ def _require_same(output: Path, manifest: Mapping[str, Any], request: Mapping[st
     mend = f"remove {output} or choose another --output"
     if manifest["tokenizer"] != request["tokenizer"]:
         old, new = manifest["tokenizer"][:12], request["tokenizer"][:12]
-        raise UserError(
-            f"{output} was made with another --vocab or case (fingerprint {old}..., now {new}...): {mend}"
-        )
+        raise UserError(f"{output} was made with another --vocab or case (fingerprint {old}..., now {new}...): {mend}")
     for field in dataclasses.fields(PrepareSettings):
         old, new = manifest.get(field.name), request[field.name]
         if old != new:
@@ -197,9 +195,7 @@ def _require_same(output: Path, manifest: Mapping[str, Any], request: Mapping[st
             raise UserError(f"{output} was made with {option} {_words(old)}, now it is {_words(new)}: {mend}")
     old_inputs, new_inputs = manifest.get("inputs", []), request["inputs"]
     if len(old_inputs) != len(new_inputs):
-        raise UserError(
-            f"{output} was made from {len(old_inputs)} files, --input has {len(new_inputs)}: {mend}"
-        )
+        raise UserError(f"{output} was made from {len(old_inputs)} files, --input has {len(new_inputs)}: {mend}")
     for old, new in zip(old_inputs, new_inputs, strict=True):
         if old["sha256"] != new["sha256"]:
             raise UserError(
@@ -244,9 +240,7 @@ def _require_documents(train: int, validation: int, held_out: float) -> None:
     """Next-sentence prediction draws from another document, so each split needs two."""
     total = train + validation
     if not total:
-        raise UserError(
-            "the text of --input gives no tokens: give files with text in the language of --vocab"
-        )
+        raise UserError("the text of --input gives no tokens: give files with text in the language of --vocab")
     if total < 2:
         raise UserError(
             "the text of --input is 1 document, and next-sentence prediction needs another one to draw from:"
@@ -431,8 +425,7 @@ class _SplitWriter:
             "examples": {length: counts.examples for length, counts in tables.items()},
             "is_next_share": {length: counts.is_next / counts.examples for length, counts in tables.items()},
             "valid_token_share": {
-                length: counts.valid_tokens / (counts.examples * int(length))
-                for length, counts in tables.items()
+                length: counts.valid_tokens / (counts.examples * int(length)) for length, counts in tables.items()
             },
             "cut_token_share": {length: counts.cut_tokens / tokens for length, counts in tables.items()},
             "shards": self._shards,

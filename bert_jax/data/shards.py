@@ -89,9 +89,7 @@ def write_shard(
       The shard's record for the manifest.
     """
     if tokens.size > _MOST_TOKENS:
-        raise UserError(
-            f"a shard of {tokens.size:,} tokens is too large: split the longest document by blank lines"
-        )
+        raise UserError(f"a shard of {tokens.size:,} tokens is too large: split the longest document by blank lines")
     # Widest type first, so that every tensor is aligned.
     tensors: dict[str, np.ndarray] = {
         "sentence_starts": np.ascontiguousarray(sentence_starts, np.int64),
@@ -99,9 +97,7 @@ def write_shard(
         **{f"examples_{length}": np.ascontiguousarray(table, np.int32) for length, table in examples.items()},
         "tokens": np.ascontiguousarray(tokens),
     }
-    digest = _write(
-        path, [_header(tensors), *(tensor.reshape(-1).view(np.uint8) for tensor in tensors.values())]
-    )
+    digest = _write(path, [_header(tensors), *(tensor.reshape(-1).view(np.uint8) for tensor in tensors.values())])
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
@@ -202,17 +198,13 @@ def _view(data: np.ndarray, name: str, entry: Mapping[str, Any]) -> np.ndarray:
 def _check_shard(shard: Shard) -> None:
     """The ends of the offsets and the columns of the tables; constant time."""
     if shard.sentence_starts[-1] != shard.tokens.size:
-        raise ValueError(
-            f"sentence_starts ends at {shard.sentence_starts[-1]}, tokens at {shard.tokens.size}"
-        )
+        raise ValueError(f"sentence_starts ends at {shard.sentence_starts[-1]}, tokens at {shard.tokens.size}")
     if shard.document_starts[-1] != len(shard.sentence_starts) - 1:
         sentences = len(shard.sentence_starts) - 1
         raise ValueError(f"document_starts ends at {shard.document_starts[-1]}, sentences at {sentences}")
     for length, table in shard.tables.items():
         if table.ndim != 2 or table.shape[1] != len(COLUMNS) or table.dtype != np.int32:
-            raise ValueError(
-                f"examples_{length} is {table.dtype} {list(table.shape)}, not int32 [K, {len(COLUMNS)}]"
-            )
+            raise ValueError(f"examples_{length} is {table.dtype} {list(table.shape)}, not int32 [K, {len(COLUMNS)}]")
 
 
 # ---- a directory of prepared data --------------------------------------------------------------------------
@@ -251,9 +243,7 @@ class DataDirectory:
         if name not in self.splits:
             held_out = self.manifest["held_out"]
             command = prepare_command(self.directory, f"{self.directory}-held-out", held_out=0.05)
-            raise UserError(
-                f"{self.directory} has no {name} split (it has --held-out {held_out}): run {command}"
-            )
+            raise UserError(f"{self.directory} has no {name} split (it has --held-out {held_out}): run {command}")
         return self.splits[name]
 
     def load_tokenizer(self) -> Tokenizer:
@@ -304,9 +294,7 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
     if verify_hashes or (verify_hashes is None and total < ALWAYS_VERIFIED):
         verify(directory, manifest)
     splits = {
-        name: Split(
-            name, directory, tuple(open_shard(directory / shard["file"]) for shard in split["shards"]), split
-        )
+        name: Split(name, directory, tuple(open_shard(directory / shard["file"]) for shard in split["shards"]), split)
         for name, split in manifest["splits"].items()
     }
     return DataDirectory(directory, manifest, splits, _fingerprint(manifest))
@@ -324,9 +312,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON: {remake(directory)}") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
-        raise UserError(
-            f"{path} is of format {found}, this version reads format {FORMAT}: {remake(directory)}"
-        )
+        raise UserError(f"{path} is of format {found}, this version reads format {FORMAT}: {remake(directory)}")
     lacking = {"tokenizer", "vocab_size", "sequence_lengths", "held_out", "splits"} - manifest.keys()
     if lacking:
         raise UserError(f"{path} lacks {', '.join(sorted(lacking))}: {remake(directory)}")
@@ -346,8 +332,7 @@ def _check_record(directory: Path, record: Mapping[str, Any], vocab_size: int) -
         raise UserError(f"{path} has {size} bytes, {record['bytes']} in {MANIFEST}: {remake(directory)}")
     if record["max_id"] >= vocab_size:
         raise UserError(
-            f"{path} holds token id {record['max_id']}, the vocabulary has {vocab_size} entries:"
-            f" {remake(directory)}"
+            f"{path} holds token id {record['max_id']}, the vocabulary has {vocab_size} entries: {remake(directory)}"
         )
 
 
@@ -375,9 +360,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    shards = {
-        name: [shard["sha256"] for shard in split["shards"]] for name, split in manifest["splits"].items()
-    }
+    shards = {name: [shard["sha256"] for shard in split["shards"]] for name, split in manifest["splits"].items()}
     content = {"format": manifest["format"], "tokenizer": manifest["tokenizer"], "shards": shards}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -4,15 +4,15 @@
 The only importer of TensorFlow.
 """
 
-from collections.abc import Callable, Iterator
 import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from bert_jax.batch import Batch
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: no notices about the CPU's features
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 
 
 def tf_feed(make_batch: Callable[[int], Batch], begin: int, end: int) -> Iterator[Batch]:

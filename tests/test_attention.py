@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention in plain jax.numpy against an explicit loop over rows, heads and queries in NumPy, in float64."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.attention import attention, IMPLEMENTATIONS, resolve_implementation
+from bert_jax.cli import main
+from bert_jax.config import ATTENTIONS
+from bert_jax.errors import UserError
+
+B, S, H, D = 2, 9, 3, 4  # rows, tokens, heads, head size
+RATE = 0.3
+
+RNG = np.random.default_rng(0)
+QUERY, KEY, VALUE = (RNG.normal(0, 1.5, (B, S, H, D)).astype(np.float32) for _ in range(3))
+SEQUENCE_IDS = np.array([[1] * 4 + [2] * 3 + [0] * 2, [1] * 9], np.int32)  # two packed examples and padding; one
+SEEDS = RNG.integers(2**32, size=(B, H, 2), dtype=np.uint32)
+
+compiled = jax.jit(attention, static_argnames=("dropout_rate", "implementation"))
+
+
+def numpy_attention(keep: np.ndarray | None = None) -> np.ndarray:
+    """Row by row, head by head, query by query: no transpose, no batch axis, no masking by large numbers."""
+    output = np.zeros((B, S, H, D))
+    for b, h, q in np.ndindex(B, H, S):
+        partners = [k for k in range(S) if SEQUENCE_IDS[b, k] == SEQUENCE_IDS[b, q]]
+        scores = np.array([np.dot(QUERY[b, q, h].astype(float), KEY[b, k, h]) / np.sqrt(D) for k in partners])
+        probabilities = np.exp(scores) / np.exp(scores).sum()
+        for k, probability in zip(partners, probabilities, strict=True):
+            scale = 1.0 if keep is None else keep[b, h, q, k] / (1 - RATE)
+            output[b, q, h] += scale * probability * VALUE[b, k, h]
+    return output
+
+
+def numpy_keep() -> np.ndarray:
+    """The definition in `bert_jax.dropout`, restated: [B, H, S, S] bool."""
+
+    def constant(number: int) -> np.ndarray:
+        return np.array([number], np.uint32)  # arrays wrap around silently
+
+    def mix(x: np.ndarray, shifts: tuple[int, int, int], factors: tuple[int, int]) -> np.ndarray:
+        x = (x ^ (x >> constant(shifts[0]))) * constant(factors[0])
+        x = (x ^ (x >> constant(shifts[1]))) * constant(factors[1])
+        return x ^ (x >> constant(shifts[2]))
+
+    murmur = partial(mix, shifts=(16, 13, 16), factors=(0x85EBCA6B, 0xC2B2AE35))
+    place = np.arange(S, dtype=np.uint32)
+    q = murmur(SEEDS[..., :1] + place * constant(0x9E3779B9))
+    k = murmur(SEEDS[..., 1:] ^ (place * constant(0x85EBCA77) + constant(0x27D4EB2F)))
+    bits = mix(q[..., :, None] ^ k[..., None, :], (16, 15, 16), (0x7FEB352D, 0x846CA68B))
+    return bits >= np.uint32(round(RATE * 2**32))
+
+
+def probabilities_of(query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """[B, H, S, S], read off by values that are one-hot vectors."""
+    rows, tokens, heads, _ = query.shape
+    value = np.broadcast_to(np.eye(tokens, dtype=np.float32)[None, :, None], (rows, tokens, heads, tokens))
+    return np.asarray(compiled(query, key, value, np.ones((rows, tokens), np.int32))).swapaxes(1, 2)
+
+
+# ---- against NumPy -------------------------------------------------------------------------------------------------
+
+
+def test_equals_a_loop_over_heads():
+    """Row S12; block-diagonal in sequence_ids."""
+    found = compiled(QUERY, KEY, VALUE, SEQUENCE_IDS)
+    assert found.shape == (B, S, H, D)
+    np.testing.assert_allclose(found, numpy_attention(), rtol=0, atol=1e-6)
+
+
+def test_dropout_of_probabilities_equals_numpy():
+    """The published place: after the softmax, so that the kept ones do not add up to 1."""
+    keep = numpy_keep()
+    assert 0 < keep.mean() < 1
+    found = compiled(QUERY, KEY, VALUE, SEQUENCE_IDS, dropout_rate=RATE, dropout_seeds=SEEDS)
+    np.testing.assert_allclose(found, numpy_attention(keep), rtol=0, atol=1e-6)
+
+
+def test_without_seeds_nothing_is_dropped():
+    found = compiled(QUERY, KEY, VALUE, SEQUENCE_IDS, dropout_rate=RATE)
+    np.testing.assert_array_equal(found, compiled(QUERY, KEY, VALUE, SEQUENCE_IDS))
+
+
+# ---- scaling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_size", [16, 256])
+def test_scaled_scores_of_random_vectors_have_variance_1(head_size):
+    """Row S11: q.k of d standard normal entries has variance d, and 1 after the division by sqrt(d).
+
+    log p is the scaled score less a number of its query's own, so its variance over the keys is the scores'.
+    """
+    rng = np.random.default_rng(0)
+    query, key = (rng.normal(size=(16, 64, 1, head_size)).astype(np.float32) for _ in range(2))
+    variance = np.log(probabilities_of(query, key)).var(-1, ddof=1).mean()
+    raw = np.einsum("bqhd,bkhd->bhqk", query, key).var(-1, ddof=1).mean()
+    assert abs(variance - 1) < 0.05
+    assert abs(raw / head_size - 1) < 0.05
+
+
+@pytest.mark.parametrize(("a", "printed", "digits"), [(1, 0.5761, 4), (10, 0.99991, 5), (100, 1.0, 5)])
+def test_softmax_saturates_with_large_scores(a, printed, digits):
+    """Row S11: the probability of the last of the scores a, a, 2a."""
+    query, key = np.ones((1, 3, 1, 1), np.float32), np.array([a, a, 2 * a], np.float32).reshape(1, 3, 1, 1)
+    probabilities = probabilities_of(query, key)[0, 0, 0]
+    assert round(float(probabilities[2]), digits) == printed
+    np.testing.assert_allclose(probabilities[:2], (1 - np.float64(probabilities[2])) / 2, atol=1e-7)
+
+
+def test_saturated_softmax_has_no_gradient():
+    """Row S11: what the scaling is for."""
+    value = np.array([0, 0, 1], np.float32).reshape(1, 3, 1, 1)
+
+    @jax.jit
+    @jax.grad
+    def slope(a: jax.Array) -> jax.Array:
+        key = (a * jnp.array([1.0, 1.0, 2.0])).reshape(1, 3, 1, 1)
+        return attention(jnp.ones((1, 3, 1, 1)), key, value, jnp.ones((1, 3), jnp.int32))[0, 0, 0, 0]
+
+    assert slope(1.0) > 0.2  # p (1 - p) at p = 0.5761
+    assert abs(slope(1.0) - 0.5761 * 0.4239) < 1e-4
+    assert slope(100.0) < 1e-30
+
+
+# ---- masks ---------------------------------------------------------------------------------------------------------
+
+
+def test_other_examples_and_padding_do_not_reach_a_token():
+    """Their values may be anything finite, their gradient is exactly zero."""
+    own = SEQUENCE_IDS[0] == 2
+
+    def first_row(query: Any, key: Any, value: Any) -> jax.Array:
+        return jnp.sin(compiled(query, key, value, SEQUENCE_IDS)[0, own]).sum()
+
+    gradients = jax.jit(jax.grad(first_row, argnums=(0, 1, 2)))(QUERY, KEY, VALUE)
+    for gradient in gradients:
+        assert (np.asarray(gradient)[0, own] != 0).all()
+        assert (np.asarray(gradient)[0, ~own] == 0).all()
+        assert (np.asarray(gradient)[1] == 0).all()
+    loud = [np.where(own[None, :, None, None], x, np.float32(1e6)) for x in (QUERY, KEY, VALUE)]
+    found, base = compiled(*loud, SEQUENCE_IDS), compiled(QUERY, KEY, VALUE, SEQUENCE_IDS)
+    np.testing.assert_array_equal(found[0, own], base[0, own])
+
+
+def test_a_row_of_padding_alone_is_finite():
+    """A filler row of the last batch: its gradient must not turn into NaN either."""
+    ids = np.zeros((B, S), np.int32)
+    loss = lambda *inputs: compiled(*inputs, ids).sum()  # noqa: E731
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))(QUERY, KEY, VALUE)
+    assert np.isfinite(value)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+# ---- types ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_and_softmax_are_float32_in_bfloat16():
+    """Only inputs, probabilities and output are rounded: within 8 bits of the float32 result."""
+    narrow = [jnp.asarray(x, jnp.bfloat16) for x in (QUERY, KEY, VALUE)]
+    found = compiled(*narrow, SEQUENCE_IDS)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float32), numpy_attention(), rtol=0, atol=0.05)
+    jaxpr = jax.make_jaxpr(attention)(*narrow, SEQUENCE_IDS)
+    exponentials = [each for each in jaxpr.eqns if each.primitive.name in ("exp", "exp2")]
+    assert exponentials
+    assert all(each.invars[0].aval.dtype == jnp.float32 for each in exponentials)
+
+
+# ---- choice of an implementation -----------------------------------------------------------------------------------
+
+
+def test_an_unknown_implementation_is_refused_by_name():
+    with pytest.raises(UserError, match=r"^attention=flashy is not known: choose auto or one of .*reference"):
+        attention(QUERY, KEY, VALUE, SEQUENCE_IDS, implementation="flashy")
+    assert resolve_implementation("reference") == "reference"
+    assert resolve_implementation("auto") in IMPLEMENTATIONS
+
+
+def test_every_configurable_implementation_exists():
+    assert set(ATTENTIONS) == {"auto", *IMPLEMENTATIONS}
+
+
+def test_the_command_line_refuses_it_too(tmp_path, capsys):
+    arguments = ["pretrain", "tiny", "--data", str(tmp_path), "--output", str(tmp_path / "run"), "attention=flashy"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "attention=flashy is not known: choose one of auto, reference" in error

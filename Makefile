@@ -1,3 +1,57 @@
 # `make demo` and `make test` set up .venv by themselves, from the package index alone.
+
 PYTHON ?= $(shell command -v python3.12 || command -v python3)
 BIN := .venv/bin
+DEMO := demo
+# The demo's seed: of initial weights, order, masks. `make demo SEED=1 DEMO=demo-1` is another run.
+SEED := 0
+
+.PHONY: demo test lint lock clean
+
+# ---- the main job, end to end, on text that is already on the machine ---------------------------------------------
+# Each stage says so and does nothing where its output is there already; an interrupted one goes on.
+
+demo: .venv/installed
+	@$(BIN)/bert-jax corpus --output $(DEMO)/corpus
+	@$(BIN)/bert-jax vocab --input $(DEMO)/corpus --output $(DEMO)/vocab --size 4096
+	@$(BIN)/bert-jax prepare --input $(DEMO)/corpus --vocab $(DEMO)/vocab --output $(DEMO)/data --sequence-length 64
+	@$(BIN)/bert-jax pretrain demo --data $(DEMO)/data --output $(DEMO)/run seed=$(SEED)
+	@$(BIN)/bert-jax evaluate $(DEMO)/run --data $(DEMO)/data
+	@$(BIN)/bert-jax report $(DEMO)/run
+	@$(BIN)/bert-jax fill-mask $(DEMO)/run \
+		"If the file does not [MASK], an error is raised." \
+		"Returns the number of [MASK] in the list." \
+		"This function is used to [MASK] the array. [SEP] The shape of the [MASK] is not changed."
+
+# ---- checks -------------------------------------------------------------------------------------------------------
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# ---- the environment ----------------------------------------------------------------------------------------------
+
+.venv/installed: requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+		echo "bert_jax needs Python 3.12 or newer, and $(PYTHON) is older: run make PYTHON=/path/to/python3.12"; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Newest versions of everything, tried in an environment of its own. Names and versions only.
+lock:
+	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[tensorflow,dev]"
+	{ echo "# Exact versions of what .[tensorflow,dev] needs, made by make lock."; \
+	  .venv-lock/bin/python -m pip freeze --all --exclude bert-jax --exclude pip | \
+	  sed '/^tensorflow/ s/$$/ ; sys_platform == "linux"/; s/^tensorflow-datasets\(.*\) ;.*/tensorflow-datasets\1/; s/^tensorflow-metadata\(.*\) ;.*/tensorflow-metadata\1/'; \
+	} > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -6,13 +6,20 @@ writes into a folder with a temporary name and renames it when all is there, so 
 taken for a complete one.
 """
 
-from collections.abc import Mapping
+import gc
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from bert_jax.errors import UserError
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
 
 
 class Checkpoints:
@@ -37,8 +44,10 @@ class Checkpoints:
           items: name -> pytree of arrays; each can be restored on its own.
           record: what JSON can hold.
         """
+        self._require_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonSave(record)))
+        with self._named_failures():  # this save's, or an earlier one's that was still under way
+            self._manager.save(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonSave(record)))
 
     def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
         """Read the named items of a checkpoint onto the shardings of their abstract trees, and `record`.
@@ -57,12 +66,43 @@ class Checkpoints:
         return dict(restored.items())
 
     def wait(self) -> None:
-        """Until the last save is complete; an error of the writing is raised here."""
-        self._manager.wait_until_finished()
+        """Until the last save is complete.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        with self._named_failures():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait and free the manager."""
-        self._manager.close()
+        """Wait and free the manager; raises as `wait`."""
+        with self._named_failures():
+            self._manager.close()
+
+    def _require_space(self, needed: int) -> None:
+        """Refuse to begin a save that the disk cannot hold; folders that are no local disk are not asked."""
+        if not self.folder.is_dir():
+            return
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"{self.folder}: disk full: a checkpoint takes {needed / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are"
+                " free; the newest one there is good: free some space and run the same command again"
+            )
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """Turn what tensorstore raises on a full disk, and the like, into one line."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            reason = first_line(error)
+            error.__traceback__ = None
+            gc.collect()  # pending writes hold on to the failed ones and would complain when Python ends
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({reason}): the newest complete one there is good:"
+                " free some space and run the same command again"
+            ) from None
 
 
 def unfinished_saves(folder: Path) -> list[str]:

@@ -148,6 +148,14 @@ def test_other_examples_and_padding_do_not_reach_a_token():
     np.testing.assert_array_equal(found[0, own], base[0, own])
 
 
+def test_masked_partners_lose_to_any_score():
+    """A mask of -10,000, as in google-research/bert, loses to scores below it."""
+    query = np.full((B, S, H, D), 1e3, np.float32)
+    key = np.where(SEQUENCE_IDS[..., None, None] == 2, -query, query)  # scores of -2e6 inside the second example
+    found = np.asarray(compiled(query, key, VALUE, SEQUENCE_IDS))[0, 4:7]
+    np.testing.assert_allclose(found, np.broadcast_to(VALUE[0, 4:7].mean(0), found.shape), atol=1e-6)
+
+
 def test_a_row_of_padding_alone_is_finite():
     """A filler row of the last batch: its gradient must not turn into NaN either."""
     ids = np.zeros((B, S), np.int32)

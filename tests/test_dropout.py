@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout's bits: equal to a NumPy restatement bit for bit, statistically sound, and independent of how rows are cut."""
+"""Dropout's bits: those of a NumPy restatement bit for bit, statistically sound, the same however rows are cut."""
 
 import math
 from functools import cache

@@ -325,10 +325,13 @@ def test_bfloat16_keeps_softmax_layer_norm_and_loss_in_float32():
             assert kinds <= {jnp.dtype(jnp.float32)}, f"{name} of {kinds}"
             seen[name] = seen.get(name, 0) + 1
     assert {"exp", "log", "rsqrt", "reduce_sum"} <= seen.keys()
-    products = [equation.invars[0].aval.dtype for equation in equations if equation.primitive.name == "dot_general"]
-    # In float32 the segment embedding alone; in bfloat16 8 products of the layer (scanned), pooler, and heads.
-    assert products.count(jnp.float32) == 1
+    dots = [equation for equation in equations if equation.primitive.name == "dot_general"]
+    products = [equation.invars[0].aval.dtype for equation in dots]
+    # In float32 the look-ups of position and segment; in bfloat16 8 products of the layer (scanned), pooler, heads.
+    assert products.count(jnp.float32) == 2
     assert products.count(jnp.bfloat16) == 8 + 1 + 3
+    wide = [equation for equation in dots if equation.outvars[0].aval.dtype == jnp.float32]
+    assert len(wide) == 2 + 2, "besides, scores and MLM logits keep their float32 sums"
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -382,7 +385,7 @@ def layer_norm(x: np.ndarray) -> np.ndarray:
 
 
 def test_embeddings_are_one_product_with_joined_one_hot_vectors():
-    """Row S06: 4 words, 3 positions and 2 segments give one-hot vectors of 4 + 3 + 2 = 9, all 4 * 3 * 2 = 24 of them."""
+    """Row S06: 4 words, 3 positions, 2 segments: one-hot vectors of 4 + 3 + 2 = 9 entries, all 4 * 3 * 2 = 24."""
     sizes = {"vocab_size": 4, "max_position_embeddings": 3, "type_vocab_size": 2}
     module = Embeddings(replace(SMALL, **sizes), Compute(), rngs=nnx.Rngs(0))
     words, positions, segments = (axis.reshape(1, 24).astype(np.int32) for axis in np.indices((4, 3, 2)))
@@ -456,14 +459,18 @@ def packed_and_alone() -> dict[str, np.ndarray]:
 @cache
 def packed_encoder() -> tuple[Any, Any]:
     """The jitted encoder, (parameters, batch) -> (sequence output, pooled output), and parameters far from zero."""
-    graph, state = nnx.split(Encoder(replace(SMALL, initializer_range=0.3), rngs=nnx.Rngs(0)))
+
+    def create() -> Encoder:
+        return Encoder(replace(SMALL, initializer_range=0.3), rngs=nnx.Rngs(0))
+
+    graph = nnx.split(nnx.eval_shape(create))[0]
 
     @jax.jit
     def encode(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         output = nnx.merge(graph, params)(**batch)
         return output.sequence_output, output.pooled_output
 
-    return encode, nnx.to_pure_dict(state)
+    return encode, jax.jit(lambda: nnx.to_pure_dict(nnx.state(create())))()
 
 
 def test_packed_examples_equal_each_alone():

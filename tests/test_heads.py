@@ -106,15 +106,18 @@ def example_batch() -> dict[str, np.ndarray]:
 @cache
 def small_model(tied: bool) -> tuple[Any, Any]:
     """The jitted model, (parameters, batch) -> (MLM logits, NSP logits), and its parameters."""
-    config = replace(SMALL, tie_word_embeddings=tied)
-    graph, state = nnx.split(PretrainingModel(config, rngs=nnx.Rngs(0)))
+
+    def create() -> PretrainingModel:
+        return PretrainingModel(replace(SMALL, tie_word_embeddings=tied), rngs=nnx.Rngs(0))
+
+    graph = nnx.split(nnx.eval_shape(create))[0]
 
     @jax.jit
     def predict(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         output = nnx.merge(graph, params)(batch)
         return output.mlm_logits, output.nsp_logits
 
-    return predict, nnx.to_pure_dict(state)
+    return predict, jax.jit(lambda: nnx.to_pure_dict(nnx.state(create())))()
 
 
 def test_mlm_head_sees_the_masked_positions_only():

@@ -4,7 +4,9 @@
 import jax
 import numpy as np
 
-from bert_jax.losses import cross_entropy
+from bert_jax import losses
+
+cross_entropy = jax.jit(losses.cross_entropy)
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (4, 5, 7)).astype(np.float32)
@@ -19,7 +21,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_sums_equal_a_log_softmax_in_numpy():
-    scores = jax.jit(cross_entropy)(LOGITS, LABELS, WEIGHTS)
+    scores = cross_entropy(LOGITS, LABELS, WEIGHTS)
     losses = -np.take_along_axis(log_softmax(LOGITS), LABELS[..., None], -1)[..., 0]
     np.testing.assert_allclose(scores.loss, (losses * WEIGHTS).sum(), rtol=1e-6)
     assert scores.correct == ((LOGITS.argmax(-1) == LABELS) * WEIGHTS).sum()
@@ -34,6 +36,16 @@ def test_gradient_is_softmax_less_the_label():
     expected = (np.exp(log_softmax(LOGITS)) - np.eye(7)[LABELS]) * WEIGHTS[..., None]
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-6)
     assert (np.asarray(gradient)[WEIGHTS == 0] == 0).all()
+
+
+def test_of_equal_logits_the_first_is_the_prediction():
+    """As argmax has it, so that one label at most is right: a network of all-equal logits is not always right."""
+    logits = np.array([[2, 5, 5, 1], [0, 0, 0, 0]], np.float32)
+    for label, right in enumerate([[0, 1], [1, 0], [0, 0], [0, 0]]):
+        labels = np.full(2, label, np.int32)
+        for row in range(2):
+            weights = (np.arange(2) == row).astype(np.float32)
+            assert cross_entropy(logits, labels, weights).correct == right[row]
 
 
 def test_weight_0_leaves_an_entry_out():

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from matplotlib import rcParams
 
-from bert_jax import report
 from bert_jax.cli import main
-from bert_jax.config import ModelConfig, PhaseConfig, PretrainConfig, to_dict
-from bert_jax.report import load_run, parameter_count, spread, Steps, thin, write_report
+from bert_jax.config import flatten, ModelConfig, PhaseConfig, PretrainConfig, to_dict
+from bert_jax.report import charts, panels, tables, write_report
+from bert_jax.report.drawing import spread, Steps, thin
+from bert_jax.report.run_files import load_run
+from bert_jax.report.summary import parameter_count
 
 CONFIG = PretrainConfig(
-    model=ModelConfig(
-        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    ),
+    model=ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
     phases=(PhaseConfig(16, 60, 4, 3), PhaseConfig(32, 40, 4, 5)),
     log_every=10,
     eval_every=50,
@@ -115,9 +115,7 @@ EVALUATION = {
 def write_run(directory: Path, **files: Any) -> Path:
     """A made-up run; a file given as None is left out. `metrics` is text or a list of lines."""
     lines = [
-        line
-        for step in range(10, 101, 10)
-        for line in [train_line(step), eval_line(step)][: 1 + (step % 50 == 0)]
+        line for step in range(10, 101, 10) for line in [train_line(step), eval_line(step)][: 1 + (step % 50 == 0)]
     ]
     contents = {"config": to_dict(CONFIG), "data": DATA, "environment": ENVIRONMENT, "evaluation": EVALUATION}
     contents = {**contents, "metrics": lines, **files}
@@ -147,9 +145,7 @@ class _Texts(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.links += [
-            (name, value or "") for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")
-        ]
+        self.links += [(name, value or "") for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -180,8 +176,8 @@ def parse(page: str) -> _Texts:
 
 def page_of(directory: Path) -> str:
     """The run's report with empty drawings: what the words say does not need them, and drawing is slow."""
-    charts = {name: lambda *_: "<svg></svg>" for name in vars(report) if name.endswith("_chart")}
-    with mock.patch.multiple(report, **charts):
+    drawings = {name: lambda *_, **__: "<svg></svg>" for name in vars(panels) if name.endswith("_chart")}
+    with mock.patch.multiple(panels, **drawings):
         return write_report(directory).read_text(encoding="utf-8")
 
 
@@ -219,10 +215,8 @@ def test_command_writes_the_page_and_prints_its_path(run: Path, capsys: pytest.C
 
 def test_every_chart_and_section_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    original = report._svg
-    monkeypatch.setattr(
-        report, "_svg", lambda figure, name, text: drawn.append(name) or original(figure, name, text)
-    )
+    original = charts.svg
+    monkeypatch.setattr(charts, "svg", lambda figure, name, text: drawn.append(name) or original(figure, name, text))
     page = write_report(run).read_text(encoding="utf-8")
     assert drawn == CHARTS
     assert page.count("<svg") == len(CHARTS)
@@ -245,9 +239,9 @@ def test_names_within_the_page_meet(drawn_page: str) -> None:
     """Charts are inlined into one document: what one refers to must exist, and exist once."""
     names = re.findall(r'\bid="([^"]+)"', drawn_page)
     assert len(names) == len(set(names))
-    assert set(re.findall(r"url\(#([^)]+)\)", drawn_page)) | set(
-        re.findall(r'href="#([^"]+)"', drawn_page)
-    ) <= set(names)
+    assert set(re.findall(r"url\(#([^)]+)\)", drawn_page)) | set(re.findall(r'href="#([^"]+)"', drawn_page)) <= set(
+        names
+    )
 
 
 def test_colours_of_charts_follow_the_page(drawn_page: str) -> None:
@@ -324,9 +318,9 @@ def test_changed_last_line_changes_the_page(tmp_path: Path, change: dict[str, An
 
 def test_curves_come_from_the_lines(tmp_path: Path) -> None:
     lines = [train_line(10, mlm_loss=3.0), train_line(20, mlm_loss=2.0)]
-    before = report.mlm_panels(load_run(write_run(tmp_path / "run", metrics=lines)))
+    before = panels.mlm_panels(load_run(write_run(tmp_path / "run", metrics=lines)))
     lines[1]["mlm_loss"] = 2.5
-    after = report.mlm_panels(load_run(write_run(tmp_path / "run", metrics=lines)))
+    after = panels.mlm_panels(load_run(write_run(tmp_path / "run", metrics=lines)))
     assert [old.svg == new.svg for old, new in zip(before, after, strict=True)] == [False, True, False]
 
 
@@ -357,7 +351,7 @@ def test_epochs_are_counted_by_phase(tmp_path: Path) -> None:
     """S21: epochs over the corpus. 60 steps x 4 rows of 480 examples, then 20 of 40 steps x 4 rows of 320."""
     lines = [train_line(step) for step in range(10, 81, 10)]
     run = load_run(write_run(tmp_path / "run", metrics=lines, evaluation=None))
-    rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in report.passes(run)]
+    rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in tables.passes(run)]
     assert rows[0] == ["Phase 0", "0.50", "60 of 60", "16", "4", "240", "480"]
     assert rows[1] == ["Phase 1", "0.25", "20 of 40", "32", "4", "80", "320"]
     assert rows[2][:3] == ["All", "0.75", "80 of 100"]
@@ -376,9 +370,9 @@ def test_samples_show_truth_and_predictions(run: Path) -> None:
 
 
 def test_configuration_is_complete_and_marks_what_is_not_the_default(run: Path) -> None:
-    found = report.settings(load_run(run).config)
+    found = tables.settings(load_run(run).config)
     rows = {f"{section}.{row['name']}": row for section, rows in found["sections"].items() for row in rows}
-    assert len(rows) == found["count"] == len(list(report.flatten(to_dict(CONFIG))))
+    assert len(rows) == found["count"] == len(list(flatten(to_dict(CONFIG))))
     assert (rows["model.hidden_size"]["value"], rows["model.hidden_size"]["changed"]) == ("32", True)
     assert rows["model.hidden_size"]["default"] == "768"
     assert rows["model.hidden_act"]["changed"] is False
@@ -388,7 +382,7 @@ def test_configuration_is_complete_and_marks_what_is_not_the_default(run: Path) 
 
 
 def test_phase_changes_are_marked(run: Path, drawn_page: str) -> None:
-    assert report.steps_axis(load_run(run)) == Steps(100, ((60, "phase 1: 32 tokens"),))
+    assert panels.steps_axis(load_run(run)) == Steps(100, ((60, "phase 1: 32 tokens"),))
     assert drawn_page.count(">phase 1: 32 tokens</text>") == len(CHARTS)
 
 
@@ -403,13 +397,7 @@ def test_reference_lines_are_labelled(drawn_page: str) -> None:
 
 
 def test_torn_last_line_is_said_and_left_out(tmp_path: Path) -> None:
-    text = (
-        json.dumps(train_line(10))
-        + "\n"
-        + json.dumps(train_line(20))
-        + "\n"
-        + json.dumps(train_line(30))[:57]
-    )
+    text = json.dumps(train_line(10)) + "\n" + json.dumps(train_line(20)) + "\n" + json.dumps(train_line(30))[:57]
     run = write_run(tmp_path / "run", metrics=text, evaluation=None)
     assert [line["step"] for line in load_run(run).train] == [10, 20]
     assert "metrics.jsonl: line 3 is torn" in text_of(run)
@@ -460,9 +448,7 @@ def test_run_without_nsp(tmp_path: Path) -> None:
 
 
 def test_unknown_peak_is_said(tmp_path: Path) -> None:
-    run = write_run(
-        tmp_path / "run", environment=ENVIRONMENT | {"peak_flops_per_device": None, "peak_source": None}
-    )
+    run = write_run(tmp_path / "run", environment=ENVIRONMENT | {"peak_flops_per_device": None, "peak_source": None})
     text = text_of(run)
     assert "No peak known for this device" in text
     assert "newest 0.003 TFLOP/s" in text
@@ -487,9 +473,7 @@ def test_loss_that_is_not_a_number_is_said(tmp_path: Path) -> None:
         train_line(20, loss=math.nan, mlm_loss=math.nan, grad_norm=math.inf),
         train_line(30),
     ]
-    assert "The training loss is not a number at step 20" in text_of(
-        write_run(tmp_path / "run", metrics=lines)
-    )
+    assert "The training loss is not a number at step 20" in text_of(write_run(tmp_path / "run", metrics=lines))
 
 
 def test_loss_at_the_unigram_entropy_is_said(run: Path) -> None:
@@ -541,9 +525,7 @@ def test_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_parameters_of_the_published_sizes() -> None:
     """BERT-base and BERT-large, uncased, as published: encoder and pooler."""
     assert parameter_count(ModelConfig()) == 109_482_240
-    large = ModelConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
-    )
+    large = ModelConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
     assert parameter_count(large) == 335_141_888
 
 
@@ -561,18 +543,16 @@ def test_spread_moves_labels_apart_and_no_further() -> None:
     assert spread([10.0, 40.0], gap=14.0) == [10.0, 40.0]
 
 
-@pytest.mark.parametrize(
-    "points", [[(10, 1.0)], [(10, 0.0), (20, 0.0)], [(10, math.nan)], [(5, 1e-9), (9, 1e9)]]
-)
+@pytest.mark.parametrize("points", [[(10, 1.0)], [(10, 0.0), (20, 0.0)], [(10, math.nan)], [(5, 1e-9), (9, 1e9)]])
 def test_charts_bear_few_and_odd_points(points: list[tuple[float, float]]) -> None:
     """Warnings are errors here: equal limits or a logarithm of 0 would fail."""
     steps = Steps(10)
     for drawing in (
-        report.mlm_loss_chart(points, [], None, steps),
-        report.mlm_accuracy_chart([], points, ("$x_{", 0.1), steps),
-        report.perplexity_chart(points, points, 800.0, steps),
-        report.nsp_accuracy_chart(points, [], steps),
-        report.gradient_norm_chart(points, 0.0, steps),
-        report.throughput_chart(points, steps),
+        charts.mlm_loss_chart(points, [], None, steps),
+        charts.mlm_accuracy_chart([], points, ("$x_{", 0.1), steps),
+        charts.perplexity_chart(points, points, 800.0, steps),
+        charts.nsp_accuracy_chart(points, [], steps),
+        charts.gradient_norm_chart(points, 0.0, steps),
+        charts.single_chart(points, "throughput", "Tokens a second", steps),
     ):
         assert drawing.endswith("</svg>\n")

@@ -24,13 +24,14 @@ Everything is float32, eager attention, evaluation mode. Under each of the two `
 import argparse
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 HIDDEN_ACTS = ("gelu", "gelu_new")
 
 # Small, and no two sizes alike that could be mixed up.
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 24,
     "num_hidden_layers": 3,
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=default, help="file to write (default: %(default)s)")
     output = parser.parse_args().output
     batch = example_inputs()
-    arrays = {f"inputs/{name}": value for name, value in batch.items()}
+    arrays: dict[str, Any] = {f"inputs/{name}": value for name, value in batch.items()}
     for hidden_act in HIDDEN_ACTS:
         arrays |= {f"{hidden_act}/{name}": value for name, value in golden(hidden_act, batch).items()}
     output.parent.mkdir(parents=True, exist_ok=True)

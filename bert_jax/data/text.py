@@ -24,6 +24,7 @@ from bert_jax.errors import UserError
 Document = list[str]  # sentences
 Line = tuple[int, str]  # its number from 1, and its text without surrounding white space
 
+CORPUS_RECORD = "corpus.json"
 LONGEST_LINE = 16 * 2**20  # bytes; a longer one is not a sentence or a paragraph
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -37,7 +38,8 @@ COMPRESSED = {
 def input_files(paths: Sequence[Path]) -> list[Path]:
     """The files that `paths` stand for: files as given, folders by all files below them in sorted order.
 
-    Hidden files and folders (.git, .DS_Store) inside a folder are passed over. Raises UserError for a path
+    Hidden files and folders (.git, .DS_Store) inside a folder are passed over, and so is the record that
+    `bert-jax corpus` leaves beside its text. Raises UserError for a path
     that is missing, an empty file, a folder without files, and a file that is reached twice.
     """
     files: list[Path] = []
@@ -65,7 +67,7 @@ def input_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CORPUS_RECORD)
     files = [
         path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]

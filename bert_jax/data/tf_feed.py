@@ -11,7 +11,9 @@ import numpy as np
 
 from bert_jax.batch import Batch
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: no notices about the CPU's features
+# Before the import: no notices about the CPU's features. No operation of TensorFlow's own is run here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import tensorflow as tf
 
 

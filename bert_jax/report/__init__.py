@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One page about a run: reads a run directory, draws its curves, writes `report.html`.
+
+The page stands alone: no script, and nothing is loaded from elsewhere.
+
+  run_files          a run's files -> `Run`
+  wording            numbers -> words
+  drawing, charts    plain lists -> SVG
+  summary, notices, panels, samples, tables
+                     `Run` -> what the template prints
+  page               the template filled and written
+"""
+
+from bert_jax.report.page import write_report
+
+__all__ = ["write_report"]

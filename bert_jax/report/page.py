@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fills the template: `Run` -> the page -> report.html."""
+
+import functools
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bert_jax.report.drawing import MOST_POINTS
+from bert_jax.report.notices import evaluate_command, notices
+from bert_jax.report.panels import mlm_panels, nsp_panels, optimizer_panels, picked_tokens, speed_panels
+from bert_jax.report.run_files import load_run, Run
+from bert_jax.report.samples import sample_card
+from bert_jax.report.summary import headline, tiles
+from bert_jax.report.tables import data_tables, evaluation_table, machine, passes, settings, shares
+
+
+def write_report(run_directory: Path) -> Path:
+    """Write `report.html` into a run directory, in place of an earlier one; returns its path.
+
+    Raises:
+      UserError: not a run directory, or one of its JSON files cannot be read.
+    """
+    page = render(load_run(run_directory))
+    path = run_directory / "report.html"
+    unfinished = path.with_name(f".report.html.{os.getpid()}")
+    try:
+        unfinished.write_text(page, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as text."""
+    return _template().render(
+        headline=headline(run),
+        notices=notices(run),
+        tiles=tiles(run),
+        mlm_panels=mlm_panels(run),
+        nsp_panels=nsp_panels(run),
+        optimizer_panels=optimizer_panels(run),
+        speed_panels=speed_panels(run),
+        averaged=len(run.train) > MOST_POINTS,
+        most_points=MOST_POINTS,
+        picked=picked_tokens(run),
+        samples=[sample_card(sample) for sample in (run.evaluation or {}).get("samples", [])],
+        split=(run.evaluation or {}).get("split", "validation"),
+        evaluation=evaluation_table(run),
+        data=data_tables(run),
+        passes=passes(run),
+        shares=shares(run),
+        settings=settings(run.config),
+        machine=machine(run),
+        evaluate=evaluate_command(run),
+    )
+
+
+@functools.cache
+def _template() -> Any:
+    text = resources.files("bert_jax.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    undefined = jinja2.StrictUndefined
+    environment = jinja2.Environment(autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)

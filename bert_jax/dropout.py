@@ -64,7 +64,9 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
     if seeds is None or rate == 0:
         return x
     keep = keep_mask(seeds, x.shape[-2], x.shape[-1], rate)
-    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+    # Scaled in float32: 1 / (1 - rate) rounded to bfloat16 would change the mean.
+    scaled = (x.astype(jnp.float32) * (1 / (1 - rate))).astype(x.dtype)
+    return jnp.where(keep, scaled, jnp.zeros((), x.dtype))
 
 
 def _murmur(x: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> S
     label = labels[..., None]
     true_logit = jnp.where(entry == label, logits, 0).sum(-1)
     true = jax.lax.stop_gradient(true_logit)[..., None]
-    # Right as argmax has it: nothing is larger, and of equals the first one counts.
-    beaten = (logits > true) | ((logits == true) & (entry < label))
-    correct = 1 - beaten.any(-1).astype(jnp.float32)
+    # Right as argmax has it: all others are smaller, or equal and later. A NaN is neither, so it is never right.
+    others_behind = (logits < true) | ((logits == true) & (entry >= label))
+    correct = others_behind.all(-1).astype(jnp.float32)
     return Scores(((normaliser - true_logit) * weights).sum(), (correct * weights).sum(), weights.sum())

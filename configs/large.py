@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BERT-large with the recipe of the paper (1810.04805, appendix A.2), as base.py.
+
+    bert-jax pretrain large --data DATA --output RUN compute_dtype=bfloat16 remat=dots mesh.fsdp=8
+
+The paper used 64 TPU chips for four days. Not yet run here; `bert-jax describe large` counts its FLOPs.
+"""
+
+from bert_jax.config import MODEL_SIZES, ModelConfig, PretrainConfig
+
+config = PretrainConfig(model=ModelConfig(**MODEL_SIZES["large"]))

@@ -14,7 +14,7 @@ SEED := 0
 demo: .venv/installed
 	@$(BIN)/bert-jax corpus --output $(DEMO)/corpus
 	@$(BIN)/bert-jax vocab --input $(DEMO)/corpus --output $(DEMO)/vocab --size 4096
-	@$(BIN)/bert-jax prepare --input $(DEMO)/corpus --vocab $(DEMO)/vocab --output $(DEMO)/data --sequence-length 64
+	@$(BIN)/bert-jax prepare --input $(DEMO)/corpus --vocab $(DEMO)/vocab --output $(DEMO)/data --sequence-length 32 64
 	@$(BIN)/bert-jax pretrain demo --data $(DEMO)/data --output $(DEMO)/run seed=$(SEED)
 	@$(BIN)/bert-jax evaluate $(DEMO)/run --data $(DEMO)/data
 	@$(BIN)/bert-jax report $(DEMO)/run

@@ -24,9 +24,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
 LONGEST_WORD = 200  # characters; a longer word is [UNK], as in google-research/bert
-CASED_SHARE = (
-    0.01  # of the entries: with at least so many capitals a bare vocabulary is taken for a cased one
-)
+CASED_SHARE = 0.01  # of the entries: with at least so many capitals a bare vocabulary is taken for a cased one
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ class Tokenizer:
         self.strip_accents = lowercase if strip_accents is None else strip_accents
         self.decided_by = decided_by
         ids = {entry: index for index, entry in enumerate(self.vocabulary)}
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            ids[token] for token in SPECIAL_TOKENS
-        )
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
         self._backend = _wordpiece(ids, self.lowercase, self.strip_accents)
         self._characters = frozenset("".join(self.vocabulary))
 
@@ -71,9 +67,7 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) over the settings and the entries in order: the same one means the same ids."""
-        settings = json.dumps(
-            {"kind": "wordpiece", "lowercase": self.lowercase, "strip_accents": self.strip_accents}
-        )
+        settings = json.dumps({"kind": "wordpiece", "lowercase": self.lowercase, "strip_accents": self.strip_accents})
         return hashlib.sha256("\n".join((settings, *self.vocabulary)).encode()).hexdigest()
 
     def encode(self, text: str) -> Encoding:
@@ -172,9 +166,7 @@ def _with_lower_sigma(text: str) -> str:
 
 def _is_dropped(character: str) -> bool:
     """Control and format characters are taken out of a word before it is lower-cased."""
-    return character in "\0\ufffd" or (
-        character not in "\t\n\r" and unicodedata.category(character) in ("Cc", "Cf")
-    )
+    return character in "\0\ufffd" or (character not in "\t\n\r" and unicodedata.category(character) in ("Cc", "Cf"))
 
 
 def _stand_in(character: str) -> str:
@@ -221,9 +213,7 @@ def load_tokenizer(path: Path, lowercase: bool | None = None, strip_accents: boo
     vocabulary = _read_vocabulary(file)
     config_file = file.parent / CONFIG_FILE
     if file.name == VOCABULARY_FILE and config_file.exists():
-        return _configured(
-            file, vocabulary, config_file, {"lowercase": lowercase, "strip_accents": strip_accents}
-        )
+        return _configured(file, vocabulary, config_file, {"lowercase": lowercase, "strip_accents": strip_accents})
     if lowercase is not None:
         return Tokenizer(vocabulary, lowercase, strip_accents)
     capitals = sum(_has_capital(entry) for entry in vocabulary)
@@ -264,9 +254,7 @@ def _read_vocabulary(file: Path) -> list[str]:
     return entries
 
 
-def _configured(
-    file: Path, vocabulary: list[str], config_file: Path, asked: dict[str, bool | None]
-) -> Tokenizer:
+def _configured(file: Path, vocabulary: list[str], config_file: Path, asked: dict[str, bool | None]) -> Tokenizer:
     config = _read_config(config_file)
     for name, value in asked.items():
         if value is not None and value != config[name]:
@@ -274,9 +262,7 @@ def _configured(
                 f"{name}={value} was asked, but {config_file} says {config[name]}: drop the option, or give a"
                 f" copy of {file.name} without {CONFIG_FILE}"
             )
-    tokenizer = Tokenizer(
-        vocabulary, config["lowercase"], config["strip_accents"], f"recorded in {config_file.name}"
-    )
+    tokenizer = Tokenizer(vocabulary, config["lowercase"], config["strip_accents"], f"recorded in {config_file.name}")
     recorded = config.get("fingerprint")
     if recorded not in (None, tokenizer.fingerprint):
         raise UserError(
@@ -296,20 +282,15 @@ def _read_config(config_file: Path) -> dict[str, Any]:
         return {name: config[name] for name in ("lowercase", "strip_accents", "fingerprint")}
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{config_file} cannot be read ({type(error).__name__}: {error}): remove it, or make the"
-            " vocabulary again"
+            f"{config_file} cannot be read ({type(error).__name__}: {error}): remove it, or make the vocabulary again"
         ) from None
 
 
 def _from_hugging_face(config_file: Path, config: dict[str, Any]) -> dict[str, Any]:
     if "do_lower_case" not in config:
-        raise UserError(
-            f"{config_file} has neither kind 'wordpiece' nor do_lower_case: it is not a BERT tokenizer's"
-        )
+        raise UserError(f"{config_file} has neither kind 'wordpiece' nor do_lower_case: it is not a BERT tokenizer's")
     if config.get("tokenize_chinese_chars") is False:
-        raise UserError(
-            f"{config_file} says tokenize_chinese_chars false, which BERT's tokenizer does not have"
-        )
+        raise UserError(f"{config_file} says tokenize_chinese_chars false, which BERT's tokenizer does not have")
     strip_accents = config.get("strip_accents")
     lowercase = bool(config["do_lower_case"])
     return {"lowercase": lowercase, "strip_accents": lowercase if strip_accents is None else strip_accents}
@@ -378,9 +359,7 @@ def _alphabet(texts: Iterable[str], normalizer: Any, lowercase: bool, limit: int
         raise UserError("the text has no words to make a vocabulary of: check --input")
     commonest = sorted(counts, key=lambda character: (-counts[character], character))[:limit]
     if counts[commonest[0]] >= 2**31:  # the library counts pairs in 32 bits
-        raise UserError(
-            f"'{commonest[0]}' occurs {counts[commonest[0]]} times, too often to count: use less text"
-        )
+        raise UserError(f"'{commonest[0]}' occurs {counts[commonest[0]]} times, too often to count: use less text")
     alphabet = sorted(commonest)
     return alphabet + [f"##{character}" for character in alphabet if not _stands_alone(character)]
 

@@ -28,9 +28,7 @@ def main(argv: Sequence[str]) -> int:
         versions = corpus.package_versions(corpus.find_modules(folders), folders)
         print_changed_packages(corpus.changed_packages(made, versions))
         return 0
-    made = corpus.write_corpus(
-        arguments.output, arguments.megabytes, arguments.seed, workers=arguments.workers
-    )
+    made = corpus.write_corpus(arguments.output, arguments.megabytes, arguments.seed, workers=arguments.workers)
     print_made(made, arguments)
     return 0
 
@@ -47,9 +45,7 @@ def parser() -> argparse.ArgumentParser:
     option("--output", type=Path, required=True, help="folder for corpus-00000.txt, ... and corpus.json")
     option("--megabytes", type=float, help="stop after so many (of 1,000,000 bytes); default: all there is")
     option("--seed", type=int, default=0, help="of the order of the modules (default: %(default)s)")
-    option(
-        "--workers", type=int, default=usable_cores(), help="processes; the text is the same (default: cores)"
-    )
+    option("--workers", type=int, default=usable_cores(), help="processes; the text is the same (default: cores)")
     return result
 
 

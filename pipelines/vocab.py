@@ -82,12 +82,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder to make, with vocab.txt in it"
     )
-    parser.add_argument(
-        "--size", type=_positive, default=30_522, help="entries at most (default %(default)s)"
-    )
-    parser.add_argument(
-        "--cased", action="store_true", help="keep capitals and accents (default: lower-case)"
-    )
+    parser.add_argument("--size", type=_positive, default=30_522, help="entries at most (default %(default)s)")
+    parser.add_argument("--cased", action="store_true", help="keep capitals and accents (default: lower-case)")
     parser.add_argument("--keep-accents", action="store_true", help="lower-case, but keep accents")
     parser.add_argument(
         "--min-frequency",
@@ -140,9 +136,7 @@ class _Sentences:
         for file in self.files:
             end = self.bar.n + file.stat().st_size
             for document in read_documents(file):
-                self.bar.update(
-                    min(sum(len(sentence.encode()) + 1 for sentence in document), end - self.bar.n)
-                )
+                self.bar.update(min(sum(len(sentence.encode()) + 1 for sentence in document), end - self.bar.n))
                 for sentence in document:
                     self._keep(sentence)
                     yield sentence
@@ -212,9 +206,7 @@ def _is_done(output: Path, settings: dict[str, Any], inputs: list[dict[str, Any]
         raise UserError(f"{output / RECORD_FILE} cannot be read: {remedy}") from None
     for name, value in settings.items():
         if recorded_settings.get(name) != value:
-            raise UserError(
-                f"{output} was made with {name}={recorded_settings.get(name)}, not {value}: {remedy}"
-            )
+            raise UserError(f"{output} was made with {name}={recorded_settings.get(name)}, not {value}: {remedy}")
     if recorded_inputs != inputs:
         raise UserError(f"{output} was made of other text ({_difference(recorded_inputs, inputs)}): {remedy}")
     if load_tokenizer(output).fingerprint != record.get("tokenizer"):

@@ -104,9 +104,7 @@ def test_wrapped_lines_are_joined_and_markup_is_removed() -> None:
     ],
 )
 def test_code_tables_and_headings_are_left_out(block: str) -> None:
-    kept = [
-        text for text in corpus.paragraphs(f"The first line is kept.\n\n{block}") if corpus.is_prose(text)
-    ]
+    kept = [text for text in corpus.paragraphs(f"The first line is kept.\n\n{block}") if corpus.is_prose(text)]
     assert kept == ["The first line is kept."]
 
 
@@ -157,9 +155,7 @@ def test_is_prose(sentence: str, expected: bool) -> None:
 
 
 def test_tests_vendored_copies_and_generated_modules_are_skipped(tmp_path: Path) -> None:
-    write_package(
-        tmp_path, "zoo", {"fox": "", "test_fox": "", "fox_test": "", "fox_pb2": "", "not-a-name": ""}
-    )
+    write_package(tmp_path, "zoo", {"fox": "", "test_fox": "", "fox_test": "", "fox_pb2": "", "not-a-name": ""})
     for name in ("zoo/tests", "zoo/_vendor/other", "zoo-1.0.dist-info", "bert_jax"):
         write_package(tmp_path, name, {"hare": ""})
     assert [module.name for module in corpus.find_modules([tmp_path])] == ["zoo", "zoo.fox"]
@@ -224,9 +220,7 @@ def test_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     assert manifest["documents"] == 1
 
 
-def test_text_does_not_depend_on_the_number_of_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_does_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "MODULES_PER_TASK", 1)
     monkeypatch.setattr(corpus, "FILE_BYTES", 200)
     write_package(tmp_path / "in", "zoo", {f"m{colour}": story(f"{colour} fox") for colour in COLOURS})
@@ -250,9 +244,7 @@ def test_megabytes_stops_after_the_document_that_reaches_it(tmp_path: Path) -> N
 # The stage
 
 
-def test_finished_corpus_is_used_again(
-    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_finished_corpus_is_used_again(installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["corpus", "--output", str(tmp_path / "out"), "--workers", "1"]
     assert main(command) == 0
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}

@@ -175,9 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(prepared, tmp_path):
     """The step is named and nothing is overwritten: the checkpoints are those of before."""
     config = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e30, warmup_steps=0), save_every=1)
     run = tmp_path / "run"
-    with pytest.raises(
-        UserError, match=r"step \d: the loss or the gradient is not finite \(mlm_loss=.*nothing is o"
-    ):
+    with pytest.raises(UserError, match=r"step \d: the loss or the gradient is not finite \(mlm_loss=.*nothing is o"):
         pretrain(config, prepared.data, run, resume_command="")
     steps = [int(path.name) for path in (run / "checkpoints").glob("[0-9]*")]
     checkpoints = Checkpoints(run / "checkpoints", 3)

@@ -142,9 +142,7 @@ def test_abbreviations_at_the_end_of_a_sentence():
     ]
     assert split_sentences("The U.S. Navy came.") == ["The U.S. Navy came."]
     assert split_sentences("Grey et al. The rest follows.") == ["Grey et al.", "The rest follows."]
-    assert split_sentences("It was J. Smith of Smith Bros. Bakers.") == [
-        "It was J. Smith of Smith Bros. Bakers."
-    ]
+    assert split_sentences("It was J. Smith of Smith Bros. Bakers.") == ["It was J. Smith of Smith Bros. Bakers."]
     assert split_sentences("It was J. Smith.") == ["It was J. Smith."]
     assert split_sentences("He read Henry V. It pleased him.") == ["He read Henry V.", "It pleased him."]
 

@@ -109,9 +109,7 @@ def test_decode_reads_well_and_encodes_to_the_same_ids(uncased):
         ids = tokenizer.encode(text).ids
         assert tokenizer.unk_id not in ids
         assert tokenizer.encode(tokenizer.decode(ids)).ids == ids
-    assert (
-        tokenizer.decode(tokenizer.encode("the cat, it's (on) the mat!").ids) == "the cat, it's (on) the mat!"
-    )
+    assert tokenizer.decode(tokenizer.encode("the cat, it's (on) the mat!").ids) == "the cat, it's (on) the mat!"
     assert tokenizer.decode(tokenizer.encode("中文。").ids) == "中文。"
     assert uncased.decode([5, 6, uncased.mask_id, 13]) == "the cat [MASK]s"
     assert uncased.decode([]) == ""
@@ -165,9 +163,7 @@ def test_bare_vocabulary_tells_its_case(tmp_path):
 def test_hugging_face_directory_is_obeyed(tmp_path):
     write_vocabulary(tmp_path / "vocab.txt", VOCABULARY)
     config = tmp_path / "tokenizer_config.json"
-    config.write_text(
-        json.dumps({"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None})
-    )
+    config.write_text(json.dumps({"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}))
     assert load_tokenizer(tmp_path).lowercase
     assert load_tokenizer(tmp_path).strip_accents
     config.write_text(json.dumps({"do_lower_case": True, "strip_accents": False}))
@@ -236,9 +232,7 @@ def test_missing_vocabulary_is_refused_by_name(tmp_path):
 
 
 # Many pieces tie in count here, so that an order taken from a hash table would show.
-TEXTS = [
-    f"{a}{b}{c} {c}{a}! The {b}{b}{a}, {c}." for a in "bdfhjl" for b in "aeiou" for c in ("m", "nn", "rst")
-]
+TEXTS = [f"{a}{b}{c} {c}{a}! The {b}{b}{a}, {c}." for a in "bdfhjl" for b in "aeiou" for c in ("m", "nn", "rst")]
 
 
 def test_training_is_deterministic_and_sized():
@@ -271,9 +265,7 @@ def test_training_keeps_case_and_accents_as_asked():
 
 def test_alphabet_keeps_the_commonest_characters():
     """Ties are broken by code point; punctuation and ideographs have no '##' form."""
-    tokenizer = train_wordpiece(
-        ["aaaa bbb cc . 中 中 中 de"], 50, lowercase=True, limit_alphabet=4, min_frequency=99
-    )
+    tokenizer = train_wordpiece(["aaaa bbb cc . 中 中 中 de"], 50, lowercase=True, limit_alphabet=4, min_frequency=99)
     assert tokenizer.vocabulary[5:] == ("a", "b", "c", "中", "##a", "##b", "##c")
     tokenizer = train_wordpiece(["d b c a!!"], 50, lowercase=True, limit_alphabet=3, min_frequency=99)
     assert tokenizer.vocabulary[5:] == ("!", "a", "b", "##a", "##b")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from conftest import small_config
 
 from bert_jax.batch import BatchShape
 from bert_jax.config import MeshConfig, ModelConfig, ObjectiveConfig
@@ -13,7 +14,6 @@ from bert_jax.evaluation import put_on_mesh
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import Training
 from bert_jax.train_step import batch_statistics, compile_eval_step, compile_train_step, train_step
-from conftest import small_config
 
 B, S, M = 16, 16, 4
 VOCAB, MASK = 96, 4
@@ -80,7 +80,9 @@ def test_any_cut_gives_the_same_steps(one_device, mesh, micro_batches):
     history, state = run_steps(training_on(mesh, micro_batches))
     for sums, expected in zip(history, one_device[0], strict=True):
         assert sums == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    jax.tree.map(lambda found, wanted: np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5), state, one_device[1])
+    jax.tree.map(
+        lambda found, wanted: np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5), state, one_device[1]
+    )
 
 
 def test_steps_do_change_the_parameters(one_device):

@@ -299,9 +299,7 @@ class _Layout:
         self.current, self.indent, self.hanging = [text], indent, hanging
 
 
-CHARACTERS = str.maketrans(
-    {"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": " - ", "…": "...", "\u00a0": " "}
-)
+CHARACTERS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": " - ", "…": "...", "\u00a0": " "})
 MARKUP: Sequence[tuple[re.Pattern[str], str]] = [
     (re.compile(r"!?\[([^\]\[]+)\]\([^()\s]*(?:\([^()\s]*\))?[^()\s]*\)"), r"\1"),  # [text](address)
     (re.compile(r":[\w:.+-]+:`~[^`<]*?([^`<.]+)`"), r"\1"),  # :class:`~package.Name`
@@ -350,12 +348,8 @@ FORBIDDEN = re.compile(
 )
 SYMBOLS = re.compile(r"[=<>*/+\[\]]")
 # A sentence may begin with an identifier ("axis must be an int"), not with another word in lower case.
-VERB = (
-    "is|are|was|has|must|may|can|cannot|could|should|will|would|does|specifies|defaults|determines|contains"
-)
-BEGINNING = re.compile(
-    rf"[\"'(]*(?:[A-Z]|(?!(?:{'|'.join(FUNCTION_WORDS.split())})\b)[a-z][\w.]* (?:{VERB})\b)"
-)
+VERB = "is|are|was|has|must|may|can|cannot|could|should|will|would|does|specifies|defaults|determines|contains"
+BEGINNING = re.compile(rf"[\"'(]*(?:[A-Z]|(?!(?:{'|'.join(FUNCTION_WORDS.split())})\b)[a-z][\w.]* (?:{VERB})\b)")
 END = re.compile(r"[.!?][\"')]*$")
 
 
@@ -542,9 +536,7 @@ def write_corpus(
     return manifest
 
 
-def _document(
-    text: ModuleText, counts: Counter[str], unreadable: dict[str, str], duplicates: Duplicates
-) -> bytes:
+def _document(text: ModuleText, counts: Counter[str], unreadable: dict[str, str], duplicates: Duplicates) -> bytes:
     """The lines of one module's document, or nothing where there is too little; counts either."""
     counts["read"] += 1
     counts["not_prose"] += text.not_prose

@@ -53,24 +53,18 @@ def input_files(paths: Sequence[Path]) -> list[Path]:
     seen: dict[Path, Path] = {}
     for file in files:
         if not file.is_file():
-            raise UserError(
-                f"{file} is not a regular file: text is read more than once, write it to a file first"
-            )
+            raise UserError(f"{file} is not a regular file: text is read more than once, write it to a file first")
         if not file.stat().st_size:
             raise UserError(f"{file} is empty: remove it or leave it out of --input")
         first = seen.setdefault(file.resolve(), file)
         if first is not file:
-            raise UserError(
-                f"{file} is given twice (as {first} too): its text would count twice; leave one out"
-            )
+            raise UserError(f"{file} is given twice (as {first} too): its text would count twice; leave one out")
     return files
 
 
 def _files_below(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CORPUS_RECORD)
-    files = [
-        path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    files = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not files:
         raise UserError(f"{folder} has no files in it: check --input")
     return files

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and FLOPs against published figures."""
+
+import json
+
+import pytest
+
+from bert_jax.accounting import formula_parameters, training_flops
+from bert_jax.cli import main
+from bert_jax.config import MODEL_SIZES, ModelConfig
+
+BASE, LARGE = ModelConfig(**MODEL_SIZES["base"]), ModelConfig(**MODEL_SIZES["large"])
+
+
+def test_formula_of_the_rule_of_thumb():
+    """Rows S04, X2: 108,375,552 (the printed 108,808,704 is wrong)."""
+    assert formula_parameters(BASE) == 108_375_552
+
+
+@pytest.mark.parametrize(
+    ("model", "length", "predictions", "flops"),
+    [(BASE, 128, 20, 6.99e10), (LARGE, 128, 20, 2.406e11), (LARGE, 512, 76, 1.020e12), (BASE, 512, 76, 3.009e11)],
+)
+def test_flops_of_a_sequence(model, length, predictions, flops):
+    """Figures that agree with DeepSpeed's own statement for BERT-large (64 and 53 TFLOP/s at 272 and 52 samples/s)."""
+    assert training_flops(model, length, length**2, predictions) == pytest.approx(flops, rel=6e-4)
+
+
+def test_packing_costs_less_attention():
+    whole, packed = (training_flops(BASE, 512, squares, 76) for squares in (512**2, 2 * 256**2))
+    assert whole - packed == 12 * 12 * 768 * (512**2 - 2 * 256**2)
+
+
+@pytest.mark.parametrize(("size", "encoder"), [("base", 109_482_240), ("large", 335_141_888)])
+def test_describe_counts_parameters(size, encoder, capsys):
+    """Rows S01, S02, through the command; Adam's two moments take twice the parameters."""
+    assert main(["describe", size, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["encoder_parameters"] == encoder
+    assert facts["parameter_bytes"] == 4 * (encoder + facts["head_parameters"])
+    assert facts["optimizer_bytes"] == 2 * facts["parameter_bytes"] + 8  # and two counters
+    assert main(["describe", size]) == 0
+    assert f"{encoder:,}" in capsys.readouterr().out
+
+
+def test_describe_takes_settings(capsys):
+    assert main(["describe", "tiny", "model.vocab_size=1000", "phases.0.steps=3", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["formula_parameters"] == 1_000 * 128 + 2 * 12 * 128**2
+    assert facts["phases"][0]["flops"] == facts["phases"][0]["flops_per_sequence"] * 3 * 64

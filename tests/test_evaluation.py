@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation and prediction of a run, through the command line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import run_stage, small_config
+
+from bert_jax.cli import main
+from bert_jax.config import to_dict
+from bert_jax.data.shards import open_data
+from bert_jax.evaluation import make_examples, ScorePass, unigram_report
+from bert_jax.inference import Inference
+from bert_jax.run_directory import open_run
+
+CONFIG = small_config()
+
+
+@pytest.fixture(scope="module")
+def run(prepared, tmp_path_factory):
+    """A run whose model has 4 rows more than the vocabulary has entries."""
+    folder = tmp_path_factory.mktemp("run")
+    config = folder / "config.json"
+    config.write_text(json.dumps(to_dict(CONFIG)))
+    run_stage("pretrain", config, "--data", prepared.data, "--output", folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def scores(run, prepared):
+    run_stage("evaluate", run, "--data", prepared.data)
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def test_scores_are_those_of_a_plain_restatement(run, prepared, scores):
+    """Loss and accuracy from the logits of every example, one at a time, in NumPy."""
+    data = open_data(prepared.data)
+    inference = Inference(open_run(run))
+    examples = make_examples(data.split("validation"), inference.tokenizer, CONFIG, CONFIG.phases[-1])
+    import jax
+    from flax import nnx
+
+    forward = jax.jit(lambda batch: nnx.merge(inference.training.graph, inference.params)(batch))
+    losses, hits, pairs = [], [], []
+    scoring = ScorePass(inference.training, examples)
+    for number in range(scoring.batches()):
+        batch = scoring.batch(number)
+        output = forward(batch)
+        logits = np.asarray(output.mlm_logits, np.float64)
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for row, slot in zip(*np.nonzero(batch["masked_lm_weights"]), strict=True):
+            label = batch["masked_lm_ids"][row, slot]
+            losses.append(-logs[row, slot, label])
+            hits.append(logs[row, slot].argmax() == label)
+        right = np.asarray(output.nsp_logits).argmax(-1) == batch["next_sentence_labels"]
+        pairs += right[batch["next_sentence_weights"] > 0].tolist()
+    assert scores["masked_tokens"] == len(losses)
+    assert scores["pairs"] == len(pairs) == len(examples)
+    assert scores["mlm_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert scores["mlm_perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+    assert scores["mlm_accuracy"] == pytest.approx(np.mean(hits))
+    assert scores["nsp_accuracy"] == pytest.approx(np.mean(pairs))
+    low, high = scores["nsp_accuracy_95"]
+    assert low < scores["nsp_accuracy"] < high
+
+
+def test_shares_of_the_evaluation(scores):
+    histogram = scores["mask_histogram"]
+    assert sum(histogram.values()) == scores["masked_tokens"]
+    assert histogram["mask"] / scores["masked_tokens"] == pytest.approx(0.8, abs=0.1)
+    assert scores["picked_share"] == pytest.approx(0.15, abs=0.03)
+
+
+def test_samples_speak_in_words(scores):
+    """Row X1: IsNext and NotNext, never 0 and 1; a prediction for each [MASK] of the text."""
+    assert scores["samples"]
+    for sample in scores["samples"]:
+        assert sample["text"].count("[MASK]") == len(sample["answers"]) == len(sample["predictions"]) > 0
+        assert all(len(entries) == 3 for entries in sample["predictions"])
+        pair = sample["next_sentence"]
+        assert {pair["label"], pair["prediction"]} <= {"IsNext", "NotNext"}
+        assert 0.5 <= pair["probability"] <= 1
+
+
+def test_unigram_figures_by_hand():
+    class Words:
+        vocabulary = ("a", "b", "c", "d")
+
+    counts, targets = np.array([4, 2, 2, 0]), np.array([1, 0, 1, 2])
+    report = unigram_report(targets, counts, Words())  # type: ignore[arg-type]
+    assert report["unigram_entropy"] == pytest.approx(1.5 * np.log(2))
+    assert report["unigram_loss"] == pytest.approx(-(np.log(5 / 12) + np.log(3 / 12) + 2 * np.log(1 / 12)) / 4)
+    assert report["commonest_token"] == "a"
+    assert report["commonest_token_accuracy"] == 0.25
+
+
+def test_evaluate_prints_words(run, prepared, capsys):
+    run_stage("evaluate", run, "--data", prepared.data, "--sequence-length", 16)
+    printed = capsys.readouterr().out
+    assert "masked tokens in rows of 16" in printed
+    assert "under the unigram entropy" in printed
+    assert "IsNext" in printed
+
+
+def test_fill_mask(run, capsys):
+    run_stage("fill-mask", run, "the ship of the [MASK] is near the [MASK] .", "--top-k", 2, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [slot["position"] for slot in found["masks"]] == [5, 9]
+    assert all(len(slot["entries"]) == 2 for slot in found["masks"])
+    for slot in found["masks"]:
+        first, second = (entry["probability"] for entry in slot["entries"])
+        assert 1 > first >= second > 0
+
+
+def test_fill_mask_is_the_model_s_softmax_over_the_vocabulary(run):
+    """All entries together have probability 1: rows beyond the vocabulary take no part; padding does not matter."""
+    inference = Inference(open_run(run))
+    entries = inference.tokenizer.vocab_size
+    assert entries < CONFIG.model.vocab_size
+    ids, segments = inference.encode("the [MASK] of the island")
+    alone = inference.predict([ids], [segments], entries)[0]
+    probabilities = {entry.token: entry.probability for entry in alone.masks[0].entries}
+    assert set(probabilities) == set(inference.tokenizer.vocabulary)
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    longer = inference.encode("the rose of the garden is near the seed . [SEP] the [MASK] of the island")
+    beside = inference.predict([longer[0], ids], [longer[1], segments], entries)[1]
+    for entry in beside.masks[0].entries:
+        assert entry.probability == pytest.approx(probabilities[entry.token], abs=1e-5)
+
+
+def test_segments_of_a_pair(run):
+    """Row S09: [CLS] A [SEP] are segment 0, B [SEP] segment 1."""
+    ids, segments = Inference(open_run(run)).encode("the ship [SEP] the [MASK] .")
+    assert segments.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert len(ids) == 8
+
+
+def test_fill_mask_prints_pairs_in_words(run, capsys, monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("the ship of the [MASK] . [SEP] the rose .\n\n"))
+    run_stage("fill-mask", run)
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0] == "the ship of the [MASK] . [SEP] the rose ."
+    assert "  [MASK] " in printed
+    assert "IsNext" in printed or "NotNext" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no mask here"], "'no mask here': has no [MASK] to fill: put one where a word is to be predicted"),
+        (["a [MASK] " + "the " * 40], "is 45 tokens long and this run was trained on 32 at most: shorten it"),
+        (["a [SEP] b [SEP] [MASK]"], "has 3 segments: the model takes at most two"),
+        (["a [MASK]", "--top-k", "0"], "--top-k 0 is not possible: use 1 or more"),
+    ],
+)
+def test_texts_that_cannot_be_filled(run, capsys, arguments, message):
+    assert main(["fill-mask", str(run), *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_evaluation_of_other_data_is_refused(run, prepared, tmp_path, capsys):
+    assert main(["evaluate", str(run), "--data", str(prepared.data), "--sequence-length", "24"]) == 2
+    assert "--sequence-length 24 is not one the run was trained at: choose one of 16, 32" in capsys.readouterr().err
+    vocab, data = tmp_path / "vocab", tmp_path / "data"
+    run_stage("vocab", "--input", prepared.text, "--output", vocab, "--size", 80)
+    run_stage("prepare", "--input", prepared.text, "--vocab", vocab, "--output", data, "--sequence-length", 32)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", str(data)]) == 2
+    assert "was prepared with another vocabulary (" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint(run, tmp_path, capsys):
+    empty = tmp_path / "run"
+    shutil.copytree(run, empty, ignore=shutil.ignore_patterns("checkpoints"))
+    assert main(["fill-mask", str(empty), "a [MASK]"]) == 2
+    assert "has no complete checkpoint: go on with bert-jax pretrain" in capsys.readouterr().err

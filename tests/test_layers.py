@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of docs/architecture.md, read from the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "bert_jax"
+
+# The layer of a module, by the longest prefix of its name below bert_jax.
+LAYERS = {
+    "": 0,  # bert_jax/__init__.py
+    **dict.fromkeys(["config", "batch", "sharding", "errors"], 0),
+    **dict.fromkeys(["attention", "dropout", "optimizer", "losses", "metrics", "accounting", "checkpoint"], 1),
+    **dict.fromkeys(["tokenization", "data", "run_directory"], 1),
+    **dict.fromkeys(["encoder", "heads"], 2),
+    **dict.fromkeys(["train_state", "train_step"], 3),
+    **dict.fromkeys(["train_loop", "evaluation", "inference", "pretraining", "report"], 4),
+    "cli": 5,
+}
+ONLY_IMPORTER = {
+    "orbax": {"checkpoint"},
+    "tensorflow": {"data.tf_feed"},
+    "safetensors": set(),
+    "tokenizers": {"tokenization"},
+}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Everything imported anywhere in a file, by full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of ours that a file imports, below bert_jax."""
+    names = {name.removeprefix("bert_jax").lstrip(".") for name in imports_of(path) if name.split(".")[0] == "bert_jax"}
+    return {name for name in names if name in MODULES}
+
+
+def layer_of(module: str) -> int:
+    return LAYERS[module.split(".")[0]]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_never_point_up(module):
+    for imported in own_imports(MODULES[module]):
+        assert layer_of(imported) <= layer_of(module), f"{module} imports {imported}, which is above it"
+
+
+def test_layer_zero_imports_nothing_but_layer_zero():
+    for module in ("config", "batch", "sharding", "errors"):
+        assert {layer_of(imported) for imported in own_imports(MODULES[module])} <= {0}
+
+
+def test_no_cycles():
+    pending = {module: own_imports(path) - {module, ""} for module, path in MODULES.items()}
+    # A package's __init__ may gather its own modules.
+    while free := {module for module, needed in pending.items() if not needed & pending.keys()}:
+        pending = {module: needed for module, needed in pending.items() if module not in free}
+    assert not pending, f"import cycle among {sorted(pending)}"
+
+
+def test_data_never_imports_the_model_or_jax():
+    for module, path in MODULES.items():
+        if module.startswith("data"):
+            roots = {name.split(".")[0] for name in imports_of(path)}
+            assert not roots & {"jax", "flax", "optax"}, module
+            assert own_imports(path) <= {
+                name for name in MODULES if layer_of(name) == 0 or name.startswith(("data", "tokenization"))
+            }, module
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IMPORTER))
+def test_one_importer(library):
+    importers = {name for name, path in MODULES.items() if any(i.split(".")[0] == library for i in imports_of(path))}
+    assert importers == ONLY_IMPORTER[library]
+
+
+def test_library_never_imports_what_stands_above_it():
+    for module, path in MODULES.items():
+        above = {name for name in imports_of(path) if name.startswith(("bert_jax.pipelines", "bert_jax.configs"))}
+        assert not above, module
+
+
+def test_stages_and_their_files_agree():
+    from bert_jax.cli import STAGES
+
+    files = {path.stem.replace("_", "-") for path in (ROOT / "pipelines").glob("[!_]*.py")}
+    assert set(STAGES) == files

@@ -51,7 +51,7 @@ lock:
 	  .venv-lock/bin/python -m pip freeze --all --exclude bert-jax --exclude pip | \
 	  sed '/^tensorflow/ s/$$/ ; sys_platform == "linux"/; s/^tensorflow-datasets\(.*\) ;.*/tensorflow-datasets\1/; s/^tensorflow-metadata\(.*\) ;.*/tensorflow-metadata\1/'; \
 	} > requirements.lock
-	rm -rf .venv-lock
+	rm -rf .venv-lock build
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -465,11 +465,17 @@ def load_config(name: str | Path) -> PretrainConfig:
     if path.suffix != ".py":
         path = _configs_folder() / f"{name}.py"
         if not str(name).isidentifier() or not path.is_file():
-            known = sorted(file.stem for file in _configs_folder().glob("[!_]*.py"))
-            raise UserError(f"there is no configuration '{name}': name a .py file or one of {', '.join(known)}")
+            raise UserError(
+                f"there is no configuration '{name}': name a .py file or one of {', '.join(config_names())}"
+            )
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file")
     return _load_python(path)
+
+
+def config_names() -> list[str]:
+    """The names of the configurations in configs/."""
+    return sorted(file.stem for file in _configs_folder().glob("[!_]*.py"))
 
 
 def _configs_folder() -> Path:

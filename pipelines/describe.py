@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.config import load_config, MODEL_SIZES, override, PhaseConfig, PretrainConfig
+from bert_jax.config import config_names, load_config, MODEL_SIZES, override, PhaseConfig, PretrainConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_intermixed_args(argv)
-    if arguments.config in MODEL_SIZES:
+    if arguments.config in MODEL_SIZES and arguments.config not in config_names():
         config = override(PretrainConfig(), [f"model={arguments.config}", *arguments.settings])
     else:
         config = override(load_config(arguments.config), arguments.settings)

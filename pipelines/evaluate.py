@@ -40,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
 def describe(scores: dict[str, Any]) -> str:
     """The scores in words."""
     low, high = scores["mlm_accuracy_95"]
+    gain = scores["unigram_entropy"] - scores["mlm_loss"]
     ratio = scores["mlm_accuracy"] / max(scores["commonest_token_accuracy"], 1e-9)
     lines = [
         f"step {scores['step']:,}, {scores['split']}, {scores['masked_tokens']:,} masked tokens in rows of"
         f" {scores['sequence_length']}",
         f"  MLM loss        {scores['mlm_loss']:.3f} nats, perplexity {scores['mlm_perplexity']:.1f};"
-        f" {scores['unigram_entropy'] - scores['mlm_loss']:+.2f} nats under the unigram entropy of the training text,"
+        f" {abs(gain):.2f} nats {'under' if gain >= 0 else 'over'} the unigram entropy of the training text,"
         f" {scores['unigram_entropy']:.3f}",
         f"  MLM accuracy    {scores['mlm_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always guessing"
         f" '{scores['commonest_token']}', {scores['commonest_token_accuracy']:.1%}",

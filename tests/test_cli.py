@@ -55,7 +55,7 @@ def test_every_stage_has_help(stage, capsys):
         (["pretrain", "bsae"], "there is no configuration 'bsae': name a .py file or one of base, demo, large"),
         (["pretrain", "nowhere/mine.py"], "nowhere/mine.py: no such configuration file"),
         (["pretrain", "tiny", "optimizer.leaning_rate=1"], "did you mean 'optimizer.learning_rate'?"),
-        (["pretrain", "tiny"], "nowhere is not there: run bert-jax prepare"),
+        (["pretrain", "tiny"], "nowhere is missing: run bert-jax prepare"),
         (["describe", "tiny", "model.num_attention_heads=3"], "model.hidden_size=128 is not divisible by"),
         (["evaluate", "nowhere"], "nowhere: is not a run directory (no config.json): make one with bert-jax pretrain"),
         (["fill-mask", "nowhere", "a [MASK]"], "nowhere: is not a run directory"),

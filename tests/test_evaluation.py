@@ -100,7 +100,7 @@ def test_evaluate_prints_words(run, prepared, capsys):
     run_stage("evaluate", run, "--data", prepared.data, "--sequence-length", 16)
     printed = capsys.readouterr().out
     assert "masked tokens in rows of 16" in printed
-    assert "under the unigram entropy" in printed
+    assert "the unigram entropy of the training text" in printed
     assert "IsNext" in printed
 
 

@@ -30,5 +30,5 @@ def test_a_json_file_is_whole_or_not_there(tmp_path):
 
 
 def test_a_directory_that_is_no_run(tmp_path):
-    with pytest.raises(UserError, match=r"is not a run directory \(no config.json\\): make one with bert-jax pretrain"):
+    with pytest.raises(UserError, match=r"is not a run directory \(no config.json\): make one with bert-jax pretrain"):
         open_run(tmp_path)

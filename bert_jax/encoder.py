@@ -10,7 +10,7 @@ V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,7 @@ class Compute:
         return jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else None
 
 
-@dataclass(frozen=True)
-class EncoderOutput:
+class EncoderOutput(NamedTuple):
     """What `encode` returns."""
 
     sequence_output: jax.Array  # [B, S, D] of the last layer

@@ -6,7 +6,7 @@ BERT (1810.04805), section 3.1; google-research/bert, run_pretraining.py.
 Shapes: B rows, S tokens, D features, M predicted positions, E packed examples, V vocabulary.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,7 @@ from bert_jax.encoder import (
 )
 
 
-@dataclass(frozen=True)
-class PretrainingOutput:
+class PretrainingOutput(NamedTuple):
     """What the pre-training model returns."""
 
     mlm_logits: jax.Array  # [B, M, V] float32

@@ -77,3 +77,7 @@ def describe_error(error: UserError | OSError) -> str:
     where = f" at {error.filename}" if error.filename else ""
     remedy = "free some space and run the same command again" if error.errno in DISK_ERRORS else "check the path"
     return f"{what}{where}: {remedy}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

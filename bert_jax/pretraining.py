@@ -169,7 +169,11 @@ class Session:
         say(f"mesh: {axes}, on {mesh.size} of {jax.device_count()} {jax.devices()[0].device_kind} devices")
         say(f"attention: {resolve_implementation(self.config.attention)}")
         say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
-        self.bar = tqdm(total=self.config.total_steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
+        interval = 0.1 if sys.stderr.isatty() else 30.0  # seconds; a log file needs few lines
+        total = self.config.total_steps
+        self.bar = tqdm(
+            total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=interval
+        )
         self.board = SummaryWriter(str(self.run.tensorboard), purge_step=done + 1)
         return self
 

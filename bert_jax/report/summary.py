@@ -150,7 +150,9 @@ def _mlm_accuracy_tile(run: Run, record: Record) -> dict[str, str]:
 
 
 def _nsp_tile(record: Record) -> dict[str, str]:
-    note = f"{_interval(record, 'nsp_accuracy_95')}; guessing: 50{SPACE}%"
+    share = number(record, "is_next_share")
+    guess = f"guessing: 50{SPACE}%" if share is None else f"always the commoner label: {percent(max(share, 1 - share))}"
+    note = f"{_interval(record, 'nsp_accuracy_95')}; {guess}"
     return _accuracy_tile("NSP accuracy", number(record, "nsp_accuracy"), note)
 
 

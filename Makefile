@@ -9,7 +9,7 @@ SEED := 0
 .PHONY: demo test lint lock clean
 
 # ---- the main job, end to end, on text that is already on the machine ---------------------------------------------
-# Each stage says so and does nothing where its output is there already; an interrupted one goes on.
+# A stage up to `pretrain` says so and does nothing where its output is there already; an interrupted run goes on.
 
 demo: .venv/installed
 	@$(BIN)/bert-jax corpus --output $(DEMO)/corpus

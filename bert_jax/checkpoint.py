@@ -25,10 +25,11 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then 
 class Checkpoints:
     """The checkpoints in one folder, by step."""
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, keep: int | None = None):
+        """Open a folder to write to, keeping the newest `keep`, or only to read (`keep` None)."""
         self.folder = folder.absolute()
         self.unfinished = unfinished_saves(self.folder)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     @property
@@ -64,6 +65,11 @@ class Checkpoints:
                 " folder to go on from the one before it"
             ) from error
         return dict(restored.items())
+
+    def remove_unfinished(self) -> None:
+        """Remove what a save that was cut off has left."""
+        for name in self.unfinished:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def wait(self) -> None:
         """Until the last save is complete.

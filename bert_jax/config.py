@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,6 +158,10 @@ class PhaseConfig:
             raise UserError(f"phases.sequence_length={self.sequence_length} is too short: use at least 8")
         if (self.learning_rate is None) != (self.warmup_steps is None):
             raise UserError("phases.learning_rate and phases.warmup_steps go together: set both or neither")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UserError(f"phases.learning_rate={self.learning_rate} must be more than 0 and finite")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise UserError(f"phases.warmup_steps={self.warmup_steps} is negative: use 0 or more")
 
 
 @dataclass(frozen=True)
@@ -181,8 +186,8 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             _require_share("optimizer", self, name, below_one=True)
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise UserError(f"optimizer.{name}={getattr(self, name)} is negative: use 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"optimizer.{name}={getattr(self, name)} is not possible: use 0 or more")
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,16 @@ class MeshConfig:
                 f"mesh sizes data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} are not possible:"
                 " use numbers from 1, and -1 at most once"
             )
+
+
+@dataclass(frozen=True)
+class SchedulePart:
+    """A warm-up to `learning_rate` and the decay after it."""
+
+    begin: int  # first step
+    steps: int
+    learning_rate: float  # peak
+    warmup_steps: int
 
 
 @dataclass(frozen=True)
@@ -240,6 +255,24 @@ class PretrainConfig:
             raise UserError(f"eval_every={self.eval_every} is negative: use 0 or more")
         for number, phase in enumerate(self.phases):
             self._check_phase(number, phase)
+        for part in self.schedule_parts():
+            if part.warmup_steps >= part.steps:
+                raise UserError(
+                    f"a warm-up of {part.warmup_steps} steps never ends in the {part.steps} steps of its schedule: lower"
+                    " optimizer.warmup_steps (or phases.N.warmup_steps)"
+                )
+
+    def schedule_parts(self) -> list["SchedulePart"]:
+        """The stretches that the learning rate rises and falls over: one, or more where phases start it anew."""
+        optimizer = self.optimizer
+        parts = [SchedulePart(0, 0, optimizer.learning_rate, optimizer.warmup_steps)]
+        for phase in self.phases:
+            last = parts[-1]
+            if phase.learning_rate is not None:
+                last = SchedulePart(last.begin + last.steps, 0, phase.learning_rate, phase.warmup_steps or 0)
+                parts.append(last)
+            parts[-1] = dataclasses.replace(last, steps=last.steps + phase.steps)
+        return [part for part in parts if part.steps]
 
     def _check_phase(self, number: int, phase: PhaseConfig) -> None:
         if phase.sequence_length > self.model.max_position_embeddings:

@@ -220,15 +220,16 @@ class Encoder(nnx.Module):
         # Layers count from 1: number 0 is the embeddings, whose site 0 must not meet a layer's.
         numbers = 1 + jnp.arange(self.config.num_hidden_layers)
         unroll = 1 if self.compute.scan_layers else self.config.num_hidden_layers
-        return jax.lax.scan(rematerialised(body, self.compute.remat), x, (parameters, numbers), unroll=unroll)
+        return jax.lax.scan(rematerialised(body, self.compute), x, (parameters, numbers), unroll=unroll)
 
 
-def rematerialised(body: Callable, policy: str) -> Callable:
+def rematerialised(body: Callable, compute: Compute) -> Callable:
     """The scan's body under the remat policy `none`, `dots` or `full`."""
-    if policy == "none":
+    if compute.remat == "none":
         return body
-    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-    return jax.checkpoint(body, policy=saved, prevent_cse=False)
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if compute.remat == "dots" else None
+    # Inside a loop the compiler cannot merge the second computation with the first; unrolled it could.
+    return jax.checkpoint(body, policy=saved, prevent_cse=not compute.scan_layers)
 
 
 def take_positions(x: jax.Array, positions: jax.Array) -> jax.Array:

@@ -20,20 +20,29 @@ from bert_jax.errors import UserError
 from bert_jax.inference import Inference
 from bert_jax.metrics import mean_scores, wilson_interval
 from bert_jax.run_directory import RunDirectory
-from bert_jax.sharding import ROWS
+from bert_jax.sharding import row_shards, ROWS
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train_state import Training
 from bert_jax.train_step import compile_eval_step
 
+MOST_ROWS = 256  # of an evaluation's batch
 SAMPLES = 8
 SAMPLE_TOKENS = (12, 60)  # shortest and longest example shown as a sample
 
 
-def make_examples(split: Split, tokenizer: Tokenizer, config: PretrainConfig, phase: PhaseConfig) -> Examples:
-    """The masked examples of a split, as a phase of the run asks for them."""
+def evaluation_rows(phase: PhaseConfig, mesh: Mesh) -> int:
+    """Rows of an evaluation's batch: no more than fit without micro-batches, and divisible by the mesh."""
+    shards = row_shards(mesh)
+    return -(-min(phase.batch_size, MOST_ROWS) // shards) * shards
+
+
+def make_examples(
+    split: Split, tokenizer: Tokenizer, config: PretrainConfig, phase: PhaseConfig, rows: int | None = None
+) -> Examples:
+    """The masked examples of a split, as a phase of the run asks for them; `rows`: of a batch, if not the phase's."""
     return Examples(
         split=split,
-        shape=BatchShape(phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq),
+        shape=BatchShape(rows or phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq),
         objective=config.objective,
         special=SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id),
         vocab_size=tokenizer.vocab_size,
@@ -101,7 +110,8 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
     phase = choose_phase(run.config(), sequence_length)
     inference = Inference(run)
     config, tokenizer = inference.config, inference.tokenizer
-    examples = make_examples(data.split(split), tokenizer, config, phase)
+    rows = evaluation_rows(phase, inference.training.mesh)
+    examples = make_examples(data.split(split), tokenizer, config, phase, rows)
     if not len(examples):
         raise UserError(f"{data.directory}: its {split} split has no examples of length {phase.sequence_length}")
     scoring = ScorePass(inference.training, examples)

@@ -23,6 +23,7 @@ from bert_jax.train_state import Training
 
 MASK = "[MASK]"
 SEPARATOR = "[SEP]"
+TEXTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Inference:
         self.config = replace(run.config(), mesh=MeshConfig(1, 1, 1), micro_batches=1)
         self.tokenizer = run.tokenizer()
         self.training = Training(self.config, make_mesh(self.config.mesh, jax.devices()[:1]))
-        with closing(Checkpoints(run.checkpoints, self.config.keep_checkpoints)) as checkpoints:
+        with closing(Checkpoints(run.checkpoints)) as checkpoints:
             if checkpoints.latest is None:
                 raise UserError(f"{run.path}: has no complete checkpoint: go on with bert-jax pretrain")
             self.step = checkpoints.latest
@@ -93,6 +94,13 @@ class Inference:
 
     def predict(self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
         """Predict texts given as ids and segments, [S_i] each."""
+        predictions = []
+        for begin in range(0, len(ids), TEXTS_AT_ONCE):
+            part = slice(begin, begin + TEXTS_AT_ONCE)
+            predictions += self._predict_batch(ids[part], segments[part], top_k)
+        return predictions
+
+    def _predict_batch(self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
         longest = max(map(len, ids))
         size = min(-(-longest // 64) * 64, self.config.model.max_position_embeddings)  # few shapes, few compilations
         batch = {name: np.zeros((len(ids), size), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
@@ -100,17 +108,22 @@ class Inference:
             batch["input_ids"][row, : len(own_ids)] = own_ids
             batch["segment_ids"][row, : len(own_ids)] = own_segments
             batch["sequence_ids"][row, : len(own_ids)] = 1
+        places = [np.flatnonzero(row == self.tokenizer.mask_id) for row in batch["input_ids"]]
+        slots = -(-max(1, *map(len, places)) // 8) * 8
+        batch["masked_lm_positions"] = np.stack([np.pad(own, (0, slots - len(own))) for own in places]).astype(np.int32)
         values, tokens, is_next = jax.device_get(self._top(self.params, batch, top_k))
-        rows, places = np.nonzero(batch["input_ids"] == self.tokenizer.mask_id)
-        slots: list[list[Slot]] = [[] for _ in ids]
-        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            best = zip(tokens[row, place].tolist(), values[row, place].tolist(), strict=True)
-            slots[row].append(Slot(place, [Entry(self.tokenizer.vocabulary[token], value) for token, value in best]))
-        return [Prediction(own, float(probability)) for own, probability in zip(slots, is_next, strict=True)]
+        return [
+            Prediction([self._slot(*best) for best in zip(own.tolist(), *pair, strict=False)], float(probability))
+            for own, *pair, probability in zip(places, tokens.tolist(), values.tolist(), is_next, strict=True)
+        ]
+
+    def _slot(self, place: int, tokens: list[int], values: list[float]) -> Slot:
+        entries = [Entry(self.tokenizer.vocabulary[token], value) for token, value in zip(tokens, values, strict=True)]
+        return Slot(place, entries)
 
     @cached_property
     def _top(self):  # type: ignore[no-untyped-def]
-        """Jitted: the best entries at every position and the probability of IsNext."""
+        """Jitted: the best entries at the masked positions and the probability of IsNext."""
         entries = self.tokenizer.vocab_size
 
         def top(params, batch, top_k):  # type: ignore[no-untyped-def]
@@ -119,7 +132,6 @@ class Inference:
             fields = {
                 **batch,
                 "position_ids": positions,
-                "masked_lm_positions": positions,
                 "cls_positions": jnp.zeros((rows, 1), jnp.int32),
             }
             output = nnx.merge(self.training.graph, params)(fields)

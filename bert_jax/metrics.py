@@ -10,7 +10,7 @@ from bert_jax.accounting import training_flops
 from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
 
-LAST_VALUE = ("grad_norm", "learning_rate")  # not summed: the interval's last step speaks
+LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
 
 
 @dataclass
@@ -82,13 +82,13 @@ def check_finite(step: int, sums: Mapping[str, float], run: str) -> None:
     Raises:
       UserError: naming the step and the values.
     """
-    watched = {name: sums[name] for name in ("mlm_loss", "nsp_loss", "grad_norm")}
+    watched = {name: sums[name] for name in ("mlm_loss", "nsp_loss", "grad_norm", "parameter_norm")}
     if not all(math.isfinite(value) for value in watched.values()):
         values = ", ".join(f"{name}={value}" for name, value in watched.items())
         raise UserError(
             f"step {step}: the loss or the gradient is not finite ({values}): the run stops and nothing is overwritten;"
-            f" the last checkpoint in {run} is good: lower optimizer.learning_rate or lengthen optimizer.warmup_steps"
-            " in a new run"
+            f" what {run} holds is of before: lower optimizer.learning_rate or lengthen optimizer.warmup_steps in a new"
+            " run"
         )
 
 

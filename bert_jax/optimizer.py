@@ -9,14 +9,14 @@ implementation does, and takes the ratio of each layer on its own although layer
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.config import OptimizerConfig, PhaseConfig
+from bert_jax.config import OptimizerConfig, SchedulePart
 from bert_jax.sharding import parameter_path
 
 Parameters = Any  # a pytree of arrays
@@ -34,25 +34,16 @@ def decay_mask(parameters: Parameters) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), parameters)
 
 
-def learning_rate_schedule(
-    config: OptimizerConfig, phases: tuple[PhaseConfig, ...]
-) -> Callable[[jax.Array | int], jax.Array]:
+def learning_rate_schedule(parts: Sequence[SchedulePart]) -> Callable[[jax.Array | int], jax.Array]:
     """Step (from 0) -> learning rate, float32.
 
     As the original: `peak * step / warmup` during warm-up, then `peak * (1 - step / total)`: the decay counts from
-    step 0, so the peak itself is not quite reached, and step 0 has rate 0. Where a phase brings its own learning rate,
-    the schedule starts anew with that phase and runs to the next such phase or the end.
+    step 0, so the peak itself is not quite reached, and step 0 has rate 0. Each part counts its own steps.
     """
-    begins, peaks, warmups, begin = [0], [config.learning_rate], [config.warmup_steps], 0
-    for number, phase in enumerate(phases):
-        if phase.learning_rate is not None:
-            if number == 0:
-                begins, peaks, warmups = [], [], []
-            begins.append(begin)
-            peaks.append(phase.learning_rate)
-            warmups.append(phase.warmup_steps or 0)
-        begin += phase.steps
-    lengths = [end - start for start, end in zip(begins, [*begins[1:], begin], strict=True)]
+    begins = [part.begin for part in parts]
+    lengths = [part.steps for part in parts]
+    peaks = [part.learning_rate for part in parts]
+    warmups = [part.warmup_steps for part in parts]
 
     def schedule(step: jax.Array | int) -> jax.Array:
         part = jnp.searchsorted(jnp.asarray(begins), step, side="right") - 1

@@ -24,7 +24,7 @@ from bert_jax.config import PhaseConfig, PretrainConfig
 from bert_jax.data.feed import feed, has_tensorflow, host_rows, training_batch
 from bert_jax.data.shards import DataDirectory, open_data
 from bert_jax.errors import Interrupted, UserError
-from bert_jax.evaluation import make_examples, put_on_mesh, ScorePass
+from bert_jax.evaluation import evaluation_rows, make_examples, put_on_mesh, ScorePass
 from bert_jax.metrics import check_finite, mean_scores, Window
 from bert_jax.run_directory import append_metrics, forget_metrics_after, RunDirectory, start_or_resume, write_json
 from bert_jax.sharding import check_batch, make_mesh
@@ -53,16 +53,18 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
     mesh = make_mesh(config.mesh)
     check_inputs(config, data, mesh)
     tokenizer = data.load_tokenizer()
-    run = start_or_resume(output, config, data.manifest, tokenizer)
     training = Training(config, mesh)
-    with closing(Checkpoints(run.checkpoints, config.keep_checkpoints)) as checkpoints:
+    check_mesh(training)
+    run = start_or_resume(output, config, data.manifest, tokenizer)
+    # Stops are listened for until the last save is complete.
+    with listen_for_stop() as stop, closing(Checkpoints(run.checkpoints, config.keep_checkpoints)) as checkpoints:
         if checkpoints.latest == config.total_steps:
             say(f"{run.path} has finished its {config.total_steps:,} steps; a longer run is a new run")
             return run
         state, done, window = restore_or_begin(training, run, checkpoints)
-        record_environment(run)
+        record_environment(run, mesh)
         session = Session(training, data, tokenizer, run, checkpoints, window)
-        with listen_for_stop() as stop, session.progress(done):
+        with session.progress(done):
             done = train(state, done, session.phases(done), session.schedule(), session.hooks(), stop)
     if stop.signal_number is not None and done < config.total_steps:
         raise Interrupted(
@@ -82,6 +84,10 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
     Raises:
       UserError: naming the setting and the data.
     """
+    if jax.process_count() > 1:
+        raise UserError(
+            f"{jax.process_count()} processes: a run over several hosts is not supported yet: start it on one host"
+        )
     vocab_size = data.vocab_size
     if vocab_size > config.model.vocab_size:
         raise UserError(
@@ -98,6 +104,11 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
     resolve_implementation(config.attention)
 
 
+def check_mesh(training: Training) -> None:
+    """Refuse a mesh that cannot cut the parameters, before anything is written."""
+    _ = training.abstract_state
+
+
 def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, int, Window]:
     """The newest complete checkpoint, or a new state: (state, steps done, sums since the last line of metrics).
 
@@ -107,6 +118,7 @@ def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpo
     if checkpoints.unfinished:
         basis = f"going on from step {done:,}" if done is not None else "starting at step 0"
         say(f"a save was cut off ({', '.join(checkpoints.unfinished)}); {basis}, the last complete checkpoint")
+        checkpoints.remove_unfinished()
     if done is None:
         forget_metrics_after(run, 0)
         return training.initial_state(), 0, Window()
@@ -120,9 +132,9 @@ def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpo
     return state, done, Window(**record["window"])
 
 
-def record_environment(run: RunDirectory) -> None:
-    """Write versions, devices and their peak to environment.json."""
-    devices = jax.devices()
+def record_environment(run: RunDirectory, mesh: Mesh) -> None:
+    """Write versions, the mesh's devices and their peak to environment.json."""
+    devices = list(mesh.devices.flat)
     peak, source = device_peak(devices[0])
     write_json(
         run.environment_file,
@@ -131,7 +143,7 @@ def record_environment(run: RunDirectory) -> None:
             "jax": jax.__version__,
             "devices": f"{len(devices)} x {devices[0].device_kind}",
             "platform": devices[0].platform,
-            "device_count": len(devices),
+            "device_count": mesh.size,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "peak_flops_per_device": peak,
             "peak_source": source,
@@ -205,9 +217,11 @@ class Session:
     def _phase(self, number: int, phase: PhaseConfig, begin: int, end: int) -> Phase:
         examples = make_examples(self.data.split(TRAIN), self.tokenizer, self.config, phase)
         rows = host_rows(phase.batch_size, jax.process_index(), jax.process_count())
+        earlier = [other for other in self.config.phases[:number] if other.sequence_length == phase.sequence_length]
+        seen = sum(other.steps * other.batch_size for other in earlier)  # their examples are not repeated
 
         def batches(first: int) -> Iterator[Batch]:
-            make = partial(training_batch, examples, self.config.seed, phase.batch_size, rows=rows)
+            make = partial(training_batch, examples, self.config.seed, phase.batch_size, rows=rows, seen=seen)
             return feed(make, first - begin, end - begin)
 
         def compile_step() -> Callable[..., Any]:
@@ -249,7 +263,8 @@ class Session:
         number, _ = self.config.phase_at(done - 1)
         if number not in self.evaluations:
             phase = self.config.phases[number]
-            examples = make_examples(self.data.split(VALIDATION), self.tokenizer, self.config, phase)
+            rows = evaluation_rows(phase, self.training.mesh)
+            examples = make_examples(self.data.split(VALIDATION), self.tokenizer, self.config, phase, rows)
             with jax.transfer_guard("allow"):  # constants of the program
                 self.evaluations[number] = ScorePass(self.training, examples)
         evaluation = self.evaluations[number]

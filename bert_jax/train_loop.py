@@ -4,8 +4,8 @@
 The position in the data is the step, so a checkpoint needs no state of any iterator.
 """
 
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,7 +70,8 @@ class StopRequest:
         if self.signal_number is not None:
             raise KeyboardInterrupt
         self.signal_number = number
-        print(f"\n{signal.Signals(number).name}: finishing this step, then saving", file=sys.stderr)
+        # os.write: print may be interrupted in the middle of the progress bar's own.
+        os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
 
 
 @contextmanager
@@ -123,14 +124,16 @@ def _train_phase(
         read(unread, done)
         unread, done = sums, done + 1
         stopping = stop.signal_number is not None
-        if stopping or schedule.eval_due(done) or schedule.save_due(done):
+        # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
+        save = stopping or schedule.save_due(done) or done == phase.end
+        if save or schedule.eval_due(done):
             # A step's sums are read and found finite before its state may replace a good checkpoint.
             read(unread, done)
             unread = None
             with clock.paused():
                 if schedule.eval_due(done):
                     hooks.evaluate(done, state)
-                if stopping or schedule.save_due(done):
+                if save:
                     hooks.save(done, state)
         if stopping:
             break

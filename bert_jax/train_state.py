@@ -55,7 +55,7 @@ class Training:
     @cached_property
     def schedule(self) -> optax.Schedule:
         """Step -> learning rate."""
-        return learning_rate_schedule(self.config.optimizer, self.config.phases)
+        return learning_rate_schedule(self.config.schedule_parts())
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:

@@ -58,20 +58,23 @@ def train_step(training: Training, state: TrainState, batch: Arrays, mask_id: in
     """One optimizer step on a global batch.
 
     Returns the new state and sums over the batch: `mlm_loss`, `mlm_correct`, `mlm_weight` and the same for `nsp`,
-    `grad_norm` (before clipping), `learning_rate`, `valid_tokens`, and how the picked tokens were treated.
+    `grad_norm` (before clipping), `parameter_norm` (after the update), `learning_rate`, `valid_tokens`, and how the picked
+    tokens were treated.
     """
     rows = batch["input_ids"].shape[0]
     seeds = row_seeds(training.key(DROPOUT), state.step, rows)  # [B, 2]
     gradients, (mlm, nsp) = accumulate_gradients(training, state.params, batch, seeds)
     updates, opt_state = training.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     sums = {
         **{f"mlm_{name}": value for name, value in mlm._asdict().items()},
         **{f"nsp_{name}": value for name, value in nsp._asdict().items()},
         **batch_statistics(batch, mask_id),
         "grad_norm": optax.tree.norm(gradients),
+        "parameter_norm": optax.tree.norm(params),
         "learning_rate": training.schedule(state.step),
     }
-    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), sums
+    return TrainState(params, opt_state, state.step + 1), sums
 
 
 def accumulate_gradients(

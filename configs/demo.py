@@ -4,8 +4,8 @@
     make demo
     bert-jax pretrain demo --data DATA --output RUN seed=1      # DATA has rows of 32 and 64 and up to 4,096 entries
 
-The paper's objective, architecture and two phases. What differs from its recipe, so that minutes are enough: see the
-comments. The README has the time and the scores to expect.
+Two CPU cores: five minutes. Held-out MLM loss 4.4 to 4.6 nats (unigram entropy 6.3), MLM accuracy 26 to 28 %, NSP accuracy
+60 to 62 %. The paper's objective, architecture and two phases; the comments tell what differs from its recipe.
 """
 
 from bert_jax.config import MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig

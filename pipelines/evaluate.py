@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,13 @@ def main(argv: Sequence[str]) -> int:
 
     run = open_run(arguments.run)
     scores = evaluate_run(run, open_data(arguments.data), arguments.split, arguments.sequence_length)
-    write_json(run.evaluation_file, scores)
+    if arguments.split == "validation" and scores["sequence_length"] == run.config().phases[-1].sequence_length:
+        write_json(run.evaluation_file, scores)
+    else:
+        print(
+            f"printed only: {run.evaluation_file} is for the validation split at the last phase's length",
+            file=sys.stderr,
+        )
     print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
     return 0
 

@@ -47,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
     inference = Inference(run)
     ids, segments = zip(*map(inference.encode, texts), strict=True)
     for text, prediction in zip(texts, inference.predict(ids, segments, arguments.top_k), strict=True):
-        print(as_json(text, prediction) if arguments.json else as_text(text, prediction, SEPARATOR in text))
+        pair = SEPARATOR in text and inference.config.objective.nsp
+        print(as_json(text, prediction) if arguments.json else as_text(text, prediction, pair))
     return 0
 
 

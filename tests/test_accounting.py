@@ -44,7 +44,10 @@ def test_describe_counts_parameters(size, encoder, capsys):
 
 
 def test_describe_takes_settings(capsys):
-    assert main(["describe", "tiny", "model.vocab_size=1000", "phases.0.steps=3", "--json"]) == 0
+    assert (
+        main(["describe", "tiny", "model.vocab_size=1000", "phases.0.steps=3", "optimizer.warmup_steps=0", "--json"])
+        == 0
+    )
     facts = json.loads(capsys.readouterr().out)
     assert facts["formula_parameters"] == 1_000 * 128 + 2 * 12 * 128**2
     assert facts["phases"][0]["flops"] == facts["phases"][0]["flops_per_sequence"] * 3 * 64

@@ -108,7 +108,9 @@ def test_refused_by_name(assignment, message):
 
 
 def test_the_phase_of_a_step():
-    config = replace(DEFAULT, phases=(PhaseConfig(steps=3), PhaseConfig(steps=2)))
+    config = replace(
+        DEFAULT, phases=(PhaseConfig(steps=3), PhaseConfig(steps=2)), optimizer=OptimizerConfig(warmup_steps=0)
+    )
     assert [config.phase_at(step) for step in range(5)] == [(0, 0), (0, 0), (0, 0), (1, 3), (1, 3)]
     with pytest.raises(ValueError, match="step 5 is beyond the last step of the run, 4"):
         config.phase_at(5)

@@ -15,7 +15,7 @@ SMALL = {
     "corpus": ["--megabytes", "0.2"],
     "pretrain": [
         *("phases.0.steps=4", "phases.1.steps=2", "phases.0.batch_size=16", "phases.1.batch_size=8"),
-        *("mesh.data=1", "eval_batches=2", "optimizer.warmup_steps=1"),
+        *("mesh.data=1", "eval_batches=2", "optimizer.warmup_steps=1", "phases.1.warmup_steps=1"),
     ],
 }
 

@@ -75,6 +75,12 @@ def test_each_example_once_an_epoch(examples):
     assert not Counter({key: 2 * count for key, count in expected.items()}) - seen
 
 
+def test_a_later_phase_of_the_same_length_goes_on_in_the_stream(examples):
+    """Its first batch is the one after the earlier phase's last, not the same examples with the same masks again."""
+    for name, field in training_batch(examples, 0, ROWS, 5).items():
+        np.testing.assert_array_equal(training_batch(examples, 0, ROWS, 2, seen=3 * ROWS)[name], field)
+
+
 def test_masks_are_drawn_afresh_each_epoch(examples):
     indices = np.arange(100)
     first, again, second = (examples.batch(indices, np.full(100, epoch), seed=0) for epoch in (0, 0, 1))

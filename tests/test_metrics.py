@@ -23,6 +23,7 @@ STEP = {
     "kept": 3.0,
     "not_next": 2.0,
     "grad_norm": 1.5,
+    "parameter_norm": 9.0,
     "learning_rate": 0.1,
 }
 
@@ -58,7 +59,7 @@ def test_without_nsp_its_scores_are_absent():
     assert set(mean_scores(STEP, nsp=False)) == {"mlm_loss", "mlm_accuracy"}
 
 
-@pytest.mark.parametrize("name", ["mlm_loss", "nsp_loss", "grad_norm"])
+@pytest.mark.parametrize("name", ["mlm_loss", "nsp_loss", "grad_norm", "parameter_norm"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_stop_the_run(name, value):
     check_finite(7, STEP, "run")

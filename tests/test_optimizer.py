@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config import OptimizerConfig, PhaseConfig
+from bert_jax.config import OptimizerConfig, PhaseConfig, PretrainConfig
 from bert_jax.optimizer import decay_mask, learning_rate_schedule, make_optimizer
 
 STEPS = 20
@@ -72,7 +72,9 @@ def test_twenty_steps_equal_the_published_formulas(name):
     gradients = [jax.tree.map(lambda x, s=s: rng.normal(0, s, x.shape), start) for s in [0.5, 0.01] * (STEPS // 2)]
     phases = (PhaseConfig(sequence_length=16, steps=TOTAL, batch_size=1, max_predictions_per_seq=3),)
     config = OptimizerConfig(name=name, learning_rate=PEAK, warmup_steps=WARMUP)
-    optimizer = make_optimizer(config, learning_rate_schedule(config, phases))
+    optimizer = make_optimizer(
+        config, learning_rate_schedule(PretrainConfig(phases=phases, optimizer=config).schedule_parts())
+    )
 
     params = jax.tree.map(np.float32, start)
     state = optimizer.init(params)
@@ -98,7 +100,8 @@ def test_schedule_of_the_original():
     phases = tuple(
         PhaseConfig(sequence_length=16, steps=steps, batch_size=1, max_predictions_per_seq=3) for steps in (30, 10)
     )
-    schedule = learning_rate_schedule(OptimizerConfig(learning_rate=PEAK, warmup_steps=WARMUP), phases)
+    config = OptimizerConfig(learning_rate=PEAK, warmup_steps=WARMUP)
+    schedule = learning_rate_schedule(PretrainConfig(phases=phases, optimizer=config).schedule_parts())
     rates = [float(schedule(step)) for step in range(TOTAL + 1)]
     np.testing.assert_allclose(rates, [published_rate(step) for step in range(TOTAL + 1)], rtol=1e-6)
 
@@ -110,6 +113,6 @@ def test_a_phase_may_start_the_schedule_anew():
         sequence_length=32, steps=10, batch_size=1, max_predictions_per_seq=5, learning_rate=0.5, warmup_steps=2
     )
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=4)
-    schedule = learning_rate_schedule(config, (first, second))
+    schedule = learning_rate_schedule(PretrainConfig(phases=(first, second), optimizer=config).schedule_parts())
     rates = [float(schedule(step)) for step in (0, 2, 10, 19, 20, 21, 22, 29, 30)]
     np.testing.assert_allclose(rates, [0, 0.5, 0.5, 0.05, 0, 0.25, 0.4, 0.05, 0], atol=1e-6)

@@ -116,6 +116,18 @@ def test_stop_and_resume_equal_the_straight_run(prepared, straight, tmp_path, mo
     assert_same(run, straight)
 
 
+def test_a_stop_in_the_last_step_of_a_phase(prepared, straight, tmp_path, monkeypatch):
+    """The signal comes when that step has been dispatched already and no save is due by the count of steps."""
+    run, config = tmp_path / "run", replace(CONFIG, save_every=100)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises(Interrupted, match="saved at step 8 of 12"):
+            pretrain(config, prepared.data, run, resume_command="")
+    assert (run / "checkpoints" / "8").is_dir()
+    pretrain(config, prepared.data, run, resume_command="")
+    assert_same(run, straight)
+
+
 def test_resume_on_another_mesh(prepared, straight, tmp_path, monkeypatch):
     """Stopped on one device, resumed on 2 x 2 x 2: the same examples, the same losses to 1e-5."""
     run = tmp_path / "run"
@@ -158,6 +170,7 @@ def test_killed_in_a_save(prepared, straight, tmp_path, capsys):
     shutil.copytree(complete, run / "checkpoints" / "9.orbax-checkpoint-tmp")
     pretrain(CONFIG, prepared.data, run, resume_command="")
     said = capsys.readouterr().err
+    assert not list((run / "checkpoints").glob("*tmp*")), "what the cut off save left is removed"
     assert "a save was cut off (" in said
     assert "9.orbax-checkpoint-tmp" in said
     assert f"resuming {run} at step" in said
@@ -223,6 +236,16 @@ REFUSED = {
         lambda: replace(CONFIG, phases=(phase(max_predictions_per_seq=1),)),
         "phases.0.max_predictions_per_seq=1 does not hold the 15% .* set phases.0.max_predictions_per_seq=2",
     ),
+    "a mesh that cannot cut a parameter": (
+        lambda: replace(
+            CONFIG, mesh=MeshConfig(1, 8, 1), model=replace(CONFIG.model, hidden_size=12), phases=(phase(),)
+        ),
+        r"the parameter \S+ of shape \(.*\) cannot be cut over the mesh data=1, fsdp=8, tensor=1",
+    ),
+    "a warm-up that never ends": (
+        lambda: replace(CONFIG, optimizer=OptimizerConfig(warmup_steps=12)),
+        "a warm-up of 12 steps never ends in the 12 steps of its schedule: lower optimizer.warmup_steps",
+    ),
     "a length that was not prepared": (
         lambda: replace(CONFIG, phases=(phase(sequence_length=24, max_predictions_per_seq=4),)),
         "bert-jax prepare .*--sequence-length.* 24",
@@ -235,7 +258,7 @@ def test_refused_before_compiling(prepared, tmp_path, case):
     make_config, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
         pretrain(make_config(), prepared.data, tmp_path / "run", resume_command="")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_configuration(prepared, straight):

@@ -15,7 +15,7 @@ import pytest
 from matplotlib import rcParams
 
 from bert_jax.cli import main
-from bert_jax.config import flatten, ModelConfig, PhaseConfig, PretrainConfig, to_dict
+from bert_jax.config import flatten, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig, to_dict
 from bert_jax.report import charts, panels, tables, write_report
 from bert_jax.report.drawing import spread, Steps, thin
 from bert_jax.report.run_files import load_run
@@ -24,6 +24,7 @@ from bert_jax.report.summary import parameter_count
 CONFIG = PretrainConfig(
     model=ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
     phases=(PhaseConfig(16, 60, 4, 3), PhaseConfig(32, 40, 4, 5)),
+    optimizer=OptimizerConfig(warmup_steps=10),
     log_every=10,
     eval_every=50,
 )

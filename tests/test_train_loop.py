@@ -62,11 +62,11 @@ def test_a_hidden_transfer_is_an_error(prepared, tmp_path, monkeypatch):
         pretrain(small_config(), prepared.data, tmp_path / "run", resume_command="")
 
 
-def test_a_second_ctrl_c_stops_at_once(capsys):
+def test_a_second_ctrl_c_stops_at_once(capfd):
     with pytest.raises(KeyboardInterrupt), listen_for_stop() as stop:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         assert stop.signal_number == signal.SIGINT
-        assert "finishing this step, then saving" in capsys.readouterr().err
+        assert "finishing this step, then saving" in capfd.readouterr().err
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -80,7 +80,7 @@ def final_state(run: RunDirectory) -> Any:
     """All arrays of the newest checkpoint, as NumPy."""
     config = run.config()
     state = Training(config, make_mesh(config.mesh)).abstract_state
-    checkpoints = Checkpoints(run.checkpoints, config.keep_checkpoints)
+    checkpoints = Checkpoints(run.checkpoints)
     items = {"params": state.params, "optimizer": (state.opt_state, state.step)}
     restored = checkpoints.restore(checkpoints.latest or 0, items)
     checkpoints.close()

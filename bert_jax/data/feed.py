@@ -137,9 +137,14 @@ class Examples:
         return ids
 
 
-def training_batch(examples: Examples, seed: int, batch_size: int, step: int, rows: slice = slice(None)) -> Batch:
-    """The rows `rows` of the global batch of step `step` of a phase (from 0), a pure function of its arguments."""
-    positions = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
+def training_batch(
+    examples: Examples, seed: int, batch_size: int, step: int, rows: slice = slice(None), seen: int = 0
+) -> Batch:
+    """The rows `rows` of the global batch of step `step` of a phase (from 0), a pure function of its arguments.
+
+    `seen` examples of the stream were used by earlier phases of the same sequence length.
+    """
+    positions = seen + step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
     epochs, indices = examples_at(positions, len(examples), seed)
     return examples.batch(indices, epochs, seed)
 

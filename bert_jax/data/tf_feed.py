@@ -16,6 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import tensorflow as tf
 
+tf.config.set_visible_devices([], "GPU")  # accelerators are for JAX; TensorFlow would take their memory
+
 
 def tf_feed(make_batch: Callable[[int], Batch], begin: int, end: int) -> Iterator[Batch]:
     """Batches of the steps `begin` to `end` - 1, through tf.data; see `bert_jax.data.feed.feed`."""

@@ -116,8 +116,8 @@ def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpo
     """
     done = checkpoints.latest
     if checkpoints.unfinished:
-        basis = f"going on from step {done:,}" if done is not None else "starting at step 0"
-        say(f"a save was cut off ({', '.join(checkpoints.unfinished)}); {basis}, the last complete checkpoint")
+        basis = "no checkpoint is complete" if done is None else f"the last complete checkpoint is of step {done:,}"
+        say(f"a save was cut off ({', '.join(checkpoints.unfinished)}) and is removed; {basis}")
         checkpoints.remove_unfinished()
     if done is None:
         forget_metrics_after(run, 0)

@@ -47,14 +47,19 @@ def main(argv: Sequence[str]) -> int:
     inference = Inference(run)
     ids, segments = zip(*map(inference.encode, texts), strict=True)
     for text, prediction in zip(texts, inference.predict(ids, segments, arguments.top_k), strict=True):
-        pair = SEPARATOR in text and inference.config.objective.nsp
-        print(as_json(text, prediction) if arguments.json else as_text(text, prediction, pair))
+        nsp = inference.config.objective.nsp  # without it the head for pairs is untrained and says nothing
+        print(
+            as_json(text, prediction, nsp) if arguments.json else as_text(text, prediction, nsp and SEPARATOR in text)
+        )
     return 0
 
 
-def as_json(text: str, prediction: "Prediction") -> str:
+def as_json(text: str, prediction: "Prediction", nsp: bool) -> str:
     """One line of JSON."""
-    return json.dumps({"text": text, **dataclasses.asdict(prediction)}, ensure_ascii=False)
+    fields = {"text": text, **dataclasses.asdict(prediction)}
+    if not nsp:
+        del fields["is_next"]
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def as_text(text: str, prediction: "Prediction", pair: bool) -> str:

@@ -14,11 +14,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import made_up_text, run_stage, small_config
 
 import bert_jax.pretraining
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PhaseConfig, to_dict
+from bert_jax.data.shards import open_data
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.pretraining import pretrain
 from bert_jax.sharding import make_mesh
@@ -29,10 +30,27 @@ TOTAL = CONFIG.total_steps
 
 
 @pytest.fixture(scope="module")
-def straight(prepared, tmp_path_factory) -> Path:
+def few(prepared, tmp_path_factory) -> Path:
+    """So little data that twelve steps go over it more than once at both lengths."""
+    folder = tmp_path_factory.mktemp("few")
+    (folder / "text.txt").write_text(made_up_text(8), encoding="utf-8")
+    options = ("--held-out", 0.3, "--sequence-length", 16, 32)
+    run_stage(
+        "prepare", "--input", folder / "text.txt", "--vocab", prepared.vocab, "--output", folder / "data", *options
+    )
+    train = open_data(folder / "data").split("train")
+    for phase in CONFIG.phases:
+        assert train.num_examples(phase.sequence_length) < phase.steps * phase.batch_size, (
+            "an epoch must end in each phase"
+        )
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def straight(few, tmp_path_factory) -> Path:
     """The uninterrupted run."""
     run = tmp_path_factory.mktemp("straight") / "run"
-    pretrain(CONFIG, prepared.data, run, resume_command="")
+    pretrain(CONFIG, few, run, resume_command="")
     return run
 
 
@@ -96,46 +114,47 @@ def test_a_run_leaves_what_the_contract_names(straight):
     assert any((straight / "tensorboard").iterdir())
 
 
-def test_the_objective_is_learned(straight):
+def test_the_objective_is_learned(prepared, tmp_path):
     """Held-out loss falls by half a nat in five steps: the whole path from text to update works."""
-    begin, *_ = (line["mlm_loss"] for line in scores(straight) if line["kind"] == "eval")
+    pretrain(CONFIG, prepared.data, tmp_path / "run", resume_command="")
+    begin, *_ = (line["mlm_loss"] for line in scores(tmp_path / "run") if line["kind"] == "eval")
     assert begin < np.log(CONFIG.model.vocab_size) - 0.5
 
 
 @pytest.mark.parametrize("steps", [1, 5, 8, 10])
-def test_stop_and_resume_equal_the_straight_run(prepared, straight, tmp_path, monkeypatch, steps):
+def test_stop_and_resume_equal_the_straight_run(few, straight, tmp_path, monkeypatch, steps):
     """Stopped by SIGTERM after k steps (within an interval of metrics, at the change of phase, inside phase two, across
     an epoch's end) and resumed: parameters, moments and metrics equal bit for bit."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
         with pytest.raises(Interrupted, match=r"saved at step \d+ of 12; go on with: again") as stopped:
-            pretrain(CONFIG, prepared.data, run, resume_command="again")
+            pretrain(CONFIG, few, run, resume_command="again")
     assert stopped.value.signal_number == signal.SIGTERM
-    pretrain(CONFIG, prepared.data, run, resume_command="")
+    pretrain(CONFIG, few, run, resume_command="")
     assert_same(run, straight)
 
 
-def test_a_stop_in_the_last_step_of_a_phase(prepared, straight, tmp_path, monkeypatch):
+def test_a_stop_in_the_last_step_of_a_phase(few, straight, tmp_path, monkeypatch):
     """The signal comes when that step has been dispatched already and no save is due by the count of steps."""
     run, config = tmp_path / "run", replace(CONFIG, save_every=100)
     with monkeypatch.context() as patch:
         stop_after(patch, 8)
         with pytest.raises(Interrupted, match="saved at step 8 of 12"):
-            pretrain(config, prepared.data, run, resume_command="")
+            pretrain(config, few, run, resume_command="")
     assert (run / "checkpoints" / "8").is_dir()
-    pretrain(config, prepared.data, run, resume_command="")
+    pretrain(config, few, run, resume_command="")
     assert_same(run, straight)
 
 
-def test_resume_on_another_mesh(prepared, straight, tmp_path, monkeypatch):
+def test_resume_on_another_mesh(few, straight, tmp_path, monkeypatch):
     """Stopped on one device, resumed on 2 x 2 x 2: the same examples, the same losses to 1e-5."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
         with pytest.raises(Interrupted):
-            pretrain(CONFIG, prepared.data, run, resume_command="")
-    pretrain(replace(CONFIG, mesh=MeshConfig(2, 2, 2)), prepared.data, run, resume_command="")
+            pretrain(CONFIG, few, run, resume_command="")
+    pretrain(replace(CONFIG, mesh=MeshConfig(2, 2, 2)), few, run, resume_command="")
     for line, expected in zip(scores(run), scores(straight), strict=True):
         assert line.pop("kind") == expected.pop("kind")
         assert line == pytest.approx(expected, rel=1e-5, abs=1e-5)
@@ -152,11 +171,11 @@ pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]
 """
 
 
-def test_killed_in_a_save(prepared, straight, tmp_path, capsys):
+def test_killed_in_a_save(few, straight, tmp_path, capsys):
     """SIGKILL as soon as the save of step 8 has begun: the newest complete checkpoint is used and the result is that of
     the straight run. A folder that a save has left half done is named and not used."""
     run = tmp_path / "run"
-    command = [sys.executable, "-c", RUN, json.dumps(to_dict(CONFIG)), str(prepared.data), str(run)]
+    command = [sys.executable, "-c", RUN, json.dumps(to_dict(CONFIG)), str(few), str(run)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(path.name.startswith("8") for path in (run / "checkpoints").glob("*")):
@@ -168,7 +187,7 @@ def test_killed_in_a_save(prepared, straight, tmp_path, capsys):
     # What a save cut off a moment earlier leaves, whatever this kill has met.
     complete = min((run / "checkpoints").glob("[0-9]"), key=lambda path: path.name)
     shutil.copytree(complete, run / "checkpoints" / "9.orbax-checkpoint-tmp")
-    pretrain(CONFIG, prepared.data, run, resume_command="")
+    pretrain(CONFIG, few, run, resume_command="")
     said = capsys.readouterr().err
     assert not list((run / "checkpoints").glob("*tmp*")), "what the cut off save left is removed"
     assert "a save was cut off (" in said
@@ -177,19 +196,19 @@ def test_killed_in_a_save(prepared, straight, tmp_path, capsys):
     assert_same(run, straight)
 
 
-def test_a_finished_run_says_so(prepared, straight, capsys):
+def test_a_finished_run_says_so(few, straight, capsys):
     before = scores(straight)
-    pretrain(CONFIG, prepared.data, straight, resume_command="")
+    pretrain(CONFIG, few, straight, resume_command="")
     assert "has finished its 12 steps" in capsys.readouterr().err
     assert scores(straight) == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(prepared, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path):
     """The step is named and nothing is overwritten: the checkpoints are those of before."""
     config = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e30, warmup_steps=0), save_every=1)
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"step \d: the loss or the gradient is not finite \(mlm_loss=.*nothing is o"):
-        pretrain(config, prepared.data, run, resume_command="")
+        pretrain(config, few, run, resume_command="")
     steps = [int(path.name) for path in (run / "checkpoints").glob("[0-9]*")]
     checkpoints = Checkpoints(run / "checkpoints", 3)
     abstract = Training(config, make_mesh(config.mesh)).abstract_state
@@ -254,24 +273,22 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_before_compiling(prepared, tmp_path, case):
+def test_refused_before_compiling(few, tmp_path, case):
     make_config, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
-        pretrain(make_config(), prepared.data, tmp_path / "run", resume_command="")
+        pretrain(make_config(), few, tmp_path / "run", resume_command="")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_another_configuration(prepared, straight):
+def test_a_run_of_another_configuration(few, straight):
     changed = replace(CONFIG, optimizer=replace(CONFIG.optimizer, learning_rate=2e-2), seed=3)
     with pytest.raises(
         UserError, match=r"another configuration \(optimizer.learning_rate: 0.01 -> 0.02; seed: 0 -> 3\)"
     ):
-        pretrain(changed, prepared.data, straight, resume_command="")
+        pretrain(changed, few, straight, resume_command="")
 
 
 def test_data_of_another_vocabulary(prepared, straight, tmp_path):
-    from conftest import run_stage
-
     vocab, data = tmp_path / "vocab", tmp_path / "data"
     run_stage("vocab", "--input", prepared.text, "--output", vocab, "--size", 80)
     run_stage("prepare", "--input", prepared.text, "--vocab", vocab, "--output", data, "--sequence-length", 16, 32)
@@ -281,24 +298,24 @@ def test_data_of_another_vocabulary(prepared, straight, tmp_path):
         pretrain(CONFIG, data, straight, resume_command="")
 
 
-def test_a_truncated_shard(prepared, tmp_path):
+def test_a_truncated_shard(few, tmp_path):
     data = tmp_path / "data"
-    shutil.copytree(prepared.data, data)
+    shutil.copytree(few, data)
     shard = min(data.glob("train-*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(UserError, match=f"{shard.name}.*bytes.*prepare"):
         pretrain(CONFIG, data, tmp_path / "run", resume_command="")
 
 
-def test_an_output_that_is_something_else(prepared, tmp_path):
+def test_an_output_that_is_something_else(prepared, few, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="is not empty and is not a run directory"):
-        pretrain(CONFIG, prepared.data, tmp_path, resume_command="")
+        pretrain(CONFIG, few, tmp_path, resume_command="")
     with pytest.raises(UserError, match="is not empty and is not a run directory"):
-        pretrain(CONFIG, prepared.data, prepared.vocab, resume_command="")
+        pretrain(CONFIG, few, prepared.vocab, resume_command="")
 
 
-def test_a_write_that_fails(prepared, straight, tmp_path):
+def test_a_write_that_fails(few, straight, tmp_path):
     """A checkpoint that cannot be written ends the run in one line with status 2; the one before it stays."""
     run = tmp_path / "run"
     shutil.copytree(straight, run)
@@ -309,7 +326,7 @@ def test_a_write_that_fails(prepared, straight, tmp_path):
     )
     config = tmp_path / "config.json"
     config.write_text(json.dumps(to_dict(CONFIG)))
-    command = ["pretrain", str(config), "--data", str(prepared.data), "--output", str(run)]
+    command = ["pretrain", str(config), "--data", str(few), "--output", str(run)]
     done = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "bert-jax pretrain: " in done.stderr
@@ -317,14 +334,14 @@ def test_a_write_that_fails(prepared, straight, tmp_path):
     assert (run / "checkpoints" / "8").is_dir()
 
 
-def test_disk_full(prepared, tmp_path, monkeypatch, capsys):
+def test_disk_full(few, tmp_path, monkeypatch, capsys):
     """Too little space for a checkpoint is said before one is begun; with space again the run goes on."""
     run = tmp_path / "run"
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000))
         with pytest.raises(UserError, match=r"disk full: a checkpoint takes 0.\d MiB and 0.0 MiB are free"):
-            pretrain(CONFIG, prepared.data, run, resume_command="")
+            pretrain(CONFIG, few, run, resume_command="")
     assert not list((run / "checkpoints").iterdir())
-    pretrain(CONFIG, prepared.data, run, resume_command="")
+    pretrain(CONFIG, few, run, resume_command="")
     assert [line["step"] for line in scores(run)] == [3, 5, 6, 9, 10, 12, 12]

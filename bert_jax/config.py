@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
 
@@ -25,6 +25,8 @@ OPTIMIZERS = ("adamw_bert", "adamw", "lamb")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTIONS = ("auto", "reference")
+MASKINGS = ("token", "whole_word", "span")
+PACKINGS = ("padded", "packed", "buckets")
 
 
 def setting(default: Any, help: str) -> Any:
@@ -120,24 +122,76 @@ MODEL_SIZES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class Objective(NamedTuple):
+    """A row of the table of objectives."""
+
+    examples: str  # which examples of the prepared data it trains on; see `bert_jax.data.instances`
+    pair_label: str | None  # what the label of a pair says, where it is predicted
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "mlm_nsp": Objective("nsp", "next sentence"),  # BERT
+    "mlm_pairs": Objective("nsp", None),  # "No NSP" of the paper's ablation: the same rows, their label not predicted
+    "mlm_sop": Objective("sop", "sentence order"),  # ALBERT (1909.11942)
+    "mlm_full_sentences": Objective("full_sentences", None),  # RoBERTa (1907.11692), rows go across documents
+    "mlm_document": Objective("document", None),  # RoBERTa's doc-sentences: rows stay inside a document
+}
+
+
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is predicted. Of the picked tokens `mask_share` become [MASK], `random_share` a random id, the rest stay."""
 
+    name: str = setting(
+        "mlm_nsp", "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences or mlm_document"
+    )
+    masking: str = setting("token", "what is picked as one: token, whole_word, or span of words (geometric lengths)")
     mlm_probability: float = setting(0.15, "share of tokens that are picked and predicted")
+    mlm_probability_end: float | None = setting(
+        None, "none: that share stays; a number: it goes there in a straight line, reached at the last step of the run"
+    )
     mask_share: float = setting(0.8, "share of picked tokens replaced by [MASK]")
     random_share: float = setting(0.1, "share of picked tokens replaced by a random entry of the vocabulary")
-    nsp: bool = setting(True, "predict the next sentence too (false: segments stay, their label is not predicted)")
+    span_end_probability: float = setting(0.2, "masking=span: probability that a span ends after a word (SpanBERT: 0.2)")
+    longest_span: int = setting(10, "masking=span: words of a span at most (SpanBERT: 10)")
 
     def __post_init__(self) -> None:
-        for name in ("mlm_probability", "mask_share", "random_share"):
+        _require_choice("objective", self, "name", tuple(OBJECTIVES))
+        _require_choice("objective", self, "masking", MASKINGS)
+        for name in ("mlm_probability", "mask_share", "random_share", "span_end_probability"):
             _require_share("objective", self, name)
-        _require_positive("objective", self, "mlm_probability")
+        if self.mlm_probability_end is not None:
+            _require_share("objective", self, "mlm_probability_end")
+            _require_positive("objective", self, "mlm_probability_end")
+        for name in ("mlm_probability", "span_end_probability", "longest_span"):
+            _require_positive("objective", self, name)
         if self.mask_share + self.random_share > 1 + 1e-9:
             raise UserError(
                 f"objective.mask_share={self.mask_share} and objective.random_share={self.random_share} add up to"
                 " more than 1: lower one of them"
             )
+
+    @property
+    def examples(self) -> str:
+        """Which examples of the prepared data are trained on."""
+        return OBJECTIVES[self.name].examples
+
+    @property
+    def nsp(self) -> bool:
+        """Whether the label of a pair is predicted: next sentence (NSP) or sentence order (SOP)."""
+        return OBJECTIVES[self.name].pair_label is not None
+
+    @property
+    def highest_probability(self) -> float:
+        """The largest share of tokens that is picked in the course of the run."""
+        return max(self.mlm_probability, self.mlm_probability_end or 0.0)
+
+    def probability_at(self, step: int, total_steps: int) -> float:
+        """The share of tokens that is picked in step `step` (from 0) of the run."""
+        if self.mlm_probability_end is None:
+            return self.mlm_probability
+        progress = step / max(total_steps - 1, 1)
+        return self.mlm_probability + (self.mlm_probability_end - self.mlm_probability) * progress
 
 
 @dataclass(frozen=True)
@@ -230,6 +284,11 @@ class PretrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = setting(0, "of initial weights, order of examples, masks and dropout")
+    packing: str = setting(
+        "padded", "padded (an example a row), packed (several a row, apart in attention) or buckets (rows of like length)"
+    )
+    examples_per_row: int = setting(4, "packing=packed: examples in a row at most")
+    buckets: int = setting(4, "packing=buckets: row lengths that are compiled for, evenly up to sequence_length")
     micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
     compute_dtype: str = setting("float32", "float32 or bfloat16; parameters, softmax, LayerNorm and loss stay float32")
     remat: str = setting("none", "recompute in the backward pass: none, dots (all but matrix products), full (a layer)")
@@ -246,6 +305,9 @@ class PretrainConfig:
             raise UserError("phases is empty: a run needs at least one phase")
         for name in ("micro_batches", "log_every", "eval_batches", "save_every", "keep_checkpoints"):
             _require_positive("", self, name)
+        for name in ("examples_per_row", "buckets"):
+            _require_positive("", self, name)
+        _require_choice("", self, "packing", PACKINGS)
         _require_choice("", self, "compute_dtype", COMPUTE_DTYPES)
         _require_choice("", self, "remat", REMAT_POLICIES)
         _require_choice("", self, "attention", ATTENTIONS)
@@ -286,12 +348,18 @@ class PretrainConfig:
                 f"phases.{number}.batch_size={phase.batch_size} is not divisible by"
                 f" micro_batches={self.micro_batches}: change one of them"
             )
-        needed = round(self.objective.mlm_probability * phase.sequence_length)
-        if not needed <= phase.max_predictions_per_seq <= phase.sequence_length:
+        share = self.objective.highest_probability
+        needed = round(share * phase.sequence_length)
+        why = ""
+        if self.packing == "packed":
+            # Each example's count is rounded by itself, and is at least 1.
+            needed = math.ceil(share * phase.sequence_length) + self.examples_per_row
+            why = f" in up to {self.examples_per_row} examples"
+        if not min(needed, phase.sequence_length) <= phase.max_predictions_per_seq <= phase.sequence_length:
             raise UserError(
                 f"phases.{number}.max_predictions_per_seq={phase.max_predictions_per_seq} does not hold the"
-                f" {self.objective.mlm_probability:.0%} of phases.{number}.sequence_length={phase.sequence_length} that"
-                f" are predicted: set phases.{number}.max_predictions_per_seq={max(needed, 1)}"
+                f" {share:.0%} of phases.{number}.sequence_length={phase.sequence_length} that are predicted{why}: set"
+                f" phases.{number}.max_predictions_per_seq={min(max(needed, 1), phase.sequence_length)}"
             )
 
     @property
@@ -388,7 +456,8 @@ def _typed(key: str, kind: Any, value: Any) -> Any:
 def override(config: PretrainConfig, assignments: Sequence[str]) -> PretrainConfig:
     """Apply `KEY=VALUE` overrides with dotted keys, such as `optimizer.learning_rate=3e-4` or `phases.0.steps=100`.
 
-    `model=SIZE` takes the layers, width and heads of a named size (`MODEL_SIZES`).
+    `model=SIZE` takes the layers, width and heads of a named size (`MODEL_SIZES`); `objective=NAME` is short for
+    `objective.name=NAME`.
 
     Raises:
       UserError: not of the form KEY=VALUE, an unknown key, or a value of the wrong type.
@@ -403,6 +472,8 @@ def override(config: PretrainConfig, assignments: Sequence[str]) -> PretrainConf
                 raise UserError(f"model={text} is not a known size: choose one of {', '.join(MODEL_SIZES)}")
             values["model"].update(MODEL_SIZES[text])
             continue
+        if key == "objective":
+            key = "objective.name"
         _assign(values, key, text)
     return from_dict(values)
 

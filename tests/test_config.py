@@ -64,12 +64,12 @@ def test_sizes_of_the_paper_s_table(size, shape):
 def test_overrides_are_typed():
     config = override(
         DEFAULT,
-        ["model=tiny", "optimizer.learning_rate=3e-4", "phases.0.steps=1_000", "objective.nsp=false", "seed=7"],
+        ["model=tiny", "optimizer.learning_rate=3e-4", "phases.0.steps=1_000", "objective=mlm_pairs", "seed=7"],
     )
     assert config.model.hidden_size == 128
     assert config.optimizer.learning_rate == 3e-4
     assert config.phases[0].steps == 1_000
-    assert config.objective.nsp is False
+    assert config.objective.nsp is False and config.objective.name == "mlm_pairs"
     assert config.seed == 7
     assert override(DEFAULT, ["optimizer.learning_rate=1"]).optimizer.learning_rate == 1.0
     phase = override(DEFAULT, ["phases.1.learning_rate=1e-3", "phases.1.warmup_steps=5"]).phases[1]
@@ -87,7 +87,7 @@ def test_overrides_are_typed():
         ("phases.4.steps=1", "'phases.4' does not exist: phases has the entries 0 to 1"),
         ("seed=x", "seed='x' is not of type int"),
         ("seed=1.5", "seed=1.5 is not of type int"),
-        ("objective.nsp=1", "objective.nsp=1 is not of type bool"),
+        ("scan_layers=1", "scan_layers=1 is not of type bool"),
         ("phases=3", "'phases' is a group of settings: set one of them, such as phases.0.sequence_length=..."),
         ("optimizer.learning_rate", "'optimizer.learning_rate' is not a setting: write KEY=VALUE"),
         ("model=huge", "model=huge is not a known size: choose one of tiny"),

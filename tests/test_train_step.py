@@ -124,7 +124,7 @@ def test_losses_are_weighted_means():
 
 def test_without_nsp_its_head_gets_no_gradient():
     """Row S32: segments stay, the label is not predicted."""
-    training = training_on((1, 1, 1), objective=ObjectiveConfig(nsp=False))
+    training = training_on((1, 1, 1), objective=ObjectiveConfig("mlm_pairs"))
     state = training.initial_state()
     before = np.asarray(state.params["nsp"]["kernel"])
     batch = {name: jax.numpy.asarray(field) for name, field in make_batch().items()}

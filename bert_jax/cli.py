@@ -15,12 +15,13 @@ from bert_jax.errors import Interrupted, UserError
 
 STAGES = {
     "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
-    "vocab": "text -> WordPiece vocabulary",
-    "prepare": "text -> sharded training data",
+    "vocab": "text -> vocabulary (WordPiece or SentencePiece)",
+    "prepare": "text -> sharded training data with a passport",
     "pretrain": "config + data -> run directory",
     "evaluate": "run + data -> MLM loss, accuracy and perplexity, NSP accuracy",
     "fill-mask": "run + text with [MASK] -> predictions",
     "report": "run -> report.html",
+    "doctor": "data or run -> what is likely wrong, and what to do",
     "describe": "config -> parameters, FLOPs, memory",
 }
 

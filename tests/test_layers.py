@@ -17,14 +17,16 @@ LAYERS = {
     **dict.fromkeys(["tokenization", "data", "run_directory"], 1),
     **dict.fromkeys(["encoder", "heads"], 2),
     **dict.fromkeys(["train_state", "train_step"], 3),
-    **dict.fromkeys(["train_loop", "evaluation", "inference", "pretraining", "report"], 4),
+    **dict.fromkeys(["train_loop", "evaluation", "inference", "pretraining", "report", "passport", "doctor"], 4),
     "cli": 5,
 }
 ONLY_IMPORTER = {
     "orbax": {"checkpoint"},
     "tensorflow": {"data.tf_feed"},
+    "tensorflow_datasets": {"data.tfds_source"},
+    "apache_beam": {"data.beam"},
     "safetensors": set(),
-    "tokenizers": {"tokenization"},
+    "sentencepiece": {"tokenization.sentencepiece"},
 }
 
 

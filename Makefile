@@ -46,8 +46,8 @@ lint: .venv/installed
 # Newest versions of everything, tried in an environment of its own. Names and versions only.
 lock:
 	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[tensorflow,beam,jieba,dev]"
-	{ echo "# Exact versions of what .[tensorflow,beam,jieba,dev] needs, made by make lock."; \
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[tensorflow,beam,jieba,sentencex,dev]"
+	{ echo "# Exact versions of what .[tensorflow,beam,jieba,sentencex,dev] needs, made by make lock."; \
 	  .venv-lock/bin/python -m pip freeze --all --exclude bert-jax --exclude pip | \
 	  sed '/^tensorflow/ s/$$/ ; sys_platform == "linux"/; s/^tensorflow-datasets\(.*\) ;.*/tensorflow-datasets\1/; s/^tensorflow-metadata\(.*\) ;.*/tensorflow-metadata\1/'; \
 	} > requirements.lock

@@ -152,7 +152,9 @@ class ObjectiveConfig:
     )
     mask_share: float = setting(0.8, "share of picked tokens replaced by [MASK]")
     random_share: float = setting(0.1, "share of picked tokens replaced by a random entry of the vocabulary")
-    span_end_probability: float = setting(0.2, "masking=span: probability that a span ends after a word (SpanBERT: 0.2)")
+    span_end_probability: float = setting(
+        0.2, "masking=span: probability that a span ends after a word (SpanBERT: 0.2)"
+    )
     longest_span: int = setting(10, "masking=span: words of a span at most (SpanBERT: 10)")
 
     def __post_init__(self) -> None:
@@ -186,7 +188,7 @@ class ObjectiveConfig:
         """The largest share of tokens that is picked in the course of the run."""
         return max(self.mlm_probability, self.mlm_probability_end or 0.0)
 
-    def probability_at(self, step: int, total_steps: int) -> float:
+    def probability_at(self, step: float, total_steps: int) -> float:
         """The share of tokens that is picked in step `step` (from 0) of the run."""
         if self.mlm_probability_end is None:
             return self.mlm_probability
@@ -285,7 +287,8 @@ class PretrainConfig:
     mesh: MeshConfig = MeshConfig()
     seed: int = setting(0, "of initial weights, order of examples, masks and dropout")
     packing: str = setting(
-        "padded", "padded (an example a row), packed (several a row, apart in attention) or buckets (rows of like length)"
+        "padded",
+        "padded (an example a row), packed (several a row, apart in attention) or buckets (rows of like length)",
     )
     examples_per_row: int = setting(4, "packing=packed: examples in a row at most")
     buckets: int = setting(4, "packing=buckets: row lengths that are compiled for, evenly up to sequence_length")

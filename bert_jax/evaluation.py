@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intrinsic scores on held-out data: masked LM loss, perplexity and accuracy, next sentence accuracy.
+"""Intrinsic scores on held-out data: masked LM loss, perplexity and accuracy, accuracy on pairs.
+
+An example stands in a row of its own here, whatever the run's packing, and `mlm_probability` of its tokens are picked,
+whatever the run's schedule, so that scores of one step can be compared with another's.
 
 They stand beside what needs no model: the unigram model of the training text, and always guessing its commonest token.
 """
@@ -12,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
-from bert_jax.batch import Batch, BatchShape
+from bert_jax.batch import Batch, BatchShape, pair_words
 from bert_jax.config import PhaseConfig, PretrainConfig
 from bert_jax.data.feed import evaluation_batch, Examples, host_rows, plain_feed, SpecialIds
 from bert_jax.data.shards import DataDirectory, Split
@@ -125,6 +128,7 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
     return {
         "step": inference.step,
         "split": split,
+        "objective": config.objective.name,
         "sequence_length": phase.sequence_length,
         **mlm_report(totals),
         **unigram_report(targets, data.token_counts(), tokenizer),
@@ -185,7 +189,7 @@ def mlm_report(totals: dict[str, float]) -> dict[str, Any]:
 
 
 def nsp_report(totals: dict[str, float]) -> dict[str, Any]:
-    """Next sentence scores."""
+    """Scores of the label of pairs; `is_next_share`: of label 0, which is "in order" where that is predicted."""
     scores = mean_scores(totals, nsp=True)
     return {
         "nsp_loss": scores["nsp_loss"],
@@ -241,9 +245,9 @@ def _sample(inference: Inference, row: dict[str, np.ndarray]) -> dict[str, Any]:
         "answers": [tokenizer.vocabulary[answers[slot.position]] for slot in prediction.masks],
         "predictions": [[[entry.token, entry.probability] for entry in slot.entries] for slot in prediction.masks],
     }
-    if inference.config.objective.nsp:
-        label = "NotNext" if row["next_sentence_labels"][0] else "IsNext"
-        guess = "IsNext" if prediction.is_next >= 0.5 else "NotNext"
+    words = pair_words(inference.config.objective)
+    if words is not None:
+        label, guess = words.labels[int(row["next_sentence_labels"][0])], words.labels[prediction.is_next < 0.5]
         probability = max(prediction.is_next, 1 - prediction.is_next)
-        sample["next_sentence"] = {"label": label, "prediction": guess, "probability": probability}
+        sample["pair"] = {"label": label, "prediction": guess, "probability": probability}
     return sample

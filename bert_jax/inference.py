@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's newest checkpoint, ready to predict: the words behind [MASK] and whether B follows A.
+"""A run's newest checkpoint, ready to predict: the words behind [MASK] and the label of a pair.
 
 Shapes: B rows, S tokens.
 """
@@ -16,6 +16,7 @@ from flax import nnx
 
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import MeshConfig
+from bert_jax.data.instances import PAIRS
 from bert_jax.errors import UserError
 from bert_jax.run_directory import RunDirectory
 from bert_jax.sharding import make_mesh
@@ -47,7 +48,7 @@ class Prediction:
     """What the model says of one text."""
 
     masks: list[Slot]
-    is_next: float  # probability that segment B follows segment A
+    is_next: float  # probability of label 0: B follows A, or (sentence order) A and B stand in order
 
 
 class Inference:
@@ -68,11 +69,17 @@ class Inference:
         """[CLS] text [SEP] with each [MASK] as one token; a [SEP] inside begins segment B: ids and segments [S].
 
         Raises:
-          UserError: more than two segments, or longer than the run's longest sequence.
+          UserError: more segments than the run was trained on, or longer than its longest sequence.
         """
         parts = text.split(SEPARATOR)
         if len(parts) > 2:
             raise UserError(f"{shorten(text)!r}: has {len(parts)} segments: the model takes at most two")
+        objective = self.config.objective
+        if len(parts) == 2 and objective.examples not in PAIRS:
+            raise UserError(
+                f"{shorten(text)!r}: has two segments, and objective.name={objective.name} trains on one: remove the"
+                f" {SEPARATOR}"
+            )
         ids, segments = [self.tokenizer.cls_id], [0]
         for segment, part in enumerate(parts):
             piece = [*self._encode_with_masks(part), self.tokenizer.sep_id]
@@ -123,7 +130,7 @@ class Inference:
 
     @cached_property
     def _top(self):  # type: ignore[no-untyped-def]
-        """Jitted: the best entries at the masked positions and the probability of IsNext."""
+        """Jitted: the best entries at the masked positions and the probability of label 0."""
         entries = self.tokenizer.vocab_size
 
         def top(params, batch, top_k):  # type: ignore[no-untyped-def]

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured while training: sums read from the device, added up on the host, divided once."""
+"""What is measured while training: sums read from the device, added up on the host, divided once.
+
+The names `nsp_*` and `is_next_share` are those of the label of a pair, whatever it says: with objective mlm_sop they
+are scores of sentence order and the share of pairs that stand in order.
+"""
 
 import math
 from collections.abc import Mapping
@@ -19,21 +23,19 @@ class Window:
     are those of an uninterrupted one."""
 
     steps: int = 0
-    sequences: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
 
-    def add(self, sums: Mapping[str, float], sequences: int, seconds: float) -> None:
+    def add(self, sums: Mapping[str, float], seconds: float) -> None:
         """Take in one step."""
         self.steps += 1
-        self.sequences += sequences
         self.seconds += seconds
         for name, value in sums.items():
             self.sums[name] = value if name in LAST_VALUE else self.sums.get(name, 0.0) + value
 
     def as_record(self) -> dict[str, Any]:
         """What a checkpoint keeps; `Window(**record)` gives it back."""
-        return {"steps": self.steps, "sequences": self.sequences, "seconds": self.seconds, "sums": self.sums}
+        return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
     def line(self, step: int, phase: int, model: ModelConfig, nsp: bool) -> dict[str, Any]:
         """The line of metrics.jsonl for the steps up to `step`."""
@@ -46,8 +48,10 @@ class Window:
             "mask_share": sums["masked"] / picked,
             "kept_share": sums["kept"] / picked,
             "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
+            "valid_token_share": sums["valid_tokens"] / sums["row_tokens"],
+            "examples_per_row": sums["examples"] / sums["rows"],
         }
-        if sums["nsp_weight"]:
+        if nsp and sums["nsp_weight"]:
             shares["is_next_share"] = 1 - sums["not_next"] / sums["nsp_weight"]
         return {
             "kind": "train",
@@ -60,7 +64,7 @@ class Window:
             "valid_tokens": int(sums["valid_tokens"]),
             "seconds": seconds,
             "tokens_per_second": sums["valid_tokens"] / seconds,
-            "sequences_per_second": self.sequences / seconds,
+            "sequences_per_second": sums["examples"] / seconds,
             "model_flops_per_second": flops / seconds,
             **shares,
         }

@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import differences, load_config, PretrainConfig, to_dict
+from bert_jax.data.files import write_json
 from bert_jax.errors import UserError
 from bert_jax.tokenization import load_tokenizer, Tokenizer
+from bert_jax.tokenization.encoding import CONFIG_FILE
+from bert_jax.tokenization.sentencepiece import MODEL_FILE
+from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
 
 # What a start that was cut off may have left in the directory.
-WRITTEN_BEFORE_CONFIG = {"vocab.txt", "tokenizer_config.json", "data.json", "data.json.tmp", "config.json.tmp"}
+PASSPORT = "passport.json"
+_NAMES = (VOCABULARY_FILE, MODEL_FILE, CONFIG_FILE, PASSPORT)
+WRITTEN_BEFORE_CONFIG = {*_NAMES, *(f"{name}.partial" for name in (*_NAMES, "config.json"))}
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class RunDirectory:
 
     @property
     def data_file(self) -> Path:
-        """Copy of the manifest of the data the run is trained on."""
-        return self.path / "data.json"
+        """Copy of the passport (the manifest) of the data the run is trained on."""
+        return self.path / PASSPORT
 
     @property
     def environment_file(self) -> Path:
@@ -126,13 +132,6 @@ def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping
 
 def _shard_hashes(manifest: Mapping[str, Any]) -> list[str]:
     return [shard["sha256"] for split in manifest["splits"].values() for shard in split["shards"]]
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def append_metrics(run: RunDirectory, line: Mapping[str, Any]) -> None:

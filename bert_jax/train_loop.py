@@ -23,12 +23,11 @@ Sums = dict[str, float]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of steps at one shape of batch, compiled when it begins."""
+    """A stretch of steps at one sequence length, compiled when it begins."""
 
     number: int
     begin: int  # first step
     end: int  # the step after the last
-    batch_size: int
     compile: Callable[[], Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]]
     feed: Callable[[int], Iterator[Batch]]  # from this step of the run on
 
@@ -110,6 +109,7 @@ def _train_phase(
 ) -> tuple[TrainState, int]:
     with jax.transfer_guard("allow"):  # constants of the program
         step = phase.compile()
+    batches = phase.feed(done)  # before the clock starts: what it imports is no step's time
     clock = Stopwatch()
     unread: dict[str, jax.Array] | None = None
 
@@ -118,7 +118,7 @@ def _train_phase(
             values = {name: float(value) for name, value in jax.device_get(sums).items()}
             hooks.measured(steps, phase, values, clock.lap())
 
-    for batch in phase.feed(done):
+    for batch in batches:
         state, sums = step(state, hooks.put(batch))
         # Read the step before only now that this one is under way, so that the device never waits for the host.
         read(unread, done)

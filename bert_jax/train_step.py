@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure train and evaluation steps, compiled ahead of time: one compilation for each sequence length, never another.
+"""The pure train and evaluation steps, compiled ahead of time: one compilation for each shape of batch, never another.
 
 Shapes: B rows of the global batch, A micro-batches.
 """
@@ -127,8 +127,8 @@ def pretraining_scores(
 
 
 def batch_statistics(batch: Arrays, mask_id: int) -> Arrays:
-    """Counts of a batch: valid tokens, the squared lengths of its examples, picked tokens that became [MASK] or were
-    kept, NotNext pairs.
+    """Counts of a batch: rows, their tokens with padding, examples, valid tokens, the squared lengths of the examples,
+    picked tokens that became [MASK] or were kept, pairs of label 1 (NotNext, or swapped).
 
     A random replacement that happens to draw the true id counts as kept, one that draws [MASK] as masked.
     """
@@ -136,7 +136,11 @@ def batch_statistics(batch: Arrays, mask_id: int) -> Arrays:
     lengths = (batch["sequence_ids"][:, :, None] == number[None, None, :]).sum(1, dtype=jnp.float32)  # [B, E]
     shown = jnp.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
     weights = batch["masked_lm_weights"]
+    rows, size = batch["input_ids"].shape
     return {
+        "rows": jnp.float32(rows),
+        "row_tokens": jnp.float32(rows * size),
+        "examples": (lengths > 0).sum(dtype=jnp.float32),
         "valid_tokens": lengths.sum(),
         "squared_lengths": jnp.square(lengths).sum(),
         "masked": (weights * (shown == mask_id)).sum(),

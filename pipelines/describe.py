@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.config import config_names, load_config, MODEL_SIZES, override, PhaseConfig, PretrainConfig
+from bert_jax.config import config_names, load_config, MODEL_SIZES, override, PretrainConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,16 +54,18 @@ def count(config: PretrainConfig) -> dict[str, Any]:
         "formula_parameters": formula_parameters(config.model),
         "parameter_bytes": count_bytes(params),
         "optimizer_bytes": count_bytes(state.opt_state),
-        "phases": [describe_phase(config, phase) for phase in config.phases],
+        "phases": [describe_phase(config, number) for number in range(len(config.phases))],
     }
 
 
-def describe_phase(config: PretrainConfig, phase: PhaseConfig) -> dict[str, Any]:
-    """FLOPs of a full row (no padding, every prediction used) and of the phase."""
+def describe_phase(config: PretrainConfig, number: int) -> dict[str, Any]:
+    """FLOPs of a full row (one example, no padding, the share that is picked in the phase's middle) and of the phase."""
     from bert_jax.accounting import training_flops
 
-    length = phase.sequence_length
-    predictions = round(config.objective.mlm_probability * length)
+    phase = config.phases[number]
+    length, begin = phase.sequence_length, sum(earlier.steps for earlier in config.phases[:number])
+    middle = begin + (phase.steps - 1) / 2
+    predictions = round(config.objective.probability_at(middle, config.total_steps) * length)
     flops = training_flops(config.model, length, length**2, predictions)
     return {
         "sequence_length": length,

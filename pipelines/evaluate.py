@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bert-jax evaluate: run + held-out data -> masked LM and next sentence scores."""
+"""bert-jax evaluate: run + held-out data -> masked LM scores, and those of pairs (next sentence, sentence order)."""
 
 import argparse
 import json
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from bert_jax.config import ObjectiveConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,9 +29,10 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
 
+    from bert_jax.data.files import write_json
     from bert_jax.data.shards import open_data
     from bert_jax.evaluation import evaluate_run
-    from bert_jax.run_directory import open_run, write_json
+    from bert_jax.run_directory import open_run
 
     run = open_run(arguments.run)
     scores = evaluate_run(run, open_data(arguments.data), arguments.split, arguments.sequence_length)
@@ -46,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
 
 def describe(scores: dict[str, Any]) -> str:
     """The scores in words."""
+    from bert_jax.batch import pair_words
+
     low, high = scores["mlm_accuracy_95"]
     gain = scores["unigram_entropy"] - scores["mlm_loss"]
     ratio = scores["mlm_accuracy"] / max(scores["commonest_token_accuracy"], 1e-9)
@@ -58,10 +63,11 @@ def describe(scores: dict[str, Any]) -> str:
         f"  MLM accuracy    {scores['mlm_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always guessing"
         f" '{scores['commonest_token']}', {scores['commonest_token_accuracy']:.1%}",
     ]
-    if "nsp_accuracy" in scores:
+    words = pair_words(ObjectiveConfig(scores["objective"]))
+    if words is not None:
         low, high = scores["nsp_accuracy_95"]
         lines.append(
-            f"  NSP accuracy    {scores['nsp_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) on {scores['pairs']:,} pairs,"
-            f" {scores['is_next_share']:.1%} of them IsNext"
+            f"  {words.short} accuracy    {scores['nsp_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) on"
+            f" {scores['pairs']:,} pairs, {scores['is_next_share']:.1%} of them {words.labels[0]}"
         )
     return "\n".join(lines)

@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from bert_jax.batch import PairWords
     from bert_jax.inference import Prediction
 
 
@@ -19,7 +20,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="bert-jax fill-mask",
-        description="Predict the words behind [MASK]. A [SEP] in the text begins segment B; IsNext is then told too.",
+        description="Predict the words behind [MASK]. A [SEP] in the text begins segment B; whether it"
+        " follows (IsNext), or the order of both, is then told too, as the run's objective has it.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts with [MASK]; none: lines of standard input")
@@ -34,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.top_k < 1:
         raise UserError(f"--top-k {arguments.top_k} is not possible: use 1 or more")
 
+    from bert_jax.batch import pair_words
     from bert_jax.inference import Inference, MASK, SEPARATOR, shorten
     from bert_jax.run_directory import open_run
 
@@ -46,29 +49,30 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{shorten(text)!r}: has no [MASK] to fill: put one where a word is to be predicted")
     inference = Inference(run)
     ids, segments = zip(*map(inference.encode, texts), strict=True)
+    words = pair_words(inference.config.objective)  # none: the head for pairs is untrained and says nothing
     for text, prediction in zip(texts, inference.predict(ids, segments, arguments.top_k), strict=True):
-        nsp = inference.config.objective.nsp  # without it the head for pairs is untrained and says nothing
-        print(
-            as_json(text, prediction, nsp) if arguments.json else as_text(text, prediction, nsp and SEPARATOR in text)
-        )
+        if arguments.json:
+            print(as_json(text, prediction, words))
+        else:
+            print(as_text(text, prediction, words if SEPARATOR in text else None))
     return 0
 
 
-def as_json(text: str, prediction: "Prediction", nsp: bool) -> str:
-    """One line of JSON."""
-    fields = {"text": text, **dataclasses.asdict(prediction)}
-    if not nsp:
-        del fields["is_next"]
+def as_json(text: str, prediction: "Prediction", words: "PairWords | None") -> str:
+    """One line of JSON; the probability of the pair's label 0 is `is_next` or `in_order`."""
+    fields: dict[str, Any] = {"text": text, "masks": [dataclasses.asdict(slot) for slot in prediction.masks]}
+    if words is not None:
+        fields["is_next" if words.short == "NSP" else "in_order"] = prediction.is_next
     return json.dumps(fields, ensure_ascii=False)
 
 
-def as_text(text: str, prediction: "Prediction", pair: bool) -> str:
-    """A text and its predictions for people."""
+def as_text(text: str, prediction: "Prediction", words: "PairWords | None") -> str:
+    """A text and its predictions for people; `words`: for the label of its pair, None where it is not told."""
     lines = [text]
     for slot in prediction.masks:
         best = ", ".join(f"{entry.token} {entry.probability:.1%}" for entry in slot.entries)
         lines.append(f"  [MASK] {best}")
-    if pair:
-        word = "IsNext" if prediction.is_next >= 0.5 else "NotNext"
+    if words is not None:
+        word = words.labels[prediction.is_next < 0.5]
         lines.append(f"  {word} {max(prediction.is_next, 1 - prediction.is_next):.1%}")
     return "\n".join(lines)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `prepare`: text -> sharded training data."""
+"""Stage `prepare`: text -> sharded training data and its passport."""
 
 import argparse
+import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -9,20 +11,62 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """
-Tokenise text, hold a share of the documents out for validation, and write shards of tokens with sentence
-pairs for masked-language-model and next-sentence prediction. Masks are drawn later, anew in every epoch.
-Input is UTF-8 text with one sentence a line and a blank line between documents, or WikiExtractor's output.
+Tokenise text, hold a share of the documents out for validation, and write shards of tokens with the examples that
+objectives train on, and passport.json, which says what the text is made of. Masks are drawn later, anew in every
+epoch. The text is read once, in bounded memory, on all cores; an interrupted run goes on when the same command is given
+again. Input is UTF-8: one sentence a line and a blank line between documents (or --lines paragraphs), WikiExtractor's
+output, or JSON lines; gz, bz2, xz or zst as it is; or a field of a TensorFlow data set that is on this machine.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the stage."""
     parser = argparse.ArgumentParser(prog="bert-jax prepare", description=DESCRIPTION)
-    add = parser.add_argument
     default = " (default: %(default)s)"
-    add("--input", nargs="+", type=Path, required=True, metavar="PATH", help="text files, or folders of them")
-    add("--vocab", type=Path, required=True, help="vocab.txt, or a directory that has one")
+    _add_text_options(parser, default)
+    _add_example_options(parser, default)
+    _add_run_options(parser, default)
+    return parser
+
+
+def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
+    add = parser.add_argument
+    inputs = (
+        "files, folders, globs, or tfds:NAME[/CONFIG]/SPLIT:FIELD; with @WEIGHT behind it, 2 takes every document twice"
+        " with other pairs, 0.25 a quarter of the documents"
+    )
+    add("--input", nargs="+", required=True, metavar="PATH[@WEIGHT]", help=inputs)
+    add("--vocab", type=Path, required=True, help="a vocabulary file, or a directory that has one")
     add("--output", type=Path, required=True, metavar="DIR", help="directory to write; new or empty")
+    case = parser.add_mutually_exclusive_group()
+    uncased = "lower-case and strip accents; without either: as the vocabulary"
+    case.add_argument("--cased", dest="lowercase", action="store_false", help="keep case and accents")
+    case.add_argument("--uncased", dest="lowercase", action="store_true", help=uncased)
+    parser.set_defaults(lowercase=None)
+    lines = "what a line of plain text is" + default
+    add("--lines", choices=("sentences", "paragraphs"), default="sentences", help=lines)
+    add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
+    errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
+    add("--errors", choices=("strict", "replace"), default="strict", help=errors)
+    splitter = (
+        "what splits paragraphs into sentences: rules (English, Chinese, Japanese), or sentencex:LANGUAGE for another, such"
+        " as sentencex:de" + default
+    )
+    add("--splitter", default="rules", metavar="NAME", help=splitter)
+    segmenter = "what cuts Chinese into words, for masking of whole words; none: each character is a word" + default
+    add("--segmenter", choices=("none", "jieba"), default="none", help=segmenter)
+    add("--licence", default="", metavar="TEXT", help="licence of the text, noted in the passport")
+    evaluation = "files whose overlap with the text (13-grams of words) is measured"
+    add("--evaluation-data", nargs="+", type=Path, default=[], metavar="FILE", help=evaluation)
+
+
+def _add_example_options(parser: argparse.ArgumentParser, default: str) -> None:
+    add = parser.add_argument
+    objective = (
+        "objectives to make examples for: mlm_nsp, mlm_pairs, mlm_sop, mlm_full_sentences, mlm_document"
+        " (default: mlm_nsp)"
+    )
+    add("--objective", nargs="+", default=["mlm_nsp"], metavar="NAME", help=objective)
     lengths = "tokens in a row, with [CLS] and [SEP]; one table of examples for each (default: 128 512)"
     add("--sequence-length", nargs="+", type=int, default=[128, 512], metavar="S", help=lengths)
     held_out = "share of documents for validation; 0: no validation split" + default
@@ -32,48 +76,81 @@ def parser() -> argparse.ArgumentParser:
     random_next = "probability that B is taken from another document (NotNext)" + default
     add("--random-next-prob", type=float, default=0.5, metavar="P", help=random_next)
     add("--seed", type=int, default=0, help="of the choice of held-out documents and of the pairs" + default)
-    add("--shard-tokens", type=int, default=2**25, metavar="N", help="tokens in a shard at most" + default)
-    case = parser.add_mutually_exclusive_group()
-    cased, uncased = (
-        "keep case and accents",
-        "lower-case and strip accents; without either: as the vocabulary",
-    )
-    case.add_argument("--cased", dest="lowercase", action="store_false", help=cased)
-    case.add_argument("--uncased", dest="lowercase", action="store_true", help=uncased)
-    parser.set_defaults(lowercase=None)
-    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser, default: str) -> None:
+    add = parser.add_argument
+    size = "text in a shard (default: a 64th of the input, from 4 to 32 MB); a B sentence comes from A's shard"
+    add("--shard-size", type=int, default=0, metavar="BYTES", help=size)
+    workers = "processes (default: all cores); the result does not depend on it"
+    add("--workers", type=int, default=None, metavar="N", help=workers)
+    runner = "prepare on Apache Beam, such as FlinkRunner or DirectRunner; the result does not depend on it"
+    add("--runner", metavar="NAME", help=runner)
+    runner_options = "options of that runner, in one word after =: --runner-options='--flink_master=HOST:PORT'"
+    add("--runner-options", default="", metavar="OPTIONS", help=runner_options)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     options = parser().parse_args(argv)
 
-    from bert_jax.data.preparation import prepare, PrepareSettings
+    from bert_jax.data.preparation import prepare
+    from bert_jax.errors import UserError
     from bert_jax.tokenization import load_tokenizer
 
-    settings = PrepareSettings(
-        sequence_lengths=tuple(options.sequence_length),
-        held_out=options.held_out,
-        short_seq_prob=options.short_seq_prob,
-        random_next_prob=options.random_next_prob,
-        seed=options.seed,
-        shard_tokens=options.shard_tokens,
-    )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are ours to count
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers} is not possible: use 1 or more")
     tokenizer = load_tokenizer(options.vocab, options.lowercase)
     begin = time.monotonic()
-    manifest, made = prepare(options.input, tokenizer, options.output, settings)
-    if made:
-        print(summary(options.output, manifest, time.monotonic() - begin))
-        for warning in manifest["warnings"]:
-            print(f"warning: {warning}", file=sys.stderr)
-    else:
+    manifest, made = prepare(
+        options.input,
+        tokenizer,
+        options.output,
+        settings_of(options),
+        evaluation_data=options.evaluation_data,
+        workers=options.workers,
+        runner=options.runner,
+        runner_options=shlex.split(options.runner_options),
+    )
+
+    from bert_jax.passport import write_page  # takes half a second to import
+
+    page = options.output / "passport.html"
+    if made or not page.exists():
+        page = write_page(options.output)
+    if not made:
         print(f"{options.output} is complete, from the same text with the same settings: nothing to do")
+        return 0
+    print(summary(options.output, manifest, time.monotonic() - begin))
+    print(f"  what the text is made of: {page}")
+    for warning in manifest["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def settings_of(options: argparse.Namespace) -> Any:
+    """The settings, checked."""
+    from bert_jax.config import OBJECTIVES
+    from bert_jax.data.request import PrepareSettings
+    from bert_jax.errors import UserError
+
+    unknown = [name for name in options.objective if name not in OBJECTIVES]
+    if unknown:
+        raise UserError(f"--objective {unknown[0]} is not known: choose from {', '.join(OBJECTIVES)}")
+    names = (
+        "held_out short_seq_prob random_next_prob seed shard_size lines json_field errors splitter segmenter licence"
+    )
+    return PrepareSettings(
+        kinds=tuple(OBJECTIVES[name].examples for name in options.objective),
+        sequence_lengths=tuple(options.sequence_length),
+        **{name: getattr(options, name) for name in names.split()},
+    )
 
 
 def summary(output: Path, manifest: Mapping[str, Any], seconds: float) -> str:
     """What was made, for people."""
-    megabytes = sum(file["bytes"] for file in manifest["inputs"]) / 1e6
+    megabytes = sum(file["bytes"] for source in manifest["sources"] for file in source["files"]) / 1e6
     lines = [f"{output}: {megabytes:,.1f} MB of text in {seconds:,.1f} s ({megabytes / seconds:,.1f} MB/s)"]
     for name, split in manifest["splits"].items():
         lines.append(
@@ -81,15 +158,34 @@ def summary(output: Path, manifest: Mapping[str, Any], seconds: float) -> str:
             f" {split['tokens']:,} tokens ({split['unknown_tokens'] / split['tokens']:.2%} [UNK]),"
             f" {len(split['shards'])} shard(s)"
         )
-        for length, examples in split["examples"].items():
-            is_next, filled = split["is_next_share"][length], split["valid_token_share"][length]
-            lines.append(
-                f"    sequence length {length:>4}: {examples:,} examples,"
-                f" {is_next:.1%} IsNext, {1 - is_next:.1%} NotNext, {filled:.1%} of a row filled"
-            )
+        lines += [_table_summary(table) for table in split["tables"].values()]
+    return "\n".join(lines + _left_out(manifest))
+
+
+def _table_summary(table: Mapping[str, Any]) -> str:
+    labels = ""
+    if "is_next_share" in table:
+        labels = f" {table['is_next_share']:.1%} IsNext, {1 - table['is_next_share']:.1%} NotNext,"
+    elif "in_order_share" in table:
+        labels = f" {table['in_order_share']:.1%} in order, {1 - table['in_order_share']:.1%} swapped,"
+    return (
+        f"    {table['kind']}, sequence length {table['sequence_length']:>4}: {table['examples']:,} examples,{labels}"
+        f" {table['valid_token_share']:.1%} of a row filled"
+    )
+
+
+def _left_out(manifest: Mapping[str, Any]) -> list[str]:
+    """Whatever is not, or not as it was, in the data."""
+    lines = []
     if manifest["dropped_sentences"]:
         lines.append(
             f"  dropped: {manifest['dropped_sentences']:,} sentences without tokens,"
             f" {manifest['dropped_documents']:,} documents of nothing else"
         )
-    return "\n".join(lines)
+    reading = manifest["reading"]
+    words = {
+        "replaced_bytes": "bytes that are not UTF-8 were replaced",
+        "control_lines": "lines of nothing but control characters were left out",
+        "empty_documents": "documents without text were left out",
+    }
+    return lines + [f"  {reading[name]:,} {text}" for name, text in words.items() if reading[name]]

@@ -15,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="bert-jax pretrain",
         description="Pre-train BERT. The same command goes on where a run was stopped, to the same bit.",
         epilog=f"settings, with their defaults:\n{settings_help()}\n  model=SIZE takes the layers and width of a named"
-        " size: tiny, mini, small, medium, base, large, 6x768x12, ...",
+        " size: tiny, mini, small, medium, base, large, 6x768x12, ...\n  objective=NAME is short for objective.name=NAME",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bert-jax vocab`: text -> WordPiece vocabulary, with a record of what it was made of and how it fits."""
+"""`bert-jax vocab`: text -> vocabulary, with a record of what it was made of and how it fits; or two compared."""
 
 import argparse
-import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -15,90 +13,87 @@ from typing import Any, TYPE_CHECKING
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from bert_jax.data.documents import ReadingOptions
+    from bert_jax.data.sources import Source
+    from bert_jax.data.text_sample import EvenSample
     from bert_jax.tokenization import Tokenizer
 
 RECORD_FILE = "vocab.json"
-SAMPLE_SENTENCES = 10_000  # statistics are measured on this many to twice as many, from all over the text
+FORMAT = 2  # of the record
+MEASURED_SENTENCES = 10_000  # statistics are measured on this many to twice as many, from all over the text
+WORDPIECE_OPTIONS: dict[str, float] = {"min_frequency": 2, "limit_alphabet": 1_000}
+SENTENCEPIECE_OPTIONS: dict[str, float] = {"character_coverage": 0.9995}
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Run the stage."""
     options = _parse(argv)
-    from bert_jax.data.text import input_files
-    from bert_jax.tokenization import train_wordpiece
+    from bert_jax.data.documents import ReadingOptions
+    from bert_jax.data.sources import parse_sources
+    from bert_jax.data.text_sample import read_sample
+    from bert_jax.tokenization.fit import measure
 
-    files = input_files(options.input)
-    settings: dict[str, Any] = {
-        "size": options.size,
-        "lowercase": not options.cased,
-        "strip_accents": not (options.cased or options.keep_accents),
-        "min_frequency": options.min_frequency,
-        "limit_alphabet": options.limit_alphabet,
-    }
-    inputs = [_describe(file) for file in files]
-    output: Path = options.output
-    if _is_done(output, settings, inputs):
-        print(f"{output} already has this vocabulary, of the same text and settings")
+    sources = parse_sources(options.input)
+    reading = ReadingOptions(options.json_field, options.lines, options.errors)
+    if options.compare:
+        return compare(options.compare, sources, reading, options.sample_characters)
+    settings = _settings(options)
+    if _is_done(options.output, settings, sources):
+        print(f"{options.output} already has this vocabulary, of the same text and settings")
         return 0
-    with _Sentences(files) as sentences:
-        tokenizer = train_wordpiece(
-            sentences,
-            options.size,
-            settings["lowercase"],
-            settings["strip_accents"],
-            options.min_frequency,
-            options.limit_alphabet,
-        )
-    statistics = measure(tokenizer, sentences.sample)
+    sample, text = read_sample(sources, reading, options.sample_characters)
+    tokenizer = _train(settings, sample)
+    measured, share = sample.thinned(MEASURED_SENTENCES)
     record = {
-        "format": 1,
+        "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
         "settings": settings,
-        "inputs": inputs,
-        "sentences": sentences.count,
-        "statistics": {
-            "sample": f"{len(sentences.sample)} sentences, {sentences.share}",
-            **statistics,
-        },
+        **text,
+        "statistics": {"sample": f"{len(measured)} sentences, {share}", **measure(tokenizer, measured)},
     }
-    _save(output, tokenizer, record)
-    _print_summary(output, options.size, tokenizer, record)
+    _save(options.output, tokenizer, record)
+    _print_summary(options.output, tokenizer, record)
     return 0
+
+
+# ---- options -----------------------------------------------------------------------------------------------
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bert-jax vocab",
-        description="Makes a WordPiece vocabulary of text. Equal text and settings give an equal vocabulary.",
+        description="Makes a vocabulary of text, or compares two. Equal text and settings give an equal vocabulary.",
     )
-    parser.add_argument(
+    default = " (default: %(default)s)"
+    add = parser.add_argument
+    add(
         "--input",
         nargs="+",
-        type=Path,
         required=True,
-        metavar="PATH",
-        help="text files, or folders of them: one sentence a line, or WikiExtractor's output",
+        metavar="PATH[@WEIGHT]",
+        help="files, folders, globs or TensorFlow data sets, as for `bert-jax prepare`",
     )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder to make, with vocab.txt in it"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, metavar="DIR", help="folder to make, with the vocabulary in it")
+    what.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="two vocabularies, to be compared on --input instead"
     )
-    parser.add_argument("--size", type=_positive, default=30_522, help="entries at most (default %(default)s)")
-    parser.add_argument("--cased", action="store_true", help="keep capitals and accents (default: lower-case)")
-    parser.add_argument("--keep-accents", action="store_true", help="lower-case, but keep accents")
-    parser.add_argument(
-        "--min-frequency",
-        type=_positive,
-        default=2,
-        metavar="N",
-        help="times that a piece has to occur (default %(default)s)",
-    )
-    parser.add_argument(
-        "--limit-alphabet",
-        type=_positive,
-        default=1_000,
-        metavar="N",
-        help="characters that get entries, the commonest; for Chinese take 8000 or so (default %(default)s)",
-    )
+    add("--model", choices=("wordpiece", "unigram", "bpe"), default="wordpiece", help="kind of vocabulary" + default)
+    add("--size", type=_positive, default=30_522, help="entries at most" + default)
+    add("--cased", action="store_true", help="keep capitals and accents (default: lower-case)")
+    add("--keep-accents", action="store_true", help="lower-case, but keep accents (SentencePiece always keeps them)")
+    add("--min-frequency", type=_positive, metavar="N", help="times that a WordPiece has to occur (default: 2)")
+    alphabet = "WordPiece: characters that get entries, the commonest; for Chinese take 8000 or so (default: 1000)"
+    add("--limit-alphabet", type=_positive, metavar="N", help=alphabet)
+    coverage = "SentencePiece: share of the text's characters that get entries (default: 0.9995)"
+    add("--character-coverage", type=float, metavar="P", help=coverage)
+    sample = "learn from at most so many characters of the text, an even sample of its sentences" + default
+    add("--sample-characters", type=_positive, default=200_000_000, metavar="N", help=sample)
+    lines = "what a line of plain text is" + default
+    add("--lines", choices=("sentences", "paragraphs"), default="sentences", help=lines)
+    add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
+    errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
+    add("--errors", choices=("strict", "replace"), default="strict", help=errors)
     return parser.parse_args(argv)
 
 
@@ -109,89 +104,60 @@ def _positive(text: str) -> int:
     return value
 
 
-class _Sentences:
-    """The sentences of `files`, to be gone through twice under one progress bar; keeps an even sample."""
-
-    def __init__(self, files: Sequence[Path]):
-        from tqdm import tqdm
-
-        self.files = files
-        self.passes = 0
-        size = sum(file.stat().st_size for file in files)
-        self.bar = tqdm(total=2 * size, unit="B", unit_scale=True, disable=None, file=sys.stderr)
-
-    def __enter__(self) -> "_Sentences":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __iter__(self) -> Iterator[str]:
-        from bert_jax.data.text import read_documents
-
-        self.count, self.stride = 0, 1
-        self.sample: list[str] = []
-        self.passes += 1
-        self.bar.set_description("counting characters" if self.passes == 1 else "counting words")
-        for file in self.files:
-            end = self.bar.n + file.stat().st_size
-            for document in read_documents(file):
-                self.bar.update(min(sum(len(sentence.encode()) + 1 for sentence in document), end - self.bar.n))
-                for sentence in document:
-                    self._keep(sentence)
-                    yield sentence
-            self.bar.update(end - self.bar.n)
-        if self.passes > 1:
-            self.bar.set_description("learning pieces")
-
-    @property
-    def share(self) -> str:
-        """Which of the sentences the sample has."""
-        return "all of them" if self.stride == 1 else f"1 of every {self.stride}"
-
-    def _keep(self, sentence: str) -> None:
-        if self.count % self.stride == 0:
-            self.sample.append(sentence)
-        if len(self.sample) == 2 * SAMPLE_SENTENCES:
-            del self.sample[1::2]
-            self.stride *= 2
-        self.count += 1
-
-
-def measure(tokenizer: "Tokenizer", sentences: Sequence[str]) -> dict[str, Any]:
-    """How the vocabulary fits `sentences`.
-
-    pieces_per_word; whole_word_share: words that are an entry; coverage: words that are not [UNK];
-    unknown_rate: [UNK] among the tokens. Words are what white space and punctuation separate.
-    """
-    continues = [len(entry) > 2 and entry.startswith("##") for entry in tokenizer.vocabulary]
-    tokens = words = unknown = whole = 0
-    for ids in tokenizer.encode_batch(sentences):
-        starts = [not continues[index] for index in ids]
-        tokens += len(ids)
-        words += sum(starts)
-        unknown += ids.count(tokenizer.unk_id)
-        whole += sum(begins and ends for begins, ends in itertools.pairwise([*starts, True]))
-    whole -= unknown
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the vocabulary is a function of, besides the text."""
+    own, others = WORDPIECE_OPTIONS, SENTENCEPIECE_OPTIONS
+    if options.model != "wordpiece":
+        own, others = others, own
+    for name in others:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is not an option of --model {options.model}: leave it out")
+    special = {name: getattr(options, name) if getattr(options, name) is not None else own[name] for name in own}
+    if not 0 < special.get("character_coverage", 1) <= 1:
+        raise UserError(f"--character-coverage {special['character_coverage']} must be above 0 and at most 1")
     return {
-        "entries": tokenizer.vocab_size,
-        "words": words,
-        "tokens": tokens,
-        "pieces_per_word": tokens / max(words, 1),
-        "whole_word_share": whole / max(words, 1),
-        "coverage": 1 - unknown / max(words, 1),
-        "unknown_rate": unknown / max(tokens, 1),
+        "model": options.model,
+        "size": options.size,
+        "lowercase": not options.cased,
+        "strip_accents": options.model == "wordpiece" and not (options.cased or options.keep_accents),
+        **special,
+        "sample_characters": options.sample_characters,
+        **{name: getattr(options, name) for name in ("lines", "json_field", "errors")},
     }
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+# ---- making a vocabulary -----------------------------------------------------------------------------------
 
 
-def _is_done(output: Path, settings: dict[str, Any], inputs: list[dict[str, Any]]) -> bool:
+def _train(settings: dict[str, Any], sample: "EvenSample") -> "Tokenizer":
+    from bert_jax.tokenization import train_sentencepiece, train_wordpiece
+
+    texts, size, lowercase = _Shown(sample.texts), settings["size"], settings["lowercase"]
+    if settings["model"] == "wordpiece":
+        special = {name: settings[name] for name in WORDPIECE_OPTIONS}
+        return train_wordpiece(texts, size, lowercase, settings["strip_accents"], **special)
+    return train_sentencepiece(texts, size, settings["model"], lowercase, settings["character_coverage"])
+
+
+class _Shown:
+    """Texts that may be gone through several times, each time under a progress bar."""
+
+    def __init__(self, texts: Sequence[str]):
+        self.texts = texts
+
+    def __iter__(self) -> Iterator[str]:
+        from tqdm import tqdm
+
+        yield from tqdm(self.texts, desc="learning from", unit=" sentences", disable=None, file=sys.stderr)
+
+
+# ---- what is there already ---------------------------------------------------------------------------------
+
+
+def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]") -> bool:
     """Whether `output` has this very vocabulary. Refuses a folder that holds anything else."""
+    from bert_jax.data.request import require_same_text
+    from bert_jax.data.text_sample import described
     from bert_jax.tokenization import load_tokenizer
 
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -201,53 +167,95 @@ def _is_done(output: Path, settings: dict[str, Any], inputs: list[dict[str, Any]
         raise UserError(f"{output} is there and was not made by bert-jax vocab: {remedy}")
     try:
         record = json.loads((output / RECORD_FILE).read_text(encoding="utf-8"))
-        recorded_settings, recorded_inputs = record["settings"], record["inputs"]
+        recorded = record["settings"]
+        for name, value in settings.items():
+            if recorded.get(name) != value:
+                raise UserError(f"{output} was made with {name}={recorded.get(name)}, not {value}: {remedy}")
+        require_same_text(output, record, {"sources": described(sources)}, sources, remedy)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{output / RECORD_FILE} cannot be read: {remedy}") from None
-    for name, value in settings.items():
-        if recorded_settings.get(name) != value:
-            raise UserError(f"{output} was made with {name}={recorded_settings.get(name)}, not {value}: {remedy}")
-    if recorded_inputs != inputs:
-        raise UserError(f"{output} was made of other text ({_difference(recorded_inputs, inputs)}): {remedy}")
     if load_tokenizer(output).fingerprint != record.get("tokenizer"):
         raise UserError(f"{output} was edited since it was made: {remedy}")
     return True
 
 
-def _difference(recorded: list[dict[str, Any]], inputs: list[dict[str, Any]]) -> str:
-    if len(recorded) != len(inputs):
-        return f"{len(recorded)} files, not {len(inputs)}"
-    old, new = next((old, new) for old, new in zip(recorded, inputs, strict=True) if old != new)
-    if old["file"] != new["file"]:
-        return f"{old['file']}, not {new['file']}"
-    before, after = (f"{file['bytes']} bytes, sha256 {file['sha256'][:12]}" for file in (old, new))
-    return f"{new['file']} had {before}, now {after}"
-
-
 def _save(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
     """The whole folder appears at once."""
+    from bert_jax.data.files import write_json
+
     final = output.resolve()
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer.save(partial)
-    (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(partial / RECORD_FILE, record)
     os.replace(partial, final)
 
 
-def _print_summary(output: Path, asked: int, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
-    statistics = record["statistics"]
+def _print_summary(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
+    statistics, settings, learned = record["statistics"], record["settings"], record["learned_from"]
+    files = [file for source in record["sources"] for file in source["files"]]
     case = "lower-cased" if tokenizer.lowercase else "cased"
     accents = "accents stripped" if tokenizer.strip_accents else "accents kept"
-    size = sum(file["bytes"] for file in record["inputs"])
-    print(f"{output}: {tokenizer.vocab_size} entries, {case}, {accents}")
-    if tokenizer.vocab_size < asked:
+    print(f"{output}: {tokenizer.vocab_size} entries, {settings['model']}, {case}, {accents}")
+    if tokenizer.vocab_size < settings["size"]:
+        why = f"no other pieces occur {settings['min_frequency']} times" if "min_frequency" in settings else "no more"
         print(
-            f"  note: the text gives {tokenizer.vocab_size} entries, not {asked}: no other pieces occur"
-            f" {record['settings']['min_frequency']} times; give more text for more"
+            f"  note: the text gives {tokenizer.vocab_size} entries, not {settings['size']}: {why}; give more text for"
+            " more"
         )
-    print(f"  text: {len(record['inputs'])} files, {size / 1e6:.1f} MB, {record['sentences']} sentences")
+    size = sum(file["bytes"] for file in files)
+    print(f"  text: {len(files)} files, {size / 1e6:.1f} MB, {record['sentences']} sentences")
+    if learned["one_of_every"] > 1:
+        print(
+            f"  learned from {learned['sentences']} of them, 1 of every {learned['one_of_every']}:"
+            f" {learned['characters']} characters (--sample-characters)"
+        )
+    for name, count in record["reading"].items():
+        if count:
+            print(f"  {name.replace('_', ' ')}: {count}")
     print(f"  measured on {statistics['sample']} ({statistics['words']} words):")
     print(f"    {statistics['pieces_per_word']:.3f} pieces a word")
     print(f"    {statistics['whole_word_share']:.1%} of the words are entries")
     print(f"    {statistics['coverage']:.2%} of the words are covered: not [UNK]")
     print(f"    {statistics['unknown_rate']:.3%} of the tokens are [UNK]")
+
+
+# ---- two vocabularies --------------------------------------------------------------------------------------
+
+ROWS = {
+    "entries": ("entries", "{:,}"),
+    "tokens": ("tokens", "{:,}"),
+    "tokens_per_mb": ("tokens a MB", "{:,.0f}"),
+    "pieces_per_word": ("pieces a word", "{:.3f}"),
+    "whole_word_share": ("words that are entries", "{:.1%}"),
+    "coverage": ("words that are not [UNK]", "{:.2%}"),
+    "unknown_rate": ("[UNK] of the tokens", "{:.3%}"),
+}
+
+
+def compare(paths: Sequence[Path], sources: "Sequence[Source]", reading: "ReadingOptions", most_characters: int) -> int:
+    """Print two vocabularies side by side, as they fit the text."""
+    from bert_jax.data.text_sample import read_sample
+    from bert_jax.tokenization import load_tokenizer
+    from bert_jax.tokenization.fit import measure, shared_entries, split_worse
+
+    one, other = (load_tokenizer(path) for path in paths)
+    sample, _ = read_sample(sources, reading, most_characters)
+    sentences, share = sample.thinned(MEASURED_SENTENCES)
+    first, second = measure(one, sentences), measure(other, sentences)
+    print(f"measured on {len(sentences)} sentences, {share} ({first['words']} words)")
+    for letter, path, tokenizer in (("A", paths[0], one), ("B", paths[1], other)):
+        print(f"{letter}: {path}, {tokenizer.kind}, {'lower-cased' if tokenizer.lowercase else 'cased'}")
+    shared = shared_entries(one, other)
+    rows = [(title, [form.format(values[key]) for values in (first, second)]) for key, (title, form) in ROWS.items()]
+    rows.append(("entries that both have", [f"{shared:,} = {shared / item.vocab_size:.0%}" for item in (one, other)]))
+    for title, (left, right) in [("", ("A", "B")), *rows]:
+        print(f"  {title:26}{left:>15}{right:>15}")
+    for letter, worse, better in (("A", one, other), ("B", other, one)):
+        print(f"words that {letter} splits worse, those that cost most:")
+        found = split_worse(worse, better, sentences)
+        for word, pieces, fewer in found:
+            print(f"  {word}: {' '.join(pieces)}, where the other has {' '.join(fewer)}")
+        if not found:
+            print("  none")
+    return 0

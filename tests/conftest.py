@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bert_jax.cli import main
-from bert_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config import MeshConfig, ModelConfig, OBJECTIVES, OptimizerConfig, PhaseConfig, PretrainConfig
 
 TOPICS = {
     "sea": ["ship", "wave", "harbour", "sailor", "storm", "anchor", "island", "tide"],
@@ -52,14 +52,16 @@ class Prepared:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """200 made-up documents, their vocabulary, and data for rows of 16 and of 32 tokens. Not to be written to."""
+    """200 made-up documents, their vocabulary, and data for rows of 16 and of 32 tokens with the examples of every
+    objective. Not to be written to."""
     folder = tmp_path_factory.mktemp("prepared")
     text, vocab, data = folder / "text.txt", folder / "vocab", folder / "data"
     text.write_text(made_up_text(200), encoding="utf-8")
     run_stage("vocab", "--input", text, "--output", vocab, "--size", 100)
     lengths = ("--sequence-length", 16, 32)
     # Small shards, so that batches span several.
-    run_stage("prepare", "--input", text, "--vocab", vocab, "--output", data, "--shard-tokens", 6_000, *lengths)
+    options = ("--objective", *OBJECTIVES, *lengths, "--shard-size", 20_000, "--workers", 1)
+    run_stage("prepare", "--input", text, "--vocab", vocab, "--output", data, *options)
     return Prepared(text, vocab, data)
 
 

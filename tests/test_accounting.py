@@ -43,6 +43,16 @@ def test_describe_counts_parameters(size, encoder, capsys):
     assert f"{encoder:,}" in capsys.readouterr().out
 
 
+def test_describe_counts_predictions_of_a_rising_mask_rate(capsys):
+    """15 % to 45 % of 128 tokens: 30 % on average."""
+    settings = ["objective.mlm_probability_end=0.45", "phases.0.max_predictions_per_seq=58"]
+    assert main(["describe", "tiny", *settings, "--json"]) == 0
+    phase = json.loads(capsys.readouterr().out)["phases"][0]
+    assert phase["predictions"] == 38
+    tiny = ModelConfig(**MODEL_SIZES["tiny"])
+    assert phase["flops_per_sequence"] == training_flops(tiny, 128, 128**2, 38)
+
+
 def test_describe_takes_settings(capsys):
     assert (
         main(["describe", "tiny", "model.vocab_size=1000", "phases.0.steps=3", "optimizer.warmup_steps=0", "--json"])

@@ -69,7 +69,8 @@ def test_overrides_are_typed():
     assert config.model.hidden_size == 128
     assert config.optimizer.learning_rate == 3e-4
     assert config.phases[0].steps == 1_000
-    assert config.objective.nsp is False and config.objective.name == "mlm_pairs"
+    assert config.objective.name == "mlm_pairs"
+    assert config.objective.nsp is False
     assert config.seed == 7
     assert override(DEFAULT, ["optimizer.learning_rate=1"]).optimizer.learning_rate == 1.0
     phase = override(DEFAULT, ["phases.1.learning_rate=1e-3", "phases.1.warmup_steps=5"]).phases[1]

@@ -79,9 +79,63 @@ def test_samples_speak_in_words(scores):
     for sample in scores["samples"]:
         assert sample["text"].count("[MASK]") == len(sample["answers"]) == len(sample["predictions"]) > 0
         assert all(len(entries) == 3 for entries in sample["predictions"])
-        pair = sample["next_sentence"]
+        pair = sample["pair"]
         assert {pair["label"], pair["prediction"]} <= {"IsNext", "NotNext"}
         assert 0.5 <= pair["probability"] <= 1
+
+
+def as_if_trained_on(run, folder, **objective):
+    """The run's parameters under another objective: what is said of them must follow the objective."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("evaluation.json"))
+    config = json.loads((folder / "config.json").read_text())
+    config["objective"] |= objective
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_sentence_order_is_scored_on_its_own_examples_and_called_so(run, prepared, tmp_path, capsys):
+    other = as_if_trained_on(run, tmp_path / "run", name="mlm_sop")
+    run_stage("evaluate", other, "--data", prepared.data)
+    printed = capsys.readouterr().out
+    scores = json.loads((other / "evaluation.json").read_text())
+    assert scores["objective"] == "mlm_sop"
+    assert scores["pairs"] == open_data(prepared.data).split("validation").num_examples("sop", 32)
+    table = open_data(prepared.data).manifest["splits"]["validation"]["tables"]["sop_32"]
+    assert scores["is_next_share"] == pytest.approx(table["in_order_share"])
+    assert "SOP accuracy" in printed
+    assert f"{scores['is_next_share']:.1%} of them in order" in printed
+    assert "NSP" not in printed
+    assert "IsNext" not in printed
+    labels = {sample["pair"][key] for sample in scores["samples"] for key in ("label", "prediction")}
+    assert labels <= {"in order", "swapped"}
+    run_stage("fill-mask", other, "the ship [SEP] the [MASK] .")
+    assert capsys.readouterr().out.splitlines()[-1].split("%")[0].rsplit(" ", 1)[0].strip() in ("in order", "swapped")
+    run_stage("fill-mask", other, "the ship [SEP] the [MASK] .", "--json")
+    assert {"in_order"} == json.loads(capsys.readouterr().out).keys() - {"text", "masks"}
+
+
+def test_without_pairs_nothing_is_said_of_them(run, prepared, tmp_path, capsys):
+    other = as_if_trained_on(run, tmp_path / "run", name="mlm_full_sentences")
+    run_stage("evaluate", other, "--data", prepared.data)
+    printed = capsys.readouterr().out
+    scores = json.loads((other / "evaluation.json").read_text())
+    assert not [name for name in scores if name.startswith(("nsp", "pairs", "is_next"))]
+    assert "pairs" not in printed
+    assert all("pair" not in sample for sample in scores["samples"])
+    run_stage("fill-mask", other, "the [MASK] .", "--json")
+    assert json.loads(capsys.readouterr().out).keys() == {"text", "masks"}
+    assert main(["fill-mask", str(other), "the ship [SEP] the [MASK] ."]) == 2
+    message = "has two segments, and objective.name=mlm_full_sentences trains on one: remove the [SEP]"
+    assert message in capsys.readouterr().err
+
+
+def test_scores_do_not_depend_on_packing_or_schedule(run, prepared, tmp_path, scores):
+    """Held-out rows are padded and masked at `mlm_probability`, so that scores can be compared."""
+    other = as_if_trained_on(run, tmp_path / "run", mlm_probability_end=0.05)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"packing": "buckets", "buckets": 2}))
+    run_stage("evaluate", other, "--data", prepared.data)
+    assert json.loads((other / "evaluation.json").read_text()) == scores
 
 
 def test_unigram_figures_by_hand():
@@ -167,6 +221,14 @@ def test_texts_that_cannot_be_filled(run, capsys, arguments, message):
 def test_evaluation_of_other_data_is_refused(run, prepared, tmp_path, capsys):
     assert main(["evaluate", str(run), "--data", str(prepared.data), "--sequence-length", "24"]) == 2
     assert "--sequence-length 24 is not one the run was trained at: choose one of 16, 32" in capsys.readouterr().err
+    other = as_if_trained_on(run, tmp_path / "run", name="mlm_sop")
+    pairs = tmp_path / "pairs"
+    run_stage(
+        "prepare", "--input", prepared.text, "--vocab", prepared.vocab, "--output", pairs, "--sequence-length", 32
+    )
+    capsys.readouterr()
+    assert main(["evaluate", str(other), "--data", str(pairs)]) == 2
+    assert "--objective mlm_nsp mlm_sop" in capsys.readouterr().err
     vocab, data = tmp_path / "vocab", tmp_path / "data"
     run_stage("vocab", "--input", prepared.text, "--output", vocab, "--size", 80)
     run_stage("prepare", "--input", prepared.text, "--vocab", vocab, "--output", data, "--sequence-length", 32)

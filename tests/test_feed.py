@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches for training and evaluation."""
+"""Rows of a batch from prepared data, evaluation batches, and the feed with and without TensorFlow.
+
+How examples are arranged in rows and batches: test_packing.py.
+"""
 
 import subprocess
 import sys
@@ -11,8 +14,9 @@ import pytest
 from conftest import small_config
 
 from bert_jax.batch import batch_spec, BatchShape
-from bert_jax.config import ObjectiveConfig
-from bert_jax.data.feed import evaluation_batch, Examples, feed, host_rows, SpecialIds, training_batch
+from bert_jax.config import ObjectiveConfig, OBJECTIVES
+from bert_jax.data.feed import EMPTY, evaluation_batch, Examples, feed, host_rows, SpecialIds
+from bert_jax.data.packing import make_arrangement
 from bert_jax.data.shards import open_data
 from bert_jax.errors import UserError
 
@@ -20,11 +24,25 @@ SIZE, ROWS = 32, 7
 
 
 @pytest.fixture(scope="module")
-def examples(prepared):
-    data = open_data(prepared.data)
+def data(prepared):
+    return open_data(prepared.data)
+
+
+def make_examples(data, split: str = "train", objective: ObjectiveConfig | None = None) -> Examples:
     tokenizer = data.load_tokenizer()
     special = SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id)
-    return Examples(data.split("train"), BatchShape(ROWS, SIZE, 5), ObjectiveConfig(), special, data.vocab_size)
+    shape = BatchShape(ROWS, SIZE, 5)
+    return Examples(data.split(split), shape, objective or ObjectiveConfig(), special, data.vocab_size)
+
+
+@pytest.fixture(scope="module")
+def examples(data):
+    return make_examples(data)
+
+
+def first_epoch(examples, indices, **options):
+    """One example a row."""
+    return examples.batch(np.asarray(indices)[:, None], np.zeros(len(indices), np.int64), seed=0, **options)
 
 
 def unmasked(batch):
@@ -35,65 +53,93 @@ def unmasked(batch):
     return ids
 
 
+def records_of(examples):
+    return [(shard, record) for shard in examples.split.shards for record in shard.table(examples.kind, SIZE).tolist()]
+
+
 def test_fields_are_those_of_the_contract(examples):
-    batch = training_batch(examples, 0, ROWS, 0)
-    spec = batch_spec(examples.shape)
-    assert {name: (field.shape, field.dtype) for name, field in batch.items()} == spec
+    batch = make_arrangement(examples, "padded", ROWS).batch(0, 0)
+    assert {name: (field.shape, field.dtype) for name, field in batch.items()} == batch_spec(examples.shape)
 
 
-def test_rows_are_the_sentence_pairs_of_their_shard(examples):
-    """[CLS] A [SEP] B [SEP], segments 0 and 1, against a plain restatement from the shard's arrays (rows S08, S09)."""
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_rows_are_the_examples_of_their_shard(data, objective):
+    """[CLS] A [SEP] B [SEP] with segments 0 and 1, or [CLS] A [SEP], against a plain restatement from the shard's
+    arrays (rows S08, S09)."""
+    examples = make_examples(data, objective=ObjectiveConfig(name=objective))
     assert len(examples.split.shards) > 1
+    assert len(examples) == examples.split.num_examples(examples.kind, SIZE)
     indices = np.random.default_rng(0).permutation(len(examples))[:200]
-    batch = examples.batch(indices, np.zeros(200, np.int64), seed=0)
-    records = [(shard, record) for shard in examples.split.shards for record in shard.examples(SIZE)]
-    ids = unmasked(batch)
+    batch = first_epoch(examples, indices)
+    records = records_of(examples)
+    pairs = examples.kind in ("nsp", "sop")
+    ids, special = unmasked(batch), examples.special
     for row, index in enumerate(indices):
         shard, (a_start, a_length, b_start, b_length, label) = records[index]
         a = shard.tokens[a_start : a_start + a_length].tolist()
         b = shard.tokens[b_start : b_start + b_length].tolist()
-        special = examples.special
-        expected = [special.cls, *a, special.sep, *b, special.sep]
+        expected = [special.cls, *a, special.sep] + ([*b, special.sep] if pairs else [])
         filler = [0] * (SIZE - len(expected))
         assert ids[row].tolist() == expected + filler
-        assert batch["segment_ids"][row].tolist() == [0] * (len(a) + 2) + [1] * (len(b) + 1) + filler
+        second = len(expected) - len(a) - 2
+        assert batch["segment_ids"][row].tolist() == [0] * (len(a) + 2) + [1] * second + filler
         assert batch["sequence_ids"][row].tolist() == [1] * len(expected) + filler
         assert batch["position_ids"][row].tolist() == list(range(SIZE))
         assert batch["next_sentence_labels"][row, 0] == label
+    assert (batch["next_sentence_weights"] == pairs).all()
+    assert set(np.unique(batch["next_sentence_labels"])) == ({0, 1} if pairs else {0})
 
 
-def test_each_example_once_an_epoch(examples):
-    """Over two epochs, with batches that span shards and the epoch's end: nothing lost, nothing twice."""
-    seen = Counter()
-    steps = 2 * len(examples) // ROWS + 1
-    for step in range(steps):
-        seen.update(row.tobytes() for row in unmasked(training_batch(examples, 3, ROWS, step)))
-    whole = examples.batch(np.arange(len(examples)), np.zeros(len(examples), np.int64), seed=0)
-    expected = Counter(row.tobytes() for row in unmasked(whole))
-    surplus = steps * ROWS - 2 * len(examples)
-    assert sum((seen - Counter({key: 2 * count for key, count in expected.items()})).values()) == surplus
-    assert not Counter({key: 2 * count for key, count in expected.items()}) - seen
-
-
-def test_a_later_phase_of_the_same_length_goes_on_in_the_stream(examples):
-    """Its first batch is the one after the earlier phase's last, not the same examples with the same masks again."""
-    for name, field in training_batch(examples, 0, ROWS, 5).items():
-        np.testing.assert_array_equal(training_batch(examples, 0, ROWS, 2, seen=3 * ROWS)[name], field)
+def test_nothing_but_the_picked_tokens_changes(examples):
+    """Special tokens and padding are never picked; targets are in order, none twice; filler is 0."""
+    batch = first_epoch(examples, np.arange(200))
+    real = batch["masked_lm_weights"] > 0
+    positions = batch["masked_lm_positions"]
+    labels = np.take_along_axis(unmasked(batch), positions, axis=1)
+    assert not np.isin(labels[real], [examples.special.cls, examples.special.sep, examples.special.pad]).any()
+    assert (np.diff(positions, axis=1)[real[:, 1:]] > 0).all()
+    for name in ("masked_lm_positions", "masked_lm_ids"):
+        assert (batch[name][~real] == 0).all()
+    np.testing.assert_array_equal(real, np.arange(5) < real.sum(1, keepdims=True))
+    wanted = np.maximum(1, np.rint(0.15 * batch["sequence_ids"].sum(1)))
+    np.testing.assert_array_equal(real.sum(1), wanted)
 
 
 def test_masks_are_drawn_afresh_each_epoch(examples):
-    indices = np.arange(100)
+    indices = np.arange(100)[:, None]
     first, again, second = (examples.batch(indices, np.full(100, epoch), seed=0) for epoch in (0, 0, 1))
     np.testing.assert_array_equal(first["input_ids"], again["input_ids"])
     assert (first["masked_lm_positions"] != second["masked_lm_positions"]).mean() > 0.5
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3, 6])
-def test_hosts_make_the_rows_of_one_global_batch(examples, hosts):
-    whole = training_batch(examples, 0, 12, 5)
-    parts = [training_batch(examples, 0, 12, 5, host_rows(12, host, hosts)) for host in range(hosts)]
-    for name, field in whole.items():
-        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), field)
+def test_probability_of_a_step_can_be_another(examples):
+    """A schedule of the share that is picked; None is the objective's."""
+    plain, same, more = (first_epoch(examples, np.arange(50), probability=share) for share in (None, 0.15, 0.17))
+    for name in plain:
+        np.testing.assert_array_equal(plain[name], same[name])
+    lengths = plain["sequence_ids"].sum(1)
+    np.testing.assert_array_equal(more["masked_lm_weights"].sum(1), np.minimum(5, np.rint(0.17 * lengths)))
+
+
+@pytest.mark.parametrize("objective", ["mlm_nsp", "mlm_document"])
+def test_whole_words_are_those_of_the_shard(data, objective):
+    """Picked tokens are whole words by the shard's word_starts bits, wherever in a byte a segment begins."""
+    examples = make_examples(data, objective=ObjectiveConfig(name=objective, masking="whole_word", mlm_probability=0.4))
+    batch = first_epoch(examples, np.arange(len(examples)), shape=BatchShape(1, SIZE, 13))
+    picked = np.zeros(batch["input_ids"].shape, bool)
+    rows, slots = np.nonzero(batch["masked_lm_weights"])
+    picked[rows, batch["masked_lm_positions"][rows, slots]] = True
+    longer = 0
+    for row, (shard, (a_start, a_length, b_start, b_length, _)) in enumerate(records_of(examples)):
+        starts = np.unpackbits(shard.word_starts, bitorder="little")
+        for first, start, length in ((1, a_start, a_length), (a_length + 2, b_start, b_length)):
+            own = picked[row, first : first + length]
+            begins = np.unique([0, *np.flatnonzero(starts[start : start + length])])[: max(length, 0)]
+            for word in np.split(own, begins[1:]) if length else []:
+                assert word.all() or not word.any()
+                longer += len(word) > 1 and word.all()
+    assert picked.any()
+    assert longer or all(np.unpackbits(shard.word_starts)[: shard.tokens.size].all() for shard in examples.split.shards)
 
 
 def test_hosts_must_divide_the_batch():
@@ -102,14 +148,23 @@ def test_hosts_must_divide_the_batch():
 
 
 def test_tf_data_and_plain_iterator_agree_bit_for_bit(examples):
-    make = partial(training_batch, examples, 0, ROWS)
-    plain, tf_data = (list(feed(make, 3, 40, use_tf_data=choice)) for choice in (False, True))
-    assert len(plain) == len(tf_data) == 37
+    """For each arrangement: test_packing.py. Here: batches asked for beyond the end of the data, and none at all."""
+    make = partial(make_arrangement(examples, "padded", ROWS).batch, 0)
+    steps = len(examples) // ROWS + 3
+    plain, tf_data = (list(feed(make, steps - 4, steps, use_tf_data=choice)) for choice in (False, True))
+    assert len(plain) == len(tf_data) == 4
     for one, other in zip(plain, tf_data, strict=True):
-        assert one.keys() == other.keys()
         for name in one:
-            assert one[name].dtype == other[name].dtype
             np.testing.assert_array_equal(one[name], other[name])
+    assert [list(feed(make, 3, 3, use_tf_data=choice)) for choice in (False, True)] == [[], []]
+
+
+def test_an_error_in_a_batch_reaches_the_reader():
+    def make(step: int):
+        raise UserError(f"no batch {step}")
+
+    with pytest.raises(UserError, match="no batch 2"):
+        list(feed(make, 2, 4, use_tf_data=False))
 
 
 def test_an_evaluation_sees_each_example_once(examples):
@@ -118,12 +173,23 @@ def test_an_evaluation_sees_each_example_once(examples):
     weights = np.concatenate([batch["next_sentence_weights"][:, 0] for batch in batches])
     assert weights.sum() == len(examples)
     rows = np.concatenate([unmasked(batch) for batch in batches])[weights > 0]
-    whole = examples.batch(np.arange(len(examples)), np.zeros(len(examples), np.int64), seed=0)
+    whole = first_epoch(examples, np.arange(len(examples)))
     assert Counter(map(bytes, rows)) == Counter(map(bytes, unmasked(whole)))
     empty = {name: field[batches[-1]["next_sentence_weights"][:, 0] == 0] for name, field in batches[-1].items()}
     assert len(empty["input_ids"]) == len(batches) * ROWS - len(examples) > 0
     for name in ("input_ids", "sequence_ids", "masked_lm_weights", "next_sentence_weights"):
         assert not empty[name].any()
+
+
+@pytest.mark.parametrize("masking", ["token", "whole_word", "span"])
+def test_a_batch_without_any_example(data, masking):
+    """As the last host of a small evaluation gets."""
+    examples = make_examples(data, objective=ObjectiveConfig(masking=masking))
+    batch = first_epoch(examples, np.full(3, EMPTY))
+    assert {name: field.shape for name, field in batch.items()} == {
+        name: (3, *size[1:]) for name, (size, _) in batch_spec(examples.shape).items()
+    }
+    assert not batch["sequence_ids"].any()
 
 
 WITHOUT_TENSORFLOW = """

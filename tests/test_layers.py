@@ -14,7 +14,7 @@ LAYERS = {
     "": 0,  # bert_jax/__init__.py
     **dict.fromkeys(["config", "batch", "sharding", "errors"], 0),
     **dict.fromkeys(["attention", "dropout", "optimizer", "losses", "metrics", "accounting", "checkpoint"], 1),
-    **dict.fromkeys(["tokenization", "data", "run_directory"], 1),
+    **dict.fromkeys(["tokenization", "data", "run_directory", "tensorboard", "first_batches"], 1),
     **dict.fromkeys(["encoder", "heads"], 2),
     **dict.fromkeys(["train_state", "train_step"], 3),
     **dict.fromkeys(["train_loop", "evaluation", "inference", "pretraining", "report", "passport", "doctor"], 4),
@@ -26,6 +26,7 @@ ONLY_IMPORTER = {
     "tensorflow_datasets": {"data.tfds_source"},
     "apache_beam": {"data.beam"},
     "safetensors": set(),
+    "tensorboardX": {"tensorboard"},
     "sentencepiece": {"tokenization.sentencepiece"},
 }
 

@@ -17,6 +17,9 @@ STEP = {
     "nsp_loss": 5.6,
     "nsp_correct": 6.0,
     "nsp_weight": 8.0,
+    "rows": 4.0,
+    "row_tokens": 256.0,
+    "examples": 8.0,
     "valid_tokens": 160.0,
     "squared_lengths": 3_200.0,
     "masked": 16.0,
@@ -31,9 +34,9 @@ STEP = {
 def test_a_line_divides_sums_once():
     """Two steps with 20 and 60 predictions: the mean over predictions, not the mean of means."""
     window = Window()
-    window.add(STEP, sequences=8, seconds=1.0)
+    window.add(STEP, seconds=1.0)
     other = STEP | {"mlm_loss": 60.0, "mlm_weight": 60.0, "mlm_correct": 35.0, "grad_norm": 2.5, "masked": 48.0}
-    window.add(other, sequences=8, seconds=3.0)
+    window.add(other, seconds=3.0)
     line = window.line(2, 0, ModelConfig(), nsp=True)
     assert line["mlm_loss"] == pytest.approx(120 / 80)
     assert line["mlm_accuracy"] == pytest.approx(40 / 80)
@@ -44,19 +47,24 @@ def test_a_line_divides_sums_once():
     assert (line["mask_share"], line["kept_share"]) == (64 / 80, 6 / 80)
     assert line["random_share"] == pytest.approx(10 / 80)
     assert line["picked_share"] == 80 / 320
-    assert line["tokens_per_second"] == 320 / 4
+    assert line["valid_token_share"] == 320 / 512
+    assert line["examples_per_row"] == 16 / 8
+    assert line["tokens_per_second"] == 320 / 4, "tokens that are not padding"
     assert line["sequences_per_second"] == 16 / 4
     assert line["model_flops_per_second"] == training_flops(ModelConfig(), 320, 6_400, 80) / 4
 
 
 def test_a_window_survives_a_checkpoint():
     window = Window()
-    window.add(STEP, sequences=8, seconds=0.1)
+    window.add(STEP, seconds=0.1)
     assert Window(**window.as_record()) == window
 
 
 def test_without_nsp_its_scores_are_absent():
     assert set(mean_scores(STEP, nsp=False)) == {"mlm_loss", "mlm_accuracy"}
+    window = Window()
+    window.add(STEP, seconds=1.0)
+    assert not {"nsp_loss", "nsp_accuracy", "is_next_share"} & window.line(1, 0, ModelConfig(), nsp=False).keys()
 
 
 @pytest.mark.parametrize("name", ["mlm_loss", "nsp_loss", "grad_norm", "parameter_norm"])

@@ -1,25 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stateless order of examples."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from bert_jax.data.order import examples_at, permute
+from bert_jax.data.order import examples_at, permute, stream_keys
+
+
+def keys_of(seed: int, epochs: np.ndarray) -> np.ndarray:
+    return stream_keys(seed, 1, epochs)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 1_023, 4_097])
 def test_every_epoch_is_a_permutation(size):
     for epoch in range(3):
-        places = permute(np.arange(size), size, 7, np.full(size, epoch))
+        places = permute(np.arange(size), size, keys_of(7, np.full(size, epoch)))
         np.testing.assert_array_equal(np.sort(places), np.arange(size))
 
 
-def test_order_depends_on_seed_and_epoch():
+def test_ranges_of_different_sizes_are_permuted_at_once():
+    sizes = np.repeat([1, 2, 7, 30, 1_000], [1, 2, 7, 30, 1_000])
+    places = np.concatenate([np.arange(size) for size in (1, 2, 7, 30, 1_000)])
+    together = permute(places, sizes, keys_of(0, sizes))
+    for size in (1, 2, 7, 30, 1_000):
+        alone = permute(np.arange(size), size, keys_of(0, np.full(size, size)))
+        np.testing.assert_array_equal(together[sizes == size], alone)
+
+
+def test_order_depends_on_seed_epoch_and_purpose():
     places = np.arange(1_000)
-    orders = [permute(places, 1_000, seed, np.full(1_000, epoch)) for seed in (0, 1) for epoch in (0, 1)]
-    for i, one in enumerate(orders):
-        for other in orders[i + 1 :]:
-            assert (one == other).mean() < 0.01
+    keys = [
+        stream_keys(seed, purpose, np.full(1_000, epoch)) for seed in (0, 1) for purpose in (1, 2) for epoch in (0, 1)
+    ]
+    orders = [permute(places, 1_000, key) for key in keys]
+    for one, other in itertools.combinations(orders, 2):
+        assert (one == other).mean() < 0.01
 
 
 def test_positions_are_independent_of_how_they_are_asked_for():
@@ -32,16 +49,34 @@ def test_positions_are_independent_of_how_they_are_asked_for():
     np.testing.assert_array_equal(epochs, np.arange(250) // 100)
 
 
-def test_places_are_uniform():
-    """Where example 0 of ten goes, over 5,000 epochs: chi-square with nine degrees of freedom."""
-    epochs = np.arange(5_000)
-    for place in (0, 9):
-        counts = np.bincount(permute(np.full(5_000, place), 10, 0, epochs), minlength=10)
-        assert ((counts - 500) ** 2 / 500).sum() < 27.9  # 0.1 % of the distribution lies above
+@pytest.mark.parametrize(("size", "limit", "pair_limit"), [(10, 27.9, 135.0), (30, 58.3, 1_002.0)])
+def test_places_are_uniform(size, limit, pair_limit):
+    """Where examples go, alone and two together, over 40,000 epochs: chi-square, 0.1 % lies above the limits."""
+    keys = keys_of(0, np.arange(40_000))
+    first, last = (permute(np.full(40_000, place), size, keys) for place in (0, size - 1))
+    for places in (first, last):
+        counts = np.bincount(places, minlength=size)
+        assert ((counts - 40_000 / size) ** 2 / (40_000 / size)).sum() < limit
+    pairs = np.bincount(first * size + last, minlength=size**2).reshape(size, size)
+    assert np.diag(pairs).sum() == 0
+    pairs = pairs[~np.eye(size, dtype=bool)]
+    assert ((pairs - 40_000 / len(pairs)) ** 2 / (40_000 / len(pairs))).sum() < pair_limit
+
+
+@pytest.mark.parametrize(("size", "limit"), [(2, 10.8), (3, 20.5), (4, 49.7)])
+def test_short_ranges_take_every_order_alike(size, limit):
+    """All size! orders over 24,000 epochs: chi-square; 0.1 % of the distribution lies above `limit`."""
+    epochs = np.repeat(np.arange(24_000), size)
+    orders = permute(np.tile(np.arange(size), 24_000), size, keys_of(3, epochs)).reshape(-1, size)
+    numbers = orders @ (10 ** np.arange(size))
+    _, counts = np.unique(numbers, return_counts=True)
+    expected = 24_000 / len(list(itertools.permutations(range(size))))
+    assert len(counts) * expected == 24_000
+    assert ((counts - expected) ** 2 / expected).sum() < limit
 
 
 def test_neighbours_do_not_stay_neighbours():
-    order = permute(np.arange(10_000), 10_000, 0, np.zeros(10_000, np.int64))
+    order = permute(np.arange(10_000), 10_000, keys_of(0, np.zeros(10_000, np.int64)))
     assert (np.abs(np.diff(order)) == 1).mean() < 0.002
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.04
 
@@ -49,7 +84,7 @@ def test_neighbours_do_not_stay_neighbours():
 def test_a_large_range():
     """Indices beyond 32 bits stay in range and distinct."""
     size = 5_000_000_000
-    places = permute(np.arange(size - 1_000, size), size, 0, np.zeros(1_000, np.int64))
+    places = permute(np.arange(size - 1_000, size), size, keys_of(0, np.zeros(1_000, np.int64)))
     assert places.min() >= 0
     assert places.max() < size
     assert len(np.unique(places)) == 1_000

@@ -14,33 +14,43 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import made_up_text, run_stage, small_config
+from conftest import made_up_text, run_stage, small_config, TOPICS
+from tqdm import tqdm
 
 import bert_jax.pretraining
 from bert_jax.checkpoint import Checkpoints
-from bert_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PhaseConfig, to_dict
+from bert_jax.config import (
+    MeshConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OBJECTIVES,
+    OptimizerConfig,
+    PACKINGS,
+    PhaseConfig,
+    PretrainConfig,
+    to_dict,
+)
 from bert_jax.data.shards import open_data
 from bert_jax.errors import Interrupted, UserError
-from bert_jax.pretraining import pretrain
+from bert_jax.pretraining import pretrain, Session
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import Training
 
 CONFIG = small_config()
-TOTAL = CONFIG.total_steps
 
 
 @pytest.fixture(scope="module")
 def few(prepared, tmp_path_factory) -> Path:
     """So little data that twelve steps go over it more than once at both lengths."""
     folder = tmp_path_factory.mktemp("few")
-    (folder / "text.txt").write_text(made_up_text(8), encoding="utf-8")
-    options = ("--held-out", 0.3, "--sequence-length", 16, 32)
+    (folder / "text.txt").write_text(made_up_text(8, seed=1), encoding="utf-8")
+    options = ("--held-out", 0.4, "--sequence-length", 16, 32)
     run_stage(
         "prepare", "--input", folder / "text.txt", "--vocab", prepared.vocab, "--output", folder / "data", *options
     )
     train = open_data(folder / "data").split("train")
     for phase in CONFIG.phases:
-        assert train.num_examples(phase.sequence_length) < phase.steps * phase.batch_size, (
+        assert train.num_examples("nsp", phase.sequence_length) < phase.steps * phase.batch_size, (
             "an epoch must end in each phase"
         )
     return folder / "data"
@@ -54,14 +64,15 @@ def straight(few, tmp_path_factory) -> Path:
     return run
 
 
-def final_state(run: Path, config=CONFIG):
+def final_state(run: Path, config: PretrainConfig = CONFIG):
     """Everything the last checkpoint holds, as NumPy."""
+    total = config.total_steps
     abstract = Training(config, make_mesh(config.mesh)).abstract_state
     checkpoints = Checkpoints(run / "checkpoints", config.keep_checkpoints)
     try:
-        assert checkpoints.latest == TOTAL
+        assert checkpoints.latest == total
         items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
-        return jax.tree.map(np.asarray, checkpoints.restore(TOTAL, items))
+        return jax.tree.map(np.asarray, checkpoints.restore(total, items))
     finally:
         checkpoints.close()
 
@@ -93,15 +104,17 @@ def test_a_run_leaves_what_the_contract_names(straight):
     assert {path.name for path in straight.iterdir()} == {
         "checkpoints",
         "config.json",
-        "data.json",
         "environment.json",
         "metrics.jsonl",
+        "passport.json",
         "tensorboard",
         "tokenizer_config.json",
         "vocab.txt",
     }
     lines = scores(straight)
     assert [(line["kind"], line["step"]) for line in lines] == [
+        ("data", 0),
+        ("data", 0),
         ("train", 3),
         ("eval", 5),
         ("train", 6),
@@ -110,7 +123,7 @@ def test_a_run_leaves_what_the_contract_names(straight):
         ("train", 12),
         ("eval", 12),
     ]
-    assert [line["phase"] for line in lines if line["kind"] == "train"] == [0, 0, 1, 1]
+    assert [line["phase"] for line in lines if line["kind"] != "eval"] == [0, 1, 0, 0, 1, 1]
     assert any((straight / "tensorboard").iterdir())
 
 
@@ -156,6 +169,9 @@ def test_resume_on_another_mesh(few, straight, tmp_path, monkeypatch):
             pretrain(CONFIG, few, run, resume_command="")
     pretrain(replace(CONFIG, mesh=MeshConfig(2, 2, 2)), few, run, resume_command="")
     for line, expected in zip(scores(run), scores(straight), strict=True):
+        if line["kind"] == "data":
+            assert line == expected
+            continue
         assert line.pop("kind") == expected.pop("kind")
         assert line == pytest.approx(expected, rel=1e-5, abs=1e-5)
     found, wanted = final_state(run)["params"], final_state(straight)["params"]
@@ -166,7 +182,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from bert_jax.config import from_dict
-from bert_jax.pretraining import pretrain
+from bert_jax.pretraining import pretrain, Session
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
 """
 
@@ -216,7 +232,149 @@ def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path):
         sums = checkpoints.restore(step, {"params": abstract.params})["record"]["window"]["sums"]
         assert all(np.isfinite(value) for value in sums.values())
     checkpoints.close()
-    assert not (run / "metrics.jsonl").exists()
+    assert {line["kind"] for line in scores(run)} == {"data"}
+
+
+# ---- objectives, masking and packing --------------------------------------------------------------------------------
+
+VARIED = PhaseConfig(sequence_length=64, steps=9, batch_size=8, max_predictions_per_seq=24)
+
+
+@pytest.fixture(scope="module")
+def short(prepared, tmp_path_factory) -> Path:
+    """Examples of all kinds and lengths: documents of short sentences, most pairs shorter than a row."""
+    folder = tmp_path_factory.mktemp("short")
+    rng = np.random.default_rng(0)
+    words = np.concatenate(list(TOPICS.values()))
+    documents = [[" ".join(rng.choice(words, rng.integers(1, 5))) + " ." for _ in range(16)] for _ in range(10)]
+    text = "\n\n".join("\n".join(document) for document in documents)
+    (folder / "text.txt").write_text(text + "\n", encoding="utf-8")
+    options = ("--objective", *OBJECTIVES, "--held-out", 0.3, "--short-seq-prob", 0.7, "--sequence-length", 64)
+    run_stage(
+        "prepare", "--input", folder / "text.txt", "--vocab", prepared.vocab, "--output", folder / "data", *options
+    )
+    train = open_data(folder / "data").split("train")
+    rows = VARIED.steps * VARIED.batch_size
+    assert all(train.num_examples(objective.examples, 64) < rows for objective in OBJECTIVES.values())
+    return folder / "data"
+
+
+def varied(objective: str = "mlm_nsp", masking: str = "token", **changes) -> PretrainConfig:
+    """Rows of 64 tokens; the share of picked tokens rises from step to step."""
+    settings = ObjectiveConfig(objective, masking, mlm_probability_end=0.3)
+    model = replace(CONFIG.model, max_position_embeddings=64)
+    rows = {"examples_per_row": 3, "buckets": 2}
+    return replace(CONFIG, model=model, objective=settings, phases=(VARIED,), **(rows | changes))
+
+
+@pytest.mark.parametrize(
+    ("objective", "masking", "packing"),
+    [
+        ("mlm_pairs", "span", "packed"),
+        ("mlm_sop", "token", "buckets"),
+        ("mlm_full_sentences", "whole_word", "packed"),
+        ("mlm_document", "span", "padded"),
+    ],
+)
+def test_other_objectives_train(short, tmp_path, capfd, objective, masking, packing):
+    """Row S14, S16, S48: a short run, scored on held-out text, with the label of pairs only where it is predicted. NSP is
+    trained on in the other tests, packed and in buckets in the next one."""
+    config = varied(objective, masking, packing=packing, eval_every=0)
+    pretrain(config, short, tmp_path / "run", resume_command="")
+    data, *_, last, held_out = scores(tmp_path / "run")
+    assert (data["kind"], last["kind"], held_out["kind"]) == ("data", "train", "eval")
+    assert last["mlm_loss"] < np.log(CONFIG.model.vocab_size)
+    pair = OBJECTIVES[objective].pair_label
+    assert ("nsp_loss" in last) == ("nsp_loss" in held_out) == ("is_next_share" in last) == (pair is not None)
+    if packing == "packed" and objective != "mlm_full_sentences":  # whose rows are full as they are
+        assert last["examples_per_row"] > 1.05
+    assert data["valid_token_share"] == pytest.approx(last["valid_token_share"], abs=0.15)
+    said = capfd.readouterr().err
+    assert f"by {masking.replace('_', ' ')}" in said
+    assert ("sop acc" in said or "sop_acc" in said) == (objective == "mlm_sop")
+    assert "nsp_" not in said
+
+
+@pytest.mark.parametrize("packing", ["packed", "buckets"])
+def test_stop_and_resume_of_packed_rows_and_buckets(short, tmp_path, monkeypatch, packing):
+    """Stopped in a run longer than an epoch, with a mask rate that depends on the step: equal bit for bit."""
+    config = varied(masking="whole_word", packing=packing)
+    pretrain(config, short, tmp_path / "straight", resume_command="")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Interrupted):
+            pretrain(config, short, tmp_path / "run", resume_command="")
+    pretrain(config, short, tmp_path / "run", resume_command="")
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(tmp_path / "run", config), final_state(tmp_path / "straight", config)
+    )
+    assert scores(tmp_path / "run") == scores(tmp_path / "straight")
+    picked = [line["picked_share"] for line in scores(tmp_path / "run") if line["kind"] == "train"]
+    assert picked[0] < 0.2 < picked[-1], "the share must depend on the step"
+    assert sum(line["kind"] == "data" for line in scores(tmp_path / "run")) == 1
+
+
+def session_of(config: PretrainConfig, data_path: Path) -> Session:
+    """What a run does, without its directory."""
+    data = open_data(data_path)
+    return Session(Training(config, make_mesh(config.mesh)), data, data.load_tokenizer(), None, None, None)
+
+
+def fed(config: PretrainConfig, data_path: Path) -> list[dict]:
+    """All batches of a run, without the run."""
+    return [batch for phase in session_of(config, data_path).phases(0) for batch in phase.feed(phase.begin)]
+
+
+def test_each_width_is_compiled_once(short, monkeypatch, capsys):
+    """Buckets: a program for each width when the phase begins, and each batch goes to its own."""
+    compiled = []
+
+    def compile_train_step(training, shape, mask_id):
+        compiled.append((shape.rows, shape.sequence_length, shape.max_predictions))
+        return lambda state, batch: shape.sequence_length
+
+    monkeypatch.setattr(bert_jax.pretraining, "compile_train_step", compile_train_step)
+    session = session_of(varied(packing="buckets"), short)
+    session.bar = tqdm(disable=True)
+    (phase,) = session.phases(0)
+    step = phase.compile()
+    widths = [batch["input_ids"].shape[1] for batch in phase.feed(0)]
+    assert [step(None, batch) for batch in phase.feed(0)] == widths
+    assert set(widths) == {32, 64}
+    assert compiled == [(8, 32, 12), (8, 64, 24)]
+    assert "phase 0: compiling for rows of 32, 64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_is_fed_in_every_packing(short, objective, packing):
+    """Row S16, S48: each example is a row's or a part of one, with its own [CLS]; pairs alone have labels that count;
+    the share of picked tokens follows the schedule to the end."""
+    cls = open_data(short).load_tokenizer().cls_id
+    batches = fed(varied(objective, packing=packing), short)
+    assert len(batches) == VARIED.steps
+    assert {batch["input_ids"].shape[1] for batch in batches} <= ({32, 64} if packing == "buckets" else {64})
+    picked = []
+    for batch in batches:
+        examples = batch["sequence_ids"].max(1)  # [B]
+        assert examples.max() <= (3 if packing == "packed" else 1)
+        present = np.arange(batch["cls_positions"].shape[1])[None, :] < examples[:, None]
+        starts = np.take_along_axis(batch["input_ids"], batch["cls_positions"], axis=1)
+        assert (starts[present] == cls).all()
+        pairs = OBJECTIVES[objective].examples in ("nsp", "sop")
+        np.testing.assert_array_equal(batch["next_sentence_weights"] > 0, present & pairs)
+        assert batch["segment_ids"].any() == pairs
+        picked.append(batch["masked_lm_weights"].sum() / (batch["sequence_ids"] > 0).sum())
+    assert picked[0] == pytest.approx(0.15, abs=0.02)
+    assert picked[-1] == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_phases_of_one_length_go_on_in_the_stream(short, packing):
+    """Two phases of four and five steps are fed the batches that one phase of nine is: no example comes again."""
+    one = varied(packing=packing)
+    two = replace(one, phases=(replace(VARIED, steps=4), replace(VARIED, steps=5)))
+    jax.tree.map(np.testing.assert_array_equal, fed(two, short), fed(one, short))
 
 
 # ---- bad input: refused by name before anything is compiled ---------------------------------------------------------
@@ -269,6 +427,15 @@ REFUSED = {
         lambda: replace(CONFIG, phases=(phase(sequence_length=24, max_predictions_per_seq=4),)),
         "bert-jax prepare .*--sequence-length.* 24",
     ),
+    "packed rows whose predictions do not fit": (
+        lambda: replace(CONFIG, packing="packed"),
+        "phases.0.max_predictions_per_seq=3 does not hold the 15% .* in up to 4 examples: set .*max_predictions_per_seq=7",
+    ),
+    "buckets without a batch's examples": (
+        lambda: replace(CONFIG, packing="buckets", phases=(phase(batch_size=512),)),
+        r"packing=buckets needs at least a batch of examples: \S+ has \d+ of 16 tokens, phases.0.batch_size=512: set"
+        r" phases.0.batch_size=\d+ or less, or packing=padded",
+    ),
 }
 
 
@@ -296,6 +463,18 @@ def test_data_of_another_vocabulary(prepared, straight, tmp_path):
         UserError, match=f"was trained with another vocabulary.*prepare the data with --vocab {straight}"
     ):
         pretrain(CONFIG, data, straight, resume_command="")
+
+
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"mlm_nsp", "mlm_pairs"}))
+def test_data_that_was_prepared_for_another_objective(prepared, tmp_path, objective):
+    """The command that prepares what is lacking is named, with what is there already."""
+    data = tmp_path / "data"
+    run_stage("prepare", "--input", prepared.text, "--vocab", prepared.vocab, "--output", data, "--sequence-length", 16)
+    config = replace(CONFIG, objective=ObjectiveConfig(objective), phases=CONFIG.phases[:1])
+    with pytest.raises(UserError, match=rf"run bert-jax prepare .*--objective mlm_nsp {objective}") as refused:
+        pretrain(config, data, tmp_path / "run", resume_command="")
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_truncated_shard(few, tmp_path):
@@ -344,4 +523,4 @@ def test_disk_full(few, tmp_path, monkeypatch, capsys):
             pretrain(CONFIG, few, run, resume_command="")
     assert not list((run / "checkpoints").iterdir())
     pretrain(CONFIG, few, run, resume_command="")
-    assert [line["step"] for line in scores(run)] == [3, 5, 6, 9, 10, 12, 12]
+    assert [line["step"] for line in scores(run)] == [0, 0, 3, 5, 6, 9, 10, 12, 12]

@@ -16,7 +16,7 @@ from matplotlib import rcParams
 
 from bert_jax.cli import main
 from bert_jax.config import flatten, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig, to_dict
-from bert_jax.report import charts, panels, tables, write_report
+from bert_jax.report import charts, data_tables, panels, tables, write_report
 from bert_jax.report.drawing import spread, Steps, thin
 from bert_jax.report.run_files import load_run
 from bert_jax.report.summary import parameter_count
@@ -32,8 +32,8 @@ CHARTS = [
     "mlm-loss",
     "mlm-accuracy",
     "perplexity",
-    "nsp-accuracy",
-    "nsp-loss",
+    "pair-accuracy",
+    "pair-loss",
     "learning-rate",
     "gradient-norm",
     "throughput",
@@ -69,22 +69,44 @@ def eval_line(step: int) -> dict[str, Any]:
     return {"kind": "eval", "step": step, **scores, "masked_tokens": 900, "pairs": 300}
 
 
+def table_of(kind: str, length: int, examples: int, share: float, valid: float) -> dict[str, Any]:
+    """What the passport says of one table of examples."""
+    label = {"nsp": {"is_next_share": share}, "sop": {"in_order_share": share}}.get(kind, {})
+    return {"kind": kind, "sequence_length": length, "examples": examples, "valid_token_share": valid, **label}
+
+
+def data_line(phase: int, **changes: Any) -> dict[str, Any]:
+    """What metrics.jsonl says of the first batches of a phase."""
+    rows = {"sequence_length": 16 * (phase + 1), "batches": 7, "rows": 28, "examples": 31, "examples_per_row": 1.107}
+    picked = {"picked": 431, "picked_share": 0.1511, "valid_token_share": 0.8765, "p_value": 0.4321, "units": 300}
+    shown = {"treatment": {"mask": 344, "random": 44, "kept": 43}, "whole_word_share": 1.0, "is_next_share": 0.4839}
+    units = {"mean_unit_length": 1.437, "mean_unit_words": 1.021, "warnings": []}
+    return {"kind": "data", "step": 0, "phase": phase, **rows, **picked, **shown, **units, **changes}
+
+
 def split_of(documents: int) -> dict[str, Any]:
-    """One split of data.json."""
+    """One split of the passport."""
+    tables = [table_of("nsp", 16, 480, 0.507, 0.871), table_of("nsp", 32, 320, 0.493, 0.912)]
+    tables += [table_of("sop", 16, 470, 0.511, 0.861), table_of("sop", 32, 310, 0.489, 0.902)]
+    tables += [table_of("full_sentences", 16, 300, 0, 0.98), table_of("full_sentences", 32, 160, 0, 0.99)]
     return {
         "documents": documents, "sentences": 2345, "tokens": 34567, "unknown_tokens": 89,
         "unigram_entropy": 3.456,
-        "commonest_token": 4, "commonest_token_share": 0.0613, "examples": {"16": 480, "32": 320},
-        "is_next_share": {"16": 0.507, "32": 0.493}, "valid_token_share": {"16": 0.871, "32": 0.912},
+        "commonest_token": 4, "commonest_token_share": 0.0613,
+        "tables": {f"{table['kind']}_{table['sequence_length']}": table for table in tables},
         "shards": [],
     }  # fmt: skip
 
 
-DATA = {
-    "format": 1, "tokenizer": "ab" * 32, "vocab_size": 50, "seed": 0, "short_seq_prob": 0.1,
-    "random_next_prob": 0.5,
-    "sequence_lengths": [16, 32], "held_out": 0.05, "inputs": [{"file": "own.txt", "bytes": 7654321,
-    "sha256": "0"}],
+def sources_of(*files: tuple[str, int]) -> list[dict[str, Any]]:
+    """The passport's entry of one source."""
+    return [{"source": "text", "files": [{"file": name, "bytes": size, "sha256": "0"} for name, size in files]}]
+
+
+PASSPORT = {
+    "format": 2, "tokenizer": "ab" * 32, "vocab_size": 50, "seed": 0, "short_seq_prob": 0.1, "random_next_prob": 0.5,
+    "kinds": ["nsp", "sop", "full_sentences"], "sequence_lengths": [16, 32], "held_out": 0.05, "licence": "CC0-1.0",
+    "sources": sources_of(("own.txt", 7654321)),
     "warnings": ["own.txt: 40 % of the lines <b>repeat</b>"],
     "splits": {"train": split_of(321), "validation": split_of(17)},
 }  # fmt: skip
@@ -96,7 +118,7 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 EVALUATION = {
-    "step": 100, "split": "validation", "sequence_length": 32, "mlm_loss": 1.6, "mlm_perplexity": 4.953,
+    "step": 100, "split": "validation", "objective": "mlm_nsp", "sequence_length": 32, "mlm_loss": 1.6, "mlm_perplexity": 4.953,
     "mlm_accuracy": 0.2777, "mlm_accuracy_95": [0.2611, 0.2943], "masked_tokens": 2801, "unigram_entropy":
     3.456,
     "unigram_loss": 3.512, "commonest_token": "the", "commonest_token_accuracy": 0.0555, "nsp_accuracy":
@@ -107,7 +129,7 @@ EVALUATION = {
         {
             "text": "the [MASK] is <read> from [MASK] [SEP] it ends", "answers": ["value", "file"],
             "predictions": [[["value", 0.41], ["data", 0.2]], [["disk", 0.62], ["tape", 0.11]]],
-            "next_sentence": {"label": "IsNext", "prediction": "NotNext", "probability": 0.71},
+            "pair": {"label": "IsNext", "prediction": "NotNext", "probability": 0.71},
         }
     ],
 }  # fmt: skip
@@ -118,11 +140,11 @@ def write_run(directory: Path, **files: Any) -> Path:
     lines = [
         line for step in range(10, 101, 10) for line in [train_line(step), eval_line(step)][: 1 + (step % 50 == 0)]
     ]
-    contents = {"config": to_dict(CONFIG), "data": DATA, "environment": ENVIRONMENT, "evaluation": EVALUATION}
+    contents = {"config": to_dict(CONFIG), "passport": PASSPORT, "environment": ENVIRONMENT, "evaluation": EVALUATION}
     contents = {**contents, "metrics": lines, **files}
     metrics = contents.pop("metrics")
     directory.mkdir(exist_ok=True)
-    (directory / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n")
+    (directory / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n[MASK]\n")
     for name, value in contents.items():
         if value is not None:
             (directory / f"{name}.json").write_text(json.dumps(value))
@@ -221,7 +243,7 @@ def test_every_chart_and_section_is_there(run: Path, monkeypatch: pytest.MonkeyP
     page = write_report(run).read_text(encoding="utf-8")
     assert drawn == CHARTS
     assert page.count("<svg") == len(CHARTS)
-    for name in ("mlm", "nsp", "optimizer", "evaluation", "samples", "data", "configuration"):
+    for name in ("mlm", "pairs", "optimizer", "evaluation", "samples", "data", "configuration"):
         assert section(page, name)
 
 
@@ -288,8 +310,11 @@ def test_long_run_stays_small_and_says_that_it_averages(tmp_path: Path) -> None:
         ("environment", {"devices": "16 x TPU v5e"}, "16 x TPU v5e, float32, JAX 0.12.0"),
         ("environment", {"peak_flops_per_device": 3e9}, "50.0 % of peak"),
         ("environment", {"started": "2026-07-08T12:00:00+02:00"}, "started 2026-07-08 10:00 UTC"),
-        ("data", {"inputs": [{"file": "other.txt", "bytes": 1234567}]}, "other.txt 1,234,567"),
-        ("data", {"splits": {"train": split_of(98765)}}, "Training Documents 98,765 Sentences"),
+        ("passport", {"sources": sources_of(("other.txt", 1234567))}, "other.txt 1,234,567"),
+        ("passport", {"sources": sources_of(("a", 1), ("b", 2))}, "34,567 tokens for training, from 2 files"),
+        ("passport", {"sources": [{"source": "tfds:own/train:text", "files": []}]}, "tfds:own/train:text"),
+        ("passport", {"licence": "CC-BY-SA-4.0"}, "licence of the text: CC-BY-SA-4.0"),
+        ("passport", {"splits": {"train": split_of(98765)}}, "Training Documents 98,765 Sentences"),
     ],
 )  # fmt: skip
 def test_changed_number_changes_the_page(run: Path, file: str, change: dict[str, Any], words: str) -> None:
@@ -331,7 +356,7 @@ def test_masks_and_labels_stand_beside_what_is_configured(tmp_path: Path) -> Non
         train_line(10, mask_share=0.5, valid_tokens=100),
         train_line(20, mask_share=0.9, valid_tokens=300),
     ]
-    objective = {"mlm_probability": 0.15, "mask_share": 0.8, "random_share": 0.1, "nsp": True}
+    objective = {"mlm_probability": 0.15, "mask_share": 0.8, "random_share": 0.1}
     config = to_dict(CONFIG) | {"objective": objective}
     text = section(page_of(write_run(tmp_path / "run", metrics=lines, config=config)), "data")
     assert "Picked and predicted, of all tokens 15.03 % of 15.0 % configured" in text
@@ -339,6 +364,22 @@ def test_masks_and_labels_stand_beside_what_is_configured(tmp_path: Path) -> Non
     assert "Picked: replaced by a random token 10.34 % of 10.0 % configured" in text
     assert "Picked: kept as it is 10.54 % of 10.0 % configured" in text
     assert "Pairs: IsNext, the rest NotNext 51.20 % of 50.0 % configured" in text
+
+
+def test_first_batches_are_shown_phase_by_phase(tmp_path: Path) -> None:
+    """S14, pain 16: measured before the first step, and a doubt is a warning at the top."""
+    doubt = "picked tokens are shown as [MASK]/random/kept 100.0/0.0/0.0 %: masking is broken"
+    lines = [data_line(0), data_line(1, p_value=1e-9, warnings=[doubt]), train_line(10)]
+    page = page_of(write_run(tmp_path / "run", metrics=lines))
+    text = section(page, "data")
+    assert "Before the first step measured on the first batches of each phase Phase 0 Phase 1" in text
+    assert "Picked tokens 431 431 Not padding 87.6 % 87.6 % Examples a row 1.11 1.11" in text
+    assert "Shown as [MASK] / random / kept 79.8 / 10.2 / 10.0 %" in text
+    assert "Chi-square p of these 0.43 1e-09" in text
+    assert "Tokens picked as one 1.44 1.44 Words picked as one 1.02 1.02" in text
+    assert "Picked tokens in whole words 100.0 % 100.0 % IsNext, of all pairs 48.4 % 48.4 %" in text
+    assert f"Warning. First batches of phase 1: {doubt}" in parse(page).text
+    assert "First batches of phase 0" not in parse(page).text
 
 
 def test_note_says_what_enters_the_loss(run: Path) -> None:
@@ -352,9 +393,9 @@ def test_epochs_are_counted_by_phase(tmp_path: Path) -> None:
     """S21: epochs over the corpus. 60 steps x 4 rows of 480 examples, then 20 of 40 steps x 4 rows of 320."""
     lines = [train_line(step) for step in range(10, 81, 10)]
     run = load_run(write_run(tmp_path / "run", metrics=lines, evaluation=None))
-    rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in tables.passes(run)]
-    assert rows[0] == ["Phase 0", "0.50", "60 of 60", "16", "4", "240", "480"]
-    assert rows[1] == ["Phase 1", "0.25", "20 of 40", "32", "4", "80", "320"]
+    rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in data_tables.passes(run)]
+    assert rows[0] == ["Phase 0", "0.50", "60 of 60", "16", "4", "240", "1.00", "480"]
+    assert rows[1] == ["Phase 1", "0.25", "20 of 40", "32", "4", "80", "1.00", "320"]
     assert rows[2][:3] == ["All", "0.75", "80 of 100"]
 
 
@@ -435,17 +476,65 @@ def test_run_without_a_step(tmp_path: Path, metrics: str | None) -> None:
     assert "<svg" not in (run / "report.html").read_text()
 
 
-def test_run_without_nsp(tmp_path: Path) -> None:
-    def without(line: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in line.items() if not key.startswith("nsp") and key != "pairs"}
+def with_objective(name: str, **changes: Any) -> dict[str, Any]:
+    return to_dict(CONFIG) | {"objective": {"name": name}, **changes}
 
-    config = to_dict(CONFIG) | {"objective": {"nsp": False}}
+
+@pytest.mark.parametrize("name", ["mlm_pairs", "mlm_full_sentences"])
+def test_run_without_pairs(tmp_path: Path, name: str) -> None:
+    def without(line: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in line.items() if not key.startswith(("nsp", "is_next")) and key != "pairs"}
+
     lines = [without(train_line(10)), without(eval_line(100))]
-    run = write_run(tmp_path / "run", config=config, metrics=lines, evaluation=without(EVALUATION))
+    scores = without(EVALUATION) | {"objective": name}
+    run = write_run(tmp_path / "run", config=with_objective(name), metrics=lines, evaluation=scores)
     page = page_of(run)
-    assert "objective.nsp=false" in section(page, "nsp")
+    assert f"The objective of this run, {name}, predicts masked tokens only" in section(page, "pairs")
     assert "NSP" not in section(page, "evaluation")
+    assert "Pairs:" not in section(page, "data")
     assert page.count("<svg") == len(CHARTS) - 2
+
+
+def test_sentence_order_is_not_called_next_sentence(tmp_path: Path) -> None:
+    """Objective mlm_sop: headings, charts, tables and samples speak of order; the figures are those of its examples."""
+    sample = EVALUATION["samples"][0] | {"pair": {"label": "swapped", "prediction": "in order", "probability": 0.6}}
+    run = write_run(
+        tmp_path / "run",
+        config=with_objective("mlm_sop"),
+        evaluation=EVALUATION | {"objective": "mlm_sop", "samples": [sample]},
+    )
+    page = page_of(run)
+    text = parse(page).text
+    assert not re.search(r"NSP|IsNext|NotNext|[Nn]ext sentence(?! with probability)", section(page, "pairs"))
+    assert section(page, "pairs").startswith("Sentence order Do sentences A and B stand in the order of the text")
+    assert "SOP accuracy of pairs training 66.0 %" in section(page, "pairs")
+    assert "SOP accuracy 65.43 %" in section(page, "evaluation")
+    assert "in order 51.2 %, swapped 48.8 %" in section(page, "evaluation")
+    assert "predicted in order with probability 0.60; in truth swapped" in section(page, "samples")
+    assert "In order / swapped, 16 tokens 51.1 / 48.9 %" in section(page, "data")
+    assert "Examples of 16 tokens 470 470" in section(page, "data")
+    assert "Pairs: in order, the rest swapped 51.20 % of 50.0 % configured" in section(page, "data")
+    assert "Objective mlm_sop, 15 % picked by token; rows padded" in text
+
+
+def test_objective_and_rows_stand_at_the_top(tmp_path: Path) -> None:
+    objective = {"name": "mlm_full_sentences", "masking": "whole_word", "mlm_probability_end": 0.3}
+    config = with_objective("", objective=objective, packing="packed", examples_per_row=3)
+    config["phases"] = [phase | {"max_predictions_per_seq": 16} for phase in config["phases"]]
+    text = text_of(write_run(tmp_path / "run", config=config))
+    words = "mlm_full_sentences, 15 to 30 % picked by whole word; rows packed, up to 3 examples a row"
+    assert f"Objective {words}" in text
+    assert "15.03 % of 15.0 to 30.0 % configured" in text
+
+
+def test_epochs_of_packed_rows_count_examples(tmp_path: Path) -> None:
+    """60 steps x 4 rows with 2.5 examples each, of 480 examples."""
+    lines = [train_line(step, examples_per_row=2 + step % 20 / 10) for step in range(10, 61, 10)]
+    config = to_dict(CONFIG) | {"packing": "packed", "examples_per_row": 3}
+    config["phases"] = [phase | {"max_predictions_per_seq": 16} for phase in config["phases"]]
+    run = load_run(write_run(tmp_path / "run", config=config, metrics=lines, evaluation=None))
+    assert data_tables.passes(run)[0][1:] == ("1.25", "60 of 60", "16", "4", "240", "2.50", "480")
+    assert data_tables.passes(run)[1][1] == "not recorded"
 
 
 def test_unknown_peak_is_said(tmp_path: Path) -> None:
@@ -456,7 +545,7 @@ def test_unknown_peak_is_said(tmp_path: Path) -> None:
     assert "FLOP utilisation" not in text
 
 
-@pytest.mark.parametrize("file", ["data", "environment"])
+@pytest.mark.parametrize("file", ["passport", "environment"])
 def test_missing_file_is_said(tmp_path: Path, file: str) -> None:
     assert f"{file}.json is missing" in text_of(write_run(tmp_path / "run", **{file: None}))
 
@@ -499,7 +588,7 @@ def spoil(name: str, content: str) -> Callable[[Path], object]:
         (spoil("config.json", "{"), "config.json: is not JSON"),
         (spoil("config.json", '{"sed": 1}'), "unknown setting 'sed'"),
         (spoil("evaluation.json", '{"step": 1'), "evaluation.json: is not a JSON object"),
-        (spoil("data.json", "[]"), "data.json: is not a JSON object"),
+        (spoil("passport.json", "[]"), "passport.json: is not a JSON object"),
     ],
 )
 def test_refusals_are_one_line(
@@ -552,7 +641,7 @@ def test_charts_bear_few_and_odd_points(points: list[tuple[float, float]]) -> No
         charts.mlm_loss_chart(points, [], None, steps),
         charts.mlm_accuracy_chart([], points, ("$x_{", 0.1), steps),
         charts.perplexity_chart(points, points, 800.0, steps),
-        charts.nsp_accuracy_chart(points, [], steps),
+        charts.pair_accuracy_chart(points, [], steps),
         charts.gradient_norm_chart(points, 0.0, steps),
         charts.single_chart(points, "throughput", "Tokens a second", steps),
     ):

@@ -9,31 +9,29 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bert_jax.data.shards import (
-    complete_or_absent,
-    MANIFEST,
-    open_data,
-    open_shard,
-    TOKEN_COUNTS,
-    token_dtype,
-    write_shard,
-)
+from bert_jax.data.shards import MANIFEST, open_data, open_shard, TOKEN_COUNTS, token_dtype, write_shard
 from bert_jax.errors import UserError
 
 VOCAB_SIZE = 60
+WORD_STARTS = np.arange(50) % 3 != 1
 TENSORS = {
     "tokens": np.arange(50, dtype=np.uint16),
+    "word_starts": np.array(
+        [sum(int(bit) << i for i, bit in enumerate(WORD_STARTS[n : n + 8])) for n in range(0, 50, 8)]
+    ),
     "sentence_starts": np.array([0, 7, 20, 31, 50], np.int64),
     "document_starts": np.array([0, 2, 4], np.int64),
 }
+TENSORS["word_starts"] = TENSORS["word_starts"].astype(np.uint8)
 TABLES = {
-    16: np.array([[0, 7, 7, 6, 0], [20, 5, 0, 7, 1], [31, 6, 40, 7, 0]], np.int32),
-    32: np.array([[0, 20, 31, 9, 1]], np.int32),
+    "nsp_16": np.array([[0, 7, 7, 6, 0], [20, 5, 0, 7, 1], [31, 6, 40, 7, 0]], np.int32),
+    "nsp_32": np.array([[0, 20, 31, 9, 1]], np.int32),
+    "document_16": np.array([[0, 7, 0, 0, 0], [7, 13, 0, 0, 0]], np.int32),
 }
 
 
 def write(path: Path) -> dict:
-    return write_shard(path, *TENSORS.values(), TABLES)
+    return write_shard(path, *(TENSORS | {"word_starts": WORD_STARTS}).values(), TABLES)
 
 
 @pytest.fixture
@@ -46,8 +44,9 @@ def data(tmp_path):
         record = write(directory / f"{name}-00000-of-00001.safetensors")
         splits[name] = {"documents": 2, "tokens": 50, "shards": [record]}
     manifest = {
-        "format": 1,
+        "format": 2,
         "tokenizer": "abc",
+        "kinds": ["nsp", "document"],
         "vocab_size": VOCAB_SIZE,
         "seed": 7,
         "short_seq_prob": 0.1,
@@ -76,19 +75,29 @@ def test_a_shard_is_read_back_as_it_was_written(tmp_path):
         read = getattr(shard, name)
         assert read.dtype == tensor.dtype
         assert read.tolist() == tensor.tolist()
-    for length, table in TABLES.items():
-        assert shard.examples(length).dtype == np.int32
-        assert shard.examples(length).tolist() == table.tolist()
+    for kind, length in (("nsp", 16), ("nsp", 32), ("document", 16)):
+        table = shard.table(kind, length)
+        assert table.dtype == np.int32
+        assert table.tolist() == TABLES[f"{kind}_{length}"].tolist()
     assert record["bytes"] == (tmp_path / "a.safetensors").stat().st_size
     assert (record["documents"], record["sentences"], record["tokens"], record["max_id"]) == (2, 4, 50, 49)
-    assert record["examples"] == {"16": 3, "32": 1}
+    assert record["examples"] == {"nsp_16": 3, "nsp_32": 1, "document_16": 2}
+
+
+def test_token_t_begins_a_word_where_bit_t_mod_8_of_byte_t_div_8_is_set(tmp_path):
+    """Format: least significant bit first, as np.packbits(bitorder="little")."""
+    write(tmp_path / "a.safetensors")
+    packed = open_shard(tmp_path / "a.safetensors").word_starts
+    assert packed.size == 7
+    assert [bool(packed[token >> 3] >> (token & 7) & 1) for token in range(50)] == WORD_STARTS.tolist()
 
 
 def test_arrays_are_aligned_read_only_views_of_the_file(tmp_path):
     """A copy would own its data; writing through a view would change the file."""
     write(tmp_path / "a.safetensors")
     shard = open_shard(tmp_path / "a.safetensors")
-    for array in (shard.tokens, shard.sentence_starts, shard.document_starts, *shard.tables.values()):
+    tensors = (shard.tokens, shard.word_starts, shard.sentence_starts, shard.document_starts)
+    for array in (*tensors, *shard.tables.values()):
         assert not array.flags.owndata
         assert not array.flags.writeable
         assert array.flags.aligned
@@ -98,14 +107,14 @@ def test_arrays_are_aligned_read_only_views_of_the_file(tmp_path):
 def test_ids_of_large_vocabularies_fit(tmp_path, vocab_size, dtype):
     assert token_dtype(vocab_size) == dtype
     tokens = np.array([vocab_size - 1, 0], token_dtype(vocab_size))
-    write_shard(tmp_path / "a", tokens, np.array([0, 1, 2]), np.array([0, 1, 2]), {})
+    write_shard(tmp_path / "a", tokens, np.ones(2, bool), np.array([0, 1, 2]), np.array([0, 1, 2]), {})
     assert open_shard(tmp_path / "a").tokens.tolist() == [vocab_size - 1, 0]
 
 
 def test_the_safetensors_library_reads_our_files(tmp_path):
     write(tmp_path / "a.safetensors")
     read = safetensors.numpy.load_file(tmp_path / "a.safetensors")
-    expected = TENSORS | {f"examples_{length}": table for length, table in TABLES.items()}
+    expected = TENSORS | TABLES
     assert read.keys() == expected.keys()
     for name, tensor in expected.items():
         assert read[name].dtype == tensor.dtype
@@ -113,11 +122,11 @@ def test_the_safetensors_library_reads_our_files(tmp_path):
 
 
 def test_we_read_files_of_the_safetensors_library(tmp_path):
-    tensors = TENSORS | {"examples_16": TABLES[16]}
+    tensors = TENSORS | {"nsp_16": TABLES["nsp_16"]}
     safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors", metadata={"made": "elsewhere"})
     shard = open_shard(tmp_path / "a.safetensors")
     assert shard.tokens.tolist() == TENSORS["tokens"].tolist()
-    assert shard.examples(16).tolist() == TABLES[16].tolist()
+    assert shard.table("nsp", 16).tolist() == TABLES["nsp_16"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -129,6 +138,7 @@ def test_we_read_files_of_the_safetensors_library(tmp_path):
         (lambda raw: b"", "0 bytes do not begin"),
         (lambda raw: b"\xff" * 8 + raw[8:], "do not begin with a safetensors header"),
         (lambda raw: raw.replace(b'"tokens"', b'"tokenz"'), "lacks 'tokens'"),
+        (lambda raw: raw.replace(b'"word_starts"', b'"word_startz"'), "lacks 'word_starts'"),
         (lambda raw: raw.replace(b'"U16"', b'"F16"'), "tokens is of type F16"),
         (lambda raw: raw.replace(b'"tokens":{"', b'"tokens":{['), "not a whole shard"),
     ],
@@ -144,23 +154,16 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path, damage, message):
 
 def test_offsets_that_do_not_end_with_the_tokens_are_refused(tmp_path):
     starts = np.array([0, 7, 20, 31, 49])
-    write_shard(tmp_path / "a", TENSORS["tokens"], starts, TENSORS["document_starts"], TABLES)
+    write_shard(tmp_path / "a", TENSORS["tokens"], WORD_STARTS, starts, TENSORS["document_starts"], TABLES)
     with pytest.raises(UserError, match="sentence_starts ends at 49, tokens at 50"):
         open_shard(tmp_path / "a")
 
 
-def test_a_failed_write_leaves_no_file_and_says_where(tmp_path):
-    """The error of a full disk does not name a file by itself."""
-
-    def fail() -> None:
-        with complete_or_absent(tmp_path / "a") as file:
-            file.write(b"half")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left") as caught:
-        fail()
-    assert caught.value.filename == str(tmp_path / "a")
-    assert list(tmp_path.iterdir()) == []
+def test_word_starts_of_another_length_are_refused(tmp_path):
+    tensors = TENSORS | {"word_starts": TENSORS["word_starts"][:-1]}
+    safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="word_starts has 6 bytes for 50 tokens"):
+        open_shard(tmp_path / "a.safetensors")
 
 
 # ---- a directory -------------------------------------------------------------------------------------------
@@ -170,8 +173,8 @@ def test_a_directory_gives_what_the_feed_needs(data):
     opened = open_data(data)
     split = opened.split("train")
     assert [shard.path.name for shard in split.shards] == ["train-00000-of-00001.safetensors"]
-    assert split.num_examples(16) == 3
-    assert split.shards[0].examples(32).tolist() == TABLES[32].tolist()
+    assert split.num_examples("nsp", 16) == 3
+    assert split.shards[0].table("nsp", 32).tolist() == TABLES["nsp_32"].tolist()
     assert opened.vocab_size == VOCAB_SIZE
     assert opened.token_counts().tolist() == [1] * VOCAB_SIZE
 
@@ -183,17 +186,25 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_place(data, tmp_path):
     assert open_data(tmp_path / "copy").fingerprint != open_data(data).fingerprint
 
 
-def test_a_sequence_length_that_was_not_prepared_gives_the_command(data):
+def test_examples_that_were_not_prepared_give_the_command(data):
     """The settings that decide the splits are repeated, so that no held-out document is trained on."""
     split = open_data(data).split("train")
-    command = (
-        f"run bert-jax prepare --input PATH... --vocab VOCAB --output {data}-16-32-512"
-        " --sequence-length 16 32 512 --held-out 0.25 --short-seq-prob 0.1 --random-next-prob 0.5 --seed 7"
-    )
-    for ask in (split.num_examples, split.shards[0].examples):
+    rest = "--held-out 0.25 --short-seq-prob 0.1 --random-next-prob 0.5 --seed 7"
+    command = f"run bert-jax prepare --input PATH... --vocab VOCAB --output {data}"
+    prepared = "only nsp_16 nsp_32 document_16"
+    for ask in (split.num_examples, split.shards[0].table):
         with pytest.raises(UserError) as caught:
-            ask(512)
-        assert str(caught.value) == f"{data} has no examples of sequence length 512, only of 16 32: {command}"
+            ask("nsp", 512)
+        assert str(caught.value) == (
+            f"{data} has no nsp examples of sequence length 512, {prepared}: {command}-nsp-document-16-32-512"
+            f" --objective mlm_nsp mlm_document --sequence-length 16 32 512 {rest}"
+        )
+        with pytest.raises(UserError) as caught:
+            ask("sop", 16)
+        assert str(caught.value) == (
+            f"{data} has no sop examples of sequence length 16, {prepared}: {command}-nsp-document-sop-16-32"
+            f" --objective mlm_nsp mlm_document mlm_sop --sequence-length 16 32 {rest}"
+        )
 
 
 def test_a_split_that_is_not_there_gives_the_command(data):
@@ -210,7 +221,7 @@ def test_a_truncated_shard_is_named_with_both_sizes(data):
     with pytest.raises(UserError) as caught:
         open_data(data)
     message = str(caught.value)
-    assert message.startswith(f"{path} has {size - 1} bytes, {size} in data.json: ")
+    assert message.startswith(f"{path} has {size - 1} bytes, {size} in passport.json: ")
     assert f"remove {data} and run bert-jax prepare --input PATH... --vocab VOCAB --output {data} " in message
     assert "--sequence-length 16 32" in message
 
@@ -218,7 +229,7 @@ def test_a_truncated_shard_is_named_with_both_sizes(data):
 def test_a_missing_shard_is_named(data):
     path = data / "train-00000-of-00001.safetensors"
     path.unlink()
-    with pytest.raises(UserError, match=rf"{path.name} is missing \(\d+ bytes in data.json\): .*bert-jax prepare"):
+    with pytest.raises(UserError, match=rf"{path.name} is missing \(\d+ bytes in passport.json\): .*bert-jax prepare"):
         open_data(data)
 
 
@@ -251,11 +262,12 @@ def test_an_id_beyond_the_vocabulary_is_refused(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.unlink(), "has no data.json .*: run bert-jax prepare"),
-        (lambda path: path.write_text("{"), "data.json is not JSON"),
+        (lambda path: path.unlink(), "has no passport.json .*: run bert-jax prepare"),
+        (lambda path: path.write_text("{"), "passport.json is not JSON"),
         (lambda path: path.write_text("[]"), "is of format None"),
-        (lambda path: change_manifest(path.parent, format=2), "is of format 2, this version reads format 1"),
-        (lambda path: path.write_text('{"format": 1, "splits": {}}'), "lacks held_out, sequence_lengths"),
+        (lambda path: change_manifest(path.parent, format=3), "is of format 3, this version reads format 2"),
+        (lambda path: path.write_text('{"format": 2, "splits": {}}'), "lacks held_out, kinds, sequence_lengths"),
+        (lambda path: path.rename(path.with_name("data.json")), "was prepared by an older version: run bert-jax prep"),
     ],
 )
 def test_a_directory_without_a_good_manifest_is_refused(data, change, message):

@@ -7,13 +7,20 @@ import jax
 import numpy as np
 import pytest
 from conftest import small_config
+from flax import nnx
 
 from bert_jax.batch import BatchShape
 from bert_jax.config import MeshConfig, ModelConfig, ObjectiveConfig
 from bert_jax.evaluation import put_on_mesh
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import Training
-from bert_jax.train_step import batch_statistics, compile_eval_step, compile_train_step, train_step
+from bert_jax.train_step import (
+    batch_statistics,
+    compile_eval_step,
+    compile_train_step,
+    pretraining_scores,
+    train_step,
+)
 
 B, S, M = 16, 16, 4
 VOCAB, MASK = 96, 4
@@ -48,7 +55,8 @@ def make_batch(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def training_on(mesh: tuple[int, int, int], micro_batches: int = 1, **changes) -> Training:
-    config = small_config(model=MODEL, mesh=MeshConfig(*mesh), micro_batches=micro_batches, **changes)
+    settings = {"model": MODEL, "mesh": MeshConfig(*mesh), "micro_batches": micro_batches}
+    config = small_config(**(settings | changes))
     # The first phase's batch is that of the tests.
     return Training(config, make_mesh(config.mesh))
 
@@ -167,9 +175,161 @@ def test_statistics_of_a_batch():
     }
     found = batch_statistics({name: jax.numpy.asarray(field) for name, field in batch.items()}, MASK)
     assert {name: float(value) for name, value in found.items()} == {
+        "rows": 2,
+        "row_tokens": 12,
+        "examples": 3,
         "valid_tokens": 11,
         "squared_lengths": 25 + 9 + 9,
         "masked": 2,
         "kept": 1,
         "not_next": 2,
     }
+
+
+# ---- packed rows: each example as if it were alone ------------------------------------------------------------------
+
+PACKED = ((5, 7, 4), (9, 6))  # lengths of the examples of each row, of 16 tokens
+LENGTHS = [length for row in PACKED for length in row]
+OWN_IDS = 12  # ids from 5 on that each example has for itself, so that gradients of the table tell examples apart
+
+
+def make_example(number: int) -> dict[str, np.ndarray]:
+    """One example of the five, with a row of its own and two predictions; its ids are in no other example."""
+    rng, length = np.random.default_rng(number), LENGTHS[number]
+    place = np.arange(S)
+    own = 5 + OWN_IDS * number + rng.integers(0, OWN_IDS, S)
+    positions = np.sort(rng.choice(np.arange(1, length), 2, replace=False))
+    fields = {
+        "input_ids": np.where(place < length, own, 0),
+        "segment_ids": ((place > length // 2) & (place < length)).astype(int),
+        "sequence_ids": (place < length).astype(int),
+        "position_ids": place,
+        "masked_lm_positions": np.append(positions, [0] * (M - 2)),
+        "masked_lm_ids": np.append(rng.integers(5, VOCAB, 2), [0] * (M - 2)),
+        "masked_lm_weights": np.array([1, 1] + [0] * (M - 2)),
+        "cls_positions": np.array([0]),
+        "next_sentence_labels": np.array([number % 2]),
+        "next_sentence_weights": np.array([1]),
+    }
+    return {name: field.astype(np.float32 if "weights" in name else np.int32) for name, field in fields.items()}
+
+
+def alone() -> dict[str, np.ndarray]:
+    """The five examples, a row each."""
+    rows = [make_example(number) for number in range(len(LENGTHS))]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def packed() -> dict[str, np.ndarray]:
+    """The five examples in two rows. The predictions of a row's second example stand before the first's."""
+    size = {"masked_lm": 6, "cls": 3, "next_sentence": 3}
+    widths = {name: size.get(name.rsplit("_", 1)[0], S) for name in make_example(0)}
+    batch = {name: np.zeros((2, width), make_example(0)[name].dtype) for name, width in widths.items()}
+    number = 0
+    for row, lengths in enumerate(PACKED):
+        begin = 0
+        for place, length in enumerate(lengths):
+            example, tokens = make_example(number), slice(begin, begin + length)
+            for name in ("input_ids", "segment_ids", "position_ids"):
+                batch[name][row, tokens] = example[name][:length]
+            batch["sequence_ids"][row, tokens] = place + 1
+            slots = slice(2 * (1 - place), 2 * (2 - place)) if place < 2 else slice(4, 6)
+            batch["masked_lm_positions"][row, slots] = begin + example["masked_lm_positions"][:2]
+            batch["masked_lm_ids"][row, slots] = example["masked_lm_ids"][:2]
+            batch["masked_lm_weights"][row, slots] = 1
+            batch["cls_positions"][row, place] = begin
+            batch["next_sentence_labels"][row, place] = example["next_sentence_labels"][0]
+            batch["next_sentence_weights"][row, place] = 1
+            begin, number = begin + length, number + 1
+    return batch
+
+
+def summed_loss(training: Training, params, batch, mlm: float, nsp: float):
+    """The sums of both losses, without dropout."""
+    scores = pretraining_scores(training, params, batch, None)
+    return mlm * scores[0].loss + nsp * scores[1].loss
+
+
+@pytest.fixture(scope="module")
+def untied() -> tuple[Training, dict]:
+    """Two layers with a decoder of their own, so that the table's gradient comes through the encoder alone; weights ten
+    times as large as a model's at its start, so that attention is not uniform and a leak would show."""
+    training = training_on((1, 1, 1), model=replace(MODEL, tie_word_embeddings=False, initializer_range=0.2))
+    return training, training.initial_state().params
+
+
+@pytest.fixture(scope="module")
+def gradient(untied):
+    """(parameters, batch, weight of the MLM loss, of the NSP loss) -> (the weighted sum of both, its gradient)."""
+    training, _ = untied
+    return jax.jit(jax.value_and_grad(lambda *arguments: summed_loss(training, *arguments)))
+
+
+@pytest.mark.parametrize(("mlm", "nsp"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_packed_rows_equal_each_example_alone(untied, gradient, mlm, nsp):
+    """Losses and the gradient of every parameter of MLM and NSP, in float32, to 1e-5."""
+    _, params = untied
+    (loss, found), (expected_loss, expected) = (gradient(params, batch, mlm, nsp) for batch in (packed(), alone()))
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+    assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected)) > 1, "there is something to compare"
+
+
+def test_packed_outputs_equal_each_example_alone(untied):
+    """Logits of every prediction and of every pair, to 1e-5."""
+    training, params = untied
+    forward = jax.jit(lambda batch: nnx.merge(training.graph, params)(batch))
+    found, expected = forward(packed()), forward(alone())
+    weights = packed()["next_sentence_weights"] > 0
+    np.testing.assert_allclose(found.nsp_logits[weights], expected.nsp_logits[:, 0], atol=1e-5)
+    order = [1, 0, 2, 4, 3]  # of the predictions, see `packed`
+    real = packed()["masked_lm_weights"] > 0
+    logits = np.asarray(found.mlm_logits)[real].reshape(len(LENGTHS), 2, VOCAB)
+    np.testing.assert_allclose(logits, np.asarray(expected.mlm_logits)[order, :2], atol=1e-5)
+
+
+def test_packing_changes_no_count_of_work():
+    """Model FLOPs follow from tokens, squared lengths and predictions of the examples, not from the rows they are in."""
+    found, expected = (batch_statistics(batch, MASK) for batch in (packed(), alone()))
+    for name in ("examples", "valid_tokens", "squared_lengths", "not_next"):
+        assert float(found[name]) == float(expected[name]), name
+    assert float(found["examples"]) == len(LENGTHS)
+    assert float(found["squared_lengths"]) == sum(length**2 for length in LENGTHS)
+    assert float(found["row_tokens"]) == 2 * S
+
+
+@pytest.mark.parametrize("number", range(len(LENGTHS)))
+def test_an_example_gets_no_gradient_from_its_neighbours(untied, gradient, number):
+    """The loss of one packed example: exactly zero at every id that only the others hold."""
+    _, params = untied
+    batch = packed()
+    row, place = [(row, place) for row, lengths in enumerate(PACKED) for place in range(len(lengths))][number]
+    own = np.zeros_like(batch["next_sentence_weights"])
+    own[row, place] = 1
+    slots = np.take_along_axis(batch["sequence_ids"], batch["masked_lm_positions"], axis=1) == place + 1
+    slots &= np.arange(len(PACKED))[:, None] == row
+    batch |= {"next_sentence_weights": own, "masked_lm_weights": batch["masked_lm_weights"] * slots}
+    table = np.asarray(gradient(params, batch, 1.0, 1.0)[1]["encoder"]["embeddings"]["word"])
+    mine = np.unique(make_example(number)["input_ids"][: LENGTHS[number]])
+    assert (np.abs(table[mine]).max(1) > 1e-3).all()
+    assert not np.delete(table, mine, axis=0).any()
+
+
+def packed_step(training: Training) -> dict[str, float]:
+    """The sums of a step, with dropout, on sixteen rows with one to three examples; some have nothing to predict."""
+    batch = {name: np.concatenate([field] * 4 + [field[1:], field[:1]] * 4) for name, field in packed().items()}
+    for name in ("masked_lm_weights", "next_sentence_weights"):
+        batch[name][::5] = 0
+    step = compile_train_step(training, BatchShape(len(batch["input_ids"]), S, 6, 3), MASK)
+    return jax.tree.map(float, step(training.initial_state(), put_on_mesh(training.mesh, batch))[1])
+
+
+@pytest.fixture(scope="module")
+def packed_on_one_device() -> dict[str, float]:
+    return packed_step(training_on((1, 1, 1)))
+
+
+@pytest.mark.parametrize(("mesh", "micro_batches"), [((2, 2, 2), 1), ((2, 1, 1), 2)])
+def test_any_cut_of_packed_rows_gives_the_same_step(packed_on_one_device, mesh, micro_batches):
+    """Losses, gradient norm and counts to 1e-5, whatever number of examples and predictions each part has."""
+    assert packed_step(training_on(mesh, micro_batches)) == pytest.approx(packed_on_one_device, rel=1e-5, abs=1e-5)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stage `bert-jax vocab`: what it writes, says, reuses and refuses."""
 
+import gzip
 import hashlib
 import json
 import subprocess
@@ -9,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from bert_jax.pipelines import vocab
-from bert_jax.pipelines.vocab import measure
 
 from bert_jax.cli import main
-from bert_jax.tokenization import load_tokenizer, SPECIAL_TOKENS, Tokenizer
+from bert_jax.tokenization import load_tokenizer, SPECIAL_TOKENS
 
 LINES = [
     f"The {colour} {thing} is {place}."
@@ -48,15 +48,15 @@ def test_writes_a_vocabulary_and_its_record(corpus, tmp_path, capsys):
     assert tokenizer.encode("Café").pieces == tokenizer.encode("cafe").pieces
     record = json.loads((tmp_path / "out" / "vocab.json").read_text())
     content = (corpus / "a.txt").read_bytes()
-    assert record["inputs"][0] == {
-        "file": "a.txt",
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    (source,) = record["sources"]
+    assert (source["source"], source["weight"]) == ("text", 1)
+    assert [file["file"] for file in source["files"]] == ["a.txt", "b.txt"]
+    assert source["files"][0]["bytes"] == len(content)
+    assert source["files"][0]["sha256"] == hashlib.sha256(content).hexdigest()
     assert record["tokenizer"] == tokenizer.fingerprint
     assert record["sentences"] == len(LINES)
     printed = capsys.readouterr().out
-    assert "60 entries, lower-cased, accents stripped" in printed
+    assert "60 entries, wordpiece, lower-cased, accents stripped" in printed
     assert "2 files" in printed
     assert not list(tmp_path.glob(".*"))
 
@@ -102,8 +102,8 @@ def test_finished_output_is_reused(corpus, tmp_path, capsys):
         ("", ["--size", "71"], "was made with size=60, not 71"),
         ("", ["--size", "60", "--cased"], "was made with lowercase=True, not False"),
         ("", ["--size", "60", "--min-frequency", "3"], "was made with min_frequency=2, not 3"),
-        ("text", ["--size", "60"], "was made of other text (b.txt had"),
-        ("file", ["--size", "60"], "was made of other text (2 files, not 3)"),
+        ("text", ["--size", "60"], "was made from other text: b.txt of"),
+        ("file", ["--size", "60"], "was made from 2 files, --input has 3"),
         ("vocabulary", ["--size", "60"], "do not belong together"),
         ("record", ["--size", "60"], "vocab.json cannot be read"),
         ("foreign", ["--size", "60"], "was not made by bert-jax vocab"),
@@ -159,24 +159,88 @@ def test_impossible_vocabulary_is_refused(tmp_path, capsys, content, options, wo
     assert not (tmp_path / "out").exists()
 
 
-def test_measures():
-    tokenizer = Tokenizer([*SPECIAL_TOKENS, "cat", "##s", "the", "#"], lowercase=True)
-    # the | cat ##s | [UNK] | # # cat ##s | cat
-    measured = measure(tokenizer, ["The cats bark", "##cats cat", ""])
-    assert measured["words"] == 7
-    assert measured["tokens"] == 9
-    assert measured["pieces_per_word"] == pytest.approx(9 / 7)
-    assert measured["whole_word_share"] == pytest.approx(4 / 7)  # the, #, #, cat
-    assert measured["coverage"] == pytest.approx(6 / 7)
-    assert measured["unknown_rate"] == pytest.approx(1 / 9)
-
-
 def test_sample_is_spread_over_the_whole_text(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(vocab, "SAMPLE_SENTENCES", 4)
+    monkeypatch.setattr(vocab, "MEASURED_SENTENCES", 4)
     run(corpus, tmp_path / "out", "--size", "60")
     record = json.loads((tmp_path / "out" / "vocab.json").read_text())
     assert record["sentences"] == 24
     assert record["statistics"]["sample"] == "6 sentences, 1 of every 4"
+
+
+def test_text_beyond_the_bound_is_sampled_and_said(corpus, tmp_path, capsys):
+    assert run(corpus, tmp_path / "out", "--size", "60", "--sample-characters", "400") == 0
+    record = json.loads((tmp_path / "out" / "vocab.json").read_text())
+    learned = record["learned_from"]
+    assert record["sentences"] == 24
+    assert learned["one_of_every"] == 2
+    assert learned["sentences"] == 12
+    assert learned["characters"] <= 400
+    assert f"learned from 12 of them, 1 of every 2: {learned['characters']} characters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["unigram", "bpe"])
+def test_sentencepiece(corpus, tmp_path, capsys, model):
+    output = tmp_path / "out"
+    assert run(corpus, output, "--model", model, "--size", "60") == 0
+    assert sorted(path.name for path in output.iterdir()) == [
+        "sentencepiece.model",
+        "tokenizer_config.json",
+        "vocab.json",
+    ]
+    tokenizer = load_tokenizer(output)
+    assert (tokenizer.kind, tokenizer.lowercase) == ("sentencepiece", True)
+    assert tokenizer.vocabulary[:5] == SPECIAL_TOKENS
+    assert f"entries, {model}, lower-cased, accents kept" in capsys.readouterr().out
+    assert run(corpus, output, "--model", model, "--size", "60") == 0
+    assert "already has this vocabulary" in capsys.readouterr().out
+    assert run(corpus, output, "--size", "60") == 2
+    assert f"was made with model={model}, not wordpiece" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "bpe", "--min-frequency", "3"], "--min-frequency is not an option of --model bpe"),
+        (["--character-coverage", "0.9"], "--character-coverage is not an option of --model wordpiece"),
+        (["--model", "unigram", "--character-coverage", "1.5"], "--character-coverage 1.5 must be above 0"),
+        (["--model", "unigram", "--size", "6"], "a vocabulary of 6 entries is too small"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(corpus, tmp_path, capsys, options, words):
+    assert run(corpus, tmp_path / "out", *options) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_formats_of_text_are_read(corpus, tmp_path, capsys):
+    """Compressed JSON lines and bytes that are not UTF-8, as `prepare` reads them; what is replaced is counted."""
+    lines = [json.dumps({"body": text}) for text in LINES]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    (tmp_path / "b.txt").write_bytes("\n".join(LINES).encode() + b"\nbad \xff byte.\n")
+    inputs = ["--input", str(tmp_path / "a.jsonl.gz"), f"{tmp_path / 'b.txt'}@2", "--json-field", "body"]
+    assert main(["vocab", *inputs, "--output", str(tmp_path / "out")]) == 2
+    assert "b.txt" in capsys.readouterr().err
+    assert main(["vocab", *inputs, "--errors", "replace", "--output", str(tmp_path / "out")]) == 0
+    assert "replaced bytes: 2" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "vocab.json").read_text())["sentences"] == 3 * len(LINES) + 2
+
+
+def test_comparison_of_two_vocabularies(corpus, tmp_path, capsys):
+    small, large = tmp_path / "small", tmp_path / "large"
+    run(corpus, small, "--size", "45")
+    run(corpus, large, "--model", "bpe", "--size", "90")
+    sizes = [load_tokenizer(path).vocab_size for path in (small, large)]
+    capsys.readouterr()
+    assert main(["vocab", "--compare", str(small), str(large), "--input", str(corpus)]) == 0
+    printed = capsys.readouterr().out
+    assert "measured on 24 sentences, all of them (150 words)" in printed
+    assert f"A: {small}, wordpiece, lower-cased" in printed
+    assert f"B: {large}, sentencepiece, lower-cased" in printed
+    rows = {line[:28].strip(): line[28:].split() for line in printed.splitlines() if line.startswith("  ")}
+    assert rows["entries"] == [str(size) for size in sizes]
+    assert float(rows["pieces a word"][0]) > float(rows["pieces a word"][1])
+    assert rows["[UNK] of the tokens"][0] == "0.000%"
+    assert "nowhere: " in printed.partition("words that A splits worse")[2].partition("words that B")[0]
 
 
 def test_help_is_quick():

@@ -31,7 +31,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bert_jax.data.docstrings import docstrings, is_prose, paragraphs
-from bert_jax.data.text import split_sentences
+from bert_jax.data.sentences import split_sentences
 from bert_jax.errors import UserError
 
 FORMAT = 1

@@ -1,39 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and evaluation batches: one vectorised NumPy function of (example indices, epochs, seed).
+"""Batches: one vectorised NumPy function of (example indices, epochs, seed), and the feed that runs it ahead.
 
-tf.data calls that function once per batch where TensorFlow is installed (tf_feed.py); else a plain iterator does. Both
-give the same batches, bit for bit.
+Which examples share a row, and which rows a batch, is arranged in packing.py; where their tokens stand in the row is laid
+out in layout.py. tf.data calls the function once per batch where TensorFlow is installed (tf_feed.py); else a plain
+iterator does. Both give the same batches, bit for bit.
 
-Shapes: B rows, S tokens in a row, M predicted positions in a row.
+Shapes: B rows, S tokens in a row, E examples in a row at most, K examples of a shard, N examples of a batch, T tokens of
+these without special tokens.
 """
 
 import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from bert_jax.batch import Batch, BatchShape
 from bert_jax.config import ObjectiveConfig
-from bert_jax.data.masking import mask_seeds, mask_tokens
+from bert_jax.data.instances import PAIRS, special_tokens
+from bert_jax.data.layout import (
+    example_fields,
+    fit_predictions,
+    lay_out,
+    place_tokens,
+    places_of,
+    prediction_fields,
+    SpecialIds,
+    token_fields,
+)
+from bert_jax.data.masking import mask_seeds, mask_tokens, Masks, Tokens, wanted_counts
 from bert_jax.data.order import examples_at
 from bert_jax.data.shards import Split
 from bert_jax.errors import UserError
 
 EVALUATION_SEED = 0  # of masks of held-out data: the same in every run, so that scores can be compared
-EMPTY = -1  # index of a row without example, which fills up the last batch of an evaluation
-
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """Ids that the layout of a row needs."""
-
-    cls: int
-    sep: int
-    mask: int
-    pad: int
+EMPTY = -1  # index of a place in a row that holds no example
 
 
 @dataclass(frozen=True)
@@ -41,121 +44,142 @@ class Examples:
     """Masked examples of one split at one sequence length, by index."""
 
     split: Split
-    shape: BatchShape  # `rows` is not used here
+    shape: BatchShape  # of batches with one example a row; see `bert_jax.data.packing` for others
     objective: ObjectiveConfig
     special: SpecialIds
     vocab_size: int  # entries of the vocabulary, which random replacements are drawn from
 
+    @property
+    def kind(self) -> str:
+        """Which examples of the prepared data these are; see `bert_jax.data.instances`."""
+        return self.objective.examples
+
     @cached_property
     def tables(self) -> list[np.ndarray]:
-        """Of each shard, [K, 5] int32: a_start, a_length, b_start, b_length, label (0 IsNext, 1 NotNext)."""
-        return [shard.examples(self.shape.sequence_length) for shard in self.split.shards]
+        """Of each shard, [K, 5] int32: a_start, a_length, b_start, b_length, label."""
+        return [shard.table(self.kind, self.shape.sequence_length) for shard in self.split.shards]
 
     @cached_property
     def ends(self) -> np.ndarray:
         """Index of the example after the last one of each shard."""
-        return np.cumsum([len(table) for table in self.tables])
+        return np.cumsum([len(table) for table in self.tables], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def batch(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> Batch:
+    def lengths(self, shard: int) -> np.ndarray:
+        """Tokens of each example of a shard, special tokens counted: [K] int32."""
+        table = self.tables[shard]
+        return table[:, 1] + table[:, 3] + np.int32(special_tokens(self.kind))
+
+    @cached_property
+    def length_histogram(self) -> np.ndarray:
+        """[S + 1] int64: examples of each length, special tokens counted."""
+        histogram = np.zeros(self.shape.sequence_length + 1, np.int64)
+        for shard in range(len(self.tables)):
+            histogram += np.bincount(self.lengths(shard), minlength=len(histogram))
+        return histogram
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        epochs: np.ndarray,
+        seed: int,
+        shape: BatchShape | None = None,
+        probability: float | None = None,
+    ) -> Batch:
         """The batch of these examples, masked for these epochs.
 
+        The masks of an example follow from (seed, epoch, index, probability), whatever stands beside it.
+
         Args:
-          indices: [B] int64, or EMPTY for a row without example.
+          indices: [B, E] int64; EMPTY where a row holds fewer examples, behind those it holds.
           epochs: [B] int64.
           seed: of the masks.
+          shape: sequence length and predictions of the rows; None: those of these examples.
+          probability: share of tokens to pick; None: the objective's.
 
         Returns:
-          See `bert_jax.batch.batch_spec`.
+          See `bert_jax.batch.batch_spec`. `next_sentence_weights` is 0 also where examples are no pairs.
         """
-        size = self.shape.sequence_length
-        input_ids, records = self.gather(indices)
-        a_length, b_length = records[:, 1], records[:, 3]
-        present = indices != EMPTY
-        lengths = np.where(present, a_length + b_length + 3, 0)
-        place = np.arange(size)[None, :]
-        first_sep, last_sep = (a_length + 1)[:, None], (a_length + b_length + 2)[:, None]
-        valid = place < lengths[:, None]
-        candidates = valid & (place > 0) & (place != first_sep) & (place != last_sep)
-        masked = mask_tokens(
-            input_ids,
-            candidates,
-            mask_seeds(seed, epochs, indices),
-            self.objective,
-            lengths=lengths,
-            max_predictions=self.shape.max_predictions,
-            mask_id=self.special.mask,
-            vocab_size=self.vocab_size,
-        )
-        return {
-            "input_ids": masked.input_ids,
-            "segment_ids": ((place > first_sep) & valid).astype(np.int32),
-            "sequence_ids": valid.astype(np.int32),
-            "position_ids": np.broadcast_to(place, valid.shape).astype(np.int32),
-            "masked_lm_positions": masked.positions,
-            "masked_lm_ids": masked.ids,
-            "masked_lm_weights": masked.weights,
-            "cls_positions": np.zeros((len(indices), 1), np.int32),
-            "next_sentence_labels": records[:, 4:5].astype(np.int32),
-            "next_sentence_weights": present[:, None].astype(np.float32),
-        }
+        return self.masked_batch(indices, epochs, seed, shape, probability)[0]
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[CLS] A [SEP] B [SEP] of each example, not masked: ([B, S] int32, records [B, 5] int64)."""
-        size = self.shape.sequence_length
-        records = np.zeros((len(indices), 5), np.int64)
-        ids = np.full((len(indices), size), self.special.pad, np.int32)
-        place = np.arange(size)[None, :]
-        shard_of = np.where(indices == EMPTY, EMPTY, np.searchsorted(self.ends, indices, side="right"))
-        for number in np.unique(shard_of[shard_of != EMPTY]):
-            rows = np.flatnonzero(shard_of == number)
-            begin = self.ends[number] - len(self.tables[number])
-            record = records[rows] = self.tables[number][indices[rows] - begin]
-            a_start, a_length, b_start, b_length = (record[:, column, None] for column in range(4))
-            ids[rows] = self._lay_out(number, place, a_start, a_length, b_start, b_length)
-        return ids, records
-
-    def _lay_out(
+    def masked_batch(
         self,
-        number: int,
-        place: np.ndarray,
-        a_start: np.ndarray,
-        a_length: np.ndarray,
-        b_start: np.ndarray,
-        b_length: np.ndarray,
-    ) -> np.ndarray:
-        """Rows of one shard, from its flat array of tokens: [R, 1] each -> [R, S] int32."""
-        tokens = self.split.shards[number].tokens
-        source = np.where(place <= a_length, a_start + place - 1, b_start + place - a_length - 2)
-        ids = tokens[np.clip(source, 0, len(tokens) - 1)].astype(np.int32)
-        last_sep = a_length + b_length + 2
-        ids[:, 0] = self.special.cls
-        ids[(place == a_length + 1) | (place == last_sep)] = self.special.sep
-        ids[place > last_sep] = self.special.pad
-        return ids
+        indices: np.ndarray,
+        epochs: np.ndarray,
+        seed: int,
+        shape: BatchShape | None = None,
+        probability: float | None = None,
+    ) -> tuple[Batch, Masks]:
+        """As `batch`, and what was picked."""
+        shape = replace(shape or self.shape, rows=indices.shape[0], examples_per_row=indices.shape[1])
+        share = self.objective.mlm_probability if probability is None else probability
+        rows, slots = np.nonzero(indices != EMPTY)
+        chosen = indices[rows, slots]
+        shards, records = self._records(chosen)
+        layout = lay_out(shape, rows, slots, records[:, 1], records[:, 3], special_tokens(self.kind))
+        tokens = self._tokens(shards, records, mask_seeds(seed, epochs[rows], chosen))
+        wanted = fit_predictions(layout, wanted_counts(layout.lengths, layout.counts, share))
+        masks = mask_tokens(tokens, wanted, self.objective, mask_id=self.special.mask, vocab_size=self.vocab_size)
+        fields = token_fields(layout)
+        input_ids = place_tokens(layout, fields["sequence_ids"], tokens.ids, self.special)
+        places = places_of(layout, masks.picked)
+        input_ids[places] = masks.shown
+        batch = {
+            "input_ids": input_ids.reshape(shape.rows, shape.sequence_length),
+            **fields,
+            **prediction_fields(layout, places, masks.labels),
+            **example_fields(layout, records[:, 4], float(self.kind in PAIRS)),
+        }
+        return batch, masks
+
+    def _records(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shard and table row of each example: [N] -> ([N], [N, 5] int64)."""
+        order = np.argsort(indices, kind="stable")
+        ordered = indices[order]
+        shards, records = np.empty(len(indices), np.int64), np.empty((len(indices), 5), np.int64)
+        begin = first = 0
+        for shard, (end, last) in enumerate(zip(np.searchsorted(ordered, self.ends), self.ends, strict=True)):
+            if begin < end:
+                shards[order[begin:end]] = shard
+                records[order[begin:end]] = self.tables[shard].take(ordered[begin:end] - first, axis=0)
+            begin, first = end, last
+        return shards, records
+
+    def _tokens(self, shards: np.ndarray, records: np.ndarray, seeds: np.ndarray) -> Tokens:
+        """The tokens of segments A and B of each example, as the shards hold them."""
+        a_lengths, b_lengths = records[:, 1], records[:, 3]
+        begins = records[:, 0:4:2].ravel()
+        ends = begins + records[:, 1:4:2].ravel()
+        runs = list(zip(np.repeat(shards, 2).tolist(), begins.tolist(), ends.tolist(), strict=True))
+        sources = [memoryview(shard.tokens) for shard in self.split.shards]
+        ids = _join([sources[shard][begin:end] for shard, begin, end in runs], self.split.shards[0].tokens.dtype)
+        word_starts = None if self.objective.masking == "token" else self._word_starts(runs, begins)
+        return Tokens(ids, a_lengths + b_lengths, a_lengths, seeds, word_starts)
+
+    def _word_starts(self, runs: list[tuple[int, int, int]], begins: np.ndarray) -> np.ndarray:
+        """Bits of the tokens of `runs` (shard, begin, end): [T] bool."""
+        sources = [memoryview(shard.word_starts) for shard in self.split.shards]
+        packed = [sources[shard][begin >> 3 : (end + 7) >> 3] for shard, begin, end in runs]
+        bits = memoryview(np.unpackbits(_join(packed, np.dtype(np.uint8)), bitorder="little"))
+        firsts = (8 * np.cumsum([0, *map(len, packed)])[:-1] + (begins & 7)).tolist()
+        parts = [bits[first : first + end - begin] for first, (_, begin, end) in zip(firsts, runs, strict=True)]
+        return _join(parts, np.dtype(bool))
 
 
-def training_batch(
-    examples: Examples, seed: int, batch_size: int, step: int, rows: slice = slice(None), seen: int = 0
-) -> Batch:
-    """The rows `rows` of the global batch of step `step` of a phase (from 0), a pure function of its arguments.
-
-    `seen` examples of the stream were used by earlier phases of the same sequence length.
-    """
-    positions = seen + step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
-    epochs, indices = examples_at(positions, len(examples), seed)
-    return examples.batch(indices, epochs, seed)
+def _join(parts: list[memoryview], dtype: np.dtype) -> np.ndarray:
+    """The parts one after the other, read-only: for many short ones far faster than slices and np.concatenate."""
+    return np.frombuffer(b"".join(parts), dtype)
 
 
 def evaluation_batch(examples: Examples, batch_size: int, step: int, rows: slice = slice(None)) -> Batch:
-    """Batch `step` of one pass over held-out examples; the last batch is filled up with empty rows."""
+    """Batch `step` of one pass over held-out examples, one a row; the last batch is filled up with empty rows."""
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
     inside = positions < len(examples)
     _, indices = examples_at(np.where(inside, positions, 0), len(examples), EVALUATION_SEED)
     indices = np.where(inside, indices, EMPTY)
-    return examples.batch(indices, np.zeros_like(indices), EVALUATION_SEED)
+    return examples.batch(indices[:, None], np.zeros_like(indices), EVALUATION_SEED)
 
 
 def host_rows(batch_size: int, host: int, hosts: int) -> slice:
@@ -184,7 +208,7 @@ def feed(
     """Batches of the steps `begin` to `end` - 1, made ahead of their use.
 
     Args:
-      make_batch: step -> batch, such as `training_batch` with its first arguments bound.
+      make_batch: step -> batch, such as the `batch` of an arrangement (packing.py) with its seed bound.
       use_tf_data: None: tf.data where TensorFlow is installed, else the plain iterator.
     """
     if has_tensorflow() if use_tf_data is None else use_tf_data:

@@ -1,47 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepared data on disk (format 1): shards and the manifest `data.json`.
+"""Prepared data on disk (format 2): shards, and the manifest `passport.json`.
 
-A shard is a safetensors file (https://github.com/huggingface/safetensors, "Format"): eight bytes with the
-header's length, a JSON header, then the tensors. It is opened by mapping it into memory, so opening costs the
-same whatever its size, and only what is read is loaded:
+A shard is a safetensors file (see `files.py`), memory-mapped, with the tensors
 
-    tokens           [T]     uint16, or int32 where the vocabulary has more than 65,536 entries
-    sentence_starts  [N + 1] int64, token offset of each sentence; the last is T
-    document_starts  [D + 1] int64, sentence index of each document; the last is N
-    examples_<S>     [K, 5]  int32, one table for each sequence length S; columns as `instances.COLUMNS`
+    tokens           [T]           uint16, or int32 where the vocabulary has more than 65,536 entries
+    word_starts      [ceil(T / 8)] uint8, a bit for each token, set where it begins a word: token t is bit t & 7 of byte
+                                   t >> 3 (np.packbits with bitorder="little")
+    sentence_starts  [N + 1]       int64, token offset of each sentence; the last is T
+    document_starts  [D + 1]       int64, sentence index of each document; the last is N
+    <kind>_<S>       [K, 5]        int32, the examples of a kind (`instances.KINDS`) for rows of S tokens; columns as
+                                   `instances.COLUMNS`
 
 Special tokens are not stored.
 
-The manifest is written last, so a directory with a `data.json` is complete.
+The manifest is written last, so a directory with a `passport.json` is complete.
 """
 
 import hashlib
 import json
-import os
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.config import OBJECTIVES
+from bert_jax.data.files import file_sha256, map_tensors, write_tensors
 from bert_jax.data.instances import COLUMNS
 from bert_jax.errors import UserError
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 
-FORMAT = 1
-MANIFEST = "data.json"
+FORMAT = 2
+MANIFEST = "passport.json"
 TOKEN_COUNTS = "token_counts.npy"
 ALWAYS_VERIFIED = 2**30  # bytes; less than this is read through at every opening, in a second or two
 
-_DTYPES: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_LONGEST_HEADER = 2**20  # bytes
+_BOUNDARIES = ("tokens", "word_starts", "sentence_starts", "document_starts")
 _MOST_TOKENS = 2**31 - 1  # tables of examples hold int32 offsets
-_REPEATED_SETTINGS = ("sequence_lengths", "held_out", "short_seq_prob", "random_next_prob", "seed")
+_REQUIRED = {"tokenizer", "vocab_size", "kinds", "sequence_lengths", "held_out", "splits"}
+_REPEATED_SETTINGS = ("kinds", "sequence_lengths", "held_out", "short_seq_prob", "random_next_prob", "seed")
 
 
 # ---- one shard ---------------------------------------------------------------------------------------------
@@ -53,15 +52,22 @@ class Shard:
 
     path: Path
     tokens: np.ndarray
+    word_starts: np.ndarray  # packed: eight tokens a byte
     sentence_starts: np.ndarray
     document_starts: np.ndarray
-    tables: Mapping[int, np.ndarray]
+    tables: Mapping[str, np.ndarray]  # by `table_name`
 
-    def examples(self, sequence_length: int) -> np.ndarray:
-        """The [K, 5] int32 table for a sequence length; UserError where that was not prepared."""
-        if sequence_length not in self.tables:
-            raise _not_prepared(self.path.parent, sequence_length, sorted(self.tables))
-        return self.tables[sequence_length]
+    def table(self, kind: str, sequence_length: int) -> np.ndarray:
+        """The [K, 5] int32 table of the examples of a kind; UserError where that was not prepared."""
+        name = table_name(kind, sequence_length)
+        if name not in self.tables:
+            raise _not_prepared(self.path.parent, kind, sequence_length, self.tables)
+        return self.tables[name]
+
+
+def table_name(kind: str, sequence_length: int) -> str:
+    """The name of a table of examples in shards and manifest."""
+    return f"{kind}_{sequence_length}"
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -72,32 +78,35 @@ def token_dtype(vocab_size: int) -> np.dtype:
 def write_shard(
     path: Path,
     tokens: np.ndarray,
+    word_starts: np.ndarray,
     sentence_starts: np.ndarray,
     document_starts: np.ndarray,
-    examples: Mapping[int, np.ndarray],
+    tables: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Write a shard under a temporary name and rename it.
 
     Args:
       path: where to.
       tokens: [T] uint16 or int32.
+      word_starts: [T] bool, True where a token begins a word.
       sentence_starts: [N + 1] offsets into `tokens`.
       document_starts: [D + 1] offsets into the sentences.
-      examples: sequence length -> [K, 5] table.
+      tables: `table_name` -> [K, 5].
 
     Returns:
       The shard's record for the manifest.
     """
     if tokens.size > _MOST_TOKENS:
         raise UserError(f"a shard of {tokens.size:,} tokens is too large: split the longest document by blank lines")
-    # Widest type first, so that every tensor is aligned.
+    # Widest type first, for the alignment.
     tensors: dict[str, np.ndarray] = {
         "sentence_starts": np.ascontiguousarray(sentence_starts, np.int64),
         "document_starts": np.ascontiguousarray(document_starts, np.int64),
-        **{f"examples_{length}": np.ascontiguousarray(table, np.int32) for length, table in examples.items()},
+        **{name: np.ascontiguousarray(table, np.int32) for name, table in tables.items()},
         "tokens": np.ascontiguousarray(tokens),
+        "word_starts": np.packbits(word_starts, bitorder="little"),
     }
-    digest = _write(path, [_header(tensors), *(tensor.reshape(-1).view(np.uint8) for tensor in tensors.values())])
+    digest = write_tensors(path, tensors)
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
@@ -106,49 +115,8 @@ def write_shard(
         "sentences": len(sentence_starts) - 1,
         "tokens": int(tokens.size),
         "max_id": int(tokens.max()),
-        "examples": {str(length): len(table) for length, table in examples.items()},
+        "examples": {name: len(table) for name, table in tables.items()},
     }
-
-
-def _header(tensors: Mapping[str, np.ndarray]) -> bytes:
-    entries, offset = {}, 0
-    for name, tensor in tensors.items():
-        span = [offset, offset + tensor.nbytes]
-        entries[name] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": span,
-        }
-        offset = span[1]
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _write(path: Path, parts: Iterable[bytes | np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    with complete_or_absent(path) as file:
-        for part in parts:
-            digest.update(part)
-            file.write(part)
-    return digest.hexdigest()
-
-
-@contextmanager
-def complete_or_absent(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` when it is complete and on disk, and else is removed."""
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write (disk full) does not say where
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_shard(path: Path) -> Shard:
@@ -158,10 +126,9 @@ def open_shard(path: Path) -> Shard:
       UserError: the file is not a whole shard, with what disagrees and the command that mends it.
     """
     try:
-        tensors = _map_tensors(path)
-        names = [name for name in tensors if name.startswith("examples_")]
-        tables = {int(name.removeprefix("examples_")): tensors.pop(name) for name in names}
-        shard = Shard(path, tensors["tokens"], tensors["sentence_starts"], tensors["document_starts"], tables)
+        tensors = map_tensors(path)
+        tokens, word_starts, sentence_starts, document_starts = (tensors.pop(name) for name in _BOUNDARIES)
+        shard = Shard(path, tokens, word_starts, sentence_starts, document_starts, tensors)
         _check_shard(shard)
     except KeyError as error:
         raise UserError(f"{path} is not a shard: its header lacks {error}: {remake(path.parent)}") from None
@@ -170,41 +137,18 @@ def open_shard(path: Path) -> Shard:
     return shard
 
 
-def _map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Name -> view of the mapped file. Raises ValueError where header and file disagree."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length_bytes = file.read(8)
-        length = struct.unpack("<Q", length_bytes)[0] if len(length_bytes) == 8 else 0
-        if not 0 < length <= min(size - 8, _LONGEST_HEADER):
-            raise ValueError(f"its {size} bytes do not begin with a safetensors header")
-        entries = json.loads(file.read(length))  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-    entries.pop("__metadata__", None)
-    data_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if 8 + length + data_bytes != size:
-        raise ValueError(f"its header tells of {8 + length + data_bytes} bytes, the file has {size}")
-    # np.asarray: a plain array over the same map, because indexing an np.memmap is slow.
-    data = np.asarray(np.memmap(path, np.uint8, mode="r", offset=8 + length))
-    return {name: _view(data, name, entry) for name, entry in entries.items()}
-
-
-def _view(data: np.ndarray, name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"{name} is of type {entry['dtype']}, not one of {', '.join(_DTYPES)}")
-    begin, end = entry["data_offsets"]
-    return data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-
-
 def _check_shard(shard: Shard) -> None:
     """The ends of the offsets and the columns of the tables; constant time."""
+    if shard.word_starts.size != (shard.tokens.size + 7) // 8:
+        raise ValueError(f"word_starts has {shard.word_starts.size} bytes for {shard.tokens.size} tokens")
     if shard.sentence_starts[-1] != shard.tokens.size:
         raise ValueError(f"sentence_starts ends at {shard.sentence_starts[-1]}, tokens at {shard.tokens.size}")
     if shard.document_starts[-1] != len(shard.sentence_starts) - 1:
         sentences = len(shard.sentence_starts) - 1
         raise ValueError(f"document_starts ends at {shard.document_starts[-1]}, sentences at {sentences}")
-    for length, table in shard.tables.items():
+    for name, table in shard.tables.items():
         if table.ndim != 2 or table.shape[1] != len(COLUMNS) or table.dtype != np.int32:
-            raise ValueError(f"examples_{length} is {table.dtype} {list(table.shape)}, not int32 [K, {len(COLUMNS)}]")
+            raise ValueError(f"{name} is {table.dtype} {list(table.shape)}, not int32 [K, {len(COLUMNS)}]")
 
 
 # ---- a directory of prepared data --------------------------------------------------------------------------
@@ -219,9 +163,9 @@ class Split:
     shards: tuple[Shard, ...]
     record: Mapping[str, Any]  # the split's entry in the manifest: counts and statistics
 
-    def num_examples(self, sequence_length: int) -> int:
-        """Examples of all shards; UserError where that sequence length was not prepared."""
-        return sum(len(shard.examples(sequence_length)) for shard in self.shards)
+    def num_examples(self, kind: str, sequence_length: int) -> int:
+        """Examples of a kind in all shards; UserError where they were not prepared for that sequence length."""
+        return sum(len(shard.table(kind, sequence_length)) for shard in self.shards)
 
 
 @dataclass(frozen=True)
@@ -251,7 +195,7 @@ class DataDirectory:
         tokenizer = load_tokenizer(self.directory)
         if tokenizer.fingerprint != self.manifest["tokenizer"]:
             raise UserError(
-                f"{self.directory}: vocab.txt and tokenizer_config.json there (fingerprint"
+                f"{self.directory}: the vocabulary and tokenizer_config.json there (fingerprint"
                 f" {tokenizer.fingerprint[:12]}...) are not those that made the data"
                 f" ({self.manifest['tokenizer'][:12]}...): {remake(self.directory)}"
             )
@@ -282,8 +226,7 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
 
     Raises:
       UserError: not prepared data, another format, a shard that is missing, of another size or content, or a
-        token id
-        beyond the vocabulary.
+        token id beyond the vocabulary.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -307,13 +250,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         what = f"has no {MANIFEST} (unfinished, or not prepared data)" if directory.exists() else "is missing"
+        what = "was prepared by an older version" if (directory / "data.json").exists() else what
         raise UserError(f"{directory} {what}: run {prepare_command(directory)}") from None
     except ValueError:
         raise UserError(f"{path} is not JSON: {remake(directory)}") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise UserError(f"{path} is of format {found}, this version reads format {FORMAT}: {remake(directory)}")
-    lacking = {"tokenizer", "vocab_size", "sequence_lengths", "held_out", "splits"} - manifest.keys()
+    lacking = _REQUIRED - manifest.keys()
     if lacking:
         raise UserError(f"{path} lacks {', '.join(sorted(lacking))}: {remake(directory)}")
     return manifest
@@ -337,8 +281,7 @@ def _check_record(directory: Path, record: Mapping[str, Any], vocab_size: int) -
 
 
 def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Read all shards and compare their sha256 with the manifest's; UserError names the first that
-    differs."""
+    """Read all shards and compare their sha256 with the manifest's; UserError names the first that differs."""
     records = _shard_records(manifest)
     total = sum(record["bytes"] for record in records)
     with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=None, leave=False) as progress:
@@ -351,12 +294,6 @@ def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
                     f" {record['sha256'][:12]}...: {remake(directory)}"
                 )
             progress.update(record["bytes"])
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
@@ -379,14 +316,23 @@ def prepare_command(directory: Path, output: str | Path = "", **changes: Any) ->
     except (OSError, ValueError, KeyError, TypeError):
         settings = {}
     words = [f"bert-jax prepare --input PATH... --vocab VOCAB --output {output or directory}"]
-    for key, value in {**settings, **changes}.items():
-        option = "sequence-length" if key == "sequence_lengths" else key.replace("_", "-")
-        words.append(f"--{option} {_words(value)}")
-    return " ".join(words)
+    return " ".join(words + [_as_option(key, value) for key, value in {**settings, **changes}.items()])
 
 
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _as_option(key: str, value: Any) -> str:
+    if key == "kinds":
+        return f"--objective {_words(map(objective_of, value))}"
+    option = "sequence-length" if key == "sequence_lengths" else key.replace("_", "-")
+    return f"--{option} {_words(value) if isinstance(value, list) else value}"
+
+
+def objective_of(kind: str) -> str:
+    """An objective that trains on examples of that kind."""
+    return next((name for name, objective in OBJECTIVES.items() if objective.examples == kind), kind)
+
+
+def _words(values: Iterable[Any]) -> str:
+    return " ".join(map(str, values))
 
 
 def remake(directory: Path) -> str:
@@ -394,10 +340,12 @@ def remake(directory: Path) -> str:
     return f"copy it again, or remove {directory} and run {prepare_command(directory)}"
 
 
-def _not_prepared(directory: Path, sequence_length: int, prepared: Sequence[int]) -> UserError:
-    lengths = sorted({*prepared, sequence_length})
-    output = f"{directory}-{'-'.join(map(str, lengths))}"
+def _not_prepared(directory: Path, kind: str, sequence_length: int, tables: Iterable[str]) -> UserError:
+    prepared = [name.rsplit("_", 1) for name in tables]
+    kinds = list(dict.fromkeys([*(old for old, _ in prepared), kind]))
+    lengths = sorted({*(int(length) for _, length in prepared), sequence_length})
+    output = "-".join([str(directory), *kinds, *map(str, lengths)])
     return UserError(
-        f"{directory} has no examples of sequence length {sequence_length}, only of {_words(prepared)}:"
-        f" run {prepare_command(directory, output, sequence_lengths=lengths)}"
+        f"{directory} has no {kind} examples of sequence length {sequence_length}, only {_words(tables)}:"
+        f" run {prepare_command(directory, output, kinds=kinds, sequence_lengths=lengths)}"
     )

@@ -6,7 +6,7 @@ The page stands alone: no script, and nothing is loaded from elsewhere.
   run_files          a run's files -> `Run`
   wording            numbers -> words
   drawing, charts    plain lists -> SVG
-  summary, notices, panels, samples, tables
+  summary, notices, panels, samples, tables, data_tables
                      `Run` -> what the template prints
   page               the template filled and written
 """

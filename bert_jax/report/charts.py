@@ -49,21 +49,21 @@ def mlm_accuracy_chart(training: Points, held_out: Points, commonest: tuple[str,
     return svg(figure, "mlm-accuracy", "MLM accuracy against optimizer steps")
 
 
-def nsp_accuracy_chart(training: Points, held_out: Points, steps: Steps) -> str:
-    """Share of pairs whose IsNext / NotNext is predicted right."""
+def pair_accuracy_chart(training: Points, held_out: Points, steps: Steps, short: str = "NSP") -> str:
+    """Share of pairs whose label is predicted right; `short` names what it says, NSP or SOP."""
     figure, axes = blank_chart(steps, percentages=True)
     lowest = min((value for value in _values(training, held_out) if math.isfinite(value)), default=1.0)
     axes.set_ylim(min(0.45, lowest - 0.02), 1.0)
     draw_pair(axes, training, held_out, 0.5, f"guessing {percent(0.5, 0)}")
-    return svg(figure, "nsp-accuracy", "NSP accuracy against optimizer steps")
+    return svg(figure, "pair-accuracy", f"{short} accuracy against optimizer steps")
 
 
-def nsp_loss_chart(training: Points, held_out: Points, steps: Steps) -> str:
-    """NSP loss in nats."""
+def pair_loss_chart(training: Points, held_out: Points, steps: Steps, short: str = "NSP") -> str:
+    """Loss of the label of pairs, in nats."""
     figure, axes = blank_chart(steps)
     start_at_zero(axes, [*_values(training, held_out), GUESSING_LOSS])
     draw_pair(axes, training, held_out, GUESSING_LOSS, f"guessing ln 2 = {decimal(GUESSING_LOSS)}")
-    return svg(figure, "nsp-loss", "NSP loss against optimizer steps")
+    return svg(figure, "pair-loss", f"{short} loss against optimizer steps")
 
 
 def gradient_norm_chart(norms: Points, clip_norm: float | None, steps: Steps) -> str:

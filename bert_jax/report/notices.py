@@ -22,7 +22,12 @@ class Notice:
 def notices(run: Run) -> list[Notice]:
     """Everything that is missing, torn or suspicious, and the command that mends it."""
     data_warnings = [Notice("warning", f"Data: {text}") for text in (run.data or {}).get("warnings", [])]
-    return [*data_warnings, *_loss_notices(run), *_progress_notices(run), *_file_notices(run)]
+    doubts = [
+        Notice("warning", f"First batches of phase {record.get('phase')}: {text}")
+        for record in run.first_batches
+        for text in record.get("warnings", [])
+    ]
+    return [*data_warnings, *doubts, *_loss_notices(run), *_progress_notices(run), *_file_notices(run)]
 
 
 def _loss_notices(run: Run) -> list[Notice]:
@@ -67,7 +72,7 @@ def _file_notices(run: Run) -> list[Notice]:
         text = f"The evaluation is of step {count(step)}, the run is at step {count(run.last_step)}. Again:"
         found.append(Notice("note", text, evaluate_command(run)))
     if run.data is None:
-        text = "data.json is missing, so nothing is known of the data. Copy it from the data directory, made by"
+        text = "passport.json is missing, so nothing is known of the data. Copy it from the data directory, made by"
         found.append(Notice("note", text, "bert-jax prepare --input PATH --vocab VOCAB --output DIR"))
     if run.environment is None:
         text = "environment.json is missing: device and peak are not known. It is written when the run goes on:"

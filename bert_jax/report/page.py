@@ -9,13 +9,15 @@ from typing import Any
 
 import jinja2
 
+from bert_jax.batch import pair_words
+from bert_jax.report.data_tables import data_tables, first_batches, passes, shares
 from bert_jax.report.drawing import MOST_POINTS
 from bert_jax.report.notices import evaluate_command, notices
-from bert_jax.report.panels import mlm_panels, nsp_panels, optimizer_panels, picked_tokens, speed_panels
+from bert_jax.report.panels import mlm_panels, optimizer_panels, pair_panels, picked_tokens, speed_panels
 from bert_jax.report.run_files import load_run, Run
 from bert_jax.report.samples import sample_card
 from bert_jax.report.summary import headline, tiles
-from bert_jax.report.tables import data_tables, evaluation_table, machine, passes, settings, shares
+from bert_jax.report.tables import evaluation_table, machine, settings
 
 
 def write_report(run_directory: Path) -> Path:
@@ -42,9 +44,11 @@ def render(run: Run) -> str:
         notices=notices(run),
         tiles=tiles(run),
         mlm_panels=mlm_panels(run),
-        nsp_panels=nsp_panels(run),
+        pair_panels=pair_panels(run),
         optimizer_panels=optimizer_panels(run),
         speed_panels=speed_panels(run),
+        pair=pair_words(run.config.objective),
+        objective=run.config.objective.name,
         averaged=len(run.train) > MOST_POINTS,
         most_points=MOST_POINTS,
         picked=picked_tokens(run),
@@ -54,6 +58,7 @@ def render(run: Run) -> str:
         data=data_tables(run),
         passes=passes(run),
         shares=shares(run),
+        first_batches=first_batches(run),
         settings=settings(run.config),
         machine=machine(run),
         evaluate=evaluate_command(run),

@@ -8,12 +8,13 @@ from typing import Any
 
 import markupsafe
 
+from bert_jax.batch import pair_words
 from bert_jax.report.charts import (
     gradient_norm_chart,
     mlm_accuracy_chart,
     mlm_loss_chart,
-    nsp_accuracy_chart,
-    nsp_loss_chart,
+    pair_accuracy_chart,
+    pair_loss_chart,
     perplexity_chart,
     single_chart,
 )
@@ -26,6 +27,7 @@ from bert_jax.report.wording import (
     millions,
     percent,
     perplexity,
+    picked_words,
     plain,
     superscript,
     teraflops,
@@ -112,7 +114,7 @@ def below_entropy(losses: Points, entropy: float | None) -> str:
 
 def picked_tokens(run: Run) -> dict[str, str]:
     """How much of the text enters the MLM loss, in the words of the note beside the curves."""
-    configured = percent(run.config.objective.mlm_probability, 0)
+    configured = picked_words(run.config.objective, 0)
     tokens = math.fsum(number(record, "valid_tokens") or 0 for record in run.train)
     measured = mean_share(run.train, "picked_share")
     if measured is None:
@@ -121,19 +123,21 @@ def picked_tokens(run: Run) -> dict[str, str]:
     return {"configured": configured, "measured": f"{predictions} ({percent(measured, 2)})"}
 
 
-def nsp_panels(run: Run) -> list[Panel]:
-    """NSP accuracy and loss; none where the run does not predict the next sentence."""
-    if not run.config.objective.nsp:
+def pair_panels(run: Run) -> list[Panel]:
+    """Accuracy and loss of the label of pairs; none where the run does not predict it."""
+    words = pair_words(run.config.objective)
+    if words is None:
         return []
+    short = words.short
     steps = steps_axis(run)
     right, held_out_right, accuracies = _pair(run, "nsp_accuracy", percent)
     training, held_out, losses = _pair(run, "nsp_loss", decimal)
     return [
         _panel(
-            run, "NSP accuracy", "of pairs",
-            lambda: nsp_accuracy_chart(right, held_out_right, steps), accuracies,
+            run, f"{short} accuracy", "of pairs",
+            lambda: pair_accuracy_chart(right, held_out_right, steps, short), accuracies,
         ),
-        _panel(run, "NSP loss", "nats", lambda: nsp_loss_chart(training, held_out, steps), losses),
+        _panel(run, f"{short} loss", "nats", lambda: pair_loss_chart(training, held_out, steps, short), losses),
     ]  # fmt: skip
 
 

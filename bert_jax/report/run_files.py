@@ -10,7 +10,7 @@ from typing import Any
 
 from bert_jax.config import PretrainConfig
 from bert_jax.errors import UserError
-from bert_jax.run_directory import open_run
+from bert_jax.run_directory import open_run, RunDirectory
 
 Record = Mapping[str, Any]  # one JSON object of a run's files
 
@@ -21,12 +21,13 @@ class Run:
 
     directory: Path
     config: PretrainConfig
-    data: Record | None
+    data: Record | None  # the passport of the data it is trained on
     environment: Record | None
     evaluation: Record | None
     train: list[Record]  # lines of metrics.jsonl by step
     evals: list[Record]
-    vocabulary: list[str]
+    first_batches: list[Record]  # what was measured of the data before the first step, for each phase
+    vocabulary: Sequence[str]
     seconds: float  # in training steps
     unreadable: list[int] = field(default_factory=list)  # line numbers of metrics.jsonl, from 1
 
@@ -42,8 +43,12 @@ class Run:
 
     @property
     def train_split(self) -> Record:
-        """The training split of data.json; empty where it is not there."""
+        """The training split of the passport; empty where it is not there."""
         return (self.data or {}).get("splits", {}).get("train", {})
+
+    def examples(self, split: Record, length: int) -> Record:
+        """What the passport says of a split's examples for the run's objective; empty where it says nothing."""
+        return split.get("tables", {}).get(f"{self.config.objective.examples}_{length}", {})
 
     @property
     def unigram_entropy(self) -> float | None:
@@ -79,7 +84,6 @@ def load_run(directory: Path) -> Run:
     """
     files = open_run(directory)
     records, unreadable = read_metrics(files.metrics_file)
-    vocabulary = directory / "vocab.txt"
     return Run(
         directory=directory,
         config=files.config(),
@@ -88,10 +92,19 @@ def load_run(directory: Path) -> Run:
         evaluation=read_json(files.evaluation_file, "make it again with bert-jax evaluate"),
         train=[record for record in records if record["kind"] == "train"],
         evals=[record for record in records if record["kind"] == "eval"],
-        vocabulary=vocabulary.read_text(encoding="utf-8").split("\n") if vocabulary.is_file() else [],
+        first_batches=[record for record in records if record["kind"] == "data"],
+        vocabulary=_vocabulary(files),
         seconds=math.fsum(number(record, "seconds") or 0 for record in records),
         unreadable=unreadable,
     )
+
+
+def _vocabulary(files: RunDirectory) -> Sequence[str]:
+    """The entries of the run's vocabulary; none where it cannot be read, and tokens are then named by their ids."""
+    try:
+        return files.tokenizer().vocabulary
+    except UserError:
+        return []
 
 
 def read_json(path: Path, remedy: str) -> Record | None:
@@ -131,7 +144,7 @@ def _parse_record(line: str) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    known = isinstance(record, dict) and record.get("kind") in ("train", "eval")
+    known = isinstance(record, dict) and record.get("kind") in ("train", "eval", "data")
     return record if known and type(record.get("step")) is int else None
 
 

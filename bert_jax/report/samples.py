@@ -13,7 +13,7 @@ def sample_card(sample: Record) -> dict[str, Any]:
     answers, predictions = sample.get("answers", []), sample.get("predictions", [])
     pairs = zip(answers, predictions, strict=False)
     slots = [_slot(place, answer, ranked) for place, (answer, ranked) in enumerate(pairs, 1)]
-    return {"pieces": _pieces(sample.get("text", ""), slots), "slots": slots, "pair": sample.get("next_sentence")}
+    return {"pieces": _pieces(sample.get("text", ""), slots), "slots": slots, "pair": sample.get("pair")}
 
 
 def _slot(place: int, answer: str, ranked: Sequence[Sequence[Any]]) -> dict[str, Any]:

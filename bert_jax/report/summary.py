@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from bert_jax.config import MODEL_SIZES, ModelConfig
+from bert_jax.batch import pair_words
+from bert_jax.config import MODEL_SIZES, ModelConfig, PretrainConfig
 from bert_jax.report.run_files import number, Record, Run, series
 from bert_jax.report.wording import (
     count,
@@ -18,6 +19,7 @@ from bert_jax.report.wording import (
     moment,
     percent,
     perplexity,
+    picked_words,
     SPACE,
     teraflops,
 )
@@ -32,6 +34,7 @@ def headline(run: Run) -> dict[str, Any]:
         "progress": min(run.last_step / run.config.total_steps, 1.0),
         "facts": [
             ("Model", model_words(run.config.model)),
+            ("Objective", objective_words(run.config)),
             ("Data", data_words(run)),
             ("Device", device_words(run)),
             ("Time", time_words(run)),
@@ -55,6 +58,14 @@ def model_words(model: ModelConfig) -> str:
     return f"{name}{shape}, {model.num_attention_heads} heads, {millions(parameter_count(model))} parameters"
 
 
+def objective_words(config: PretrainConfig) -> str:
+    """What is predicted, and how rows are filled."""
+    objective = config.objective
+    picked = f"{picked_words(objective, 0)} picked by {objective.masking.replace('_', ' ')}"
+    rows = f", up to {config.examples_per_row} examples a row" if config.packing == "packed" else ""
+    return f"{objective.name}, {picked}; rows {config.packing.replace('buckets', 'in buckets')}{rows}"
+
+
 def parameter_count(model: ModelConfig) -> int:
     """Parameters of the encoder with its pooler, without MLM and NSP head: 109,482,240 for BERT-base."""
     hidden, inner = model.hidden_size, model.intermediate_size
@@ -69,9 +80,17 @@ def parameter_count(model: ModelConfig) -> int:
 def data_words(run: Run) -> str:
     """Size of the training text."""
     if run.data is None:
-        return "not recorded: data.json is missing"
-    tokens, inputs = number(run.train_split, "tokens"), run.data.get("inputs", [])
-    return f"{count(tokens)} tokens for training, from {counted(len(inputs), 'file')}"
+        return "not recorded: passport.json is missing"
+    tokens, files = number(run.train_split, "tokens"), input_files(run.data)
+    return f"{count(tokens)} tokens for training, from {counted(len(files), 'file')}"
+
+
+def input_files(passport: Record) -> list[Record]:
+    """The files of all sources; a source that is no file (a TFDS split) stands by its own name."""
+    found: list[Record] = []
+    for source in passport.get("sources", []):
+        found += source.get("files") or [{"file": source.get("source", "")}]
+    return found
 
 
 def device_words(run: Run) -> str:
@@ -108,8 +127,9 @@ def tiles(run: Run) -> list[dict[str, str]]:
     """The key figures: label, value, unit and a line below."""
     record, where = newest_scores(run)
     found = [_loss_tile(record, where), _perplexity_tile(run, record), _mlm_accuracy_tile(run, record)]
-    if run.config.objective.nsp:
-        found.append(_nsp_tile(record))
+    words = pair_words(run.config.objective)
+    if words is not None:
+        found.append(_pair_tile(record, words.short))
     return [*found, _entropy_tile(run, record), _throughput_tile(run)]
 
 
@@ -149,11 +169,11 @@ def _mlm_accuracy_tile(run: Run, record: Record) -> dict[str, str]:
     return _accuracy_tile("MLM accuracy", accuracy, note)
 
 
-def _nsp_tile(record: Record) -> dict[str, str]:
+def _pair_tile(record: Record, short: str) -> dict[str, str]:
     share = number(record, "is_next_share")
     guess = f"guessing: 50{SPACE}%" if share is None else f"always the commoner label: {percent(max(share, 1 - share))}"
     note = f"{_interval(record, 'nsp_accuracy_95')}; {guess}"
-    return _accuracy_tile("NSP accuracy", number(record, "nsp_accuracy"), note)
+    return _accuracy_tile(f"{short} accuracy", number(record, "nsp_accuracy"), note)
 
 
 def _accuracy_tile(label: str, accuracy: float | None, note: str) -> dict[str, str]:

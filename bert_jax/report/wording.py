@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, UTC
 from typing import Any
 
+from bert_jax.config import ObjectiveConfig
+
 SPACE = "\N{NO-BREAK SPACE}"
-GUESSING_LOSS = math.log(2)  # nats; of a fair coin for NSP
+GUESSING_LOSS = math.log(2)  # nats; of a fair coin for the label of a pair
 
 
 def count(value: float | None) -> str:
@@ -31,6 +33,12 @@ def millions(value: float) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as a percentage."""
     return "not recorded" if share is None else f"{100 * share:.{digits}f}{SPACE}%"
+
+
+def picked_words(objective: ObjectiveConfig, digits: int = 1) -> str:
+    """The configured share of picked tokens; both ends of it where it changes in the course of the run."""
+    first, last = objective.mlm_probability, objective.mlm_probability_end
+    return percent(first, digits) if last is None else f"{100 * first:.{digits}f} to {percent(last, digits)}"
 
 
 def decimal(value: float | None, digits: int = 3, unit: str = "") -> str:

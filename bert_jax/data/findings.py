@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a check says: how serious it is, what was seen, what it usually comes from, and what to do."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Passport = Mapping[str, Any]
+
+PROBLEM, WARNING, NOTE, OK = SEVERITIES = ("problem", "warning", "note", "ok")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check. `seen` holds the numbers that were measured; nothing else is claimed."""
+
+    severity: str  # one of SEVERITIES
+    subject: str  # what was checked, in a few words
+    seen: str
+    causes: str = ""  # what it usually comes from
+    remedy: str = ""  # what to do about it
+    command: str = ""  # that does it
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    def line(self) -> str:
+        """In one line, as `bert-jax prepare` warns."""
+        return f"{self.seen}: {self.remedy}" if self.remedy else self.seen
+
+
+def serious(findings: list[Finding]) -> list[Finding]:
+    """Problems and warnings, problems first."""
+    return [finding for severity in (PROBLEM, WARNING) for finding in findings if finding.severity == severity]
+
+
+# Passport -> the command that prepares the data anew: a word that the new directory is named by, and changed settings,
+# as the manifest names them.
+Remake = Callable[..., str]
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{100 * value:.{digits}f}%"
+
+
+def quoted(text: str) -> str:
+    """The beginning of a text in quotation marks."""
+    return f"“{text if len(text) <= 60 else text[:59] + '…'}”"

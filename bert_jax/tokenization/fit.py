@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a vocabulary fits a text, and how two vocabularies differ on one."""
+
+import collections
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.tokenization.encoding import Tokenizer
+from bert_jax.tokenization.flat import FlatEncoding
+from bert_jax.tokenization.words import words_of_characters
+
+_WORD = re.compile(r"[^\W_]+")
+_COMMONEST = 50_000  # words that two vocabularies are compared on
+_EXAMPLES = 8
+
+
+def measure(tokenizer: Tokenizer, sentences: Sequence[str]) -> dict[str, Any]:
+    """How the vocabulary fits `sentences`.
+
+    Words are those of words.py, the same for every tokenizer: runs of letters and digits, punctuation characters and
+    ideographs.
+
+    Returns:
+      entries, words, tokens; pieces_per_word; whole_word_share: words that are a token of their own; coverage: words
+      without an [UNK]; unknown_rate: [UNK] among the tokens; tokens_per_mb: tokens for 1,000,000 bytes of UTF-8.
+    """
+    flat = tokenizer.encode_flat(sentences)
+    words = sum(max(words_of_characters(sentence)[1], default=-1) + 1 for sentence in sentences)
+    size = sum(len(sentence.encode("utf-8", "replace")) for sentence in sentences)
+    tokens = len(flat.ids)
+    unknown = int(np.count_nonzero(flat.ids == tokenizer.unk_id))
+    ends = np.append(flat.word_starts[1:], True)  # a text begins with a word too
+    whole = int(np.count_nonzero(flat.word_starts & ends)) - unknown
+    return {
+        "entries": tokenizer.vocab_size,
+        "words": words,
+        "tokens": tokens,
+        "pieces_per_word": tokens / max(words, 1),
+        "whole_word_share": whole / max(words, 1),
+        "coverage": 1 - _unknown_words(tokenizer, sentences, flat) / max(words, 1),
+        "unknown_rate": unknown / max(tokens, 1),
+        "tokens_per_mb": tokens * 1e6 / max(size, 1),
+    }
+
+
+def _unknown_words(tokenizer: Tokenizer, sentences: Sequence[str], flat: FlatEncoding) -> int:
+    """Words with a part in an [UNK]; SentencePiece has one for many unknown characters in a row."""
+    sentence_of = np.repeat(np.arange(len(sentences)), flat.lengths)
+    count = 0
+    for number in np.unique(sentence_of[flat.ids == tokenizer.unk_id]):
+        encoding, (_, words) = tokenizer.encode(sentences[number]), words_of_characters(sentences[number])
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        count += len({words[place] for index, span in spans if index == tokenizer.unk_id for place in range(*span)})
+    return count
+
+
+def shared_entries(one: Tokenizer, other: Tokenizer) -> int:
+    """Entries that both have, as text and as the beginning or the inside of a word, however that is marked."""
+    return len(_marked(one) & _marked(other))
+
+
+def _marked(tokenizer: Tokenizer) -> set[tuple[str, bool]]:
+    """Each entry without its mark, and whether it continues a word."""
+    if tokenizer.kind == "sentencepiece":
+        return {(entry.removeprefix("▁"), not entry.startswith(("▁", "["))) for entry in tokenizer.vocabulary}
+    return {(entry.removeprefix("##") or entry, entry.startswith("##")) for entry in tokenizer.vocabulary}
+
+
+def split_worse(one: Tokenizer, other: Tokenizer, sentences: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
+    """Words of `sentences` that `one` cuts into more pieces than `other`, or does not know: those that cost most.
+
+    Returns:
+      Each word with its pieces by `one` and by `other`.
+    """
+    counts = collections.Counter(word for sentence in sentences for word in _WORD.findall(sentence))
+    words = [word for word, _ in counts.most_common(_COMMONEST)]
+    costs = _pieces(one, words) - _pieces(other, words)  # [words]
+    weights = costs * np.array([counts[word] for word in words], np.int64)
+    worst = [place for place in np.argsort(-weights, kind="stable")[:_EXAMPLES] if weights[place] > 0]
+    return [(words[place], one.encode(words[place]).pieces, other.encode(words[place]).pieces) for place in worst]
+
+
+def _pieces(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
+    """Pieces of each word; an [UNK] counts for as many as there are characters."""
+    flat = tokenizer.encode_flat(words)
+    lengths = np.array([len(word) for word in words], np.int64)
+    unknown = np.zeros(len(words), np.bool_)
+    unknown[np.repeat(np.arange(len(words)), flat.lengths)[flat.ids == tokenizer.unk_id]] = True
+    return np.where(unknown, np.maximum(lengths, flat.lengths), flat.lengths)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bert-jax doctor`: prepared data or a run -> what is likely wrong, and what to do about it."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the stage."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax doctor",
+        description="Look at prepared data (its passport) or at a run (its configuration, its data's passport and its"
+        " curves; it may still be at work) and say what is likely wrong, what was seen, what usually causes it, and the"
+        " command that mends it.",
+        epilog="exit status: 0 no problem (there may be warnings), 1 at least one problem, 2 nothing could be looked at",
+    )
+    parser.add_argument("path", metavar="DATA|RUN", type=Path, help="made by bert-jax prepare or bert-jax pretrain")
+    parser.add_argument("--json", action="store_true", help="print all findings as JSON, for programs")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = parser().parse_args(argv)
+
+    from bert_jax.doctor import as_text, examine
+
+    examination = examine(arguments.path)
+    if arguments.json:
+        print(json.dumps(examination.as_record(), indent=2, ensure_ascii=False))
+    else:
+        print(as_text(examination))
+    return int(examination.problem)

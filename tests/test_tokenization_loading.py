@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vocabulary files of both kinds: saved, loaded, recognised, refused."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from tokenization_samples import published, VOCABULARY
+
+from bert_jax.errors import UserError
+from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
+
+
+@pytest.fixture
+def uncased() -> WordPieceTokenizer:
+    return WordPieceTokenizer(VOCABULARY, lowercase=True)
+
+
+@pytest.fixture
+def cased() -> WordPieceTokenizer:
+    return WordPieceTokenizer(VOCABULARY, lowercase=False)
+
+
+def write_vocabulary(path: Path, entries: list[str]) -> Path:
+    path.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+    return path
+
+
+def test_save_and_load(tmp_path, uncased):
+    uncased.save(tmp_path / "new" / "folder")
+    for path in (tmp_path / "new" / "folder", tmp_path / "new" / "folder" / "vocab.txt"):
+        loaded = load_tokenizer(path)
+        assert loaded.vocabulary == tuple(VOCABULARY)
+        assert (loaded.lowercase, loaded.strip_accents) == (True, True)
+        assert loaded.fingerprint == uncased.fingerprint
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["tokenizer_config.json", "vocab.txt"]
+
+
+def test_fingerprint_covers_entries_order_and_settings(uncased, cased):
+    moved = WordPieceTokenizer([*VOCABULARY[:-2], VOCABULARY[-1], VOCABULARY[-2]], lowercase=True)
+    longer = WordPieceTokenizer([*VOCABULARY, "dog"], lowercase=True)
+    assert len({tokenizer.fingerprint for tokenizer in (uncased, cased, moved, longer)}) == 4
+    assert WordPieceTokenizer(VOCABULARY, lowercase=True).fingerprint == uncased.fingerprint
+
+
+def test_pickled_tokenizer_is_the_same(uncased):
+    copy = pickle.loads(pickle.dumps(uncased))
+    assert copy.fingerprint == uncased.fingerprint
+    assert copy.encode("The cats\ue000").ids == uncased.encode("The cats\ue000").ids
+
+
+def test_bare_vocabulary_tells_its_case(tmp_path):
+    """A cased model must not be lower-cased. [MASK] and <S> are no capitals; a few capitals are too few."""
+    plain = [entry for entry in VOCABULARY if entry != "Cafe"]
+    lower = load_tokenizer(write_vocabulary(tmp_path / "lower.txt", [*plain, "<S>"]))
+    assert lower.lowercase
+    assert lower.strip_accents
+    assert lower.decided_by == f"0 of the {len(plain) + 1} entries of lower.txt have capital letters"
+    cased = load_tokenizer(write_vocabulary(tmp_path / "cased.txt", VOCABULARY))
+    assert not cased.lowercase
+    assert not cased.strip_accents
+    assert cased.decided_by.startswith("1 of the")
+    few = [*plain, "USB", *(f"entry{index}" for index in range(100))]
+    assert load_tokenizer(write_vocabulary(tmp_path / "few.txt", few)).lowercase
+    assert load_tokenizer(tmp_path / "cased.txt", lowercase=True).lowercase
+
+
+def test_hugging_face_directory_is_obeyed(tmp_path):
+    write_vocabulary(tmp_path / "vocab.txt", VOCABULARY)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}))
+    assert load_tokenizer(tmp_path).lowercase
+    assert load_tokenizer(tmp_path).strip_accents
+    config.write_text(json.dumps({"do_lower_case": True, "strip_accents": False}))
+    assert not load_tokenizer(tmp_path).strip_accents
+    for wrong, words in (
+        ({"do_lower_case": True, "tokenize_chinese_chars": False}, "tokenize_chinese_chars"),
+        ({}, "do_lower_case"),
+    ):
+        config.write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=words):
+            load_tokenizer(tmp_path)
+    config.write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_edited_directory_is_refused(tmp_path, uncased):
+    uncased.save(tmp_path)
+    write_vocabulary(tmp_path / "vocab.txt", [*VOCABULARY, "dog"])
+    with pytest.raises(UserError, match="do not belong together") as caught:
+        load_tokenizer(tmp_path)
+    assert uncased.fingerprint[:12] in str(caught.value)
+
+
+def test_recorded_case_is_not_overridden(tmp_path, uncased):
+    uncased.save(tmp_path)
+    assert load_tokenizer(tmp_path, lowercase=True).lowercase
+    with pytest.raises(UserError, match=r"lowercase=False was asked, but .* says True"):
+        load_tokenizer(tmp_path, lowercase=False)
+
+
+def test_entries_are_stripped_and_every_line_has_an_id(tmp_path):
+    """As google-research/bert's load_vocab: published vocabularies have entries that are odd white space."""
+    file = tmp_path / "v.txt"
+    file.write_bytes("\ufeff[PAD]\r\n[UNK] \r\n\u2028\r\n[CLS]\r\n[SEP]\r\n[MASK]\r\n\tcat\u00a0".encode())
+    tokenizer = load_tokenizer(file)
+    assert tokenizer.vocabulary == ("[PAD]", "[UNK]", "", "[CLS]", "[SEP]", "[MASK]", "cat")
+    assert tokenizer.encode("cat").ids == [6]
+    tokenizer.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").vocabulary == tokenizer.vocabulary
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"[PAD]\n[UNK]\n\xff\n", "not UTF-8 at byte 12"),
+        (b"[PAD]\n[UNK]\n[CLS]\ncat\n", r"lacks the special tokens \[SEP\], \[MASK\] \(of its 4 entries"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\ndog\ncat \n", "'cat' twice, in lines 6 and 8"),
+    ],
+)
+def test_bad_vocabulary_is_refused_by_name(tmp_path, content, words):
+    file = tmp_path / "bad.txt"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        load_tokenizer(file)
+    assert str(file) in str(caught.value)
+
+
+def test_missing_vocabulary_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere is missing"):
+        load_tokenizer(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"vocab\.txt is missing"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "lowercase"),
+    [("uncased", 30_522, True), ("cased", 28_996, False), ("chinese", 21_128, True)],
+)
+def test_published_vocabularies_load_with_the_right_case(name, entries, lowercase):
+    """S07: the published vocabulary has 30,522 entries."""
+    tokenizer = load_tokenizer(published(name))
+    assert tokenizer.vocab_size == entries
+    assert tokenizer.lowercase is lowercase
+    assert tokenizer.pad_id == 0

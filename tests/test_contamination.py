@@ -145,6 +145,18 @@ def test_overlap_is_that_of_sets_of_tuples(tmp_path):
     assert tuple(plain_words(report["examples"][0])) in common
 
 
+def test_ngrams_do_not_go_across_documents_and_many_are_as_each(tmp_path):
+    evaluation = EvaluationNgrams.from_files(
+        [write(tmp_path / "a.txt", f"{TEXT}\n{random_text(60, 9).replace(chr(10), ' ')}")]
+    )
+    words = TEXT.split()
+    documents = [words[:7], words[7:], [TEXT], [], random_text(60, 9).split("\n"), ["filler"] * 30]
+    assert len(evaluation.hits(*documents[:2])) == 0
+    apart = np.unique(np.concatenate([evaluation.hits(document) for document in documents]))
+    assert evaluation.hits(*documents).tolist() == apart.tolist()
+    assert len(apart) > 40
+
+
 def test_report_counts_texts_and_shows_the_words(tmp_path):
     path = write(tmp_path / "dev.tsv", f"1\t{TEXT}\n2\t{TEXT.replace('seven', 'zero')}\n")
     evaluation = EvaluationNgrams.from_files([path])
@@ -174,7 +186,7 @@ def test_a_document_longer_than_a_piece_is_compared_whole(tmp_path, monkeypatch)
     monkeypatch.setattr("bert_jax.data.contamination._COUNTED_AT_ONCE", 64)
     evaluation = EvaluationNgrams.from_files([write(tmp_path / "a.txt", TEXT)])
     words = TEXT.split()
-    assert len(evaluation.hits([*["filler"] * 40, *words, *["filler"] * 40])) == 2
+    assert len(evaluation.hits([*["filler"] * 40, *words, *["filler"] * 40], ["short"])) == 2
 
 
 def test_other_processes_find_the_same(tmp_path):

@@ -93,7 +93,10 @@ def test_sound_data_gives_no_warning_and_not_even_a_note():
             "9,000 of 400,000 pairs took B from A's own document", "--shard-size",
         ),
         (of_table(unpaired_documents=9_000), "Unpaired documents", WARNING, "9,000 of 20,000", "mlm_full_sentences"),
-        (of_table(cut_token_share=0.2), "Cut sentences", WARNING, "20.0% of the tokens are cut off sentences of", "more than 125"),
+        (
+            of_table(cut_token_share=0.2), "Cut sentences",
+            WARNING, "20.0% of the tokens are cut off sentences of more than 125", "25 tokens on average",
+        ),
         (of_table(valid_token_share=0.5), "Padding", NOTE, "50.0% of a row", "packing=packed"),
         (set_in("masks", "nsp_128", p_value=1e-9), "Masks", PROBLEM, "p = 1e-09", "error of the program"),
         (set_in(licence=""), "Licence", NOTE, "not recorded", "--licence NAME"),

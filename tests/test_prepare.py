@@ -283,6 +283,21 @@ def test_a_line_may_be_a_paragraph(prepare, tmp_path):
     assert record["documents"] == 20
 
 
+def test_a_library_splits_paragraphs_where_asked(prepare, tmp_path):
+    """The rules know English abbreviations only; which version of the library split the text is recorded."""
+    sentencex = pytest.importorskip("sentencex")
+    paragraph = "A bird came z. B. Noon. It left."
+    text = write_text(tmp_path / "paragraphs" / "a.txt", [[paragraph]] * 20)
+    options = ("--lines", "paragraphs", "--held-out", 0)
+    assert prepare(*options, "--splitter", "sentencex:de", input=text) == 0
+    data = open_data(tmp_path / "out")
+    expected = [sentence for sentence in sentencex.segment("de", paragraph) if sentence.strip()]
+    assert data.split("train").record["sentences"] == 20 * len(expected)
+    assert data.manifest["splitter"] == "sentencex:de"
+    assert data.manifest["splitter_version"]
+    assert prepare(*options, input=text) == 2  # the rules split elsewhere
+
+
 def test_weights_repeat_documents_and_take_shares_of_them(prepare, tmp_path, corpus):
     """Twice: with other pairs, held-out documents once. A quarter: chosen by the text, so the same with any seed."""
     prepare(output=tmp_path / "once")
@@ -474,6 +489,7 @@ def test_text_that_makes_no_pairs_is_refused(prepare, tmp_path, capsys, document
         (["--seed", -1], "--seed -1 is out of range"),
         (["--shard-size", -1], "--shard-size -1 is out of range"),
         (["--objective", "mlm_ns"], "--objective mlm_ns is not known: choose from mlm_nsp, mlm_pairs"),
+        (["--splitter", "punkt"], "--splitter punkt is not known: use rules, or sentencex:LANGUAGE"),
         (["--workers", 0], "--workers 0 is not possible"),
     ],
 )

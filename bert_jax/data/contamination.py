@@ -156,16 +156,32 @@ class EvaluationNgrams:
             {"file": "/".join(file.path.parts[-2:]), "bytes": file.bytes, "sha256": file.sha256} for file in self.files
         ]
 
-    def hits(self, sentences: Sequence[str]) -> np.ndarray:
-        """The different 13-grams of the evaluation files that a document has, across its sentences: uint64."""
+    def hits(self, *documents: Sequence[str]) -> np.ndarray:
+        """The different 13-grams of the evaluation files that documents have: uint64.
+
+        A document is given as its sentences; n-grams go across these, not across documents. Many short documents cost
+        less in one call.
+        """
         found = [np.zeros(0, np.uint64)]
+        texts = []
+        for sentences in documents:
+            if sum(map(len, sentences)) < _COUNTED_AT_ONCE:
+                texts.append("\n".join(sentences).lower())
+            else:
+                found += self._hits_of_long(sentences)
+        for group in _groups(texts):
+            ngrams = _ngrams_of_texts(group).hashes
+            found.append(ngrams[self._lookup.places(ngrams)])
+        return np.unique(np.concatenate(found))
+
+    def _hits_of_long(self, sentences: Sequence[str]) -> Iterator[np.ndarray]:
+        """The same of a document that is looked at piece by piece."""
         last = np.zeros(0, np.uint64)
         for group in _groups(sentences):
             hashes = np.concatenate([last, words_of("\n".join(group).lower()).hashes])
             ngrams = ngrams_of(hashes)
-            found.append(ngrams[self._lookup.places(ngrams)])
+            yield ngrams[self._lookup.places(ngrams)]
             last = hashes[-(WORDS - 1) :]
-        return np.unique(np.concatenate(found))
 
     @functools.cached_property
     def _lookup(self) -> Lookup:

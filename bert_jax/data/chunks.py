@@ -163,11 +163,12 @@ class _Counter:
         self._hits: list[np.ndarray] = []
         self._statistics = TextStatistics(work.sample_bits)
 
-    def add_document(self, sentences: Sequence[str], lengths: np.ndarray) -> None:
-        """Count a document that is kept."""
-        self._statistics.add_document(sentences, lengths)
+    def add_documents(self, documents: Sequence[tuple[Sequence[str], np.ndarray]]) -> None:
+        """Count documents that are kept: sentences, and the tokens of each."""
+        for sentences, lengths in documents:
+            self._statistics.add_document(sentences, lengths)
         if self._evaluation is not None:
-            self._hits.append(self._evaluation.hits(sentences))
+            self._hits.append(self._evaluation.hits(*(sentences for sentences, _ in documents)))
 
     def result(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The counts for JSON, and what does not fit there."""
@@ -205,10 +206,13 @@ def _add_documents(
         buffer.lengths.append(flat.lengths[sentences])
         buffer.document_sizes.append(sizes[chosen & (sizes > 0)])
     if repetition == 0:
-        _count_documents(texts, flat.lengths, sizes, counter)
+        counter.add_documents(list(_kept_documents(texts, flat.lengths, sizes)))
 
 
-def _count_documents(texts: Sequence[Sequence[str]], lengths: np.ndarray, sizes: np.ndarray, counter: _Counter) -> None:
+def _kept_documents(
+    texts: Sequence[Sequence[str]], lengths: np.ndarray, sizes: np.ndarray
+) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """The documents that have tokens, without sentences that have none."""
     begin = 0
     for text, size in zip(texts, sizes.tolist(), strict=True):
         tokens = lengths[begin : begin + len(text)]
@@ -217,7 +221,7 @@ def _count_documents(texts: Sequence[Sequence[str]], lengths: np.ndarray, sizes:
             text = [sentence for sentence, length in zip(text, tokens, strict=True) if length]
             tokens = tokens[tokens > 0]
         if size:
-            counter.add_document(text, tokens)
+            yield text, tokens
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 and a small made-up corpus that many tests share."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling dominates the time of small programs: the backend's optimizations are left out here, not in `make demo`.
@@ -10,6 +11,11 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Programs that were compiled once in this session are not compiled again, in runs that are resumed above all.
+COMPILED = tempfile.TemporaryDirectory(prefix="bert_jax_compiled_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from dataclasses import dataclass
 from pathlib import Path

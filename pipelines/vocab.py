@@ -23,6 +23,11 @@ FORMAT = 2  # of the record
 MEASURED_SENTENCES = 10_000  # statistics are measured on this many to twice as many, from all over the text
 WORDPIECE_OPTIONS: dict[str, float] = {"min_frequency": 2, "limit_alphabet": 1_000}
 SENTENCEPIECE_OPTIONS: dict[str, float] = {"character_coverage": 0.9995}
+SAMPLE_CHARACTERS = {
+    "wordpiece": 200_000_000,
+    "bpe": 50_000_000,
+    "unigram": 50_000_000,
+}  # SentencePiece needs more memory
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -33,6 +38,7 @@ def main(argv: Sequence[str]) -> int | None:
     from bert_jax.data.text_sample import read_sample
     from bert_jax.tokenization.fit import measure
 
+    options.sample_characters = options.sample_characters or SAMPLE_CHARACTERS[options.model]
     sources = parse_sources(options.input)
     reading = ReadingOptions(options.json_field, options.lines, options.errors)
     if options.compare:
@@ -87,8 +93,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--limit-alphabet", type=_positive, metavar="N", help=alphabet)
     coverage = "SentencePiece: share of the text's characters that get entries (default: 0.9995)"
     add("--character-coverage", type=float, metavar="P", help=coverage)
-    sample = "learn from at most so many characters of the text, an even sample of its sentences" + default
-    add("--sample-characters", type=_positive, default=200_000_000, metavar="N", help=sample)
+    sample = (
+        "learn from at most so many characters of the text, an even sample of its sentences, which bounds the memory"
+        " (default: 200 million; unigram and bpe 50 million)"
+    )
+    add("--sample-characters", type=_positive, metavar="N", help=sample)
     lines = "what a line of plain text is" + default
     add("--lines", choices=("sentences", "paragraphs"), default="sentences", help=lines)
     add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)

@@ -21,11 +21,11 @@ from bert_jax.batch import Batch, pair_words
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import PhaseConfig, PretrainConfig
 from bert_jax.data.feed import feed, has_tensorflow, host_rows
-from bert_jax.data.files import write_json
 from bert_jax.data.packing import Arrangement, make_arrangement
 from bert_jax.data.shards import DataDirectory, open_data
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.evaluation import evaluation_rows, make_examples, put_on_mesh, ScorePass
+from bert_jax.files import write_json
 from bert_jax.metrics import check_finite, mean_scores, Window
 from bert_jax.run_directory import append_metrics, forget_metrics_after, RunDirectory, start_or_resume
 from bert_jax.sharding import check_batch, make_mesh

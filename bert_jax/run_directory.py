@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import differences, load_config, PretrainConfig, to_dict
-from bert_jax.data.files import write_json
+from bert_jax.config import PretrainConfig
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
+from bert_jax.settings import differences, load_config, to_dict
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE

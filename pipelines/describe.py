@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.config import config_names, load_config, MODEL_SIZES, override, PretrainConfig
+from bert_jax.config import MODEL_SIZES, PretrainConfig
+from bert_jax.settings import config_names, load_config, override
 
 
 def make_parser() -> argparse.ArgumentParser:

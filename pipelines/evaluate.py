@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
 
-    from bert_jax.data.files import write_json
     from bert_jax.data.shards import open_data
     from bert_jax.evaluation import evaluate_run
+    from bert_jax.files import write_json
     from bert_jax.run_directory import open_run
 
     run = open_run(arguments.run)

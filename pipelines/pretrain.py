@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.config import load_config, override, settings_help
+from bert_jax.settings import load_config, override, settings_help
 
 
 def make_parser() -> argparse.ArgumentParser:

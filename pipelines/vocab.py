@@ -190,7 +190,7 @@ def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]"
 
 def _save(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
     """The whole folder appears at once."""
-    from bert_jax.data.files import write_json
+    from bert_jax.files import write_json
 
     final = output.resolve()
     partial = final.with_name(f".{final.name}.partial")

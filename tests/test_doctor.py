@@ -22,12 +22,13 @@ from made_up_runs import (
 )
 
 from bert_jax.cli import main
-from bert_jax.config import MODEL_SIZES, ModelConfig, ObjectiveConfig, OptimizerConfig, override, PhaseConfig
+from bert_jax.config import MODEL_SIZES, ModelConfig, ObjectiveConfig, OptimizerConfig, PhaseConfig
 from bert_jax.data.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.doctor import as_text, examine
 from bert_jax.doctor.plan import recipe_rate
 from bert_jax.errors import UserError
 from bert_jax.first_batches import doubts
+from bert_jax.settings import override
 
 TINY = ModelConfig(**MODEL_SIZES["tiny"])
 

@@ -197,7 +197,7 @@ import sys
 sys.modules["tensorflow"] = None  # import tensorflow now fails
 import bert_jax
 from pathlib import Path
-from bert_jax.config import from_dict
+from bert_jax.settings import from_dict
 from bert_jax.pretraining import pretrain
 import json
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
@@ -208,8 +208,8 @@ def test_training_without_tensorflow(prepared, tmp_path):
     """`import bert_jax` and pre-training work where tensorflow cannot be imported, to the same bit."""
     import json
 
-    from bert_jax.config import to_dict
     from bert_jax.pretraining import pretrain
+    from bert_jax.settings import to_dict
 
     config = small_config(phases=small_config().phases[:1], save_every=8)
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, json.dumps(to_dict(config))]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bert_jax.data.files import complete_or_absent, file_sha256, write_json
+from bert_jax.files import complete_or_absent, file_sha256, write_json
 
 
 def test_a_failed_write_leaves_no_file_and_says_where(tmp_path):

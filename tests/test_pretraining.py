@@ -28,11 +28,11 @@ from bert_jax.config import (
     PACKINGS,
     PhaseConfig,
     PretrainConfig,
-    to_dict,
 )
 from bert_jax.data.shards import open_data
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.pretraining import pretrain, Session
+from bert_jax.settings import to_dict
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import Training
 
@@ -181,7 +181,7 @@ def test_resume_on_another_mesh(few, straight, tmp_path, monkeypatch):
 RUN = """
 import json, sys
 from pathlib import Path
-from bert_jax.config import from_dict
+from bert_jax.settings import from_dict
 from bert_jax.pretraining import pretrain, Session
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
 """

@@ -15,11 +15,12 @@ import pytest
 from matplotlib import rcParams
 
 from bert_jax.cli import main
-from bert_jax.config import flatten, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig, to_dict
+from bert_jax.config import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
 from bert_jax.report import charts, data_tables, panels, tables, write_report
 from bert_jax.report.drawing import spread, Steps, thin
 from bert_jax.report.run_files import load_run
 from bert_jax.report.summary import parameter_count
+from bert_jax.settings import flatten, to_dict
 
 CONFIG = PretrainConfig(
     model=ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bert_jax.data.chunks import Chunk, process_chunk, Work
-from bert_jax.data.files import write_json
 from bert_jax.data.sources import Part, Source
 from bert_jax.data.work_folder import part_is_finished, read_record, unfinished_chunks
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 
 _FAILURE = "failure.json"
 

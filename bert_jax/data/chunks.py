@@ -25,12 +25,12 @@ import numpy as np
 
 from bert_jax.data.contamination import EvaluationNgrams
 from bert_jax.data.documents import RawDocument, sentences_of
-from bert_jax.data.files import complete_or_absent, write_json
 from bert_jax.data.instances import make_table, PAIRS, special_tokens, Table
 from bert_jax.data.request import PrepareSettings
 from bert_jax.data.sentences import load_splitter
 from bert_jax.data.shards import table_name, token_dtype, write_shard
 from bert_jax.data.statistics import TextStatistics
+from bert_jax.files import complete_or_absent, write_json
 from bert_jax.tokenization import load_segmenter, Segmenter, Tokenizer
 
 TRAIN, VALIDATION = "train", "validation"

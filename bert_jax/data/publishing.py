@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.chunks import TRAIN, Work
-from bert_jax.data.files import complete_or_absent, write_json
 from bert_jax.data.merging import make_manifest, Totals
 from bert_jax.data.passport_checks import warnings
 from bert_jax.data.sampled_masks import measure_masks
@@ -21,6 +20,7 @@ from bert_jax.data.shards import MANIFEST, open_shard, Split, table_name, TOKEN_
 from bert_jax.data.sources import Part
 from bert_jax.data.work_folder import read_record
 from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, write_json
 
 _PLAN = "publication.json"
 _TOKENIZER = "tokenizer"

@@ -10,12 +10,12 @@ from typing import Any
 from bert_jax import __version__
 from bert_jax.data.contamination import EvaluationNgrams
 from bert_jax.data.documents import ReadingOptions
-from bert_jax.data.files import file_sha256
 from bert_jax.data.instances import KINDS, SHORTEST_SEQUENCE
 from bert_jax.data.sentences import load_splitter, RULES, splitter_version
 from bert_jax.data.shards import FORMAT, objective_of
 from bert_jax.data.sources import Source
 from bert_jax.errors import UserError
+from bert_jax.files import file_sha256
 from bert_jax.tokenization import Tokenizer
 
 SEGMENTERS = ("none", "jieba")

@@ -27,9 +27,9 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax.config import OBJECTIVES
-from bert_jax.data.files import file_sha256, map_tensors, write_tensors
 from bert_jax.data.instances import COLUMNS
 from bert_jax.errors import UserError
+from bert_jax.files import file_sha256, map_tensors, write_tensors
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 
 FORMAT = 2

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_jax.data.documents import RawDocument, read_raw, ReadingCounts, ReadingOptions
-from bert_jax.data.files import file_sha256
 from bert_jax.data.tfds_source import find_split, read_split, TfdsSplit
 from bert_jax.errors import UserError
+from bert_jax.files import file_sha256
 
 _CORPUS_RECORD = "corpus.json"  # what `bert-jax corpus` leaves beside its text
 _WEIGHT = re.compile(r"(.+)@([^@/]*)", re.DOTALL)

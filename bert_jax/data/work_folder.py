@@ -22,10 +22,10 @@ from typing import Any
 
 from bert_jax.data.chunks import Chunk, cut, SPLITS, Work
 from bert_jax.data.documents import ReadingCounts
-from bert_jax.data.files import write_json
 from bert_jax.data.request import describe_file, is_file_of, require_same_settings
 from bert_jax.data.sources import Part, read_part, Source
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
 
 UNFINISHED = "prepare-unfinished"
 _REQUEST = "request.json"

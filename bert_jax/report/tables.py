@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from bert_jax.batch import pair_words, PairWords
-from bert_jax.config import flatten, PretrainConfig, to_dict
+from bert_jax.config import PretrainConfig
 from bert_jax.report.run_files import number, Record, Run
 from bert_jax.report.summary import newest_scores
 from bert_jax.report.wording import (
@@ -21,6 +21,7 @@ from bert_jax.report.wording import (
     SPACE,
     teraflops,
 )
+from bert_jax.settings import flatten, to_dict
 
 MASK_PARTS = (("[MASK]", "mask"), ("random", "random"), ("kept", "kept"))
 

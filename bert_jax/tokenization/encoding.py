@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bert_jax.data.files import complete_or_absent, write_json
 from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, write_json
 from bert_jax.tokenization.flat import ChunkCache, FlatEncoding
 from bert_jax.tokenization.words import has_cjk, Segmenter, word_starts
 

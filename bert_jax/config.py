@@ -15,9 +15,9 @@ from bert_jax.errors import UserError
 
 HIDDEN_ACTIVATIONS = ("gelu_tanh", "gelu_erf")
 OPTIMIZERS = ("adamw_bert", "adamw", "lamb")
-COMPUTE_DTYPES = ("float32", "bfloat16")
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
-ATTENTIONS = ("auto", "reference")
+ATTENTIONS = ("auto", "reference", "xla", "pallas_tpu", "pallas_gpu", "cudnn")
 MASKINGS = ("token", "whole_word", "span")
 PACKINGS = ("padded", "packed", "buckets")
 
@@ -247,14 +247,19 @@ class MeshConfig:
     data: int = setting(-1, "copies of the parameters, each on its own rows of the batch")
     fsdp: int = setting(1, "parameters, optimizer state and rows cut over this many devices")
     tensor: int = setting(1, "heads, feed-forward features and vocabulary cut over this many devices")
+    dcn: int = setting(1, "slices or nodes joined by a slower network: as `data`, and the outermost axis")
 
     def __post_init__(self) -> None:
         sizes = dataclasses.astuple(self)
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-            raise UserError(
-                f"mesh sizes data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} are not possible:"
-                " use numbers from 1, and -1 at most once"
-            )
+            raise UserError(f"mesh sizes {self} are not possible: use numbers from 1, and -1 at most once")
+
+    def __str__(self) -> str:
+        """As on the command line; `dcn` where it is used."""
+        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        if self.dcn != 1:
+            sizes = {"dcn": self.dcn, **sizes}
+        return ", ".join(f"{axis}={size}" for axis, size in sizes.items())
 
 
 @dataclass(frozen=True)
@@ -287,10 +292,13 @@ class PretrainConfig:
     examples_per_row: int = setting(4, "packing=packed: examples in a row at most")
     buckets: int = setting(4, "packing=buckets: row lengths that are compiled for, evenly up to sequence_length")
     micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
-    compute_dtype: str = setting("float32", "float32 or bfloat16; parameters, softmax, LayerNorm and loss stay float32")
+    compute_dtype: str = setting(
+        "auto",
+        "float32, bfloat16, or auto: bfloat16 on TPU and GPU; parameters, softmax, LayerNorm and loss stay float32",
+    )
     remat: str = setting("none", "recompute in the backward pass: none, dots (all but matrix products), full (a layer)")
     scan_layers: bool = setting(True, "compile one layer and loop (false: unroll, slower to compile)")
-    attention: str = setting("auto", "implementation of attention: auto or reference")
+    attention: str = setting("auto", f"implementation of attention: {', '.join(ATTENTIONS)}")
     log_every: int = setting(100, "steps between two lines of metrics.jsonl")
     eval_every: int = setting(10_000, "steps between two evaluations on held-out data; 0: at the end only")
     eval_batches: int = setting(50, "batches of an evaluation at most")

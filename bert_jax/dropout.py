@@ -38,19 +38,38 @@ def fold_seeds(seeds: jax.Array, site: jax.Array | int) -> jax.Array:
 
 def dropout_bits(seeds: jax.Array, rows: int, columns: int) -> jax.Array:
     """Uniform 32-bit integers: [..., 2] uint32 -> [..., Q, K] uint32."""
-    q = jnp.arange(rows, dtype=jnp.uint32)
-    k = jnp.arange(columns, dtype=jnp.uint32)
     ones = (1,) * (seeds.ndim - 1)
-    q_term = (q * jnp.uint32(0x9E3779B9)).reshape(*ones, rows)
-    k_term = (k * jnp.uint32(0x85EBCA77) + jnp.uint32(0x27D4EB2F)).reshape(*ones, columns)
-    q_hash = _murmur(seeds[..., 0:1] + q_term)
-    k_hash = _murmur(seeds[..., 1:2] ^ k_term)
-    return _lowbias(q_hash[..., :, None] ^ k_hash[..., None, :])
+    q = jnp.arange(rows, dtype=jnp.uint32).reshape(*ones, rows)
+    k = jnp.arange(columns, dtype=jnp.uint32).reshape(*ones, columns)
+    return join_hashes(hash_row(seeds[..., 0:1], q)[..., :, None], hash_column(seeds[..., 1:2], k)[..., None, :])
+
+
+# The three parts of `dropout_bits`, for kernels that work on a block of the mask at a time.
+
+
+def hash_row(seed: jax.Array, q: jax.Array) -> jax.Array:
+    """The row's part of the bits: first seed and row number, uint32 that broadcast."""
+    return _murmur(seed + q * jnp.uint32(0x9E3779B9))
+
+
+def hash_column(seed: jax.Array, k: jax.Array) -> jax.Array:
+    """The column's part of the bits: second seed and column number, uint32 that broadcast."""
+    return _murmur(seed ^ (k * jnp.uint32(0x85EBCA77) + jnp.uint32(0x27D4EB2F)))
+
+
+def join_hashes(row_hash: jax.Array, column_hash: jax.Array) -> jax.Array:
+    """The bits of elements from the hashes of their rows and columns, which broadcast."""
+    return _lowbias(row_hash ^ column_hash)
+
+
+def drop_threshold(rate: float) -> int:
+    """Bits below this are dropped: rate as a share of 2^32."""
+    return round(rate * 2**32)
 
 
 def keep_mask(seeds: jax.Array, rows: int, columns: int, rate: float) -> jax.Array:
     """True where a value is kept, with probability 1 - rate: [..., 2] uint32 -> [..., Q, K] bool."""
-    return dropout_bits(seeds, rows, columns) >= jnp.uint32(round(rate * 2**32))
+    return dropout_bits(seeds, rows, columns) >= jnp.uint32(drop_threshold(rate))
 
 
 def dropout(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:

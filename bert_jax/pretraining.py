@@ -5,6 +5,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, UTC
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from bert_jax.sharding import check_batch, make_mesh
 from bert_jax.tensorboard import Board
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train_loop import Hooks, listen_for_stop, Phase, Schedule, train
-from bert_jax.train_state import Training, TrainState
+from bert_jax.train_state import resolve_compute_dtype, Training, TrainState
 from bert_jax.train_step import compile_train_step
 
 TRAIN, VALIDATION = "train", "validation"  # splits of prepared data
@@ -55,7 +56,9 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
     mesh = make_mesh(config.mesh)
     check_inputs(config, data, mesh)
     tokenizer = data.load_tokenizer()
-    training = Training(config, mesh)
+    # The run records the dtype it was computed in, so that resuming it on another platform does not change it.
+    dtype = resolve_compute_dtype(config.compute_dtype, mesh.devices.flat[0].platform)
+    training = Training(config := replace(config, compute_dtype=dtype), mesh)
     check_mesh(training)
     run = start_or_resume(output, config, data.manifest, tokenizer)
     # Stops are listened for until the last save is complete.

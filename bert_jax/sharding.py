@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mesh, and the one table that says how parameters and batches are cut over it.
 
-Axes: `data` (copies of the parameters, each on its own rows), `fsdp` (rows, parameters and optimizer state cut),
-`tensor` (heads, feed-forward features, vocabulary cut). The model knows nothing of this.
+Axes: `dcn` and `data` (copies of the parameters, each on its own rows; `dcn` over the slower network), `fsdp` (rows,
+parameters and optimizer state cut), `tensor` (heads, feed-forward features, vocabulary cut). The model knows nothing of
+this.
 """
 
 import math
@@ -17,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 from bert_jax.config import MeshConfig
 from bert_jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
-ROWS = P(("data", "fsdp"))  # the first axis of every field of a batch
+AXES = ("dcn", "data", "fsdp", "tensor")
+ROWS = P(("dcn", "data", "fsdp"))  # the first axis of every field of a batch
 
 # Path of a parameter -> how its axes are cut; the first line that matches and whose sizes divide is taken.
 # `layers/` parameters have the axis of layers in front, which stays whole.
@@ -56,8 +57,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       UserError: the sizes do not suit the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [config.data, config.fsdp, config.tensor]
-    asked = f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}"
+    sizes = [config.dcn, config.data, config.fsdp, config.tensor]
+    asked = f"mesh {config}"
     if -1 in sizes:
         others = -math.prod(sizes)
         if len(devices) % others:
@@ -89,9 +90,9 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
             raise ValueError(f"sharding rule {spec} does not suit {path} of shape {shape}")
         if all(size % _ways(entry, mesh) == 0 for size, entry in zip(shape, spec, strict=False)):
             return spec
-    sizes = ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
     raise UserError(
-        f"the parameter {path} of shape {shape} cannot be cut over the mesh {sizes}: choose mesh sizes that divide it"
+        f"the parameter {path} of shape {shape} cannot be cut over the mesh {MeshConfig(**mesh.shape)}: choose mesh"
+        " sizes that divide it"
     )
 
 
@@ -110,7 +111,7 @@ def parameter_shardings(parameters: Any, mesh: Mesh) -> Any:
 
 def row_shards(mesh: Mesh) -> int:
     """Parts that the rows of a batch are cut into."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in ROWS[0])
 
 
 def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, where: str) -> None:
@@ -123,9 +124,9 @@ def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, where: str) -> 
     if batch_size % unit:
         below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
         choices = f"{below} or {above}" if below else str(above)
+        shards = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in ROWS[0] if axis != "dcn" or mesh.shape[axis] > 1)
         raise UserError(
-            f"{where}={batch_size} is not divisible by micro_batches={micro_batches} x data={mesh.shape['data']}"
-            f" x fsdp={mesh.shape['fsdp']} = {unit}: use {choices}"
+            f"{where}={batch_size} is not divisible by micro_batches={micro_batches} x {shards} = {unit}: use {choices}"
         )
 
 

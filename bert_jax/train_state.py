@@ -26,6 +26,13 @@ COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 INITIAL_WEIGHTS, DROPOUT = 1, 2
 
 
+def resolve_compute_dtype(name: str, platform: str) -> str:
+    """What `auto` stands for: bfloat16 where there are units for it, float32 on a CPU."""
+    if name != "auto":
+        return name
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
 class TrainState(NamedTuple):
     """A plain pytree: all that a checkpoint holds of the device's side."""
 
@@ -45,7 +52,13 @@ class Training:
     def compute(self) -> Compute:
         """How the network is computed."""
         config = self.config
-        return Compute(COMPUTE_DTYPES[config.compute_dtype], config.remat, config.scan_layers, config.attention)
+        dtype = COMPUTE_DTYPES[resolve_compute_dtype(config.compute_dtype, self.platform)]
+        return Compute(dtype, config.remat, config.scan_layers, config.attention)
+
+    @property
+    def platform(self) -> str:
+        """Of the mesh's devices: cpu, gpu, tpu."""
+        return self.mesh.devices.flat[0].platform
 
     @cached_property
     def graph(self) -> nnx.GraphDef:
@@ -79,7 +92,7 @@ class Training:
         """Create the state, each array on the devices where it belongs."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         # It runs once: on a CPU, compiling random numbers with every optimization takes longer than drawing them.
-        options = {"xla_backend_optimization_level": 1} if self.mesh.devices.flat[0].platform == "cpu" else None
+        options = {"xla_backend_optimization_level": 1} if self.platform == "cpu" else None
         return jax.jit(self._create, out_shardings=shardings, compiler_options=options)(self.key(INITIAL_WEIGHTS))
 
     def _create(self, key: jax.Array) -> TrainState:

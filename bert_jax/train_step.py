@@ -35,7 +35,8 @@ def compile_train_step(training: Training, shape: BatchShape, mask_id: int) -> C
     state = training.abstract_state
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, NamedSharding(training.mesh, P())))
-    return jitted.lower(state, abstract_batch(training, shape)).compile()
+    with jax.set_mesh(training.mesh):  # the fused attention asks for it
+        return jitted.lower(state, abstract_batch(training, shape)).compile()
 
 
 def compile_eval_step(training: Training, shape: BatchShape) -> Callable[..., Any]:
@@ -45,7 +46,8 @@ def compile_eval_step(training: Training, shape: BatchShape) -> Callable[..., An
         return pretraining_scores(training, params, batch, None)
 
     jitted = jax.jit(step, out_shardings=NamedSharding(training.mesh, P()))
-    return jitted.lower(training.abstract_state.params, abstract_batch(training, shape)).compile()
+    with jax.set_mesh(training.mesh):
+        return jitted.lower(training.abstract_state.params, abstract_batch(training, shape)).compile()
 
 
 def abstract_batch(training: Training, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:

@@ -3,7 +3,7 @@
 length 128, the rest at 512; Adam without bias correction, peak 1e-4, warm-up 10,000.
 
     bert-jax prepare --input TEXT --vocab VOCAB --output DATA --sequence-length 128 512
-    bert-jax pretrain base --data DATA --output RUN compute_dtype=bfloat16
+    bert-jax pretrain base --data DATA --output RUN
 
 The paper used 16 TPU chips for four days. Not yet run here; `bert-jax describe base` counts its FLOPs.
 """

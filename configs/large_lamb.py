@@ -4,7 +4,7 @@
 rates and warm-ups are a starting point and are not verified here.
 
     bert-jax prepare --input TEXT --vocab VOCAB --output DATA --sequence-length 128 512
-    bert-jax pretrain large_lamb --data DATA --output RUN compute_dtype=bfloat16 micro_batches=64
+    bert-jax pretrain large_lamb --data DATA --output RUN micro_batches=64
 
 Not yet run here; `bert-jax describe large_lamb` counts its FLOPs.
 """

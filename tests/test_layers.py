@@ -12,7 +12,7 @@ PACKAGE = ROOT / "bert_jax"
 # The layer of a module, by the longest prefix of its name below bert_jax.
 LAYERS = {
     "": 0,  # bert_jax/__init__.py
-    **dict.fromkeys(["config", "batch", "sharding", "errors"], 0),
+    **dict.fromkeys(["config", "settings", "batch", "sharding", "errors", "files"], 0),
     **dict.fromkeys(["attention", "dropout", "optimizer", "losses", "metrics", "accounting", "checkpoint"], 1),
     **dict.fromkeys(["tokenization", "data", "run_directory", "tensorboard", "first_batches"], 1),
     **dict.fromkeys(["encoder", "heads"], 2),
@@ -67,7 +67,7 @@ def test_imports_never_point_up(module):
 
 
 def test_layer_zero_imports_nothing_but_layer_zero():
-    for module in ("config", "batch", "sharding", "errors"):
+    for module in ("config", "settings", "batch", "sharding", "errors", "files"):
         assert {layer_of(imported) for imported in own_imports(MODULES[module])} <= {0}
 
 

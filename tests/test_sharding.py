@@ -15,8 +15,8 @@ from bert_jax.train_state import Training
 
 
 def test_minus_one_takes_all_devices_that_are_left():
-    assert dict(make_mesh(MeshConfig(-1, 2, 2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh(MeshConfig(-1, 2, 2)).shape) == {"dcn": 1, "data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh(MeshConfig()).shape) == {"dcn": 1, "data": 8, "fsdp": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize("sizes", [(16, 1, 1), (3, 3, 1), (-1, 3, 1)])

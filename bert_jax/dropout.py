@@ -11,6 +11,8 @@ of each coordinate.
 Shapes: B rows, H heads, Q and K the two coordinates of the mask.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -75,17 +77,33 @@ def keep_mask(seeds: jax.Array, rows: int, columns: int, rate: float) -> jax.Arr
 def dropout(x: jax.Array, rate: float, seeds: jax.Array | None) -> jax.Array:
     """Zero each value with probability `rate` and scale the others by 1 / (1 - rate).
 
+    The backward pass computes the mask again from the seeds: it is not stored.
+
     Args:
       x: [..., Q, K].
       rate: from 0 to less than 1.
       seeds: [..., 2] uint32, or None: nothing is dropped (evaluation).
     """
-    if seeds is None or rate == 0:
-        return x
+    return x if seeds is None or rate == 0 else _dropout(x, rate, seeds)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _dropout(x: jax.Array, rate: float, seeds: jax.Array) -> jax.Array:
+    return _dropout_forward(x, rate, seeds)[0]
+
+
+def _dropout_forward(x: jax.Array, rate: float, seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
     keep = keep_mask(seeds, x.shape[-2], x.shape[-1], rate)
     # Scaled in float32: 1 / (1 - rate) rounded to bfloat16 would change the mean.
     scaled = (x.astype(jnp.float32) * (1 / (1 - rate))).astype(x.dtype)
-    return jnp.where(keep, scaled, jnp.zeros((), x.dtype))
+    return jnp.where(keep, scaled, jnp.zeros((), x.dtype)), seeds
+
+
+def _dropout_backward(rate: float, seeds: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
+    return _dropout_forward(gradient, rate, seeds)[0], None
+
+
+_dropout.defvjp(_dropout_forward, _dropout_backward)
 
 
 def _murmur(x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from flax import nnx
 from bert_jax.attention import attention
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout, fold_seeds
+from bert_jax.residuals import dense, gelu_dense, kernel_gradient, layer_norm
 
 # What is dropped in a layer, as numbers folded into a row's seeds; attention takes one site for each head after these.
 EMBEDDING_SITE = 0
@@ -35,11 +37,6 @@ class Compute:
     remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products), full
     scan_layers: bool = True  # False: the loop over layers is unrolled
     attention: str = "auto"
-
-    @property
-    def precision(self) -> jax.lax.Precision | None:
-        """Of matrix products: float32 means float32, on accelerators too."""
-        return jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else None
 
 
 class EncoderOutput(NamedTuple):
@@ -59,9 +56,7 @@ class Dense(nnx.Module):
         self.compute = compute
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = self.compute.dtype
-        y = jnp.dot(x.astype(dtype), self.kernel[...].astype(dtype), precision=self.compute.precision)
-        return y + along_last(self.bias[...].astype(dtype), y.ndim)
+        return dense(x.astype(self.compute.dtype), self.kernel[...], self.bias[...])
 
 
 class LayerNorm(nnx.Module):
@@ -73,12 +68,7 @@ class LayerNorm(nnx.Module):
         self.epsilon = config.layer_norm_eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        scale, bias = along_last(self.scale[...], x.ndim), along_last(self.bias[...], x.ndim)
-        return (normal * scale + bias).astype(x.dtype)
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 
 
 class Embeddings(nnx.Module):
@@ -97,8 +87,8 @@ class Embeddings(nnx.Module):
         self, input_ids: jax.Array, position_ids: jax.Array, segment_ids: jax.Array, seeds: jax.Array | None
     ) -> jax.Array:
         """[B, S] ids -> [B, S, D]."""
-        x = self.word[...][input_ids] + look_up(self.position[...], position_ids)
-        x = x + look_up(self.segment[...], segment_ids)
+        x = self.word[...][input_ids] + look_up(self.position[...], position_ids, self.dtype)
+        x = x + look_up(self.segment[...], segment_ids, self.dtype)
         x = self.norm(x)
         seeds = None if seeds is None else fold_seeds(seeds, EMBEDDING_SITE)
         return dropout(x, self.dropout_rate, seeds).astype(self.dtype)
@@ -145,7 +135,7 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, S, D] -> [B, S, D]."""
-        return self.output(gelu(self.intermediate(x), self.hidden_act))
+        return gelu_dense(self.intermediate(x), self.output.kernel[...], self.output.bias[...], self.hidden_act)
 
 
 class EncoderLayer(nnx.Module):
@@ -237,24 +227,27 @@ def take_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, positions[:, :, None], axis=1)
 
 
-def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Rows of a small table, as a product with one-hot rows: its gradient is a product too, not a scatter.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def look_up(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
+    """Rows of a small table, float32; the gradient is a product with one-hot rows in `dtype`, not a scatter.
 
     table [N, D], ids [B, S] -> [B, S, D].
     """
-    return jnp.dot(jax.nn.one_hot(ids, table.shape[0]), table, precision=jax.lax.Precision.HIGHEST)
+    return table[ids]
 
 
-def gelu(x: jax.Array, form: str) -> jax.Array:
-    """GELU (1606.08415) in the form `gelu_tanh` of google-research/bert or `gelu_erf` of Hugging Face's `gelu`."""
-    return jax.nn.gelu(x, approximate=form == "gelu_tanh")
+def _look_up_forward(table: jax.Array, ids: jax.Array, dtype: Any) -> tuple[jax.Array, Any]:
+    return table[ids], (table, ids)
+
+
+def _look_up_backward(dtype: Any, residuals: Any, gradient: jax.Array) -> tuple[jax.Array, None]:
+    table, ids = residuals
+    return kernel_gradient(jax.nn.one_hot(ids, table.shape[0], dtype=dtype), gradient.astype(dtype)), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 def initial_weights(config: ModelConfig, rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
     """Truncated normal: standard deviation `initializer_range` before the cut at two of them."""
     return jax.nn.initializers.truncated_normal(config.initializer_range)(rngs.params(), shape, jnp.float32)
-
-
-def along_last(vector: jax.Array, ndim: int) -> jax.Array:
-    """[D] -> [1, ..., 1, D] with `ndim` axes: broadcasting is written out."""
-    return vector.reshape((1,) * (ndim - 1) + vector.shape)

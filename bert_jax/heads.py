@@ -14,16 +14,15 @@ from flax import nnx
 
 from bert_jax.config import ModelConfig
 from bert_jax.encoder import (
-    along_last,
     Compute,
     Dense,
     Encoder,
     EncoderOutput,
-    gelu,
     initial_weights,
     LayerNorm,
     take_positions,
 )
+from bert_jax.residuals import along_last, exact, gelu
 
 
 class PretrainingOutput(NamedTuple):
@@ -54,7 +53,7 @@ class MlmHead(nnx.Module):
             "bmd,vd->bmv",
             x,
             decoder.astype(self.compute.dtype),
-            precision=self.compute.precision,
+            precision=exact(self.compute.dtype),
             preferred_element_type=jnp.float32,
         )
         return logits + along_last(self.bias[...], 3)

@@ -36,9 +36,8 @@ class WordPieceTokenizer(Tokenizer):
         super().__init__(vocabulary, lowercase, lowercase if strip_accents is None else strip_accents, decided_by)
         self._backend = library_tokenizer(self.lowercase, self.strip_accents)
         self._evening = evening_for(self._backend, self.lowercase, self.strip_accents, known="".join(self.vocabulary))
-        self._backend.model = library_model(
-            {entry.translate(self._evening): index for index, entry in enumerate(self.vocabulary)}
-        )
+        self._entries = {entry.translate(self._evening): index for index, entry in enumerate(self.vocabulary)}
+        self._backend.model = library_model(self._entries)
         self._words: dict[str, tuple[int, ...]] = {}  # word or punctuation character -> codes, as in flat.py
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,12 +75,16 @@ class WordPieceTokenizer(Tokenizer):
         encoded = self._backend.encode_batch(evened, add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encoded]
 
-    def _encode_chunks(self, chunks: Sequence[str]) -> list[list[int]]:
+    def _encode_chunks(self, chunks: Sequence[str]) -> list[Sequence[int]]:
         """Most chunks are words and punctuation, and most of these were seen in other chunks."""
-        parted = [split_words(chunk.lower() if self.lowercase and chunk.isascii() else chunk) for chunk in chunks]
+        if self.lowercase:
+            chunks = [chunk.lower() if chunk.isascii() else chunk for chunk in chunks]
+        parted = [[chunk] if chunk.isascii() and chunk.isalnum() else split_words(chunk) for chunk in chunks]
         self._learn_words(set(itertools.chain.from_iterable(parted)))
         words = self._words
-        codes = [[code for part in parts for code in words[part]] for parts in parted]
+        codes = [
+            words[parts[0]] if len(parts) == 1 else [code for part in parts for code in words[part]] for parts in parted
+        ]
         others = [number for number, parts in enumerate(parted) if not parts]
         for number, encoded in zip(others, super()._encode_chunks([chunks[number] for number in others]), strict=True):
             codes[number] = encoded
@@ -92,13 +95,16 @@ class WordPieceTokenizer(Tokenizer):
         if len(self._words) > LARGEST_CACHE:
             self._words = {}
         new = sorted(words - self._words.keys())
-        plain = [word for word in new if word.isascii()]
+        plain = {word: word.lower() if self.lowercase else word for word in new if word.isascii()}
+        whole = {word: (self._entries[form] << 1 | 1,) for word, form in plain.items() if form in self._entries}
+        parted = [word for word in plain if word not in whole]
         others = [word for word in new if not word.isascii()]
         look_up = self._backend.model.tokenize
-        ids = [[piece.id for piece in look_up(word.lower() if self.lowercase else word)] for word in plain]
+        ids = [[piece.id for piece in look_up(plain[word])] for word in parted]
         ids += self.encode_batch(others)
-        for word, word_ids in zip(plain + others, ids, strict=True):
-            self._words[word] = tuple(index << 1 | (place == 0) for place, index in enumerate(word_ids))
+        self._words |= whole
+        for word, (first, *rest) in zip(parted + others, ids, strict=True):
+            self._words[word] = (first << 1 | 1, *(index << 1 for index in rest))
 
 
 def library_tokenizer(lowercase: bool, strip_accents: bool) -> Any:

@@ -2,26 +2,13 @@
 """Parameters, FLOPs and memory of a model, counted and by formula."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bert_jax.chips import find_chip
 from bert_jax.config import ModelConfig
-
-# Dense bf16 peak of one device in FLOP/s, as the vendors state it.
-VENDOR_PEAKS: Mapping[str, float] = {
-    "H100": 989.5e12,
-    "H200": 989.5e12,
-    "A100": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-}
 
 
 def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: float, predictions: float) -> float:
@@ -63,11 +50,8 @@ def device_peak(device: jax.Device) -> tuple[float | None, str | None]:
     """
     if device.platform == "cpu":
         return measure_matrix_product() / jax.local_device_count(), "measured: fp32 matrix product"
-    kind = device.device_kind
-    for name in sorted(VENDOR_PEAKS, key=len, reverse=True):
-        if name.lower() in kind.lower():
-            return VENDOR_PEAKS[name], "vendor, dense bf16"
-    return None, None
+    chip = find_chip(device.device_kind)
+    return (None, None) if chip is None else (chip.bf16_flops, f"vendor, dense bf16: {chip.source}")
 
 
 def measure_matrix_product(size: int = 1024, repeats: int = 7) -> float:

@@ -5,7 +5,6 @@ Shapes: B rows, S tokens.
 """
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,10 +55,10 @@ class Inference:
 
     def __init__(self, run: RunDirectory):
         self.run = run
-        self.config = replace(run.config(), mesh=MeshConfig(1, 1, 1), micro_batches=1)
+        self.config = replace(run.config(), mesh=MeshConfig(1, 1, 1), micro_batches=1, attention="auto")
         self.tokenizer = run.tokenizer()
         self.training = Training(self.config, make_mesh(self.config.mesh, jax.devices()[:1]))
-        with closing(Checkpoints(run.checkpoints)) as checkpoints:
+        with Checkpoints(run.checkpoints) as checkpoints:
             if checkpoints.latest is None:
                 raise UserError(f"{run.path}: has no complete checkpoint: go on with bert-jax pretrain")
             self.step = checkpoints.latest

@@ -14,7 +14,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from bert_jax.config import PretrainConfig
+from bert_jax.config import PhaseConfig, PretrainConfig
+from bert_jax.data.packing import bucket_widths
 from bert_jax.encoder import Compute
 from bert_jax.heads import PretrainingModel
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
@@ -31,6 +32,13 @@ def resolve_compute_dtype(name: str, platform: str) -> str:
     if name != "auto":
         return name
     return "float32" if platform == "cpu" else "bfloat16"
+
+
+def row_lengths(config: PretrainConfig, phase: PhaseConfig) -> list[int]:
+    """The lengths of rows, in tokens, that a phase has."""
+    if config.packing == "buckets":
+        return bucket_widths(phase.sequence_length, config.buckets)
+    return [phase.sequence_length]
 
 
 class TrainState(NamedTuple):

@@ -1,18 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention in plain jax.numpy against an explicit loop over rows, heads and queries in NumPy, in float64."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_samples import assert_near, assert_only_own_gradients, make_sample, numpy_keep, run, Sample
+from attention_samples import numpy_attention as numpy_attention_and_gradients
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from bert_jax.attention import attention, IMPLEMENTATIONS, resolve_implementation
+from bert_jax.attention import (
+    attention,
+    AttentionCase,
+    IMPLEMENTATIONS,
+    interpreted_kernels,
+    refusal,
+    resolve_implementation,
+)
 from bert_jax.cli import main
-from bert_jax.config import ATTENTIONS
+from bert_jax.config import ATTENTIONS, MeshConfig
 from bert_jax.errors import UserError
+from bert_jax.sharding import make_mesh
 
 B, S, H, D = 2, 9, 3, 4  # rows, tokens, heads, head size
 RATE = 0.3
@@ -38,25 +49,6 @@ def numpy_attention(keep: np.ndarray | None = None) -> np.ndarray:
     return output
 
 
-def numpy_keep() -> np.ndarray:
-    """The definition in `bert_jax.dropout`, restated: [B, H, S, S] bool."""
-
-    def constant(number: int) -> np.ndarray:
-        return np.array([number], np.uint32)  # arrays wrap around silently
-
-    def mix(x: np.ndarray, shifts: tuple[int, int, int], factors: tuple[int, int]) -> np.ndarray:
-        x = (x ^ (x >> constant(shifts[0]))) * constant(factors[0])
-        x = (x ^ (x >> constant(shifts[1]))) * constant(factors[1])
-        return x ^ (x >> constant(shifts[2]))
-
-    murmur = partial(mix, shifts=(16, 13, 16), factors=(0x85EBCA6B, 0xC2B2AE35))
-    place = np.arange(S, dtype=np.uint32)
-    q = murmur(SEEDS[..., :1] + place * constant(0x9E3779B9))
-    k = murmur(SEEDS[..., 1:] ^ (place * constant(0x85EBCA77) + constant(0x27D4EB2F)))
-    bits = mix(q[..., :, None] ^ k[..., None, :], (16, 15, 16), (0x7FEB352D, 0x846CA68B))
-    return bits >= np.uint32(round(RATE * 2**32))
-
-
 def probabilities_of(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     """[B, H, S, S], read off by values that are one-hot vectors."""
     rows, tokens, heads, _ = query.shape
@@ -76,7 +68,7 @@ def test_equals_a_loop_over_heads():
 
 def test_dropout_of_probabilities_equals_numpy():
     """The published place: after the softmax, so that the kept ones do not add up to 1."""
-    keep = numpy_keep()
+    keep = numpy_keep(SEEDS, S, RATE)
     assert 0 < keep.mean() < 1
     found = compiled(QUERY, KEY, VALUE, SEQUENCE_IDS, dropout_rate=RATE, dropout_seeds=SEEDS)
     np.testing.assert_allclose(found, numpy_attention(keep), rtol=0, atol=1e-6)
@@ -180,14 +172,61 @@ def test_scores_and_softmax_are_float32_in_bfloat16():
     assert all(each.invars[0].aval.dtype == jnp.float32 for each in exponentials)
 
 
+# ---- the reference, with gradients ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "rate"), [(16, 0.1), (48, 0.0), (128, 0.1), (512, 0.1)])
+def test_reference_and_its_gradients_equal_numpy(length, rate):
+    sample = make_sample(length)
+    assert_near(run("reference", sample, rate), numpy_attention_and_gradients(sample, rate), 1e-5)
+
+
+def test_gradients_stay_inside_a_packed_example():
+    assert_only_own_gradients("reference")
+
+
 # ---- choice of an implementation -----------------------------------------------------------------------------------
+
+ON_CPU = AttentionCase("cpu", "cpu", (128, 512), 12, 64, jnp.float32, 0.1)
+ON_TPU = ON_CPU._replace(platform="tpu", device_kind="TPU v5 lite", dtype=jnp.bfloat16)
+ON_GPU = ON_TPU._replace(platform="gpu", device_kind="NVIDIA H200")
+
+
+@pytest.mark.parametrize(
+    ("case", "chosen"),
+    [
+        (ON_CPU, "reference"),
+        (ON_TPU, "pallas_tpu"),
+        (ON_TPU._replace(sequence_lengths=(128, 1024)), "xla"),
+        (ON_GPU, "pallas_gpu"),
+        (ON_GPU._replace(device_kind="NVIDIA H100 80GB HBM3"), "pallas_gpu"),
+        (ON_GPU._replace(device_kind="NVIDIA GH200 480GB"), "pallas_gpu"),
+        (ON_GPU._replace(device_kind="NVIDIA A100-SXM4-40GB"), "xla"),
+        (ON_GPU._replace(head_size=96), "xla"),
+    ],
+)
+def test_auto_takes_the_fused_kernel_where_there_is_one(case, chosen):
+    assert resolve_implementation("auto", case) == chosen
+
+
+def test_reference_and_xla_refuse_nothing():
+    odd = ON_GPU._replace(sequence_lengths=(7, 4096), heads=5, head_size=100, dtype=jnp.float16)
+    for name in ("reference", "xla"):
+        assert refusal(name, odd) is None
+        assert resolve_implementation(name, odd) == name
+
+
+@pytest.mark.parametrize("name", ["pallas_tpu", "pallas_gpu", "cudnn"])
+def test_a_kernel_is_refused_where_its_hardware_is_not(name):
+    """Never run by an interpreter that nobody asked for."""
+    seeds = None if name == "cudnn" else SEEDS
+    with pytest.raises(UserError, match=f"^attention={name} needs an? .* and this is a cpu: set attention=auto$"):
+        attention(QUERY, KEY, VALUE, SEQUENCE_IDS, dropout_rate=RATE, dropout_seeds=seeds, implementation=name)
 
 
 def test_an_unknown_implementation_is_refused_by_name():
     with pytest.raises(UserError, match=r"^attention=flashy is not known: choose auto or one of .*reference"):
         attention(QUERY, KEY, VALUE, SEQUENCE_IDS, implementation="flashy")
-    assert resolve_implementation("reference") == "reference"
-    assert resolve_implementation("auto") in IMPLEMENTATIONS
 
 
 def test_every_configurable_implementation_exists():
@@ -200,3 +239,35 @@ def test_the_command_line_refuses_it_too(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "attention=flashy is not known: choose one of auto, reference" in error
+
+
+# ---- over a mesh ---------------------------------------------------------------------------------------------------
+
+
+def on_mesh(name: str, sample: Sample, **sizes: int) -> list[np.ndarray]:
+    """Output and gradients with rows and heads cut over a mesh."""
+    mesh = make_mesh(MeshConfig(**sizes))
+    cut = NamedSharding(mesh, P(("dcn", "data", "fsdp"), None, "tensor", None))
+    with jax.set_mesh(mesh), interpreted_kernels():
+        placed = sample._replace(**{field: jax.device_put(getattr(sample, field), cut) for field in Sample._fields[:4]})
+        results = run(name, placed, 0.1)
+    assert all(x.sharding.is_equivalent_to(cut, 4) for x in results), "gathered somewhere"
+    return [np.asarray(x) for x in results]
+
+
+@pytest.mark.parametrize("name", ["pallas_tpu", "pallas_gpu"])
+def test_every_mesh_gives_the_same_bits(name):
+    sample = make_sample(32, heads=4)
+    single = on_mesh(name, sample, data=1)
+    assert_near(tuple(single), numpy_attention_and_gradients(sample, 0.1), 1e-5)
+    for sizes in ({"data": 4}, {"data": 2, "tensor": 2}, {"dcn": 2, "fsdp": 2, "tensor": 2}):
+        for found, wanted in zip(on_mesh(name, sample, **({"data": 1} | sizes)), single, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_heads_that_tensor_does_not_divide_are_refused():
+    with (
+        jax.set_mesh(make_mesh(MeshConfig(data=1, tensor=2))),
+        pytest.raises(UserError, match=r"^model.num_attention_heads=3 is not divisible by mesh.tensor=2: change one"),
+    ):
+        attention(QUERY, KEY, VALUE, SEQUENCE_IDS)

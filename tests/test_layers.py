@@ -13,11 +13,41 @@ PACKAGE = ROOT / "bert_jax"
 LAYERS = {
     "": 0,  # bert_jax/__init__.py
     **dict.fromkeys(["config", "settings", "batch", "sharding", "errors", "files"], 0),
-    **dict.fromkeys(["attention", "dropout", "residuals", "chips", "hlo", "distributed", "optimizer", "losses", "metrics", "accounting", "checkpoint"], 1),
+    **dict.fromkeys(
+        [
+            "attention",
+            "dropout",
+            "residuals",
+            "chips",
+            "hlo",
+            "distributed",
+            "compilation_cache",
+            "optimizer",
+            "losses",
+            "metrics",
+            "accounting",
+            "checkpoint",
+        ],
+        1,
+    ),
     **dict.fromkeys(["tokenization", "data", "run_directory", "tensorboard", "first_batches"], 1),
     **dict.fromkeys(["encoder", "heads"], 2),
     **dict.fromkeys(["train_state", "train_step"], 3),
-    **dict.fromkeys(["train_loop", "evaluation", "inference", "pretraining", "report", "passport", "doctor", "plan", "bench", "session"], 4),
+    **dict.fromkeys(
+        [
+            "train_loop",
+            "evaluation",
+            "inference",
+            "pretraining",
+            "report",
+            "passport",
+            "doctor",
+            "plan",
+            "bench",
+            "session",
+        ],
+        4,
+    ),
     "cli": 5,
 }
 ONLY_IMPORTER = {

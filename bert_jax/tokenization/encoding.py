@@ -124,7 +124,7 @@ class Tokenizer(abc.ABC):
     def _encode_spans(self, texts: Sequence[str]) -> list[tuple[list[int], Spans]]:
         """Ids and offsets of each text."""
 
-    def _encode_chunks(self, chunks: Sequence[str]) -> list[list[int]]:
+    def _encode_chunks(self, chunks: Sequence[str]) -> list[Sequence[int]]:
         """For each chunk the codes of its tokens: id << 1 | begins a word."""
         return [
             [

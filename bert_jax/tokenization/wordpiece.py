@@ -82,7 +82,7 @@ class WordPieceTokenizer(Tokenizer):
         parted = [[chunk] if chunk.isascii() and chunk.isalnum() else split_words(chunk) for chunk in chunks]
         self._learn_words(set(itertools.chain.from_iterable(parted)))
         words = self._words
-        codes = [
+        codes: list[Sequence[int]] = [
             words[parts[0]] if len(parts) == 1 else [code for part in parts for code in words[part]] for parts in parted
         ]
         others = [number for number, parts in enumerate(parted) if not parts]

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fused attention for NVIDIA GPUs: blocks of examples, softmax and dropout inside one kernel, forward and backward.
+
+As FlashAttention-2 (2307.08691): a program holds a block of queries, visits the keys of its row block by block and keeps
+a running maximum and sum. The backward program j computes the gradients of key block j and then of query block j; so
+nothing is added up between programs, and results are the same from run to run.
+
+The arrays stay in the layout of the projections, [B, S, H * D]; a program takes the D features of one head from it.
+
+Shapes: B rows, S tokens (Q of queries, K of keys, in a block of either), H heads, D head size.
+"""
+
+import warnings
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from bert_jax.attention.blocks import column_part, kept, row_part
+from bert_jax.attention.case import AttentionCase, interpreting, RESIDUALS
+from bert_jax.attention.reference import MASKED
+
+HEAD_SIZES = (16, 32, 64, 128)  # powers of two, as blocks in Triton must be
+BLOCKS = (
+    64,
+    32,
+    16,
+)  # queries or keys at a time: the first that divides the row; 16 is Triton's smallest for a product
+
+# The Triton backend of Pallas says at every lowering that it will go. Its successor, Mosaic GPU, does not take these
+# kernels yet. So that one message is silenced, and tests/test_attention_pallas_gpu.py fails once the backend is gone.
+warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
+
+
+class Plan(NamedTuple):
+    """The static side of a kernel."""
+
+    heads: int  # H
+    head_size: int  # D
+    block: int  # Q and K
+    dropout_rate: float  # 0: seeds are not read
+    interpret: bool
+
+
+def refusal(case: AttentionCase) -> str | None:
+    """Why the kernel cannot do it, or None."""
+    if case.platform != "gpu" and not interpreting():
+        return f"attention=pallas_gpu needs an NVIDIA GPU and this is a {case.platform}: set attention=auto"
+    for length in case.sequence_lengths:
+        if length % BLOCKS[-1]:
+            return (
+                f"attention=pallas_gpu takes rows of a multiple of {BLOCKS[-1]} tokens, not {length}: set attention=xla"
+            )
+    if case.head_size not in HEAD_SIZES:
+        sizes = ", ".join(map(str, HEAD_SIZES))
+        return f"attention=pallas_gpu takes heads of size {sizes}, not {case.head_size}: set attention=xla"
+    if jnp.dtype(case.dtype) not in (jnp.bfloat16, jnp.float32):
+        return f"attention=pallas_gpu computes in bfloat16 or float32, not {jnp.dtype(case.dtype)}: set attention=xla"
+    return None
+
+
+def pallas_gpu_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    sequence_ids: jax.Array,
+    *,
+    dropout_rate: float,
+    dropout_seeds: jax.Array | None,
+) -> jax.Array:
+    """See `bert_jax.attention.attention`, and `refusal` for what it takes. Softmax is float32 whatever the inputs are."""
+    B, S, H, D = query.shape
+    if dropout_seeds is None or dropout_rate == 0:
+        dropout_rate, dropout_seeds = 0.0, jnp.zeros((B, H, 2), jnp.uint32)
+    block = next(block for block in BLOCKS if S % block == 0)
+    plan = Plan(heads=H, head_size=D, block=block, dropout_rate=dropout_rate, interpret=interpreting())
+    flat = (x.reshape(B, S, H * D) for x in (query, key, value))
+    return _attend(*flat, sequence_ids, dropout_seeds, plan).reshape(B, S, H, D)
+
+
+# ---- the calls -----------------------------------------------------------------------------------------------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan) -> jax.Array:
+    """q, k, v [B, S, H * D], ids [B, S], seeds [B, H, 2] -> [B, S, H * D]."""
+    return _call_forward(q, k, v, ids, seeds, plan)[0]
+
+
+def _attend_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    o, lse = (checkpoint_name(x, RESIDUALS) for x in _call_forward(q, k, v, ids, seeds, plan))
+    return o, (q, k, v, ids, seeds, o, lse)
+
+
+def _attend_backward(plan: Plan, residuals: tuple[jax.Array, ...], d_o: jax.Array) -> tuple[Any, ...]:
+    q, k, v, ids, seeds, o, lse = residuals
+    product = (o.astype(jnp.float32) * d_o.astype(jnp.float32)).reshape(*o.shape[:2], plan.heads, plan.head_size)
+    delta = product.sum(-1).swapaxes(1, 2)  # [B, H, S]
+    dq, dk, dv = _call_backward(q, k, v, ids, seeds, lse, delta, d_o.astype(o.dtype), plan)
+    return dq, dk, dv, None, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _call_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan
+) -> tuple[jax.Array, jax.Array]:
+    """The output [B, S, H * D] and the logsumexp of every query's scores [B, H, S] float32."""
+    (B, S, _), specs = q.shape, _Specs(q.shape, plan)
+    return pl.pallas_call(
+        partial(_forward_kernel, plan=plan),
+        name="attention_forward",
+        grid=specs.grid,
+        in_specs=[specs.seeds, specs.ids, specs.block, specs.row, specs.row],
+        out_specs=[specs.block, specs.block_numbers],
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, v.dtype),
+            jax.ShapeDtypeStruct((B, plan.heads, S), jnp.float32),
+        ],
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        interpret=plan.interpret,
+    )(seeds, ids, q, k, v)
+
+
+def _call_backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    ids: jax.Array,
+    seeds: jax.Array,
+    lse: jax.Array,
+    delta: jax.Array,
+    d_o: jax.Array,
+    plan: Plan,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of q, k and v, [B, S, H * D] each."""
+    specs = _Specs(q.shape, plan)
+    return pl.pallas_call(
+        partial(_backward_kernel, plan=plan),
+        name="attention_backward",
+        grid=specs.grid,
+        in_specs=[specs.seeds, specs.ids, *[specs.row] * 4, specs.row_numbers, specs.row_numbers],
+        out_specs=[specs.block] * 3,
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        interpret=plan.interpret,
+    )(seeds, ids, q, k, v, d_o, lse, delta)
+
+
+class _Specs:
+    """Which part of each array a program sees: one head of one row, whole or a block of its tokens."""
+
+    def __init__(self, shape: tuple[int, ...], plan: Plan):
+        B, S, _ = shape
+        D, block = plan.head_size, plan.block
+        self.grid = (S // block, B, plan.heads)
+        self.block = pl.BlockSpec((None, block, D), lambda i, b, h: (b, i, h))
+        self.row = pl.BlockSpec((None, S, D), lambda i, b, h: (b, 0, h))
+        self.block_numbers = pl.BlockSpec((None, None, block), lambda i, b, h: (b, h, i))  # one a token
+        self.row_numbers = pl.BlockSpec((None, None, S), lambda i, b, h: (b, h, 0))
+        self.ids = pl.BlockSpec((None, S), lambda i, b, h: (b, 0))
+        self.seeds = pl.BlockSpec((None, None, 2), lambda i, b, h: (b, h, 0))
+
+
+# ---- the kernels ---------------------------------------------------------------------------------------------------
+
+
+def _forward_kernel(
+    seeds_ref: Any, ids_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, o_ref: Any, lse_ref: Any, *, plan: Plan
+) -> None:
+    size = plan.block
+    place = pl.program_id(0) * size
+    q, ids_q = q_ref[...], ids_ref[pl.ds(place, size)]
+
+    def one_block(j: Any, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        o, top, total = carry  # [Q, D], [Q], [Q]
+        keys = pl.ds(j * size, size)
+        scores = _scores(q, k_ref[keys, :], ids_q, ids_ref[keys], plan)  # [Q, K]
+        new_top = jnp.maximum(top, scores.max(axis=1))
+        p = jnp.exp(scores - new_top[:, None])
+        shrink = jnp.exp(top - new_top)
+        total = total * shrink + p.sum(axis=1)
+        if plan.dropout_rate:
+            p = jnp.where(_keep(seeds_ref, place, j * size, plan), p, 0.0)
+        v = v_ref[keys, :]
+        return o * shrink[:, None] + _dot(p.astype(v.dtype), v), new_top, total
+
+    start = (
+        jnp.zeros((size, plan.head_size), jnp.float32),
+        jnp.full(size, -jnp.inf, jnp.float32),
+        jnp.zeros(size, jnp.float32),
+    )
+    o, top, total = lax.fori_loop(0, ids_ref.shape[0] // size, one_block, start)
+    o_ref[...] = (o / (total * (1 - plan.dropout_rate))[:, None]).astype(o_ref.dtype)
+    lse_ref[...] = top + jnp.log(total)
+
+
+def _backward_kernel(
+    seeds_ref: Any,
+    ids_ref: Any,
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    d_o_ref: Any,
+    lse_ref: Any,
+    delta_ref: Any,
+    dq_ref: Any,
+    dk_ref: Any,
+    dv_ref: Any,
+    *,
+    plan: Plan,
+) -> None:
+    """dv = p_kept' do,   ds = p (keep (do v') / (1 - rate) - delta),   dq = ds k,   dk = ds' q,   delta = rowsum(do o).
+
+    p_kept are the probabilities after dropout.
+    """
+    size, blocks = plan.block, ids_ref.shape[0] // plan.block
+    own = pl.ds(pl.program_id(0) * size, size)
+    zeros = jnp.zeros((size, plan.head_size), jnp.float32)
+
+    def of_keys(i: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        dk, dv = carry
+        queries = pl.ds(i * size, size)
+        p_kept, ds = pair(queries, own)
+        return dk + _dot(ds.T, q_ref[queries, :]), dv + _dot(p_kept.T, d_o_ref[queries, :])
+
+    def of_queries(j: Any, dq: jax.Array) -> jax.Array:
+        keys = pl.ds(j * size, size)
+        return dq + _dot(pair(own, keys)[1], k_ref[keys, :])
+
+    def pair(queries: Any, keys: Any) -> tuple[jax.Array, jax.Array]:
+        """p_kept and ds [Q, K] of one block of queries and one of keys."""
+        scores = _scores(q_ref[queries, :], k_ref[keys, :], ids_ref[queries], ids_ref[keys], plan)
+        p = jnp.exp(scores - lse_ref[queries][:, None])
+        dp, p_kept = _dot(d_o_ref[queries, :], v_ref[keys, :].T), p
+        if plan.dropout_rate:
+            keep, scale = _keep(seeds_ref, queries.start, keys.start, plan), 1 / (1 - plan.dropout_rate)
+            dp, p_kept = jnp.where(keep, dp * scale, 0.0), jnp.where(keep, p * scale, 0.0)
+        ds = p * (dp - delta_ref[queries][:, None])
+        return p_kept.astype(d_o_ref.dtype), ds.astype(q_ref.dtype)
+
+    scale = plan.head_size**-0.5
+    dk, dv = lax.fori_loop(0, blocks, of_keys, (zeros, zeros))
+    dk_ref[...] = (dk * scale).astype(dk_ref.dtype)
+    dv_ref[...] = dv.astype(dv_ref.dtype)
+    dq = lax.fori_loop(0, blocks, of_queries, zeros)
+    dq_ref[...] = (dq * scale).astype(dq_ref.dtype)
+
+
+# ---- parts of the kernels ------------------------------------------------------------------------------------------
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The product of two matrices, summed in float32; float32 factors are not rounded."""
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return plgpu.dot(a, b, precision=precision)
+
+
+def _scores(q: jax.Array, k: jax.Array, ids_q: jax.Array, ids_k: jax.Array, plan: Plan) -> jax.Array:
+    """[Q, D] and [K, D] -> [Q, K] float32, masked where the ids [Q] and [K] differ."""
+    return jnp.where(ids_q[:, None] == ids_k[None, :], _dot(q, k.T) * plan.head_size**-0.5, MASKED)
+
+
+def _keep(seeds_ref: Any, first_query: Any, first_key: Any, plan: Plan) -> jax.Array:
+    """`bert_jax.dropout.keep_mask` of a block of one head: [Q, K] bool."""
+    numbers = jnp.arange(plan.block, dtype=jnp.int32)
+    q, k = ((first + numbers).astype(jnp.uint32) for first in (first_query, first_key))
+    row_hash, column_hash = row_part(seeds_ref[0], q), column_part(seeds_ref[1], k)
+    return kept(row_hash[:, None], column_hash[None, :], plan.dropout_rate)

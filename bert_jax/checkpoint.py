@@ -10,13 +10,14 @@ import gc
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from bert_jax.distributed import all_or_none
 from bert_jax.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
@@ -45,7 +46,8 @@ class Checkpoints:
           items: name -> pytree of arrays; each can be restored on its own.
           record: what JSON can hold.
         """
-        self._require_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+        with all_or_none():
+            self._require_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with self._named_failures():  # this save's, or an earlier one's that was still under way
             self._manager.save(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonSave(record)))
@@ -67,7 +69,7 @@ class Checkpoints:
         return dict(restored.items())
 
     def remove_unfinished(self) -> None:
-        """Remove what a save that was cut off has left."""
+        """Remove what a save that was cut off has left; for the main process alone."""
         for name in self.unfinished:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
@@ -79,6 +81,14 @@ class Checkpoints:
         """
         with self._named_failures():
             self._manager.wait_until_finished()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        # What has gone wrong first is what is told.
+        with suppress(UserError) if failure else nullcontext():
+            self.close()
 
     def close(self) -> None:
         """Wait and free the manager; raises as `wait`."""

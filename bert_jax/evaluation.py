@@ -8,22 +8,25 @@ They stand beside what needs no model: the unigram model of the training text, a
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from bert_jax.batch import Batch, BatchShape, pair_words
+from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.config import PhaseConfig, PretrainConfig
-from bert_jax.data.feed import evaluation_batch, Examples, host_rows, plain_feed, SpecialIds
+from bert_jax.data.feed import evaluation_batch, Examples, plain_feed, SpecialIds
 from bert_jax.data.shards import DataDirectory, Split
 from bert_jax.errors import UserError
 from bert_jax.inference import Inference
+from bert_jax.losses import Scores
 from bert_jax.metrics import mean_scores, wilson_interval
 from bert_jax.run_directory import RunDirectory
-from bert_jax.sharding import row_shards, ROWS
+from bert_jax.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train_state import Training
 from bert_jax.train_step import compile_eval_step
@@ -52,12 +55,6 @@ def make_examples(
     )
 
 
-def put_on_mesh(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
-    """This host's rows -> arrays of the global batch."""
-    rows = NamedSharding(mesh, ROWS)
-    return {name: jax.make_array_from_process_local_data(rows, array) for name, array in batch.items()}
-
-
 class ScorePass:
     """A pass over held-out examples with one compiled step."""
 
@@ -72,23 +69,37 @@ class ScorePass:
         return count if limit is None else min(count, limit)
 
     def batch(self, number: int) -> Batch:
-        """This host's rows of one batch of the pass."""
+        """This process's rows of one batch of the pass."""
         size = self.examples.shape.rows
-        rows = host_rows(size, jax.process_index(), jax.process_count())
-        return evaluation_batch(self.examples, size, number, rows)
-
-    def score(self, params: Any, batch: Batch) -> dict[str, float]:
-        """Sums over one batch."""
-        mlm, nsp = jax.device_get(self.step(params, put_on_mesh(self.mesh, batch)))
-        named = (("mlm", mlm), ("nsp", nsp))
-        return {f"{name}_{part}": float(value) for name, scores in named for part, value in scores._asdict().items()}
+        return evaluation_batch(self.examples, size, number, own_rows(size, self.mesh))
 
     def total(self, params: Any, limit: int | None = None) -> dict[str, float]:
         """Sums over the examples, or over the first `limit` batches of them in a fixed order."""
         totals: dict[str, float] = {}
-        for batch in plain_feed(self.batch, 0, self.batches(limit)):
-            add_sums(totals, self.score(params, batch))
+        for _, scores in self.scores(params, plain_feed(self.batch, 0, self.batches(limit))):
+            add_sums(totals, scores)
         return totals
+
+    def scores(self, params: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, float]]]:
+        """Each batch with its sums, read when the next one is under way, so that the device never waits for the host."""
+        waiting: tuple[Batch, tuple[Scores, Scores]] | None = None
+        for batch in batches:
+            begun = batch, self.step(params, put_on_mesh(self.mesh, batch))
+            if waiting is not None:
+                yield waiting[0], read_sums(*waiting[1])
+            waiting = begun
+        if waiting is not None:
+            yield waiting[0], read_sums(*waiting[1])
+
+
+def read_sums(mlm: Scores, nsp: Scores) -> dict[str, float]:
+    """The sums of a step on the host, by name."""
+    named = (("mlm", mlm), ("nsp", nsp))
+    return {
+        f"{name}_{part}": float(value)
+        for name, scores in named
+        for part, value in jax.device_get(scores)._asdict().items()
+    }
 
 
 def add_sums(totals: dict[str, float], sums: dict[str, float]) -> None:
@@ -109,6 +120,7 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
     Raises:
       UserError: the data does not belong to the run, or has no such split or sequence length.
     """
+    use_compilation_cache()
     check_vocabulary(run, data)
     phase = choose_phase(run.config(), sequence_length)
     inference = Inference(run)
@@ -120,9 +132,9 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
     scoring = ScorePass(inference.training, examples)
     totals: dict[str, float] = {}
     targets = np.zeros(tokenizer.vocab_size, np.int64)
-    numbers = plain_feed(scoring.batch, 0, scoring.batches())
-    for batch in tqdm(numbers, total=scoring.batches(), unit="batch", desc="evaluate", dynamic_ncols=True):
-        add_sums(totals, scoring.score(inference.params, batch))
+    scored = scoring.scores(inference.params, plain_feed(scoring.batch, 0, scoring.batches()))
+    for batch, sums in tqdm(scored, total=scoring.batches(), unit="batch", desc="evaluate", dynamic_ncols=True):
+        add_sums(totals, sums)
         add_sums(totals, treatment_counts(batch, tokenizer.mask_id))
         targets += np.bincount(batch["masked_lm_ids"][batch["masked_lm_weights"] > 0], minlength=len(targets))
     return {

@@ -113,6 +113,20 @@ def start_or_resume(
     return run
 
 
+def join_run(path: Path, config: PretrainConfig) -> RunDirectory:
+    """The run directory that the main process has made or recognised, as any process of the run sees it.
+
+    Raises:
+      UserError: it sees another folder, or none.
+    """
+    run = RunDirectory(path)
+    if not run.config_file.is_file() or run.config() != config:
+        raise UserError(
+            f"{path}: is not there, or not the same, for every process: --output must be a folder that all hosts share"
+        )
+    return run
+
+
 def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
     changed = differences(run.config(), config)
     if changed:

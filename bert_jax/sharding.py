@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.batch import Batch
 from bert_jax.config import MeshConfig
 from bert_jax.errors import UserError
 
@@ -50,28 +52,124 @@ def parameter_path(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
 
 
+# ---- the mesh --------------------------------------------------------------------------------------------------------
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (default: all); sizes that are all given may use the first of them only.
+    """The mesh over `devices` (default: all), `dcn` over slices or nodes and the other axes inside them.
+
+    Sizes that are all given may use a part of the devices, in a single process.
 
     Raises:
-      UserError: the sizes do not suit the number of devices.
+      UserError: the sizes do not suit the devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [config.dcn, config.data, config.fsdp, config.tensor]
-    asked = f"mesh {config}"
-    if -1 in sizes:
-        others = -math.prod(sizes)
-        if len(devices) % others:
-            raise UserError(
-                f"{asked} does not fit {len(devices)} devices: {len(devices)} is not divisible by {others}: change a size"
-            )
-        sizes[sizes.index(-1)] = len(devices) // others
-    needed = math.prod(sizes)
-    if needed > len(devices):
+    sizes = mesh_sizes(config, devices)
+    used = math.prod(sizes)
+    if used < len(devices) and len({device.process_index for device in devices}) > 1:
         raise UserError(
-            f"{asked} needs {needed} devices and there are {len(devices)}: set mesh.data=-1 to use all that are left"
+            f"mesh {config} uses {used} of {len(devices)} devices, and in a run of several processes all must be used:"
+            " set mesh.data=-1"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
+    inner = sizes[1:]
+    groups = [_arranged(group, inner) for group in device_groups(config, devices, sizes[0])]
+    return Mesh(np.stack(groups), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(config: MeshConfig, devices: Sequence[jax.Device]) -> list[int]:
+    """The sizes of `AXES`, with -1 replaced.
+
+    Raises:
+      UserError: they do not suit the number of devices.
+    """
+    sizes = [getattr(config, axis) for axis in AXES]
+    count = len(devices)
+    if -1 in sizes:
+        free, others = AXES[sizes.index(-1)], -math.prod(sizes)
+        if count % others:
+            raise UserError(
+                f"mesh {config} does not fit {count} devices: the sizes without {free} multiply to {others} and {count} is"
+                f" not divisible by that: make it {nearest(others, divisors(count))}"
+            )
+        sizes[sizes.index(-1)] = count // others
+    if math.prod(sizes) > count:
+        others = math.prod(sizes) // config.data
+        change = f"mesh.data={count // others}" if count % others == 0 else "smaller sizes, one of them -1"
+        raise UserError(f"mesh {config} needs {math.prod(sizes)} devices and there are {count}: set {change}")
+    return sizes
+
+
+def device_groups(config: MeshConfig, devices: Sequence[jax.Device], dcn: int) -> list[list[jax.Device]]:
+    """The devices at each place of the axis `dcn`.
+
+    A group is a slice of TPUs, which have a fast network of their own. Elsewhere it is one or more whole nodes (processes),
+    and in a single process any equal part.
+
+    Raises:
+      UserError: `dcn` is not the number of slices, or does not divide the nodes.
+    """
+    slices = _grouped(devices, "slice_index")
+    if len(slices) > 1 and devices[0].platform == "tpu":
+        if dcn != len(slices):
+            raise UserError(
+                f"mesh {config} does not suit {len(slices)} slices of {len(slices[0])} devices, which only dcn joins: set"
+                f" mesh.dcn={len(slices)} and mesh.data=-1"
+            )
+        return slices
+    nodes = slices if len(slices) > 1 else _grouped(devices, "process_index")
+    if len(nodes) > 1 and len(nodes) % dcn:
+        raise UserError(
+            f"mesh {config}: dcn={dcn} does not divide the {len(nodes)} nodes that it joins: set"
+            f" mesh.dcn={nearest(dcn, divisors(len(nodes)))}"
+        )
+    ordered = [device for node in nodes for device in node]
+    share = len(ordered) // dcn
+    return [ordered[begin : begin + share] for begin in range(0, share * dcn, share)]
+
+
+def _grouped(devices: Sequence[jax.Device], attribute: str) -> list[list[jax.Device]]:
+    """The devices by the value of an attribute, both in order; those without it are one group."""
+    groups: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        groups.setdefault(getattr(device, attribute, 0), []).append(device)
+    return [groups[value] for value in sorted(groups)]
+
+
+def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+    """As many of the devices as the sizes need: TPUs so that neighbours in the mesh are wired, others in their order."""
+    devices = devices[: math.prod(sizes)]
+    if devices[0].platform == "tpu":
+        return jax.make_mesh(sizes, AXES[1:], axis_types=(AxisType.Auto,) * len(sizes), devices=devices).devices
+    return np.array(devices).reshape(sizes)
+
+
+def check_heads(heads: int, mesh: Mesh) -> None:
+    """Refuse attention heads that the axis `tensor` would cut apart.
+
+    Raises:
+      UserError: with the nearest sizes that divide them.
+    """
+    ways = mesh.shape["tensor"]
+    if heads % ways:
+        raise UserError(
+            f"mesh.tensor={ways} does not divide model.num_attention_heads={heads}, and a head is never cut: set"
+            f" mesh.tensor={nearest(ways, divisors(heads))}"
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """All of them, ascending."""
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def nearest(wanted: int, choices: Sequence[int]) -> str:
+    """The choice below and the one above what was wanted, in words; `choices` ascend."""
+    below = [choice for choice in choices if choice <= wanted][-1:]
+    above = [choice for choice in choices if choice > wanted][:1]
+    return " or ".join(map(str, below + above))
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
@@ -90,9 +188,11 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
             raise ValueError(f"sharding rule {spec} does not suit {path} of shape {shape}")
         if all(size % _ways(entry, mesh) == 0 for size, entry in zip(shape, spec, strict=False)):
             return spec
+    size, entry = next(cut for cut in zip(shape, matching[-1], strict=False) if cut[0] % _ways(cut[1], mesh))
+    ways, axes = _ways(entry, mesh), " x ".join(_names(entry))
     raise UserError(
-        f"the parameter {path} of shape {shape} cannot be cut over the mesh {MeshConfig(**mesh.shape)}: choose mesh"
-        " sizes that divide it"
+        f"the parameter {path} of shape {shape} cannot be cut over the mesh {MeshConfig(**mesh.shape)}: {axes}={ways} does"
+        f" not divide {size}: make it {nearest(ways, divisors(size))}"
     )
 
 
@@ -109,9 +209,48 @@ def parameter_shardings(parameters: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(choose, parameters)
 
 
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
 def row_shards(mesh: Mesh) -> int:
     """Parts that the rows of a batch are cut into."""
     return math.prod(mesh.shape[axis] for axis in ROWS[0])
+
+
+def own_row_shards(mesh: Mesh, process: int | None = None) -> list[int]:
+    """The parts of a batch's rows that a process (default: this one) feeds: those that its devices hold.
+
+    Where `tensor` goes over processes, these feed the same rows.
+    """
+    process = jax.process_index() if process is None else process
+    holders = mesh.devices.reshape(row_shards(mesh), -1)  # `ROWS` are the axes in front
+    return [number for number, devices in enumerate(holders) if any(d.process_index == process for d in devices)]
+
+
+def own_rows(batch_size: int, mesh: Mesh, process: int | None = None) -> np.ndarray:
+    """The rows of the global batch that a process feeds, ascending: [rows] int64."""
+    size = batch_size // row_shards(mesh)
+    parts = [np.arange(number * size, (number + 1) * size) for number in own_row_shards(mesh, process)]
+    return np.concatenate(parts)
+
+
+def put_on_mesh(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
+    """This process's rows (`own_rows`) -> arrays of the global batch."""
+    rows = NamedSharding(mesh, ROWS)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), rows)
+    own, devices = own_row_shards(mesh), list(mesh.local_devices)
+    holders = mesh.devices.reshape(row_shards(mesh), -1)
+    # For each of this process's devices, which of the parts it feeds goes there.
+    places = [next(n for n, part in enumerate(own) if device in holders[part]) for device in devices]
+
+    def put(field: np.ndarray) -> jax.Array:
+        size = len(field) // len(own)
+        parts = [field[place * size : (place + 1) * size] for place in places]
+        shape = (size * row_shards(mesh), *field.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, rows, jax.device_put(parts, devices))
+
+    return {name: put(field) for name, field in batch.items()}
 
 
 def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, where: str) -> None:

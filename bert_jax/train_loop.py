@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from bert_jax.batch import Batch
+from bert_jax.distributed import stop_agreed
 from bert_jax.train_state import TrainState
 
 Sums = dict[str, float]
@@ -60,24 +61,40 @@ class Hooks:
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once.
 
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
+    Of several processes all stop after the same step, whichever of them got the signal; see distributed.py.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
+        self.signal_number: int | None = None  # set: the loop stops
+        self.asked = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.signal_number is not None:
+        if self.asked:
             raise KeyboardInterrupt
-        self.signal_number = number
+        self.asked = True
         # os.write: print may be interrupted in the middle of the progress bar's own.
         os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
+        if self.shared:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX spreads to the other processes
+        else:
+            self.signal_number = number
+
+    def reached(self, done: int) -> bool:
+        """Whether to stop after `done` steps; asked once after each step."""
+        if self.shared and stop_agreed(done):
+            self.signal_number = signal.SIGTERM
+        return self.signal_number is not None
 
 
 @contextmanager
 def listen_for_stop() -> Iterator[StopRequest]:
-    """While open, SIGINT and SIGTERM only set the request."""
-    request = StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    """While open, SIGINT and SIGTERM only set the request. Of several processes, JAX listens for SIGTERM."""
+    request = StopRequest(shared=jax.process_count() > 1)
+    numbers = (signal.SIGINT,) if request.shared else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
         yield request
     finally:
@@ -123,7 +140,7 @@ def _train_phase(
         # Read the step before only now that this one is under way, so that the device never waits for the host.
         read(unread, done)
         unread, done = sums, done + 1
-        stopping = stop.signal_number is not None
+        stopping = stop.reached(done)
         # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
         save = stopping or schedule.save_due(done) or done == phase.end
         if save or schedule.eval_due(done):

@@ -28,6 +28,11 @@ def compile_train_step(training: Training, shape: BatchShape, mask_id: int) -> C
 
     `sums` are the float32 scalars of `train_step`.
     """
+    return lower_train_step(training, shape, mask_id).compile()
+
+
+def lower_train_step(training: Training, shape: BatchShape, mask_id: int) -> jax.stages.Lowered:
+    """The step of `compile_train_step` before the compiler: its text says what was asked for."""
 
     def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
         return train_step(training, state, batch, mask_id)
@@ -36,7 +41,7 @@ def compile_train_step(training: Training, shape: BatchShape, mask_id: int) -> C
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, NamedSharding(training.mesh, P())))
     with jax.set_mesh(training.mesh):  # the fused attention asks for it
-        return jitted.lower(state, abstract_batch(training, shape)).compile()
+        return jitted.lower(state, abstract_batch(training, shape))
 
 
 def compile_eval_step(training: Training, shape: BatchShape) -> Callable[..., Any]:

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop: what is due when, no compilation and no hidden transfer while it runs."""
 
+import os
 import signal
 import time
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 from conftest import small_config
 
-import bert_jax.pretraining
+import bert_jax.session
+import bert_jax.train_loop
 from bert_jax.pretraining import pretrain
-from bert_jax.train_loop import listen_for_stop, Schedule, Stopwatch
+from bert_jax.train_loop import Hooks, listen_for_stop, Phase, Schedule, StopRequest, Stopwatch, train
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -27,8 +30,8 @@ def test_schedule():
 def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, monkeypatch):
     """From the first step's measurement to the last step's, nothing is compiled; each phase compiles its step once."""
     events: list[str] = []
-    measured = bert_jax.pretraining.Session.measured
-    compile_step = bert_jax.pretraining.compile_train_step
+    measured = bert_jax.session.Session.measured
+    compile_step = bert_jax.session.compile_train_step
 
     def note_step(self, done, *arguments):
         measured(self, done, *arguments)
@@ -38,8 +41,8 @@ def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, mo
         events.append("train step")
         return compile_step(*arguments)
 
-    monkeypatch.setattr(bert_jax.pretraining.Session, "measured", note_step)
-    monkeypatch.setattr(bert_jax.pretraining, "compile_train_step", note_compile)
+    monkeypatch.setattr(bert_jax.session.Session, "measured", note_step)
+    monkeypatch.setattr(bert_jax.session, "compile_train_step", note_compile)
     listener = lambda name, *_, **__: events.append("compile") if name == COMPILED else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
@@ -57,9 +60,68 @@ def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, mo
 
 def test_a_hidden_transfer_is_an_error(prepared, tmp_path, monkeypatch):
     """A batch that was not put on the mesh by name does not slip through."""
-    monkeypatch.setattr(bert_jax.pretraining, "put_on_mesh", lambda mesh, batch: batch)
+    monkeypatch.setattr(bert_jax.session, "put_on_mesh", lambda mesh, batch: batch)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         pretrain(small_config(), prepared.data, tmp_path / "run", resume_command="")
+
+
+def run_made_up_steps(steps: int, stop: StopRequest, schedule: Schedule, on_step=lambda step: None) -> list[str]:
+    """What the loop does, in order, over steps that compute nothing."""
+    events = []
+
+    class Sum:
+        """A result on the device: notes when the host waits for it."""
+
+        def __init__(self, number: int):
+            self.number = number
+
+        def __array__(self, *_, **__):
+            events.append(f"read {self.number}")
+            return np.zeros(())
+
+    def step(state, batch):
+        events.append(f"begin {batch}")
+        on_step(batch)
+        return state, {"loss": Sum(batch)}
+
+    def put(batch):
+        events.append(f"put {batch}")
+        return batch
+
+    hooks = Hooks(
+        measured=lambda *_: None,
+        evaluate=lambda done, _: events.append(f"evaluate {done}"),
+        save=lambda done, _: events.append(f"save {done}"),
+        put=put,
+    )
+    phase = Phase(0, 0, steps, lambda: step, lambda begin: iter(range(begin + 1, steps + 1)))
+    train(None, 0, [phase], schedule, hooks, stop)
+    return events
+
+
+def test_the_next_batch_is_on_the_device_before_the_host_waits():
+    """While the device computes step n, batch n + 1 is put there and step n + 1 begun; only then is n waited for."""
+    assert run_made_up_steps(3, StopRequest(), Schedule(3, save_every=9, eval_every=0)) == [
+        *("put 1", "begin 1"),
+        *("put 2", "begin 2", "read 1"),
+        *("put 3", "begin 3", "read 2"),
+        *("read 3", "evaluate 3", "save 3"),
+    ]
+
+
+def test_several_processes_stop_where_all_agree(monkeypatch, capfd):
+    """A signal is passed on and the loop goes on until the step that JAX names, in every process."""
+    sent, asked = [], []
+    monkeypatch.setattr(os, "kill", lambda process, number: sent.append((process, number)))
+    monkeypatch.setattr(bert_jax.train_loop, "stop_agreed", lambda done: asked.append(done) or done == 4)
+    stop = StopRequest(shared=True)
+    interrupt = lambda step: stop(signal.SIGINT, None) if step == 2 else None  # noqa: E731
+    events = run_made_up_steps(9, stop, Schedule(9, save_every=99, eval_every=0), interrupt)
+    assert sent == [(os.getpid(), signal.SIGTERM)]
+    assert asked == [1, 2, 3, 4], "once after each step"
+    assert events[-2:] == ["read 4", "save 4"]
+    assert stop.signal_number == signal.SIGTERM
+    assert "SIGINT: finishing this step, then saving" in capfd.readouterr().err
 
 
 def test_a_second_ctrl_c_stops_at_once(capfd):

@@ -173,7 +173,7 @@ def _join(parts: list[memoryview], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(b"".join(parts), dtype)
 
 
-def evaluation_batch(examples: Examples, batch_size: int, step: int, rows: slice = slice(None)) -> Batch:
+def evaluation_batch(examples: Examples, batch_size: int, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
     """Batch `step` of one pass over held-out examples, one a row; the last batch is filled up with empty rows."""
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
     inside = positions < len(examples)

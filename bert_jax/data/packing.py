@@ -41,7 +41,7 @@ class Packing(Protocol):
     shapes: list[BatchShape]
     rows_per_epoch: int
 
-    def rows(self, seed: int, step: int, rows: slice, seen: int) -> Rows:
+    def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """The rows `rows` of the global batch of a step; see `Arrangement.batch`."""
 
 
@@ -75,14 +75,19 @@ class Arrangement:
         return token_count(self.examples) / tokens_per_epoch(self.packing)
 
     def batch(
-        self, seed: int, step: int, rows: slice = slice(None), seen: int = 0, probability: float | None = None
+        self,
+        seed: int,
+        step: int,
+        rows: slice | np.ndarray = slice(None),
+        seen: int = 0,
+        probability: float | None = None,
     ) -> Batch:
         """The rows `rows` of the global batch of step `step` of a phase, a pure function of its arguments.
 
         Args:
           seed: of the run: order and masks.
           step: of the phase, from 0.
-          rows: this host's, see `bert_jax.data.feed.host_rows`.
+          rows: this process's, see `bert_jax.sharding.own_rows`.
           seen: rows that earlier phases of the same sequence length used, the sum of their steps * batch_size: the
             stream goes on after them. Buckets that had another batch size before go on at as many rows in their own
             epoch, in which an example may then come twice or not at all.
@@ -94,7 +99,12 @@ class Arrangement:
         return self.masked_batch(seed, step, rows, seen, probability)[0]
 
     def masked_batch(
-        self, seed: int, step: int, rows: slice = slice(None), seen: int = 0, probability: float | None = None
+        self,
+        seed: int,
+        step: int,
+        rows: slice | np.ndarray = slice(None),
+        seen: int = 0,
+        probability: float | None = None,
     ) -> tuple[Batch, Masks]:
         """As `batch`, and what was picked."""
         found = self.packing.rows(seed, step, rows, seen)
@@ -146,7 +156,7 @@ class Padded:
         self.shapes = [replace(examples.shape, rows=batch_size, examples_per_row=1)]
         self.rows_per_epoch = len(examples)
 
-    def rows(self, seed: int, step: int, rows: slice, seen: int) -> Rows:
+    def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """See `Arrangement.batch`."""
         positions = seen + step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[rows]
         epochs, indices = examples_at(positions, self.rows_per_epoch, seed)
@@ -262,7 +272,7 @@ class Packed:
         self.rows_per_epoch = int(self.row_ends[-1])
         self.by_length = sort_by_length(examples)
 
-    def rows(self, seed: int, step: int, rows: slice, seen: int) -> Rows:
+    def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """See `Arrangement.batch`."""
         positions = seen + step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[rows]
         epochs, places = np.divmod(positions, self.rows_per_epoch)
@@ -323,7 +333,7 @@ class Buckets:
         self.batch_ends = np.cumsum(self.batch_counts)
         self.rows_per_epoch = int(self.batch_ends[-1]) * batch_size
 
-    def rows(self, seed: int, step: int, rows: slice, seen: int) -> Rows:
+    def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """See `Arrangement.batch`."""
         position = -(-seen // self.batch_size) + step
         epoch, place = np.divmod(np.array([position], np.int64), self.batch_ends[-1])

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes that train as one: how they find each other, agree, and stop. All use of jax.distributed is here.
+
+Every process runs the same steps on its own rows of each batch (`sharding.own_rows`) and writes its own part of a
+checkpoint; the main process alone writes the other files of a run and speaks. Nothing here costs a step anything.
+
+A stop. A signal to one process must end all after the same step, or the others would wait for it for ever. JAX's preemption
+service does this beside the steps: it catches SIGTERM in any process (its thread looks once a second), spreads the
+notice through the coordinator, and names a step that no process has begun (`stop_agreed`). A sum of flags over the
+devices in every step would do the same at the price of a collective and of a transfer a step.
+
+A process that dies is missed after HEARTBEAT_SECONDS: the coordinator then ends all others, with a message of JAX's. A
+process that gives up by itself says why, and ends the others after SHUTDOWN_SECONDS at most.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bert_jax.errors import UserError
+
+HEARTBEAT_SECONDS = 100
+SHUTDOWN_SECONDS = 60
+CONNECT_SECONDS = 300
+
+EXPLICIT = "--coordinator HOST:PORT --processes N --process-id I"
+
+
+def initialize(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+) -> None:
+    """Join the other processes; to be called before JAX looks for devices.
+
+    Args:
+      coordinator: HOST:PORT of process 0, which opens that port; None: as the cluster says (TPU pods, Slurm, Open MPI).
+      processes: how many there are.
+      process_id: this one's number, from 0.
+      heartbeat_seconds: after so long without a sign of life a process counts as dead.
+
+    Raises:
+      UserError: some of the three are given and some are not, they are not possible, there is no cluster to ask, or no
+        connection.
+    """
+    check_place(coordinator, processes, process_id)
+    if jax.config.jax_cpu_collectives_implementation is None:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process_id,
+            initialization_timeout=CONNECT_SECONDS,
+            heartbeat_timeout_seconds=heartbeat_seconds,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"--distributed: no cluster was found (TPU pod, Slurm, Open MPI: {error}): give {EXPLICIT}"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"process {process_id} found no connection to {coordinator} in {CONNECT_SECONDS} s"
+            f" ({str(error).splitlines()[0]}): check that all {processes} processes are started and that the port is open"
+        ) from error
+
+
+def check_place(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
+    """Refuse an incomplete or impossible place among the processes.
+
+    Raises:
+      UserError: with what is lacking or wrong.
+    """
+    given = {"--coordinator": coordinator, "--processes": processes, "--process-id": process_id}
+    lacking = [name for name, value in given.items() if value is None]
+    if len(lacking) == len(given):
+        return
+    if lacking:
+        raise UserError(f"{' and '.join(lacking)} lacking: these go together: {EXPLICIT}")
+    assert coordinator is not None and processes is not None and process_id is not None
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise UserError(f"--coordinator {coordinator} is not HOST:PORT: name process 0's host and a free port there")
+    if processes < 1:
+        raise UserError(f"--processes {processes} is not possible: use 1 or more")
+    if not 0 <= process_id < processes:
+        raise UserError(f"--process-id {process_id} is not one of {processes} processes: use 0 to {processes - 1}")
+
+
+def is_main() -> bool:
+    """Whether this process writes files and speaks; true where there is only one."""
+    return jax.process_index() == 0
+
+
+def require_connection() -> None:
+    """Refuse a part of a TPU pod that was started without its others.
+
+    Raises:
+      UserError: JAX sees several processes, and they were not joined.
+    """
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise UserError(
+            f"this is one of {jax.process_count()} processes that share the devices: start each with --distributed (or"
+            f" {EXPLICIT})"
+        )
+
+
+# ---- agreement -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """What is inside succeeds in every process, or all raise: none is left waiting for one that has given up.
+
+    Raises:
+      UserError: another process was refused; or whatever this one raised.
+    """
+    try:
+        yield
+    except Exception:
+        _failed_processes(failed=True)
+        raise
+    others = _failed_processes(failed=False)
+    if others:
+        raise UserError(f"process {others[0]} gave up: it says why; mend that and start all processes again")
+
+
+def _failed_processes(failed: bool) -> list[int]:
+    if jax.process_count() == 1:
+        return []
+    return np.flatnonzero(multihost_utils.process_allgather(np.int32(failed))).tolist()
+
+
+def require_same(contents: Mapping[str, str]) -> None:
+    """Refuse processes that were started differently.
+
+    Args:
+      contents: name -> what must be the same text in every process.
+
+    Raises:
+      UserError: in every process, naming the first that differs from the main one.
+    """
+    if jax.process_count() == 1:
+        return
+    own = np.array([zlib.crc32(text.encode()) for text in contents.values()], np.uint32)
+    everyone = multihost_utils.process_allgather(own)  # [processes, contents]
+    for process, content in np.argwhere(everyone != everyone[0]).tolist():
+        raise UserError(
+            f"process {process} was started with another {list(contents)[content]} than process 0: start all processes"
+            " with the same command"
+        )
+
+
+def of_main(number: int) -> int:
+    """The main process's number, in every process."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def stop_agreed(step: int) -> bool:
+    """Whether all processes stop after this step because one got SIGTERM; to be asked after every step, in each."""
+    return multihost_utils.reached_preemption_sync_point(step)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run over two real processes with two devices each, beside the same run on one device: equal to rounding."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_config
+
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import MeshConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.pretraining import pretrain
+from bert_jax.settings import to_dict
+from bert_jax.sharding import make_mesh
+from bert_jax.train_state import Training
+
+STEPS = 24
+CONFIG = small_config(
+    model=replace(small_config().model, attention_probs_dropout_prob=0.0),  # one dropout is enough; compiles faster
+    phases=(PhaseConfig(sequence_length=16, steps=STEPS, batch_size=16, max_predictions_per_seq=3),),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+    log_every=1,
+    eval_every=0,
+    save_every=1000,
+)
+# `bert-jax ARGUMENTS`, without TensorFlow, whose import takes seconds. PACE: seconds that each step takes at least.
+WORKER = """
+import os, sys, time
+sys.modules["tensorflow"] = None
+from bert_jax.cli import main
+if pace := float(os.environ.get("PACE", 0)):
+    from bert_jax.session import Session
+    measured = Session.measured
+    def slowly(self, *arguments):
+        time.sleep(pace)
+        measured(self, *arguments)
+    Session.measured = slowly
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(config: PretrainConfig, data: Path, run: Path, pace: float = 0.0) -> list[subprocess.Popen]:
+    """`bert-jax pretrain` in two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    file = run.parent / f"{run.name}.json"
+    file.write_text(json.dumps(to_dict(config)))
+    flags = "--xla_force_host_platform_device_count=2 --xla_llvm_disable_expensive_passes=true"
+    flags += " --xla_backend_optimization_level=0"
+    command = [sys.executable, "-c", WORKER, "pretrain", str(file), "--data", str(data), "--output", str(run)]
+    processes = []
+    for number in range(2):
+        place = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process-id", str(number)]
+        with (run.parent / f"{run.name}.{number}.err").open("a") as said:
+            environment = {**os.environ, "XLA_FLAGS": flags, "PACE": str(pace)}
+            processes.append(subprocess.Popen([*command, *place], env=environment, stderr=said, stdout=said))
+    return processes
+
+
+def finish(processes: list[subprocess.Popen], run: Path) -> list[int]:
+    """Exit statuses; what the processes said is shown where a test fails."""
+    try:
+        return [process.wait(timeout=100) for process in processes]
+    finally:
+        for number, process in enumerate(processes):
+            process.kill()
+            print(f"--- process {number}\n{(run.parent / f'{run.name}.{number}.err').read_text()}")
+
+
+def lines(run: Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in found]
+
+
+def parameters(run: Path):
+    abstract = Training(CONFIG, make_mesh(CONFIG.mesh)).abstract_state.params
+    checkpoints = Checkpoints(run / "checkpoints")
+    restored = checkpoints.restore(STEPS, {"params": abstract})["params"]
+    checkpoints.close()
+    return jax.tree.map(np.asarray, restored)
+
+
+def assert_same(run: Path, alone: Path) -> None:
+    """Every line of metrics to 1e-5, the last parameters to 1e-6."""
+    for found, expected in zip(lines(run), lines(alone), strict=True):
+        assert found.pop("kind") == expected.pop("kind")
+        if "mlm_loss" in expected:
+            assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        else:
+            assert found == expected
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=1e-6), parameters(run), parameters(alone)
+    )
+
+
+def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepared, tmp_path):
+    """Two processes with copies of the parameters, stopped by a SIGTERM to one of them, and resumed by two whose
+    parameters are cut over both, and by one alone: metrics and parameters are those of the run on one device."""
+    alone, run, copy = tmp_path / "alone", tmp_path / "run", tmp_path / "copy"
+    processes = start(replace(CONFIG, mesh=MeshConfig(data=4)), prepared.data, run, pace=0.1)
+    deadline = time.monotonic() + 100
+    while not (run / "metrics.jsonl").is_file() or len(lines(run)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    assert finish(processes, run) == [128 + signal.SIGTERM] * 2
+    assert 1 < lines(run)[-1]["step"] < STEPS, "stopped in the middle"
+    shutil.copytree(run, copy)
+    assert finish(start(replace(CONFIG, mesh=MeshConfig(1, 2, 2)), prepared.data, run), run) == [0, 0]
+    pretrain(CONFIG, prepared.data, alone, resume_command="")
+    assert_same(run, alone)
+    pretrain(CONFIG, prepared.data, copy, resume_command="")
+    assert_same(copy, alone)

@@ -25,8 +25,9 @@ demo: .venv/installed
 
 # ---- checks -------------------------------------------------------------------------------------------------------
 
+# Two processes: most of a test is one thread, compiling.
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.attention import attention
+from bert_jax.attention import attention, RESIDUALS
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout, fold_seeds
 from bert_jax.residuals import dense, gelu_dense, kernel_gradient, layer_norm
@@ -217,7 +217,12 @@ def rematerialised(body: Callable, compute: Compute) -> Callable:
     """The scan's body under the remat policy `none`, `dots` or `full`."""
     if compute.remat == "none":
         return body
-    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if compute.remat == "dots" else None
+    # A fused kernel is no matrix product to the policy: what its backward pass needs is saved by name.
+    policies = jax.checkpoint_policies
+    dots = policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(RESIDUALS)
+    )
+    saved = dots if compute.remat == "dots" else None
     # Inside a loop the compiler cannot merge the second computation with the first; unrolled it could.
     return jax.checkpoint(body, policy=saved, prevent_cse=not compute.scan_layers)
 

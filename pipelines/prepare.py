@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
     page = options.output / "passport.html"
     if made or not page.exists():
-        page = write_page(options.output)
+        page = write_page(options.output, tokenizer.vocabulary)
     if not made:
         print(f"{options.output} is complete, from the same text with the same settings: nothing to do")
         return 0

@@ -174,6 +174,14 @@ def test_page_of_a_real_preparation(prepared: Prepared, tmp_path):
     assert "the vocabulary has only" in text
 
 
+def test_a_vocabulary_that_is_given_is_not_read_again(prepared: Prepared, tmp_path, monkeypatch):
+    (tmp_path / MANIFEST).write_bytes((prepared.data / MANIFEST).read_bytes())
+    monkeypatch.setattr("bert_jax.passport.page.load_tokenizer", lambda path: pytest.fail("it was read"))
+    place = json.loads((prepared.data / MANIFEST).read_text())["splits"]["train"]["commonest_token"]
+    assert "“given” (" in Page(write_page(tmp_path, ["other"] * place + ["given"])).text
+    assert f"“id {place}” (" in Page(write_page(tmp_path, [])).text
+
+
 def test_what_is_no_data_is_refused(tmp_path):
     with pytest.raises(UserError, match=re.escape(str(tmp_path))):
         write_page(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jinja2
 import numpy as np
 import pytest
 from matplotlib import rcParams
@@ -20,12 +21,14 @@ from bert_jax.report import charts, data_tables, panels, tables, write_report
 from bert_jax.report.drawing import spread, Steps, thin
 from bert_jax.report.run_files import load_run
 from bert_jax.report.summary import parameter_count
+from bert_jax.report.template import fill, save_page
 from bert_jax.settings import flatten, to_dict
 
 CONFIG = PretrainConfig(
     model=ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
     phases=(PhaseConfig(16, 60, 4, 3), PhaseConfig(32, 40, 4, 5)),
     optimizer=OptimizerConfig(warmup_steps=10),
+    compute_dtype="float32",  # a run writes down what `auto` stood for
     log_every=10,
     eval_every=50,
 )
@@ -234,7 +237,7 @@ def test_command_writes_the_page_and_prints_its_path(run: Path, capsys: pytest.C
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert "<h1>first-run</h1>" in (run / "report.html").read_text()
-    assert not list(run.glob(".report*"))
+    assert [path.name for path in run.iterdir() if "report" in path.name] == ["report.html"]
 
 
 def test_every_chart_and_section_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +292,20 @@ def test_long_run_stays_small_and_says_that_it_averages(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "long", metrics=lines, config=config)).read_text()
     assert len(page.encode()) < 600_000
     assert "Curves of more than 300 points are averaged" in page
+
+
+@pytest.mark.parametrize("page", ["report", "passport", "bench"])
+def test_a_value_that_is_not_given_is_an_error(page: str) -> None:
+    with pytest.raises(jinja2.UndefinedError):
+        fill(f"{page}/{page}.html.jinja")
+
+
+def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    path = save_page("first é", tmp_path / "page.html")
+    with pytest.raises(UnicodeEncodeError):
+        save_page("\ud800", path)
+    assert path.read_text(encoding="utf-8") == "first é"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # ---- numbers come from the files ---------------------------------------------------------------------------

@@ -1,14 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fills the template: passport.json -> the page -> passport.html."""
 
-import functools
-import os
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from bert_jax.data.findings import PROBLEM, serious
 from bert_jax.data.passport_checks import check_passport
@@ -32,39 +26,43 @@ from bert_jax.passport.tables import (
     tables_of,
     tiles,
 )
+from bert_jax.report.template import fill, save_page
 from bert_jax.tokenization import load_tokenizer
 
 PAGE = "passport.html"
 
 
-def write_page(directory: Path) -> Path:
+def write_page(directory: Path, vocabulary: Sequence[str] | None = None) -> Path:
     """Write `passport.html` into a directory of prepared data, in place of an earlier one; returns its path.
+
+    Args:
+      directory: with passport.json.
+      vocabulary: the entries by id; None: those of the vocabulary in the directory.
 
     Raises:
       UserError: not prepared data.
     """
-    page = render(directory, read_manifest(directory))
-    path = directory / PAGE
-    unfinished = path.with_name(f".{PAGE}.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    passport = read_manifest(directory)
+    entries = _read_vocabulary(directory) if vocabulary is None else vocabulary
+    return save_page(render(directory, passport, entries), directory / PAGE)
 
 
-def render(directory: Path, passport: Passport) -> str:
-    """The page as text."""
+def render(directory: Path, passport: Passport, vocabulary: Sequence[str]) -> str:
+    """The page as text; a token that is not in the vocabulary is shown by its number."""
+
+    def entry(place: int) -> str:
+        return vocabulary[place] if 0 <= place < len(vocabulary) else f"id {place}"
+
     findings = serious(check_passport(passport, directory))
-    return _template().render(
+    return fill(
+        "passport/passport.html.jinja",
         name=directory.resolve().name,
         findings=findings,
         problem=any(finding.severity == PROBLEM for finding in findings),
         facts=facts(passport),
         tiles=tiles(passport),
         sources=sources(passport),
-        splits=splits(passport, _vocabulary(directory)),
+        splits=splits(passport, entry),
         left_out=left_out(passport),
         length_panels=length_panels(passport),
         scripts=scripts(passport),
@@ -79,25 +77,8 @@ def render(directory: Path, passport: Passport) -> str:
     )
 
 
-def _vocabulary(directory: Path) -> Callable[[int], str]:
-    """Token id -> the entry of the vocabulary."""
+def _read_vocabulary(directory: Path) -> Sequence[str]:
     try:
-        entries = load_tokenizer(directory).vocabulary
+        return load_tokenizer(directory).vocabulary
     except UserError:  # the page is about the passport; without a vocabulary it shows numbers
-        entries = ()
-    return lambda place: entries[place] if 0 <= place < len(entries) else f"id {place}"
-
-
-@functools.cache
-def _template() -> Any:
-    """The page's template; styles and macros are those of a run's report."""
-    report = resources.files("bert_jax.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    own = resources.files("bert_jax.passport").joinpath("passport.html.jinja").read_text(encoding="utf-8")
-    macros, _, page = report.partition("<!doctype html>")
-    style = page.partition("<style>")[2].partition("</style>")[0]
-    loader = jinja2.DictLoader({"macros": macros, "style": style, "page": own})
-    undefined = jinja2.StrictUndefined
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page")
+        return ()

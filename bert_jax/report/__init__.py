@@ -8,7 +8,8 @@ The page stands alone: no script, and nothing is loaded from elsewhere.
   drawing, charts    plain lists -> SVG
   summary, notices, panels, samples, tables, data_tables
                      `Run` -> what the template prints
-  page               the template filled and written
+  template           how a page is filled and saved, of other parts too
+  page               the report: what its template prints
 """
 
 from bert_jax.report.page import write_report

@@ -1,13 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fills the template: `Run` -> the page -> report.html."""
 
-import functools
-import os
-from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from bert_jax.batch import pair_words
 from bert_jax.report.data_tables import data_tables, first_batches, passes, shares
@@ -18,6 +12,7 @@ from bert_jax.report.run_files import load_run, Run
 from bert_jax.report.samples import sample_card
 from bert_jax.report.summary import headline, tiles
 from bert_jax.report.tables import evaluation_table, machine, settings
+from bert_jax.report.template import fill, save_page
 
 
 def write_report(run_directory: Path) -> Path:
@@ -26,20 +21,13 @@ def write_report(run_directory: Path) -> Path:
     Raises:
       UserError: not a run directory, or one of its JSON files cannot be read.
     """
-    page = render(load_run(run_directory))
-    path = run_directory / "report.html"
-    unfinished = path.with_name(f".report.html.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return save_page(render(load_run(run_directory)), run_directory / "report.html")
 
 
 def render(run: Run) -> str:
     """The page as text."""
-    return _template().render(
+    return fill(
+        "report/report.html.jinja",
         headline=headline(run),
         notices=notices(run),
         tiles=tiles(run),
@@ -63,11 +51,3 @@ def render(run: Run) -> str:
         machine=machine(run),
         evaluate=evaluate_command(run),
     )
-
-
-@functools.cache
-def _template() -> Any:
-    text = resources.files("bert_jax.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    undefined = jinja2.StrictUndefined
-    environment = jinja2.Environment(autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)

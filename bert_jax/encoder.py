@@ -21,6 +21,7 @@ from bert_jax.attention import attention, RESIDUALS
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout, fold_seeds
 from bert_jax.residuals import dense, gelu_dense, kernel_gradient, layer_norm
+from bert_jax.sharding import keep_rows
 
 # What is dropped in a layer, as numbers folded into a row's seeds; attention takes one site for each head after these.
 EMBEDDING_SITE = 0
@@ -91,7 +92,7 @@ class Embeddings(nnx.Module):
         x = x + look_up(self.segment[...], segment_ids, self.dtype)
         x = self.norm(x)
         seeds = None if seeds is None else fold_seeds(seeds, EMBEDDING_SITE)
-        return dropout(x, self.dropout_rate, seeds).astype(self.dtype)
+        return keep_rows(dropout(x, self.dropout_rate, seeds).astype(self.dtype))
 
 
 class SelfAttention(nnx.Module):
@@ -204,7 +205,7 @@ class Encoder(nnx.Module):
         def body(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
             parameters, number = layer
             own_seeds = None if seeds is None else fold_seeds(seeds, number)
-            x = nnx.merge(graph, parameters)(x, sequence_ids, own_seeds)
+            x = keep_rows(nnx.merge(graph, parameters)(keep_rows(x), sequence_ids, own_seeds))
             return x, (x if all_layers else None)
 
         # Layers count from 1: number 0 is the embeddings, whose site 0 must not meet a layer's.
@@ -229,7 +230,7 @@ def rematerialised(body: Callable, compute: Compute) -> Callable:
 
 def take_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
     """x [B, S, D] at positions [B, N] -> [B, N, D]."""
-    return jnp.take_along_axis(x, positions[:, :, None], axis=1)
+    return keep_rows(jnp.take_along_axis(x, positions[:, :, None], axis=1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -22,7 +22,7 @@ from bert_jax.encoder import (
     LayerNorm,
     take_positions,
 )
-from bert_jax.residuals import along_last, exact, gelu
+from bert_jax.residuals import gelu, logits
 
 
 class PretrainingOutput(NamedTuple):
@@ -43,20 +43,12 @@ class MlmHead(nnx.Module):
         if not config.tie_word_embeddings:
             self.decoder = nnx.Param(initial_weights(config, rngs, (config.vocab_size, config.hidden_size)))
         self.config = config
-        self.compute = compute
 
     def __call__(self, x: jax.Array, word_embedding: jax.Array) -> jax.Array:
         """x [B, M, D], word_embedding [V, D] -> logits [B, M, V] float32."""
         x = self.norm(gelu(self.transform(x), self.config.hidden_act))
         decoder = word_embedding if self.config.tie_word_embeddings else self.decoder[...]
-        logits = jnp.einsum(
-            "bmd,vd->bmv",
-            x,
-            decoder.astype(self.compute.dtype),
-            precision=exact(self.compute.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return logits + along_last(self.bias[...], 3)
+        return logits(x, decoder, self.bias[...])
 
 
 class PretrainingModel(nnx.Module):

@@ -8,6 +8,7 @@ What each keeps, in the dtype of the computation unless said otherwise:
 - `dense`: its input, and its parameters as they are (float32): their cast is done again, not stored.
 - `gelu`: its input.
 - `gelu_dense`: the input of GELU; what comes out of GELU is computed again.
+- `logits`: as `dense`; the products of its gradient are in the dtype of the computation, though what it returns is float32.
 
 Gradients of parameters are float32, summed in float32.
 
@@ -153,6 +154,29 @@ def _normal_cdf(x: jax.Array, form: str) -> jax.Array:
     if form == "gelu_erf":
         return 0.5 * (1 + jax.lax.erf(x * SQRT_HALF))
     return 0.5 * (1 + jnp.tanh(SQRT_TWO_OVER_PI * (x + CUBIC * x**3)))
+
+
+# ---- logits --------------------------------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def logits(x: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
+    """x [N, D] @ the transposed table [V, D] + bias [V] -> [N, V] float32, with float32 sums."""
+    return _logits_forward(x, table, bias)[0]
+
+
+def _logits_forward(x: jax.Array, table: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+    y = multiply(x, table.astype(x.dtype).T, jnp.float32) + along_last(bias, x.ndim)
+    return y, (x, table)
+
+
+def _logits_backward(residuals: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, table = residuals
+    narrow = gradient.astype(x.dtype)  # or both products would be float32: two thirds of the head's FLOPs
+    return multiply(narrow, table.astype(x.dtype)), kernel_gradient(narrow, x), _bias_gradient(gradient)
+
+
+logits.defvjp(_logits_forward, _logits_backward)
 
 
 # ---- what they share -----------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 """The mesh, and the one table that says how parameters and batches are cut over it.
 
 Axes: `dcn` and `data` (copies of the parameters, each on its own rows; `dcn` over the slower network), `fsdp` (rows,
-parameters and optimizer state cut), `tensor` (heads, feed-forward features, vocabulary cut). The model knows nothing of
-this.
+parameters and optimizer state cut), `tensor` (heads, feed-forward features, vocabulary cut). The model knows
+no more of this than `keep_rows`.
 """
 
 import math
@@ -210,6 +210,19 @@ def parameter_shardings(parameters: Any, mesh: Mesh) -> Any:
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def keep_rows(x: jax.Array) -> jax.Array:
+    """An activation [B, ...] cut by rows and whole otherwise, over the mesh that is in force; without one, `x`.
+
+    Left to itself, the partitioner follows the parameters: with `fsdp` it would cut features instead of rows and exchange
+    activations in every layer.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(kinds.get(axis) != AxisType.Auto for axis in ROWS[0]):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*ROWS, *(None,) * (x.ndim - 1)))
 
 
 def row_shards(mesh: Mesh) -> int:

@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from bert_jax import __version__, distributed
 from bert_jax.accounting import device_peak
+from bert_jax.attention import AttentionCase, resolve_implementation
+from bert_jax.attention.check import check_at_start
 from bert_jax.checkpoint import Checkpoints, first_line
 from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.config import PretrainConfig
@@ -25,7 +27,7 @@ from bert_jax.settings import to_dict
 from bert_jax.sharding import check_batch, check_heads, make_mesh
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train_loop import listen_for_stop, StopRequest, train
-from bert_jax.train_state import resolve_compute_dtype, Training, TrainState
+from bert_jax.train_state import resolve_compute_dtype, row_lengths, Training, TrainState
 
 
 def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str) -> RunDirectory:
@@ -78,7 +80,7 @@ def prepare_training(config: PretrainConfig, data: DataDirectory) -> Training:
     # The run records the dtype it was computed in, so that resuming it on another platform does not change it.
     dtype = resolve_compute_dtype(config.compute_dtype, mesh.devices.flat[0].platform)
     training = Training(replace(config, compute_dtype=dtype), mesh)
-    _ = training.compute  # refuses an attention that cannot do this
+    resolve_implementation(config.attention, attention_case(training))  # refuses one that cannot do this
     _ = training.abstract_state  # refuses a mesh that cannot cut the parameters
     return training
 
@@ -107,6 +109,7 @@ def train_session(session: Session, state: TrainState, done: int, stop: StopRequ
     if is_main():
         record_environment(session.run, session.training.mesh)
     session.say_choices()
+    say(check_attention(session.training))
     with session.progress(done):
         if done == 0:
             session.measure_data()
@@ -154,6 +157,31 @@ def check_examples(config: PretrainConfig, data: DataDirectory, number: int) -> 
             f" {phase.sequence_length} tokens, phases.{number}.batch_size={phase.batch_size}: set"
             f" phases.{number}.batch_size={count} or less, or packing=padded"
         )
+
+
+def attention_case(training: Training) -> AttentionCase:
+    """What a run asks of attention on one of its devices."""
+    config, device = training.config, training.mesh.devices.flat[0]
+    return AttentionCase(
+        platform=device.platform,
+        device_kind=device.device_kind,
+        sequence_lengths=tuple(sorted({size for phase in config.phases for size in row_lengths(config, phase)})),
+        heads=config.model.num_attention_heads // training.mesh.shape["tensor"],
+        head_size=config.model.head_size,
+        dtype=training.compute.dtype,
+        dropout_rate=config.model.attention_probs_dropout_prob,
+    )
+
+
+def check_attention(training: Training) -> str:
+    """The line to say of the run's attention, which is compared with the reference on this device first.
+
+    Raises:
+      UserError: it is too far from the reference.
+    """
+    case = attention_case(training)
+    name = resolve_implementation(training.config.attention, case)
+    return f"attention: {name}" if name == "reference" else check_at_start(name, case)
 
 
 def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, int, Window]:

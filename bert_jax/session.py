@@ -93,7 +93,7 @@ class Session:
         where = f"on {mesh.size} of {jax.device_count()} {jax.devices()[0].device_kind} devices"
         hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         say(f"mesh: {axes}, {where}{hosts}")
-        say(f"computing in {config.compute_dtype}, parameters in float32; attention: {self.training.compute.attention}")
+        say(f"computing in {config.compute_dtype}, parameters in float32")
         say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
 
     def schedule(self) -> Schedule:

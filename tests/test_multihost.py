@@ -57,8 +57,7 @@ def start(config: PretrainConfig, data: Path, run: Path, pace: float = 0.0) -> l
     run.parent.mkdir(parents=True, exist_ok=True)
     file = run.parent / f"{run.name}.json"
     file.write_text(json.dumps(to_dict(config)))
-    flags = "--xla_force_host_platform_device_count=2 --xla_llvm_disable_expensive_passes=true"
-    flags += " --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     command = [sys.executable, "-c", WORKER, "pretrain", str(file), "--data", str(data), "--output", str(run)]
     processes = []
     for number in range(2):

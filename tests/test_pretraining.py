@@ -4,6 +4,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -175,6 +176,7 @@ def test_a_stop_in_the_last_step_of_a_phase(few, straight, tmp_path, monkeypatch
 
 RUN = """
 import json, sys
+sys.modules["tensorflow"] = None  # the plain feed: the same batches, and seconds saved
 from pathlib import Path
 from bert_jax.settings import from_dict
 from bert_jax.pretraining import pretrain
@@ -205,6 +207,18 @@ def test_killed_in_a_save(few, straight, tmp_path, capsys):
     assert "9.orbax-checkpoint-tmp" in said
     assert f"resuming {run} at step" in said
     assert_same(run, straight)
+
+
+def test_the_start_says_what_was_chosen_and_how_long_it_took(prepared, tmp_path, capfd):
+    """Mesh, dtype, attention with what its check has found, feed, compilation."""
+    config = replace(CONFIG, attention="xla", phases=(replace(CONFIG.phases[0], steps=1),), eval_every=0)
+    config = replace(config, optimizer=OptimizerConfig(warmup_steps=0))
+    pretrain(config, prepared.data, tmp_path / "run", resume_command="")
+    said = capfd.readouterr().err
+    assert "mesh: dcn 1, data 1, fsdp 1, tensor 1, on 1 of 8 cpu devices" in said
+    assert "computing in float32" in said
+    assert "attention: xla, checked against the reference on rows of 16 tokens: largest error" in said
+    assert re.search(r"phase 0: compiled in \d+\.\d s", said)
 
 
 def test_a_finished_run_says_so(few, straight, capsys):
@@ -405,6 +419,7 @@ REFUSED = {
         lambda: replace(CONFIG, mesh=MeshConfig(1, 1, 8)),
         r"mesh.tensor=8 does not divide model.num_attention_heads=2, and a head is never cut: set mesh.tensor=2",
     ),
+    "an attention for other devices": (lambda: replace(CONFIG, attention="pallas_tpu"), "attention=pallas_tpu"),
     "mesh and devices": (
         lambda: replace(CONFIG, mesh=MeshConfig(16)),
         "mesh data=16, fsdp=1, tensor=1 needs 16 devices and there are 8",
@@ -500,7 +515,7 @@ def test_a_write_that_fails(few, straight, tmp_path):
     shutil.copytree(straight, run)
     shutil.rmtree(run / "checkpoints" / "12")
     limited = (
-        "import resource, sys; from bert_jax.cli import main;"
+        "import resource, sys; sys.modules['tensorflow'] = None; from bert_jax.cli import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)); sys.exit(main(sys.argv[1:]))"
     )
     config = tmp_path / "config.json"

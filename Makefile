@@ -25,9 +25,9 @@ demo: .venv/installed
 
 # ---- checks -------------------------------------------------------------------------------------------------------
 
-# Two processes: most of a test is one thread, compiling.
-test: .venv/installed lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Two processes: most of a test is one thread, compiling. The TPU compiler is on the path of the tests only.
+test: .venv/installed .venv/tpu-compiler lint
+	PYTHONPATH="$(CURDIR)/.venv/tpu-compiler" $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -44,6 +44,10 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
+.venv/tpu-compiler: .venv/installed requirements-plan.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $@ -r requirements-plan.lock
+	@touch $@
+
 # Newest versions of everything, tried in an environment of its own. Names and versions only.
 lock:
 	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
@@ -52,6 +56,9 @@ lock:
 	  .venv-lock/bin/python -m pip freeze --all --exclude bert-jax --exclude pip | \
 	  sed '/^tensorflow/ s/$$/ ; sys_platform == "linux"/; s/^tensorflow-datasets\(.*\) ;.*/tensorflow-datasets\1/; s/^tensorflow-metadata\(.*\) ;.*/tensorflow-metadata\1/'; \
 	} > requirements.lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[plan]"
+	{ head -1 requirements-plan.lock; .venv-lock/bin/python -m pip freeze | grep '^libtpu=='; } > .venv-lock/plan.lock
+	mv .venv-lock/plan.lock requirements-plan.lock
 	rm -rf .venv-lock build
 
 clean:

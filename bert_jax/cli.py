@@ -22,6 +22,8 @@ STAGES = {
     "fill-mask": "run + text with [MASK] -> predictions",
     "report": "run -> report.html",
     "doctor": "data or run -> what is likely wrong, and what to do",
+    "bench": "machine -> speed of step, attention, feed and checkpoint, beside a peer; bench.json and bench.html",
+    "plan": "config + accelerator topology -> does it fit, what does it cost",
     "describe": "config -> parameters, FLOPs, memory",
 }
 

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Under which conditions something was measured: machine, devices, versions, settings of JAX, time."""
+
+import os
+import platform
+from datetime import datetime, UTC
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax import __version__
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
+SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "OMP_", "CUDA_VISIBLE")  # beginnings of environment variables
+
+
+def conditions() -> dict[str, Any]:
+    """What to write beside a figure."""
+    devices = jax.local_devices()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "device_count": len(devices),
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "load_average": list(os.getloadavg()),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {"bert_jax": __version__, **_versions()},
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's name, as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, a file each: `measure(workbench)` yields records, plain dictionaries that JSON can hold.
+
+Every record has a `name`, and a `kind` that says which fields follow; one that failed has `name` and `error`.
+"""
+
+# In the order they run in; the names of the modules here.
+SUBJECTS = {
+    "ceiling": "matrix products and copies: what the device can do at most",
+    "kernels": "every kernel of attention against the reference",
+    "step": "the train step: throughput, utilisation, the optimizer's share, what the loop adds, what dropout costs",
+    "attention": "attention alone, every implementation that runs here",
+    "feed": "batches from the plain feed",
+    "checkpoint": "how long a save holds up training",
+    "memory": "device memory of a step",
+    "train": "loss curves in float32 and bfloat16 on a made-up language",
+    "peer": "the same step in PyTorch transformers, in turn with ours",
+}
+DEFAULT = ("ceiling", "step", "attention")

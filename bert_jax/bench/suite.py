@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured on which platform: the sizes of every subject, in one table a platform."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bert_jax.batch import BatchShape
+from bert_jax.config import MeshConfig, MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.settings import override
+
+STEPS = 100_000  # of a run that is never finished: the schedule asks for a length
+PACKED_EXAMPLES = 4  # in a row at most
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model on batches of one shape: the first phase of a configuration."""
+
+    name: str
+    config: PretrainConfig
+
+    @property
+    def phase(self) -> PhaseConfig:
+        """The only phase that counts."""
+        return self.config.phases[0]
+
+    @property
+    def shape(self) -> BatchShape:
+        """Of the global batch."""
+        phase, packed = self.phase, self.config.packing == "packed"
+        examples = self.config.examples_per_row if packed else 1
+        return BatchShape(phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq, examples)
+
+    def with_rows(self, rows: int) -> "Case":
+        """The same with another batch."""
+        return replace(self, config=replace(self.config, phases=(replace(self.phase, batch_size=rows),)))
+
+    def with_model(self, name: str, **changes: Any) -> "Case":
+        """The same under another name with other model settings."""
+        return Case(name, replace(self.config, model=replace(self.config.model, **changes)))
+
+
+@dataclass(frozen=True)
+class AttentionSize:
+    """Queries, keys and values of one call."""
+
+    rows: int
+    sequence_length: int
+    heads: int
+    head_size: int = 64
+
+
+@dataclass(frozen=True)
+class Suite:
+    """All sizes of a platform."""
+
+    rounds: int  # samples of each side
+    shortest: float  # seconds of a sample; short calls are repeated in it
+    product_dtype: str
+    product_sizes: tuple[int, ...]  # N of N x N x N matrix products; the first is what steps are held against
+    copy_bytes: int
+    steps: tuple[Case, ...]
+    loop_cases: tuple[str, ...]  # cases whose loop is compared with steps dispatched back to back
+    loop_steps: int
+    dropout: Case | None  # the case whose cost of dropout is measured
+    attention: tuple[AttentionSize, ...]
+    kernels: tuple[AttentionSize, ...]
+    feed: tuple[Case, ...]
+    feed_batches: int
+    checkpoint: Case
+    largest: Case | None  # the case whose largest batch is looked for
+    train: Case
+    train_steps: int
+    peer: tuple[Case, ...]
+
+
+def make_case(name: str, size: str, rows: int, length: int, packed: bool = False, **changes: Any) -> Case:
+    """A case of one of the named sizes (`config.MODEL_SIZES`), dropout 0.1."""
+    model = changes.pop("model", {})
+    config = PretrainConfig(
+        model=ModelConfig(**{**MODEL_SIZES[size], **model}),
+        phases=(PhaseConfig(length, STEPS, rows, _predictions(length, PACKED_EXAMPLES if packed else 0)),),
+        optimizer=OptimizerConfig(warmup_steps=100),
+        packing="packed" if packed else "padded",
+        examples_per_row=PACKED_EXAMPLES,
+        **changes,
+    )
+    return Case(name, config)
+
+
+def _predictions(length: int, packed: int) -> int:
+    return math.ceil(0.15 * length) + packed
+
+
+def suite_for(platform: str, devices: int = 1) -> Suite:
+    """The sizes for a platform (cpu, gpu, tpu); batches grow with the number of devices."""
+    return _cpu_suite() if platform == "cpu" else _accelerator_suite(devices)
+
+
+def _cpu_suite() -> Suite:
+    """For few cores: about ten minutes in all on two of them."""
+    tiny, mini = make_case("2x128", "tiny", 32, 128), make_case("4x256", "mini", 32, 128)
+    base = make_case("12x768", "base", 8, 128)
+    return Suite(
+        rounds=5,
+        shortest=0.05,
+        product_dtype="float32",
+        product_sizes=(2048, 1024, 512),
+        copy_bytes=2**28,
+        steps=(tiny, mini, base),
+        loop_cases=("2x128",),
+        loop_steps=4,
+        dropout=tiny,
+        attention=(AttentionSize(8, 128, 12), AttentionSize(2, 512, 12)),
+        kernels=(AttentionSize(2, 128, 2), AttentionSize(2, 256, 2)),
+        feed=_feed_cases(256),
+        feed_batches=20,
+        checkpoint=mini,
+        largest=None,
+        train=train_case(32, 64),
+        train_steps=200,
+        peer=tuple(on_one_device(case) for case in (tiny, mini, base)),
+    )
+
+
+def _accelerator_suite(devices: int) -> Suite:
+    """For one or several chips: about eight minutes on a GPU of 2024. 64 k tokens a step and device, less where that
+    does not fit."""
+    base = make_case("BERT-base, 128", "base", 512 * devices, 128)
+    large = make_case("BERT-large, packed 512", "large", 128 * devices, 512, packed=True)
+    full = make_case("BERT-base, 128, fp32", "base", 512 * devices, 128, compute_dtype="float32")
+    return Suite(
+        rounds=9,
+        shortest=0.1,
+        product_dtype="bfloat16",
+        product_sizes=(8192, 4096),
+        copy_bytes=2**30,
+        steps=(base, large, full),
+        loop_cases=("BERT-base, 128", "BERT-large, packed 512"),
+        loop_steps=20,
+        dropout=large,
+        attention=(AttentionSize(512, 128, 16), AttentionSize(128, 512, 16)),
+        kernels=(AttentionSize(2, 128, 16), AttentionSize(2, 512, 16)),
+        feed=_feed_cases(256),
+        feed_batches=100,
+        checkpoint=base,
+        largest=large,
+        train=train_case(64 * devices, 128),
+        train_steps=300,
+        peer=(on_one_device(base.with_rows(512)),),
+    )
+
+
+def _feed_cases(rows: int) -> tuple[Case, ...]:
+    return (
+        make_case("padded, 128", "base", rows, 128),
+        make_case("padded, 512", "base", rows, 512),
+        make_case("packed, 512", "base", rows, 512, packed=True),
+    )
+
+
+def train_case(rows: int, length: int) -> Case:
+    """A small model on the made-up language of 64 words on four topics, which it knows apart after a hundred steps."""
+    case = make_case("2x128 on a made-up language", "tiny", rows, length, model={"vocab_size": 68})
+    return replace(case, config=replace(case.config, optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=30)))
+
+
+def on_one_device(case: Case) -> Case:
+    """The case without a mesh: the peer runs on one device."""
+    return replace(case, config=replace(case.config, mesh=MeshConfig(data=1)))
+
+
+def suite_of(suite: Suite, name: str, config: PretrainConfig) -> Suite:
+    """The suite with the phases of a configuration in place of its own models. Buckets are measured at full width."""
+    config = replace(config, packing="padded") if config.packing == "buckets" else config
+    cases = tuple(
+        Case(
+            f"{name}, {phase.batch_size} x {phase.sequence_length}",
+            replace(config, phases=(replace(phase, steps=max(phase.steps, config.optimizer.warmup_steps + 1)),)),
+        )
+        for phase in config.phases
+    )
+    model, tokens = config.model, suite.attention[0].rows * suite.attention[0].sequence_length
+    attention = tuple(
+        AttentionSize(max(1, tokens // length), length, model.num_attention_heads, model.head_size)
+        for length in sorted({phase.sequence_length for phase in config.phases})
+    )
+    return replace(
+        suite,
+        steps=cases,
+        loop_cases=tuple(case.name for case in cases),
+        dropout=cases[-1],
+        attention=attention,
+        checkpoint=cases[0],
+        largest=cases[-1] if suite.largest else None,
+        peer=tuple(on_one_device(case) for case in cases if case.config.packing != "packed"),
+    )
+
+
+def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:
+    """The suite with settings changed in all cases of steps, peer, memory and checkpoint.
+
+    Raises:
+      UserError: an unknown setting or value.
+    """
+
+    def changed(case: Case) -> Case:
+        return Case(case.name, override(case.config, assignments))
+
+    return replace(
+        suite,
+        steps=tuple(changed(case) for case in suite.steps),
+        dropout=changed(suite.dropout) if suite.dropout else None,
+        checkpoint=changed(suite.checkpoint),
+        largest=changed(suite.largest) if suite.largest else None,
+        peer=tuple(changed(case) for case in suite.peer),
+    )

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a run: every phase compiled for a machine, whether it fits, how long it takes."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from bert_jax.attention import resolve_implementation
+from bert_jax.config import PretrainConfig
+from bert_jax.plan.estimate import assumptions, Estimate, estimate_step
+from bert_jax.plan.fitting import Change, Largest, largest_micro_batch, only_copies, smallest_change
+from bert_jax.plan.machine import Machine
+from bert_jax.plan.program import compile_phase, Program
+from bert_jax.pretraining import attention_case
+from bert_jax.settings import to_dict
+from bert_jax.sharding import check_batch, check_heads, make_mesh
+from bert_jax.train_state import Training
+
+DAY = 86_400.0  # seconds
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase on a machine."""
+
+    number: int
+    program: Program
+    estimate: Estimate | None  # None: it was refused for its memory
+    largest: Largest | None  # None: not looked for
+    sequences_per_second: float | None
+    tokens_per_second: float | None
+    share_of_peak: float | None  # FLOPs by the formula
+    days: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run on a machine, and the change that makes it fit where it does not."""
+
+    config: PretrainConfig
+    machine: Machine
+    mesh: dict[str, int]
+    compute: dict[str, str]  # dtype, attention, remat
+    assumptions: Sequence[str]
+    phases: Sequence[PhasePlan]
+    change: Change | None
+    changed_phases: Sequence[PhasePlan]  # with the change; empty where none is needed
+
+    @property
+    def fits(self) -> bool:
+        """Whether every phase fits as configured."""
+        return all(phase.program.fits for phase in self.phases)
+
+    @property
+    def days(self) -> float | None:
+        """Of the configured steps, with the change where one is needed; None: not known."""
+        days = [phase.days for phase in (self.changed_phases or self.phases)]
+        return None if any(each is None for each in days) else sum(each for each in days if each is not None)
+
+    def as_record(self) -> dict[str, Any]:
+        """All of it for JSON."""
+        return {
+            "config": to_dict(self.config),
+            "machine": {
+                "name": self.machine.name,
+                "devices": len(self.machine.devices),
+                "used_devices": make_mesh(self.config.mesh, self.machine.devices).size,
+                "usable_memory": self.machine.usable_memory,
+                "peak_flops": self.machine.peak,
+                "peak_source": self.machine.peak_source,
+            },
+            "mesh": self.mesh,
+            "compute": self.compute,
+            "assumptions": list(self.assumptions),
+            "fits": self.fits,
+            "phases": [as_record(phase) for phase in self.phases],
+            "change": None if self.change is None else list(self.change.settings),
+            "changed_phases": [as_record(phase) for phase in self.changed_phases],
+            "days": self.days,
+        }
+
+
+def as_record(phase: PhasePlan) -> dict[str, Any]:
+    """A phase for JSON."""
+    record = dataclasses.asdict(phase)
+    record["program"]["flops"] = phase.program.flops
+    if phase.program.memory is not None:
+        record["program"]["memory"]["total"] = phase.program.memory.total
+    return record
+
+
+def make_plan(config: PretrainConfig, machine: Machine, *, search: bool = True) -> Plan:
+    """Compile every phase of a run for a machine and read what the compiler says.
+
+    Args:
+      config: the run.
+      machine: made by `topology_machine` or `local_machine`.
+      search: look for the largest micro-batch, and for the smallest change where the run does not fit: more
+        compilations.
+
+    Raises:
+      UserError: a mesh, a batch or an option that does not suit the machine.
+    """
+    mesh = make_mesh(config.mesh, machine.devices)
+    training = Training(config, mesh)
+    check(training)
+    change: Change | None = None
+    with compilations(len(config.phases) * (4 if search else 1)) as compile:
+        programs = [compile(config, number, machine) for number in range(len(config.phases))]
+        largest: list[Largest | None] = [None] * len(programs)
+        if search:
+            largest = [
+                largest_micro_batch(config, number, machine, program, compile)
+                for number, program in enumerate(programs)
+            ]
+            if not all(program.fits for program in programs):
+                change = smallest_change(config, machine, programs, compile)
+    lines = assumptions(machine)
+    if search and only_copies(config, machine) and machine.small is not machine:
+        lines.append(
+            f"other micro-batches are compiled for {machine.small.name}: with mesh.data alone a chip's program is the same"
+        )
+    return Plan(
+        config=config,
+        machine=machine,
+        mesh=dict(mesh.shape),
+        compute=compute_words(training),
+        assumptions=lines,
+        phases=[plan_phase(config, n, machine, program, largest[n]) for n, program in enumerate(programs)],
+        change=change,
+        changed_phases=[]
+        if change is None
+        else [plan_phase(change.config, n, machine, program, None) for n, program in enumerate(change.programs)],
+    )
+
+
+def check(training: Training) -> None:
+    """Refuse what can be refused before the first compilation."""
+    config = training.config
+    for number, phase in enumerate(config.phases):
+        check_batch(phase.batch_size, config.micro_batches, training.mesh, f"phases.{number}.batch_size")
+    check_heads(config.model.num_attention_heads, training.mesh)
+    _ = training.abstract_state  # refuses a mesh that cuts no parameter evenly
+    resolve_implementation(config.attention, attention_case(training))  # refuses a kernel that cannot
+
+
+def compute_words(training: Training) -> dict[str, str]:
+    """How the run computes, as settings."""
+    compute = training.compute
+    return {
+        "compute_dtype": compute.dtype.__name__,
+        "attention": resolve_implementation(training.config.attention, attention_case(training)),
+        "remat": compute.remat,
+        "layers": "scanned" if compute.scan_layers else "unrolled",
+    }
+
+
+def plan_phase(
+    config: PretrainConfig, number: int, machine: Machine, program: Program, largest: Largest | None
+) -> PhasePlan:
+    """The figures of a phase from its program."""
+    if program.memory is None:
+        return PhasePlan(number, program, None, largest, None, None, None, None)
+    phase, mesh = config.phases[number], make_mesh(config.mesh, machine.devices)
+    found = estimate_step(program, machine, mesh)
+    if found.seconds is None:
+        return PhasePlan(number, program, found, largest, None, None, None, None)
+    sequences = phase.batch_size / found.seconds
+    return PhasePlan(
+        number=number,
+        program=program,
+        estimate=found,
+        largest=largest,
+        sequences_per_second=sequences,
+        tokens_per_second=sequences * phase.sequence_length,
+        share_of_peak=program.formula_flops / found.seconds / machine.peak if machine.peak else None,
+        days=found.seconds * phase.steps / DAY,
+    )
+
+
+@contextmanager
+def compilations(expected: int) -> Iterator[Any]:
+    """A `compile_phase` that shows a progress bar; `expected` is a guess of how many there will be."""
+    with tqdm(total=expected, unit="compilation", dynamic_ncols=True, file=sys.stderr, leave=False) as bar:
+
+        def compile(config: PretrainConfig, number: int, machine: Machine) -> Program:
+            mesh = make_mesh(config.mesh, machine.devices)
+            bar.set_description(f"compiling phase {number} for {mesh.size} devices of {machine.name}")
+            bar.total = max(bar.total or 0, bar.n + 1)
+            begin = time.monotonic()
+            program = compile_phase(config, number, machine)
+            bar.update()
+            words = f"{program.needed / 2**30:.1f} GiB" if program.needed else "more memory than there is"
+            bar.set_postfix_str(f"{program.rows} rows a device: {words}, {time.monotonic() - begin:.0f} s")
+            return program
+
+        yield compile

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The peer: a child process that answers, fails or is not there. The real one runs where its Python is given."""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.accounting import count_parameters
+from bert_jax.bench import peer
+from bert_jax.bench.made_up import made_up_arrangement
+from bert_jax.bench.peer import find_peer, IGNORED, peer_batch, peer_model, peer_process, PeerError
+from bert_jax.bench.suite import make_case
+from bert_jax.config import ModelConfig
+from bert_jax.sharding import make_mesh
+from bert_jax.train_state import Training
+
+PEER_PYTHON = "BERT_JAX_PEER_PYTHON"  # a Python with torch and transformers
+
+FAKE = """
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "die":
+        sys.exit("no such thing as torch")
+    answer = {"error": "asked to fail"} if request["do"] == "fail" else {"seen": request}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture
+def script(tmp_path) -> Path:
+    path = tmp_path / "fake_peer.py"
+    path.write_text(FAKE, encoding="utf-8")
+    return path
+
+
+def test_requests_are_answered_one_by_one(script):
+    with peer_process(Path(sys.executable), script) as child:
+        assert child.ask("step", count=3) == {"seen": {"do": "step", "count": 3}}
+        with pytest.raises(PeerError, match="asked to fail"):
+            child.ask("fail")
+        assert child.ask("hello")["seen"] == {"do": "hello"}, "it goes on after an error"
+
+
+def test_a_peer_that_ends_says_its_last_line(script):
+    with peer_process(Path(sys.executable), script) as child:
+        with pytest.raises(PeerError, match="status 1 when it was asked to die: no such thing as torch"):
+            child.ask("die")
+        with pytest.raises(PeerError, match="ended"):
+            child.ask("hello")
+
+
+def test_the_peer_is_gone_afterwards(script):
+    with peer_process(Path(sys.executable), script) as child:
+        process = child._process
+        assert process.poll() is None
+    assert process.poll() == 0
+
+
+def test_a_peer_that_is_not_installed_is_absent(monkeypatch):
+    monkeypatch.setattr(peer.importlib.util, "find_spec", lambda name: None)
+    assert find_peer(None) is None
+    assert find_peer(Path("/some/python")) == Path("/some/python")
+    monkeypatch.setattr(peer.importlib.util, "find_spec", lambda name: "found")
+    assert find_peer(None) == Path(sys.executable)
+
+
+def test_the_peer_gets_the_same_batch():
+    """Labels stand at the masked places and nowhere else; padding is masked out."""
+    case = make_case("case", "tiny", 8, 64)
+    ours = made_up_arrangement(case.config, 1).batch(0, 0)
+    theirs = peer_batch(ours)
+    assert (theirs["labels"] != IGNORED).sum() == ours["masked_lm_weights"].sum()
+    for row in range(8):
+        for place, label, weight in zip(
+            ours["masked_lm_positions"][row], ours["masked_lm_ids"][row], ours["masked_lm_weights"][row], strict=True
+        ):
+            assert not weight or theirs["labels"][row, place] == label
+    assert (theirs["attention_mask"].sum(1) == (ours["sequence_ids"] > 0).sum(1)).all()
+    assert {field.dtype for field in theirs.values()} == {np.dtype(np.int64)}
+
+
+def test_packed_rows_are_not_given_to_a_peer_that_cannot_keep_examples_apart():
+    packed = made_up_arrangement(make_case("case", "tiny", 8, 64, packed=True).config, 1).batch(0, 0)
+    with pytest.raises(AssertionError, match="one example a row"):
+        peer_batch(packed)
+
+
+def test_the_form_of_gelu_is_translated():
+    """Hugging Face calls the erf form gelu, and google-research/bert's tanh form gelu_new."""
+    assert peer_model(ModelConfig(hidden_act="gelu_tanh"))["hidden_act"] == "gelu_new"
+    assert peer_model(ModelConfig(hidden_act="gelu_erf"))["hidden_act"] == "gelu"
+
+
+@pytest.mark.skipif(PEER_PYTHON not in os.environ, reason=f"{PEER_PYTHON} does not name a Python with transformers")
+def test_transformers_trains_the_same_model(tmp_path):
+    """As many parameters as ours, and a first loss of two guesses: ln V for words, ln 2 for the pair."""
+    case = make_case("case", "tiny", 8, 32, model={"vocab_size": 200})
+    np.savez(tmp_path / "batch.npz", **peer_batch(made_up_arrangement(case.config, 1).batch(0, 0)))
+    with peer_process(Path(os.environ[PEER_PYTHON])) as child:
+        assert set(child.ask("hello")["versions"]) == {"python", "torch", "transformers"}
+        batch, model = str(tmp_path / "batch.npz"), peer_model(case.config.model)
+        built = child.ask("build", model=model, batch=batch, mode="eager", threads=1)
+        first = child.ask("step", count=1)
+    training = Training(case.config, make_mesh(case.config.mesh, jax.devices()[:1]))
+    assert built["parameters"] == count_parameters(training.abstract_state.params)
+    assert first["loss"] == pytest.approx(math.log(200) + math.log(2), abs=0.3)
+    assert first["seconds"] > 0

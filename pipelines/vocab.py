@@ -23,6 +23,7 @@ FORMAT = 2  # of the record
 MEASURED_SENTENCES = 10_000  # statistics are measured on this many to twice as many, from all over the text
 WORDPIECE_OPTIONS: dict[str, float] = {"min_frequency": 2, "limit_alphabet": 1_000}
 SENTENCEPIECE_OPTIONS: dict[str, float] = {"character_coverage": 0.9995}
+TRAINING_OPTIONS = ("model", "size", "cased", "keep_accents", *WORDPIECE_OPTIONS, *SENTENCEPIECE_OPTIONS)
 SAMPLE_CHARACTERS = {
     "wordpiece": 200_000_000,
     "bpe": 50_000_000,
@@ -103,7 +104,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
     errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
     add("--errors", choices=("strict", "replace"), default="strict", help=errors)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for name in TRAINING_OPTIONS if options.compare else ():
+        if getattr(options, name) != parser.get_default(name):
+            raise UserError(f"--{name.replace('_', '-')} makes a vocabulary, and --compare makes none: leave it out")
+    return options
 
 
 def _positive(text: str) -> int:

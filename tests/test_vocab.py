@@ -243,6 +243,13 @@ def test_comparison_of_two_vocabularies(corpus, tmp_path, capsys):
     assert "nowhere: " in printed.partition("words that A splits worse")[2].partition("words that B")[0]
 
 
+@pytest.mark.parametrize("option", [("--size", "90"), ("--model", "bpe"), ("--cased",), ("--min-frequency", "3")])
+def test_a_comparison_takes_no_training_options(corpus, tmp_path, capsys, option):
+    command = ["vocab", "--compare", str(tmp_path), str(tmp_path), "--input", str(corpus), *option]
+    assert main(command) == 2
+    assert f"{option[0]} makes a vocabulary, and --compare makes none: leave it out" in capsys.readouterr().err
+
+
 def test_help_is_quick():
     """--help imports neither the tokenizers library nor NumPy."""
     code = (

@@ -7,6 +7,7 @@ Colours become CSS variables of the page, so one drawing serves light and dark.
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -231,7 +232,9 @@ def svg(figure: Any, name: str, description: str) -> str:
     """The figure as SVG to stand inside a page. Nothing of matplotlib's global state changes."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # Text stays text and the page's reader has the fonts; matplotlib's own is asked for widths only.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """BERT-large with the recipe of the paper (1810.04805, appendix A.2), as base.py.
 
-    bert-jax pretrain large --data DATA --output RUN remat=dots mesh.fsdp=8
+    bert-jax pretrain large --data DATA --output RUN
 
 The paper used 64 TPU chips for four days. Not yet run here; `bert-jax describe large` counts its FLOPs.
 """

@@ -4,9 +4,10 @@
 rates and warm-ups are a starting point and are not verified here.
 
     bert-jax prepare --input TEXT --vocab VOCAB --output DATA --sequence-length 128 512
-    bert-jax pretrain large_lamb --data DATA --output RUN micro_batches=64
+    bert-jax pretrain large_lamb --data DATA --output RUN
 
-Not yet run here; `bert-jax describe large_lamb` counts its FLOPs.
+128 micro-batches suit 16 chips of 16 GB, where phase 1 takes 16 rows at a time; on more or larger chips set fewer:
+`bert-jax plan large_lamb --topology v6e:4x4` says how many rows fit. Not yet run here.
 """
 
 from bert_jax.config import MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
@@ -25,7 +26,7 @@ config = PretrainConfig(
         ),
     ),
     optimizer=OptimizerConfig(name="lamb", learning_rate=6e-3, warmup_steps=2_000),
-    micro_batches=64,
+    micro_batches=128,
     log_every=10,
     eval_every=500,
     save_every=200,

@@ -21,7 +21,8 @@ from bert_jax.config import MeshConfig
 from bert_jax.errors import UserError
 
 AXES = ("dcn", "data", "fsdp", "tensor")
-ROWS = P(("dcn", "data", "fsdp"))  # the first axis of every field of a batch
+COPIES = ("dcn", "data")  # every place along them holds the same parameters
+ROWS = P((*COPIES, "fsdp"))  # the first axis of every field of a batch
 
 # Path of a parameter -> how its axes are cut; the first line that matches and whose sizes divide is taken.
 # `layers/` parameters have the axis of layers in front, which stays whole.
@@ -216,13 +217,17 @@ def keep_rows(x: jax.Array) -> jax.Array:
     """An activation [B, ...] cut by rows and whole otherwise, over the mesh that is in force; without one, `x`.
 
     Left to itself, the partitioner follows the parameters: with `fsdp` it would cut features instead of rows and exchange
-    activations in every layer.
+    activations in every layer. Axes that a `jax.shard_map` has cut already are left out.
     """
+    axes = uncut_row_axes()
+    return jax.lax.with_sharding_constraint(x, P(axes, *(None,) * (x.ndim - 1))) if axes else x
+
+
+def uncut_row_axes() -> tuple[str, ...]:
+    """The axes of `ROWS` over which the mesh in force leaves the cutting to the partitioner; none without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(kinds.get(axis) != AxisType.Auto for axis in ROWS[0]):
-        return x
-    return jax.lax.with_sharding_constraint(x, P(*ROWS, *(None,) * (x.ndim - 1)))
+    return tuple(axis for axis in ROWS[0] if kinds.get(axis) == AxisType.Auto)
 
 
 def row_shards(mesh: Mesh) -> int:

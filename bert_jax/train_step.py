@@ -5,19 +5,20 @@ Shapes: B rows of the global batch, A micro-batches.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.dropout import row_seeds
 from bert_jax.losses import cross_entropy, Scores
-from bert_jax.sharding import ROWS
+from bert_jax.sharding import COPIES, ROWS, uncut_row_axes
 from bert_jax.train_state import DROPOUT, Training, TrainState
 
 Arrays = dict[str, jax.Array]
@@ -106,21 +107,49 @@ def accumulate_gradients(
     if parts == 1:
         return gradient(params, batch, seeds)
 
-    def add_part(total: Any, part: tuple[Arrays, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+    def own_sum(params: Any, batch: Arrays, seeds: jax.Array) -> Any:
+        return summed_over_parts(partial(gradient, params), (batch, seeds), parts)
 
-    micro = jax.tree.map(lambda x: split_rows(training, x, parts), (batch, seeds))
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], micro)),
-    )
-    return jax.lax.scan(add_part, zeros, micro)[0]
+    return on_each_copy(own_sum, training.mesh)(params, batch, seeds)
 
 
-def split_rows(training: Training, x: jax.Array, parts: int) -> jax.Array:
+def summed_over_parts(function: Callable[..., Any], rows: Any, parts: int) -> Any:
+    """The sum of `function(*part)` over the micro-batches that the arrays `rows` are split into, one after the other."""
+
+    def add_part(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(*part)), None
+
+    micro = jax.tree.map(partial(split_rows, parts=parts), rows)
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], micro))
+    return jax.lax.scan(add_part, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), micro)[0]
+
+
+def split_rows(x: jax.Array, parts: int) -> jax.Array:
     """[B, ...] -> [A, B / A, ...]: micro-batch a takes rows a, a + A, ..., so no row leaves its device."""
     x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(training.mesh, P(None, *ROWS)))
+    axes = uncut_row_axes()
+    return jax.lax.with_sharding_constraint(x, P(None, axes)) if axes else x
+
+
+def on_each_copy(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`function(params, *rows)` by every copy of the parameters on its own rows, and the results summed at the end.
+
+    The partitioner alone would sum the gradients of all copies after every micro-batch. It is left to do so where both
+    `fsdp` and `tensor` cut what a copy holds: XLA of jaxlib 0.12.0 aborts on such a mesh below a `shard_map`.
+    """
+    copies = tuple(axis for axis in COPIES if mesh.shape[axis] > 1)
+    if not copies or (mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] > 1):
+        return function
+
+    def own(params: Any, *rows: Any) -> Any:
+        return jax.lax.psum(function(params, *rows), copies)
+
+    def mapped(params: Any, *rows: Any) -> Any:
+        specs = (P(), *(P(copies) for _ in rows))
+        # Unchecked: otherwise differentiation sums what copies share, the parameters, in every micro-batch again.
+        return jax.shard_map(own, in_specs=specs, out_specs=P(), axis_names=set(copies), check_vma=False)(params, *rows)
+
+    return mapped
 
 
 def pretraining_scores(

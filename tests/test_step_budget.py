@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import re
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ from bert_jax.accounting import training_flops
 from bert_jax.batch import BatchShape
 from bert_jax.chips import parse_topology, topology_devices
 from bert_jax.config import MeshConfig, ModelConfig, PhaseConfig, PretrainConfig
-from bert_jax.sharding import make_mesh
+from bert_jax.sharding import COPIES, make_mesh
 from bert_jax.train_state import Training
 from bert_jax.train_step import lower_train_step
 
@@ -184,6 +185,22 @@ def test_parameters_are_gathered_over_fsdp_only(name):
     layers = {shape[1:] for shape in parameters if len(shape) == 3}
     found = [instruction for instruction, (_, sizes) in gathered(text) if sizes in parameters | layers]
     assert found == []
+
+
+def bytes_between_copies(mesh: MeshConfig, micro_batches: int) -> int:
+    """Bytes that a device exchanges with those that hold the same parameters, in a step."""
+    config = replace(config_for(mesh), micro_batches=micro_batches)
+    training = Training(config, make_mesh(mesh))
+    found = hlo.collectives(lower_train_step(training, SHAPE, 4).compile().as_text(), training.mesh)
+    return sum(each.count * each.bytes for each in found if {*COPIES} & {*each.axes})
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(data=4), MeshConfig(dcn=2, data=2), MeshConfig(data=2, fsdp=2)], ids=str)
+def test_gradients_are_exchanged_once_a_step(mesh):
+    """Not once a micro-batch."""
+    once = bytes_between_copies(mesh, 1)
+    assert once > 100_000
+    assert bytes_between_copies(mesh, 4) <= 1.05 * once
 
 
 DOT = re.compile(r"stablehlo\.dot_general.*: \(tensor<([^>]*)>, tensor<([^>]*)>\).* loc\((#loc\d+)\)")

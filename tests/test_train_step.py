@@ -80,7 +80,7 @@ def one_device():
 
 @pytest.mark.parametrize(
     ("mesh", "micro_batches"),
-    [((8, 1, 1), 1), ((1, 8, 1), 1), ((2, 2, 2), 1), ((1, 1, 4), 1), ((1, 1, 1), 4), ((2, 2, 1), 2)],
+    [((8, 1, 1), 1), ((1, 8, 1), 1), ((2, 2, 2), 1), ((1, 1, 4), 1), ((1, 1, 1), 4), ((2, 2, 1), 2), ((2, 2, 2), 2)],
 )
 def test_any_cut_gives_the_same_steps(one_device, mesh, micro_batches):
     """Meshes and micro-batches with unequal masked counts, some with none: losses, gradient norm, parameters and both

@@ -194,9 +194,10 @@ def exact(dtype: Any) -> jax.lax.Precision | None:
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """x [N, I], gradient [N, O] -> [I, O] float32."""
-    leading = tuple(range(x.ndim - 1))
+    # One axis to sum over: of several, a CPU makes a slow product.
+    x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     return jax.lax.dot_general(
-        x, gradient, ((leading, leading), ((), ())), precision=exact(x.dtype), preferred_element_type=jnp.float32
+        x, gradient, (((0,), (0,)), ((), ())), precision=exact(x.dtype), preferred_element_type=jnp.float32
     )
 
 

@@ -211,8 +211,8 @@ def test_killed_in_a_save(few, straight, tmp_path, capsys):
 
 def test_the_start_says_what_was_chosen_and_how_long_it_took(prepared, tmp_path, capfd):
     """Mesh, dtype, attention with what its check has found, feed, compilation."""
-    config = replace(CONFIG, attention="xla", phases=(replace(CONFIG.phases[0], steps=1),), eval_every=0)
-    config = replace(config, optimizer=OptimizerConfig(warmup_steps=0))
+    one_step, no_warm_up = (replace(CONFIG.phases[0], steps=1),), OptimizerConfig(warmup_steps=0)
+    config = replace(CONFIG, attention="xla", phases=one_step, optimizer=no_warm_up, eval_every=0)
     pretrain(config, prepared.data, tmp_path / "run", resume_command="")
     said = capfd.readouterr().err
     assert "mesh: dcn 1, data 1, fsdp 1, tensor 1, on 1 of 8 cpu devices" in said

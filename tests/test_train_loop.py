@@ -125,12 +125,14 @@ def test_several_processes_stop_where_all_agree(monkeypatch, capfd):
 
 
 def test_a_second_ctrl_c_stops_at_once(capfd):
+    # A shell starts its background jobs with this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), listen_for_stop() as stop:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         assert stop.signal_number == signal.SIGINT
         assert "finishing this step, then saving" in capfd.readouterr().err
         signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_pauses_do_not_count(monkeypatch):

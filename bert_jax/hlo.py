@@ -8,7 +8,6 @@ A kernel of our own (Pallas) is a custom call, and its products are not in the t
 cost that the kernel stated for itself.
 """
 
-import itertools
 import json
 import math
 import re
@@ -516,10 +515,3 @@ def _until_comma(text: str) -> str:
 def summed(products: Sequence[MatrixProduct]) -> int:
     """FLOPs of all executions of some products."""
     return sum(product.flops * product.count for product in products)
-
-
-def by_operand_types(products: Sequence[MatrixProduct]) -> dict[str, int]:
-    """FLOPs of all executions, by the element types of the operands, such as `bf16 x bf16`."""
-    key = " x ".join
-    ordered = sorted(products, key=lambda product: key(product.operands))
-    return {types: summed(list(group)) for types, group in itertools.groupby(ordered, lambda each: key(each.operands))}

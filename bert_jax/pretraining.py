@@ -109,7 +109,8 @@ def train_session(session: Session, state: TrainState, done: int, stop: StopRequ
     if is_main():
         record_environment(session.run, session.training.mesh)
     session.say_choices()
-    say(check_attention(session.training))
+    with all_or_none():
+        say(check_attention(session.training))
     with session.progress(done):
         if done == 0:
             session.measure_data()

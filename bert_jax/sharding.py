@@ -217,17 +217,18 @@ def keep_rows(x: jax.Array) -> jax.Array:
     """An activation [B, ...] cut by rows and whole otherwise, over the mesh that is in force; without one, `x`.
 
     Left to itself, the partitioner follows the parameters: with `fsdp` it would cut features instead of rows and exchange
-    activations in every layer. Axes that a `jax.shard_map` has cut already are left out.
+    activations in every layer.
     """
-    axes = uncut_row_axes()
+    axes = uncut(ROWS[0])
     return jax.lax.with_sharding_constraint(x, P(axes, *(None,) * (x.ndim - 1))) if axes else x
 
 
-def uncut_row_axes() -> tuple[str, ...]:
-    """The axes of `ROWS` over which the mesh in force leaves the cutting to the partitioner; none without a mesh."""
+def uncut(axes: Sequence[str]) -> tuple[str, ...]:
+    """Those of `axes` over which the mesh in force (`jax.set_mesh`) leaves the cutting to the partitioner: none without a
+    mesh, and none that a `jax.shard_map` has cut already."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    return tuple(axis for axis in ROWS[0] if kinds.get(axis) == AxisType.Auto)
+    return tuple(axis for axis in axes if kinds.get(axis) == AxisType.Auto)
 
 
 def row_shards(mesh: Mesh) -> int:

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.dropout import row_seeds
 from bert_jax.losses import cross_entropy, Scores
-from bert_jax.sharding import COPIES, ROWS, uncut_row_axes
+from bert_jax.sharding import COPIES, ROWS, uncut
 from bert_jax.train_state import DROPOUT, Training, TrainState
 
 Arrays = dict[str, jax.Array]
@@ -127,7 +127,7 @@ def summed_over_parts(function: Callable[..., Any], rows: Any, parts: int) -> An
 def split_rows(x: jax.Array, parts: int) -> jax.Array:
     """[B, ...] -> [A, B / A, ...]: micro-batch a takes rows a, a + A, ..., so no row leaves its device."""
     x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-    axes = uncut_row_axes()
+    axes = uncut(ROWS[0])
     return jax.lax.with_sharding_constraint(x, P(None, axes)) if axes else x
 
 

@@ -2,11 +2,11 @@
 """`bert-jax corpus`: English text from the documentation of the Python packages that are installed."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.cores import usable_cores
 from bert_jax.errors import UserError
 
 MOST_WORKERS = 16  # more do not pay: the files are read in half a minute of one core
@@ -45,14 +45,9 @@ def parser() -> argparse.ArgumentParser:
     option("--output", type=Path, required=True, help="folder for corpus-00000.txt, ... and corpus.json")
     option("--megabytes", type=float, help="stop after so many (of 1,000,000 bytes); default: all there is")
     option("--seed", type=int, default=0, help="of the order of the modules (default: %(default)s)")
-    option("--workers", type=int, default=usable_cores(), help="processes; the text is the same (default: cores)")
+    workers = min(usable_cores(), MOST_WORKERS)
+    option("--workers", type=int, default=workers, help="processes; the text is the same (default: cores)")
     return result
-
-
-def usable_cores() -> int:
-    """The cores this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
 
 
 def summary(made: dict[str, Any]) -> str:

@@ -2,18 +2,17 @@
 """The TPU kernel: interpreted on this CPU, and compiled for TPUs that are not there."""
 
 import math
-import os
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 from attention_samples import assert_near, assert_only_own_gradients, make_sample, numpy_attention, run
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.attention import attention, AttentionCase, interpreted_kernels, refusal
+from bert_jax.chips import parse_topology, topology_devices
 from bert_jax.config import MeshConfig
 from bert_jax.hlo import buffer_shapes
 from bert_jax.sharding import make_mesh, ROWS
@@ -65,9 +64,7 @@ ROW, LENGTH, HEADS, HEAD_SIZE = 2, 256, 2, 64  # of one device
 def compile_for(topology: str, implementation: str) -> str:
     """Output and gradients over data=2, tensor=2, as optimized HLO."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: pip install bert-jax[plan]")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    mesh = make_mesh(MeshConfig(data=2, tensor=2), devices)
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), topology_devices(parse_topology(topology)))
 
     def array(shape: tuple[int, ...], dtype: object, *spec: object) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(*spec)))

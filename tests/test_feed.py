@@ -15,7 +15,7 @@ from conftest import small_config
 
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.config import ObjectiveConfig, OBJECTIVES
-from bert_jax.data.feed import EMPTY, evaluation_batch, Examples, feed, host_rows, SpecialIds
+from bert_jax.data.feed import EMPTY, evaluation_batch, Examples, feed, SpecialIds
 from bert_jax.data.packing import make_arrangement
 from bert_jax.data.shards import open_data
 from bert_jax.errors import UserError
@@ -140,11 +140,6 @@ def test_whole_words_are_those_of_the_shard(data, objective):
                 longer += len(word) > 1 and word.all()
     assert picked.any()
     assert longer or all(np.unpackbits(shard.word_starts)[: shard.tokens.size].all() for shard in examples.split.shards)
-
-
-def test_hosts_must_divide_the_batch():
-    with pytest.raises(UserError, match="12 is not divisible by 5 hosts"):
-        host_rows(12, 0, 5)
 
 
 def test_tf_data_and_plain_iterator_agree_bit_for_bit(examples):

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "bert_jax"
 # The layer of a module, by the longest prefix of its name below bert_jax.
 LAYERS = {
     "": 0,  # bert_jax/__init__.py
-    **dict.fromkeys(["config", "settings", "batch", "sharding", "errors", "files"], 0),
+    **dict.fromkeys(["config", "settings", "batch", "sharding", "errors", "files", "cores"], 0),
     **dict.fromkeys(
         [
             "attention",

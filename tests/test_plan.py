@@ -2,10 +2,12 @@
 """`bert-jax plan`: what is read from a compiled step, what is estimated from it, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from conftest import small_config
@@ -255,6 +257,12 @@ def test_slices_need_the_axis_that_joins_them():
         make_plan(config_of_one_phase(mesh=MeshConfig()), machine, search=False)
 
 
-def test_the_stage_asks_for_no_accelerator():
-    """Nothing but the CPU is opened, in this process too."""
-    assert {device.platform for device in jax.devices()} == {"cpu"}
+def test_the_stage_leaves_accelerators_to_those_who_run():
+    """A process of its own, where nobody has set JAX_PLATFORMS: the stage does, before JAX is imported."""
+    code = (
+        "import os\nfrom bert_jax.cli import main\n"
+        "assert main(['plan', 'tiny', '--topology', 'v5e:5x5']) == 2\nprint(os.environ['JAX_PLATFORMS'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "cpu\n"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.attention import cudnn, pallas_gpu, pallas_tpu
@@ -27,7 +27,7 @@ from bert_jax.attention.case import AttentionCase, interpreted_kernels, interpre
 from bert_jax.attention.reference import reference_attention
 from bert_jax.attention.xla import xla_attention
 from bert_jax.errors import UserError
-from bert_jax.sharding import ROWS
+from bert_jax.sharding import ROWS, uncut
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -54,6 +54,7 @@ REFUSALS: Mapping[str, Callable[[AttentionCase], str | None]] = {
     "cudnn": cudnn.refusal,
 }
 HOPPER = ("H100", "H200", "GH200")
+HEADS = ("tensor",)  # the axes of the mesh that cut heads
 
 
 def refusal(name: str, case: AttentionCase) -> str | None:
@@ -125,7 +126,7 @@ def attention(
 def _case_of(query: jax.Array, dropout_rate: float, mesh: AbstractMesh) -> AttentionCase:
     """What is asked of one device that takes its part of `query` [B, S, H, D]."""
     _, length, heads, head_size = query.shape
-    ways = math.prod(mesh.shape[axis] for axis in _heads_axes(mesh))
+    ways = math.prod(mesh.shape[axis] for axis in uncut(HEADS))
     if heads % ways:
         raise UserError(f"model.num_attention_heads={heads} is not divisible by mesh.tensor={ways}: change one of them")
     device = mesh.abstract_device or jax.devices()[0]
@@ -136,7 +137,7 @@ def _case_of(query: jax.Array, dropout_rate: float, mesh: AbstractMesh) -> Atten
 
 def _on_each_device(attend: Callable[..., jax.Array], mesh: AbstractMesh, seeded: bool) -> Callable[..., jax.Array]:
     """`attend` on every device's own rows and heads, with nothing sent between them."""
-    rows, heads = _rows_axes(mesh), _heads_axes(mesh)
+    rows, heads = uncut(ROWS[0]), uncut(HEADS)
     if mesh.size == 1 or not rows + heads:
         return attend
     features, seeds = P(rows, None, heads, None), P(rows, heads, None)
@@ -151,19 +152,3 @@ def _on_each_device(attend: Callable[..., jax.Array], mesh: AbstractMesh, seeded
         check_vma=False,  # pallas_call does not say over which axes its results vary
     )
     return lambda q, k, v, ids, *, dropout_seeds: mapped(q, k, v, ids, dropout_seeds)
-
-
-# The axes of the mesh that cut rows and heads; inside a shard_map over them, nothing is left to cut.
-
-
-def _rows_axes(mesh: AbstractMesh) -> tuple[str, ...]:
-    return tuple(axis for axis in ROWS[0] if axis in _uncut(mesh))
-
-
-def _heads_axes(mesh: AbstractMesh) -> tuple[str, ...]:
-    return tuple(axis for axis in ("tensor",) if axis in _uncut(mesh))
-
-
-def _uncut(mesh: AbstractMesh) -> set[str]:
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return {name for name, kind in kinds if kind != AxisType.Manual}

@@ -26,11 +26,8 @@ from bert_jax.attention.case import AttentionCase, interpreting, RESIDUALS
 from bert_jax.attention.reference import MASKED
 
 HEAD_SIZES = (16, 32, 64, 128)  # powers of two, as blocks in Triton must be
-BLOCKS = (
-    64,
-    32,
-    16,
-)  # queries or keys at a time: the first that divides the row; 16 is Triton's smallest for a product
+# Queries or keys at a time: the first that divides the row. 16 is Triton's smallest for a product.
+BLOCKS = (64, 32, 16)
 
 # The Triton backend of Pallas says at every lowering that it will go. Its successor, Mosaic GPU, does not take these
 # kernels yet. So that one message is silenced, and tests/test_attention_pallas_gpu.py fails once the backend is gone.

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
+from bert_jax.attention import AttentionCase
 from bert_jax.batch import Batch
 from bert_jax.bench.made_up import made_up_arrangement, SPECIAL, Work, work_of
 from bert_jax.bench.measure import is_out_of_memory
-from bert_jax.bench.suite import Case, Suite
+from bert_jax.bench.suite import AttentionSize, Case, Suite
 from bert_jax.config import MeshConfig
 from bert_jax.data.packing import Arrangement
 from bert_jax.sharding import make_mesh, put_on_mesh
@@ -124,6 +126,18 @@ class Workbench:
     def on_cpu(self) -> bool:
         """Whether the devices are the host's cores."""
         return self.device.platform == "cpu"
+
+    def attention_case(self, size: AttentionSize, dropout_rate: float) -> AttentionCase:
+        """What attention of one size is asked to do here, in the type that steps compute in."""
+        return AttentionCase(
+            platform=self.device.platform,
+            device_kind=self.device.device_kind,
+            sequence_lengths=(size.sequence_length,),
+            heads=size.heads,
+            head_size=size.head_size,
+            dtype=jnp.float32 if self.on_cpu else jnp.bfloat16,
+            dropout_rate=dropout_rate,
+        )
 
     def prepare(self, case: Case) -> Prepared:
         """Compile a case's step and make its batch; once for each case."""

@@ -33,7 +33,6 @@ from bert_jax.data.layout import (
 from bert_jax.data.masking import mask_seeds, mask_tokens, Masks, Tokens, wanted_counts
 from bert_jax.data.order import examples_at
 from bert_jax.data.shards import Split
-from bert_jax.errors import UserError
 
 EVALUATION_SEED = 0  # of masks of held-out data: the same in every run, so that scores can be compared
 EMPTY = -1  # index of a place in a row that holds no example
@@ -180,18 +179,6 @@ def evaluation_batch(examples: Examples, batch_size: int, step: int, rows: slice
     _, indices = examples_at(np.where(inside, positions, 0), len(examples), EVALUATION_SEED)
     indices = np.where(inside, indices, EMPTY)
     return examples.batch(indices[:, None], np.zeros_like(indices), EVALUATION_SEED)
-
-
-def host_rows(batch_size: int, host: int, hosts: int) -> slice:
-    """The rows of the global batch that one of several hosts makes.
-
-    Raises:
-      UserError: the batch does not divide over the hosts.
-    """
-    if batch_size % hosts:
-        raise UserError(f"the batch of {batch_size} is not divisible by {hosts} hosts: use a multiple of {hosts}")
-    share = batch_size // hosts
-    return slice(host * share, (host + 1) * share)
 
 
 def has_tensorflow() -> bool:

@@ -9,7 +9,6 @@ and the settings: neither the number of processes nor an interruption changes a 
 `prepare-unfinished` of the output (`work_folder`), and the same command goes on from there.
 """
 
-import os
 import shutil
 import signal
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bert_jax.cores import usable_cores
 from bert_jax.data.beam import process_on_beam
 from bert_jax.data.chunks import Chunk, process_chunk, Work
 from bert_jax.data.contamination import EvaluationNgrams
@@ -110,8 +110,7 @@ def _made_before(output: Path, request: Mapping[str, Any], sources: Sequence[Sou
 
 
 def _fitting_workers(parts: Sequence[Part], settings: PrepareSettings) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, sum(part.bytes for part in parts) // settings.shard_size + 1)
+    return min(usable_cores(), sum(part.bytes for part in parts) // settings.shard_size + 1)
 
 
 def _process(parts: Sequence[Part], sources: Sequence[Source], work: Work, workers: int) -> None:

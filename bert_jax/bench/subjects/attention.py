@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.attention import attention, AttentionCase, IMPLEMENTATIONS, refusal
+from bert_jax.attention import attention, IMPLEMENTATIONS, refusal
 from bert_jax.bench.made_up import draw_lengths
 from bert_jax.bench.measure import alternate, summaries, timed
 from bert_jax.bench.suite import AttentionSize
@@ -52,12 +52,10 @@ def measure(bench: Workbench) -> Iterator[Record]:
 
 def compare(bench: Workbench, question: Question) -> Record:
     """The implementations in turn, forward and forward with backward."""
-    size = question.size
-    dtype = jnp.float32 if bench.on_cpu else jnp.bfloat16
-    case = attention_case(bench, question, dtype)
+    size, case = question.size, bench.attention_case(question.size, question.rate)
     refused = {name: reason for name in IMPLEMENTATIONS if (reason := refusal(name, case)) is not None}
     names = [name for name in IMPLEMENTATIONS if name not in refused]
-    inputs = make_inputs(size, question.rate, dtype)
+    inputs = make_inputs(size, question.rate, case.dtype)
     sides, failed = {}, {}
     for name, backward in product(names, (False, True)):
         side = f"{name} {'forward + backward' if backward else 'forward'}"
@@ -70,26 +68,12 @@ def compare(bench: Workbench, question: Question) -> Record:
         "kind": "attention",
         **size.__dict__,
         "dropout": question.rate,
-        "dtype": jnp.dtype(dtype).name,
+        "dtype": jnp.dtype(case.dtype).name,
         "implementations": names,
         "refused": refused,
         "seconds": summaries(alternate(sides, bench.suite.rounds)),
     }
     return record | ({"error": "; ".join(f"{side}: {text}" for side, text in failed.items())} if failed else {})
-
-
-def attention_case(bench: Workbench, question: Question, dtype: Any) -> AttentionCase:
-    """What an implementation is asked to do."""
-    size, device = question.size, bench.device
-    return AttentionCase(
-        platform=device.platform,
-        device_kind=device.device_kind,
-        sequence_lengths=(size.sequence_length,),
-        heads=size.heads,
-        head_size=size.head_size,
-        dtype=dtype,
-        dropout_rate=question.rate,
-    )
 
 
 def make_inputs(size: AttentionSize, rate: float, dtype: Any) -> Inputs:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from bert_jax.attention import AttentionCase, IMPLEMENTATIONS, refusal
+from bert_jax.attention import IMPLEMENTATIONS, refusal
 from bert_jax.attention.case import interpreted_kernels
 from bert_jax.attention.check import compare_with_reference
 from bert_jax.bench.suite import AttentionSize
@@ -38,21 +38,12 @@ def measure(bench: Workbench) -> Iterator[Record]:
 
 def compare(bench: Workbench, check: Check) -> Record:
     """Errors of one implementation, or why it does not run here."""
-    size, device = check.size, bench.device
-    case = AttentionCase(
-        platform=device.platform,
-        device_kind=device.device_kind,
-        sequence_lengths=(size.sequence_length,),
-        heads=size.heads,
-        head_size=size.head_size,
-        dtype=jnp.float32 if bench.on_cpu else jnp.bfloat16,
-        dropout_rate=check.rate,
-    )
+    case = bench.attention_case(check.size, check.rate)
     with interpreted_kernels() if bench.on_cpu else nullcontext():
         reason = refusal(check.implementation, case)
         if reason is not None:
             return {"name": check.name, "kind": "refused", "refused": {check.implementation: reason}}
-        (found,) = compare_with_reference(check.implementation, case, rows=size.rows)
+        (found,) = compare_with_reference(check.implementation, case, rows=check.size.rows)
     errors = {name: float(value) for name, value in found.errors.items()}
     record = {
         "name": check.name,

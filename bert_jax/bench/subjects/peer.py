@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.bench.conditions import usable_cores
 from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, summary, timed
 from bert_jax.bench.peer import find_peer, peer_batch, peer_model, peer_process, PeerProcess
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import Prepared, Record, Runner, Workbench
+from bert_jax.cores import usable_cores
 
 ABSENT = "PyTorch transformers is not installed beside bert_jax: name a Python that has it with --peer-python"
 

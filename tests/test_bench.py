@@ -134,8 +134,10 @@ def test_rates_follow_from_samples_and_work(tiny_run):
     ]
     assert step["utilisation"] == pytest.approx(statistics.median(shares))
     loop = step["loop"]
-    pairs = zip(*(loop["seconds"][side]["samples"] for side in ("back_to_back", "loop")), strict=True)
-    assert loop["idle_share"] == pytest.approx(1 - statistics.median(a / b for a, b in pairs))
+    pairs = zip(*(loop["seconds"][side]["samples"] for side in ("loop", "back_to_back")), strict=True)
+    assert loop["slower_share"] == pytest.approx(statistics.median(a / b for a, b in pairs) - 1)
+    assert len(loop["idle_share"]["samples"]) == 3
+    assert all(0 <= share < 1 for share in loop["idle_share"]["samples"])
     assert step["attention"] != ""
     assert step["dtype"] == "float32"
     assert step["compile_seconds"] > 0

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples are taken in turn, kept, and compared within their round."""
 
+import time
+
 import jax.numpy as jnp
 import pytest
 
 from bert_jax.bench import measure
+from bert_jax.bench.loop import DeviceWatch, idle_share
 from bert_jax.bench.measure import alternate, is_out_of_memory, paired_ratio, summary, timed
 
 
@@ -59,3 +62,26 @@ def test_short_calls_are_repeated_in_a_sample_and_counted_once(monkeypatch):
 )
 def test_no_room_is_told_from_other_errors(text, expected):
     assert is_out_of_memory(RuntimeError(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("dispatched", "finished", "share"),
+    [
+        ([0.0, 1.0, 11.0], [10.0, 20.0, 30.0], 0.0),  # each step was there when the one before it ended
+        ([0.0, 13.0, 14.0], [10.0, 23.0, 33.0], 3 / 33),
+        ([0.0, 12.0, 26.0], [10.0, 22.0, 40.0], 6 / 40),
+    ],
+)
+def test_the_device_is_idle_from_the_end_of_a_step_until_the_next_is_dispatched(dispatched, finished, share):
+    assert idle_share(dispatched, finished) == pytest.approx(share)
+
+
+def test_a_step_that_comes_late_leaves_the_device_idle():
+    def step(state, batch):
+        return state, {"loss": jnp.zeros(())}
+
+    watch = DeviceWatch(step)
+    for _ in range(2):
+        watch(None, None)
+        time.sleep(0.2)
+    assert watch.idle_share() > 0.9

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Made-up batches through the real training loop (`train_loop.train`), without evaluation, checkpoints or files."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
+
+import jax
 
 from bert_jax.batch import Batch
 from bert_jax.data.feed import plain_feed
@@ -41,3 +45,39 @@ def run_loop(
     phase = Phase(0, 0, steps, lambda: step, lambda begin: plain_feed(make_batch, begin, steps))
     train(state, 0, [phase], Schedule(steps, steps, 0), hooks, StopRequest())
     return last[0], history
+
+
+class DeviceWatch:
+    """A step that notes when it was dispatched and, in a thread of its own, when the device was done with it."""
+
+    def __init__(self, step: Callable[..., Any]):
+        self._step = step
+        self._thread = ThreadPoolExecutor(1)
+        self._dispatched: list[float] = []
+        self._finished: list[Future[float]] = []
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        state, sums = self._step(state, batch)
+        self._dispatched.append(time.perf_counter())
+        self._finished.append(self._thread.submit(_finish_of, sums))
+        return state, sums
+
+    def idle_share(self) -> float:
+        """Of the time from the first dispatch to the end of the last step, the share with no step to work on."""
+        self._thread.shutdown()
+        return idle_share(self._dispatched, [finish.result() for finish in self._finished])
+
+
+def _finish_of(sums: Any) -> float:
+    jax.block_until_ready(sums)
+    return time.perf_counter()
+
+
+def idle_share(dispatched: list[float], finished: list[float]) -> float:
+    """The share of the time in which the device had finished all steps that were dispatched.
+
+    Args:
+      dispatched, finished: seconds on one clock, [N] each, in the order of the steps.
+    """
+    gaps = (begin - end for begin, end in zip(dispatched[1:], finished, strict=False))
+    return sum(max(0.0, gap) for gap in gaps) / (finished[-1] - dispatched[0])

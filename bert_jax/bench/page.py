@@ -20,8 +20,9 @@ TITLES = {
     "step": (
         "Train step",
         "Forward, backward, clipping, optimizer. Tokens and FLOPs count valid tokens only; a sequence is an example, of"
-        " which a packed row holds several. The device is idle for what a step through the training loop, fed and logged,"
-        " takes longer than one dispatched right behind another; less than 0 is noise.",
+        " which a packed row holds several. In the training loop, fed and logged, the device is idle from the end of a"
+        " step until the next is dispatched. Slower is what such a step takes longer than one dispatched right behind"
+        " another; less than 0 is noise.",
     ),
     "attention": ("Attention", "Forward, and forward with the gradients of queries, keys and values."),
     "feed": ("Feed", "Masking, packing and layout in NumPy on one thread, without TensorFlow."),
@@ -120,9 +121,9 @@ def _idle_tile(report: Report) -> dict[str, str] | None:
     loops = [record for record in _records(report, "step", "step") if "loop" in record]
     if not loops:
         return None
-    worst = max(loops, key=lambda record: record["loop"]["idle_share"])
-    note = f"{worst['name']}: the training loop beside steps dispatched back to back"
-    return _tile("Device idle", percent(worst["loop"]["idle_share"]), "of a step", note)
+    worst = max(loops, key=lambda record: record["loop"]["idle_share"]["median"])
+    note = f"{worst['name']}: from the end of a step until the next is dispatched"
+    return _tile("Device idle", percent(worst["loop"]["idle_share"]["median"], 2), "of the training loop", note)
 
 
 def _agreement_tile(report: Report) -> dict[str, str] | None:

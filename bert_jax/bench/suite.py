@@ -100,24 +100,25 @@ def suite_for(platform: str, devices: int = 1) -> Suite:
 
 
 def _cpu_suite() -> Suite:
-    """For few cores: about ten minutes in all on two of them."""
+    """For few cores: about fifteen minutes in all on two of them."""
     tiny, mini = make_case("2x128", "tiny", 32, 128), make_case("4x256", "mini", 32, 128)
     base = make_case("12x768", "base", 8, 128)
+    many = make_case("2x128, 64 k tokens", "tiny", 512, 128)  # a step as long as a step of a chip at work
     return Suite(
         rounds=5,
         shortest=0.05,
         product_dtype="float32",
         product_sizes=(2048, 1024, 512),
         copy_bytes=2**28,
-        steps=(tiny, mini, base),
-        loop_cases=("2x128",),
-        loop_steps=4,
+        steps=(tiny, mini, base, many),
+        loop_cases=(many.name,),
+        loop_steps=2,
         dropout=tiny,
         attention=(AttentionSize(8, 128, 12), AttentionSize(2, 512, 12)),
         kernels=(AttentionSize(2, 128, 2), AttentionSize(2, 256, 2)),
         feed=_feed_cases(256),
         feed_batches=20,
-        checkpoint=mini,
+        checkpoint=base,
         largest=None,
         train=train_case(32, 64),
         train_steps=200,

@@ -156,8 +156,9 @@ def _loops(records: list[Record]) -> Table:
     for record in _of(records, "step"):
         if loop := record.get("loop"):
             medians = [one["median"] / loop["steps"] for one in loop["seconds"].values()]
-            rows.append([record["name"], *map(seconds, medians), percent(loop["idle_share"], 2)])
-    return Table(("Training loop", "A step in the loop", "Back to back", "Device idle"), rows)
+            shares = (percent(share, 2) for share in (loop["idle_share"]["median"], loop["slower_share"]))
+            rows.append([record["name"], *map(seconds, medians), *shares])
+    return Table(("Training loop", "A step in the loop", "Back to back", "Device idle", "Slower"), rows)
 
 
 def _dropout(records: list[Record]) -> Table:

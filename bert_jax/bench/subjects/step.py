@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 
 from bert_jax.accounting import device_peak
-from bert_jax.bench.loop import run_loop
+from bert_jax.bench.loop import DeviceWatch, run_loop
 from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, summary, timed
 from bert_jax.bench.subjects.ceiling import matrix_product, product_flops
 from bert_jax.bench.suite import Case
@@ -79,14 +79,19 @@ def utilisation(bench: Workbench, prepared: Prepared, samples: dict[str, list[fl
 
 
 def measure_loop(bench: Workbench, prepared: Prepared, runner: Runner) -> Record:
-    """Steps through the training loop, data made and read as in a run, beside as many dispatched back to back."""
+    """Steps through the training loop, data made and read as in a run, beside as many dispatched back to back.
+
+    How long the device waited for the loop is read off the clock: on a CPU, where the loop takes cores from the step, and
+    two steps differ by more than it, the ratio of the two alone would not show it.
+    """
     steps = bench.suite.loop_steps
     stream, seed = arrangement_of(prepared.case, steps), prepared.case.config.seed
+    idle: list[float] = []
 
     def through_loop() -> jax.Array:
-        runner.state, _ = run_loop(
-            prepared.training, prepared.step, runner.state, lambda step: stream.batch(seed, step), steps
-        )
+        watch = DeviceWatch(prepared.step)
+        runner.state, _ = run_loop(prepared.training, watch, runner.state, lambda step: stream.batch(seed, step), steps)
+        idle.append(watch.idle_share())
         return runner.state.step
 
     def back_to_back() -> jax.Array:
@@ -95,8 +100,9 @@ def measure_loop(bench: Workbench, prepared: Prepared, runner: Runner) -> Record
         return runner.state.step
 
     samples = alternate({"loop": timed(through_loop), "back_to_back": timed(back_to_back)}, bench.suite.rounds)
-    idle = 1 - paired_ratio(samples["back_to_back"], samples["loop"])
-    return {"steps": steps, "seconds": summaries(samples), "idle_share": idle}
+    idle = idle[-bench.suite.rounds :]  # those before warmed up
+    slower = paired_ratio(samples["loop"], samples["back_to_back"]) - 1
+    return {"steps": steps, "seconds": summaries(samples), "idle_share": summary(idle), "slower_share": slower}
 
 
 def measure_dropout(bench: Workbench, case: Case) -> Record:

@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     add("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
     sizes = "MB of the text that {} (default: %(default)s)"
     prepared = sizes.format("is prepared beside Google's")
-    add("--preparation-megabytes", type=float, default=4, metavar="MB", help=prepared)
+    add("--preparation-megabytes", type=float, default=12, metavar="MB", help=prepared)
     add("--tokenizer-megabytes", type=float, default=8, metavar="MB", help=sizes.format("is tokenised"))
     add("--batches", type=int, default=200, help="that each of our feeds makes (default: %(default)s)")
     add("--collator-batches", type=int, default=10, help="that the collator makes (default: %(default)s)")

@@ -9,6 +9,7 @@ It puts spaces around ideographs, so that each is a part of its own, and cuts be
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # The CJK blocks of google-research/bert's _is_chinese_char: not kana, not Hangul, and none added after 2015.
 IDEOGRAPHS = (
@@ -26,16 +27,22 @@ _CHUNK_OR_IDEOGRAPH = re.compile(rf"[{IDEOGRAPHS}]|(?:[^\s{IDEOGRAPHS}]|[{JOININ
 _WORD_OR_CHARACTER = re.compile(r"[^\W_]+|.", re.DOTALL)
 
 
-def split_chunks(text: str) -> list[str]:
-    """What white space separates, as google-research/bert knows it."""
-    return _CHUNK.findall(text) if _has_joining(text) else text.split()
+def split_chunks(texts: Sequence[str], ideographs_apart: bool = False) -> list[list[str]]:
+    """What white space separates in each text, as google-research/bert knows it.
 
-
-def split_chunks_and_ideographs(text: str) -> list[str]:
-    """What white space separates; each ideograph is a chunk of its own."""
-    if not text.isascii() and _IDEOGRAPH.search(text):
-        return _CHUNK_OR_IDEOGRAPH.findall(text)
-    return split_chunks(text)
+    With `ideographs_apart` each ideograph is a chunk of its own.
+    """
+    chunks = list(map(str.split, texts))  # right for most texts, and one loop in C
+    together = "".join(texts)
+    if any(character in together for character in JOINING):
+        for number, text in enumerate(texts):
+            if _JOINING.search(text):
+                chunks[number] = _CHUNK.findall(text)
+    if ideographs_apart and not together.isascii():
+        for number, text in enumerate(texts):
+            if not text.isascii() and _IDEOGRAPH.search(text):
+                chunks[number] = _CHUNK_OR_IDEOGRAPH.findall(text)
+    return chunks
 
 
 def find_chunks(text: str) -> list[tuple[int, str]]:
@@ -43,26 +50,31 @@ def find_chunks(text: str) -> list[tuple[int, str]]:
     return [(match.start(), match[0]) for match in _CHUNK.finditer(text)]
 
 
-def split_words(chunk: str) -> list[str]:
-    """The runs of letters and digits and the punctuation characters of a chunk.
+def split_words(chunks: Sequence[str]) -> list[list[str]]:
+    """The runs of letters and digits and the punctuation characters of each chunk.
 
-    An empty list where it has anything else (symbols, marks, what is taken out), an ideograph beside other characters,
-    which is no run of letters, or a Σ beside others, whose lower case depends on what stands behind the punctuation.
+    A chunk stays whole where it has anything else (symbols, marks, what is taken out), an ideograph beside other
+    characters, which is no run of letters, or a Σ beside others, whose lower case depends on what stands behind the
+    punctuation.
     """
-    parts = _WORD_OR_CHARACTER.findall(chunk)
+    return [[chunk] if chunk.isalnum() and chunk.isascii() else _words_of(chunk) for chunk in chunks]
+
+
+def _words_of(chunk: str) -> list[str]:
     if chunk.isascii():
-        return parts if chunk.isprintable() else []
+        if chunk[:-1].isalnum() and chunk[-1].isprintable():
+            return [chunk[:-1], chunk[-1]]
+        return _WORD_OR_CHARACTER.findall(chunk) if chunk.isprintable() else [chunk]
     if len(chunk) > 1 and ("Σ" in chunk or _ANY_IDEOGRAPH.search(chunk)):
-        return []
-    return parts if all(map(_is_word_or_punctuation, parts)) else []
+        return [chunk]
+    parts = _WORD_OR_CHARACTER.findall(chunk)
+    return parts if all(map(is_one_word, parts)) else [chunk]
 
 
-def _is_word_or_punctuation(part: str) -> bool:
-    return part.isalnum() or (part.isprintable() if part.isascii() else unicodedata.category(part)[0] == "P")
-
-
-def _has_joining(text: str) -> bool:
-    if not text.isascii():
-        return _JOINING.search(text) is not None
-    # Six scans by the C library are four times as fast as a regular expression.
-    return "\x0b" in text or "\x0c" in text or "\x1c" in text or "\x1d" in text or "\x1e" in text or "\x1f" in text
+def is_one_word(part: str) -> bool:
+    """Whether a part of `split_words` is a run of letters and digits or a punctuation character, not what stayed whole."""
+    if part.isascii():
+        return part.isalnum() or (len(part) == 1 and part.isprintable())
+    if len(part) > 1:
+        return part.isalnum() and "Σ" not in part and not _ANY_IDEOGRAPH.search(part)
+    return part.isalnum() or unicodedata.category(part)[0] == "P"

@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, write_json
-from bert_jax.tokenization.flat import ChunkCache, FlatEncoding
+from bert_jax.tokenization.flat import ChunkCache, Flat, FlatEncoding, flattened
 from bert_jax.tokenization.words import has_cjk, Segmenter, word_starts
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -117,21 +117,22 @@ class Tokenizer(abc.ABC):
         """What the fingerprint covers besides the settings."""
 
     @abc.abstractmethod
-    def _split(self, text: str) -> list[str]:
-        """Parts of `text` whose tokens together are the tokens of `text`."""
+    def _split(self, texts: Sequence[str]) -> list[list[str]]:
+        """Parts of each text whose tokens together are the tokens of the text."""
 
     @abc.abstractmethod
     def _encode_spans(self, texts: Sequence[str]) -> list[tuple[list[int], Spans]]:
         """Ids and offsets of each text."""
 
-    def _encode_chunks(self, chunks: Sequence[str]) -> list[Sequence[int]]:
-        """For each chunk the codes of its tokens: id << 1 | begins a word."""
+    def _encode_chunks(self, chunks: Sequence[str]) -> Flat:
+        """The codes of all chunks and the tokens of each, as in flat.py."""
+        return flattened(self._codes(chunks))
+
+    def _codes(self, texts: Sequence[str]) -> list[list[int]]:
+        """For each text the codes of its tokens: id << 1 | begins a word."""
         return [
-            [
-                index << 1 | start
-                for index, start in zip(ids, word_starts(chunk, ids, offsets, self.unk_id), strict=True)
-            ]
-            for chunk, (ids, offsets) in zip(chunks, self._encode_spans(chunks), strict=True)
+            [index << 1 | start for index, start in zip(ids, word_starts(text, ids, offsets, self.unk_id), strict=True)]
+            for text, (ids, offsets) in zip(texts, self._encode_spans(texts), strict=True)
         ]
 
     def _check_ids(self, ids: Sequence[int]) -> None:

@@ -88,8 +88,8 @@ class SentencePieceTokenizer(Tokenizer):
     def _contents(self) -> Sequence[str]:
         return [hashlib.sha256(self._model).hexdigest()]
 
-    def _split(self, text: str) -> list[str]:
-        return split_chunks(text)
+    def _split(self, texts: Sequence[str]) -> list[list[str]]:
+        return split_chunks(texts)
 
     def _encode_spans(self, texts: Sequence[str]) -> list[tuple[list[int], Spans]]:
         found = [find_chunks(text) for text in texts]

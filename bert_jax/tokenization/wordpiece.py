@@ -4,14 +4,13 @@
 The library's few differences are evened out in normalization.py.
 """
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.tokenization.chunks import IDEOGRAPHS, split_chunks_and_ideographs, split_words
+from bert_jax.tokenization.chunks import IDEOGRAPHS, is_one_word, split_chunks, split_words
 from bert_jax.tokenization.encoding import Spans, Tokenizer
-from bert_jax.tokenization.flat import LARGEST_CACHE
+from bert_jax.tokenization.flat import ChunkCache, Flat, flattened
 from bert_jax.tokenization.normalization import Evening
 
 VOCABULARY_FILE = "vocab.txt"
@@ -38,7 +37,13 @@ class WordPieceTokenizer(Tokenizer):
         self._evening = evening_for(self._backend, self.lowercase, self.strip_accents, known="".join(self.vocabulary))
         self._entries = {entry.translate(self._evening): index for index, entry in enumerate(self.vocabulary)}
         self._backend.model = library_model(self._entries)
-        self._words: dict[str, tuple[int, ...]] = {}  # word or punctuation character -> codes, as in flat.py
+        # Entries that are plain words, and their codes; a longer one than the library looks up is [UNK] to it.
+        self._whole = {
+            entry: (index << 1 | 1,)
+            for entry, index in self._entries.items()
+            if entry.isascii() and is_one_word(entry) and len(entry) <= LONGEST_WORD
+        }
+        self._words = ChunkCache(split_words, self._encode_words)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.vocabulary, self.lowercase, self.strip_accents, self.decided_by)
@@ -67,44 +72,48 @@ class WordPieceTokenizer(Tokenizer):
     def _contents(self) -> Sequence[str]:
         return self.vocabulary
 
-    def _split(self, text: str) -> list[str]:
-        return split_chunks_and_ideographs(text)
+    def _split(self, texts: Sequence[str]) -> list[list[str]]:
+        return split_chunks(texts, ideographs_apart=True)
 
     def _encode_spans(self, texts: Sequence[str]) -> list[tuple[list[int], Spans]]:
         evened = [self._evening.even_out(text) for text in texts]
         encoded = self._backend.encode_batch(evened, add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encoded]
 
-    def _encode_chunks(self, chunks: Sequence[str]) -> list[Sequence[int]]:
+    def _encode_chunks(self, chunks: Sequence[str]) -> Flat:
         """Most chunks are words and punctuation, and most of these were seen in other chunks."""
-        if self.lowercase:
-            chunks = [chunk.lower() if chunk.isascii() else chunk for chunk in chunks]
-        parted = [[chunk] if chunk.isascii() and chunk.isalnum() else split_words(chunk) for chunk in chunks]
-        self._learn_words(set(itertools.chain.from_iterable(parted)))
-        words = self._words
-        codes: list[Sequence[int]] = [
-            words[parts[0]] if len(parts) == 1 else [code for part in parts for code in words[part]] for parts in parted
-        ]
-        others = [number for number, parts in enumerate(parted) if not parts]
-        for number, encoded in zip(others, super()._encode_chunks([chunks[number] for number in others]), strict=True):
-            codes[number] = encoded
-        return codes
+        return self._words.codes(self._lowered(chunks))
 
-    def _learn_words(self, words: set[str]) -> None:
-        """Have the library encode the words that were not seen yet. Plain ones need its last step only."""
-        if len(self._words) > LARGEST_CACHE:
-            self._words = {}
-        new = sorted(words - self._words.keys())
-        plain = {word: word.lower() if self.lowercase else word for word in new if word.isascii()}
-        whole = {word: (self._entries[form] << 1 | 1,) for word, form in plain.items() if form in self._entries}
-        parted = [word for word in plain if word not in whole]
-        others = [word for word in new if not word.isascii()]
+    def _lowered(self, texts: Sequence[str]) -> Sequence[str]:
+        """Plain text as the normalisation makes it, other text as it is."""
+        return [text.lower() if text.isascii() else text for text in texts] if self.lowercase else texts
+
+    def _encode_words(self, words: Sequence[str]) -> Flat:
+        """Words, punctuation characters and what `split_words` could not part. Plain words need no normalisation."""
+        words = self._lowered(words)  # once more: a chunk that is not ASCII has ASCII words
+        codes: list[Any] = list(map(self._whole.get, words))
+        unknown = [number for number, known in enumerate(codes) if known is None]
         look_up = self._backend.model.tokenize
-        ids = [[piece.id for piece in look_up(plain[word])] for word in parted]
-        ids += self.encode_batch(others)
-        self._words |= whole
-        for word, (first, *rest) in zip(parted + others, ids, strict=True):
-            self._words[word] = (first << 1 | 1, *(index << 1 for index in rest))
+        accented, whole = [], []
+        for number in unknown:
+            word = words[number]
+            if not is_one_word(word):
+                whole.append(number)
+            elif word.isascii():
+                codes[number] = _codes_of_word([piece.id for piece in look_up(word)])
+            else:
+                accented.append(number)
+        for number, ids in zip(accented, self.encode_batch([words[number] for number in accented]), strict=True):
+            codes[number] = _codes_of_word(ids)
+        for number, own in zip(whole, self._codes([words[number] for number in whole]), strict=True):
+            codes[number] = own
+        return flattened(codes)
+
+
+def _codes_of_word(ids: Sequence[int]) -> list[int]:
+    codes = [index << 1 for index in ids]
+    codes[0] |= 1
+    return codes
 
 
 def library_tokenizer(lowercase: bool, strip_accents: bool) -> Any:

@@ -1,4 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """BERT in JAX: pre-training from raw text, fine-tuning, evaluation and checkpoint conversion."""
 
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bert_jax.pretrained import Pretrained
+
 __version__ = "0.1.0"
+
+
+def load(path: str | Path, **options: Any) -> "Pretrained":
+    """A model and its tokenizer from a run, a directory of Hugging Face's or a TF1 checkpoint: see `pretrained.load`."""
+    from bert_jax import pretrained  # JAX is imported where it is used: `bert-jax --help` answers at once
+
+    return pretrained.load(path, **options)

@@ -68,6 +68,10 @@ class Checkpoints:
             ) from error
         return dict(restored.items())
 
+    def has(self, step: int, name: str) -> bool:
+        """Whether a checkpoint holds an item: a converted one may have parameters only."""
+        return (self.folder / str(step) / name).is_dir()
+
     def remove_unfinished(self) -> None:
         """Remove what a save that was cut off has left; for the main process alone."""
         for name in self.unfinished:

@@ -20,6 +20,8 @@ STAGES = {
     "pretrain": "config + data -> run directory",
     "evaluate": "run + data -> MLM loss, accuracy and perplexity, NSP accuracy",
     "fill-mask": "run + text with [MASK] -> predictions",
+    "embed": "checkpoint + text -> vectors",
+    "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
     "report": "run -> report.html",
     "doctor": "data or run -> what is likely wrong, and what to do",
     "bench": "machine -> speed of step, attention, feed and checkpoint, beside a peer; bench.json and bench.html",

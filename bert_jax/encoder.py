@@ -44,7 +44,7 @@ class EncoderOutput(NamedTuple):
     """What `encode` returns."""
 
     sequence_output: jax.Array  # [B, S, D] of the last layer
-    pooled_output: jax.Array  # [B, E, D] the [CLS] of each packed example through the pooler
+    pooled_output: jax.Array | None  # [B, E, D] the [CLS] of each packed example through the pooler; None without one
     all_layers: jax.Array | None  # [L + 1, B, S, D] embeddings, then each layer; None unless asked for
 
 
@@ -163,13 +163,13 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """Embeddings, L layers, pooler: the 109,482,240 (base) or 335,141,888 (large) parameters of BERT."""
 
-    def __init__(self, config: ModelConfig, compute: Compute | None = None, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, compute: Compute | None = None, *, pooler: bool = True, rngs: nnx.Rngs):
         self.compute = compute = compute or Compute()
         self.config = config
         self.embeddings = Embeddings(config, compute, rngs=rngs)
         keys = jax.random.split(rngs.params(), config.num_hidden_layers)
         self.layers = nnx.vmap(lambda key: EncoderLayer(config, compute, rngs=nnx.Rngs(key)))(keys)
-        self.pooler = Dense(config.hidden_size, config.hidden_size, config, compute, rngs=rngs)
+        self.pooler = Dense(config.hidden_size, config.hidden_size, config, compute, rngs=rngs) if pooler else None
 
     def __call__(
         self,
@@ -192,7 +192,7 @@ class Encoder(nnx.Module):
         """
         x = self.embeddings(input_ids, position_ids, segment_ids, dropout_seeds)
         last, each = self._run_layers(x, sequence_ids, dropout_seeds, all_layers)
-        pooled = jnp.tanh(self.pooler(take_positions(last, cls_positions)))
+        pooled = jnp.tanh(self.pooler(take_positions(last, cls_positions))) if self.pooler else None
         stacked = jnp.concatenate([x[None], each]) if all_layers else None
         return EncoderOutput(last, pooled, stacked)
 

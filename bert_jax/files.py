@@ -8,23 +8,50 @@ the same whatever its size, and only what is read is loaded.
 
 import hashlib
 import json
+import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
+import ml_dtypes
 import numpy as np
 
-_DTYPES: dict[str, np.dtype[Any]] = {
+# In the order by which the safetensors library sorts the tensors of a file, the last first: then each is aligned.
+TENSOR_TYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
     "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "I16": np.dtype("<i2"),
     "U16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
     "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
     "I64": np.dtype("<i8"),
+    "U64": np.dtype("<u8"),
 }
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_LONGEST_HEADER = 2**20  # bytes
+_TYPE_NAMES = {dtype: name for name, dtype in TENSOR_TYPES.items()}
+_LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+
+
+class TensorKind(NamedTuple):
+    """What the header says of a tensor before it is made."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class TensorPlace(NamedTuple):
+    """Where a tensor lies in its file."""
+
+    kind: TensorKind
+    begin: int  # bytes from the beginning of the file
+    end: int
 
 
 # ---- whole or absent ---------------------------------------------------------------------------------------
@@ -67,47 +94,141 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
 
     Give the widest type first: then every tensor is aligned in the mapped file.
     """
+    kinds = {name: TensorKind(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    return stream_tensors(path, kinds, tensors.__getitem__)
+
+
+def stream_tensors(
+    path: Path,
+    kinds: Mapping[str, TensorKind],
+    make: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> str:
+    """Write a safetensors file of tensors in the order of `kinds`, each made when its turn comes and then let go.
+
+    Returns the file's sha256, hex. Raises ValueError where a tensor that was made is not of its kind.
+    """
     digest = hashlib.sha256()
-    parts: list[bytes | np.ndarray] = [_header(tensors)]
-    parts += [tensor.reshape(-1).view(np.uint8) for tensor in tensors.values()]
+
+    def put(part: bytes | np.ndarray) -> None:
+        digest.update(part)
+        file.write(part)
+
     with complete_or_absent(path) as file:
-        for part in parts:
-            digest.update(part)
-            file.write(part)
+        put(_header(kinds, metadata))
+        for name, kind in kinds.items():
+            put(_bytes_of(name, kind, make(name)))  # no variable holds it while the next one is made
     return digest.hexdigest()
 
 
-def _header(tensors: Mapping[str, np.ndarray]) -> bytes:
-    entries, offset = {}, 0
-    for name, tensor in tensors.items():
-        span = [offset, offset + tensor.nbytes]
-        entries[name] = {"dtype": _DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
+def _bytes_of(name: str, kind: TensorKind, tensor: np.ndarray) -> np.ndarray:
+    if (tensor.dtype, tensor.shape) != kind:
+        raise ValueError(f"{name} was made as {tensor.dtype} {list(tensor.shape)}, not {kind.dtype} {list(kind.shape)}")
+    return tensor.reshape(-1).view(np.uint8)
+
+
+def _header(kinds: Mapping[str, TensorKind], metadata: Mapping[str, str] | None) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for name, kind in kinds.items():
+        span = [offset, offset + _size(kind)]
+        entries[name] = {"dtype": _TYPE_NAMES[kind.dtype], "shape": list(kind.shape), "data_offsets": span}
         offset = span[1]
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
+def _size(kind: TensorKind) -> int:
+    return math.prod(kind.shape) * kind.dtype.itemsize
+
+
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Name -> read-only view of the mapped file. Raises ValueError where header and file disagree."""
+    """Name -> read-only view of the mapped file; whole numbers only, which is all that prepared data holds.
+
+    Raises ValueError where header and file disagree.
+    """
+    places = tensor_places(path)
+    # np.asarray: a plain array over the same map, because indexing an np.memmap is slow.
+    data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+    return {name: _view(data, name, place) for name, place in places.items()}
+
+
+def _view(data: np.ndarray, name: str, place: TensorPlace) -> np.ndarray:
+    kind, begin, end = place
+    if not np.issubdtype(kind.dtype, np.integer):
+        raise ValueError(f"{name} is of type {_TYPE_NAMES[kind.dtype]}, not of whole numbers")
+    return data[begin:end].view(kind.dtype).reshape(kind.shape)
+
+
+def tensor_places(path: Path) -> dict[str, TensorPlace]:
+    """What the header of a safetensors file says, in the order of the file; no tensor is read.
+
+    Raises ValueError, which names the tensor and both numbers, where the header contradicts itself or the file.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length_bytes = file.read(8)
         length = struct.unpack("<Q", length_bytes)[0] if len(length_bytes) == 8 else 0
         if not 0 < length <= min(size - 8, _LONGEST_HEADER):
             raise ValueError(f"its {size} bytes do not begin with a safetensors header")
-        entries = json.loads(file.read(length))  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        entries = parse_json_object(file.read(length))
     entries.pop("__metadata__", None)
-    data_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if 8 + length + data_bytes != size:
-        raise ValueError(f"its header tells of {8 + length + data_bytes} bytes, the file has {size}")
-    # np.asarray: a plain array over the same map, because indexing an np.memmap is slow.
-    data = np.asarray(np.memmap(path, np.uint8, mode="r", offset=8 + length))
-    return {name: _view(data, name, entry) for name, entry in entries.items()}
+    claims = [(_span(name, entry), name, _kind(name, entry)) for name, entry in entries.items()]
+    places, reached = {}, 8 + length
+    for (begin, end), name, kind in sorted(claims, key=lambda claim: claim[0]):
+        _check_span(name, kind, begin, end, reached - 8 - length)
+        places[name] = TensorPlace(kind, 8 + length + begin, 8 + length + end)
+        reached = 8 + length + end
+    if reached != size:
+        cut = next((f"it ends inside {name}: " for name, place in places.items() if place.end > size), "")
+        raise ValueError(f"{cut}its header tells of {reached} bytes, the file has {size}")
+    return places
 
 
-def _view(data: np.ndarray, name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"{name} is of type {entry['dtype']}, not one of {', '.join(_DTYPES)}")
-    begin, end = entry["data_offsets"]
-    return data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+def parse_json_object(text: bytes) -> dict[str, Any]:
+    """A JSON object, read strictly: a name that comes twice, at any depth, is a ValueError, as is all that is no object."""
+
+    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is in it twice")
+        return content
+
+    try:
+        content = json.loads(text, object_pairs_hook=without_repetition)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"it is a JSON {type(content).__name__}, not an object")
+    return content
+
+
+def _span(name: str, entry: Any) -> tuple[int, int]:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not _whole_numbers(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name} has the place {offsets}, not two numbers of bytes")
+    return offsets[0], offsets[1]
+
+
+def _kind(name: str, entry: Mapping[str, Any]) -> TensorKind:
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    if not isinstance(dtype, str) or dtype not in TENSOR_TYPES:
+        raise ValueError(f"{name} is of type {dtype}, not one of {', '.join(TENSOR_TYPES)}")
+    if not _whole_numbers(shape):
+        raise ValueError(f"{name} has the shape {shape}, not a list of sizes")
+    return TensorKind(TENSOR_TYPES[dtype], tuple(shape))
+
+
+def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+
+
+def _check_span(name: str, kind: TensorKind, begin: int, end: int, reached: int) -> None:
+    """A tensor begins where the one before it ended, and is as long as its shape."""
+    if end - begin != _size(kind):
+        what = f"{kind.dtype} {list(kind.shape)}"
+        raise ValueError(f"{name} is {what}, which takes {_size(kind)} bytes, and has {end - begin} in its header")
+    if begin != reached:
+        raise ValueError(f"{name} begins at byte {begin} of the data, and what comes before it ends at {reached}")

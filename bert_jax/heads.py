@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on the encoder: the pre-training heads (masked LM, next sentence).
+"""What stands on the encoder: the pre-training heads (masked LM, next sentence), and those of fine-tuned models.
 
 BERT (1810.04805), section 3.1; google-research/bert, run_pretraining.py.
 
-Shapes: B rows, S tokens, D features, M predicted positions, E packed examples, V vocabulary.
+Shapes: B rows, S tokens, D features, M predicted positions, E packed examples, V vocabulary, C outputs of a task.
 """
 
 from typing import NamedTuple
@@ -22,14 +22,16 @@ from bert_jax.encoder import (
     LayerNorm,
     take_positions,
 )
+from bert_jax.model_description import ModelDescription, TASKS
 from bert_jax.residuals import gelu, logits
 
 
-class PretrainingOutput(NamedTuple):
-    """What the pre-training model returns."""
+class BertOutput(NamedTuple):
+    """What a model returns; None where it has no such head."""
 
-    mlm_logits: jax.Array  # [B, M, V] float32
-    nsp_logits: jax.Array  # [B, E, 2] float32; 0 = IsNext, 1 = NotNext
+    mlm_logits: jax.Array | None  # [B, M, V] float32
+    nsp_logits: jax.Array | None  # [B, E, 2] float32; 0 = IsNext, 1 = NotNext
+    task_logits: jax.Array | None  # float32; of pooled examples [B, E, C], of tokens [B, S, C]
     encoder: EncoderOutput
 
 
@@ -51,22 +53,24 @@ class MlmHead(nnx.Module):
         return logits(x, decoder, self.bias[...])
 
 
-class PretrainingModel(nnx.Module):
-    """Encoder with the MLM and NSP heads."""
+class BertModel(nnx.Module):
+    """Encoder with the heads that a description names: for pre-training MLM and NSP."""
 
-    def __init__(self, config: ModelConfig, compute: Compute | None = None, *, rngs: nnx.Rngs):
-        compute = compute or Compute()
-        self.encoder = Encoder(config, compute, rngs=rngs)
-        self.mlm = MlmHead(config, compute, rngs=rngs)
-        self.nsp = Dense(config.hidden_size, 2, config, compute, rngs=rngs)
+    def __init__(self, description: ModelDescription, compute: Compute | None = None, *, rngs: nnx.Rngs):
+        config, compute, task = description.model, compute or Compute(), description.task
+        self.encoder = Encoder(config, compute, pooler=description.pooler, rngs=rngs)
+        self.mlm = MlmHead(config, compute, rngs=rngs) if description.mlm else None
+        self.nsp = Dense(config.hidden_size, 2, config, compute, rngs=rngs) if description.nsp else None
+        self.task = Dense(config.hidden_size, task.outputs, config, compute, rngs=rngs) if task else None
+        self.task_source = TASKS[task.kind] if task else None
 
     def __call__(
         self, batch: dict[str, jax.Array], *, dropout_seeds: jax.Array | None = None, all_layers: bool = False
-    ) -> PretrainingOutput:
+    ) -> BertOutput:
         """Predict a batch; the MLM head sees the masked positions only.
 
         Args:
-          batch: the inputs named in `bert_jax.batch`; labels are not needed.
+          batch: the inputs named in `bert_jax.batch`; labels are not needed, `masked_lm_positions` by an MLM head only.
           dropout_seeds: [B, 2] uint32, or None: nothing is dropped (evaluation).
           all_layers: return the output of every layer too.
         """
@@ -79,7 +83,15 @@ class PretrainingModel(nnx.Module):
             dropout_seeds=dropout_seeds,
             all_layers=all_layers,
         )
-        picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
-        mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
-        nsp_logits = self.nsp(encoded.pooled_output).astype(jnp.float32)
-        return PretrainingOutput(mlm_logits, nsp_logits, encoded)
+        mlm_logits = None
+        if self.mlm is not None:
+            picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
+            mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
+        pooled, tokens = encoded.pooled_output, encoded.sequence_output
+        nsp_logits = _applied(self.nsp, pooled)
+        task_logits = _applied(self.task, pooled if self.task_source == "pooled" else tokens)
+        return BertOutput(mlm_logits, nsp_logits, task_logits, encoded)
+
+
+def _applied(head: Dense | None, x: jax.Array | None) -> jax.Array | None:
+    return None if head is None or x is None else head(x).astype(jnp.float32)

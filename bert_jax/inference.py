@@ -58,6 +58,9 @@ class Inference:
         self.config = replace(run.config(), mesh=MeshConfig(1, 1, 1), micro_batches=1, attention="auto")
         self.tokenizer = run.tokenizer()
         self.training = Training(self.config, make_mesh(self.config.mesh, jax.devices()[:1]))
+        description = run.description()
+        if not description.is_pretraining:
+            raise UserError(f"{run.path}: holds {description.summary()}: filling masks needs pooler, MLM and NSP heads")
         with Checkpoints(run.checkpoints) as checkpoints:
             if checkpoints.latest is None:
                 raise UserError(f"{run.path}: has no complete checkpoint: go on with bert-jax pretrain")

@@ -198,6 +198,13 @@ def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpo
     dropped = forget_metrics_after(run, done) if is_main() else 0
     if done < 0:
         return training.initial_state(), 0, Window()
+    total = training.config.total_steps
+    if done > total:
+        raise UserError(
+            f"{run.path}: its checkpoint is of step {done:,}, beyond the {total:,} of this configuration: raise phases.0.steps"
+        )
+    if not checkpoints.has(done, "optimizer"):
+        return begin_with_weights(training, run, checkpoints, done), done, Window()
     abstract = training.abstract_state
     restored = checkpoints.restore(done, {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)})
     (opt_state, step), record = restored.pop("optimizer"), restored.pop("record")
@@ -205,6 +212,13 @@ def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpo
     again = f"; {dropped} lines of metrics after it will be computed again" if dropped else ""
     say(f"resuming {run.path} at step {done:,} of {training.config.total_steps:,}{again}")
     return state, done, Window(**record["window"])
+
+
+def begin_with_weights(training: Training, run: RunDirectory, checkpoints: Checkpoints, done: int) -> TrainState:
+    """The weights of a converted checkpoint that came without an optimizer's state: its moments begin at 0."""
+    params = checkpoints.restore(done, {"params": training.abstract_state.params})["params"]
+    say(f"begins with the weights of {run.path / 'checkpoints' / str(done)}; the optimizer's moments begin at 0")
+    return training.initial_state()._replace(params=params)
 
 
 def record_environment(run: RunDirectory, mesh: Mesh) -> None:

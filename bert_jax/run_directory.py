@@ -14,6 +14,8 @@ from typing import Any
 from bert_jax.config import PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.model_description import description_from, ModelDescription
+from bert_jax.model_description import MODEL_FILE as DESCRIPTION_FILE
 from bert_jax.settings import differences, load_config, to_dict
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE
@@ -71,6 +73,26 @@ class RunDirectory:
         """The run's configuration."""
         return load_config(self.config_file)
 
+    def description(self) -> ModelDescription:
+        """What its checkpoints hold: all of pre-training, unless a conversion has written down something else.
+
+        Raises:
+          UserError: what it has written down cannot be read.
+        """
+        file = self.path / DESCRIPTION_FILE
+        if not file.is_file():
+            return ModelDescription(self.config().model)
+        try:
+            values = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON ({error}): convert the checkpoint again") from None
+        return description_from(values, file)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether its checkpoint came from elsewhere and no data was named yet to go on with."""
+        return (self.path / DESCRIPTION_FILE).is_file() and not self.data_file.is_file()
+
     def manifest(self) -> dict[str, Any]:
         """The manifest of the run's data."""
         return json.loads(self.data_file.read_text(encoding="utf-8"))
@@ -101,7 +123,10 @@ def start_or_resume(
       UserError: the directory holds something else, or a run with another configuration, vocabulary or data.
     """
     run = RunDirectory(path)
-    if run.config_file.is_file():
+    if run.is_converted:
+        _check_same_model(run, config, tokenizer)
+        write_json(run.data_file, dict(manifest))
+    elif run.config_file.is_file():
         _check_same_run(run, config, manifest)
     else:
         if path.is_dir() and any(entry.name not in WRITTEN_BEFORE_CONFIG for entry in path.iterdir()):
@@ -125,6 +150,24 @@ def join_run(path: Path, config: PretrainConfig) -> RunDirectory:
             f"{path}: is not there, or not the same, for every process: --output must be a folder that all hosts share"
         )
     return run
+
+
+def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Tokenizer) -> None:
+    """A converted checkpoint is gone on with under any recipe, with its own model and vocabulary."""
+    description = run.description()
+    if not description.is_pretraining:
+        raise UserError(f"{run.path}: holds {description.summary()}: pre-training needs pooler, MLM and NSP heads")
+    changed = [
+        line for line in differences(run.config(), config) if line.startswith("model.") and "dropout" not in line
+    ]
+    if changed:
+        raise UserError(f"{run.path}: holds another model ({'; '.join(changed[:5])}): take these settings back")
+    own = run.tokenizer()
+    if own.fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"{run.path}: its vocabulary ({own.vocab_size} entries, {own.fingerprint[:12]}) is not the data's"
+            f" ({tokenizer.vocab_size} entries, {tokenizer.fingerprint[:12]}): prepare the data with --vocab {run.path}"
+        )
 
 
 def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:

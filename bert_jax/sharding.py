@@ -43,7 +43,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlm/decoder$", P(None, ("fsdp", "tensor"))),
     (r"mlm/bias$", P("tensor")),
     (r"mlm/bias$", P()),
-    (r"nsp/kernel$", P("fsdp", None)),
+    (r"(nsp|task)/kernel$", P("fsdp", None)),
     (r"(bias|scale)$", P()),
 )
 

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from bert_jax.config import PhaseConfig, PretrainConfig
 from bert_jax.data.packing import bucket_widths
 from bert_jax.encoder import Compute
-from bert_jax.heads import PretrainingModel
+from bert_jax.heads import BertModel
+from bert_jax.model_description import ModelDescription
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.sharding import parameter_shardings
 
@@ -107,5 +108,5 @@ class Training:
         params = nnx.to_pure_dict(nnx.split(self._model(key))[1])
         return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    def _model(self, key: jax.Array) -> PretrainingModel:
-        return PretrainingModel(self.config.model, self.compute, rngs=nnx.Rngs(params=key))
+    def _model(self, key: jax.Array) -> BertModel:
+        return BertModel(ModelDescription(self.config.model), self.compute, rngs=nnx.Rngs(params=key))

@@ -33,6 +33,8 @@ SAMPLE_CHARACTERS = {
 
 def main(argv: Sequence[str]) -> int | None:
     """Run the stage."""
+    if argv[:1] == ["extend"]:
+        return extend(argv[1:])
     options = _parse(argv)
     from bert_jax.data.documents import ReadingOptions
     from bert_jax.data.sources import parse_sources
@@ -63,13 +65,21 @@ def main(argv: Sequence[str]) -> int | None:
     return 0
 
 
+def extend(argv: Sequence[str]) -> int:
+    """`bert-jax vocab extend`: words for a checkpoint's vocabulary."""
+    from bert_jax.pipelines import _vocab_extend  # type: ignore[import-not-found,unused-ignore]
+
+    return _vocab_extend.main(argv)
+
+
 # ---- options -----------------------------------------------------------------------------------------------
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bert-jax vocab",
-        description="Makes a vocabulary of text, or compares two. Equal text and settings give an equal vocabulary.",
+        description="Makes a vocabulary of text, or compares two. Equal text and settings give an equal vocabulary."
+        " `bert-jax vocab extend` adds words to a checkpoint's.",
     )
     default = " (default: %(default)s)"
     add = parser.add_argument

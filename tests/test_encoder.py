@@ -32,8 +32,9 @@ from bert_jax.encoder import (
     LayerNorm,
     SelfAttention,
 )
-from bert_jax.heads import PretrainingModel
+from bert_jax.heads import BertModel
 from bert_jax.losses import cross_entropy
+from bert_jax.model_description import ModelDescription
 
 GOLDEN_CONFIG = ModelConfig(**SIZES)
 GOLDEN_ACTS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new"}  # ours -> Hugging Face's
@@ -158,7 +159,7 @@ class Results(NamedTuple):
 
 def loss_function(config: ModelConfig, compute: Compute) -> Any:
     """(parameters, batch, dropout's seeds or None) -> (loss, outputs)."""
-    graph = nnx.split(nnx.eval_shape(lambda: PretrainingModel(config, compute, rngs=nnx.Rngs(0))))[0]
+    graph = nnx.split(nnx.eval_shape(lambda: BertModel(ModelDescription(config), compute, rngs=nnx.Rngs(0))))[0]
 
     def loss(params: Any, batch: Any, seeds: Any) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
         output = nnx.merge(graph, params)(batch, dropout_seeds=seeds, all_layers=True)
@@ -568,7 +569,7 @@ def test_initial_weights_are_a_truncated_normal():
 
     @jax.jit
     def create() -> Any:
-        return nnx.to_pure_dict(nnx.state(PretrainingModel(config, rngs=nnx.Rngs(7))))
+        return nnx.to_pure_dict(nnx.state(BertModel(ModelDescription(config), rngs=nnx.Rngs(7))))
 
     leaves = by_path(create())
     for path, value in leaves.items():

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files are whole or absent. The tensors in them are tested with the shards."""
+"""Files are whole or absent. The tensors in them are tested with the shards and the conversion."""
 
 import json
 
+import numpy as np
 import pytest
 
-from bert_jax.files import complete_or_absent, file_sha256, write_json
+from bert_jax.files import complete_or_absent, file_sha256, map_tensors, parse_json_object, write_json, write_tensors
 
 
 def test_a_failed_write_leaves_no_file_and_says_where(tmp_path):
@@ -34,3 +35,21 @@ def test_the_hash_is_sha256(tmp_path):
     """FIPS 180-2, appendix B.1."""
     (tmp_path / "a").write_bytes(b"abc")
     assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_only_whole_numbers_are_mapped(tmp_path):
+    """Prepared data holds nothing else: another type means another file."""
+    write_tensors(tmp_path / "a", {"ids": np.arange(3, dtype=np.uint16)})
+    assert map_tensors(tmp_path / "a")["ids"].tolist() == [0, 1, 2]
+    write_tensors(tmp_path / "a", {"ids": np.arange(3, dtype=np.float16)})
+    with pytest.raises(ValueError, match="ids is of type F16, not of whole numbers"):
+        map_tensors(tmp_path / "a")
+
+
+def test_json_is_read_strictly():
+    """Python's own reader takes the last of two values of one name."""
+    assert parse_json_object(b'{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
+    with pytest.raises(ValueError, match="b is in it twice"):
+        parse_json_object(b'{"a": {"b": 1, "b": 1}}')
+    with pytest.raises(ValueError, match="a JSON list, not an object"):
+        parse_json_object(b"[]")

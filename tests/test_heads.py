@@ -19,7 +19,8 @@ from flax import nnx
 
 from bert_jax.config import ModelConfig
 from bert_jax.encoder import Compute, Dense
-from bert_jax.heads import MlmHead, PretrainingModel
+from bert_jax.heads import BertModel, MlmHead
+from bert_jax.model_description import ModelDescription
 
 GOLDEN_ACTS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new"}  # ours -> Hugging Face's
 
@@ -107,8 +108,8 @@ def example_batch() -> dict[str, np.ndarray]:
 def small_model(tied: bool) -> tuple[Any, Any]:
     """The jitted model, (parameters, batch) -> (MLM logits, NSP logits), and its parameters."""
 
-    def create() -> PretrainingModel:
-        return PretrainingModel(replace(SMALL, tie_word_embeddings=tied), rngs=nnx.Rngs(0))
+    def create() -> BertModel:
+        return BertModel(ModelDescription(replace(SMALL, tie_word_embeddings=tied)), rngs=nnx.Rngs(0))
 
     graph = nnx.split(nnx.eval_shape(create))[0]
 

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint of any format, found and described, with every one of its tensors accounted for.
+
+Opening reads names, shapes and configurations only. `weight` then reads a tensor in our layout, in float32.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import ModelConfig
+from bert_jax.conversion import names
+from bert_jax.conversion.config_files import (
+    GOOGLE_CONFIG,
+    HUGGING_FACE_CONFIG,
+    listed,
+    read_google,
+    read_hugging_face,
+    read_json,
+    task_of,
+    with_vocab_size,
+)
+from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, OUTPUT_BIAS, Row, SECOND_NAMES, TF1
+from bert_jax.conversion.run_files import is_run, open_run_tensors, RUN_CONFIG
+from bert_jax.conversion.safetensors_files import open_safetensors
+from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.conversion.tf1 import find_tf1, open_tf1
+from bert_jax.conversion.torch_files import open_torch
+from bert_jax.conversion.vocabularies import find_tokenizer
+from bert_jax.errors import UserError
+from bert_jax.model_description import ModelDescription, TaskHead, TASKS
+from bert_jax.tokenization import Tokenizer
+
+HUGGING_FACE_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user decides where files do not say."""
+
+    gelu: str | None = None  # gelu_tanh or gelu_erf
+    task: str | None = None  # one of TASKS, where a head could be several
+    vocabulary: Path | None = None
+    padding_rows: str | None = None  # drop or keep rows beyond the vocabulary; None: refuse them
+    skip: tuple[str, ...] = ()  # names of tensors to leave out
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is to be converted."""
+
+    format: str
+    path: Path
+    description: ModelDescription  # after padding rows are dropped
+    tensors: StoredTensors  # by the checkpoint's own names
+    own_names: Mapping[str, str]  # ours -> its own
+    skipped: Mapping[str, str]  # own name -> why it is left out
+    tokenizer: Tokenizer | None
+    notes: tuple[str, ...]  # what was decided on the way
+
+    @property
+    def rows(self) -> list[Row]:
+        """The tensors of the model, as in the table."""
+        return names.rows_of(self.description)
+
+    def weight(self, row: Row) -> np.ndarray:
+        """A tensor in our layout, float32; not yet looked at."""
+        array = self.tensors.read(self.own_names[row.ours])
+        array = array.T if row.is_transposed(self.format) else array
+        array = array[: names.shape_of(row, self.description)[0]]  # without padding rows of the vocabulary
+        return np.ascontiguousarray(array, np.float32)
+
+
+def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
+    """Find out what a path holds and account for it.
+
+    Raises:
+      UserError: no checkpoint, two of them, a config that its tensors contradict, a tensor that is missing or has no place.
+    """
+    format, where = detect(path)
+    notes: list[str] = []
+    if format == BERT_JAX:
+        tensors, description = open_run_tensors(path)
+        config: dict[str, Any] = {}
+        model = description.model
+    elif format == HUGGING_FACE:
+        config_file = where.parent / HUGGING_FACE_CONFIG
+        config = read_json(config_file)
+        model = read_hugging_face(config_file, asked.gelu)
+        tensors = open_safetensors(where) if "safetensors" in where.name else open_torch(where)
+    else:
+        config_file = where.parent / GOOGLE_CONFIG
+        config = {}
+        model, notes = read_google(config_file, asked.gelu)
+        tensors = open_tf1(where)
+    found = names.canonical(list(tensors.entries), format)
+    by_canonical = _by_canonical(found, tensors.path)
+    if format != BERT_JAX:
+        description = _describe(format, model, config, by_canonical, tensors, asked)
+    tokenizer = find_tokenizer(
+        where.parent if format == TF1 else where if where.is_dir() else where.parent, asked.vocabulary
+    )
+    own_names, skipped = _account(format, description, by_canonical, tensors, asked)
+    checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes))
+    return _fit_vocabulary(checkpoint, asked)
+
+
+# ---- which format --------------------------------------------------------------------------------------------------
+
+
+def detect(path: Path) -> tuple[str, Path]:
+    """The format of what lies at a path, and the file or prefix to open (for a run of ours the directory).
+
+    Raises:
+      UserError: nothing is recognised, or more than one thing.
+    """
+    found: list[tuple[str, Path]] = []
+    if path.is_file() and path.name in HUGGING_FACE_FILES:
+        return HUGGING_FACE, path
+    if path.is_dir():
+        present = [path / name for name in HUGGING_FACE_FILES if (path / name).is_file()]
+        found += [(HUGGING_FACE, file) for file in present]
+        found += [(BERT_JAX, path)] if is_run(path) else []
+    elif not path.exists() and not path.parent.is_dir():
+        raise UserError(f"{path} is missing: give a checkpoint's directory, or the prefix of one of TensorFlow's")
+    prefix = find_tf1(path)
+    found += [(TF1, prefix)] if prefix is not None else []
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(
+            f"{path} holds no checkpoint: neither {RUN_CONFIG} with checkpoints/ (ours), nor {listed(HUGGING_FACE_FILES)}"
+            " (Hugging Face), nor a *.index file (TensorFlow 1)"
+        )
+    described = listed(f"{place.name} ({format})" for format, place in found)
+    raise UserError(
+        f"{path} holds more than one checkpoint: {described}: name the file that is meant, or move one away"
+    )
+
+
+# ---- what the tensors say ------------------------------------------------------------------------------------------
+
+
+def _by_canonical(found: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The table's name -> the checkpoint's own."""
+    result: dict[str, str] = {}
+    for own, name in found.items():
+        if name in result:
+            raise UserError(f"{path} holds {name} twice, as {result[name]} and as {own}: remove one of them")
+        result[name] = own
+    return result
+
+
+def _describe(
+    format: str,
+    model: ModelConfig,
+    config: Mapping[str, Any],
+    own: Mapping[str, str],
+    tensors: StoredTensors,
+    asked: Asked,
+) -> ModelDescription:
+    """Which heads there are, by the tensors."""
+    _check_layers(format, model, own, tensors.path)
+
+    def has(rows: Iterable[Row]) -> bool:
+        return any(row.name(format) in own for row in rows)
+
+    untied = names.UNTIED[0].name(format) in own and not model.tie_word_embeddings
+    task = None
+    for rows, span in ((names.SPAN, True), (names.CLASSIFIER, False)):
+        kernel = rows[0].name(format)
+        if kernel in own:
+            outputs = tensors.entries[own[kernel]].shape[0]  # [C, D] in both formats
+            task = _task(config, kernel, outputs, span, format, asked, tensors.path)
+    mlm = has(names.MLM) or (format == HUGGING_FACE and "cls.predictions.decoder.bias" in own)
+    return ModelDescription(
+        replace(model, tie_word_embeddings=not untied),
+        pooler=has(names.POOLER),
+        mlm=mlm,
+        nsp=has(names.NSP),
+        task=task,
+    )
+
+
+def _task(
+    config: Mapping[str, Any], kernel: str, outputs: int, span: bool, format: str, asked: Asked, path: Path
+) -> TaskHead:
+    if asked.task is not None and (asked.task == "span") == span:
+        known = task_of(config, outputs, span)
+        return TaskHead(asked.task, outputs, known.labels if known and known.kind == asked.task else ())
+    told = task_of(config, outputs, span)
+    if told is None and format == TF1:
+        told = TaskHead("classification", outputs)  # run_classifier.py is the one that Google published
+    if told is None:
+        others = " or ".join(kind for kind in TASKS if kind != "span")
+        raise UserError(
+            f"{path}: config.json does not say what {kernel} of {outputs} outputs predicts: give --task {others}"
+        )
+    return told
+
+
+_LAYER_NUMBER = {
+    HUGGING_FACE: re.compile(r"bert\.encoder\.layer\.(\d+)\."),
+    TF1: re.compile(r"bert/encoder/layer_(\d+)/"),
+}
+
+
+def _check_layers(format: str, model: ModelConfig, own: Iterable[str], path: Path) -> None:
+    numbers = {int(match[1]) for name in own if (match := _LAYER_NUMBER[format].match(name))}
+    if numbers and numbers != set(range(model.num_hidden_layers)):
+        raise UserError(
+            f"{path} holds layers {min(numbers)} to {max(numbers)} ({len(numbers)} of them) and its config says"
+            f" num_hidden_layers={model.num_hidden_layers}: they do not belong together"
+        )
+
+
+def _account(
+    format: str, description: ModelDescription, own: Mapping[str, str], tensors: StoredTensors, asked: Asked
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Every tensor is used, skipped with a reason, or an error."""
+    used: dict[str, str] = {}
+    untied = description.mlm and not description.model.tie_word_embeddings
+    for row in names.rows_of(description):
+        name = row.name(format)
+        if name not in own or (name == OUTPUT_BIAS and untied):
+            name = next((second for second, first in SECOND_NAMES.items() if first == name and second in own), name)
+        if name not in own:
+            raise UserError(f"{tensors.path} lacks {name}, which the other tensors need: it was cut or never whole")
+        _check_shape(row, format, description, tensors.entries[own[name]], own[name], tensors.path)
+        used[row.ours] = own[name]
+    skipped, homeless = {}, []
+    for name, stored_name in own.items():
+        if stored_name in used.values():
+            continue
+        reason = "left out as asked" if stored_name in asked.skip else names.reason_to_skip(name, format)
+        if reason is None and name == OUTPUT_BIAS and untied:
+            reason = f"not used: transformers adds {DECODER_BIAS} where the output matrix is its own"
+        if reason is None and name in SECOND_NAMES and SECOND_NAMES[name] in own:
+            reason = f"another name of {SECOND_NAMES[name]}"
+            _require_equal(tensors, stored_name, own[SECOND_NAMES[name]])
+        if reason is None:
+            homeless.append(stored_name)
+        else:
+            skipped[stored_name] = reason
+    if homeless:
+        raise UserError(
+            f"{tensors.path} holds {listed(homeless)}, which has no place in a BERT: leave it out by"
+            f" --skip {homeless[0]}, if it is not needed"
+        )
+    return used, skipped
+
+
+def _require_equal(tensors: StoredTensors, second: str, first: str) -> None:
+    if not np.array_equal(tensors.read(second), tensors.read(first)):
+        raise UserError(
+            f"{tensors.path}: {second} is not equal to {first}, and config.json says that they are one"
+            " (tie_word_embeddings): set it to false there if the output matrix is its own"
+        )
+
+
+def _check_shape(row: Row, format: str, description: ModelDescription, entry: Entry, name: str, path: Path) -> None:
+    """Refuse a tensor that the config contradicts; rows of the vocabulary are looked at later."""
+    if entry.dtype not in FLOATS:
+        raise UserError(f"{path}: {name} is of type {entry.dtype}: weights are {', '.join(FLOATS)}")
+    wanted = names.shape_of(row, description)
+    wanted = wanted[::-1] if row.is_transposed(format) else wanted
+    vocabulary = row.shape[0] == "V"
+    if entry.shape == wanted or (vocabulary and entry.shape[1:] == wanted[1:]):
+        return
+    shapes = f"is {list(entry.shape)}, and by the config it should be {list(wanted)}"
+    hint = ": it is transposed" if entry.shape == wanted[::-1] else ": the config belongs to another model"
+    raise UserError(f"{path}: {name} {shapes}{hint}")
+
+
+# ---- the vocabulary ------------------------------------------------------------------------------------------------
+
+
+def _fit_vocabulary(checkpoint: Checkpoint, asked: Asked) -> Checkpoint:
+    """Rows of the tables against the entries of the vocabulary and the config."""
+    path, model = checkpoint.tensors.path, checkpoint.description.model
+    rows = {
+        checkpoint.own_names[row.ours]: checkpoint.tensors.entries[checkpoint.own_names[row.ours]].shape[0]
+        for row in checkpoint.rows
+        if row.shape[0] == "V"
+    }
+    sizes = set(rows.values())
+    if len(sizes) > 1:
+        raise UserError(
+            f"{path}: {' and '.join(f'{name} has {size} rows' for name, size in rows.items())}: they must agree"
+        )
+    size = sizes.pop()
+    entries = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else None
+    if entries is not None and entries > size:
+        raise UserError(f"{path} has rows for {size} entries, and the vocabulary has {entries}: it is another model's")
+    if entries is not None and entries < size and checkpoint.format != BERT_JAX:
+        if asked.padding_rows == "keep":
+            return checkpoint
+        if asked.padding_rows != "drop":
+            raise UserError(
+                f"{path} has rows for {size} entries, and the vocabulary has {entries}: the last {size - entries} are padding,"
+                " or it is another model's: give --padding-rows drop (or keep), or the right --vocab"
+            )
+        return replace(checkpoint, description=with_vocab_size(checkpoint.description, entries))
+    if size != model.vocab_size:
+        raise UserError(
+            f"{path} has rows for {size} entries, and its config says vocab_size={model.vocab_size}: mend it"
+        )
+    return checkpoint
+
+
+# ---- what the numbers say ------------------------------------------------------------------------------------------
+
+
+def check_numbers(path: Path, name: str, array: np.ndarray) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+      UserError: naming the tensor, how many there are and where the first is.
+    """
+    finite = np.isfinite(array)
+    if not finite.all():
+        first = np.argwhere(~finite)[0].tolist()
+        raise UserError(
+            f"{path}: {name} holds {int((~finite).sum())} values that are not finite, the first at {first}: the checkpoint is"
+            " broken, take an earlier one"
+        )
+
+
+def check_norm(path: Path, names_of_pair: tuple[str, str], scale: np.ndarray, bias: np.ndarray) -> None:
+    """Refuse a LayerNorm whose scale and bias stand in each other's place: scales lie around 1, biases around 0.
+
+    Raises:
+      UserError: naming both.
+    """
+    mean_scale, mean_bias = float(scale.mean()), float(bias.mean())
+    if abs(mean_bias - 1) < abs(mean_scale - 1) and abs(mean_scale) < abs(mean_bias):
+        raise UserError(
+            f"{path}: {names_of_pair[0]} is {mean_scale:.2f} on average and {names_of_pair[1]} {mean_bias:.2f}: they seem to"
+            " have been swapped, a LayerNorm scales by about 1 and adds about 0"
+        )

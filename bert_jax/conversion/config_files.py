@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Google's bert_config.json and Hugging Face's config.json, to and from a description of the model.
+
+What is easily wrong: "gelu" is the tanh form in google-research/bert (modeling.py since 2019) and the erf form in Hugging
+Face's library, which calls the tanh form "gelu_new". A config of Google's cannot name the erf form; `gelu_form` is an
+entry of ours in it, which Google's code reads over.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import ModelConfig
+from bert_jax.errors import UserError
+from bert_jax.model_description import ModelDescription, TaskHead
+
+GOOGLE_CONFIG, HUGGING_FACE_CONFIG = "bert_config.json", "config.json"
+GELU_FORM = "gelu_form"
+_SHARED = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+)
+_INTEGERS = frozenset(_SHARED[:7])
+# Hugging Face's activations -> ours; the last three names are one formula.
+_FORMS = {"gelu": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
+_ARCHITECTURES = {
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "choice": "BertForMultipleChoice",
+    "span": "BertForQuestionAnswering",
+    "tagging": "BertForTokenClassification",
+}
+_KINDS = {name: kind for kind, name in reversed(_ARCHITECTURES.items())}
+_RELATIVES = {
+    "roberta": "positions count from 2, there is one segment, and its heads and vocabulary are others",
+    "xlm-roberta": "positions count from 2, there is one segment, and its heads and vocabulary are others",
+    "camembert": "positions count from 2, there is one segment, and its heads and vocabulary are others",
+    "distilbert": "it has no segments and no pooler",
+    "albert": "its layers share their parameters and its embedding is cut in two",
+    "electra": "its embedding and its heads are others",
+    "deberta": "its attention counts relative positions",
+    "deberta-v2": "its attention counts relative positions",
+    "mpnet": "its attention counts relative positions",
+    "modernbert": "its attention counts rotary positions and its layers are others",
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      UserError: it is missing or is none.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: it says what shape the model has; put it beside the checkpoint") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): restore the file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no named values: restore the file")
+    return values
+
+
+def _shape(path: Path, values: Mapping[str, Any], hidden_act: str, **others: Any) -> ModelConfig:
+    """The settings that both dialects share; those with a default may be missing."""
+    found: dict[str, Any] = {}
+    for name in _SHARED:
+        if name not in values:
+            if name in _INTEGERS and name != "type_vocab_size":
+                raise UserError(f"{path} does not say {name}: it is no config of a BERT, or was cut")
+            continue
+        value = values[name]
+        right = type(value) is int if name in _INTEGERS else type(value) in (int, float)
+        if not right:
+            raise UserError(f"{path} says {name}={value!r}, which is no number: restore the file")
+        found[name] = value if name in _INTEGERS else float(value)
+    try:
+        return ModelConfig(**found, hidden_act=hidden_act, **others)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+# ---- google-research/bert ------------------------------------------------------------------------------------------
+
+
+def read_google(path: Path, gelu_form: str | None = None) -> tuple[ModelConfig, list[str]]:
+    """bert_config.json -> the model's shape, and what was decided on the way.
+
+    Args:
+      path: the file.
+      gelu_form: gelu_tanh or gelu_erf, where it is asked for.
+    """
+    values = read_json(path)
+    activation = values.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise UserError(f"{path} says hidden_act={activation}: only models with gelu can be converted")
+    form = gelu_form or values.get(GELU_FORM) or "gelu_tanh"
+    decided = "as asked" if gelu_form else f"as its {GELU_FORM} says" if GELU_FORM in values else ""
+    why = decided or "as google-research/bert computes it now; give --gelu gelu_erf for its form of 2018"
+    tied = values.get("tie_word_embeddings", True)
+    return _shape(path, values, form, tie_word_embeddings=tied), [f"hidden_act=gelu is taken for {form}, {why}"]
+
+
+def google_config(description: ModelDescription) -> tuple[dict[str, Any], list[str]]:
+    """bert_config.json for a model, and what it cannot say."""
+    model = description.model
+    values: dict[str, Any] = {name: getattr(model, name) for name in _SHARED} | {"hidden_act": "gelu"}
+    notes = []
+    if model.hidden_act != "gelu_tanh":
+        values[GELU_FORM] = model.hidden_act
+        notes.append(
+            "google-research/bert computes gelu by tanh, this model by erf: its outputs there differ by up to 5e-4 a layer"
+        )
+    if model.layer_norm_eps != ModelConfig.layer_norm_eps:
+        raise UserError(
+            f"layer_norm_eps={model.layer_norm_eps} has no place in {GOOGLE_CONFIG}, where it is always 1e-12"
+        )
+    if not model.tie_word_embeddings:
+        values["tie_word_embeddings"] = False
+        notes.append(
+            "google-research/bert knows no output matrix of its own: cls/predictions/output_weights is our name"
+        )
+    return values, notes
+
+
+# ---- Hugging Face --------------------------------------------------------------------------------------------------
+
+
+def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
+    """config.json -> the model's shape.
+
+    Raises:
+      UserError: it is another kind of model, named with the reason.
+    """
+    values = read_json(path)
+    kind = values.get("model_type", "bert")
+    if kind != "bert":
+        reason = f" ({_RELATIVES[kind]})" if kind in _RELATIVES else ""
+        raise UserError(f"{path} is the config of a {kind} model, which is no BERT{reason}: it cannot be converted")
+    for name, wanted in (
+        ("position_embedding_type", "absolute"),
+        ("is_decoder", False),
+        ("add_cross_attention", False),
+    ):
+        if values.get(name, wanted) != wanted:
+            raise UserError(f"{path} says {name}={values[name]}: only models with {name}={wanted} can be converted")
+    activation = values.get("hidden_act", "gelu")
+    if activation not in _FORMS:
+        raise UserError(f"{path} says hidden_act={activation}: only models with gelu can be converted")
+    others = {"layer_norm_eps": float(values.get("layer_norm_eps", 1e-12))}
+    tied = bool(values.get("tie_word_embeddings", True))
+    return _shape(path, values, gelu_form or _FORMS[activation], tie_word_embeddings=tied, **others)
+
+
+def task_of(values: Mapping[str, Any], outputs: int, span: bool) -> TaskHead | None:
+    """What config.json says about a head with `outputs` outputs; None where it does not say."""
+    kinds = {_KINDS[name] for name in values.get("architectures") or () if name in _KINDS}
+    if span:
+        return TaskHead("span", outputs)
+    if len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    if kind == "classification" and (outputs == 1 or values.get("problem_type") == "regression"):
+        kind = "regression"
+    names = values.get("id2label") or {}
+    labels = tuple(str(names[str(number)]) for number in range(outputs)) if len(names) == outputs else ()
+    return TaskHead(kind, outputs, labels if kind in ("classification", "tagging") else ())
+
+
+def hugging_face_config(description: ModelDescription, pad_id: int) -> dict[str, Any]:
+    """config.json for a model."""
+    model, task = description.model, description.task
+    values: dict[str, Any] = {
+        "architectures": [_architecture(description)],
+        "model_type": "bert",
+        **{name: getattr(model, name) for name in _SHARED},
+        "hidden_act": "gelu" if model.hidden_act == "gelu_erf" else "gelu_new",
+        "layer_norm_eps": model.layer_norm_eps,
+        "tie_word_embeddings": model.tie_word_embeddings,
+        "position_embedding_type": "absolute",
+        "pad_token_id": pad_id,
+        "torch_dtype": "float32",
+    }
+    if task is not None and task.kind != "choice":
+        names = list(task.labels or (f"LABEL_{number}" for number in range(task.outputs)))
+        values["id2label"] = {str(number): name for number, name in enumerate(names)}
+        values["label2id"] = {name: number for number, name in enumerate(names)}
+    if task is not None and task.kind == "regression":
+        values["problem_type"] = "regression"
+    return values
+
+
+def _architecture(description: ModelDescription) -> str:
+    if description.task is not None:
+        return _ARCHITECTURES[description.task.kind]
+    heads = description.mlm, description.nsp
+    names = {(True, True): "BertForPreTraining", (True, False): "BertForMaskedLM"}
+    return names.get(heads, "BertForNextSentencePrediction" if description.nsp else "BertModel")
+
+
+def with_vocab_size(description: ModelDescription, size: int) -> ModelDescription:
+    """The same with another number of entries."""
+    return dataclasses.replace(description, model=dataclasses.replace(description.model, vocab_size=size))
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    every = list(names)
+    rest = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + rest

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint from any format to any other, with a certificate.
+
+The result is written beside its place and takes it when the certificate holds, so what is there is whole and proven.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from bert_jax import __version__
+from bert_jax.conversion import names
+from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
+from bert_jax.conversion.checkpoints import Asked, check_norm, check_numbers, Checkpoint, open_checkpoint
+from bert_jax.conversion.config_files import GOOGLE_CONFIG, google_config, HUGGING_FACE_CONFIG, hugging_face_config
+from bert_jax.conversion.extension import extended, Extension, plan_extension
+from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
+from bert_jax.conversion.optimizer_state import OptimizerState, read_optimizer
+from bert_jax.conversion.run_files import write_run
+from bert_jax.conversion.safetensors_files import write_safetensors
+from bert_jax.conversion.tensors import Entry, Writable
+from bert_jax.conversion.tf1 import write_tf1
+from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
+from bert_jax.errors import UserError
+from bert_jax.files import file_sha256, write_json
+from bert_jax.model_description import ModelDescription
+
+CERTIFICATE = "conversion.json"
+TF1_PREFIX = "bert_model.ckpt"
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was converted, and how far the two sides are apart."""
+
+    source: Checkpoint
+    result: Checkpoint
+    ran: tuple[str, str]  # what ran the source and the result
+    differences: list[Difference]
+    unequal: list[str]  # tensors that are not the same on both sides
+    notes: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every tensor is equal and every output within the tolerance."""
+        return not self.unequal and all(one.holds for one in self.differences)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        outputs = ", ".join(f"{one.output} {one.largest_difference:.1e}" for one in self.differences)
+        tensors = (
+            f"{len(self.result.rows)} tensors are bit for bit the same" if not self.unequal else "; ".join(self.unequal)
+        )
+        verdict = "certificate holds" if self.holds else "CERTIFICATE DOES NOT HOLD"
+        return [*self.notes, f"{verdict}: {tensors}; largest differences: {outputs} ({self.ran[0]}; {self.ran[1]})"]
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    to: str,
+    asked: Asked = Asked(),  # noqa: B008  # frozen
+    dtype: str = "float32",
+    peer_python: Path | None = None,
+) -> Certificate:
+    """Convert, prove, and put the result in its place where the proof holds.
+
+    Args:
+      source: a checkpoint of any format.
+      destination: a directory that does not exist, or is empty.
+      to: one of `names.FORMATS`.
+      asked: what the user decides where files do not say.
+      dtype: of the tensors that are written for Hugging Face; float16 and bfloat16 only if that loses nothing.
+      peer_python: a Python with torch and transformers, which then runs Hugging Face's side.
+
+    Raises:
+      UserError: what cannot be converted, named.
+    """
+    _require_free(destination)
+    if dtype != "float32" and to != HUGGING_FACE:
+        raise UserError(f"--dtype {dtype} is for --to {HUGGING_FACE} only: {to} keeps float32")
+    return _write_and_prove(open_checkpoint(source, asked), destination, to, dtype, peer_python)
+
+
+def extend(
+    source: Path, destination: Path, words: Sequence[str], positions: int | None = None, fill_unused: bool = True
+) -> tuple[Certificate, Extension]:
+    """Add words and positions to a checkpoint: the result has the source's format; see extension.py.
+
+    What is proven: the tensors are those planned, bit for bit, and every old id gives the outputs of the source.
+
+    Raises:
+      UserError: as `convert` and `plan_extension`.
+    """
+    _require_free(destination)
+    opened = open_checkpoint(source)
+    extension = plan_extension(opened, words, positions, fill_unused)
+    grown = extended(opened, extension)
+    before = Before(opened, extension.kept())
+    certificate = _write_and_prove(grown, destination, opened.format, "float32", None, before)
+    return certificate, extension
+
+
+def _require_free(destination: Path) -> None:
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UserError(f"{destination} is not empty: choose another place for the result")
+
+
+def _write_and_prove(
+    opened: Checkpoint,
+    destination: Path,
+    to: str,
+    dtype: str,
+    peer_python: Path | None,
+    before: "Before | None" = None,
+) -> Certificate:
+    check_norms(opened)
+    with _beside(destination) as folder:
+        notes = [*opened.notes, *_write(opened, folder, to, dtype)]
+        task = opened.description.task
+        result = open_checkpoint(folder, Asked(task=task.kind if task else None, padding_rows="keep"))
+        certificate = certify(opened, result, notes, peer_python, before)
+        _record(certificate, folder)
+        if certificate.holds:
+            _put_in_place(folder, destination)
+    return certificate
+
+
+class Before(NamedTuple):
+    """A checkpoint before it was extended: what is run on its side, and the ids that must give what they gave."""
+
+    checkpoint: Checkpoint
+    kept: np.ndarray
+
+
+def certify(
+    source: Checkpoint,
+    result: Checkpoint,
+    notes: list[str],
+    peer_python: Path | None = None,
+    before: Before | None = None,
+) -> Certificate:
+    """Compare two checkpoints: outputs, then tensors. One side at a time is in memory."""
+    first = source if before is None else before.checkpoint
+    inputs = example_inputs(first.description.model, None if before is None else before.kept)
+    ran_first, expected = run_side(first, inputs, peer_python)
+    ran_result, outputs = run_side(result, inputs, peer_python)
+    if before is not None:
+        for side in (expected, outputs):
+            side.update({name: side[name][:, :, before.kept] for name in ("mlm_logits",) if name in side})
+    found = differences(expected, outputs, inputs["input_mask"] == 1)
+    return Certificate(source, result, (ran_first, ran_result), found, compare_tensors(source, result), notes)
+
+
+def check_norms(checkpoint: Checkpoint) -> None:
+    """Refuse LayerNorms whose scale and bias were swapped."""
+    by_name = {row.ours: row for row in checkpoint.rows}
+    for name, row in by_name.items():
+        if name.endswith("/scale"):
+            bias = by_name[f"{name.removesuffix('scale')}bias"]
+            pair = checkpoint.own_names[row.ours], checkpoint.own_names[bias.ours]
+            check_norm(checkpoint.path, pair, checkpoint.weight(row), checkpoint.weight(bias))
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def _write(source: Checkpoint, folder: Path, to: str, dtype: str) -> list[str]:
+    """Write the result; returns what is to be said about it."""
+    optimizer = read_optimizer(source)
+    with _progress(source, optimizer, to) as weight:
+        if to == BERT_JAX:
+            notes = _write_ours(source, folder, weight, optimizer)
+        elif to == HUGGING_FACE:
+            notes = _write_hugging_face(source, folder, weight, dtype)
+        else:
+            notes = _write_google(source, folder, weight, optimizer)
+    if optimizer is not None and to == HUGGING_FACE:
+        notes.append("the optimizer's state is left out: Hugging Face's directories have no place for it")
+    skipped: dict[str, list[str]] = {}
+    for name, reason in source.skipped.items():
+        skipped.setdefault(reason, []).append(name)
+    taken = {"optimizer state", "optimizer steps done"} if optimizer is not None and to != HUGGING_FACE else set()
+    return notes + [
+        f"{len(own)} skipped ({reason}): {own[0]}" for reason, own in skipped.items() if reason not in taken
+    ]
+
+
+@contextmanager
+def _progress(source: Checkpoint, optimizer: OptimizerState | None, to: str) -> Iterator[Callable[[Row], np.ndarray]]:
+    """A reader of weights that refuses what is not finite and shows how far it is."""
+    total = sum(source.tensors.entries[source.own_names[row.ours]].bytes for row in source.rows)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=f"convert to {to}", disable=None) as bar:
+
+        def weight(row: Row) -> np.ndarray:
+            own = source.own_names[row.ours]
+            array = source.weight(row)
+            check_numbers(source.path, own, array)
+            bar.update(source.tensors.entries[own].bytes)
+            return array
+
+        yield weight
+
+
+def _write_ours(
+    source: Checkpoint, folder: Path, weight: Callable[[Row], np.ndarray], optimizer: OptimizerState | None
+) -> list[str]:
+    if source.tokenizer is None:
+        raise UserError(f"{source.path} has no vocabulary, which a run needs: give --vocab vocab.txt")
+    source.tokenizer.save(folder)
+    if optimizer is None:
+        write_run(folder, source.description, weight)
+        return []
+    write_run(folder, source.description, weight, optimizer.step, optimizer.moments)
+    return [f"with the optimizer's moments after {optimizer.step:,} steps"]
+
+
+def _write_hugging_face(source: Checkpoint, folder: Path, weight: Callable[[Row], np.ndarray], dtype: str) -> list[str]:
+    description, notes = _as_hugging_face_has_it(source.description)
+    tensors = [_writable(row, HUGGING_FACE, description, weight, dtype) for row in names.rows_of(description)]
+    if description.mlm and not description.model.tie_word_embeddings:  # both are asked for, and this one is used
+        bias = next(tensor for tensor in tensors if tensor.name == names.OUTPUT_BIAS)
+        tensors.append(bias._replace(name=names.DECODER_BIAS))
+    write_safetensors(folder / "model.safetensors", tensors)
+    pad = source.tokenizer.pad_id if source.tokenizer else 0
+    values = hugging_face_config(description, pad) | {"torch_dtype": dtype}
+    write_json(folder / HUGGING_FACE_CONFIG, values)
+    if source.tokenizer is None:
+        return [*notes, "without a vocabulary: the source has none"]
+    longest = description.model.max_position_embeddings
+    return notes + write_hugging_face_tokenizer(source.tokenizer, folder, longest)
+
+
+def _as_hugging_face_has_it(description: ModelDescription) -> tuple[ModelDescription, list[str]]:
+    """Without a pooler where Hugging Face's class has none and would warn of one."""
+    tokens = description.task is not None and description.task.kind in ("span", "tagging")
+    masked = description.mlm and not description.nsp and description.task is None
+    if description.pooler and (tokens or masked):
+        return replace(description, pooler=False), [
+            "the pooler is left out: Hugging Face's class for this head has none"
+        ]
+    return description, []
+
+
+def _write_google(
+    source: Checkpoint, folder: Path, weight: Callable[[Row], np.ndarray], optimizer: OptimizerState | None
+) -> list[str]:
+    values, notes = google_config(source.description)
+    tensors = [_writable(row, TF1, source.description, weight) for row in source.rows]
+    if optimizer is not None:
+        for row in source.rows:
+            for number, slot in enumerate(("adam_m", "adam_v")):
+                moment = _writable(row, TF1, source.description, lambda row, n=number: optimizer.moments(row)[n])  # type: ignore[misc]
+                tensors.append(moment._replace(name=f"{moment.name}/{slot}"))
+        steps = np.array(optimizer.step, np.int64)
+        tensors.append(Writable("global_step", Entry((), "int64"), lambda: steps))
+        notes.append(f"with the optimizer's moments after {optimizer.step:,} steps")
+    write_tf1(folder / TF1_PREFIX, tensors)
+    write_json(folder / GOOGLE_CONFIG, values)
+    if source.tokenizer is None:
+        return [*notes, "without a vocabulary: the source has none"]
+    return notes + write_google_vocabulary(source.tokenizer, folder)
+
+
+def _writable(
+    row: Row, format: str, description: ModelDescription, weight: Callable[[Row], np.ndarray], dtype: str = "float32"
+) -> Writable:
+    shape = names.shape_of(row, description)
+    transposed = row.is_transposed(format)
+
+    def make() -> np.ndarray:
+        array = weight(row)
+        array = np.ascontiguousarray(array.T if transposed else array)
+        return array if dtype == "float32" else _narrowed(row.name(format), array, dtype)
+
+    return Writable(row.name(format), Entry(shape[::-1] if transposed else shape, dtype), make)
+
+
+def _narrowed(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    narrow = array.astype(np.dtype(dtype))
+    if not np.array_equal(narrow.astype(np.float32), array):
+        raise UserError(f"{name} does not fit into {dtype} without loss: leave out --dtype {dtype}")
+    return narrow
+
+
+# ---- places and records --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _beside(destination: Path) -> Iterator[Path]:
+    """A folder with another name beside the destination. It goes when something is raised, and stays otherwise."""
+    folder = destination.absolute().with_name(f"{destination.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)  # of a conversion that was cut off
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _put_in_place(folder: Path, destination: Path) -> None:
+    if destination.is_dir():
+        destination.rmdir()  # empty, as was seen
+    os.replace(folder, destination)
+
+
+def _record(certificate: Certificate, folder: Path) -> None:
+    """conversion.json."""
+    source, result = certificate.source, certificate.result
+    record: dict[str, Any] = {
+        "bert_jax": __version__,
+        "holds": certificate.holds,
+        "source": {"format": source.format, "path": source.path.name, "files": _hashes(source)},
+        "result": {"format": result.format, "files": _hashes(result)},
+        "weights_sha256": {"source": weights_sha256(source, result), "result": weights_sha256(result, result)},
+        "model": result.description.to_dict(),
+        "ran": {"source": certificate.ran[0], "result": certificate.ran[1]},
+        "outputs": as_json(certificate.differences),
+        "unequal_tensors": certificate.unequal,
+        "tensors": [
+            {
+                "name": row.ours,
+                "shape": list(names.shape_of(row, result.description)),
+                "source": source.own_names[row.ours],
+                "result": result.own_names[row.ours],
+            }
+            for row in result.rows
+        ],
+        "skipped": dict(source.skipped),
+        "left_out": [row.ours for row in source.rows if row.ours not in result.own_names],
+        "notes": certificate.notes,
+    }
+    write_json(folder / CERTIFICATE, record)
+
+
+def weights_sha256(checkpoint: Checkpoint, like: Checkpoint) -> str:
+    """A hash of the tensors that `like` has, in our layout: the same whatever format holds them."""
+    digest = hashlib.sha256()
+    for row in like.rows:
+        array = checkpoint.weight(row)
+        digest.update(f"{row.ours} {array.shape}".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    """sha256 of the files that lie beside each other; a run's arrays are covered by `weights_sha256`."""
+    place = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    return {
+        path.name: file_sha256(path) for path in sorted(place.iterdir()) if path.is_file() and path.name != CERTIFICATE
+    }

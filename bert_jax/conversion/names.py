@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One table: what a tensor is called here, by Hugging Face, and by google-research/bert, and how it lies there.
+
+Here a dense layer's kernel is [in, out] and layers are stacked along a leading axis; in this table a layer's tensors stand
+for themselves, `{n}` being its number from 0. Hugging Face (modeling_bert.py) keeps a dense layer as PyTorch does,
+[out, in]. google-research/bert (modeling.py, run_pretraining.py, run_classifier.py, run_squad.py) keeps [in, out], except
+for the matrices that it makes by hand, which are called `output_weights` and are [out, in].
+
+Shapes: V vocabulary, P positions, G segments, D features, F features of the feed-forward layer, C outputs.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from bert_jax.model_description import ModelDescription
+
+BERT_JAX, HUGGING_FACE, TF1 = FORMATS = ("bert-jax", "huggingface", "tf1")
+LAYER = "encoder/layers/{n}/"
+
+
+class Row(NamedTuple):
+    """A tensor of ours and its counterparts."""
+
+    ours: str
+    huggingface: str
+    tf1: str
+    shape: tuple[str, ...]  # here; letters as in this file's legend
+    huggingface_transposed: bool = False
+    tf1_transposed: bool = False
+
+    def name(self, format: str) -> str:
+        """What `format` calls it."""
+        return {BERT_JAX: self.ours, HUGGING_FACE: self.huggingface, TF1: self.tf1}[format]
+
+    def is_transposed(self, format: str) -> bool:
+        """Whether `format` keeps it with its two axes swapped."""
+        return {BERT_JAX: False, HUGGING_FACE: self.huggingface_transposed, TF1: self.tf1_transposed}[format]
+
+
+def _dense(ours: str, huggingface: str, tf1: str, shape: str) -> list[Row]:
+    inputs, outputs = shape[0], shape[1]
+    kernel = Row(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}/kernel", (inputs, outputs), True)
+    return [kernel, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/bias", (outputs,))]
+
+
+def _norm(ours: str, huggingface: str, tf1: str) -> list[Row]:
+    scale = Row(f"{ours}/scale", f"{huggingface}.weight", f"{tf1}/gamma", ("D",))
+    return [scale, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/beta", ("D",))]
+
+
+def _output(ours: str, huggingface: str, tf1: str, outputs: str) -> list[Row]:
+    """A dense layer that google-research/bert makes by hand."""
+    kernel = Row(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}output_weights", ("D", outputs), True, True)
+    return [kernel, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}output_bias", (outputs,))]
+
+
+EMBEDDINGS = [
+    Row("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", ("V", "D")),
+    Row("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight",
+        "bert/embeddings/position_embeddings", ("P", "D")),
+    Row("encoder/embeddings/segment", "bert.embeddings.token_type_embeddings.weight",
+        "bert/embeddings/token_type_embeddings", ("G", "D")),
+    *_norm("encoder/embeddings/norm", "bert.embeddings.LayerNorm", "bert/embeddings/LayerNorm"),
+]  # fmt: skip
+
+
+def _layer() -> list[Row]:
+    rows = []
+    theirs = (
+        ("attention/query", "attention.self.query", "DD"),
+        ("attention/key", "attention.self.key", "DD"),
+        ("attention/value", "attention.self.value", "DD"),
+        ("attention/output", "attention.output.dense", "DD"),
+        ("attention_norm", "attention.output.LayerNorm", ""),
+        ("feed_forward/intermediate", "intermediate.dense", "DF"),
+        ("feed_forward/output", "output.dense", "FD"),
+        ("feed_forward_norm", "output.LayerNorm", ""),
+    )
+    for ours, name, shape in theirs:
+        names = (
+            f"{LAYER}{ours}",
+            f"bert.encoder.layer.{{n}}.{name}",
+            f"bert/encoder/layer_{{n}}/{name.replace('.', '/')}",
+        )
+        rows += _dense(*names, shape) if shape else _norm(*names)
+    return rows
+
+
+LAYERS = _layer()
+POOLER = _dense("encoder/pooler", "bert.pooler.dense", "bert/pooler/dense", "DD")
+MLM = [
+    *_dense("mlm/transform", "cls.predictions.transform.dense", "cls/predictions/transform/dense", "DD"),
+    *_norm("mlm/norm", "cls.predictions.transform.LayerNorm", "cls/predictions/transform/LayerNorm"),
+    Row("mlm/bias", "cls.predictions.bias", "cls/predictions/output_bias", ("V",)),
+]
+# google-research/bert knows the tied matrix only; the name is ours, in its manner.
+UNTIED = [Row("mlm/decoder", "cls.predictions.decoder.weight", "cls/predictions/output_weights", ("V", "D"))]
+NSP = _output("nsp", "cls.seq_relationship", "cls/seq_relationship/", "2")
+CLASSIFIER = _output("task", "classifier", "", "C")
+SPAN = _output("task", "qa_outputs", "cls/squad/", "C")
+
+
+def rows_of(description: ModelDescription) -> list[Row]:
+    """All tensors of a model, each layer's with its number."""
+    layers = range(description.model.num_hidden_layers)
+    task = description.task
+    return [
+        *EMBEDDINGS,
+        *(_numbered(row, n) for n in layers for row in LAYERS),
+        *(POOLER if description.pooler else []),
+        *(MLM if description.mlm else []),
+        *(UNTIED if description.mlm and not description.model.tie_word_embeddings else []),
+        *(NSP if description.nsp else []),
+        *((SPAN if task.kind == "span" else CLASSIFIER) if task else []),
+    ]
+
+
+def _numbered(row: Row, n: int) -> Row:
+    return row._replace(**{key: getattr(row, key).format(n=n) for key in ("ours", "huggingface", "tf1")})
+
+
+def shape_of(row: Row, description: ModelDescription) -> tuple[int, ...]:
+    """A tensor's shape here."""
+    model, task = description.model, description.task
+    sizes = {
+        "V": model.vocab_size,
+        "P": model.max_position_embeddings,
+        "G": model.type_vocab_size,
+        "D": model.hidden_size,
+        "F": model.intermediate_size,
+        "C": task.outputs if task else 0,
+        "2": 2,
+    }
+    return tuple(sizes[letter] for letter in row.shape)
+
+
+# ---- names that mean the same --------------------------------------------------------------------------------------
+
+_OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+def canonical(names: list[str], format: str) -> dict[str, str]:
+    """Names as a checkpoint has them -> names as the table has them.
+
+    Hugging Face's: DataParallel's `module.` in front of all is taken off, `bert.` is put before an encoder's where it is
+    missing, and the older LayerNorm.gamma and .beta become .weight and .bias.
+    """
+    return dict(_canonical_hugging_face(names)) if format == HUGGING_FACE else {name: name for name in names}
+
+
+def _canonical_hugging_face(names: list[str]) -> Iterator[tuple[str, str]]:
+    wrapped = bool(names) and all(name.startswith("module.") for name in names)
+    inner = [name.removeprefix("module.") if wrapped else name for name in names]
+    bare = not any(name.startswith("bert.") for name in inner)
+    for name, own in zip(names, inner, strict=True):
+        if bare and own.startswith(("embeddings.", "encoder.", "pooler.")):
+            own = f"bert.{own}"
+        for old, new in _OLD_ENDINGS.items():
+            own = own.removesuffix(old) + new if own.endswith(old) else own
+        yield name, own
+
+
+# Hugging Face's second names: what they are equal to where the output matrix is tied. Where it is not, transformers adds
+# the decoder's bias, and the other one is there but not used.
+SECOND_NAMES = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+OUTPUT_BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"
+
+
+# ---- tensors that are not part of a model --------------------------------------------------------------------------
+
+
+def reason_to_skip(name: str, format: str) -> str | None:
+    """Why a tensor that is not in the table may be left out; None: it may not. Optimizer state is asked for apart."""
+    for fits, reason in _SKIPPED[format]:
+        if fits(name):
+            return reason
+    return None
+
+
+_SKIPPED: dict[str, list[tuple[Callable[[str], bool], str]]] = {
+    BERT_JAX: [],
+    HUGGING_FACE: [
+        (lambda name: name == "bert.embeddings.position_ids", "a buffer of 0, 1, 2, ..."),
+        (lambda name: name == "bert.embeddings.token_type_ids", "a buffer of zeros"),
+    ],
+    TF1: [
+        (lambda name: name.endswith(("/adam_m", "/adam_v")), "optimizer state"),
+        (lambda name: name == "global_step", "optimizer steps done"),
+    ],
+}

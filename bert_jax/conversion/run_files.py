@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own side: a run directory as named tensors, layer by layer, and named tensors as a run directory.
+
+A converted directory has what a run has: config.json, the vocabulary, checkpoints/. model.json tells which heads there
+are; a run without it was pre-trained here and has all of pre-training.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import PhaseConfig, PretrainConfig
+from bert_jax.conversion import names
+from bert_jax.conversion.names import Row
+from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.errors import UserError
+from bert_jax.files import write_json
+from bert_jax.model_description import MODEL_FILE, ModelDescription
+from bert_jax.optimizer import make_optimizer, MomentsState
+from bert_jax.run_directory import open_run, RunDirectory
+from bert_jax.settings import to_dict
+
+RUN_CONFIG = "config.json"
+_LAYER = re.compile(r"encoder/layers/(\d+)/")
+Moments = Callable[[Row], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run of ours; Hugging Face's has a config.json too, and no checkpoints/."""
+    run = RunDirectory(path)
+    return run.config_file.is_file() and run.checkpoints.is_dir()
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def open_run_tensors(path: Path) -> tuple[StoredTensors, ModelDescription]:
+    """The newest checkpoint of a run: its tensors, each layer's by themselves, and what it holds.
+
+    Orbax restores a tree as a whole: all of it is in memory from the first tensor that is read.
+    """
+    description = open_run(path).description()
+
+    @functools.cache
+    def arrays() -> dict[str, np.ndarray]:
+        return {name: np.asarray(array) for name, array in flat(restore_parameters(path, description)).items()}
+
+    def read(name: str) -> np.ndarray:
+        stacked, number = place_of(name)
+        return arrays()[stacked] if number is None else arrays()[stacked][number]
+
+    shapes = {row.ours: names.shape_of(row, description) for row in names.rows_of(description)}
+    return StoredTensors(path, {name: Entry(shape, "float32") for name, shape in shapes.items()}, read), description
+
+
+def restore_parameters(path: Path, description: ModelDescription) -> dict[str, Any]:
+    """The parameters of a run's newest checkpoint, as a nested dictionary of arrays on the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {
+        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=device)
+        for name, shape in stacked_shapes(description).items()
+    }
+    with Checkpoints(RunDirectory(path).checkpoints) as checkpoints:
+        if checkpoints.latest is None:
+            raise UserError(f"{path}: has no complete checkpoint: go on with bert-jax pretrain")
+        return checkpoints.restore(checkpoints.latest, {"params": nested(abstract)})["params"]
+
+
+def stacked_shapes(description: ModelDescription) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of each parameter, layers stacked."""
+    shapes = {}
+    for row in names.rows_of(description):
+        path, number = place_of(row.ours)
+        shape = names.shape_of(row, description)
+        shapes[path] = shape if number is None else (description.model.num_hidden_layers, *shape)
+    return shapes
+
+
+def place_of(name: str) -> tuple[str, int | None]:
+    """encoder/layers/3/... -> its path with layers stacked, and 3."""
+    match = _LAYER.match(name)
+    return (name, None) if match is None else (f"encoder/layers/{name[match.end() :]}", int(match[1]))
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """a/b -> value as {a: {b: value}}."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *folders, last = path.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[last] = value
+    return tree
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The inverse of `nested`."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        result |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return result
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_run(
+    folder: Path,
+    description: ModelDescription,
+    weight: Callable[[Row], np.ndarray],
+    step: int = 0,
+    moments: Moments | None = None,
+) -> None:
+    """config.json, model.json and a checkpoint of `step`; each tensor is asked for once.
+
+    Args:
+      folder: an existing directory.
+      description: what the checkpoint holds.
+      weight: a row of the table -> the tensor, float32.
+      step: optimizer steps done.
+      moments: as `weight`, of Adam's moments; None: no optimizer state.
+    """
+    params = nested(_filled(description, weight))
+    items: dict[str, Any] = {"params": params}
+    config = config_for(description)
+    if moments is not None:
+        items["optimizer"] = (_optimizer_state(config, params, description, moments, step), np.asarray(step, np.int32))
+    with Checkpoints(RunDirectory(folder).checkpoints, keep=1) as checkpoints:
+        checkpoints.save(step, items, {"window": {}})
+    write_json(folder / MODEL_FILE, description.to_dict())
+    write_json(RunDirectory(folder).config_file, to_dict(config))
+
+
+def config_for(description: ModelDescription) -> PretrainConfig:
+    """A configuration for a model that was not trained here: the recipe's, with rows as long as its positions."""
+    length = min(512, description.model.max_position_embeddings)
+    phase = PhaseConfig(length, steps=1_000_000, max_predictions_per_seq=math.ceil(0.15 * length))
+    return replace(PretrainConfig(), model=description.model, phases=(phase,))
+
+
+def _filled(description: ModelDescription, weight: Callable[[Row], np.ndarray]) -> dict[str, np.ndarray]:
+    """Path -> parameter, layers stacked."""
+    arrays = {path: np.empty(shape, np.float32) for path, shape in stacked_shapes(description).items()}
+    for row in names.rows_of(description):
+        path, number = place_of(row.ours)
+        arrays[path][... if number is None else number] = weight(row)
+    return arrays
+
+
+def _optimizer_state(
+    config: PretrainConfig, params: Any, description: ModelDescription, moments: Moments, step: int
+) -> Any:
+    mu = nested(_filled(description, lambda row: moments(row)[0]))
+    nu = nested(_filled(description, lambda row: moments(row)[1]))
+
+    def filled(state: Any) -> Any:
+        if isinstance(state, MomentsState):
+            return MomentsState(jnp.asarray(step, jnp.int32), mu, nu)
+        return (
+            state._replace(count=np.asarray(step, np.int32)) if isinstance(state, optax.ScaleByScheduleState) else state
+        )
+
+    shapes = jax.eval_shape(make_optimizer(config.optimizer, lambda step: step).init, params)
+    is_state = lambda leaf: isinstance(leaf, (MomentsState, optax.ScaleByScheduleState))  # noqa: E731
+    return jax.tree.map(filled, shapes, is_leaf=is_state)

@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch's pytorch_model.bin, read without PyTorch and without running anything that is in it.
+
+What torch.save writes is a pickle, which describes the tensors, and storages, the rows of numbers they are views of. A
+pickle is a program: it may call whatever it names. The unpickler here knows the few names that a dictionary of dense
+tensors needs, puts descriptions in their places, and refuses every other name before it is looked up. Storages are read
+when a tensor of theirs is.
+
+Two containers: since PyTorch 1.6 a zip archive with the records NAME/data.pkl and NAME/data/KEY; before, a row of pickles
+(a magic number, a version, the machine's sizes, the dictionary, the keys of the storages), then each storage with its length.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from bert_jax.conversion.sharded import INDEX_SUFFIX, listed, open_sharded, refuse_lfs_pointer
+from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.errors import UserError
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+_WRAPPERS = ("state_dict", "model")  # the entries of a training checkpoint that hold the model
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before PyTorch 1.6
+_LOCAL_HEADER = 30  # bytes of a zip record's own header before its name
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)  # what zipfile raises
+_AGAIN = "copy or download it again"
+_SAVE_AGAIN = "load it with PyTorch and save model.state_dict() alone"
+
+
+def open_torch(path: Path) -> StoredTensors:
+    """The tensors of a pytorch_model.bin, or of all files that a pytorch_model.bin.index.json names.
+
+    Of a training checkpoint, `{"state_dict": ...}` or `{"model": ...}`, these are the model's; what is beside them is not read.
+    Raises UserError, which names the file and the tensor: for a file that is missing, cut short or contradicts itself, for
+    values that are no tensors, and for a pickle that asks for anything else than tensors.
+    """
+    return open_sharded(path, _open_file) if path.name.endswith(INDEX_SUFFIX) else _open_file(path)
+
+
+def _open_file(path: Path) -> StoredTensors:
+    saved = _open_container(path)
+    tensors = _state_dict(path, saved.content)
+    size = path.stat().st_size
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor)
+        _check_storage(path, name, tensor.storage, saved.storages, size)
+    entries = {name: Entry(tensor.shape, tensor.storage.dtype.name) for name, tensor in tensors.items()}
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors[name]
+        return _laid_out(tensor, _elements(path, name, tensor, saved.storages[tensor.storage.key]))
+
+    return StoredTensors(path, entries, read)
+
+
+# ---- what a pickle may ask for -----------------------------------------------------------------------------
+
+
+class _Storage(NamedTuple):
+    """What the pickle says of a storage. A view (before PyTorch 0.4) is a part of the storage `key`."""
+
+    key: str
+    dtype: np.dtype[Any]
+    length: int  # elements
+    begin: int = 0  # element of the storage `key` with which the view begins
+    view_length: int | None = None
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage; all in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _StorageType(NamedTuple):
+    dtype: np.dtype[Any]
+
+
+# What stands for a name in the pickle is an immutable value: a pickle can also set attributes of what it gets.
+class _RebuildTensor(NamedTuple):
+    """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)"""
+
+    def __call__(
+        self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any
+    ) -> _Tensor:
+        if not isinstance(storage, _Storage) or any(rest[2:]):
+            raise pickle.UnpicklingError("a tensor is not a plain view of a storage")
+        return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+class _RebuildParameter(NamedTuple):
+    """torch._utils._rebuild_parameter(data, requires_grad, hooks)"""
+
+    def __call__(self, data: _Tensor, *rest: Any) -> _Tensor:
+        return data
+
+
+class _Dictionary(dict[Any, Any]):
+    """collections.OrderedDict, without the attributes that PyTorch gives it (`_metadata`: versions of modules)."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_KNOWN: Mapping[str, Any] = {
+    "collections.OrderedDict": _Dictionary,
+    "torch._utils._rebuild_tensor": _RebuildTensor(),
+    "torch._utils._rebuild_tensor_v2": _RebuildTensor(),
+    "torch._utils._rebuild_parameter": _RebuildParameter(),
+    "torch._utils._rebuild_parameter_with_state": _RebuildParameter(),
+    **{f"torch.{name}": _StorageType(dtype) for name, dtype in _DTYPES.items()},
+    **{f"torch.cuda.{name}": _StorageType(dtype) for name, dtype in _DTYPES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that looks nothing up. It notes the storages by their keys."""
+
+    def __init__(self, path: Path, file: BinaryIO | Any):
+        super().__init__(file, encoding="utf-8")
+        self.path = path
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        asked = f"{module}.{name}"
+        if asked in _KNOWN:
+            return _KNOWN[asked]
+        if module.split(".")[0] == "torch":
+            raise UserError(f"{self.path} asks for {asked}, which is no dense tensor of a known type: {_SAVE_AGAIN}")
+        raise UserError(
+            f"{self.path} asks for {asked}, which is no tensor: it may be malicious; nothing of it was run:"
+            f" only if you trust where it is from, {_SAVE_AGAIN}"
+        )
+
+    def persistent_load(self, identity: Any) -> _Storage:
+        tag, kind, key, _, length, *views = identity
+        if (tag, type(kind), type(key), type(length)) != ("storage", _StorageType, str, int) or length < 0:
+            raise pickle.UnpicklingError(f"{identity!r:.80} is no storage")
+        storage = _Storage(key, kind.dtype, length)
+        known = self.storages.setdefault(key, storage)
+        if storage != known:
+            raise pickle.UnpicklingError(
+                f"storage {key} is {length} numbers of {kind.dtype} and {known.length} of {known.dtype}"
+            )
+        if views and views[0] is not None:
+            _, begin, view_length = views[0]
+            return storage._replace(begin=begin, view_length=view_length)
+        return storage
+
+
+def _unpickle(path: Path, file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
+    """The pickle that begins where the file stands, and the storages it refers to, by their keys."""
+    begin = file.tell()
+    unpickler = _Unpickler(path, file)
+    try:
+        _check_memo(file, begin)
+        file.seek(begin)
+        return unpickler.load(), unpickler.storages
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way; it calls nothing that is not of this file
+        raise UserError(f"{path} is cut short or damaged ({type(error).__name__}: {error}): {_AGAIN}") from None
+
+
+def _check_memo(file: BinaryIO, begin: int) -> None:
+    """A pickle numbers what it remembers, from 0. The unpickler's table is as long as the largest number, whatever it is."""
+    for opcode, number, position in pickletools.genops(file):
+        after = (position or 0) - begin
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(number, int) and number > after:
+            raise pickle.UnpicklingError(f"{opcode.name} {number} after {after} bytes")
+
+
+# ---- the two containers ------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """Where the bytes of a storage are."""
+
+    begin: int  # bytes from the beginning of the file
+    size: int
+    checksum: int | None = None  # zlib.crc32
+    record: str | None = None  # name in the zip, if it is compressed there
+
+
+@dataclass(frozen=True)
+class _Saved:
+    content: Any
+    storages: Mapping[str, _Place]
+
+
+def _open_container(path: Path) -> _Saved:
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+            file.seek(0)
+            if start.startswith(b"PK\x03\x04"):
+                return _open_zip(path, file)
+            if start.startswith((b"\x80", b"(", b"c", b"}")):  # the first opcode of a pickle
+                return _open_row_of_pickles(path, file)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}: check the path") from None
+    refuse_lfs_pointer(path)
+    if start[257:262] == b"ustar":
+        raise UserError(f"{path} was written by a PyTorch before 0.1.10: {_SAVE_AGAIN}")
+    raise UserError(
+        f"{path} is not a file of torch.save (its {path.stat().st_size} bytes begin with {start[:8]!r}): {_AGAIN}"
+    )
+
+
+def _open_zip(path: Path, file: BinaryIO) -> _Saved:
+    try:
+        archive = zipfile.ZipFile(file)
+        records = _records(path, archive)
+        root = _root(path, records)
+        byte_order = _record(archive, root + "byteorder") if root + "byteorder" in records else b"little"
+        content, _ = _unpickle(path, io.BytesIO(_record(archive, root + "data.pkl")))
+        prefix = f"{root}data/"
+        storages = {name.removeprefix(prefix): info for name, info in records.items() if name.startswith(prefix)}
+        places = {key: _place(path, file, info) for key, info in storages.items()}
+    except _DAMAGED_ZIP as error:
+        raise UserError(f"{path}, {path.stat().st_size} bytes, is cut short or damaged ({error}): {_AGAIN}") from None
+    _check_byte_order(path, byte_order == b"little")
+    return _Saved(content, places)
+
+
+def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    infos = archive.infolist()
+    records = {info.filename: info for info in infos}
+    if len(records) < len(infos):
+        raise UserError(f"{path} holds two records of the same name: {_AGAIN}")
+    for info in infos:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{path} is compressed otherwise than by deflating: {_SAVE_AGAIN}")
+        if not 0 <= info.header_offset < path.stat().st_size:
+            raise zipfile.BadZipFile(f"{info.filename} should begin at byte {info.header_offset}")
+    return records
+
+
+def _record(archive: zipfile.ZipFile, name: str) -> bytes:
+    """What a record holds. After torch.serialization.set_crc32_options(False) it has no checksum: that is 0 then."""
+    info = archive.getinfo(name)
+    if info.CRC == 0:
+        info.CRC = None  # type: ignore[assignment]  # zipfile compares none
+    with archive.open(info) as file:
+        return file.read()
+
+
+def _root(path: Path, records: Mapping[str, zipfile.ZipInfo]) -> str:
+    """The folder in the archive, with its slash."""
+    roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1:
+        raise UserError(
+            f"{path} is a zip archive with {len(roots)} records */data.pkl, torch.save writes one: {_SAVE_AGAIN}"
+        )
+    if roots[0] + "constants.pkl" in records:
+        raise UserError(f"{path} is a TorchScript program, not a file of torch.save: {_SAVE_AGAIN}")
+    return roots[0]
+
+
+def _place(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> _Place:
+    if info.compress_type != zipfile.ZIP_STORED:
+        return _Place(0, info.file_size, record=info.filename)
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER)
+    if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+        raise zipfile.BadZipFile(f"no record begins at byte {info.header_offset}, where {info.filename} should")
+    name_length, extra_length = struct.unpack("<HH", header[26:])
+    begin = info.header_offset + _LOCAL_HEADER + name_length + extra_length
+    return _Place(begin, info.file_size, info.CRC or None)
+
+
+def _open_row_of_pickles(path: Path, file: BinaryIO) -> _Saved:
+    if _unpickle(path, file)[0] != _MAGIC or _unpickle(path, file)[0] != _VERSION:
+        raise UserError(f"{path} is a pickle, but not one of torch.save: {_SAVE_AGAIN}")
+    machine, _ = _unpickle(path, file)
+    _check_byte_order(path, isinstance(machine, dict) and machine.get("little_endian") is True)
+    content, storages = _unpickle(path, file)
+    keys, _ = _unpickle(path, file)
+    return _Saved(content, _places_after_lengths(path, file, keys, storages))
+
+
+def _places_after_lengths(path: Path, file: BinaryIO, keys: Any, storages: Mapping[str, _Storage]) -> dict[str, _Place]:
+    """The storages that follow the list of their keys, as far as the file goes."""
+    places = {}
+    for key in keys if isinstance(keys, list) else []:
+        if not isinstance(key, str) or key not in storages:
+            raise UserError(f"{path} is damaged: it lists storage {key!r}, which no tensor lies in: {_AGAIN}")
+        length_bytes = file.read(8)
+        if len(length_bytes) < 8:
+            break
+        (length,) = struct.unpack("<q", length_bytes)
+        said = storages[key].length
+        if length != said:
+            raise UserError(f"{path} is damaged: storage {key} has {length} numbers, its pickle says {said}: {_AGAIN}")
+        places[key] = _Place(file.tell(), length * storages[key].dtype.itemsize)
+        if places[key].begin + places[key].size > path.stat().st_size:
+            break
+        file.seek(places[key].size, 1)
+    return places
+
+
+def _check_byte_order(path: Path, little: bool) -> None:
+    if not little:
+        raise UserError(f"{path} was written on a big-endian machine: {_SAVE_AGAIN}")
+
+
+# ---- from the pickle to tensors ----------------------------------------------------------------------------
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, _Tensor]:
+    """Name -> tensor, out of a training checkpoint if it is one."""
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {_kind_of(content)}, not a dictionary of tensors: {_SAVE_AGAIN}")
+    inner = [name for name in _WRAPPERS if isinstance(content.get(name), dict)]
+    if len(inner) > 1:
+        raise UserError(f"{path} holds two models, {' and '.join(inner)}: {_SAVE_AGAIN}")
+    tensors = content[inner[0]] if inner else content
+    others = [f"{name} ({_kind_of(value)})" for name, value in tensors.items() if not isinstance(value, _Tensor)]
+    others += [f"{name!r}, a name that is no text" for name in tensors if not isinstance(name, str)]
+    if others:
+        raise UserError(f"{path} holds values that are no tensors: {listed(others)}: {_SAVE_AGAIN}")
+    if not tensors:
+        raise UserError(f"{path} holds no tensor: {_SAVE_AGAIN}")
+    return tensors
+
+
+def _kind_of(value: Any) -> str:
+    kinds = {_Dictionary: "dict", _Tensor: "tensor", _Storage: "storage", _StorageType: "type"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _check_tensor(path: Path, name: str, tensor: _Tensor) -> None:
+    """Its strides stay inside its storage."""
+    storage, offset, shape, strides = tensor
+    length = storage.length if storage.view_length is None else storage.view_length
+    numbers = (offset, storage.begin, length, *shape, *strides)
+    if len(shape) != len(strides) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise UserError(f"{path} is damaged: {name} has shape {shape}, strides {strides} and offset {offset}: {_AGAIN}")
+    if storage.begin + length > storage.length:
+        end = storage.begin + length
+        raise UserError(f"{path} is damaged: {name} lies in a view to number {end} of {storage.length}: {_AGAIN}")
+    if offset + _reach(tensor) > length:
+        raise UserError(
+            f"{path} is damaged: {name}, {list(shape)} with strides {list(strides)}, reaches to number"
+            f" {offset + _reach(tensor)} of a storage of {length}: {_AGAIN}"
+        )
+
+
+def _reach(tensor: _Tensor) -> int:
+    """How many numbers of its storage a tensor spans."""
+    if math.prod(tensor.shape) == 0:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+
+
+def _check_storage(path: Path, name: str, storage: _Storage, places: Mapping[str, _Place], size: int) -> None:
+    """The file has as many bytes for it as the pickle says."""
+    needed = storage.length * storage.dtype.itemsize
+    place = places.get(storage.key)
+    if place is None:
+        raise UserError(f"{path} is cut short: {name} lies in storage {storage.key}, not in its {size} bytes: {_AGAIN}")
+    if place.size != needed:
+        raise UserError(
+            f"{path} is damaged: the storage of {name} has {place.size} bytes, its pickle says {needed}: {_AGAIN}"
+        )
+    if place.begin + place.size > size and place.record is None:
+        raise UserError(f"{path} is cut short: {name} ends at byte {place.begin + place.size} of {size}: {_AGAIN}")
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+def _elements(path: Path, name: str, tensor: _Tensor, place: _Place) -> np.ndarray:
+    """The numbers that a tensor spans, as one row."""
+    dtype, first, count = tensor.storage.dtype, tensor.storage.begin + tensor.offset, _reach(tensor)
+    try:
+        if place.record is not None:
+            with zipfile.ZipFile(path) as archive:
+                return np.frombuffer(_record(archive, place.record), dtype)[first : first + count]
+        numbers = np.fromfile(path, dtype, count, offset=place.begin + first * dtype.itemsize)
+    except (FileNotFoundError, KeyError, *_DAMAGED_ZIP) as error:
+        raise UserError(f"{path}: {name} cannot be read: {error}: {_AGAIN}") from None
+    if numbers.size != count:
+        raise UserError(
+            f"{path} was cut short while it was read: {name} has {numbers.size} numbers of {count}: {_AGAIN}"
+        )
+    if (
+        place.checksum is not None
+        and numbers.nbytes == place.size
+        and zlib.crc32(numbers.view(np.uint8)) != place.checksum
+    ):
+        raise UserError(f"{path} is damaged: {name} does not have the checksum that the archive tells: {_AGAIN}")
+    return numbers
+
+
+def _laid_out(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+    """A tensor of its own in C order, out of the numbers it spans."""
+    strides = [stride * numbers.itemsize for stride in tensor.strides]
+    return np.asarray(np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides), order="C")

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text -> vectors: one for each line of a file, from any layers of any checkpoint, in shards.
+
+Shapes: N texts, B rows, S tokens, D features, K chosen layers.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, write_json
+from bert_jax.pretrained import Pretrained, SHOWN, TextBatch
+
+POOLINGS = ("mean", "cls", "pooled")
+COMBINATIONS = ("concat", "sum", "mean")
+TOO_LONG = ("error", "truncate")
+RECORD = "embeddings.json"
+_BLOCK = 4096  # texts that are sorted by length and kept in memory at once
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """What a vector is made of."""
+
+    pooling: str = "mean"  # of tokens, [CLS] and [SEP] among them; cls: the first token; pooled: the pooler's output
+    layers: tuple[int, ...] = (-1,)  # 0: the embeddings, 1: the first layer, -1: the last
+    combine: str = "concat"  # of layers
+    too_long: str = "error"
+    dtype: str = "float32"
+    shard_size: int = 100_000  # vectors in a file
+
+
+def check(settings: EmbedSettings, model: Pretrained) -> None:
+    """Refuse what the model cannot give.
+
+    Raises:
+      UserError: naming the option.
+    """
+    layers = model.description.model.num_hidden_layers
+    wrong = [layer for layer in settings.layers if not -layers - 1 <= layer <= layers]
+    if wrong:
+        raise UserError(
+            f"--layers {wrong[0]}: the model has layers 1 to {layers} (-1 is the last); 0 is the output of its embeddings"
+        )
+    if settings.pooling == "pooled" and not model.description.pooler:
+        raise UserError("--pooling pooled: this checkpoint has no pooler: use mean or cls")
+    if settings.pooling == "pooled" and settings.layers != (-1,):
+        raise UserError("--pooling pooled stands on the last layer: leave out --layers")
+    if settings.shard_size < 1:
+        raise UserError(f"--shard-size {settings.shard_size} must be at least 1")
+
+
+def width_of(settings: EmbedSettings, model: Pretrained) -> int:
+    """Numbers in a vector."""
+    parts = len(settings.layers) if settings.combine == "concat" and settings.pooling != "pooled" else 1
+    return parts * model.description.model.hidden_size
+
+
+# ---- vectors -------------------------------------------------------------------------------------------------------
+
+
+def embed(texts: Sequence[str], model: Pretrained, settings: EmbedSettings) -> tuple[np.ndarray, int]:
+    """Vectors of texts, [N, width], in their order, and how many texts were cut.
+
+    Raises:
+      UserError: a text is too long, and `too_long` is error.
+    """
+    rows, cut = _rows(texts, model, settings)
+    vectors = np.empty((len(rows), width_of(settings, model)), settings.dtype)
+    for batch in model.batches(rows):
+        vectors[batch.numbers] = np.asarray(_vectors(batch, model, settings))[: len(batch.numbers)]
+    return vectors, cut
+
+
+def _rows(
+    texts: Sequence[str], model: Pretrained, settings: EmbedSettings
+) -> tuple[list[tuple[list[int], list[int]]], int]:
+    longest, cut, rows = model.description.model.max_position_embeddings, 0, []
+    for text in texts:
+        ids, segments = model.ids(text)
+        if len(ids) > longest:
+            if settings.too_long == "error":
+                raise UserError(
+                    f"{text[:SHOWN]!r} is {len(ids)} tokens long, and the model has {longest} positions: shorten it, or give"
+                    " --too-long truncate"
+                )
+            ids, segments, cut = [*ids[: longest - 1], ids[-1]], segments[:longest], cut + 1
+        rows.append((ids, segments))
+    return rows, cut
+
+
+def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> jax.Array:
+    """[B, width] of a batch."""
+    encoded = model(batch.fields, all_layers=settings.pooling != "pooled").encoder
+    if settings.pooling == "pooled":
+        assert encoded.pooled_output is not None  # `check` has seen to it
+        return encoded.pooled_output[:, 0]
+    assert encoded.all_layers is not None
+    chosen = encoded.all_layers[jnp.asarray(settings.layers)].astype(jnp.float32)  # [K, B, S, D]
+    if settings.pooling == "cls":
+        pooled = chosen[:, :, 0]
+    else:
+        valid = jnp.asarray(batch.fields["sequence_ids"] > 0, jnp.float32)[None, :, :, None]
+        pooled = (chosen * valid).sum(2) / jnp.maximum(valid.sum(2), 1)
+    if settings.combine == "concat":
+        return jnp.concatenate(list(pooled), axis=-1)
+    return pooled.sum(0) if settings.combine == "sum" else pooled.mean(0)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def embed_lines(
+    lines: Iterable[str], total: int, model: Pretrained, settings: EmbedSettings, output: Path
+) -> dict[str, Any]:
+    """Vectors of lines into an .npz file or a directory of .npy shards; returns its record.
+
+    Args:
+      lines: texts, one a line; an empty one has a vector too, so that line n is vector n.
+      total: bytes of all lines, for the progress bar.
+      output: a name that ends in .npz (an array `embeddings` [N, width] in one file), or a directory that does not exist
+        (embeddings-00000.npy, ... of `shard_size` vectors, and embeddings.json, written last).
+
+    Raises:
+      UserError: as `check` and `embed`; `output` is there already.
+    """
+    check(settings, model)
+    if output.exists():
+        raise UserError(f"{output} is there already: choose another --output")
+    with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
+        counts = {"texts": 0, "truncated": 0}
+
+        def blocks() -> Iterator[np.ndarray]:
+            for block in _blocks(lines):
+                vectors, cut = embed(block, model, settings)
+                counts["texts"] += len(block)
+                counts["truncated"] += cut
+                bar.update(sum(len(line.encode()) + 1 for line in block))
+                bar.set_postfix_str(f"{counts['texts']:,} texts", refresh=False)
+                yield vectors
+
+        record = {
+            "settings": asdict(settings),
+            "width": width_of(settings, model),
+            "model": model.description.to_dict(),
+        }
+        if output.suffix == ".npz":
+            everything = np.concatenate([*blocks(), np.empty((0, width_of(settings, model)), settings.dtype)])
+            with complete_or_absent(output) as file:
+                np.savez(file, embeddings=everything)
+            return record | counts
+        output.mkdir(parents=True)
+        record["shards"] = [
+            _write_shard(output, number, shard) for number, shard in enumerate(_shards(blocks(), settings))
+        ]
+        write_json(output / RECORD, record | counts)
+        return record | counts
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    block: list[str] = []
+    for line in lines:
+        block.append(line)
+        if len(block) == _BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _shards(blocks: Iterable[np.ndarray], settings: EmbedSettings) -> Iterator[np.ndarray]:
+    """Blocks -> arrays of exactly `shard_size` vectors, the last one of what is left."""
+    held: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        while count >= settings.shard_size:
+            together = np.concatenate(held)
+            yield together[: settings.shard_size]
+            held, count = [together[settings.shard_size :]], count - settings.shard_size
+    if count:
+        yield np.concatenate(held)
+
+
+def _write_shard(folder: Path, number: int, vectors: np.ndarray) -> dict[str, Any]:
+    name = f"embeddings-{number:05}.npy"
+    with complete_or_absent(folder / name) as file:
+        np.save(file, vectors)
+    return {"file": name, "vectors": len(vectors), "sha256": hashlib.sha256(vectors).hexdigest()}

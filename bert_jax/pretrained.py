@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of any format, ready to run on text: `bert_jax.load(path)`.
+
+    bert = bert_jax.load("bert-base-uncased")  # a run, a directory of Hugging Face's, a TF1 checkpoint
+    vectors = bert.encode(["A sentence.", ("A pair", "of two.")]).pooled_output
+
+Shapes: N texts, B rows, S tokens, D features, L layers.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bert_jax.conversion.checkpoints import Asked, open_checkpoint
+from bert_jax.conversion.run_files import nested, place_of
+from bert_jax.encoder import Compute
+from bert_jax.errors import UserError
+from bert_jax.heads import BertModel, BertOutput
+from bert_jax.model_description import ModelDescription
+from bert_jax.tokenization import Tokenizer
+
+Text = str | tuple[str, str]  # one segment, or two
+
+TOKENS_AT_ONCE = 8192  # of a batch, padding included
+WIDTH_STEP = 32  # rows are padded to a multiple of it: few shapes, few compilations
+SHOWN = 40  # characters of a text in a message
+
+
+class Encoded(NamedTuple):
+    """What the encoder makes of texts."""
+
+    tokens: list[list[int]]  # ids of each text, with [CLS] and [SEP]
+    sequence_output: list[np.ndarray]  # N times [S, D], without padding
+    pooled_output: np.ndarray | None  # [N, D]; None without a pooler
+
+
+class TextBatch(NamedTuple):
+    """Texts of like length as rows."""
+
+    numbers: list[int]  # which texts, in the order of the rows
+    fields: dict[str, np.ndarray]  # as in `bert_jax.batch`, one example a row
+
+
+class Pretrained:
+    """A loaded model: `encoder` and heads as `bert_jax.heads.BertModel`, its parameters, its tokenizer.
+
+    `model(batch)` takes the fields of `bert_jax.batch`; `encode(texts)` takes text.
+    """
+
+    def __init__(self, description: ModelDescription, params: Any, tokenizer: Tokenizer, compute: Compute):
+        self.description = description
+        self.params = params
+        self.tokenizer = tokenizer
+        self._compute = compute
+
+    @cached_property
+    def _graph(self) -> nnx.GraphDef:
+        description, compute = self.description, self._compute
+        return nnx.split(nnx.eval_shape(lambda: BertModel(description, compute, rngs=nnx.Rngs(0))))[0]
+
+    @cached_property
+    def _run(self) -> Any:
+        def run(params: Any, batch: dict[str, jax.Array], all_layers: bool) -> BertOutput:
+            return nnx.merge(self._graph, params)(batch, all_layers=all_layers)
+
+        return jax.jit(run, static_argnums=2)
+
+    @cached_property
+    def model(self) -> BertModel:
+        """The Flax module with its parameters."""
+        return nnx.merge(self._graph, self.params)
+
+    def __call__(self, batch: dict[str, np.ndarray], *, all_layers: bool = False) -> BertOutput:
+        """Run the model, compiled once for each shape of batch; nothing is dropped."""
+        return self._run(self.params, batch, all_layers)
+
+    def ids(self, text: Text) -> tuple[list[int], list[int]]:
+        """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: ids and segments."""
+        parts = [text] if isinstance(text, str) else list(text)
+        ids, segments = [self.tokenizer.cls_id], [0]
+        for segment, part in enumerate(parts):
+            piece = [*self.tokenizer.encode(part).ids, self.tokenizer.sep_id]
+            ids += piece
+            segments += [segment] * len(piece)
+        return ids, segments
+
+    def encode(self, texts: Sequence[Text]) -> Encoded:
+        """Encode texts, in batches of like length.
+
+        Raises:
+          UserError: a text is longer than the model has positions.
+        """
+        rows = [self.ids(text) for text in texts]
+        self._require_short([len(ids) for ids, _ in rows], texts)
+        sequences: list[Any] = [None] * len(rows)
+        pooled: list[Any] = [None] * len(rows)
+        for batch in self.batches(rows):
+            output = jax.device_get(self(batch.fields).encoder)
+            for row, number in enumerate(batch.numbers):
+                sequences[number] = np.asarray(output.sequence_output[row, : len(rows[number][0])], np.float32)
+                pooled[number] = (
+                    None if output.pooled_output is None else np.asarray(output.pooled_output[row, 0], np.float32)
+                )
+        width = self.description.model.hidden_size
+        together = np.array(pooled).reshape(len(rows), width) if self.description.pooler else None
+        return Encoded([ids for ids, _ in rows], sequences, together)
+
+    def batches(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[TextBatch]:
+        """Rows (ids, segments) of at most the model's positions -> batches, the longest first."""
+        order = sorted(range(len(rows)), key=lambda number: -len(rows[number][0]))
+        while order:
+            width = -(-len(rows[order[0]][0]) // WIDTH_STEP) * WIDTH_STEP
+            width = min(width, self.description.model.max_position_embeddings)
+            count = max(1, TOKENS_AT_ONCE // width)
+            yield TextBatch(order[:count], _fields([rows[number] for number in order[:count]], count, width))
+            order = order[count:]
+
+    def _require_short(self, lengths: Sequence[int], texts: Sequence[Text]) -> None:
+        longest = self.description.model.max_position_embeddings
+        for number, length in enumerate(lengths):
+            if length > longest:
+                text = texts[number] if isinstance(texts[number], str) else texts[number][0]
+                raise UserError(
+                    f"text {number} ({str(text)[:SHOWN]!r}) is {length} tokens long, and the model has {longest} positions:"
+                    " shorten or split it"
+                )
+
+
+def _fields(rows: Sequence[tuple[Sequence[int], Sequence[int]]], count: int, width: int) -> dict[str, np.ndarray]:
+    """The fields of a batch, [count, width]; rows that are not there are padding, so that shapes repeat."""
+    fields = {name: np.zeros((count, width), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
+    for row, (ids, segments) in enumerate(rows):
+        fields["input_ids"][row, : len(ids)] = ids
+        fields["segment_ids"][row, : len(ids)] = segments
+        fields["sequence_ids"][row, : len(ids)] = 1
+    fields["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (count, 1))
+    fields["cls_positions"] = np.zeros((count, 1), np.int32)
+    fields["masked_lm_positions"] = np.zeros((count, 1), np.int32)
+    return fields
+
+
+def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = None) -> Pretrained:
+    """A model and its tokenizer from a run, a directory of Hugging Face's, or a TF1 checkpoint.
+
+    Args:
+      path: of the checkpoint; its format is found out.
+      dtype: the network is computed in; parameters are float32.
+      asked: what files do not say (`--vocab` and the like of `bert-jax convert`).
+
+    Raises:
+      UserError: no checkpoint, one that is not whole, no vocabulary.
+    """
+    checkpoint = open_checkpoint(Path(path), asked or Asked())
+    if checkpoint.tokenizer is None:
+        raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one")
+    layers: dict[str, list[np.ndarray]] = {}
+    for row in checkpoint.rows:
+        layers.setdefault(place_of(row.ours)[0], []).append(checkpoint.weight(row))
+    # A layer's tensors come in the order of the layers; what is no layer's stands alone.
+    params = {
+        name: jnp.asarray(np.stack(arrays) if name.startswith("encoder/layers/") else arrays[0])
+        for name, arrays in layers.items()
+    }
+    return Pretrained(checkpoint.description, nested(params), checkpoint.tokenizer, Compute(dtype))

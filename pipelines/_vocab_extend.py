@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bert-jax vocab extend`: a checkpoint -> the same with more words, or more positions, old ids keeping their outputs."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bert_jax.errors import UserError
+
+DESCRIPTION = """\
+Add words to a checkpoint's WordPiece vocabulary, and rows to its position table. A word takes the place of an [unusedN]
+entry, or a new row; it begins as the mean of the pieces it was cut into. The result has the format of MODEL, and a
+certificate (conversion.json): every old id gives the outputs it gave."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    if not (arguments.words or arguments.input or arguments.positions):
+        raise UserError("nothing to add: give --words FILE, --input TEXT --add N, or --positions N")
+    if bool(arguments.input) != bool(arguments.add):
+        raise UserError("--input and --add go together: the N words of TEXT that save most tokens are added")
+    from bert_jax.conversion.convert import extend
+
+    words = _words(arguments.words) if arguments.words else []
+    if arguments.input:
+        suggested = _suggest(arguments.model, arguments.input, arguments.add)
+        print(f"{'gain':>10} {'times':>8} {'pieces':>6}  word, by the tokens it saves")
+        print("\n".join(f"{one.gain:>10,} {one.times:>8,} {one.pieces:>6}  {one.word}" for one in suggested))
+        words += [one.word for one in suggested if one.word not in words]
+    if arguments.output is None:
+        return 0
+    fill = not arguments.keep_unused
+    certificate, extension = extend(arguments.model, arguments.output, words, arguments.positions, fill)
+    model = certificate.source.description.model
+    print(f"{len(extension.added)} words added, {extension.filled} of them in the place of [unused] entries")
+    print(f"{model.vocab_size:,} entries, {model.max_position_embeddings} positions")
+    print("\n".join(certificate.lines()))
+    print(f"written: {arguments.output}" if certificate.holds else f"left in {arguments.output}.partial")
+    return 0 if certificate.holds else 1
+
+
+def _words(path: Path) -> list[str]:
+    """A word a line; empty lines are passed over."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 at byte {error.start}: convert the file") from None
+
+
+def _suggest(model: Path, inputs: Sequence[str], most: int):  # type: ignore[no-untyped-def]
+    from bert_jax.conversion.checkpoints import open_checkpoint
+    from bert_jax.conversion.extension import suggest
+    from bert_jax.data.documents import read_documents
+    from bert_jax.data.sources import parse_sources
+    from bert_jax.tokenization import WordPieceTokenizer
+
+    tokenizer = open_checkpoint(model).tokenizer
+    if not isinstance(tokenizer, WordPieceTokenizer):
+        raise UserError(f"{model} has no WordPiece vocabulary that words could be added to")
+    files = (file for source in parse_sources(inputs) for file in source.files)
+    return suggest((line for file in files for document in read_documents(file) for line in document), tokenizer, most)
+
+
+def _parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="bert-jax vocab extend", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = result.add_argument
+    option("model", type=Path, metavar="MODEL", help="a checkpoint of any format")
+    option("--output", type=Path, metavar="DST", help="a new directory; without it words are only suggested")
+    option("--words", type=Path, metavar="FILE", help="words to add, one a line, as the tokenizer normalises them")
+    option("--input", nargs="+", metavar="TEXT", help="text to find words in")
+    option("--add", type=int, metavar="N", help="words of --input to add: those that save most tokens")
+    option("--positions", type=int, metavar="N", help="rows of the position table; the new ones repeat the old")
+    option("--keep-unused", action="store_true", help="add rows even where [unusedN] entries are free")
+    return result

@@ -1,0 +1,473 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversion between all formats, with its certificate; what is recognised and named instead of converted."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small_config
+from conversion_samples import KINDS, PRETRAINING, sample_weights, VOCABULARY, write_hugging_face
+from safetensors.numpy import load_file, save_file
+
+from bert_jax.cli import main
+from bert_jax.config import OptimizerConfig
+from bert_jax.conversion.certificate import compare_tensors
+from bert_jax.conversion.checkpoints import Asked, open_checkpoint
+from bert_jax.conversion.convert import Certificate, convert
+from bert_jax.conversion.tf1 import open_tf1
+from bert_jax.errors import UserError
+from bert_jax.model_description import ModelDescription
+from bert_jax.pretraining import pretrain
+from bert_jax.run_directory import open_run
+
+pytest.importorskip("tensorflow", reason="TensorFlow writes and reads its own checkpoints")
+
+
+ASKED = Asked()
+
+
+def tensors_of(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_goes_through_every_direction(tmp_path, kind):
+    """Rows S10, S13, S18, X1: six directions, and what comes back is byte for byte what was there."""
+    description = KINDS[kind]
+    source = write_hugging_face(tmp_path / "huggingface", description)
+    ways = [
+        ("huggingface", "ours", "bert-jax"),
+        ("ours", "google", "tf1"),
+        ("google", "huggingface-1", "huggingface"),
+        ("huggingface-1", "google-1", "tf1"),
+        ("google-1", "ours-1", "bert-jax"),
+        ("ours-1", "huggingface-2", "huggingface"),
+    ]
+    task = description.task.kind if description.task else None
+    for begin, end, to in ways:
+        asked = replace(ASKED, task=task)
+        certificate = convert(tmp_path / begin, tmp_path / end, to, asked)
+        assert certificate.holds, certificate.lines()
+        outputs = {one.output for one in certificate.differences}
+        assert outputs == outputs_of(description)
+        assert all(one.largest_value > 0.1 for one in certificate.differences), "outputs that say nothing"
+        assert open_checkpoint(tmp_path / end, asked).description.model == description.model
+    before = tensors_of(source)
+    for name in ("huggingface-1", "huggingface-2"):
+        after = tensors_of(tmp_path / name)
+        assert after.keys() == before.keys()
+        assert all(after[key].tobytes() == value.tobytes() for key, value in before.items())
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["architectures"] == json.loads((source / "config.json").read_text())["architectures"]
+        assert config["hidden_act"] == json.loads((source / "config.json").read_text())["hidden_act"]
+
+
+def outputs_of(description: ModelDescription) -> set[str]:
+    has = {"mlm_logits": description.mlm, "nsp_logits": description.nsp, "task_logits": description.task is not None}
+    return {
+        "sequence_output",
+        *(name for name, there in (has | {"pooled_output": description.pooler}).items() if there),
+    }
+
+
+# ---- what the wild has ---------------------------------------------------------------------------------------------
+
+
+def renamed(change: Callable[[str], str]) -> dict[str, np.ndarray]:
+    return {change(name): value for name, value in sample_weights(PRETRAINING).items()}
+
+
+OTHER_NAMES: dict[str, Callable[[str], str]] = {
+    "DataParallel's": lambda name: f"module.{name}",
+    "of 2018": lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+        "LayerNorm.bias", "LayerNorm.beta"
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_NAMES.values(), ids=OTHER_NAMES)
+def test_other_names_of_the_same_tensors(tmp_path, change):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING, renamed(change))
+    assert convert(source, tmp_path / "result", "huggingface").holds
+    after = tensors_of(tmp_path / "result")
+    assert all(np.array_equal(after[name], value) for name, value in sample_weights(PRETRAINING).items())
+
+
+def test_an_encoder_saved_without_its_prefix(tmp_path):
+    """As BertModel.save_pretrained writes it, and with the buffer that old versions saved."""
+    description = KINDS["encoder and pooler"]
+    weights = {name.removeprefix("bert."): value for name, value in sample_weights(description).items()}
+    buffer = {"embeddings.position_ids": np.arange(20)[None]}
+    source = write_hugging_face(tmp_path / "source", description, weights | buffer)
+    certificate = convert(source, tmp_path / "result", "bert-jax")
+    assert certificate.holds
+    assert certificate.source.skipped == {"embeddings.position_ids": "a buffer of 0, 1, 2, ..."}
+
+
+def test_second_names_of_tied_tensors_are_skipped_where_equal(tmp_path):
+    weights = sample_weights(PRETRAINING)
+    second = {
+        "cls.predictions.decoder.weight": weights["bert.embeddings.word_embeddings.weight"],
+        "cls.predictions.decoder.bias": weights["cls.predictions.bias"],
+    }
+    source = write_hugging_face(tmp_path / "source", PRETRAINING, weights | second)
+    certificate = convert(source, tmp_path / "result", "bert-jax")
+    assert certificate.holds
+    assert set(certificate.source.skipped) == set(second)
+    other = second | {"cls.predictions.decoder.weight": second["cls.predictions.decoder.weight"] + 1}
+    source = write_hugging_face(tmp_path / "other", PRETRAINING, weights | other)
+    with pytest.raises(UserError, match=r"decoder\.weight is not equal to bert\.embeddings\.word_embeddings\.weight"):
+        convert(source, tmp_path / "no", "bert-jax")
+
+
+def test_the_bias_of_an_output_matrix_of_its_own(tmp_path):
+    """transformers adds the decoder's; the other one is there, not used, and may be anything."""
+    weights = sample_weights(KINDS["untied"])
+    other = weights | {"cls.predictions.bias": weights["cls.predictions.bias"] + 1}
+    certificate = convert(
+        write_hugging_face(tmp_path / "source", KINDS["untied"], other), tmp_path / "result", "huggingface"
+    )
+    assert certificate.holds
+    assert "cls.predictions.bias" in certificate.source.skipped
+    after = tensors_of(tmp_path / "result")
+    for name in ("cls.predictions.bias", "cls.predictions.decoder.bias"):
+        np.testing.assert_array_equal(after[name], weights["cls.predictions.decoder.bias"])
+
+
+def test_half_precision_is_widened_and_comes_back(tmp_path):
+    weights = {name: value.astype(np.float16) for name, value in sample_weights(PRETRAINING).items()}
+    source = write_hugging_face(tmp_path / "source", PRETRAINING, weights)
+    assert convert(source, tmp_path / "ours", "bert-jax").holds
+    assert convert(tmp_path / "ours", tmp_path / "back", "huggingface", dtype="float16").holds
+    after = tensors_of(tmp_path / "back")
+    assert all(after[name].tobytes() == value.tobytes() for name, value in weights.items())
+    full = write_hugging_face(tmp_path / "full", PRETRAINING)
+    with pytest.raises(UserError, match="does not fit into float16 without loss"):
+        convert(full, tmp_path / "no", "huggingface", dtype="float16")
+    assert not (tmp_path / "no").exists()
+
+
+def test_padding_rows_of_the_vocabulary_are_named_and_can_be_dropped(tmp_path):
+    """Pain 11: NVIDIA's checkpoints have 30,528 rows for 30,522 entries."""
+    model = replace(PRETRAINING.model, vocab_size=len(VOCABULARY) + 6)
+    source = write_hugging_face(tmp_path / "source", ModelDescription(model))
+    with pytest.raises(
+        UserError, match=rf"rows for {len(VOCABULARY) + 6} entries.*has {len(VOCABULARY)}.*padding-rows drop"
+    ):
+        convert(source, tmp_path / "result", "bert-jax")
+    certificate = convert(source, tmp_path / "result", "bert-jax", Asked(padding_rows="drop"))
+    assert certificate.holds
+    assert certificate.result.description.model.vocab_size == len(VOCABULARY)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------
+
+
+def edited(name: str, change: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+    weights = sample_weights(PRETRAINING)
+    return weights | {name: change(weights[name])}
+
+
+LAYER_0 = "bert.encoder.layer.0."
+BROKEN = {
+    "transposed": (
+        edited(f"{LAYER_0}intermediate.dense.weight", np.transpose),
+        r"intermediate\.dense\.weight is \[24, 56\], and by the config it should be \[56, 24\]: it is transposed",
+    ),
+    "not a number": (
+        edited(f"{LAYER_0}output.dense.bias", lambda x: np.where(np.arange(24) == 5, np.float32("nan"), x)),
+        r"layer\.0\.output\.dense\.bias holds 1 values that are not finite, the first at \[5\]",
+    ),
+    "swapped LayerNorm": (
+        sample_weights(PRETRAINING)
+        | {
+            f"{LAYER_0}output.LayerNorm.weight": sample_weights(PRETRAINING)[f"{LAYER_0}output.LayerNorm.bias"],
+            f"{LAYER_0}output.LayerNorm.bias": sample_weights(PRETRAINING)[f"{LAYER_0}output.LayerNorm.weight"],
+        },
+        r"layer\.0\.output\.LayerNorm\.weight is .* and .*LayerNorm\.bias .*swapped",
+    ),
+    "homeless": (
+        sample_weights(PRETRAINING) | {"bert.adapter.weight": np.zeros((2, 2), np.float32)},
+        r"holds bert\.adapter\.weight, which has no place in a BERT: leave it out by --skip bert\.adapter\.weight",
+    ),
+    "missing": (
+        {
+            name: value
+            for name, value in sample_weights(PRETRAINING).items()
+            if name != f"{LAYER_0}attention.self.key.bias"
+        },
+        r"lacks bert\.encoder\.layer\.0\.attention\.self\.key\.bias",
+    ),
+    "a layer missing": (
+        {name: value for name, value in sample_weights(PRETRAINING).items() if not name.startswith(LAYER_0)},
+        r"holds layers 1 to 1 \(1 of them\) and its config says num_hidden_layers=2",
+    ),
+    "integers": (
+        edited("cls.predictions.bias", lambda x: x.astype(np.int64)),
+        r"cls\.predictions\.bias is of type int64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("weights", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_tensor_is_named(tmp_path, weights, message):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING, weights)
+    with pytest.raises(UserError, match=message) as refusal:
+        convert(source, tmp_path / "result", "bert-jax")
+    assert "\n" not in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+CONFIGS = {
+    "another shape": (
+        {"hidden_size": 32},
+        r"word_embeddings\.weight is \[35, 24\], and by the config it should be \[35, 32\]",
+    ),
+    "RoBERTa": ({"model_type": "roberta"}, r"roberta model, which is no BERT \(positions count from 2"),
+    "rotary": ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
+    "relu": ({"hidden_act": "relu"}, "hidden_act=relu: only models with gelu"),
+    "words for numbers": ({"hidden_size": "24"}, "hidden_size='24', which is no number"),
+    "heads": ({"num_attention_heads": 5}, "hidden_size=24 is not divisible by model.num_attention_heads=5"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), CONFIGS.values(), ids=CONFIGS)
+def test_a_config_that_does_not_fit_is_refused(tmp_path, changes, message):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    values = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(values | changes))
+    with pytest.raises(UserError, match=message):
+        convert(source, tmp_path / "result", "bert-jax")
+
+
+def test_places_that_do_not_fit_are_refused(tmp_path):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds no checkpoint: neither config\.json with checkpoints/ \(ours\)"):
+        convert(tmp_path / "empty", tmp_path / "result", "tf1")
+    with pytest.raises(UserError, match="source is not empty: choose another place"):
+        convert(source, source, "tf1")
+    (source / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"more than one checkpoint: model\.safetensors .*pytorch_model\.bin"):
+        convert(source, tmp_path / "result", "tf1")
+
+
+def test_a_run_needs_a_vocabulary(tmp_path):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    vocabulary = (source / "vocab.txt").rename(tmp_path / "vocab.txt")
+    with pytest.raises(UserError, match="has no vocabulary, which a run needs: give --vocab"):
+        convert(source, tmp_path / "result", "bert-jax")
+    assert convert(source, tmp_path / "result", "bert-jax", Asked(vocabulary=vocabulary)).holds
+
+
+def test_a_vocabulary_of_another_model_is_refused(tmp_path):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    (source / "vocab.txt").write_text("".join(f"{entry}\n" for entry in [*VOCABULARY, "more"]))
+    with pytest.raises(UserError, match="rows for 35 entries, and the vocabulary has 36: it is another model's"):
+        convert(source, tmp_path / "result", "bert-jax")
+
+
+# ---- the certificate -----------------------------------------------------------------------------------------------
+
+
+def flipped(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return weights | {
+        name: weights[name][::-1] for name in ("cls.seq_relationship.weight", "cls.seq_relationship.bias")
+    }
+
+
+def turned(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return weights | {f"{LAYER_0}attention.self.key.weight": weights[f"{LAYER_0}attention.self.key.weight"].T}
+
+
+def reordered(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    name = "bert.embeddings.word_embeddings.weight"
+    return weights | {name: np.roll(weights[name], 1, axis=0)}
+
+
+def exchanged(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    pair = [f"cls.predictions.transform.LayerNorm.{part}" for part in ("weight", "bias")]
+    return weights | dict(zip(pair, (weights[pair[1]], weights[pair[0]]), strict=True))
+
+
+NEAR_MISSES = {
+    "nsp/kernel: its two columns (IsNext, NotNext) are swapped": flipped,
+    "encoder/layers/0/attention/key/kernel: is transposed": turned,
+    "encoder/embeddings/word: has the same rows in another order: the vocabularies are ordered differently": reordered,
+    "mlm/norm: scale and bias are swapped": exchanged,
+}
+
+
+@pytest.mark.parametrize(("finding", "change"), NEAR_MISSES.items())
+def test_a_near_miss_is_named(tmp_path, capsys, finding, change):
+    """Pain 13: two checkpoints that are almost the same, and what is the matter with one of them."""
+    weights = sample_weights(PRETRAINING)
+    first = write_hugging_face(tmp_path / "first", PRETRAINING)
+    second = write_hugging_face(tmp_path / "second", PRETRAINING, change(weights))
+    assert finding in compare_tensors(open_checkpoint(first), open_checkpoint(second))
+    assert main(["convert", str(first), str(second), "--compare"]) == 1
+    printed = capsys.readouterr().out
+    assert "CERTIFICATE DOES NOT HOLD" in printed
+    assert finding in printed
+
+
+def test_the_certificate_says_what_was_done(tmp_path, capsys):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    assert main(["convert", str(source), str(tmp_path / "google"), "--to", "tf1"]) == 0
+    printed = capsys.readouterr().out
+    tensors = len(sample_weights(PRETRAINING))
+    assert f"certificate holds: {tensors} tensors are bit for bit the same" in printed
+    record = json.loads((tmp_path / "google" / "conversion.json").read_text())
+    assert record["holds"]
+    assert len(record["tensors"]) == tensors
+    assert {one["output"] for one in record["outputs"]} == {
+        "sequence_output",
+        "pooled_output",
+        "mlm_logits",
+        "nsp_logits",
+    }
+    assert record["weights_sha256"]["source"] == record["weights_sha256"]["result"]
+    assert record["source"]["files"].keys() == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer_config.json",
+        "vocab.txt",
+    }
+    assert main(["convert", str(source), str(tmp_path / "google"), "--to", "tf1"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_result_that_is_not_the_source_is_not_put_in_its_place(tmp_path, monkeypatch):
+    """A tensor is changed on its way into the file."""
+    from bert_jax.conversion import convert as module
+
+    def spoiled(path: Path, tensors) -> None:
+        arrays = {tensor.name: tensor.make() for tensor in tensors}
+        arrays["bert.pooler.dense.bias"] = arrays["bert.pooler.dense.bias"] + np.float32(0.5)
+        save_file(arrays, path, {"format": "pt"})
+
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    monkeypatch.setattr(module, "write_safetensors", spoiled)
+    certificate = convert(source, tmp_path / "result", "huggingface")
+    assert not certificate.holds
+    assert [one.output for one in certificate.differences if not one.holds] == ["pooled_output", "nsp_logits"]
+    assert certificate.unequal == ["encoder/pooler/bias: differs in 24 of 24 values, by up to 0.5"]
+    assert not (tmp_path / "result").exists()
+
+
+# ---- what comes along ----------------------------------------------------------------------------------------------
+
+
+def test_the_form_of_gelu_is_never_guessed_silently(tmp_path):
+    """Row S10: Google's gelu is the tanh form, and may be declared to be the erf form of 2018."""
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    convert(source, tmp_path / "google", "tf1")
+    certificate = convert(tmp_path / "google", tmp_path / "tanh", "huggingface")
+    assert any("hidden_act=gelu is taken for gelu_tanh" in note for note in certificate.lines())
+    assert json.loads((tmp_path / "tanh" / "config.json").read_text())["hidden_act"] == "gelu_new"
+    convert(tmp_path / "google", tmp_path / "erf", "huggingface", Asked(gelu="gelu_erf"))
+    assert json.loads((tmp_path / "erf" / "config.json").read_text())["hidden_act"] == "gelu"
+
+
+def test_a_converted_run_fills_masks(tmp_path, capsys):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    convert(source, tmp_path / "run", "bert-jax")
+    assert main(["fill-mask", str(tmp_path / "run"), "a [MASK] c [SEP] the b"]) == 0
+    assert "[MASK]" in capsys.readouterr().out
+    assert open_run(tmp_path / "run").config().model == PRETRAINING.model
+
+
+def google_run(folder: Path, source: Path) -> Certificate:
+    """A TF1 checkpoint of a training run: with Adam's moments and the number of steps."""
+    from bert_jax.conversion.tensors import Entry, Writable
+    from bert_jax.conversion.tf1 import write_tf1
+
+    certificate = convert(source, folder / "weights", "tf1")
+    tensors = open_tf1(folder / "weights" / "bert_model.ckpt")
+    arrays = {name: tensors.read(name) for name in tensors.entries}
+    rng = np.random.default_rng(0)
+    slots = {
+        f"{name}/{slot}": rng.random(array.shape, np.float32)
+        for name, array in arrays.items()
+        for slot in ("adam_m", "adam_v")
+    }
+    arrays |= slots | {"global_step": np.array(1234, np.int64)}
+    (folder / "run").mkdir()
+    write_tf1(
+        folder / "run" / "model.ckpt-1234",
+        [
+            Writable(name, Entry(array.shape, array.dtype.name), lambda array=array: array)
+            for name, array in arrays.items()
+        ],
+    )
+    for name in ("bert_config.json", "vocab.txt"):
+        (folder / "weights" / name).rename(folder / "run" / name)
+    return certificate
+
+
+def test_moments_and_steps_come_along(tmp_path):
+    """A Google run -> ours -> Google's: every slot is byte for byte the same."""
+    google_run(tmp_path, write_hugging_face(tmp_path / "source", PRETRAINING))
+    certificate = convert(tmp_path / "run", tmp_path / "ours", "bert-jax")
+    assert certificate.holds
+    assert "with the optimizer's moments after 1,234 steps" in certificate.notes
+    assert convert(tmp_path / "ours", tmp_path / "back", "tf1").holds
+    before, after = (open_tf1(tmp_path / name) for name in ("run/model.ckpt-1234", "back/bert_model.ckpt"))
+    assert before.entries == after.entries
+    assert all(before.read(name).tobytes() == after.read(name).tobytes() for name in before.entries)
+
+
+@pytest.fixture(scope="module")
+def straight(prepared, tmp_path_factory) -> Path:
+    """A run of ours with a checkpoint after 4 of its 12 steps."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    pretrain(small_config(), prepared.data, run, resume_command="")
+    return run
+
+
+def final_parameters(run: Path) -> dict[str, np.ndarray]:
+    checkpoint = open_checkpoint(run)
+    return {row.ours: checkpoint.weight(row) for row in checkpoint.rows}
+
+
+def test_training_goes_on_through_google_as_if_nothing_had_happened(tmp_path, prepared, straight):
+    """Stopped at step 4, to a TF1 checkpoint with its moments, back, and on: the parameters of the straight run, to the bit."""
+    stopped = Path(shutil.copytree(straight, tmp_path / "stopped"))
+    for step in (8, 12):
+        shutil.rmtree(stopped / "checkpoints" / str(step))
+    assert convert(stopped, tmp_path / "google", "tf1").holds
+    assert convert(tmp_path / "google", tmp_path / "back", "bert-jax", Asked(padding_rows="keep")).holds
+    pretrain(small_config(), prepared.data, tmp_path / "back", resume_command="")
+    expected, found = final_parameters(straight), final_parameters(tmp_path / "back")
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+
+
+def test_weights_alone_are_where_training_begins(tmp_path, prepared, straight, capsys):
+    """From Hugging Face's directory, which has no optimizer's state: step 0, under another recipe, dropout included."""
+    assert convert(straight, tmp_path / "huggingface", "huggingface").holds
+    assert convert(tmp_path / "huggingface", tmp_path / "run", "bert-jax", Asked(padding_rows="keep")).holds
+    config = small_config(optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2))
+    with pytest.raises(UserError, match=r"holds another model .*hidden_size.*take these settings back"):
+        pretrain(
+            replace(config, model=replace(config.model, hidden_size=32)),
+            prepared.data,
+            tmp_path / "run",
+            resume_command="",
+        )
+    pretrain(config, prepared.data, tmp_path / "run", resume_command="")
+    assert "the optimizer's moments begin at 0" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    begun = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    losses = [next(line["mlm_loss"] for line in run if "mlm_loss" in line) for run in (lines, begun)]
+    assert losses[0] < losses[1], "it did not begin with the weights"
+    other = tmp_path / "other"
+    convert(tmp_path / "huggingface", other, "bert-jax", Asked(padding_rows="keep"))
+    (other / "vocab.txt").write_text((other / "vocab.txt").read_text().replace("ship", "boat"))
+    (other / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=r"its vocabulary .* is not the data's"):
+        pretrain(config, prepared.data, other, resume_command="")

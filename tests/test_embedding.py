@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bert-jax embed`: what a vector is made of, and the files."""
+
+import json
+
+import numpy as np
+import pytest
+from conversion_samples import KINDS, PRETRAINING, write_hugging_face
+
+import bert_jax
+from bert_jax import embedding
+from bert_jax.cli import main
+from bert_jax.embedding import embed, EmbedSettings
+from bert_jax.errors import UserError
+
+TEXTS = ["a b c", "", "the of the", "z"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_hugging_face(tmp_path_factory.mktemp("models") / "huggingface", PRETRAINING)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return bert_jax.load(folder)
+
+
+def all_layers(model, text: str) -> np.ndarray:
+    """[L + 1, S, D] of one text without padding."""
+    ids, segments = model.ids(text)
+    row = {"input_ids": ids, "segment_ids": segments, "sequence_ids": [1] * len(ids), "position_ids": range(len(ids))}
+    fields = {name: np.array([list(values)], np.int32) for name, values in row.items()}
+    fields |= {"cls_positions": np.zeros((1, 1), np.int32), "masked_lm_positions": np.zeros((1, 1), np.int32)}
+    return np.asarray(model(fields, all_layers=True).encoder.all_layers)[:, 0]
+
+
+EXPECTED = {
+    "mean of the last": (EmbedSettings(), lambda layers: layers[-1].mean(0)),
+    "first token": (EmbedSettings(pooling="cls"), lambda layers: layers[-1][0]),
+    "two layers side by side": (
+        EmbedSettings(layers=(-2, -1)),
+        lambda layers: np.concatenate([layers[-2].mean(0), layers[-1].mean(0)]),
+    ),
+    "sum with the embeddings": (
+        EmbedSettings(pooling="cls", layers=(0, 2), combine="sum"),
+        lambda layers: layers[0][0] + layers[2][0],
+    ),
+    "mean of layers": (EmbedSettings(layers=(1, 2), combine="mean"), lambda layers: layers[1:3].mean((0, 1))),
+}
+
+
+@pytest.mark.parametrize(("settings", "expected"), EXPECTED.values(), ids=EXPECTED)
+def test_a_vector_is_what_it_says(model, settings, expected):
+    vectors, cut = embed(TEXTS, model, settings)
+    assert cut == 0
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        np.testing.assert_allclose(vector, expected(all_layers(model, text)), rtol=0, atol=1e-5)
+
+
+def test_pooled_is_the_pooler(model):
+    vectors, _ = embed(TEXTS, model, EmbedSettings(pooling="pooled"))
+    np.testing.assert_allclose(vectors, model.encode(TEXTS).pooled_output, rtol=0, atol=1e-6)
+
+
+def test_shards_hold_what_one_file_holds(tmp_path, folder, monkeypatch):
+    """Line n is vector n, whatever the blocks and the shards are."""
+    monkeypatch.setattr(embedding, "_BLOCK", 3)
+    lines = [" ".join("abc"[: number % 3 + 1] * (1 + number % 5)) for number in range(11)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    command = ["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--dtype", "float16", "--output"]
+    assert main([*command, str(tmp_path / "all.npz")]) == 0
+    assert main([*command, str(tmp_path / "shards"), "--shard-size", "4"]) == 0
+    whole = np.load(tmp_path / "all.npz")["embeddings"]
+    record = json.loads((tmp_path / "shards" / "embeddings.json").read_text())
+    shards = [np.load(tmp_path / "shards" / shard["file"]) for shard in record["shards"]]
+    assert [len(shard) for shard in shards] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate(shards), whole)
+    assert (whole.dtype, whole.shape, record["texts"]) == (np.float16, (11, 24), 11)
+    alone = bert_jax.load(folder)
+    np.testing.assert_allclose(
+        whole[4], embed([lines[4]], alone, EmbedSettings())[0][0], atol=2e-3
+    )  # float16 in the file
+    assert main([*command, str(tmp_path / "all.npz")]) == 2
+
+
+def test_long_texts_are_refused_or_cut_and_counted(model):
+    texts = ["a", "b " * 30]
+    with pytest.raises(UserError, match=r"is 32 tokens long, and the model has 20 positions: .*--too-long truncate"):
+        embed(texts, model, EmbedSettings())
+    vectors, cut = embed(texts, model, EmbedSettings(too_long="truncate"))
+    assert cut == 1
+    np.testing.assert_allclose(vectors[1], embed(["b " * 18], model, EmbedSettings())[0][0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (EmbedSettings(layers=(3,)), r"--layers 3: the model has layers 1 to 2"),
+        (EmbedSettings(pooling="pooled", layers=(1,)), "--pooling pooled stands on the last layer"),
+        (EmbedSettings(shard_size=0), "--shard-size 0 must be at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(model, settings, message):
+    with pytest.raises(UserError, match=message):
+        embedding.check(settings, model)
+
+
+def test_no_pooler_no_pooled_vectors(tmp_path):
+    model = bert_jax.load(write_hugging_face(tmp_path / "encoder", KINDS["encoder"]))
+    with pytest.raises(UserError, match="has no pooler"):
+        embedding.check(EmbedSettings(pooling="pooled"), model)
+
+
+def test_a_line_that_is_not_utf_8_is_named(tmp_path, folder, capsys):
+    (tmp_path / "lines.txt").write_bytes(b"a\nb\xff\n")
+    assert main(["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "x")]) == 2
+    assert "lines.txt, line 2: is not UTF-8 at its byte 1" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bert_jax.load`: the same model and tokenizer from each format, and what it makes of text."""
+
+import numpy as np
+import pytest
+from conversion_samples import KINDS, PRETRAINING, write_hugging_face
+
+import bert_jax
+from bert_jax.conversion.checkpoints import open_checkpoint
+from bert_jax.conversion.convert import convert
+from bert_jax.conversion.numpy_bert import forward
+from bert_jax.errors import UserError
+
+TEXTS = ["a b c", ("the a", "of b"), "", "z " * 15, "xyz"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_hugging_face(tmp_path_factory.mktemp("models") / "huggingface", PRETRAINING)
+
+
+@pytest.fixture(scope="module")
+def model(source):
+    return bert_jax.load(source)
+
+
+def test_outputs_are_those_of_an_independent_forward_pass(source, model):
+    """Row S18: sequence and pooled output, [CLS] and [SEP] in place, segments of a pair, no trace of padding."""
+    encoded = model.encode(TEXTS)
+    checkpoint = open_checkpoint(source)
+    for number, text in enumerate(TEXTS):
+        ids, segments = model.ids(text)
+        inputs = {"input_ids": ids, "segment_ids": segments, "input_mask": [1] * len(ids)}
+        inputs = {name: np.array([values], np.int32) for name, values in inputs.items()}
+        expected = forward(checkpoint.tensors, "hugging_face", PRETRAINING.model, inputs)
+        assert encoded.tokens[number] == ids
+        np.testing.assert_allclose(encoded.sequence_output[number], expected["sequence_output"][0], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(encoded.pooled_output[number], expected["pooled_output"][0], rtol=0, atol=1e-5)
+    assert [model.tokenizer.vocabulary[index] for index in encoded.tokens[1]] == [
+        "[CLS]",
+        "the",
+        "a",
+        "[SEP]",
+        "of",
+        "b",
+        "[SEP]",
+    ]
+    assert model.ids(TEXTS[1])[1] == [0, 0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("format", ["bert-jax", "tf1"])
+def test_every_format_gives_the_same(tmp_path, source, model, format):
+    if format == "tf1":
+        pytest.importorskip("tensorflow", reason="TensorFlow reads its own checkpoints")
+    convert(source, tmp_path / "other", format)
+    np.testing.assert_array_equal(
+        bert_jax.load(tmp_path / "other").encode(TEXTS).pooled_output, model.encode(TEXTS).pooled_output
+    )
+
+
+def test_the_order_and_the_company_of_texts_change_nothing(model):
+    alone = [model.encode([text]).pooled_output[0] for text in TEXTS]
+    np.testing.assert_allclose(model.encode(TEXTS[::-1]).pooled_output[::-1], alone, rtol=0, atol=1e-6)
+
+
+def test_a_long_text_is_named(model):
+    with pytest.raises(UserError, match=r"text 1 \('b b .*\) is 32 tokens long, and the model has 20 positions"):
+        model.encode(["a", "b " * 30])
+
+
+def test_an_encoder_without_pooler(tmp_path):
+    """As sentence embedding models have it."""
+    encoded = bert_jax.load(write_hugging_face(tmp_path / "encoder", KINDS["encoder"])).encode(["a b"])
+    assert encoded.pooled_output is None
+    assert encoded.sequence_output[0].shape == (4, 24)
+
+
+def test_a_model_without_vocabulary_is_refused(tmp_path):
+    folder = write_hugging_face(tmp_path / "source", PRETRAINING)
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(UserError, match="has no vocabulary"):
+        bert_jax.load(folder)
+
+
+def test_the_module_itself_runs(model):
+    """The Flax module with its parameters, for those who build on it."""
+    batch = next(model.batches([model.ids("a b c")])).fields
+    output = model.model(batch)
+    np.testing.assert_allclose(output.encoder.pooled_output[0, 0], model.encode(["a b c"]).pooled_output[0], atol=1e-5)
+    assert output.mlm_logits.shape[-1] == PRETRAINING.model.vocab_size

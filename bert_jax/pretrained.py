@@ -18,7 +18,6 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
-from bert_jax.conversion.run_files import nested, place_of
 from bert_jax.encoder import Compute
 from bert_jax.errors import UserError
 from bert_jax.heads import BertModel, BertOutput
@@ -159,12 +158,5 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
     checkpoint = open_checkpoint(Path(path), asked or Asked())
     if checkpoint.tokenizer is None:
         raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one")
-    layers: dict[str, list[np.ndarray]] = {}
-    for row in checkpoint.rows:
-        layers.setdefault(place_of(row.ours)[0], []).append(checkpoint.weight(row))
-    # A layer's tensors come in the order of the layers; what is no layer's stands alone.
-    params = {
-        name: jnp.asarray(np.stack(arrays) if name.startswith("encoder/layers/") else arrays[0])
-        for name, arrays in layers.items()
-    }
-    return Pretrained(checkpoint.description, nested(params), checkpoint.tokenizer, Compute(dtype))
+    params = checkpoint.parameters()
+    return Pretrained(checkpoint.description, params, checkpoint.tokenizer, Compute(dtype))

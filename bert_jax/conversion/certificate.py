@@ -24,7 +24,6 @@ from bert_jax.config import ModelConfig
 from bert_jax.conversion import names, numpy_bert
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE
-from bert_jax.conversion.run_files import restore_parameters
 from bert_jax.encoder import Compute
 from bert_jax.errors import UserError
 from bert_jax.heads import BertModel
@@ -96,7 +95,7 @@ def run_ours(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray]) -> Output
     """Our model on the inputs, in float32; outputs at padding are left as they come."""
     description = checkpoint.description
     graph = nnx.split(nnx.eval_shape(lambda: BertModel(description, Compute(jnp.float32), rngs=nnx.Rngs(0))))[0]
-    params = restore_parameters(checkpoint.path, description)
+    params = checkpoint.parameters()
     output = jax.device_get(jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))(params, our_batch(inputs)))
     found = {
         "sequence_output": output.encoder.sequence_output,

@@ -25,7 +25,7 @@ from bert_jax.conversion.config_files import (
     with_vocab_size,
 )
 from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, OUTPUT_BIAS, Row, SECOND_NAMES, TF1
-from bert_jax.conversion.run_files import is_run, open_run_tensors, RUN_CONFIG
+from bert_jax.conversion.run_files import filled, is_run, nested, open_run_tensors, RUN_CONFIG, RunParameters
 from bert_jax.conversion.safetensors_files import open_safetensors
 from bert_jax.conversion.tensors import Entry, StoredTensors
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
@@ -67,6 +67,7 @@ class Checkpoint:
     skipped: Mapping[str, str]  # own name -> why it is left out
     tokenizer: Tokenizer | None
     notes: tuple[str, ...]  # what was decided on the way
+    run: RunParameters | None = None  # of a run: all its parameters, which are in memory together
 
     @property
     def rows(self) -> list[Row]:
@@ -80,6 +81,10 @@ class Checkpoint:
         array = array[: names.shape_of(row, self.description)[0]]  # without padding rows of the vocabulary
         return np.ascontiguousarray(array, np.float32)
 
+    def parameters(self) -> dict[str, Any]:
+        """All weights in our layout as a nested dictionary, layers stacked: what our model takes."""
+        return self.run.tree if self.run is not None else nested(filled(self.description, self.weight))
+
 
 def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     """Find out what a path holds and account for it.
@@ -89,8 +94,9 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     """
     format, where = detect(path)
     notes: list[str] = []
+    run = None
     if format == BERT_JAX:
-        tensors, description = open_run_tensors(path)
+        tensors, description, run = open_run_tensors(path)
         config: dict[str, Any] = {}
         model = description.model
     elif format == HUGGING_FACE:
@@ -111,7 +117,7 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
         where.parent if format == TF1 else where if where.is_dir() else where.parent, asked.vocabulary
     )
     own_names, skipped = _account(format, description, by_canonical, tensors, asked)
-    checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes))
+    checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run)
     return _fit_vocabulary(checkpoint, asked)
 
 

@@ -44,23 +44,36 @@ def is_run(path: Path) -> bool:
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def open_run_tensors(path: Path) -> tuple[StoredTensors, ModelDescription]:
-    """The newest checkpoint of a run: its tensors, each layer's by themselves, and what it holds.
+class RunParameters:
+    """The parameters of a run's newest checkpoint. Orbax restores a tree as a whole: it is in memory once it is asked for."""
 
-    Orbax restores a tree as a whole: all of it is in memory from the first tensor that is read.
-    """
-    description = open_run(path).description()
+    def __init__(self, path: Path, description: ModelDescription):
+        self._path = path
+        self._description = description
 
-    @functools.cache
-    def arrays() -> dict[str, np.ndarray]:
-        return {name: np.asarray(array) for name, array in flat(restore_parameters(path, description)).items()}
+    @functools.cached_property
+    def tree(self) -> dict[str, Any]:
+        """Nested, on the first device, layers stacked."""
+        return restore_parameters(self._path, self._description)
 
-    def read(name: str) -> np.ndarray:
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(array) for name, array in flat(self.tree).items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor by its name in the table, that of one layer."""
         stacked, number = place_of(name)
-        return arrays()[stacked] if number is None else arrays()[stacked][number]
+        return self._arrays[stacked] if number is None else self._arrays[stacked][number]
+
+
+def open_run_tensors(path: Path) -> tuple[StoredTensors, ModelDescription, RunParameters]:
+    """The newest checkpoint of a run: its tensors, each layer's by themselves, what it holds, and all of it as one tree."""
+    description = open_run(path).description()
+    parameters = RunParameters(path, description)
 
     shapes = {row.ours: names.shape_of(row, description) for row in names.rows_of(description)}
-    return StoredTensors(path, {name: Entry(shape, "float32") for name, shape in shapes.items()}, read), description
+    entries = {name: Entry(shape, "float32") for name, shape in shapes.items()}
+    return StoredTensors(path, entries, parameters.read), description, parameters
 
 
 def restore_parameters(path: Path, description: ModelDescription) -> dict[str, Any]:
@@ -131,7 +144,7 @@ def write_run(
       step: optimizer steps done.
       moments: as `weight`, of Adam's moments; None: no optimizer state.
     """
-    params = nested(_filled(description, weight))
+    params = nested(filled(description, weight))
     items: dict[str, Any] = {"params": params}
     config = config_for(description)
     if moments is not None:
@@ -149,22 +162,22 @@ def config_for(description: ModelDescription) -> PretrainConfig:
     return replace(PretrainConfig(), model=description.model, phases=(phase,))
 
 
-def _filled(description: ModelDescription, weight: Callable[[Row], np.ndarray]) -> dict[str, np.ndarray]:
-    """Path -> parameter, layers stacked."""
+def filled(description: ModelDescription, weight: Callable[[Row], np.ndarray]) -> dict[str, jax.Array]:
+    """Path -> parameter, layers stacked; each tensor is asked for once. (Orbax would copy NumPy's arrays before it saves.)"""
     arrays = {path: np.empty(shape, np.float32) for path, shape in stacked_shapes(description).items()}
     for row in names.rows_of(description):
         path, number = place_of(row.ours)
         arrays[path][... if number is None else number] = weight(row)
-    return arrays
+    return {path: jnp.asarray(array) for path, array in arrays.items()}
 
 
 def _optimizer_state(
     config: PretrainConfig, params: Any, description: ModelDescription, moments: Moments, step: int
 ) -> Any:
-    mu = nested(_filled(description, lambda row: moments(row)[0]))
-    nu = nested(_filled(description, lambda row: moments(row)[1]))
+    mu = nested(filled(description, lambda row: moments(row)[0]))
+    nu = nested(filled(description, lambda row: moments(row)[1]))
 
-    def filled(state: Any) -> Any:
+    def with_moments(state: Any) -> Any:
         if isinstance(state, MomentsState):
             return MomentsState(jnp.asarray(step, jnp.int32), mu, nu)
         return (
@@ -173,4 +186,4 @@ def _optimizer_state(
 
     shapes = jax.eval_shape(make_optimizer(config.optimizer, lambda step: step).init, params)
     is_state = lambda leaf: isinstance(leaf, (MomentsState, optax.ScaleByScheduleState))  # noqa: E731
-    return jax.tree.map(filled, shapes, is_leaf=is_state)
+    return jax.tree.map(with_moments, shapes, is_leaf=is_state)

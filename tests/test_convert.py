@@ -56,6 +56,8 @@ def test_every_kind_goes_through_every_direction(tmp_path, kind):
         assert outputs == outputs_of(description)
         assert all(one.largest_value > 0.1 for one in certificate.differences), "outputs that say nothing"
         assert open_checkpoint(tmp_path / end, asked).description.model == description.model
+    ours, again = final_parameters(tmp_path / "ours"), final_parameters(tmp_path / "ours-1")
+    assert all(again[name].tobytes() == value.tobytes() for name, value in ours.items())
     before = tensors_of(source)
     for name in ("huggingface-1", "huggingface-2"):
         after = tensors_of(tmp_path / name)

@@ -135,6 +135,7 @@ def embed_lines(
     check(settings, model)
     if output.exists():
         raise UserError(f"{output} is there already: choose another --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
         counts = {"texts": 0, "truncated": 0}
 

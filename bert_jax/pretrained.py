@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.conversion.checkpoints import Asked, open_checkpoint
+from bert_jax.conversion.checkpoints import Asked, check_numbers, open_checkpoint
 from bert_jax.encoder import Compute
 from bert_jax.errors import UserError
 from bert_jax.heads import BertModel, BertOutput
@@ -82,6 +82,11 @@ class Pretrained:
     def ids(self, text: Text) -> tuple[list[int], list[int]]:
         """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: ids and segments."""
         parts = [text] if isinstance(text, str) else list(text)
+        segments_known = self.description.model.type_vocab_size
+        if len(parts) > segments_known:
+            raise UserError(
+                f"{parts[0][:SHOWN]!r} is one of {len(parts)} segments, and the model knows {segments_known}"
+            )
         ids, segments = [self.tokenizer.cls_id], [0]
         for segment, part in enumerate(parts):
             piece = [*self.tokenizer.encode(part).ids, self.tokenizer.sep_id]
@@ -95,6 +100,8 @@ class Pretrained:
         Raises:
           UserError: a text is longer than the model has positions.
         """
+        if isinstance(texts, str):
+            raise UserError(f"{texts[:SHOWN]!r} is one text: give a list of texts")
         rows = [self.ids(text) for text in texts]
         self._require_short([len(ids) for ids, _ in rows], texts)
         sequences: list[Any] = [None] * len(rows)
@@ -158,5 +165,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
     checkpoint = open_checkpoint(Path(path), asked or Asked())
     if checkpoint.tokenizer is None:
         raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one")
+    for row in checkpoint.rows:
+        check_numbers(checkpoint.path, checkpoint.own_names[row.ours], checkpoint.weight(row))
     params = checkpoint.parameters()
     return Pretrained(checkpoint.description, params, checkpoint.tokenizer, Compute(dtype))

@@ -21,6 +21,7 @@ from bert_jax.distributed import all_or_none, is_main
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.files import write_json
 from bert_jax.metrics import Window
+from bert_jax.model_description import MODEL_FILE
 from bert_jax.run_directory import forget_metrics_after, join_run, RunDirectory, start_or_resume
 from bert_jax.session import say, Session, TRAIN
 from bert_jax.settings import to_dict
@@ -196,6 +197,8 @@ def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpo
         say(f"a save was cut off ({', '.join(checkpoints.unfinished)}) and is removed; {basis}")
         checkpoints.remove_unfinished()
     dropped = forget_metrics_after(run, done) if is_main() else 0
+    if done < 0 and (run.path / MODEL_FILE).is_file():
+        raise UserError(f"{run.path}: was converted, and its checkpoint is gone: convert it again")
     if done < 0:
         return training.initial_state(), 0, Window()
     total = training.config.total_steps

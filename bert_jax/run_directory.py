@@ -125,7 +125,8 @@ def start_or_resume(
     run = RunDirectory(path)
     if run.is_converted:
         _check_same_model(run, config, tokenizer)
-        write_json(run.data_file, dict(manifest))
+        write_json(run.config_file, to_dict(config))
+        write_json(run.data_file, dict(manifest))  # the last of the two: until then the run is a converted one
     elif run.config_file.is_file():
         _check_same_run(run, config, manifest)
     else:
@@ -157,6 +158,7 @@ def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Toke
     description = run.description()
     if not description.is_pretraining:
         raise UserError(f"{run.path}: holds {description.summary()}: pre-training needs pooler, MLM and NSP heads")
+    _check_converted_state(run, config)
     changed = [
         line for line in differences(run.config(), config) if line.startswith("model.") and "dropout" not in line
     ]
@@ -167,6 +169,25 @@ def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Toke
         raise UserError(
             f"{run.path}: its vocabulary ({own.vocab_size} entries, {own.fingerprint[:12]}) is not the data's"
             f" ({tokenizer.vocab_size} entries, {tokenizer.fingerprint[:12]}): prepare the data with --vocab {run.path}"
+        )
+
+
+def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
+    """That training can go on at the converted step with what the checkpoint holds, before anything is written."""
+    step = max((int(folder.name) for folder in run.checkpoints.glob("[0-9]*") if folder.name.isdigit()), default=None)
+    if step is None:
+        raise UserError(f"{run.path}: was converted, and its checkpoint is gone: convert it again")
+    if step > config.total_steps:
+        raise UserError(
+            f"{run.path}: its checkpoint is of step {step:,}, beyond the {config.total_steps:,} of this configuration: raise"
+            " phases.0.steps"
+        )
+    optimizer = config.optimizer
+    if (run.checkpoints / str(step) / "optimizer").is_dir() and (optimizer.name == "lamb" or not optimizer.clip_norm):
+        raise UserError(
+            f"{run.path}: its moments are those of Adam with clipping, and optimizer.name={optimizer.name} with"
+            f" optimizer.clip_norm={optimizer.clip_norm} cannot go on with them: set adamw_bert or adamw and a clip_norm, or"
+            " convert the weights alone (by way of --to huggingface)"
         )
 
 

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{len(extension.added)} words added, {extension.filled} of them in the place of [unused] entries")
     print(f"{model.vocab_size:,} entries, {model.max_position_embeddings} positions")
     print("\n".join(certificate.lines()))
-    print(f"written: {arguments.output}" if certificate.holds else f"left in {arguments.output}.partial")
+    print(f"written: {arguments.output}" if certificate.holds else f"left in {certificate.left_in}")
     return 0 if certificate.holds else 1
 
 

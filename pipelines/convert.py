@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--to is missing: choose one of {', '.join(FORMATS)}, or --compare two checkpoints that are there"
         )
-    from bert_jax.conversion.checkpoints import Asked, open_checkpoint
-    from bert_jax.conversion.convert import certify, convert
+    from bert_jax.conversion.checkpoints import Asked
+    from bert_jax.conversion.convert import compare, convert
 
     asked = Asked(
         gelu=arguments.gelu,
@@ -38,15 +38,14 @@ def main(argv: Sequence[str]) -> int:
     if peer is not None and not peer.exists():
         raise UserError(f"--peer-python {peer} is missing: give a Python that has torch and transformers")
     if arguments.compare:
-        opened = [open_checkpoint(path, asked) for path in (arguments.source, arguments.destination)]
-        certificate = certify(opened[0], opened[1], [], peer)
+        certificate = compare(arguments.source, arguments.destination, asked, peer)
     else:
         place = arguments.source, arguments.destination
         certificate = convert(*place, arguments.to, asked, arguments.dtype, peer)
     print(f"{arguments.source}: {certificate.source.format}, {certificate.source.description.summary()}")
     print("\n".join(certificate.lines()))
     if not arguments.compare:
-        print(f"written: {arguments.destination}" if certificate.holds else f"left in {arguments.destination}.partial")
+        print(f"written: {arguments.destination}" if certificate.holds else f"left in {certificate.left_in}")
     return 0 if certificate.holds else 1
 
 

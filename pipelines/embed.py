@@ -14,6 +14,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     if not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
+    from bert_jax.conversion.checkpoints import Asked
     from bert_jax.embedding import embed_lines, EmbedSettings
     from bert_jax.pretrained import load
     from bert_jax.train_state import COMPUTE_DTYPES
@@ -26,7 +27,8 @@ def main(argv: Sequence[str]) -> int:
         dtype=arguments.dtype,
         shard_size=arguments.shard_size,
     )
-    model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype])
+    asked = Asked(vocabulary=arguments.vocab, padding_rows=arguments.padding_rows)
+    model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
     lines = _lines(arguments.input)
     record = embed_lines(lines, arguments.input.stat().st_size, model, settings, arguments.output)
     cut = f", {record['truncated']:,} of them cut to {model.description.model.max_position_embeddings} tokens"
@@ -56,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     )
     option("--input", type=Path, required=True, metavar="FILE", help="one text a line; vector n is that of line n")
     option("--output", type=Path, required=True, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
+    option("--vocab", type=Path, metavar="FILE", help="the vocabulary, where MODEL has none beside it")
+    option("--padding-rows", choices=("drop", "keep"), help="rows of the embedding beyond the vocabulary")
     option(
         "--pooling",
         choices=("mean", "cls", "pooled"),

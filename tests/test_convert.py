@@ -18,7 +18,7 @@ from bert_jax.config import OptimizerConfig
 from bert_jax.conversion.certificate import compare_tensors
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import Certificate, convert
-from bert_jax.conversion.tf1 import open_tf1
+from bert_jax.conversion.tf1 import open_tf1, write_tf1
 from bert_jax.errors import UserError
 from bert_jax.model_description import ModelDescription
 from bert_jax.pretraining import pretrain
@@ -386,7 +386,6 @@ def test_a_converted_run_fills_masks(tmp_path, capsys):
 def google_run(folder: Path, source: Path) -> Certificate:
     """A TF1 checkpoint of a training run: with Adam's moments and the number of steps."""
     from bert_jax.conversion.tensors import Entry, Writable
-    from bert_jax.conversion.tf1 import write_tf1
 
     certificate = convert(source, folder / "weights", "tf1")
     tensors = open_tf1(folder / "weights" / "bert_model.ckpt")
@@ -473,3 +472,90 @@ def test_weights_alone_are_where_training_begins(tmp_path, prepared, straight, c
     (other / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match=r"its vocabulary .* is not the data's"):
         pretrain(config, prepared.data, other, resume_command="")
+
+
+def test_a_recipe_that_cannot_go_on_changes_nothing(tmp_path, prepared, straight):
+    """Too few steps, or an optimizer that has no use for the moments: refused before anything is written."""
+    assert convert(straight, tmp_path / "google", "tf1").holds
+    run = tmp_path / "run"
+    assert convert(tmp_path / "google", run, "bert-jax", Asked(padding_rows="keep")).holds
+    phase = replace(small_config().phases[0], steps=5)
+    with pytest.raises(UserError, match=r"checkpoint is of step 12, beyond the 5 of this configuration: raise phases"):
+        pretrain(small_config(phases=(phase,)), prepared.data, run, resume_command="")
+    lamb = small_config(optimizer=OptimizerConfig(name="lamb", learning_rate=1e-3, warmup_steps=2))
+    with pytest.raises(UserError, match=r"moments are those of Adam with clipping, and optimizer\.name=lamb"):
+        pretrain(lamb, prepared.data, run, resume_command="")
+    assert not (run / "passport.json").exists()
+    longer = replace(small_config().phases[1], steps=6)
+    pretrain(small_config(phases=(small_config().phases[0], longer)), prepared.data, run, resume_command="")
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="was converted, and its checkpoint is gone"):
+        pretrain(small_config(phases=(small_config().phases[0], longer)), prepared.data, run, resume_command="")
+
+
+def test_moments_that_are_not_the_source_s_are_named(tmp_path, straight, monkeypatch):
+    from bert_jax.conversion import convert as module
+
+    def spoiled(path, tensors) -> None:
+        changed = [
+            tensor._replace(make=lambda old=tensor.make: old() + 1)
+            if tensor.name == "bert/pooler/dense/bias/adam_v"
+            else tensor
+            for tensor in tensors
+        ]
+        write_tf1(path, changed)
+
+    monkeypatch.setattr(module, "write_tf1", spoiled)
+    certificate = convert(straight, tmp_path / "google", "tf1")
+    assert certificate.unequal == ["encoder/pooler/bias: adam_v differs"]
+    assert not certificate.holds
+    assert certificate.left_in is not None
+    assert certificate.left_in.is_dir()
+
+
+def test_moments_lose_the_padding_rows_too(tmp_path, straight):
+    assert convert(straight, tmp_path / "google", "tf1").holds
+    certificate = convert(tmp_path / "google", tmp_path / "run", "bert-jax", Asked(padding_rows="drop"))
+    assert certificate.holds, certificate.lines()
+    assert certificate.result.description.model.vocab_size == certificate.result.tokenizer.vocab_size < 104
+
+
+def test_nothing_that_was_there_is_removed(tmp_path):
+    """Even where SRC has the name that a result might have had while it is written."""
+    source = write_hugging_face(tmp_path / "x.partial", PRETRAINING)
+    assert convert(source, tmp_path / "x", "bert-jax").holds
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "x.partial"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a link or the current folder"):
+        convert(source, tmp_path / "link", "tf1")
+
+
+def test_an_output_matrix_of_its_own_must_be_there(tmp_path):
+    weights = sample_weights(KINDS["untied"])
+    weights = {name: value for name, value in weights.items() if "decoder" not in name}
+    source = write_hugging_face(tmp_path / "source", KINDS["untied"], weights)
+    with pytest.raises(
+        UserError, match=r"lacks cls\.predictions\.decoder\.weight, and its config says tie_word_embeddings=false"
+    ):
+        convert(source, tmp_path / "result", "bert-jax")
+
+
+def test_models_that_are_not_alike_do_not_pass_for_the_same(tmp_path, capsys):
+    whole = write_hugging_face(tmp_path / "whole", PRETRAINING)
+    part = write_hugging_face(tmp_path / "part", KINDS["encoder"])
+    assert main(["convert", str(part), str(whole), "--compare"]) == 1
+    assert f"mlm/bias: only in {whole}" in capsys.readouterr().out
+    other = ModelDescription(replace(PRETRAINING.model, intermediate_size=32))
+    write_hugging_face(tmp_path / "other", other)
+    assert main(["convert", str(whole), str(tmp_path / "other"), "--compare"]) == 2
+    assert "are different models: intermediate_size 56 and 32" in capsys.readouterr().err
+
+
+def test_tensors_are_left_out_as_asked(tmp_path):
+    source = write_hugging_face(tmp_path / "source", PRETRAINING)
+    nsp = tuple(f"cls.seq_relationship.{part}" for part in ("weight", "bias"))
+    certificate = convert(source, tmp_path / "result", "huggingface", Asked(skip=nsp))
+    assert certificate.holds
+    assert not certificate.result.description.nsp
+    with pytest.raises(UserError, match=r"--skip none\.such: .* holds no such tensor"):
+        convert(source, tmp_path / "no", "huggingface", Asked(skip=("none.such",)))

@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import small_config
 from conversion_samples import MODEL, sample_weights, VOCABULARY, write_hugging_face
 
 from bert_jax.cli import main
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.convert import convert, extend
 from bert_jax.conversion.extension import suggest
+from bert_jax.data.shards import open_data
 from bert_jax.errors import UserError
 from bert_jax.model_description import ModelDescription
+from bert_jax.pretraining import pretrain
 from bert_jax.tokenization import WordPieceTokenizer
 
 # Two free entries, in the middle and at the end.
@@ -113,3 +116,13 @@ def test_weights_that_were_not_touched_are_the_same(tmp_path, source):
     assert len(names) == len(sample_weights(DESCRIPTION)) - 5  # the bias is there twice
     for name in names:
         np.testing.assert_array_equal(weight(tmp_path / "result", name), weight(source, name))
+
+
+def test_an_optimizer_s_state_does_not_fit_new_rows_and_is_left_out(tmp_path, prepared):
+    run = tmp_path / "run"
+    config = small_config(model=replace(small_config().model, vocab_size=open_data(prepared.data).vocab_size))
+    pretrain(config, prepared.data, run, resume_command="")
+    certificate, extension = extend(run, tmp_path / "result", ["harbourship"])
+    assert certificate.holds, certificate.lines()
+    assert "the optimizer's state is left out: it does not fit the new rows" in certificate.notes
+    assert extension.added == {"harbourship": config.model.vocab_size}

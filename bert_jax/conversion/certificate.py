@@ -72,17 +72,23 @@ def example_inputs(model: ModelConfig, ids: np.ndarray | None = None) -> Mapping
 
 def run_side(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray], peer_python: Path | None) -> tuple[str, Outputs]:
     """What ran, and the outputs: sequence_output, pooled_output, mlm_logits, nsp_logits, task_logits as far as there are."""
+    description = checkpoint.description
     if checkpoint.format == BERT_JAX:
         return f"bert_jax on {jax.devices()[0].device_kind}, float32", run_ours(checkpoint, inputs)
     if checkpoint.format == HUGGING_FACE and peer_python is not None:
-        return run_transformers(checkpoint, inputs, peer_python)
+        ran, outputs = run_transformers(checkpoint, inputs, peer_python)
+        return ran, _without_padding(outputs, description)
     naming = "hugging_face" if checkpoint.format == HUGGING_FACE else "tf1"
-    description = checkpoint.description
     task = description.task.kind if description.task else None
     outputs = numpy_bert.forward(checkpoint.tensors, naming, stored_model(checkpoint), inputs, task=task)
-    if "mlm_logits" in outputs:
-        outputs["mlm_logits"] = outputs["mlm_logits"][:, :, : description.model.vocab_size]
+    outputs = _without_padding(outputs, description)
     return "a NumPy forward pass in its own names", outputs
+
+
+def _without_padding(outputs: Outputs, description: ModelDescription) -> Outputs:
+    """The logits of entries that there are."""
+    size = description.model.vocab_size
+    return {name: value[:, :, :size] if name == "mlm_logits" else value for name, value in outputs.items()}
 
 
 def stored_model(checkpoint: Checkpoint) -> ModelConfig:
@@ -130,8 +136,9 @@ def run_transformers(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray], p
     """Hugging Face's own model, under a Python that has torch and transformers."""
     with tempfile.TemporaryDirectory(prefix="bert_jax_certificate_") as folder:
         given, made = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+        place = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
         np.savez(given, **dict(inputs))  # type: ignore[arg-type]  # its own options come by name too
-        command = [str(python), str(PEER_SCRIPT), str(checkpoint.path), str(given), str(made)]
+        command = [str(python), str(PEER_SCRIPT), str(place), str(given), str(made)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -68,6 +68,7 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     notes: tuple[str, ...]  # what was decided on the way
     run: RunParameters | None = None  # of a run: all its parameters, which are in memory together
+    grown: bool = False  # its tables were extended, and an optimizer's state does not fit them
 
     @property
     def rows(self) -> list[Row]:
@@ -79,7 +80,12 @@ class Checkpoint:
         array = self.tensors.read(self.own_names[row.ours])
         array = array.T if row.is_transposed(self.format) else array
         array = array[: names.shape_of(row, self.description)[0]]  # without padding rows of the vocabulary
-        return np.ascontiguousarray(array, np.float32)
+        narrow = np.ascontiguousarray(array, np.float32)
+        if array.dtype == np.float64 and not np.array_equal(narrow, array):
+            raise UserError(
+                f"{self.path}: {self.own_names[row.ours]} does not fit into float32: store it in float32 first"
+            )
+        return narrow
 
     def parameters(self) -> dict[str, Any]:
         """All weights in our layout as a nested dictionary, layers stacked: what our model takes."""
@@ -111,11 +117,13 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
         tensors = open_tf1(where)
     found = names.canonical(list(tensors.entries), format)
     by_canonical = _by_canonical(found, tensors.path)
+    unknown = set(asked.skip) - set(by_canonical.values())
+    if unknown:
+        raise UserError(f"--skip {min(unknown)}: {tensors.path} holds no such tensor")
     if format != BERT_JAX:
-        description = _describe(format, model, config, by_canonical, tensors, asked)
-    tokenizer = find_tokenizer(
-        where.parent if format == TF1 else where if where.is_dir() else where.parent, asked.vocabulary
-    )
+        kept = {name: own for name, own in by_canonical.items() if own not in asked.skip}
+        description = _describe(format, model, config, kept, tensors, asked)
+    tokenizer = find_tokenizer(where if format == BERT_JAX else where.parent, asked.vocabulary)
     own_names, skipped = _account(format, description, by_canonical, tensors, asked)
     checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run)
     return _fit_vocabulary(checkpoint, asked)
@@ -181,16 +189,20 @@ def _describe(
     def has(rows: Iterable[Row]) -> bool:
         return any(row.name(format) in own for row in rows)
 
-    untied = names.UNTIED[0].name(format) in own and not model.tie_word_embeddings
+    mlm = has(names.MLM) or (format == HUGGING_FACE and names.DECODER_BIAS in own)
+    if mlm and not model.tie_word_embeddings and names.UNTIED[0].name(format) not in own:
+        raise UserError(
+            f"{tensors.path} lacks {names.UNTIED[0].name(format)}, and its config says tie_word_embeddings=false: restore the"
+            " tensor, or say true if the word embedding is the output matrix"
+        )
     task = None
     for rows, span in ((names.SPAN, True), (names.CLASSIFIER, False)):
         kernel = rows[0].name(format)
         if kernel in own:
             outputs = tensors.entries[own[kernel]].shape[0]  # [C, D] in both formats
             task = _task(config, kernel, outputs, span, format, asked, tensors.path)
-    mlm = has(names.MLM) or (format == HUGGING_FACE and "cls.predictions.decoder.bias" in own)
     return ModelDescription(
-        replace(model, tie_word_embeddings=not untied),
+        model if mlm else replace(model, tie_word_embeddings=True),
         pooler=has(names.POOLER),
         mlm=mlm,
         nsp=has(names.NSP),
@@ -240,7 +252,7 @@ def _account(
         name = row.name(format)
         if name not in own or (name == OUTPUT_BIAS and untied):
             name = next((second for second, first in SECOND_NAMES.items() if first == name and second in own), name)
-        if name not in own:
+        if name not in own or own[name] in asked.skip:
             raise UserError(f"{tensors.path} lacks {name}, which the other tensors need: it was cut or never whole")
         _check_shape(row, format, description, tensors.entries[own[name]], own[name], tensors.path)
         used[row.ours] = own[name]
@@ -249,6 +261,8 @@ def _account(
         if stored_name in used.values():
             continue
         reason = "left out as asked" if stored_name in asked.skip else names.reason_to_skip(name, format)
+        if name == names.POSITION_IDS:
+            _require_counting(tensors, stored_name)
         if reason is None and name == OUTPUT_BIAS and untied:
             reason = f"not used: transformers adds {DECODER_BIAS} where the output matrix is its own"
         if reason is None and name in SECOND_NAMES and SECOND_NAMES[name] in own:
@@ -264,6 +278,12 @@ def _account(
             f" --skip {homeless[0]}, if it is not needed"
         )
     return used, skipped
+
+
+def _require_counting(tensors: StoredTensors, name: str) -> None:
+    buffer = tensors.read(name).ravel()
+    if not np.array_equal(buffer, np.arange(buffer.size)):
+        raise UserError(f"{tensors.path}: {name} does not count from 0: positions of this model are others than BERT's")
 
 
 def _require_equal(tensors: StoredTensors, second: str, first: str) -> None:
@@ -310,7 +330,7 @@ def _fit_vocabulary(checkpoint: Checkpoint, asked: Asked) -> Checkpoint:
         raise UserError(f"{path} has rows for {size} entries, and the vocabulary has {entries}: it is another model's")
     if entries is not None and entries < size and checkpoint.format != BERT_JAX:
         if asked.padding_rows == "keep":
-            return checkpoint
+            return replace(checkpoint, description=with_vocab_size(checkpoint.description, size))
         if asked.padding_rows != "drop":
             raise UserError(
                 f"{path} has rows for {size} entries, and the vocabulary has {entries}: the last {size - entries} are padding,"

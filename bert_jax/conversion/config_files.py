@@ -158,7 +158,10 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     activation = values.get("hidden_act", "gelu")
     if activation not in _FORMS:
         raise UserError(f"{path} says hidden_act={activation}: only models with gelu can be converted")
-    others = {"layer_norm_eps": float(values.get("layer_norm_eps", 1e-12))}
+    try:
+        others = {"layer_norm_eps": float(values.get("layer_norm_eps", 1e-12))}
+    except (TypeError, ValueError):
+        raise UserError(f"{path} says layer_norm_eps={values['layer_norm_eps']!r}: restore the file") from None
     tied = bool(values.get("tie_word_embeddings", True))
     return _shape(path, values, gelu_form or _FORMS[activation], tie_word_embeddings=tied, **others)
 
@@ -173,8 +176,11 @@ def task_of(values: Mapping[str, Any], outputs: int, span: bool) -> TaskHead | N
     kind = kinds.pop()
     if kind == "classification" and (outputs == 1 or values.get("problem_type") == "regression"):
         kind = "regression"
-    names = values.get("id2label") or {}
-    labels = tuple(str(names[str(number)]) for number in range(outputs)) if len(names) == outputs else ()
+    names = values.get("id2label")
+    numbers = [str(number) for number in range(outputs)]
+    labels: tuple[str, ...] = ()
+    if isinstance(names, dict) and set(names) == set(numbers):
+        labels = tuple(str(names[number]) for number in numbers)
     return TaskHead(kind, outputs, labels if kind in ("classification", "tagging") else ())
 
 

@@ -4,9 +4,11 @@
 The result is written beside its place and takes it when the certificate holds, so what is there is whole and proven.
 """
 
+import dataclasses
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from bert_jax.conversion.checkpoints import Asked, check_norm, check_numbers, Ch
 from bert_jax.conversion.config_files import GOOGLE_CONFIG, google_config, HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.extension import extended, Extension, plan_extension
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
-from bert_jax.conversion.optimizer_state import OptimizerState, read_optimizer
+from bert_jax.conversion.optimizer_state import optimizer_for, OptimizerState, unequal_moments
 from bert_jax.conversion.run_files import write_run
 from bert_jax.conversion.safetensors_files import write_safetensors
 from bert_jax.conversion.tensors import Entry, Writable
@@ -31,7 +33,7 @@ from bert_jax.conversion.tf1 import write_tf1
 from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, write_json
-from bert_jax.model_description import ModelDescription
+from bert_jax.model_description import ModelDescription, TASKS
 
 CERTIFICATE = "conversion.json"
 TF1_PREFIX = "bert_model.ckpt"
@@ -46,8 +48,10 @@ class Certificate:
     result: Checkpoint
     ran: tuple[str, str]  # what ran the source and the result
     differences: list[Difference]
-    unequal: list[str]  # tensors that are not the same on both sides
+    unequal: list[str]  # tensors, moments and entries of the vocabulary that are not the same on both sides
+    compared: int  # tensors
     notes: list[str]
+    left_in: Path | None = None  # where a result lies that was not put in its place
 
     @property
     def holds(self) -> bool:
@@ -57,9 +61,7 @@ class Certificate:
     def lines(self) -> list[str]:
         """For people."""
         outputs = ", ".join(f"{one.output} {one.largest_difference:.1e}" for one in self.differences)
-        tensors = (
-            f"{len(self.result.rows)} tensors are bit for bit the same" if not self.unequal else "; ".join(self.unequal)
-        )
+        tensors = f"{self.compared} tensors are bit for bit the same" if not self.unequal else "; ".join(self.unequal)
         verdict = "certificate holds" if self.holds else "CERTIFICATE DOES NOT HOLD"
         return [*self.notes, f"{verdict}: {tensors}; largest differences: {outputs} ({self.ran[0]}; {self.ran[1]})"]
 
@@ -85,7 +87,7 @@ def convert(
     Raises:
       UserError: what cannot be converted, named.
     """
-    _require_free(destination)
+    destination = _free(destination)
     if dtype != "float32" and to != HUGGING_FACE:
         raise UserError(f"--dtype {dtype} is for --to {HUGGING_FACE} only: {to} keeps float32")
     return _write_and_prove(open_checkpoint(source, asked), destination, to, dtype, peer_python)
@@ -101,7 +103,7 @@ def extend(
     Raises:
       UserError: as `convert` and `plan_extension`.
     """
-    _require_free(destination)
+    destination = _free(destination)
     opened = open_checkpoint(source)
     extension = plan_extension(opened, words, positions, fill_unused)
     grown = extended(opened, extension)
@@ -110,9 +112,35 @@ def extend(
     return certificate, extension
 
 
-def _require_free(destination: Path) -> None:
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+def compare(first: Path, second: Path, asked: Asked, peer_python: Path | None = None) -> Certificate:
+    """Two checkpoints that are there: what differs, and what it looks like.
+
+    Raises:
+      UserError: as `open_checkpoint`; the models have different shapes.
+    """
+    source, result = (open_checkpoint(path, asked) for path in (first, second))
+    shapes = [dataclasses.asdict(side.description.model) for side in (source, result)]
+    different = [
+        f"{name} {value} and {shapes[1][name]}"
+        for name, value in shapes[0].items()
+        if value != shapes[1][name] and "dropout" not in name and name != "initializer_range"
+    ]
+    if different:
+        raise UserError(f"{first} and {second} are different models: {', '.join(different)}")
+    certificate = certify(source, result, [], peer_python)
+    ours, theirs = ({row.ours for row in side.rows} for side in (source, result))
+    alone = [f"{name}: only in {first if name in ours else second}" for name in sorted(ours ^ theirs)]
+    return replace(certificate, unequal=certificate.unequal + alone)
+
+
+def _free(destination: Path) -> Path:
+    """The place of the result, without links in its path."""
+    place = destination.resolve()
+    if destination.is_symlink() or place == Path.cwd():
+        raise UserError(f"{destination} is a link or the current folder: name a new directory")
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{destination} is not empty: choose another place for the result")
+    return place
 
 
 def _write_and_prove(
@@ -125,14 +153,32 @@ def _write_and_prove(
 ) -> Certificate:
     check_norms(opened)
     with _beside(destination) as folder:
-        notes = [*opened.notes, *_write(opened, folder, to, dtype)]
+        optimizer, said = optimizer_for(opened, to)
+        notes = [*opened.notes, *_write(opened, folder, to, dtype, optimizer), *said]
         task = opened.description.task
         result = open_checkpoint(folder, Asked(task=task.kind if task else None, padding_rows="keep"))
         certificate = certify(opened, result, notes, peer_python, before)
+        unequal = [*certificate.unequal, *_unequal_vocabulary(opened, result)]
+        if optimizer is not None:
+            kept = optimizer_for(result, to)[0]
+            unequal += unequal_moments(optimizer, kept, result.rows) if kept else ["the optimizer's state is gone"]
+        certificate = replace(certificate, unequal=unequal)
         _record(certificate, folder)
         if certificate.holds:
             _put_in_place(folder, destination)
-    return certificate
+    return certificate if certificate.holds else replace(certificate, left_in=folder)
+
+
+def _unequal_vocabulary(source: Checkpoint, result: Checkpoint) -> list[str]:
+    """Entries, and how text is normalised, where the result's format can say it."""
+    ours, theirs = source.tokenizer, result.tokenizer
+    if ours is None or theirs is None:
+        return [] if ours is theirs else ["vocabulary: only on one side"]
+    if list(ours.vocabulary) != list(theirs.vocabulary):
+        return ["vocabulary: its entries, or their order, are others"]
+    if result.format != TF1 and (ours.lowercase, ours.strip_accents) != (theirs.lowercase, theirs.strip_accents):
+        return ["vocabulary: text is normalised in another way"]
+    return []
 
 
 class Before(NamedTuple):
@@ -158,7 +204,9 @@ def certify(
         for side in (expected, outputs):
             side.update({name: side[name][:, :, before.kept] for name in ("mlm_logits",) if name in side})
     found = differences(expected, outputs, inputs["input_mask"] == 1)
-    return Certificate(source, result, (ran_first, ran_result), found, compare_tensors(source, result), notes)
+    compared = len({row.ours for row in source.rows} & {row.ours for row in result.rows})
+    ran = ran_first, ran_result
+    return Certificate(source, result, ran, found, compare_tensors(source, result), compared, notes)
 
 
 def check_norms(checkpoint: Checkpoint) -> None:
@@ -174,29 +222,26 @@ def check_norms(checkpoint: Checkpoint) -> None:
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
-def _write(source: Checkpoint, folder: Path, to: str, dtype: str) -> list[str]:
+def _write(source: Checkpoint, folder: Path, to: str, dtype: str, optimizer: OptimizerState | None) -> list[str]:
     """Write the result; returns what is to be said about it."""
-    optimizer = read_optimizer(source)
-    with _progress(source, optimizer, to) as weight:
+    with _progress(source, to) as weight:
         if to == BERT_JAX:
             notes = _write_ours(source, folder, weight, optimizer)
         elif to == HUGGING_FACE:
             notes = _write_hugging_face(source, folder, weight, dtype)
         else:
             notes = _write_google(source, folder, weight, optimizer)
-    if optimizer is not None and to == HUGGING_FACE:
-        notes.append("the optimizer's state is left out: Hugging Face's directories have no place for it")
     skipped: dict[str, list[str]] = {}
     for name, reason in source.skipped.items():
         skipped.setdefault(reason, []).append(name)
-    taken = {"optimizer state", "optimizer steps done"} if optimizer is not None and to != HUGGING_FACE else set()
+    taken = {"optimizer state", "optimizer steps done"}  # which `optimizer_for` has told of
     return notes + [
         f"{len(own)} skipped ({reason}): {own[0]}" for reason, own in skipped.items() if reason not in taken
     ]
 
 
 @contextmanager
-def _progress(source: Checkpoint, optimizer: OptimizerState | None, to: str) -> Iterator[Callable[[Row], np.ndarray]]:
+def _progress(source: Checkpoint, to: str) -> Iterator[Callable[[Row], np.ndarray]]:
     """A reader of weights that refuses what is not finite and shows how far it is."""
     total = sum(source.tensors.entries[source.own_names[row.ours]].bytes for row in source.rows)
     with tqdm(total=total, unit="B", unit_scale=True, desc=f"convert to {to}", disable=None) as bar:
@@ -221,7 +266,7 @@ def _write_ours(
         write_run(folder, source.description, weight)
         return []
     write_run(folder, source.description, weight, optimizer.step, optimizer.moments)
-    return [f"with the optimizer's moments after {optimizer.step:,} steps"]
+    return []
 
 
 def _write_hugging_face(source: Checkpoint, folder: Path, weight: Callable[[Row], np.ndarray], dtype: str) -> list[str]:
@@ -241,14 +286,17 @@ def _write_hugging_face(source: Checkpoint, folder: Path, weight: Callable[[Row]
 
 
 def _as_hugging_face_has_it(description: ModelDescription) -> tuple[ModelDescription, list[str]]:
-    """Without a pooler where Hugging Face's class has none and would warn of one."""
-    tokens = description.task is not None and description.task.kind in ("span", "tagging")
+    """Without what Hugging Face's class for the head has no place for, and would warn of."""
+    notes = []
+    if description.task is not None and (description.mlm or description.nsp):
+        description = replace(description, mlm=False, nsp=False)
+        notes.append("the MLM and NSP heads are left out: Hugging Face's class for this head has none")
+    tokens = description.task is not None and TASKS[description.task.kind] == "tokens"
     masked = description.mlm and not description.nsp and description.task is None
     if description.pooler and (tokens or masked):
-        return replace(description, pooler=False), [
-            "the pooler is left out: Hugging Face's class for this head has none"
-        ]
-    return description, []
+        description = replace(description, pooler=False)
+        notes.append("the pooler is left out: Hugging Face's class for this head has none")
+    return description, notes
 
 
 def _write_google(
@@ -263,7 +311,6 @@ def _write_google(
                 tensors.append(moment._replace(name=f"{moment.name}/{slot}"))
         steps = np.array(optimizer.step, np.int64)
         tensors.append(Writable("global_step", Entry((), "int64"), lambda: steps))
-        notes.append(f"with the optimizer's moments after {optimizer.step:,} steps")
     write_tf1(folder / TF1_PREFIX, tensors)
     write_json(folder / GOOGLE_CONFIG, values)
     if source.tokenizer is None:
@@ -297,10 +344,10 @@ def _narrowed(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
 
 @contextmanager
 def _beside(destination: Path) -> Iterator[Path]:
-    """A folder with another name beside the destination. It goes when something is raised, and stays otherwise."""
-    folder = destination.absolute().with_name(f"{destination.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)  # of a conversion that was cut off
-    folder.mkdir(parents=True)
+    """A new folder beside the destination. It goes when something is raised, and stays otherwise."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{destination.name}.partial-", dir=destination.parent))
+    folder.chmod(0o755)  # mkdtemp makes it for its owner alone
     try:
         yield folder
     except BaseException:
@@ -355,7 +402,7 @@ def weights_sha256(checkpoint: Checkpoint, like: Checkpoint) -> str:
 
 def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
     """sha256 of the files that lie beside each other; a run's arrays are covered by `weights_sha256`."""
-    place = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    return {
-        path.name: file_sha256(path) for path in sorted(place.iterdir()) if path.is_file() and path.name != CERTIFICATE
-    }
+    place, stem = (checkpoint.path, "") if checkpoint.path.is_dir() else (checkpoint.path.parent, checkpoint.path.name)
+    files = [path for path in sorted(place.iterdir()) if path.is_file() and path.name != CERTIFICATE]
+    named = ("config", "vocab", "tokenizer", "special_tokens", "bert_config", stem)
+    return {path.name: file_sha256(path) for path in files if not stem or path.name.startswith(named)}

@@ -77,7 +77,8 @@ def extended(checkpoint: Checkpoint, extension: Extension) -> Checkpoint:
     grown = replace(checkpoint.description.model, vocab_size=size, max_position_embeddings=extension.positions)
     description = replace(checkpoint.description, model=grown)
     tensors = _grown_tensors(checkpoint, extension)
-    return replace(checkpoint, description=description, tensors=tensors, tokenizer=extension.tokenizer, run=None)
+    grown_one = replace(checkpoint, description=description, tensors=tensors, run=None, grown=True)
+    return replace(grown_one, tokenizer=extension.tokenizer)
 
 
 def _plan(tokenizer: WordPieceTokenizer, words: Sequence[str], positions: int, fill_unused: bool) -> Extension:

@@ -166,6 +166,7 @@ SECOND_NAMES = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+POSITION_IDS = "bert.embeddings.position_ids"
 OUTPUT_BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"
 
 
@@ -183,7 +184,7 @@ def reason_to_skip(name: str, format: str) -> str | None:
 _SKIPPED: dict[str, list[tuple[Callable[[str], bool], str]]] = {
     BERT_JAX: [],
     HUGGING_FACE: [
-        (lambda name: name == "bert.embeddings.position_ids", "a buffer of 0, 1, 2, ..."),
+        (lambda name: name == POSITION_IDS, "a buffer of 0, 1, 2, ..."),
         (lambda name: name == "bert.embeddings.token_type_ids", "a buffer of zeros"),
     ],
     TF1: [

@@ -14,7 +14,7 @@ import numpy as np
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import check_numbers, Checkpoint
-from bert_jax.conversion.names import BERT_JAX, Row, TF1
+from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
 from bert_jax.conversion.run_files import flat, nested, place_of, stacked_shapes
 from bert_jax.errors import UserError
 from bert_jax.optimizer import make_optimizer, MomentsState
@@ -33,23 +33,53 @@ class OptimizerState:
     moments: Callable[[Row], tuple[np.ndarray, np.ndarray]]
 
 
-def read_optimizer(checkpoint: Checkpoint) -> OptimizerState | None:
-    """The optimizer's state, if the checkpoint has one.
+def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | None, list[str]]:
+    """The optimizer's state that a result of format `to` can take over, and what is to be said about it.
 
     Raises:
-      UserError: it has a part of one.
+      UserError: there is a part of one.
     """
+    if not has_optimizer(checkpoint):
+        return None, []
+    left_out = "the optimizer's state is left out: "
+    if to == HUGGING_FACE:
+        return None, [f"{left_out}Hugging Face's directories have no place for it"]
+    if checkpoint.grown:
+        return None, [f"{left_out}it does not fit the new rows"]
+    name = open_run(checkpoint.path).config().optimizer.name if checkpoint.format == BERT_JAX else "adamw_bert"
+    if name == "lamb":
+        return None, [f"{left_out}the run was trained with lamb, and Adam cannot go on with its moments"]
+    state = _of_tf1(checkpoint) if checkpoint.format == TF1 else _of_run(checkpoint)
+    notes = [f"with the optimizer's moments after {state.step:,} steps"]
+    if name == "adamw":
+        notes.append("the run was trained with adamw, which corrects bias; adamw_bert, as Google's Adam, does not")
+    return state, notes
+
+
+def has_optimizer(checkpoint: Checkpoint) -> bool:
+    """Whether there is an optimizer's state."""
     if checkpoint.format == TF1:
-        return _of_tf1(checkpoint)
-    return _of_run(checkpoint) if checkpoint.format == BERT_JAX else None
+        return any(name.endswith(SLOTS) for name in checkpoint.tensors.entries)
+    if checkpoint.format != BERT_JAX:
+        return False
+    with Checkpoints(RunDirectory(checkpoint.path).checkpoints) as checkpoints:
+        return checkpoints.latest is not None and checkpoints.has(checkpoints.latest, "optimizer")
 
 
-def _of_tf1(checkpoint: Checkpoint) -> OptimizerState | None:
+def unequal_moments(source: OptimizerState, result: OptimizerState, rows: list[Row]) -> list[str]:
+    """What is not bit for bit the same."""
+    found = [f"steps: {source.step} and {result.step}"] if source.step != result.step else []
+    for row in rows:
+        for slot, ours, theirs in zip(SLOTS, source.moments(row), result.moments(row), strict=True):
+            if not np.array_equal(ours, theirs):
+                found.append(f"{row.ours}: {slot} differs")
+    return found
+
+
+def _of_tf1(checkpoint: Checkpoint) -> OptimizerState:
     entries = checkpoint.tensors.entries
     wanted = [f"{checkpoint.own_names[row.ours]}/{slot}" for row in checkpoint.rows for slot in SLOTS]
     missing = [name for name in wanted if name not in entries]
-    if len(missing) == len(wanted):
-        return None
     missing = [name for name in missing if not name.startswith(NO_GRADIENT)]
     if missing:
         raise UserError(f"{checkpoint.tensors.path} has optimizer state, but not {missing[0]}: it was cut")
@@ -62,21 +92,24 @@ def _of_tf1(checkpoint: Checkpoint) -> OptimizerState | None:
             return np.zeros(names.shape_of(row, checkpoint.description), np.float32)
         array = checkpoint.tensors.read(name)
         check_numbers(checkpoint.path, name, array)
-        return np.ascontiguousarray(array.T if row.is_transposed(TF1) else array, np.float32)
+        shape = names.shape_of(row, checkpoint.description)
+        array = (array.T if row.is_transposed(TF1) else array)[: shape[0]]  # without padding rows of the vocabulary
+        if array.shape != shape:
+            raise UserError(
+                f"{checkpoint.path}: {name} is {list(array.shape)}, and its variable {list(shape)}: it is another model's"
+            )
+        return np.ascontiguousarray(array, np.float32)
 
     step = int(checkpoint.tensors.read(GLOBAL_STEP))
     return OptimizerState(step, lambda row: (moment(row, SLOTS[0]), moment(row, SLOTS[1])))
 
 
-def _of_run(checkpoint: Checkpoint) -> OptimizerState | None:
+def _of_run(checkpoint: Checkpoint) -> OptimizerState:
     run = RunDirectory(checkpoint.path)
+    config = run.config()
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.latest
-        if step is None or not checkpoints.has(step, "optimizer"):
-            return None
-        config = open_run(checkpoint.path).config()
-        if config.optimizer.name == "lamb":
-            raise UserError(f"{checkpoint.path} was trained with lamb, whose moments Google's Adam cannot go on with")
+        assert step is not None  # `has_optimizer` has seen to it
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = stacked_shapes(checkpoint.description)
         params = nested({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()})
@@ -91,7 +124,10 @@ def _of_run(checkpoint: Checkpoint) -> OptimizerState | None:
 
     def both(row: Row) -> tuple[np.ndarray, np.ndarray]:
         path, number = place_of(row.ours)
-        return tuple(tree[path] if number is None else tree[path][number] for tree in (mu, nu))  # type: ignore[return-value]
+        first, second = (tree[path] if number is None else tree[path][number] for tree in (mu, nu))
+        for slot, array in zip(SLOTS, (first, second), strict=True):
+            check_numbers(checkpoint.path, f"{row.ours}/{slot}", array)
+        return first, second
 
     return OptimizerState(step, both)
 

@@ -6,6 +6,7 @@ are; a run without it was pre-trained here and has all of pre-training.
 """
 
 import functools
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -38,7 +39,12 @@ Moments = Callable[[Row], tuple[np.ndarray, np.ndarray]]  # a tensor's first and
 def is_run(path: Path) -> bool:
     """Whether a directory is a run of ours; Hugging Face's has a config.json too, and no checkpoints/."""
     run = RunDirectory(path)
-    return run.config_file.is_file() and run.checkpoints.is_dir()
+    if not (run.config_file.is_file() and run.checkpoints.is_dir()):
+        return False
+    try:
+        return "model_type" not in json.loads(run.config_file.read_bytes())
+    except ValueError:
+        return True  # which is told when it is opened
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------

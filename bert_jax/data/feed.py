@@ -151,7 +151,12 @@ class Examples:
         a_lengths, b_lengths = records[:, 1], records[:, 3]
         begins = records[:, 0:4:2].ravel()
         ends = begins + records[:, 1:4:2].ravel()
-        runs = list(zip(np.repeat(shards, 2).tolist(), begins.tolist(), ends.tolist(), strict=True))
+        # A B that follows its A, as every second does, or that is empty needs no run of its own.
+        alone = np.ones(len(begins), bool)
+        alone[1::2] = (begins[1::2] != ends[::2]) & (b_lengths > 0)
+        ends[::2] += np.where(alone[1::2], 0, b_lengths)
+        begins, ends = begins[alone], ends[alone]
+        runs = list(zip(np.repeat(shards, 2)[alone].tolist(), begins.tolist(), ends.tolist(), strict=True))
         sources = [memoryview(shard.tokens) for shard in self.split.shards]
         ids = _join([sources[shard][begin:end] for shard, begin, end in runs], self.split.shards[0].tokens.dtype)
         word_starts = None if self.objective.masking == "token" else self._word_starts(runs, begins)

@@ -88,3 +88,19 @@ def test_a_large_range():
     assert places.min() >= 0
     assert places.max() < size
     assert len(np.unique(places)) == 1_000
+
+
+@pytest.mark.parametrize("size", [3, 30, 1_000, 2**31 + 7, 2**61 + 1])
+def test_a_place_alone_goes_where_it_goes_among_many(size):
+    """Few values are walked in Python's integers, many in arrays."""
+    places = np.unique(np.linspace(0, size - 1, 300).astype(np.int64))
+    keys = keys_of(5, places)
+    together = permute(places, size, keys)
+    assert ((together >= 0) & (together < size)).all()
+    alone = [permute(places[[i]], size, keys[[i]])[0] for i in range(len(places))]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_the_order_is_that_of_earlier_versions():
+    """A run that goes on under another version sees the examples that it would have seen."""
+    assert examples_at(np.arange(8), 10, 3)[1].tolist() == [0, 5, 9, 7, 6, 4, 1, 3]

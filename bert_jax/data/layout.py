@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.batch import BatchShape
+from bert_jax.data.ranges import counts_of
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def token_fields(layout: Layout) -> dict[str, np.ndarray]:
     values[1, :, :-1] = np.repeat(np.arange(1, slots + 1), 2)
     values[2, :, :-1] = np.repeat(starts, 2, axis=1)
     values[2, :, -1] = starts[:, -1]
-    spread = np.repeat(values.reshape(3, -1), runs.ravel(), axis=1).reshape(3, rows, size)
-    positions = np.arange(size, dtype=np.int32)[None, :] - spread[2]
-    return {"segment_ids": spread[0], "sequence_ids": spread[1], "position_ids": positions}
+    segments, sequences, begins = (np.repeat(one.ravel(), runs.ravel()).reshape(rows, size) for one in values)
+    positions = np.arange(size, dtype=np.int32) - begins
+    return {"segment_ids": segments, "sequence_ids": sequences, "position_ids": positions}
 
 
 def place_tokens(layout: Layout, sequence_ids: np.ndarray, tokens: np.ndarray, special: SpecialIds) -> np.ndarray:
@@ -117,7 +118,7 @@ def places_of(layout: Layout, picked: np.ndarray) -> np.ndarray:
     """Where picked tokens stand in the flattened rows: [P] ascending indices into the T tokens -> [P]."""
     ends = np.cumsum(layout.counts)
     begins = ends - layout.counts
-    counts = np.diff(np.searchsorted(picked, ends), prepend=0)  # picked tokens of each example
+    counts = counts_of(np.searchsorted(picked, ends))  # picked tokens of each example
     in_b = picked >= np.repeat(begins + layout.a_lengths, counts)  # behind one more [SEP]
     return picked + np.repeat(layout.cls + 1 - begins, counts) + in_b
 

@@ -12,12 +12,14 @@ Shapes: N examples, T tokens of all of them that may be picked (not [CLS], [SEP]
 P picked tokens, U units.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from bert_jax.config import ObjectiveConfig
 from bert_jax.data.order import MASKS, stream_keys
+from bert_jax.data.ranges import counts_of, ranges
 
 # Odd, so that position -> key is one to one within an example.
 _STRIDE = np.uint32(0x9E3779B9)
@@ -82,10 +84,12 @@ def mask_tokens(
     else:
         starts = unit_starts(tokens, keys, objective)
         units, unit_lengths = pick_units(starts, keys, tokens.counts, wanted)
-        picked = token_ranges(starts[units], unit_lengths)
+        picked = ranges(starts[units], unit_lengths)
         drawn_by = np.repeat(starts[units], unit_lengths) if objective.masking == "span" else picked
     labels = tokens.ids[picked].astype(np.int32)
-    shown = replacements(labels, keys[drawn_by], keys[picked], objective, mask_id, vocab_size)
+    entries = keys[picked]
+    draws = entries if drawn_by is picked else keys[drawn_by]
+    shown = replacements(labels, draws, entries, objective, mask_id, vocab_size)
     return Masks(picked, labels, shown, unit_lengths)
 
 
@@ -93,8 +97,14 @@ def token_keys(counts: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """A random number for each token: [N], [N] -> [T] uint32; those of an example are all different."""
     begins = (np.cumsum(counts) - counts).astype(np.uint32)
     keys = np.repeat(seeds - begins * _STRIDE, counts)
-    keys += np.arange(len(keys), dtype=np.uint32) * _STRIDE
+    keys += _strides(1 << (len(keys) - 1).bit_length())[: len(keys)]
     return mix32(keys)
+
+
+@cache
+def _strides(count: int) -> np.ndarray:
+    """0, 1, ... times the stride, the same for every batch."""
+    return np.arange(count, dtype=np.uint32) * _STRIDE
 
 
 def smallest_keys(keys: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -137,7 +147,7 @@ def likely_bounds(counts: np.ndarray, wanted: np.ndarray, units: np.ndarray) -> 
 def below_bounds(keys: np.ndarray, counts: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The keys up to their example's bound: (ascending indices, those keys, how many of each example [N])."""
     near = np.flatnonzero(keys <= np.repeat(bounds, counts))
-    return near, keys[near], np.diff(np.searchsorted(near, np.cumsum(counts)), prepend=0)
+    return near, keys[near], counts_of(np.searchsorted(near, np.cumsum(counts)))
 
 
 def owner_and_key(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -211,7 +221,7 @@ def pick_units(
     """
     ends = np.cumsum(counts)
     lengths = np.diff(starts, append=ends[-1:])
-    units = np.diff(np.searchsorted(starts, ends), prepend=0)
+    units = counts_of(np.searchsorted(starts, ends))
     unit_keys = keys[starts]
     bounds = likely_bounds(counts, wanted, units)
     while True:
@@ -253,11 +263,6 @@ def take_what_fits(lengths: np.ndarray, counts: np.ndarray, budgets: np.ndarray)
         at[trying] += 1
         trying = trying[(left[trying] > 0) & (at[trying] < ends[trying])]
     return np.concatenate(taken), left
-
-
-def token_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """starts[i], starts[i] + 1, ... lengths[i] of them, one after the other."""
-    return np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
 
 
 def replacements(

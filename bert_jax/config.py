@@ -18,6 +18,7 @@ OPTIMIZERS = ("adamw_bert", "adamw", "lamb")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTIONS = ("auto", "reference", "xla", "pallas_tpu", "pallas_gpu", "cudnn")
+FREEZES = ("none", "embeddings", "encoder")
 MASKINGS = ("token", "whole_word", "span")
 PACKINGS = ("padded", "packed", "buckets")
 
@@ -228,9 +229,21 @@ class OptimizerConfig:
     b2: float = setting(0.999, "decay of the second moment")
     eps: float = setting(1e-6, "added to the square root of the second moment")
     clip_norm: float = setting(1.0, "largest global norm of the gradient; 0: no clipping")
+    layer_decay: float = setting(
+        1.0, "what the rate of a layer is multiplied by for each layer above it; 1: all learn alike"
+    )
+    freeze: str = setting(
+        "none", "none, embeddings, encoder, or a number: the embeddings and as many of the lowest layers"
+    )
 
     def __post_init__(self) -> None:
         _require_choice("optimizer", self, "name", OPTIMIZERS)
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"optimizer.layer_decay={self.layer_decay} must be more than 0 and at most 1")
+        if self.freeze not in FREEZES and not self.freeze.isdecimal():
+            raise UserError(
+                f"optimizer.freeze={self.freeze} is not known: use {', '.join(FREEZES)} or a number of layers"
+            )
         for name in ("learning_rate", "eps"):
             _require_positive("optimizer", self, name)
         for name in ("b1", "b2"):

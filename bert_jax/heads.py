@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModelConfig
+from bert_jax.dropout import fold_seeds
 from bert_jax.encoder import (
     Compute,
     Dense,
@@ -22,8 +23,9 @@ from bert_jax.encoder import (
     LayerNorm,
     take_positions,
 )
-from bert_jax.model_description import ModelDescription, TASKS
+from bert_jax.model_description import ModelDescription
 from bert_jax.residuals import gelu, logits
+from bert_jax.task_heads import TaskFeatures
 
 
 class BertOutput(NamedTuple):
@@ -31,7 +33,7 @@ class BertOutput(NamedTuple):
 
     mlm_logits: jax.Array | None  # [B, M, V] float32
     nsp_logits: jax.Array | None  # [B, E, 2] float32; 0 = IsNext, 1 = NotNext
-    task_logits: jax.Array | None  # float32; of pooled examples [B, E, C], of tokens [B, S, C]
+    task_logits: jax.Array | None  # float32; of rows [B, E, C] or of examples [N, 1, C], of tokens [B, S, C]
     encoder: EncoderOutput
 
 
@@ -61,8 +63,10 @@ class BertModel(nnx.Module):
         self.encoder = Encoder(config, compute, pooler=description.pooler, rngs=rngs)
         self.mlm = MlmHead(config, compute, rngs=rngs) if description.mlm else None
         self.nsp = Dense(config.hidden_size, 2, config, compute, rngs=rngs) if description.nsp else None
-        self.task = Dense(config.hidden_size, task.outputs, config, compute, rngs=rngs) if task else None
-        self.task_source = TASKS[task.kind] if task else None
+        self.features = features = TaskFeatures(task, config, rngs=rngs) if task else None
+        self.task = Dense(features.width, task.outputs, config, compute, rngs=rngs) if features and task else None
+        self.needs_all_layers = bool(task and task.layers)
+        self.head_site = config.num_hidden_layers + 1  # of dropout: behind those of the layers
 
     def __call__(
         self, batch: dict[str, jax.Array], *, dropout_seeds: jax.Array | None = None, all_layers: bool = False
@@ -74,24 +78,34 @@ class BertModel(nnx.Module):
           dropout_seeds: [B, 2] uint32, or None: nothing is dropped (evaluation).
           all_layers: return the output of every layer too.
         """
-        encoded = self.encoder(
+        encoded = self.encode(batch, dropout_seeds=dropout_seeds, all_layers=all_layers)
+        mlm_logits = None
+        if self.mlm is not None:
+            picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
+            mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
+        pooled = encoded.pooled_output
+        nsp_logits = self.nsp(pooled).astype(jnp.float32) if self.nsp is not None and pooled is not None else None
+        return BertOutput(mlm_logits, nsp_logits, self.task_logits(encoded, batch, dropout_seeds), encoded)
+
+    def encode(
+        self, batch: dict[str, jax.Array], *, dropout_seeds: jax.Array | None = None, all_layers: bool = False
+    ) -> EncoderOutput:
+        """The encoder alone; all layers also where the fine-tuned head reads them."""
+        return self.encoder(
             batch["input_ids"],
             batch["segment_ids"],
             batch["sequence_ids"],
             batch["position_ids"],
             batch["cls_positions"],
             dropout_seeds=dropout_seeds,
-            all_layers=all_layers,
+            all_layers=all_layers or self.needs_all_layers,
         )
-        mlm_logits = None
-        if self.mlm is not None:
-            picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
-            mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
-        pooled, tokens = encoded.pooled_output, encoded.sequence_output
-        nsp_logits = _applied(self.nsp, pooled)
-        task_logits = _applied(self.task, pooled if self.task_source == "pooled" else tokens)
-        return BertOutput(mlm_logits, nsp_logits, task_logits, encoded)
 
-
-def _applied(head: Dense | None, x: jax.Array | None) -> jax.Array | None:
-    return None if head is None or x is None else head(x).astype(jnp.float32)
+    def task_logits(
+        self, encoded: EncoderOutput, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None
+    ) -> jax.Array | None:
+        """The scores of the fine-tuned head alone; None without one."""
+        if self.task is None or self.features is None:
+            return None
+        seeds = None if dropout_seeds is None else fold_seeds(dropout_seeds, self.head_site)
+        return self.task(self.features(encoded, batch, seeds)).astype(jnp.float32)

@@ -14,6 +14,7 @@ from bert_jax.accounting import training_flops
 from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
 
+WATCHED = ("mlm_loss", "nsp_loss", "loss", "grad_norm", "parameter_norm")  # sums that must be finite
 LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
 
 
@@ -86,7 +87,7 @@ def check_finite(step: int, sums: Mapping[str, float], run: str) -> None:
     Raises:
       UserError: naming the step and the values.
     """
-    watched = {name: sums[name] for name in ("mlm_loss", "nsp_loss", "grad_norm", "parameter_norm")}
+    watched = {name: sums[name] for name in WATCHED if name in sums}
     if not all(math.isfinite(value) for value in watched.values()):
         values = ", ".join(f"{name}={value}" for name, value in watched.items())
         raise UserError(

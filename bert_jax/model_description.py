@@ -22,13 +22,21 @@ TASKS = {
 }
 
 
+COMBINATIONS = ("concat", "sum", "mix")
+FUSIONS = ("mean", "max", "attention")
+
+
 @dataclass(frozen=True)
 class TaskHead:
-    """A fine-tuned head: a dense layer on the encoder."""
+    """A fine-tuned head: a dense layer on the encoder, and what may stand between."""
 
     kind: str  # one of TASKS
     outputs: int  # regression, choice: 1; span: 2
     labels: tuple[str, ...] = ()  # names of the outputs, where they have names
+    layers: tuple[int, ...] = ()  # that it reads: 0 the embeddings, -1 the last; (): the last, or the pooler's output
+    combine: str = "concat"  # of several layers; mix: a sum with learned weights (ELMo, 1802.05365, equation 1)
+    lstm: int = 0  # features of each direction of a BiLSTM before the dense layer; 0: none
+    fusion: str = "mean"  # of the windows of a text; attention: a mean with learned weights
 
     def __post_init__(self) -> None:
         if self.kind not in TASKS:
@@ -40,6 +48,34 @@ class TaskHead:
             )
         if self.labels and len(self.labels) != self.outputs:
             raise UserError(f"task.labels names {len(self.labels)} outputs, and task.outputs={self.outputs}")
+        for name, value, choices in (("combine", self.combine, COMBINATIONS), ("fusion", self.fusion, FUSIONS)):
+            if value not in choices:
+                raise UserError(f"task.{name}={value} is not known: choose one of {', '.join(choices)}")
+        if self.lstm < 0:
+            raise UserError(f"task.lstm={self.lstm} is negative: use 0 for none")
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it predicts of an example, not of tokens."""
+        return TASKS[self.kind] == "pooled"
+
+    @property
+    def needs_pooler(self) -> bool:
+        """Whether it reads the pooler's output."""
+        return self.is_pooled and not self.layers and not self.lstm
+
+    def lstm_inputs(self, hidden_size: int) -> int:
+        """Features that the BiLSTM, or without one the dense layer, reads of a token."""
+        return hidden_size * (len(self.layers) if self.layers and self.combine == "concat" else 1)
+
+    def width(self, hidden_size: int) -> int:
+        """Features that the dense layer reads."""
+        return 2 * self.lstm or self.lstm_inputs(hidden_size)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a dense layer alone, which other formats have too."""
+        return not self.layers and not self.lstm and not (self.is_pooled and self.fusion == "attention")
 
 
 @dataclass(frozen=True)
@@ -53,12 +89,22 @@ class ModelDescription:
     task: TaskHead | None = None
 
     def __post_init__(self) -> None:
+        self._check_layers()
         needs = [name for name, has in (("nsp", self.nsp), (self._pooled_task(), self.task)) if has and name]
         if needs and not self.pooler:
             raise UserError(f"the head {needs[0]} stands on the pooler, and there is none")
 
+    def _check_layers(self) -> None:
+        last = self.model.num_hidden_layers
+        wrong = [layer for layer in (self.task.layers if self.task else ()) if not -last - 1 <= layer <= last]
+        if wrong:
+            raise UserError(
+                f"task.layers names {wrong[0]}, and the model has layers 1 to {last} (-1 is the last); 0 is the output of its"
+                " embeddings"
+            )
+
     def _pooled_task(self) -> str | None:
-        return self.task.kind if self.task is not None and TASKS[self.task.kind] == "pooled" else None
+        return self.task.kind if self.task is not None and self.task.needs_pooler else None
 
     @property
     def is_pretraining(self) -> bool:
@@ -87,7 +133,8 @@ def description_from(values: dict[str, Any], path: Path) -> ModelDescription:
     try:
         task = values.pop("task", None)
         if task is not None:
-            task = TaskHead(**{**task, "labels": tuple(task.get("labels", ()))})
+            lists = {name: tuple(task.get(name, ())) for name in ("labels", "layers")}
+            task = TaskHead(**{**task, **lists})
         return ModelDescription(ModelConfig(**values.pop("model")), task=task, **values)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} describes no model ({error}): convert the checkpoint again") from None

@@ -37,8 +37,8 @@ RESUMABLE_CHANGES = (
 # ---- as nested dictionaries, and back ------------------------------------------------------------------------------
 
 
-def to_dict(config: PretrainConfig) -> dict[str, Any]:
-    """A nested dictionary that JSON can hold; `from_dict` inverts it."""
+def to_dict(config: Any) -> dict[str, Any]:
+    """A nested dictionary that JSON can hold, of a configuration's dataclass; `build` and `from_dict` invert it."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -48,7 +48,12 @@ def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
     Raises:
       UserError: a key that does not exist, or a value of the wrong type.
     """
-    return _build(PretrainConfig, values, "")
+    return build(PretrainConfig, values)
+
+
+def build[C](kind: type[C], values: Mapping[str, Any]) -> C:
+    """The configuration of a kind (a dataclass of this project) that a nested dictionary describes; raises as `from_dict`."""
+    return _build(kind, values, "")
 
 
 def _build(cls: Any, values: Any, prefix: str) -> Any:
@@ -87,6 +92,8 @@ def _typed(key: str, kind: Any, value: Any) -> Any:
         return value
     if float in choices and type(value) is int:
         return float(value)
+    if str in choices and type(value) is int:
+        return str(value)  # a number on the command line, such as freeze=2
     names = " or ".join("none" if choice is type(None) else choice.__name__ for choice in choices)
     raise UserError(f"{key}={value!r} is not of type {names}")
 
@@ -94,11 +101,11 @@ def _typed(key: str, kind: Any, value: Any) -> Any:
 # ---- overrides from the command line -------------------------------------------------------------------------------
 
 
-def override(config: PretrainConfig, assignments: Sequence[str]) -> PretrainConfig:
+def override[C](config: C, assignments: Sequence[str]) -> C:
     """Apply `KEY=VALUE` overrides with dotted keys, such as `optimizer.learning_rate=3e-4` or `phases.0.steps=100`.
 
-    `model=SIZE` takes the layers, width and heads of a named size (`MODEL_SIZES`); `objective=NAME` is short for
-    `objective.name=NAME`.
+    Of pre-training, `model=SIZE` takes the layers, width and heads of a named size (`MODEL_SIZES`), and `objective=NAME` is
+    short for `objective.name=NAME`.
 
     Raises:
       UserError: not of the form KEY=VALUE, an unknown key, or a value of the wrong type.
@@ -108,7 +115,7 @@ def override(config: PretrainConfig, assignments: Sequence[str]) -> PretrainConf
         key, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"'{assignment}' is not a setting: write KEY=VALUE, such as optimizer.learning_rate=3e-4")
-        if key == "model":
+        if key == "model" and isinstance(config, PretrainConfig):
             if text not in MODEL_SIZES:
                 raise UserError(f"model={text} is not a known size: choose one of {', '.join(MODEL_SIZES)}")
             values["model"].update(MODEL_SIZES[text])
@@ -116,7 +123,7 @@ def override(config: PretrainConfig, assignments: Sequence[str]) -> PretrainConf
         if key == "objective":
             key = "objective.name"
         _assign(values, key, text)
-    return from_dict(values)
+    return build(type(config), values)
 
 
 def _assign(values: Any, key: str, text: str) -> None:
@@ -169,17 +176,17 @@ def flatten(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> Iter
             yield f"{prefix}{name}", value
 
 
-def differences(old: PretrainConfig, new: PretrainConfig) -> list[str]:
+def differences(old: Any, new: Any) -> list[str]:
     """What differs between two configurations, as `key: old -> new`, without what a resumed run may change."""
     before, after = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if not key.startswith(RESUMABLE_CHANGES)]
 
 
-def settings_help() -> str:
-    """Every setting with its default and meaning, one a line."""
+def settings_help(config: Any = None) -> str:
+    """Every setting with its default and meaning, one a line; of pre-training, if no other configuration is given."""
     lines = []
-    for key, value, text in _documented(PretrainConfig(), ""):
+    for key, value, text in _documented(PretrainConfig() if config is None else config, ""):
         lines.append(f"  {f'{key}={str(value).lower() if isinstance(value, bool | None) else value}':<44} {text}")
     return "\n".join(lines)
 

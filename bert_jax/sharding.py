@@ -44,6 +44,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlm/bias$", P("tensor")),
     (r"mlm/bias$", P()),
     (r"(nsp|task)/kernel$", P("fsdp", None)),
+    (r"features/(lstm/|mix/|fusion/)", P()),
     (r"(bias|scale)$", P()),
 )
 

@@ -6,7 +6,7 @@ No array is ever whole on one device unless the mesh says so.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from bert_jax.config import PhaseConfig, PretrainConfig
+from bert_jax.config import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig, SchedulePart
 from bert_jax.data.packing import bucket_widths
 from bert_jax.encoder import Compute
 from bert_jax.heads import BertModel
@@ -50,12 +50,38 @@ class TrainState(NamedTuple):
     step: jax.Array  # [] int32, optimizer steps done
 
 
+class TrainingConfig(Protocol):
+    """What pre-training and fine-tuning are both configured by."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def compute_dtype(self) -> str: ...
+    @property
+    def remat(self) -> str: ...
+    @property
+    def scan_layers(self) -> bool: ...
+    @property
+    def attention(self) -> str: ...
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+    def schedule_parts(self) -> list[SchedulePart]: ...
+
+
 @dataclass(frozen=True)
-class Training:
+class Training[C: TrainingConfig]:
     """What a run's configuration and mesh determine: the model's graph, the optimizer, shapes and shardings."""
 
-    config: PretrainConfig
+    config: C
     mesh: Mesh
+    fine_tuned: ModelDescription | None = None  # None: pre-training, of the configuration's model
+
+    @property
+    def description(self) -> ModelDescription:
+        """The encoder and its heads."""
+        return self.fine_tuned or ModelDescription(self.config.model)
 
     @cached_property
     def compute(self) -> Compute:
@@ -109,4 +135,4 @@ class Training:
         return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def _model(self, key: jax.Array) -> BertModel:
-        return BertModel(ModelDescription(self.config.model), self.compute, rngs=nnx.Rngs(params=key))
+        return BertModel(self.description, self.compute, rngs=nnx.Rngs(params=key))

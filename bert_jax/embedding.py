@@ -5,6 +5,8 @@ Shapes: N texts, B rows, S tokens, D features, K chosen layers.
 """
 
 import hashlib
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ POOLINGS = ("mean", "cls", "pooled")
 COMBINATIONS = ("concat", "sum", "mean")
 TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"
+_LEFT_BEHIND = re.compile(r"embeddings-\d{5,}\.npy(\.partial)?|embeddings\.json\.partial")  # before there is a record
 _BLOCK = 4096  # texts that are sorted by length and kept in memory at once
 
 
@@ -67,13 +70,21 @@ def width_of(settings: EmbedSettings, model: Pretrained) -> int:
 # ---- vectors -------------------------------------------------------------------------------------------------------
 
 
-def embed(texts: Sequence[str], model: Pretrained, settings: EmbedSettings) -> tuple[np.ndarray, int]:
+def embed(
+    texts: Sequence[str], model: Pretrained, settings: EmbedSettings, place: str = "text", first: int = 0
+) -> tuple[np.ndarray, int]:
     """Vectors of texts, [N, width], in their order, and how many texts were cut.
+
+    Args:
+      texts: each its own row.
+      model: whatever `bert_jax.load` gives.
+      settings: what a vector is made of.
+      place, first: what a text is called in a message, by its number, the first being `first`: "lines.txt, line", 1.
 
     Raises:
       UserError: a text is too long, and `too_long` is error.
     """
-    rows, cut = _rows(texts, model, settings)
+    rows, cut = _rows(texts, model, settings, place, first)
     vectors = np.empty((len(rows), width_of(settings, model)), settings.dtype)
     for batch in model.batches(rows):
         vectors[batch.numbers] = np.asarray(_vectors(batch, model, settings))[: len(batch.numbers)]
@@ -81,16 +92,16 @@ def embed(texts: Sequence[str], model: Pretrained, settings: EmbedSettings) -> t
 
 
 def _rows(
-    texts: Sequence[str], model: Pretrained, settings: EmbedSettings
+    texts: Sequence[str], model: Pretrained, settings: EmbedSettings, place: str, first: int
 ) -> tuple[list[tuple[list[int], list[int]]], int]:
     longest, cut, rows = model.description.model.max_position_embeddings, 0, []
-    for text in texts:
+    for number, text in enumerate(texts, start=first):
         ids, segments = model.ids(text)
         if len(ids) > longest:
             if settings.too_long == "error":
                 raise UserError(
-                    f"{text[:SHOWN]!r} is {len(ids)} tokens long, and the model has {longest} positions: shorten it, or give"
-                    " --too-long truncate"
+                    f"{place} {number}: {text[:SHOWN]!r} is {len(ids)} tokens long, and the model has {longest} positions:"
+                    " shorten it, or give --too-long truncate"
                 )
             ids, segments, cut = [*ids[: longest - 1], ids[-1]], segments[:longest], cut + 1
         rows.append((ids, segments))
@@ -119,29 +130,34 @@ def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> ja
 
 
 def embed_lines(
-    lines: Iterable[str], total: int, model: Pretrained, settings: EmbedSettings, output: Path
+    lines: Iterable[str],
+    total: int,
+    model: Pretrained,
+    settings: EmbedSettings,
+    output: Path,
+    name: str = "input",
 ) -> dict[str, Any]:
     """Vectors of lines into an .npz file or a directory of .npy shards; returns its record.
 
     Args:
       lines: texts, one a line; an empty one has a vector too, so that line n is vector n.
       total: bytes of all lines, for the progress bar.
-      output: a name that ends in .npz (an array `embeddings` [N, width] in one file), or a directory that does not exist
-        (embeddings-00000.npy, ... of `shard_size` vectors, and embeddings.json, written last).
+      output: a name that ends in .npz (an array `embeddings` [N, width] in one file), or a directory
+        (embeddings-00000.npy, ... of `shard_size` vectors, and embeddings.json, written last), which is new, empty, or
+        what a start that was cut off has left: then it is begun anew.
+      name: of the lines' file, for messages.
 
     Raises:
-      UserError: as `check` and `embed`; `output` is there already.
+      UserError: as `check` and `embed`; `output` is there already and whole, or is something else.
     """
     check(settings, model)
-    if output.exists():
-        raise UserError(f"{output} is there already: choose another --output")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    _clear(output)
     with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
         counts = {"texts": 0, "truncated": 0}
 
         def blocks() -> Iterator[np.ndarray]:
             for block in _blocks(lines):
-                vectors, cut = embed(block, model, settings)
+                vectors, cut = embed(block, model, settings, f"{name}, line", counts["texts"] + 1)
                 counts["texts"] += len(block)
                 counts["truncated"] += cut
                 bar.update(sum(len(line.encode()) + 1 for line in block))
@@ -158,12 +174,27 @@ def embed_lines(
             with complete_or_absent(output) as file:
                 np.savez(file, embeddings=everything)
             return record | counts
-        output.mkdir(parents=True)
+        output.mkdir(exist_ok=True)
         record["shards"] = [
             _write_shard(output, number, shard) for number, shard in enumerate(_shards(blocks(), settings))
         ]
         write_json(output / RECORD, record | counts)
         return record | counts
+
+
+def _clear(output: Path) -> None:
+    """See that there is room for the result: shards without their record are those of a start that was cut off."""
+    if output.suffix != ".npz" and output.is_dir():
+        files = list(output.iterdir())
+        if not all(_LEFT_BEHIND.fullmatch(file.name) for file in files):  # which the record is not
+            raise UserError(f"{output} is there already: choose another --output")
+        if files:
+            tqdm.write(f"{output} was cut off before its end: begun anew", file=sys.stderr)
+        for file in files:
+            file.unlink()
+    elif output.exists():
+        raise UserError(f"{output} is there already: choose another --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:

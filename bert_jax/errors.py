@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors a user can cause, and how they are said."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can mend.
@@ -16,3 +18,10 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first of many names and how many more there are, for a message of one line."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

@@ -7,7 +7,7 @@
 Shapes: N texts, B rows, S tokens, D features, L layers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.conversion.checkpoints import Asked, check_numbers, open_checkpoint
+from bert_jax.conversion.checkpoints import Asked, check_numbers, Checkpoint, open_checkpoint
+from bert_jax.conversion.run_files import flat, place_of
 from bert_jax.encoder import Compute
 from bert_jax.errors import UserError
 from bert_jax.heads import BertModel, BertOutput
@@ -165,7 +166,14 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
     checkpoint = open_checkpoint(Path(path), asked or Asked())
     if checkpoint.tokenizer is None:
         raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one")
-    for row in checkpoint.rows:
-        check_numbers(checkpoint.path, checkpoint.own_names[row.ours], checkpoint.weight(row))
     params = checkpoint.parameters()
+    _require_finite(checkpoint, params)
     return Pretrained(checkpoint.description, params, checkpoint.tokenizer, Compute(dtype))
+
+
+def _require_finite(checkpoint: Checkpoint, params: Mapping[str, Any]) -> None:
+    """Refuse NaN and infinity by the checkpoint's own name of the tensor, which is read again only then."""
+    broken = {path for path, leaf in flat(params).items() if not np.isfinite(np.asarray(leaf)).all()}
+    for row in checkpoint.rows:
+        if place_of(row.ours)[0] in broken:
+            check_numbers(checkpoint.path, checkpoint.own_names[row.ours], checkpoint.weight(row))

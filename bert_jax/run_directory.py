@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import PretrainConfig
+from bert_jax.config import OptimizerConfig, PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.model_description import description_from, ModelDescription
@@ -182,13 +182,19 @@ def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
             f"{run.path}: its checkpoint is of step {step:,}, beyond the {config.total_steps:,} of this configuration: raise"
             " phases.0.steps"
         )
-    optimizer = config.optimizer
-    if (run.checkpoints / str(step) / "optimizer").is_dir() and (optimizer.name == "lamb" or not optimizer.clip_norm):
+    own, other = run.config().optimizer, config.optimizer
+    has_moments = (run.checkpoints / str(step) / "optimizer").is_dir()
+    if has_moments and _parts_with_state(own) != _parts_with_state(other):
         raise UserError(
-            f"{run.path}: its moments are those of Adam with clipping, and optimizer.name={optimizer.name} with"
-            f" optimizer.clip_norm={optimizer.clip_norm} cannot go on with them: set adamw_bert or adamw and a clip_norm, or"
-            " convert the weights alone (by way of --to huggingface)"
+            f"{run.path}: its moments are those of optimizer.name={own.name} with optimizer.clip_norm={own.clip_norm}, and"
+            f" optimizer.name={other.name} with optimizer.clip_norm={other.clip_norm} cannot go on with them: take its"
+            " settings, or convert the weights alone (by way of --to huggingface)"
         )
+
+
+def _parts_with_state(optimizer: OptimizerConfig) -> tuple[bool, bool]:
+    """What `make_optimizer` chains beside the moments, as far as settings decide: LAMB's trust ratio, clipping."""
+    return optimizer.name == "lamb", bool(optimizer.clip_norm)
 
 
 def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:

@@ -4,8 +4,15 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from bert_jax.conversion.checkpoints import Asked
+    from bert_jax.conversion.extension import Suggestion
 
 DESCRIPTION = """\
 Add words to a checkpoint's WordPiece vocabulary, and rows to its position table. A word takes the place of an [unusedN]
@@ -22,16 +29,17 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--input and --add go together: the N words of TEXT that save most tokens are added")
     from bert_jax.conversion.convert import extend
 
+    asked = _checkpoint_options.asked(arguments)
     words = _words(arguments.words) if arguments.words else []
     if arguments.input:
-        suggested = _suggest(arguments.model, arguments.input, arguments.add)
+        suggested = _suggest(arguments.model, arguments.input, arguments.add, asked)
         print(f"{'gain':>10} {'times':>8} {'pieces':>6}  word, by the tokens it saves")
         print("\n".join(f"{one.gain:>10,} {one.times:>8,} {one.pieces:>6}  {one.word}" for one in suggested))
         words += [one.word for one in suggested if one.word not in words]
     if arguments.output is None:
         return 0
     fill = not arguments.keep_unused
-    certificate, extension = extend(arguments.model, arguments.output, words, arguments.positions, fill)
+    certificate, extension = extend(arguments.model, arguments.output, words, arguments.positions, fill, asked)
     model = certificate.source.description.model
     print(f"{len(extension.added)} words added, {extension.filled} of them in the place of [unused] entries")
     print(f"{model.vocab_size:,} entries, {model.max_position_embeddings} positions")
@@ -48,14 +56,14 @@ def _words(path: Path) -> list[str]:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}: convert the file") from None
 
 
-def _suggest(model: Path, inputs: Sequence[str], most: int):  # type: ignore[no-untyped-def]
+def _suggest(model: Path, inputs: Sequence[str], most: int, asked: "Asked") -> "list[Suggestion]":
     from bert_jax.conversion.checkpoints import open_checkpoint
     from bert_jax.conversion.extension import suggest
     from bert_jax.data.documents import read_documents
     from bert_jax.data.sources import parse_sources
     from bert_jax.tokenization import WordPieceTokenizer
 
-    tokenizer = open_checkpoint(model).tokenizer
+    tokenizer = open_checkpoint(model, asked).tokenizer
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise UserError(f"{model} has no WordPiece vocabulary that words could be added to")
     files = (file for source in parse_sources(inputs) for file in source.files)
@@ -74,4 +82,5 @@ def _parser() -> argparse.ArgumentParser:
     option("--add", type=int, metavar="N", help="words of --input to add: those that save most tokens")
     option("--positions", type=int, metavar="N", help="rows of the position table; the new ones repeat the old")
     option("--keep-unused", action="store_true", help="add rows even where [unusedN] entries are free")
+    _checkpoint_options.add_checkpoint_options(result, "MODEL")
     return result

@@ -5,10 +5,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.errors import UserError
+from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
-FORMATS = ("bert-jax", "huggingface", "tf1")
-TASKS = ("classification", "regression", "choice", "span", "tagging")
+from bert_jax.conversion.names import FORMATS
+from bert_jax.errors import UserError
 
 DESCRIPTION = """\
 Convert a checkpoint. What SRC is, is found out: a run directory of ours, a directory of Hugging Face's (model.safetensors or
@@ -24,16 +24,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--to is missing: choose one of {', '.join(FORMATS)}, or --compare two checkpoints that are there"
         )
-    from bert_jax.conversion.checkpoints import Asked
+    if arguments.compare and (arguments.to is not None or arguments.dtype != "float32"):
+        raise UserError("--compare writes nothing: leave out --to and --dtype, or leave out --compare to convert")
     from bert_jax.conversion.convert import compare, convert
 
-    asked = Asked(
-        gelu=arguments.gelu,
-        task=arguments.task,
-        vocabulary=arguments.vocab,
-        padding_rows=arguments.padding_rows,
-        skip=tuple(arguments.skip),
-    )
+    asked = _checkpoint_options.asked(arguments)
     peer = arguments.peer_python
     if peer is not None and not peer.exists():
         raise UserError(f"--peer-python {peer} is missing: give a Python that has torch and transformers")
@@ -66,28 +61,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="DST is a checkpoint: write nothing, say what differs and what it looks like",
     )
-    option(
-        "--vocab",
-        type=Path,
-        metavar="FILE",
-        help="the vocabulary, where SRC has none beside it or another one is meant",
-    )
-    option(
-        "--gelu",
-        choices=("gelu_tanh", "gelu_erf"),
-        help="the form of GELU, where the config means another than it says",
-    )
-    option("--task", choices=TASKS, help="what a fine-tuned head predicts, where the config does not say")
-    option(
-        "--padding-rows",
-        choices=("drop", "keep"),
-        help="rows of the embedding beyond the vocabulary, which are refused otherwise",
-    )
-    option(
-        "--skip", action="append", default=[], metavar="TENSOR", help="leave out a tensor that has no place in a BERT"
-    )
     option("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of a DST for Hugging Face")
     option(
         "--peer-python", type=Path, metavar="FILE", help="a Python that has torch and transformers: it runs their side"
     )
+    _checkpoint_options.add_checkpoint_options(result, "SRC")
     return result

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.errors import UserError
 
 
@@ -14,7 +16,6 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     if not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
-    from bert_jax.conversion.checkpoints import Asked
     from bert_jax.embedding import embed_lines, EmbedSettings
     from bert_jax.pretrained import load
     from bert_jax.train_state import COMPUTE_DTYPES
@@ -27,10 +28,11 @@ def main(argv: Sequence[str]) -> int:
         dtype=arguments.dtype,
         shard_size=arguments.shard_size,
     )
-    asked = Asked(vocabulary=arguments.vocab, padding_rows=arguments.padding_rows)
+    asked = _checkpoint_options.asked(arguments)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
     lines = _lines(arguments.input)
-    record = embed_lines(lines, arguments.input.stat().st_size, model, settings, arguments.output)
+    size = arguments.input.stat().st_size
+    record = embed_lines(lines, size, model, settings, arguments.output, str(arguments.input))
     cut = f", {record['truncated']:,} of them cut to {model.description.model.max_position_embeddings} tokens"
     print(f"{arguments.output}: {record['texts']:,} vectors of {record['width']}{cut if record['truncated'] else ''}")
     print(json.dumps(record["settings"]))
@@ -58,8 +60,6 @@ def parser() -> argparse.ArgumentParser:
     )
     option("--input", type=Path, required=True, metavar="FILE", help="one text a line; vector n is that of line n")
     option("--output", type=Path, required=True, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
-    option("--vocab", type=Path, metavar="FILE", help="the vocabulary, where MODEL has none beside it")
-    option("--padding-rows", choices=("drop", "keep"), help="rows of the embedding beyond the vocabulary")
     option(
         "--pooling",
         choices=("mean", "cls", "pooled"),
@@ -84,4 +84,5 @@ def parser() -> argparse.ArgumentParser:
     option("--dtype", choices=("float32", "float16"), default="float32", help="of the vectors in the files")
     option("--compute-dtype", choices=("float32", "bfloat16"), default="float32", help="the network is computed in")
     option("--shard-size", type=int, default=100_000, metavar="N", help="vectors in a shard (default: %(default)s)")
+    _checkpoint_options.add_checkpoint_options(result, "MODEL")
     return result

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small checkpoints for the tests of conversion, written without our code: names are spelt out, safetensors by its library."""
+"""Small checkpoints for the tests of conversion, written without our code: names are spelt out, safetensors by its library.
+
+Runs of ours are written by ours.
+"""
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,8 +14,11 @@ import numpy as np
 from bert_jax.tools.golden_from_torch import formula_weights
 from safetensors.numpy import save_file
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.conversion.names import Row, shape_of
+from bert_jax.conversion.run_files import write_run
 from bert_jax.model_description import ModelDescription, TaskHead
+from bert_jax.tokenization import WordPieceTokenizer
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "the", "of"]
 SIZES = {
@@ -145,3 +152,20 @@ def write_hugging_face(
         json.dumps({"do_lower_case": True, "tokenizer_class": "BertTokenizer"})
     )
     return folder
+
+
+def write_own_run(folder: Path, more_rows: int = 0, **optimizer: object) -> PretrainConfig:
+    """A run of ours after 7 steps, with moments; `more_rows` than entries, and a recipe that is not the default."""
+    model = replace(MODEL, vocab_size=len(VOCABULARY) + more_rows)
+    phase = PhaseConfig(16, steps=10, batch_size=8, max_predictions_per_seq=3)
+    recipe = OptimizerConfig(**{"warmup_steps": 2, "learning_rate": 3e-4, **optimizer})
+    config = PretrainConfig(model=model, phases=(phase,), optimizer=recipe, seed=5, packing="buckets")
+    description = ModelDescription(model)
+
+    def weight(row: Row) -> np.ndarray:
+        normal = np.random.default_rng(zlib.crc32(row.ours.encode())).standard_normal(shape_of(row, description))
+        return (row.ours.endswith("scale") + 0.3 * normal).astype(np.float32)
+
+    WordPieceTokenizer(VOCABULARY, lowercase=True).save(folder)
+    write_run(folder, description, weight, config, 7, lambda row: (weight(row) / 8, weight(row) ** 2))
+    return config

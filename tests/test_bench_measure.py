@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples are taken in turn, kept, and compared within their round."""
 
-import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
-from bert_jax.bench import measure
+from bert_jax.bench import loop, measure
 from bert_jax.bench.loop import DeviceWatch, idle_share
 from bert_jax.bench.measure import alternate, is_out_of_memory, paired_ratio, summary, timed
 
@@ -76,12 +76,13 @@ def test_the_device_is_idle_from_the_end_of_a_step_until_the_next_is_dispatched(
     assert idle_share(dispatched, finished) == pytest.approx(share)
 
 
-def test_a_step_that_comes_late_leaves_the_device_idle():
-    def step(state, batch):
-        return state, {"loss": jnp.zeros(())}
-
-    watch = DeviceWatch(step)
-    for _ in range(2):
-        watch(None, None)
-        time.sleep(0.2)
-    assert watch.idle_share() > 0.9
+def test_a_step_that_comes_late_leaves_the_device_idle(monkeypatch):
+    """On a clock that is set by hand: the first step ends at 0, the second comes and ends at 1."""
+    clock = SimpleNamespace(seconds=0.0, perf_counter=lambda: clock.seconds)
+    monkeypatch.setattr(loop, "time", clock)
+    watch = DeviceWatch(lambda state, batch: (state, {"loss": jnp.zeros(())}))
+    watch(None, None)
+    assert watch._finished[0].result() == 0.0
+    clock.seconds = 1.0
+    watch(None, None)
+    assert watch.idle_share() == 1.0

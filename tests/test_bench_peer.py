@@ -13,9 +13,10 @@ import pytest
 from bert_jax.accounting import count_parameters
 from bert_jax.bench import peer
 from bert_jax.bench.made_up import made_up_arrangement
-from bert_jax.bench.peer import find_peer, IGNORED, peer_batch, peer_model, peer_process, PeerError
+from bert_jax.bench.peer import find_peer, IGNORED, peer_batch, peer_process, PeerError
 from bert_jax.bench.suite import make_case
 from bert_jax.config import ModelConfig
+from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import Training
 
@@ -93,8 +94,8 @@ def test_packed_rows_are_not_given_to_a_peer_that_cannot_keep_examples_apart():
 
 def test_the_form_of_gelu_is_translated():
     """Hugging Face calls the erf form gelu, and google-research/bert's tanh form gelu_new."""
-    assert peer_model(ModelConfig(hidden_act="gelu_tanh"))["hidden_act"] == "gelu_new"
-    assert peer_model(ModelConfig(hidden_act="gelu_erf"))["hidden_act"] == "gelu"
+    assert hugging_face_shape(ModelConfig(hidden_act="gelu_tanh"))["hidden_act"] == "gelu_new"
+    assert hugging_face_shape(ModelConfig(hidden_act="gelu_erf"))["hidden_act"] == "gelu"
 
 
 @pytest.mark.skipif(PEER_PYTHON not in os.environ, reason=f"{PEER_PYTHON} does not name a Python with transformers")
@@ -104,7 +105,7 @@ def test_transformers_trains_the_same_model(tmp_path):
     np.savez(tmp_path / "batch.npz", **peer_batch(made_up_arrangement(case.config, 1).batch(0, 0)))
     with peer_process(Path(os.environ[PEER_PYTHON])) as child:
         assert set(child.ask("hello")["versions"]) == {"python", "torch", "transformers"}
-        batch, model = str(tmp_path / "batch.npz"), peer_model(case.config.model)
+        batch, model = str(tmp_path / "batch.npz"), hugging_face_shape(case.config.model)
         built = child.ask("build", model=model, batch=batch, mode="eager", threads=1)
         first = child.ask("step", count=1)
     training = Training(case.config, make_mesh(case.config.mesh, jax.devices()[:1]))

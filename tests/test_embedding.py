@@ -93,6 +93,36 @@ def test_long_texts_are_refused_or_cut_and_counted(model):
     np.testing.assert_allclose(vectors[1], embed(["b " * 18], model, EmbedSettings())[0][0], rtol=0, atol=1e-6)
 
 
+def test_a_line_that_is_too_long_is_named_by_its_number(tmp_path, folder, monkeypatch, capsys):
+    """Whichever block of lines it is in."""
+    monkeypatch.setattr(embedding, "_BLOCK", 2)
+    (tmp_path / "lines.txt").write_text("a\nb\nc\n" + "b " * 30 + "\n")
+    assert (
+        main(["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "x.npz")]) == 2
+    )
+    assert "lines.txt, line 4: 'b b b" in capsys.readouterr().err
+
+
+def test_what_was_cut_off_is_begun_anew_and_what_is_whole_is_kept(tmp_path, folder, capsys):
+    """A directory without its record holds the shards of a start that was killed; nothing else is removed, ever."""
+    (tmp_path / "lines.txt").write_text("a\nb\nc\n")
+    output = tmp_path / "shards"
+    command = ["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(output)]
+    output.mkdir()
+    for name in ("embeddings-00000.npy", "embeddings-00007.npy", "embeddings-00008.npy.partial"):
+        (output / name).write_bytes(b"of an earlier start")
+    assert main(command) == 0
+    assert "shards was cut off before its end: begun anew" in capsys.readouterr().err
+    assert sorted(file.name for file in output.iterdir()) == ["embeddings-00000.npy", "embeddings.json"]
+    whole = (output / "embeddings-00000.npy").read_bytes()
+    assert main(command) == 2
+    assert "is there already: choose another --output" in capsys.readouterr().err
+    assert (output / "embeddings-00000.npy").read_bytes() == whole
+    (output / "embeddings.json").rename(output / "mine.json")
+    assert main(command) == 2
+    assert (output / "embeddings-00000.npy").read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

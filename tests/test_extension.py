@@ -5,17 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import small_config
-from conversion_samples import MODEL, sample_weights, VOCABULARY, write_hugging_face
+from conversion_samples import MODEL, sample_weights, VOCABULARY, write_hugging_face, write_own_run
 
 from bert_jax.cli import main
-from bert_jax.conversion.checkpoints import open_checkpoint
+from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import convert, extend
 from bert_jax.conversion.extension import suggest
-from bert_jax.data.shards import open_data
 from bert_jax.errors import UserError
 from bert_jax.model_description import ModelDescription
-from bert_jax.pretraining import pretrain
+from bert_jax.run_directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
 
 # Two free entries, in the middle and at the end.
@@ -29,8 +27,8 @@ def source(tmp_path_factory):
     return write_hugging_face(tmp_path_factory.mktemp("models") / "source", DESCRIPTION, vocabulary=ENTRIES)
 
 
-def weight(path, name: str) -> np.ndarray:
-    checkpoint = open_checkpoint(path)
+def weight(path, name: str, asked: Asked = Asked()) -> np.ndarray:  # noqa: B008  # frozen
+    checkpoint = open_checkpoint(path, asked)
     return checkpoint.weight(next(row for row in checkpoint.rows if row.ours == name))
 
 
@@ -118,11 +116,36 @@ def test_weights_that_were_not_touched_are_the_same(tmp_path, source):
         np.testing.assert_array_equal(weight(tmp_path / "result", name), weight(source, name))
 
 
-def test_an_optimizer_s_state_does_not_fit_new_rows_and_is_left_out(tmp_path, prepared):
-    run = tmp_path / "run"
-    config = small_config(model=replace(small_config().model, vocab_size=open_data(prepared.data).vocab_size))
-    pretrain(config, prepared.data, run, resume_command="")
-    certificate, extension = extend(run, tmp_path / "result", ["harbourship"])
+def test_a_run_keeps_its_recipe_and_an_optimizer_s_state_that_does_not_fit_is_left_out(tmp_path):
+    config = write_own_run(tmp_path / "run")
+    certificate, extension = extend(tmp_path / "run", tmp_path / "result", ["ab"], positions=24)
     assert certificate.holds, certificate.lines()
     assert "the optimizer's state is left out: it does not fit the new rows" in certificate.notes
-    assert extension.added == {"harbourship": config.model.vocab_size}
+    assert extension.added == {"ab": len(VOCABULARY)}
+    grown = replace(config.model, vocab_size=len(VOCABULARY) + 1, max_position_embeddings=24)
+    assert open_run(tmp_path / "result").config() == replace(config, model=grown)
+
+
+@pytest.mark.parametrize("format", ["bert-jax", "huggingface"])
+def test_padding_rows_go_before_words_come(tmp_path, capsys, format):
+    """The message names an option, and the command has it."""
+    size = len(VOCABULARY) + 5
+    if format == "bert-jax":
+        write_own_run(tmp_path / "source", more_rows=5)
+    else:
+        write_hugging_face(tmp_path / "source", ModelDescription(replace(MODEL, vocab_size=size)))
+    before = weight(tmp_path / "source", "mlm/bias", Asked(padding_rows="keep"))
+    assert len(before) == size
+    (tmp_path / "words.txt").write_text("ab\n")
+    command = ["vocab", "extend", str(tmp_path / "source"), "--words", str(tmp_path / "words.txt")]
+    command += ["--output", str(tmp_path / "result")]
+    assert main(command) == 2
+    assert "--padding-rows drop" in capsys.readouterr().err
+    assert main([*command, "--padding-rows", "drop"]) == 0
+    assert f"1 words added, 0 of them in the place of [unused] entries\n{len(VOCABULARY) + 1} entries" in (
+        capsys.readouterr().out
+    )
+    after = weight(tmp_path / "result", "mlm/bias")
+    np.testing.assert_array_equal(after[:-1], before[: len(VOCABULARY)])
+    pieces = [VOCABULARY.index("a"), VOCABULARY.index("##b")]
+    np.testing.assert_allclose(after[-1], before[pieces].mean(), rtol=1e-6)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`bert_jax.load`: the same model and tokenizer from each format, and what it makes of text."""
 
+import jax
 import numpy as np
 import pytest
-from conversion_samples import KINDS, PRETRAINING, write_hugging_face
+from conversion_samples import KINDS, PRETRAINING, sample_weights, write_hugging_face
 
 import bert_jax
+from bert_jax.conversion import safetensors_files
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.convert import convert
 from bert_jax.conversion.numpy_bert import forward
@@ -82,9 +84,29 @@ def test_a_model_without_vocabulary_is_refused(tmp_path):
         bert_jax.load(folder)
 
 
+def test_every_weight_is_read_once(source, monkeypatch):
+    """What is looked at for NaN is what is run."""
+    read, read_one = [], safetensors_files._read
+    monkeypatch.setattr(
+        safetensors_files, "_read", lambda path, name, entry: read.append(name) or read_one(path, name, entry)
+    )
+    bert_jax.load(source)
+    assert sorted(read) == sorted(sample_weights(PRETRAINING))
+
+
+def test_a_weight_that_is_not_a_number_is_named(tmp_path):
+    """By its own name, though layers are stacked once they are loaded."""
+    name = "bert.encoder.layer.1.output.dense.bias"
+    weights = sample_weights(PRETRAINING)
+    weights[name][5] = np.nan
+    folder = write_hugging_face(tmp_path / "source", PRETRAINING, weights)
+    with pytest.raises(UserError, match=rf"{name} holds 1 values that are not finite, the first at \[5\]"):
+        bert_jax.load(folder)
+
+
 def test_the_module_itself_runs(model):
     """The Flax module with its parameters, for those who build on it."""
     batch = next(model.batches([model.ids("a b c")])).fields
-    output = model.model(batch)
+    output = jax.jit(lambda batch: model.model(batch))(batch)
     np.testing.assert_allclose(output.encoder.pooled_output[0, 0], model.encode(["a b c"]).pooled_output[0], atol=1e-5)
     assert output.mlm_logits.shape[-1] == PRETRAINING.model.vocab_size

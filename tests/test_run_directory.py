@@ -2,12 +2,18 @@
 """The run directory's files."""
 
 import json
+from pathlib import Path
 
 import pytest
+from tokenization_samples import VOCABULARY
 
-from bert_jax.config import PretrainConfig
+from bert_jax.config import ModelConfig, OptimizerConfig, PretrainConfig
 from bert_jax.errors import UserError
+from bert_jax.files import write_json
+from bert_jax.model_description import ModelDescription
 from bert_jax.run_directory import append_metrics, forget_metrics_after, open_run, RunDirectory, start_or_resume
+from bert_jax.settings import to_dict
+from bert_jax.tokenization import WordPieceTokenizer
 
 
 def test_metrics_after_a_step_are_taken_back(tmp_path):
@@ -67,6 +73,55 @@ def test_a_run_goes_on_with_its_own_data_only(tmp_path, change, message):
     assert start_or_resume(tmp_path, PretrainConfig(), moved, Vocabulary()).manifest() == PASSPORT
     with pytest.raises(UserError, match=message):
         start_or_resume(tmp_path, PretrainConfig(), PASSPORT | change, Vocabulary())
+
+
+TOKENIZER = WordPieceTokenizer(VOCABULARY, lowercase=True)
+
+
+def converted(folder: Path, config: PretrainConfig) -> None:
+    """A run as a conversion leaves it after 7 steps, with an optimizer's state; its arrays are not looked at."""
+    TOKENIZER.save(folder)
+    write_json(folder / "config.json", to_dict(config))
+    write_json(folder / "model.json", ModelDescription(config.model).to_dict())
+    (folder / "checkpoints" / "7" / "optimizer").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "fits"),
+    [
+        ({}, {"name": "adamw"}, True),
+        ({}, {"name": "lamb"}, False),
+        ({}, {"clip_norm": 0.0}, False),
+        ({"name": "lamb"}, {"name": "lamb", "learning_rate": 1e-3}, True),
+        ({"name": "lamb"}, {}, False),
+        ({"name": "adamw", "clip_norm": 0.0}, {"clip_norm": 0.0}, True),
+        ({"clip_norm": 0.0}, {"clip_norm": 2.0}, False),
+    ],
+)
+def test_a_converted_run_goes_on_with_an_optimizer_that_has_its_state(tmp_path, own, others, fits):
+    """What counts is what the run's own configuration says, not which optimizer Google had."""
+    config, asked = (PretrainConfig(optimizer=OptimizerConfig(**settings)) for settings in (own, others))
+    converted(tmp_path, config)
+    if fits:
+        assert start_or_resume(tmp_path, asked, PASSPORT, TOKENIZER).config() == asked
+        return
+    message = (
+        r"its moments are those of optimizer\.name=\w+ with optimizer\.clip_norm=\S+, and .* cannot go on with them"
+    )
+    with pytest.raises(UserError, match=message):
+        start_or_resume(tmp_path, asked, PASSPORT, TOKENIZER)
+    assert RunDirectory(tmp_path).config() == config
+    assert not (tmp_path / "passport.json").exists()
+
+
+def test_a_converted_run_goes_on_with_its_own_model_and_vocabulary(tmp_path):
+    converted(tmp_path, PretrainConfig())
+    other = PretrainConfig(model=ModelConfig(hidden_size=384))
+    with pytest.raises(UserError, match=r"holds another model .*hidden_size.*take these settings back"):
+        start_or_resume(tmp_path, other, PASSPORT, TOKENIZER)
+    with pytest.raises(UserError, match=r"its vocabulary .* is not the data's .*: prepare the data with --vocab"):
+        start_or_resume(tmp_path, PretrainConfig(), PASSPORT, WordPieceTokenizer(VOCABULARY, lowercase=False))
+    assert not (tmp_path / "passport.json").exists()
 
 
 def test_a_directory_that_is_no_run(tmp_path):

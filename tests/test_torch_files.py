@@ -425,8 +425,8 @@ def test_a_storage_of_no_tensor_is_refused(tmp_path):
             "holds values that are no tensors: epoch (int), config (dict): load it",
         ),
         (
-            dict.fromkeys("abcde"),
-            "holds values that are no tensors: a (NoneType), b (NoneType), c (NoneType) and 2 more",
+            dict.fromkeys("abcdefg"),
+            "holds values that are no tensors: a (NoneType), b (NoneType), c (NoneType), d (NoneType), e (NoneType) and 2 more",
         ),
         ({"state_dict": {"model": CORRECT}}, "holds values that are no tensors: model (dict)"),
         ({"state_dict": CORRECT, "model": CORRECT}, "holds two models, state_dict and model"),

@@ -17,7 +17,6 @@ from typing import Any, IO
 import numpy as np
 
 from bert_jax.batch import Batch
-from bert_jax.config import ModelConfig
 
 SCRIPT = Path(__file__).with_name("peer_torch.py")
 IGNORED = -100  # label of a token that is not predicted
@@ -84,29 +83,6 @@ def find_peer(python: Path | None) -> Path | None:
         return python
     here = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
     return Path(sys.executable) if here else None
-
-
-def peer_model(config: ModelConfig) -> dict[str, Any]:
-    """The same model as `transformers.BertConfig` has it."""
-    names = (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "initializer_range",
-        "layer_norm_eps",
-    )
-    forms = {"gelu_tanh": "gelu_new", "gelu_erf": "gelu"}
-    return {
-        **{name: getattr(config, name) for name in names},
-        "hidden_act": forms[config.hidden_act],
-        "tie_word_embeddings": config.tie_word_embeddings,
-    }
 
 
 def peer_batch(batch: Batch) -> dict[str, np.ndarray]:

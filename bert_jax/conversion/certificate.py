@@ -7,10 +7,11 @@ neither our table of names nor our model, or by transformers under PyTorch where
 Shapes: B rows, S tokens.
 """
 
+import functools
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE
 from bert_jax.encoder import Compute
 from bert_jax.errors import UserError
-from bert_jax.heads import BertModel
+from bert_jax.heads import BertModel, BertOutput
 from bert_jax.model_description import ModelDescription
 
 TOLERANCE = 1e-4  # of a whole network in float32, times the largest value of the output where that is more than 1
@@ -100,9 +101,7 @@ def stored_model(checkpoint: Checkpoint) -> ModelConfig:
 def run_ours(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray]) -> Outputs:
     """Our model on the inputs, in float32; outputs at padding are left as they come."""
     description = checkpoint.description
-    graph = nnx.split(nnx.eval_shape(lambda: BertModel(description, Compute(jnp.float32), rngs=nnx.Rngs(0))))[0]
-    params = checkpoint.parameters()
-    output = jax.device_get(jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))(params, our_batch(inputs)))
+    output = jax.device_get(_forward_of(description)(checkpoint.parameters(), our_batch(inputs)))
     found = {
         "sequence_output": output.encoder.sequence_output,
         "pooled_output": None if output.encoder.pooled_output is None else output.encoder.pooled_output[:, 0],
@@ -113,8 +112,15 @@ def run_ours(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray]) -> Output
     return {name: np.asarray(value) for name, value in found.items() if value is not None}
 
 
+@functools.lru_cache(maxsize=2)
+def _forward_of(description: ModelDescription) -> Callable[[Any, Any], BertOutput]:
+    """Parameters and a batch -> the outputs; compiled once for two checkpoints of one model."""
+    graph = nnx.split(nnx.eval_shape(lambda: BertModel(description, Compute(jnp.float32), rngs=nnx.Rngs(0))))[0]
+    return jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))
+
+
 def _task_logits(description: ModelDescription, logits: Any) -> Any:
-    pooled = description.task is not None and description.task.kind in ("classification", "regression", "choice")
+    pooled = description.task is not None and description.task.is_pooled
     return logits[:, 0] if logits is not None and pooled else logits
 
 
@@ -151,11 +157,16 @@ def run_transformers(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray], p
 
 
 def differences(source: Outputs, result: Outputs, valid: np.ndarray) -> list[Difference]:
-    """The largest difference in every output that both have; of tokens only the valid ones, [B, S]."""
+    """The largest difference in every output that both have.
+
+    Args:
+      source, result: outputs by name: of tokens [B, S, ...], of which only the valid ones count, or of rows [B, ...].
+      valid: [B, S], true at a token.
+    """
     found = []
     for name in [name for name in source if name in result]:
         a, b = source[name], result[name]
-        if a.shape[:2] == valid.shape:
+        if a.ndim == 3:  # by tokens; [B, D] looks like [B, S] where the model has as many features as positions
             a, b = a[valid], b[valid]
         largest = float(np.abs(a).max())
         found.append(Difference(name, float(np.abs(a - b).max()), largest, TOLERANCE * max(1.0, largest)))
@@ -165,12 +176,12 @@ def differences(source: Outputs, result: Outputs, valid: np.ndarray) -> list[Dif
 def compare_tensors(source: Checkpoint, result: Checkpoint) -> list[str]:
     """What is not bit for bit the same, tensor by tensor, named by what it looks like; an empty list: all equal."""
     theirs = {row.ours: row for row in result.rows}
-    return [
-        f"{row.ours}: {what}"
-        for row in source.rows
-        if row.ours in theirs
-        and (what := _how_it_differs(row.ours, source.weight(row), result.weight(row))) is not None
-    ] + _swapped_norms(source, result)
+    found: dict[str, str] = {}
+    for row in source.rows:
+        if row.ours in theirs:
+            what = _how_it_differs(row.ours, source.weight(row), result.weight(theirs[row.ours]))
+            found |= {} if what is None else {row.ours: what}
+    return [f"{name}: {what}" for name, what in found.items()] + _swapped_norms(source, result, found.keys())
 
 
 def _how_it_differs(name: str, a: np.ndarray, b: np.ndarray) -> str | None:
@@ -192,16 +203,18 @@ def _same_rows(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(first, second)
 
 
-def _swapped_norms(source: Checkpoint, result: Checkpoint) -> list[str]:
-    """LayerNorms whose scale is the other side's bias."""
+def _swapped_norms(source: Checkpoint, result: Checkpoint, different: Collection[str]) -> list[str]:
+    """LayerNorms whose scale is the other side's bias, among the tensors that are different."""
     ours = {row.ours: row for row in source.rows}
     theirs = {row.ours: row for row in result.rows}
     found = []
-    for name in [name.removesuffix("/scale") for name in ours if name.endswith("/scale") and name in theirs]:
+    for name in [name.removesuffix("/scale") for name in different if name.endswith("/scale")]:
         scale, bias = f"{name}/scale", f"{name}/bias"
+        if bias not in different:
+            continue
         a = source.weight(ours[scale]), source.weight(ours[bias])
         b = result.weight(theirs[scale]), result.weight(theirs[bias])
-        if np.array_equal(a[0], b[1]) and np.array_equal(a[1], b[0]) and not np.array_equal(*a):
+        if np.array_equal(a[0], b[1]) and np.array_equal(a[1], b[0]):
             found.append(f"{name}: scale and bias are swapped")
     return found
 

@@ -5,7 +5,7 @@ Opening reads names, shapes and configurations only. `weight` then reads a tenso
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from bert_jax.conversion import names
 from bert_jax.conversion.config_files import (
     GOOGLE_CONFIG,
     HUGGING_FACE_CONFIG,
-    listed,
     read_google,
     read_hugging_face,
     read_json,
@@ -31,9 +30,11 @@ from bert_jax.conversion.tensors import Entry, StoredTensors
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
 from bert_jax.conversion.torch_files import open_torch
 from bert_jax.conversion.vocabularies import find_tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.model_description import ModelDescription, TaskHead, TASKS
 from bert_jax.tokenization import Tokenizer
+from bert_jax.tokenization.encoding import CONFIG_FILE
+from bert_jax.tokenization.loading import RECORDED
 
 HUGGING_FACE_FILES = (
     "model.safetensors",
@@ -67,7 +68,7 @@ class Checkpoint:
     skipped: Mapping[str, str]  # own name -> why it is left out
     tokenizer: Tokenizer | None
     notes: tuple[str, ...]  # what was decided on the way
-    run: RunParameters | None = None  # of a run: all its parameters, which are in memory together
+    run: RunParameters | None = None  # of a run as it is: all its parameters, which are in memory together
     grown: bool = False  # its tables were extended, and an optimizer's state does not fit them
 
     @property
@@ -79,7 +80,8 @@ class Checkpoint:
         """A tensor in our layout, float32; not yet looked at."""
         array = self.tensors.read(self.own_names[row.ours])
         array = array.T if row.is_transposed(self.format) else array
-        array = array[: names.shape_of(row, self.description)[0]]  # without padding rows of the vocabulary
+        if array.ndim:
+            array = array[: names.shape_of(row, self.description)[0]]  # without padding rows of the vocabulary
         narrow = np.ascontiguousarray(array, np.float32)
         if array.dtype == np.float64 and not np.array_equal(narrow, array):
             raise UserError(
@@ -123,7 +125,9 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     if format != BERT_JAX:
         kept = {name: own for name, own in by_canonical.items() if own not in asked.skip}
         description = _describe(format, model, config, kept, tensors, asked)
+    _refuse_idle_options(path, description, asked)
     tokenizer = find_tokenizer(where if format == BERT_JAX else where.parent, asked.vocabulary)
+    notes += _conclusions(format, description, tokenizer, asked)
     own_names, skipped = _account(format, description, by_canonical, tensors, asked)
     checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run)
     return _fit_vocabulary(checkpoint, asked)
@@ -201,9 +205,15 @@ def _describe(
         if kernel in own:
             outputs = tensors.entries[own[kernel]].shape[0]  # [C, D] in both formats
             task = _task(config, kernel, outputs, span, format, asked, tensors.path)
+    pooler = has(names.POOLER)
+    if task is not None and task.needs_pooler and not pooler:
+        raise UserError(
+            f"{tensors.path} has no pooler, which a head for {task.kind} stands on: give --task tagging, if its head stands on"
+            " the tokens"
+        )
     return ModelDescription(
         model if mlm else replace(model, tie_word_embeddings=True),
-        pooler=has(names.POOLER),
+        pooler=pooler,
         mlm=mlm,
         nsp=has(names.NSP),
         task=task,
@@ -215,7 +225,10 @@ def _task(
 ) -> TaskHead:
     if asked.task is not None and (asked.task == "span") == span:
         known = task_of(config, outputs, span)
-        return TaskHead(asked.task, outputs, known.labels if known and known.kind == asked.task else ())
+        try:
+            return TaskHead(asked.task, outputs, known.labels if known and known.kind == asked.task else ())
+        except UserError as error:
+            raise UserError(f"--task {asked.task}: {path} has {kernel} of {outputs} outputs: {error}") from None
     told = task_of(config, outputs, span)
     if told is None and format == TF1:
         told = TaskHead("classification", outputs)  # run_classifier.py is the one that Google published
@@ -225,6 +238,50 @@ def _task(
             f"{path}: config.json does not say what {kernel} of {outputs} outputs predicts: give --task {others}"
         )
     return told
+
+
+def require_plain_head(path: Path, description: ModelDescription) -> None:
+    """Refuse to convert a fine-tuned head that other formats have no place for.
+
+    Raises:
+      UserError: naming what it has.
+    """
+    task = description.task
+    if task is not None and not task.is_plain:
+        raise UserError(
+            f"{path}: its head for {task.kind} is more than a dense layer (layers={list(task.layers)}, lstm={task.lstm},"
+            f" fusion={task.fusion}), which has no place elsewhere: run it with bert-jax predict, or fine-tune a plain one"
+        )
+
+
+def _refuse_idle_options(path: Path, description: ModelDescription, asked: Asked) -> None:
+    """An answer to what was not asked is a mistake about the checkpoint."""
+    task, gelu = description.task, description.model.hidden_act
+    if asked.task is not None and task is None:
+        raise UserError(f"--task {asked.task}: {path} has no fine-tuned head: leave the option out")
+    if asked.task is not None and task is not None and task.kind != asked.task:
+        raise UserError(f"--task {asked.task}: {path} has a head for {task.kind}: leave the option out")
+    if asked.gelu is not None and gelu != asked.gelu:
+        raise UserError(f"--gelu {asked.gelu}: {path} is a run and says hidden_act={gelu} itself: leave the option out")
+
+
+def _conclusions(
+    format: str, description: ModelDescription, tokenizer: Tokenizer | None, asked: Asked
+) -> Iterator[str]:
+    """What is taken for so where no file says it."""
+    task = description.task
+    if format == TF1 and task is not None and task.kind == "classification" and asked.task is None:
+        kernel = names.CLASSIFIER[0].tf1
+        yield (
+            f"{kernel} of {task.outputs} outputs is taken for a classification, as run_classifier.py writes it; give --task"
+            " for another kind"
+        )
+    if tokenizer is not None and not tokenizer.decided_by.startswith(RECORDED):
+        case = "lower-cased" if tokenizer.lowercase else "cased"
+        yield (
+            f"text is taken to be {case}: {tokenizer.decided_by}; do_lower_case in a {CONFIG_FILE} beside them decides"
+            " otherwise"
+        )
 
 
 _LAYER_NUMBER = {
@@ -328,7 +385,8 @@ def _fit_vocabulary(checkpoint: Checkpoint, asked: Asked) -> Checkpoint:
     entries = checkpoint.tokenizer.vocab_size if checkpoint.tokenizer else None
     if entries is not None and entries > size:
         raise UserError(f"{path} has rows for {size} entries, and the vocabulary has {entries}: it is another model's")
-    if entries is not None and entries < size and checkpoint.format != BERT_JAX:
+    # A run may have more rows than entries, for a round number of them; it loses them where that is asked.
+    if entries is not None and entries < size and (checkpoint.format != BERT_JAX or asked.padding_rows == "drop"):
         if asked.padding_rows == "keep":
             return replace(checkpoint, description=with_vocab_size(checkpoint.description, size))
         if asked.padding_rows != "drop":
@@ -336,7 +394,7 @@ def _fit_vocabulary(checkpoint: Checkpoint, asked: Asked) -> Checkpoint:
                 f"{path} has rows for {size} entries, and the vocabulary has {entries}: the last {size - entries} are padding,"
                 " or it is another model's: give --padding-rows drop (or keep), or the right --vocab"
             )
-        return replace(checkpoint, description=with_vocab_size(checkpoint.description, entries))
+        return replace(checkpoint, description=with_vocab_size(checkpoint.description, entries), run=None)
     if size != model.vocab_size:
         raise UserError(
             f"{path} has rows for {size} entries, and its config says vocab_size={model.vocab_size}: mend it"

@@ -8,12 +8,12 @@ entry of ours in it, which Google's code reads over.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bert_jax.config import ModelConfig
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.model_description import ModelDescription, TaskHead
 
 GOOGLE_CONFIG, HUGGING_FACE_CONFIG = "bert_config.json", "config.json"
@@ -131,6 +131,11 @@ def google_config(description: ModelDescription) -> tuple[dict[str, Any], list[s
         notes.append(
             "google-research/bert knows no output matrix of its own: cls/predictions/output_weights is our name"
         )
+    task = description.task
+    if task is not None and task.labels:
+        notes.append(f"the labels {listed(task.labels)} are left out: a TF1 checkpoint has no place for them")
+    if task is not None and task.kind not in ("classification", "span"):
+        notes.append(f"nothing there says what the head is for: it is read again by --task {task.kind}")
     return values, notes
 
 
@@ -184,16 +189,23 @@ def task_of(values: Mapping[str, Any], outputs: int, span: bool) -> TaskHead | N
     return TaskHead(kind, outputs, labels if kind in ("classification", "tagging") else ())
 
 
+def hugging_face_shape(model: ModelConfig) -> dict[str, Any]:
+    """A model's shape in the words of `transformers.BertConfig`."""
+    return {
+        **{name: getattr(model, name) for name in _SHARED},
+        "hidden_act": "gelu" if model.hidden_act == "gelu_erf" else "gelu_new",
+        "layer_norm_eps": model.layer_norm_eps,
+        "tie_word_embeddings": model.tie_word_embeddings,
+    }
+
+
 def hugging_face_config(description: ModelDescription, pad_id: int) -> dict[str, Any]:
     """config.json for a model."""
     model, task = description.model, description.task
     values: dict[str, Any] = {
         "architectures": [_architecture(description)],
         "model_type": "bert",
-        **{name: getattr(model, name) for name in _SHARED},
-        "hidden_act": "gelu" if model.hidden_act == "gelu_erf" else "gelu_new",
-        "layer_norm_eps": model.layer_norm_eps,
-        "tie_word_embeddings": model.tie_word_embeddings,
+        **hugging_face_shape(model),
         "position_embedding_type": "absolute",
         "pad_token_id": pad_id,
         "torch_dtype": "float32",
@@ -218,10 +230,3 @@ def _architecture(description: ModelDescription) -> str:
 def with_vocab_size(description: ModelDescription, size: int) -> ModelDescription:
     """The same with another number of entries."""
     return dataclasses.replace(description, model=dataclasses.replace(description.model, vocab_size=size))
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    every = list(names)
-    rest = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + rest

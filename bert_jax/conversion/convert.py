@@ -21,12 +21,19 @@ from tqdm import tqdm
 from bert_jax import __version__
 from bert_jax.conversion import names
 from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
-from bert_jax.conversion.checkpoints import Asked, check_norm, check_numbers, Checkpoint, open_checkpoint
+from bert_jax.conversion.checkpoints import (
+    Asked,
+    check_norm,
+    check_numbers,
+    Checkpoint,
+    open_checkpoint,
+    require_plain_head,
+)
 from bert_jax.conversion.config_files import GOOGLE_CONFIG, google_config, HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.extension import extended, Extension, plan_extension
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, OptimizerState, unequal_moments
-from bert_jax.conversion.run_files import write_run
+from bert_jax.conversion.run_files import config_for, write_run
 from bert_jax.conversion.safetensors_files import write_safetensors
 from bert_jax.conversion.tensors import Entry, Writable
 from bert_jax.conversion.tf1 import write_tf1
@@ -34,6 +41,7 @@ from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugg
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, write_json
 from bert_jax.model_description import ModelDescription, TASKS
+from bert_jax.run_directory import open_run
 
 CERTIFICATE = "conversion.json"
 TF1_PREFIX = "bert_model.ckpt"
@@ -90,11 +98,19 @@ def convert(
     destination = _free(destination)
     if dtype != "float32" and to != HUGGING_FACE:
         raise UserError(f"--dtype {dtype} is for --to {HUGGING_FACE} only: {to} keeps float32")
-    return _write_and_prove(open_checkpoint(source, asked), destination, to, dtype, peer_python)
+    opened = open_checkpoint(source, asked)
+    require_plain_head(source, opened.description)
+    _refuse_idle_peer(peer_python, opened.format, to)
+    return _write_and_prove(opened, destination, to, dtype, peer_python)
 
 
 def extend(
-    source: Path, destination: Path, words: Sequence[str], positions: int | None = None, fill_unused: bool = True
+    source: Path,
+    destination: Path,
+    words: Sequence[str],
+    positions: int | None = None,
+    fill_unused: bool = True,
+    asked: Asked = Asked(),  # noqa: B008  # frozen
 ) -> tuple[Certificate, Extension]:
     """Add words and positions to a checkpoint: the result has the source's format; see extension.py.
 
@@ -104,7 +120,8 @@ def extend(
       UserError: as `convert` and `plan_extension`.
     """
     destination = _free(destination)
-    opened = open_checkpoint(source)
+    opened = open_checkpoint(source, asked)
+    require_plain_head(source, opened.description)
     extension = plan_extension(opened, words, positions, fill_unused)
     grown = extended(opened, extension)
     before = Before(opened, extension.kept())
@@ -119,6 +136,7 @@ def compare(first: Path, second: Path, asked: Asked, peer_python: Path | None = 
       UserError: as `open_checkpoint`; the models have different shapes.
     """
     source, result = (open_checkpoint(path, asked) for path in (first, second))
+    _refuse_idle_peer(peer_python, source.format, result.format)
     shapes = [dataclasses.asdict(side.description.model) for side in (source, result)]
     different = [
         f"{name} {value} and {shapes[1][name]}"
@@ -131,6 +149,13 @@ def compare(first: Path, second: Path, asked: Asked, peer_python: Path | None = 
     ours, theirs = ({row.ours for row in side.rows} for side in (source, result))
     alone = [f"{name}: only in {first if name in ours else second}" for name in sorted(ours ^ theirs)]
     return replace(certificate, unequal=certificate.unequal + alone)
+
+
+def _refuse_idle_peer(peer_python: Path | None, first: str, second: str) -> None:
+    if peer_python is not None and HUGGING_FACE not in (first, second):
+        raise UserError(
+            f"--peer-python runs Hugging Face's side, and here {first} stands against {second}: leave the option out"
+        )
 
 
 def _free(destination: Path) -> Path:
@@ -234,7 +259,7 @@ def _write(source: Checkpoint, folder: Path, to: str, dtype: str, optimizer: Opt
     skipped: dict[str, list[str]] = {}
     for name, reason in source.skipped.items():
         skipped.setdefault(reason, []).append(name)
-    taken = {"optimizer state", "optimizer steps done"}  # which `optimizer_for` has told of
+    taken = {names.OPTIMIZER_STATE, names.OPTIMIZER_STEPS}  # which `optimizer_for` has told of
     return notes + [
         f"{len(own)} skipped ({reason}): {own[0]}" for reason, own in skipped.items() if reason not in taken
     ]
@@ -262,10 +287,11 @@ def _write_ours(
     if source.tokenizer is None:
         raise UserError(f"{source.path} has no vocabulary, which a run needs: give --vocab vocab.txt")
     source.tokenizer.save(folder)
-    if optimizer is None:
-        write_run(folder, source.description, weight)
-        return []
-    write_run(folder, source.description, weight, optimizer.step, optimizer.moments)
+    config = config_for(source.description)
+    if source.format == BERT_JAX:  # the run's own settings stay
+        config = replace(open_run(source.path).config(), model=source.description.model)
+    step, moments = (0, None) if optimizer is None else (optimizer.step, optimizer.moments)
+    write_run(folder, source.description, weight, config, step, moments)
     return []
 
 
@@ -306,11 +332,11 @@ def _write_google(
     tensors = [_writable(row, TF1, source.description, weight) for row in source.rows]
     if optimizer is not None:
         for row in source.rows:
-            for number, slot in enumerate(("adam_m", "adam_v")):
+            for number, slot in enumerate(names.SLOTS):
                 moment = _writable(row, TF1, source.description, lambda row, n=number: optimizer.moments(row)[n])  # type: ignore[misc]
                 tensors.append(moment._replace(name=f"{moment.name}/{slot}"))
         steps = np.array(optimizer.step, np.int64)
-        tensors.append(Writable("global_step", Entry((), "int64"), lambda: steps))
+        tensors.append(Writable(names.GLOBAL_STEP, Entry((), "int64"), lambda: steps))
     write_tf1(folder / TF1_PREFIX, tensors)
     write_json(folder / GOOGLE_CONFIG, values)
     if source.tokenizer is None:

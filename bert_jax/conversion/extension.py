@@ -65,8 +65,7 @@ def plan_extension(
         raise UserError(f"{checkpoint.path} has no WordPiece vocabulary that words could be added to")
     if tokenizer.vocab_size != model.vocab_size:
         raise UserError(
-            f"{checkpoint.path} has {model.vocab_size} rows for {tokenizer.vocab_size} entries: convert it with"
-            " --padding-rows drop first"
+            f"{checkpoint.path} has {model.vocab_size} rows for {tokenizer.vocab_size} entries: give --padding-rows drop"
         )
     return _plan(tokenizer, words, positions, fill_unused)
 
@@ -135,7 +134,8 @@ def _more_positions(array: np.ndarray, extension: Extension) -> np.ndarray:
 
 
 def _more_entries(array: np.ndarray, extension: Extension) -> np.ndarray:
-    """[V, ...] with a row for each new word: the mean of its pieces'."""
+    """[V, ...] with a row for each new word: the mean of its pieces'; without padding rows."""
+    array = array[: extension.entries]
     grown = np.concatenate(
         [array, np.zeros((extension.tokenizer.vocab_size - len(array), *array.shape[1:]), array.dtype)]
     )

@@ -12,10 +12,14 @@ Shapes: V vocabulary, P positions, G segments, D features, F features of the fee
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from bert_jax.model_description import ModelDescription
+from bert_jax.model_description import ModelDescription, TaskHead
 
 BERT_JAX, HUGGING_FACE, TF1 = FORMATS = ("bert-jax", "huggingface", "tf1")
 LAYER = "encoder/layers/{n}/"
+
+# Of a TF1 checkpoint that training can go on from; published weights have neither.
+SLOTS = ("adam_m", "adam_v")  # Adam's first and second moment of a variable are called <variable>/<slot>
+GLOBAL_STEP = "global_step"  # optimizer steps done
 
 
 class Row(NamedTuple):
@@ -48,9 +52,9 @@ def _norm(ours: str, huggingface: str, tf1: str) -> list[Row]:
     return [scale, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/beta", ("D",))]
 
 
-def _output(ours: str, huggingface: str, tf1: str, outputs: str) -> list[Row]:
+def _output(ours: str, huggingface: str, tf1: str, outputs: str, inputs: str = "D") -> list[Row]:
     """A dense layer that google-research/bert makes by hand."""
-    kernel = Row(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}output_weights", ("D", outputs), True, True)
+    kernel = Row(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}output_weights", (inputs, outputs), True, True)
     return [kernel, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}output_bias", (outputs,))]
 
 
@@ -96,8 +100,25 @@ MLM = [
 # google-research/bert knows the tied matrix only; the name is ours, in its manner.
 UNTIED = [Row("mlm/decoder", "cls.predictions.decoder.weight", "cls/predictions/output_weights", ("V", "D"))]
 NSP = _output("nsp", "cls.seq_relationship", "cls/seq_relationship/", "2")
-CLASSIFIER = _output("task", "classifier", "", "C")
-SPAN = _output("task", "qa_outputs", "cls/squad/", "C")
+CLASSIFIER = _output("task", "classifier", "", "C", inputs="W")
+SPAN = _output("task", "qa_outputs", "cls/squad/", "C", inputs="W")
+
+
+def _features(task: TaskHead) -> list[Row]:
+    """What a head of ours may have below its dense layer (`TaskHead.is_plain`); no other format has a place for it."""
+
+    def row(name: str, *shape: str) -> Row:
+        return Row(f"features/{name}", f"features.{name}".replace("/", "."), f"features/{name}", shape)
+
+    mixed = [row("mix/weights", "K"), row("mix/scale")] if task.layers and task.combine == "mix" else []
+    directions = ("forward", "backward") if task.lstm else ()
+    lstm = [
+        row(f"lstm/{direction}/{name}", *shape)
+        for direction in directions
+        for name, *shape in (("input", "I", "4"), ("recurrent", "H", "4"), ("bias", "4"))
+    ]
+    fused = [row("fusion/query", "W")] if task.is_pooled and task.fusion == "attention" else []
+    return [*mixed, *lstm, *fused]
 
 
 def rows_of(description: ModelDescription) -> list[Row]:
@@ -111,6 +132,7 @@ def rows_of(description: ModelDescription) -> list[Row]:
         *(MLM if description.mlm else []),
         *(UNTIED if description.mlm and not description.model.tie_word_embeddings else []),
         *(NSP if description.nsp else []),
+        *(_features(task) if task else []),
         *((SPAN if task.kind == "span" else CLASSIFIER) if task else []),
     ]
 
@@ -129,6 +151,11 @@ def shape_of(row: Row, description: ModelDescription) -> tuple[int, ...]:
         "D": model.hidden_size,
         "F": model.intermediate_size,
         "C": task.outputs if task else 0,
+        "W": task.width(model.hidden_size) if task else 0,
+        "K": len(task.layers) if task else 0,
+        "I": task.lstm_inputs(model.hidden_size) if task else 0,
+        "H": task.lstm if task else 0,
+        "4": 4 * task.lstm if task else 0,
         "2": 2,
     }
     return tuple(sizes[letter] for letter in row.shape)
@@ -181,6 +208,8 @@ def reason_to_skip(name: str, format: str) -> str | None:
     return None
 
 
+OPTIMIZER_STATE, OPTIMIZER_STEPS = "optimizer state", "optimizer steps done"
+
 _SKIPPED: dict[str, list[tuple[Callable[[str], bool], str]]] = {
     BERT_JAX: [],
     HUGGING_FACE: [
@@ -188,7 +217,7 @@ _SKIPPED: dict[str, list[tuple[Callable[[str], bool], str]]] = {
         (lambda name: name == "bert.embeddings.token_type_ids", "a buffer of zeros"),
     ],
     TF1: [
-        (lambda name: name.endswith(("/adam_m", "/adam_v")), "optimizer state"),
-        (lambda name: name == "global_step", "optimizer steps done"),
+        (lambda name: name.endswith(tuple(f"/{slot}" for slot in SLOTS)), OPTIMIZER_STATE),
+        (lambda name: name == GLOBAL_STEP, OPTIMIZER_STEPS),
     ],
 }

@@ -14,14 +14,12 @@ import numpy as np
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import check_numbers, Checkpoint
-from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
+from bert_jax.conversion.names import BERT_JAX, GLOBAL_STEP, HUGGING_FACE, Row, SLOTS, TF1
 from bert_jax.conversion.run_files import flat, nested, place_of, stacked_shapes
 from bert_jax.errors import UserError
 from bert_jax.optimizer import make_optimizer, MomentsState
 from bert_jax.run_directory import open_run, RunDirectory
 
-SLOTS = ("adam_m", "adam_v")
-GLOBAL_STEP = "global_step"
 NO_GRADIENT = "bert/pooler/"  # has no slots in a run that trains a head on the tokens
 
 
@@ -47,11 +45,11 @@ def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | Non
     if checkpoint.grown:
         return None, [f"{left_out}it does not fit the new rows"]
     name = open_run(checkpoint.path).config().optimizer.name if checkpoint.format == BERT_JAX else "adamw_bert"
-    if name == "lamb":
+    if name == "lamb" and to == TF1:
         return None, [f"{left_out}the run was trained with lamb, and Adam cannot go on with its moments"]
     state = _of_tf1(checkpoint) if checkpoint.format == TF1 else _of_run(checkpoint)
     notes = [f"with the optimizer's moments after {state.step:,} steps"]
-    if name == "adamw":
+    if name == "adamw" and to == TF1:
         notes.append("the run was trained with adamw, which corrects bias; adamw_bert, as Google's Adam, does not")
     return state, notes
 
@@ -111,7 +109,7 @@ def _of_run(checkpoint: Checkpoint) -> OptimizerState:
         step = checkpoints.latest
         assert step is not None  # `has_optimizer` has seen to it
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = stacked_shapes(checkpoint.description)
+        shapes = stacked_shapes(run.description())  # with all rows of the vocabulary
         params = nested({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()})
         state = jax.eval_shape(make_optimizer(config.optimizer, lambda step: step).init, params)
         abstract = jax.tree.map(
@@ -124,7 +122,8 @@ def _of_run(checkpoint: Checkpoint) -> OptimizerState:
 
     def both(row: Row) -> tuple[np.ndarray, np.ndarray]:
         path, number = place_of(row.ours)
-        first, second = (tree[path] if number is None else tree[path][number] for tree in (mu, nu))
+        size = names.shape_of(row, checkpoint.description)[0]
+        first, second = (tree[path][... if number is None else number][:size] for tree in (mu, nu))
         for slot, array in zip(SLOTS, (first, second), strict=True):
             check_numbers(checkpoint.path, f"{row.ours}/{slot}", array)
         return first, second

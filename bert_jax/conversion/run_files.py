@@ -138,6 +138,7 @@ def write_run(
     folder: Path,
     description: ModelDescription,
     weight: Callable[[Row], np.ndarray],
+    config: PretrainConfig,
     step: int = 0,
     moments: Moments | None = None,
 ) -> None:
@@ -147,12 +148,12 @@ def write_run(
       folder: an existing directory.
       description: what the checkpoint holds.
       weight: a row of the table -> the tensor, float32.
+      config: the run's, whose optimizer has these moments.
       step: optimizer steps done.
       moments: as `weight`, of Adam's moments; None: no optimizer state.
     """
     params = nested(filled(description, weight))
     items: dict[str, Any] = {"params": params}
-    config = config_for(description)
     if moments is not None:
         items["optimizer"] = (_optimizer_state(config, params, description, moments, step), np.asarray(step, np.int32))
     with Checkpoints(RunDirectory(folder).checkpoints, keep=1) as checkpoints:

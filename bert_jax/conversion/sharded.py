@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bert_jax.conversion.tensors import StoredTensors
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.files import parse_json_object
 
 INDEX_SUFFIX = ".index.json"
@@ -72,7 +72,7 @@ def _check_agreement(index: Path, weight_map: dict[str, str], holders: dict[str,
     if absent:
         raise UserError(
             f"{index} names {len(weight_map)} tensors, of which {len(absent)} are in none of its files"
-            f" ({listed([f'{name} in {weight_map[name]}' for name in absent])}): the files do not belong together"
+            f" ({listed(f'{name} in {weight_map[name]}' for name in absent)}): the files do not belong together"
         )
     unnamed = [name for name in holders if name not in weight_map]
     if unnamed:
@@ -85,12 +85,6 @@ def _check_agreement(index: Path, weight_map: dict[str, str], holders: dict[str,
             raise UserError(
                 f"{index} puts {name} into {file}, it is in {holders[name]}: the files do not belong together"
             )
-
-
-def listed(names: list[str], most: int = 3) -> str:
-    """A few names of many, for a message of one line."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def refuse_lfs_pointer(path: Path) -> None:

@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.conversion.names import GLOBAL_STEP
 from bert_jax.conversion.tensors import Entry, StoredTensors, Writable
 from bert_jax.data.feed import has_tensorflow
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent
-
-GLOBAL_STEP = "global_step"  # of a run that can go on; published weights have none
 
 # A data file and the memory to write it hold this much, or one tensor if that is larger. 512 MiB: BERT-base (418 MiB) is
 # one file, as Google's.

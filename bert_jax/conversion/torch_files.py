@@ -25,9 +25,9 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bert_jax.conversion.sharded import INDEX_SUFFIX, listed, open_sharded, refuse_lfs_pointer
+from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_pointer
 from bert_jax.conversion.tensors import Entry, StoredTensors
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "DoubleStorage": np.dtype("<f8"),

@@ -10,6 +10,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.tokenization import load_tokenizer, Tokenizer, WordPieceTokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS
+from bert_jax.tokenization.loading import RECORDED
 from bert_jax.tokenization.sentencepiece import MODEL_FILE
 from bert_jax.tokenization.wordpiece import library_model, VOCABULARY_FILE
 
@@ -49,7 +50,7 @@ def read_library_file(path: Path) -> Tokenizer:
     if not normalizer.get("handle_chinese_chars", True):
         raise UserError(f"{path} does not part Chinese characters, which BERT's tokenizer does: give --vocab")
     lowercase, strip = bool(normalizer.get("lowercase", True)), normalizer.get("strip_accents")
-    return WordPieceTokenizer(vocabulary, lowercase, strip, decided_by=f"recorded in {path.name}")
+    return WordPieceTokenizer(vocabulary, lowercase, strip, decided_by=f"{RECORDED} {path.name}")
 
 
 def write_google_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[str]:

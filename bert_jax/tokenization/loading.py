@@ -18,6 +18,7 @@ from bert_jax.tokenization.wordpiece import VOCABULARY_FILE, WordPieceTokenizer
 
 Settings = Mapping[str, bool | None]  # lowercase and strip_accents, None where nothing is asked
 
+RECORDED = "recorded in"  # `decided_by` begins so where a file says whether text is lower-cased
 CASED_SHARE = 0.01  # of the entries: with at least so many capitals a bare vocabulary is taken for a cased one
 
 
@@ -38,7 +39,7 @@ def load_tokenizer(path: Path, lowercase: bool | None = None, strip_accents: boo
     if file.name == VOCABULARY_FILE and config_file.exists():
         config = _read_config(config_file)
         _refuse_other(asked, config, config_file, f"give a copy of {file.name} without {CONFIG_FILE}")
-        decided_by = f"recorded in {config_file.name}"
+        decided_by = f"{RECORDED} {config_file.name}"
         tokenizer = WordPieceTokenizer(vocabulary, config["lowercase"], config["strip_accents"], decided_by)
         _require_fingerprint(tokenizer, file, config, config_file)
         return tokenizer
@@ -71,7 +72,7 @@ def _vocabulary_file(path: Path) -> Path:
 def _load_sentencepiece(file: Path, asked: Settings) -> SentencePieceTokenizer:
     config_file = file.parent / CONFIG_FILE
     recorded = file.name == MODEL_FILE and config_file.exists()
-    decided_by = f"recorded in {config_file.name}" if recorded else f"{file.name} normalises so"
+    decided_by = f"{RECORDED} {config_file.name}" if recorded else f"{file.name} normalises so"
     try:
         tokenizer = SentencePieceTokenizer(file.read_bytes(), decided_by)
     except UserError as error:
@@ -151,7 +152,10 @@ def _read_config(config_file: Path) -> dict[str, Any]:
 
 def _from_hugging_face(config_file: Path, config: dict[str, Any]) -> dict[str, Any]:
     if "do_lower_case" not in config:
-        raise UserError(f"{config_file} has neither kind 'wordpiece' nor do_lower_case: it is not a BERT tokenizer's")
+        raise UserError(
+            f"{config_file} does not say do_lower_case, as one of a BERT's tokenizer does: write it there (true or false), or"
+            " remove the file, and the capitals of the vocabulary decide"
+        )
     if config.get("tokenize_chinese_chars") is False:
         raise UserError(f"{config_file} says tokenize_chinese_chars false, which BERT's tokenizer does not have")
     strip_accents = config.get("strip_accents")

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, summary, timed
-from bert_jax.bench.peer import find_peer, peer_batch, peer_model, peer_process, PeerProcess
+from bert_jax.bench.peer import find_peer, peer_batch, peer_process, PeerProcess
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import Prepared, Record, Runner, Workbench
+from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.cores import usable_cores
 
 ABSENT = "PyTorch transformers is not installed beside bert_jax: name a Python that has it with --peer-python"
@@ -72,7 +73,7 @@ def build(peer: PeerProcess, prepared: Prepared, mode: str) -> Record:
         path = Path(folder) / "batch.npz"
         fields: dict[str, Any] = peer_batch(prepared.batch)
         np.savez(path, **fields)
-        model = peer_model(prepared.case.config.model)
+        model = hugging_face_shape(prepared.case.config.model)
         return peer.ask("build", model=model, batch=str(path), mode=mode, threads=usable_cores())
 
 

@@ -8,10 +8,10 @@ that the environment variable TFDS_DATA_DIR names, or else in ~/tensorflow_datas
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from bert_jax.errors import UserError
 _SPEC = re.compile(
     r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?/(?P<split>[^/]+):(?P<field>[^:/\]]+)"
 )
+_DATA_SET = re.compile(r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?")
 _INFO = "dataset_info.json"  # TFDS writes it last: its presence makes a folder a prepared data set
 
 
@@ -55,12 +56,9 @@ def find_split(spec: str) -> TfdsSplit:
         )
     folder = _find_folder(spec, match["name"], match["config"], match["version"])
     split, field = match["split"], match["field"]
-    info = _builder(folder).info
-    try:
-        chosen = info.splits[split]
-    except (KeyError, ValueError, AssertionError):
-        raise UserError(f"{spec}: there is no split {split}; {folder} has {_listed(info.splits)}") from None
-    features = info.features
+    builder = _builder(folder)
+    chosen = _check_split(spec, builder, split, folder)
+    features = builder.info.features
     if field not in features:
         raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
     if features[field].shape or not np.issubdtype(features[field].np_dtype, np.object_):
@@ -72,6 +70,83 @@ def find_split(spec: str) -> TfdsSplit:
         if not file.is_file():
             raise UserError(f"{spec}: the file {file} is missing: prepare the data set again")
     return TfdsSplit(spec, folder, split, field, chosen.num_examples, files)
+
+
+def _check_split(spec: str, builder: Any, split: str, folder: Path) -> Any:
+    """What TFDS knows of the split."""
+    splits = builder.info.splits
+    try:
+        return splits[split]
+    except (KeyError, ValueError, AssertionError):
+        raise UserError(f"{spec}: there is no split {split}; {folder} has {_listed(splits)}") from None
+
+
+class TfdsRecords(NamedTuple):
+    """Examples of a split with several fields each.
+
+    fields: those that are read. all_fields: of the data set. records: (place for messages, field -> plain value).
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    all_fields: tuple[str, ...]
+    records: Iterator[tuple[str, dict[str, Any]]]
+
+
+def read_records(spec: str, split: str, needed: Sequence[str], wanted: Sequence[str] = ()) -> TfdsRecords:
+    """The fields `needed`, and those of `wanted` that there are, of each example in the order of the files.
+
+    Texts are str, classes the names of their labels (None: hidden), numbers int and float, sequences lists.
+
+    Args:
+      spec: `tfds:NAME[/CONFIG][:VERSION]`. Without a version it is the latest prepared.
+      split: may be a part of one: `train[:10%]`.
+
+    Raises:
+      UserError: another form, a data set that is not prepared here, a split or a field that it does not have; while
+        they are read: records that cannot be read, text that is not UTF-8.
+    """
+    match = _DATA_SET.fullmatch(spec)
+    if match is None:
+        raise UserError(f"{spec} is not of the form tfds:NAME[/CONFIG][:VERSION]")
+    folder = _find_folder(spec, match["name"], match["config"], match["version"])
+    builder = _builder(folder)
+    _check_split(spec, builder, split, folder)
+    features = builder.info.features
+    for field in needed:
+        if field not in features:
+            raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
+    fields = tuple(field for field in dict.fromkeys([*needed, *wanted]) if field in features)
+    name = f"{spec}/{split}"
+    return TfdsRecords(name, fields, tuple(sorted(features)), _records(name, builder, split, fields))
+
+
+def _records(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    features = builder.info.features
+    for number, example in enumerate(_readable(name, builder, split, fields)):
+        place = f"{name}, example {number}"
+        try:
+            yield place, {field: _plain(features[field], example[field]) for field in fields}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place} is not UTF-8 ({error}): prepare the data set again") from None
+
+
+def _plain(feature: Any, value: Any) -> Any:
+    """A value of TFDS as Python has it."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Sequence):
+        inner = feature.feature
+        if isinstance(inner, tfds.features.FeaturesDict):  # TFDS turns a list of dicts into a dict of lists
+            return {key: [_plain(inner[key], part) for part in value[key]] for key in inner}
+        return [_plain(inner, part) for part in value]
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {key: _plain(feature[key], value[key]) for key in feature}
+    if isinstance(feature, tfds.features.ClassLabel):
+        return feature.int2str(int(value)) if value >= 0 else None
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if hasattr(value, "item") else value
 
 
 def _listed(names: Any) -> str:
@@ -144,28 +219,33 @@ def read_split(
 
 def _values(split: TfdsSplit) -> Iterator[bytes]:
     """The field of each example, in the order of the files."""
-    builder = _builder(split.folder)
+    examples = _readable(split.spec, _builder(split.folder), split.split, [split.field])
+    return (example[split.field] for example in examples)
+
+
+def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Decoded examples, or a UserError that tells why they cannot be read."""
     stored_as = builder.info.file_format.value
     if stored_as != "array_record" and importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"{split.spec} lies in {stored_as} files, which need TensorFlow: pip install 'bert-jax[tensorflow]', or"
+            f"{name} lies in {stored_as} files, which need TensorFlow: pip install 'bert-jax[tensorflow]', or"
             " prepare it with --file_format array_record"
         )
     try:
-        yield from (example[split.field] for example in _examples(builder, split))
+        yield from _examples(builder, split, fields)
     except Exception as error:  # each format's library has its own
         said = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{split.spec} cannot be read ({said}): prepare the data set again") from None
+        raise UserError(f"{name} cannot be read ({said}): prepare the data set again") from None
 
 
-def _examples(builder: Any, split: TfdsSplit) -> Iterator[dict[str, Any]]:
+def _examples(builder: Any, split: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Decoded examples, in the order of the files."""
     if builder.info.file_format.value == "array_record":
-        return iter(builder.as_data_source(split.split))
+        return iter(builder.as_data_source(split))
 
     import tensorflow_datasets as tfds
 
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    only = tfds.decode.PartialDecoding({split.field: True})
-    records = builder.as_dataset(split.split, read_config=in_order, shuffle_files=False, decoders=only)
+    only = tfds.decode.PartialDecoding(dict.fromkeys(fields, True))
+    records = builder.as_dataset(split, read_config=in_order, shuffle_files=False, decoders=only)
     return iter(tfds.as_numpy(records))

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CoNLL files: a word and its tags a line, an empty line between sentences.
+
+Known shapes: CoNLL-2003 (Tjong Kim Sang and De Meulder, 2003: columns between spaces, word first, tag last, -DOCSTART-
+before each document); columns between tabs; and Weibo NER (Peng and Dredze, 2015), where each line is a character with
+the digits of its position in the word behind it.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent
+from bert_jax.tasks.examples import Sentence
+from bert_jax.tasks.task_files import read_text
+
+DOCUMENT = "-DOCSTART-"
+_DOCUMENT_COMMENTS = ("#begin document", "#end document", "# newdoc")  # CoNLL-2012, CoNLL-U
+_CHARACTER_AND_POSITION = re.compile(r"(.[^0-9]*)([0-9]+)", re.DOTALL)
+_COUNTED = 0.9  # share of the words whose positions count on, from which on they are taken for positions
+_WHITE = re.compile(r"\s")
+
+
+@dataclass(frozen=True)
+class ConllSentence(Sentence):
+    """A sentence and all that its lines say."""
+
+    columns: tuple[tuple[str, ...], ...]  # those of each word as they stand in the file, without the tag
+
+
+class _Line(NamedTuple):
+    number: int  # from 1
+    columns: list[str]
+
+
+class _Block(NamedTuple):
+    """The lines of one sentence."""
+
+    document: int
+    lines: list[_Line]
+
+
+def read_conll(
+    path: Path, word_column: int = 0, tag_column: int | None = -1, *, positions: bool | None = None
+) -> list[ConllSentence]:
+    """The sentences of a file, in order.
+
+    Columns stand between tabs where the first line of a word has one, else between spaces. A line that begins with "#"
+    is a comment where a sentence may begin and it has another number of columns than the words; else it is a word.
+    Documents begin at -DOCSTART-, "#begin document" and "# newdoc".
+
+    Args:
+      word_column: the column of the words, from 0; negative numbers count from the end.
+      tag_column: the column of the tags; None: there is none. A file of one column has no tags.
+      positions: whether behind each character there are the digits of its position in the word, which are no part of
+        the text (they stay in `columns`). None: they are recognised, where all words end with digits that count on.
+
+    Raises:
+      UserError: no file, not UTF-8, no sentence in it, no such column, or a line with another number of columns.
+    """
+    lines = _read_lines(path)
+    tabs, width, first = _shape(lines, path)
+    blocks = _blocks(lines, tabs, width, first, path.name)
+    if not blocks:
+        raise UserError(f"{path} has no sentence: a CoNLL file has a word and its tag a line")
+    word_at = _column(word_column, width, "word column", path)
+    if width == 1 and tag_column == -1:
+        tag_column = None
+    tag_at = None if tag_column is None else _column(tag_column, width, "tag column", path)
+    if word_at == tag_at:
+        raise UserError(f"{path}: words and tags cannot both stand in column {word_column} of {width}")
+    words = [tuple(line.columns[word_at] for line in block.lines) for block in blocks]
+    if positions or (positions is None and _has_positions(words)):
+        words = [_without_positions(sentence, block, path) for sentence, block in zip(words, blocks, strict=True)]
+    return [
+        ConllSentence(
+            name=str(number),
+            words=own,
+            tags=None if tag_at is None else tuple(line.columns[tag_at] for line in block.lines),
+            document=block.document,
+            place=f"{path.name}, line {block.lines[0].number}",
+            columns=tuple(
+                tuple(column for place, column in enumerate(line.columns) if place != tag_at) for line in block.lines
+            ),
+        )
+        for number, (own, block) in enumerate(zip(words, blocks, strict=True))
+    ]
+
+
+def write_conll(
+    path: Path, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], *, documents: bool = False
+) -> None:
+    """Writes what conlleval reads: a word a line, its tag and the predicted one last, spaces between the columns.
+
+    The columns that a sentence was read with are written as they were; white space inside a column is written as "_".
+    conlleval knows IOB1 and IOB2 only: it joins neighbours in IOBES, so bring `tags` and `predicted` into IOB2 for it.
+
+    Args:
+      predicted: a tag for each word of each sentence.
+      documents: whether to write a line -DOCSTART- before each document; conlleval counts it as a word with the tag O.
+    """
+    with complete_or_absent(path) as file:
+        document = None
+        for sentence, tags in zip(sentences, predicted, strict=True):
+            columns: Sequence[tuple[str, ...]] = [(word,) for word in sentence.words]
+            if isinstance(sentence, ConllSentence):
+                columns = sentence.columns
+            labels = [tags] if sentence.tags is None else [sentence.tags, tags]
+            lines = [(*own, *last) for own, *last in zip(columns, *labels, strict=True)]
+            if documents and sentence.document != document and lines:
+                fillers = ["-X-"] * (len(lines[0]) - 1 - len(labels))
+                file.write(f"{' '.join([DOCUMENT, *fillers, *['O'] * len(labels)])}\n\n".encode())
+            document = sentence.document
+            text = "".join(f"{' '.join(map(_one_column, line))}\n" for line in lines)
+            file.write(f"{text}\n".encode("utf-8", "replace"))
+
+
+def _one_column(text: str) -> str:
+    return _WHITE.sub("_", text) or "_"
+
+
+# ---- lines and blocks --------------------------------------------------------------------------------------
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The lines without their ends. Only \\n ends a line: other characters that Python takes for one are words."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: name a CoNLL file, with a word and its tag a line")
+    return [line.rstrip(" \t\r") for line in read_text(path).split("\n")]
+
+
+def _shape(lines: Sequence[str], path: Path) -> tuple[bool, int, int]:
+    """Whether tabs stand between the columns, how many a word has, and the number of the line that says so."""
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith(DOCUMENT)]
+    plain = (entry for entry in numbered if not entry[1].startswith("#"))
+    number, line = next(itertools.chain(plain, numbered), (0, ""))
+    if not number:
+        raise UserError(f"{path} has no sentence: a CoNLL file has a word and its tag a line")
+    tabs = "\t" in line
+    return tabs, len(_columns(line, tabs)), number
+
+
+def _columns(line: str, tabs: bool) -> list[str]:
+    """Other white space, such as the ideographic space, may be a word."""
+    return line.split("\t") if tabs else re.split(" +", line.lstrip(" "))
+
+
+def _blocks(lines: Sequence[str], tabs: bool, width: int, first: int, name: str) -> list[_Block]:
+    blocks: list[_Block] = []
+    block: list[_Line] = []
+    document = 0
+    for number, line in enumerate([*lines, ""], 1):  # a file may lack the last empty line
+        columns = _columns(line, tabs) if line else []
+        between_documents = line.startswith(DOCUMENT if block else (DOCUMENT, *_DOCUMENT_COMMENTS))
+        comment = not block and line.startswith("#") and len(columns) != width
+        if block and (not line or between_documents):
+            blocks.append(_Block(document, block))
+            block = []
+        if between_documents and blocks and blocks[-1].document == document:
+            document += 1
+        if not line or between_documents or comment:
+            continue
+        if len(columns) != width:
+            kind = "tabs" if tabs else "spaces"
+            raise UserError(
+                f"{name}, line {number}: the columns are not those of line {first}, {len(columns)} between {kind} where"
+                f" it has {width}: give each word all columns, and put an empty line between sentences"
+            )
+        block.append(_Line(number, columns))
+    return blocks
+
+
+def _column(column: int, width: int, what: str, path: Path) -> int:
+    if not -width <= column < width:
+        raise UserError(f"{path} has {width} columns: {what} {column} is not one of 0 to {width - 1}")
+    return column % width
+
+
+# ---- characters with their position in the word -------------------------------------------------------------
+
+
+def _has_positions(sentences: Sequence[Sequence[str]]) -> bool:
+    """Whether all words are a character and digits, and nearly all of the numbers are 0 or one more than the last."""
+    counted = words = 0
+    for sentence in sentences:
+        last = -1
+        for word in sentence:
+            match = _CHARACTER_AND_POSITION.fullmatch(word)
+            if match is None:
+                return False
+            position = int(match[2])
+            counted += position in (0, last + 1)
+            words += 1
+            last = position
+    return counted >= _COUNTED * words
+
+
+def _without_positions(words: Sequence[str], block: _Block, path: Path) -> tuple[str, ...]:
+    matches = [_CHARACTER_AND_POSITION.fullmatch(word) for word in words]
+    for line, word, match in zip(block.lines, words, matches, strict=True):
+        if match is None:
+            raise UserError(f"{path.name}, line {line.number}: '{word}' is not a character with its position behind it")
+    return tuple(match[1] for match in matches if match)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions -> rows [CLS] question [SEP] context [SEP], a long context in windows, and where in the context tokens are.
+
+Windows, their overlap and which of them shows a token best are those of google-research/bert (run_squad.py). Places of
+tokens are characters of the context as it was given, so that an answer is a slice of it, whatever the tokenizer does.
+
+Shapes: T tokens of a context, C of them in one window.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from bert_jax.errors import UserError
+from bert_jax.tasks.examples import Question
+from bert_jax.tasks.questions import answer_begin
+from bert_jax.tasks.rows import Row, TOO_LONG
+from bert_jax.tokenization import Tokenizer
+
+_SPECIAL = 3  # [CLS], [SEP] and [SEP]
+
+
+@dataclass(frozen=True)
+class QuestionSettings:
+    """How questions and contexts become rows; lengths are in tokens.
+
+    Raises:
+      UserError: no room is left for a context, or a value that is none.
+    """
+
+    max_length: int = 384  # of a row
+    doc_stride: int = 128  # windows begin so far apart
+    max_query_length: int = 64  # a longer question is cut, and counted
+    too_long: str = "windows"  # a context that does not fit: "error", "truncate" (counted) or "windows"
+
+    def __post_init__(self) -> None:
+        if self.too_long not in TOO_LONG:
+            raise UserError(f"too_long is '{self.too_long}': use {', '.join(TOO_LONG)}")
+        if self.doc_stride < 1 or self.max_query_length < 1:
+            raise UserError(
+                f"doc_stride is {self.doc_stride} and max_query_length {self.max_query_length}: both must be at least 1"
+            )
+        if self.max_length <= self.max_query_length + _SPECIAL:
+            raise UserError(
+                f"max_length is {self.max_length}, of which a question takes up to max_query_length"
+                f" {self.max_query_length} and {_SPECIAL} special tokens: raise the first or lower the second"
+            )
+
+
+class Window(NamedTuple):
+    """The part of a context that a row shows."""
+
+    first: int  # place in the row of the first token of the context
+    spans: np.ndarray  # [C, 2] int32, [begin, end) of each token in characters of the context
+    best_begin: int  # the tokens [best_begin, best_end) of the C have more context here than in
+    best_end: int  # the other windows of the question
+
+
+class QuestionRows(NamedTuple):
+    """Rows of questions; rows of one question are neighbours."""
+
+    rows: list[Row]
+    windows: list[Window]  # of each row
+    counts: dict[str, int]  # for people
+    left_out: list[str]  # questions without a row, with the reason; none if the rows have no labels
+
+
+def question_rows(
+    questions: Sequence[Question], tokenizer: Tokenizer, settings: QuestionSettings, labelled: bool
+) -> QuestionRows:
+    """The rows of `questions`, in their order.
+
+    Args:
+      labelled: give each row the places of the first and the last token of the answer; (0, 0), that is [CLS], where
+        there is no answer or the window does not hold the whole of it. Of several answers, the first whose place is
+        found. A question none of whose answers is found gets no row. Without it answers are not looked at.
+
+    Raises:
+      UserError: a question without an answer that is not marked as impossible (if `labelled`), or a context that is too
+        long (if `settings.too_long` is "error").
+    """
+    made = QuestionRows([], [], Counter(), [])
+    asked = _question_tokens(questions, tokenizer, settings, made)
+    contexts: dict[str, _Context] = {}
+    progress = tqdm(questions, unit=" questions", desc="rows", disable=None, leave=False)
+    for number, question in enumerate(progress):
+        if question.context not in contexts:
+            contexts[question.context] = _encode(question.context, tokenizer)
+        context = contexts[question.context]
+        answer = _answer_tokens(question, context, made) if labelled else None
+        if answer is not None or not labelled or not question.answers:
+            head = [tokenizer.cls_id, *asked[number], tokenizer.sep_id]
+            windows = _windows(question, len(context.ids), settings.max_length - len(head) - 1, settings, made)
+            _add_rows(number, head, context, windows, answer, made)
+    if not labelled:
+        made.rows[:] = [row._replace(labels=()) for row in made.rows]
+    counts = {"questions": len(questions), "rows": len(made.rows)}
+    return made._replace(counts=counts | {what: count for what, count in made.counts.items() if count})
+
+
+# ---- tokens ------------------------------------------------------------------------------------------------
+
+
+class _Context(NamedTuple):
+    ids: list[int]  # T
+    spans: np.ndarray  # [T, 2] int32
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> _Context:
+    encoding = tokenizer.encode(text)
+    return _Context(encoding.ids, np.array(encoding.offsets, np.int32).reshape(-1, 2))
+
+
+def _question_tokens(
+    questions: Sequence[Question], tokenizer: Tokenizer, settings: QuestionSettings, made: QuestionRows
+) -> list[list[int]]:
+    flat = tokenizer.encode_flat([question.question for question in questions])
+    kept = np.minimum(flat.lengths, settings.max_query_length)
+    made.counts["questions cut to max_query_length"] = int(np.sum(kept < flat.lengths))
+    ids, begins = flat.ids.tolist(), np.cumsum(flat.lengths) - flat.lengths
+    return [ids[begin:end] for begin, end in zip(begins.tolist(), (begins + kept).tolist(), strict=True)]
+
+
+def _answer_tokens(question: Question, context: _Context, made: QuestionRows) -> tuple[int, int] | None:
+    """The first and the last token of the context that the answer has a part in."""
+    if not question.answers and not question.impossible:
+        raise UserError(f"{question.place} ('{question.name}') has no answer to learn from")
+    chosen = None
+    in_context = False
+    for answer in question.answers:
+        made.counts["answers"] += 1
+        begin = answer_begin(question.context, answer)
+        if begin is None:
+            made.counts["answers that are nowhere in their context"] += 1
+            continue
+        in_context = True
+        made.counts["answers moved to the nearest place where they are"] += begin != answer.begin
+        tokens = covering_tokens(context.spans, begin, begin + len(answer.text))
+        if tokens is None:
+            made.counts["answers that no token stands for"] += 1
+            continue
+        first, last = tokens
+        inside = context.spans[first, 0] < begin or context.spans[last, 1] > begin + len(answer.text)
+        made.counts["answers that begin or end inside a token"] += int(inside)
+        chosen = chosen or tokens
+    if chosen is None and question.answers:
+        made.counts["questions left out"] += 1
+        reason = "no token stands for its answer" if in_context else "its answer is nowhere in its context"
+        made.left_out.append(f"{question.place} ('{question.name}'): {reason}: '{question.answers[0].text}'")
+    return chosen
+
+
+def covering_tokens(spans: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
+    """The first and the last of the tokens at `spans` [T, 2] that have a character in [begin, end); None: none has."""
+    first = int(np.searchsorted(spans[:, 1], begin, side="right"))
+    last = int(np.searchsorted(spans[:, 0], end, side="left")) - 1
+    return (first, last) if first <= last else None
+
+
+# ---- windows -----------------------------------------------------------------------------------------------
+
+
+class Cut(NamedTuple):
+    """A window, in tokens of the context; the middle two as in `Window`, counted in the context."""
+
+    begin: int
+    best_begin: int
+    best_end: int
+    end: int
+
+
+@functools.lru_cache(maxsize=2**16)
+def cut_windows(tokens: int, room: int, stride: int) -> tuple[Cut, ...]:
+    """Windows of up to `room` tokens over a context of `tokens`, each `stride` after the one before it; at least one.
+
+    Where windows overlap a token belongs to the one that gives it the most context on its poorer side, to be exact the
+    highest min(left, right) + 0.01 x length of the window (run_squad.py, _check_is_max_context), and to the first of
+    equals. The tokens that belong to a window are neighbours: from left to right over the overlap of two windows, the
+    score of the first less that of the second never rises.
+    """
+    begins = [0]
+    while begins[-1] + room < tokens:
+        begins.append(begins[-1] + min(room, stride))
+    most = np.full(tokens, -1.0)  # [T]
+    best = np.zeros(tokens, np.int64)  # [T], the window that each token belongs to; increasing
+    for number, begin in enumerate(begins):
+        length = min(room, tokens - begin)
+        left = np.arange(length)
+        score = np.minimum(left, length - 1 - left) + 0.01 * length
+        shown = slice(begin, begin + length)
+        best[shown][score > most[shown]] = number
+        most[shown] = np.maximum(score, most[shown])
+    bounds = np.searchsorted(best, np.arange(len(begins) + 1)).tolist()
+    return tuple(
+        Cut(first, best_begin, best_end, min(first + room, tokens))
+        for first, best_begin, best_end in zip(begins, bounds, bounds[1:], strict=False)
+    )
+
+
+def _windows(
+    question: Question, tokens: int, room: int, settings: QuestionSettings, made: QuestionRows
+) -> tuple[Cut, ...]:
+    if tokens <= room or settings.too_long == "windows":
+        windows = cut_windows(tokens, room, settings.doc_stride)
+        made.counts["questions with several windows"] += len(windows) > 1
+        return windows
+    if settings.too_long == "error":
+        raise UserError(
+            f"{question.place} ('{question.name}') has a context of {tokens} tokens, and max_length {settings.max_length}"
+            f" leaves room for {room} beside the question: raise it, or set too_long to windows or truncate"
+        )
+    made.counts["contexts cut to max_length"] += 1
+    return (Cut(0, 0, room, room),)
+
+
+# ---- rows --------------------------------------------------------------------------------------------------
+
+
+def _add_rows(
+    number: int,
+    head: list[int],
+    context: _Context,
+    windows: tuple[Cut, ...],
+    answer: tuple[int, int] | None,
+    made: QuestionRows,
+) -> None:
+    """The rows of one question. `head`: [CLS] question [SEP]."""
+    held = False
+    for begin, best_begin, best_end, end in windows:
+        labels = (0, 0)
+        if answer is not None and begin <= answer[0] and answer[1] < end:
+            labels = (len(head) + answer[0] - begin, len(head) + answer[1] - begin)
+            held = True
+        ids = [*head, *context.ids[begin:end], head[-1]]
+        made.rows.append(Row(ids, _segments(len(head), end - begin + 1), number, labels))
+        made.windows.append(Window(len(head), context.spans[begin:end], best_begin - begin, best_end - begin))
+    made.counts["answers that no window holds"] += answer is not None and not held
+
+
+@functools.lru_cache(maxsize=2**16)
+def _segments(first: int, second: int) -> tuple[int, ...]:
+    return (0,) * first + (1,) * second

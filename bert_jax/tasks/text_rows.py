@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts, pairs and choices -> rows of tokens.
+
+All rows are laid out in one array by NumPy and a row is a view of its part: no loop over tokens, none over examples but
+to hand out the views.
+
+N texts or pairs, T tokens of all, R rows.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.tasks.examples import ChoiceExample, TextExample
+from bert_jax.tasks.rows import Row, TOO_LONG
+from bert_jax.tokenization.encoding import Tokenizer
+
+MOST_UNKNOWN = 0.2  # share of [UNK] above which the text is likely of another script than the vocabulary
+_SHORTEST = 4  # tokens of a row: [CLS], a piece and two [SEP]
+
+
+class Pieces(NamedTuple):
+    """What each row is made of: places in one array of token ids."""
+
+    example: np.ndarray  # [R], of the example that it belongs to
+    first: np.ndarray  # [R], where the tokens of its first text begin
+    first_length: np.ndarray  # [R]
+    second: np.ndarray  # [R]
+    second_length: np.ndarray  # [R], 0: there is no second text
+
+
+def text_rows(
+    examples: Sequence[TextExample] | Sequence[ChoiceExample],
+    tokenizer: Tokenizer,
+    max_length: int,
+    too_long: str = "truncate",
+    stride: int = 128,
+) -> tuple[list[Row], dict[str, int]]:
+    """The rows of the examples in their order: one for each text or pair, for each of its windows, or for each choice.
+
+    As in google-research/bert a pair loses tokens at the end of its longer text, and a second text without tokens is
+    left out.
+
+    Args:
+      max_length: tokens of a row with [CLS] and [SEP].
+      too_long: `error`, `truncate`, or `windows` of the second text or the only one: they begin `stride` tokens apart
+        (closer where a window is shorter) and the first text is repeated in each.
+
+    Returns:
+      The rows, and what was counted: examples, rows, "cut" (rows that lost tokens), "in windows" (examples of several
+      rows), "without text", "tokens" and "unknown tokens" of the texts. `unknown_note` reads the last two.
+
+    Raises:
+      UserError: a text that is too long for `error`, or a first text that leaves no room for windows of the second.
+    """
+    _check(examples, max_length, too_long, stride)
+    pairs, numbers = _pairs(examples)
+    ids, lengths = _encoded(pairs, tokenizer)
+    first_length, second_length = lengths.reshape(2, -1)  # [N] each
+    begins = np.cumsum(lengths) - lengths
+    pieces = Pieces(numbers, begins[: len(pairs)], first_length, begins[len(pairs) :], second_length)
+    counts = {"examples": len(examples), "rows": 0, "cut": 0, "in windows": 0}
+    counts["without text"] = int((first_length + second_length == 0).sum())
+    counts |= {"tokens": len(ids), "unknown tokens": int((ids == tokenizer.unk_id).sum())}
+    excess = _row_lengths(pieces) - max_length
+    if (excess > 0).any():
+        if too_long == "error":
+            _refuse(examples, pieces, excess, max_length)
+        if too_long == "truncate":
+            pieces = _shortened(pieces, np.maximum(excess, 0))
+            counts["cut"] = int((excess > 0).sum())
+        else:
+            pieces = _windows(examples, pieces, max_length, stride)
+            counts["in windows"] = int((excess > 0).sum())
+    rows = _laid_out(pieces, ids, tokenizer)
+    counts["rows"] = len(rows)
+    return rows, counts
+
+
+def unknown_note(counts: dict[str, int], name: str) -> str | None:
+    """A warning where more than a fifth of the tokens of `name` are [UNK]."""
+    unknown, tokens = counts["unknown tokens"], counts["tokens"]
+    if unknown <= MOST_UNKNOWN * tokens:
+        return None
+    return (
+        f"{name}: {unknown / tokens:.0%} of the tokens are [UNK]: the text is of another script or language than the"
+        " vocabulary; use a model that was trained on it"
+    )
+
+
+def _check(examples: Sequence[Any], max_length: int, too_long: str, stride: int) -> None:
+    if too_long not in TOO_LONG:
+        raise UserError(f"too_long={too_long} is not known: choose one of {', '.join(TOO_LONG)}")
+    if max_length < _SHORTEST:
+        raise UserError(f"max_length={max_length} leaves no room for text: set {_SHORTEST} or more")
+    if too_long == "windows":
+        if stride < 1:
+            raise UserError(f"stride={stride}: windows must begin 1 token apart or more")
+        if examples and isinstance(examples[0], ChoiceExample):
+            raise UserError(
+                "too_long=windows cannot be had with choices, which are rows already: set truncate or error"
+            )
+
+
+# ---- tokens --------------------------------------------------------------------------------------------------
+
+
+def _pairs(examples: Sequence[TextExample] | Sequence[ChoiceExample]) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """Texts of each row before windows, and the number of its example, [N]."""
+    groups = [example.pairs if isinstance(example, ChoiceExample) else (example.texts,) for example in examples]
+    numbers = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
+    return [texts for group in groups for texts in group], numbers
+
+
+def _encoded(pairs: Sequence[tuple[str, ...]], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the first texts, then of the second ones, [T], and the length of each, [2 N]."""
+    flat = tokenizer.encode_flat(
+        [texts[0] for texts in pairs] + [texts[1] if len(texts) > 1 else "" for texts in pairs]
+    )
+    return flat.ids, flat.lengths
+
+
+def _row_lengths(pieces: Pieces) -> np.ndarray:
+    """[R], with [CLS] and [SEP]."""
+    return 2 + pieces.first_length + pieces.second_length + (pieces.second_length > 0)
+
+
+# ---- too long ------------------------------------------------------------------------------------------------
+
+
+def _refuse(examples: Sequence[Any], pieces: Pieces, excess: np.ndarray, max_length: int) -> None:
+    row = int(np.argmax(excess > 0))
+    others = int((excess > 0).sum()) - 1
+    raise UserError(
+        f"{examples[pieces.example[row]].place}: {_row_lengths(pieces)[row]} tokens with [CLS] and [SEP], and"
+        f" max_length={max_length}{f' ({others} more are too long)' if others else ''}: set too_long to truncate or"
+        " windows, or a larger max_length"
+    )
+
+
+def _shortened(pieces: Pieces, excess: np.ndarray) -> Pieces:
+    """`excess` [R] tokens fewer in each row.
+
+    One at a time is taken from the longer text, from the second of equal ones (_truncate_seq_pair of
+    google-research/bert): first the difference of the lengths, then turn by turn.
+    """
+    single = pieces.second_length == 0
+    difference = pieces.first_length - pieces.second_length
+    at_once = np.minimum(excess, np.abs(difference))
+    in_turn = excess - at_once
+    from_first = np.where(difference > 0, at_once, 0) + in_turn // 2
+    from_second = np.where(difference > 0, 0, at_once) + (in_turn + 1) // 2
+    return pieces._replace(
+        first_length=pieces.first_length - np.where(single, excess, from_first),
+        second_length=pieces.second_length - np.where(single, 0, from_second),
+    )
+
+
+def _windows(examples: Sequence[Any], pieces: Pieces, max_length: int, stride: int) -> Pieces:
+    """As many rows for each as its windows: a window begins where the one before does not reach the end of the text."""
+    single = pieces.second_length == 0
+    length = np.where(single, pieces.first_length, pieces.second_length)  # of what is cut into windows
+    room = max_length - np.where(single, 2, 3 + pieces.first_length)
+    narrow = (room < max_length // 4) & (length > room)
+    if narrow.any():
+        row = int(np.argmax(narrow))
+        raise UserError(
+            f"{examples[pieces.example[row]].place}: its first text has {pieces.first_length[row]} tokens and leaves"
+            f" windows of {max(0, room[row])} for the second with max_length={max_length}: set too_long=truncate or a"
+            " larger max_length"
+        )
+    step = np.minimum(stride, np.maximum(room, 1))
+    windows = 1 + np.maximum(0, -(-(length - room) // step))
+    of = np.repeat(np.arange(len(windows)), windows)  # [R after], the row that each is a window of
+    start = _ranges(np.zeros_like(windows), windows) * step[of]
+    size = np.minimum(room[of], length[of] - start)
+    single = single[of]
+    return Pieces(
+        pieces.example[of],
+        pieces.first[of] + np.where(single, start, 0),
+        np.where(single, size, pieces.first_length[of]),
+        pieces.second[of] + np.where(single, 0, start),
+        np.where(single, 0, size),
+    )
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------
+
+
+def _laid_out(pieces: Pieces, ids: np.ndarray, tokenizer: Tokenizer) -> list[Row]:
+    """[CLS] first [SEP], or [CLS] first [SEP] second [SEP]; segments are 1 from the second text on."""
+    lengths = _row_lengths(pieces)
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    paired = pieces.second_length > 0
+    tokens = np.full(int(lengths.sum()), tokenizer.sep_id, np.int32)
+    tokens[begins] = tokenizer.cls_id
+    first_places = _ranges(begins + 1, pieces.first_length)
+    tokens[first_places] = ids[_ranges(pieces.first, pieces.first_length)]
+    seconds = ends - 1 - pieces.second_length  # where the second text begins
+    tokens[_ranges(seconds, pieces.second_length)] = ids[_ranges(pieces.second, pieces.second_length)]
+    segments = np.zeros(len(tokens), np.int32)
+    segments[_ranges(seconds, np.where(paired, pieces.second_length + 1, 0))] = 1
+    spans = zip(begins.tolist(), ends.tolist(), pieces.example.tolist(), strict=True)
+    return [Row(tokens[begin:end], segments[begin:end], number) for begin, end, number in spans]  # type: ignore[arg-type]
+
+
+def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """All of begin, begin + 1, ... of each length, one after the other."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(begins - (ends - lengths), lengths) + np.arange(total)

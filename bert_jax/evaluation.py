@@ -82,14 +82,21 @@ class ScorePass:
 
     def scores(self, params: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, float]]]:
         """Each batch with its sums, read when the next one is under way, so that the device never waits for the host."""
-        waiting: tuple[Batch, tuple[Scores, Scores]] | None = None
-        for batch in batches:
-            begun = batch, self.step(params, put_on_mesh(self.mesh, batch))
-            if waiting is not None:
-                yield waiting[0], read_sums(*waiting[1])
-            waiting = begun
+        begun = ((batch, self.step(params, put_on_mesh(self.mesh, batch))) for batch in batches)
+        for batch, (mlm, nsp) in read_behind(begun):
+            yield batch, read_sums(mlm, nsp)
+
+
+def read_behind[Begun](begun: Iterable[tuple[Begun, Any]]) -> Iterator[tuple[Begun, Any]]:
+    """Pairs of anything and arrays on the device -> the same with the arrays read, one pair later, when the next one is
+    under way."""
+    waiting: tuple[Begun, Any] | None = None
+    for pair in begun:
         if waiting is not None:
-            yield waiting[0], read_sums(*waiting[1])
+            yield waiting[0], jax.device_get(waiting[1])
+        waiting = pair
+    if waiting is not None:
+        yield waiting[0], jax.device_get(waiting[1])
 
 
 def read_sums(mlm: Scores, nsp: Scores) -> dict[str, float]:

@@ -138,6 +138,24 @@ def test_scores_do_not_depend_on_packing_or_schedule(run, prepared, tmp_path, sc
     assert json.loads((other / "evaluation.json").read_text()) == scores
 
 
+def test_a_text_is_scored_as_the_data_that_is_made_of_it(run, prepared, tmp_path, capsys):
+    """`--text` is `prepare` and `--data` in one; and this text, which was trained on, is no held-out one."""
+    data, output = tmp_path / "data", tmp_path / "scores.json"
+    options = ("--sequence-length", 32, "--held-out", 0, "--workers", 1)
+    run_stage("prepare", "--input", prepared.text, "--vocab", run, "--output", data, *options)
+    capsys.readouterr()
+    run_stage("evaluate", run, "--data", data, "--split", "train", "--json")
+    expected = json.loads(capsys.readouterr().out)
+    run_stage("evaluate", run, "--text", prepared.text, "--pseudo-perplexity", 5, "--output", output)
+    scores = json.loads(output.read_text())
+    for name in ("step", "objective", "masked_tokens", "pairs", "is_next_share", "mask_histogram", "picked_share"):
+        assert scores[name] == expected[name], name
+    for name in ("mlm_loss", "mlm_accuracy", "mlm_perplexity", "nsp_loss", "nsp_accuracy"):
+        assert scores[name] == pytest.approx(expected[name], rel=1e-5), name
+    assert "text.txt is a file that the run was trained on" in capsys.readouterr().err
+    assert not (run / "evaluation-text.json").exists()
+
+
 def test_unigram_figures_by_hand():
     class Words:
         vocabulary = ("a", "b", "c", "d")

@@ -12,7 +12,8 @@ PACKAGE = ROOT / "bert_jax"
 # The layer of a module, by the longest prefix of its name below bert_jax.
 LAYERS = {
     "": 0,  # bert_jax/__init__.py: a version, and doors to what is above, opened when they are called
-    **dict.fromkeys(["config", "model_description", "settings", "batch", "sharding", "errors", "files", "cores"], 0),
+    **dict.fromkeys(["config", "finetune_config", "model_description", "settings", "batch", "sharding"], 0),
+    **dict.fromkeys(["errors", "files", "cores"], 0),
     **dict.fromkeys(
         [
             "attention",
@@ -30,8 +31,8 @@ LAYERS = {
         ],
         1,
     ),
-    **dict.fromkeys(["tokenization", "data", "run_directory", "tensorboard", "first_batches"], 1),
-    **dict.fromkeys(["encoder", "heads"], 2),
+    **dict.fromkeys(["tokenization", "data", "run_directory", "tensorboard", "first_batches", "scoring", "tasks"], 1),
+    **dict.fromkeys(["encoder", "task_heads", "heads"], 2),
     **dict.fromkeys(["train_state", "train_step"], 3),
     **dict.fromkeys(
         [
@@ -48,6 +49,8 @@ LAYERS = {
             "conversion",
             "pretrained",
             "embedding",
+            "finetuning",
+            "intrinsic",
         ],
         4,
     ),
@@ -100,7 +103,7 @@ def test_imports_never_point_up(module):
 
 
 def test_layer_zero_imports_nothing_but_layer_zero():
-    for module in ("config", "settings", "batch", "sharding", "errors", "files"):
+    for module in ("config", "finetune_config", "settings", "batch", "sharding", "errors", "files"):
         assert {layer_of(imported) for imported in own_imports(MODULES[module])} <= {0}
 
 
@@ -120,6 +123,16 @@ def test_data_never_imports_the_model_or_jax():
             assert own_imports(path) <= {
                 name for name in MODULES if layer_of(name) == 0 or name.startswith(("data", "tokenization"))
             }, module
+
+
+def test_tasks_and_scorers_are_of_use_without_jax():
+    for module, path in MODULES.items():
+        if module.startswith(("tasks", "scoring")):
+            assert not {name.split(".")[0] for name in imports_of(path)} & {"jax", "flax", "optax"}, module
+    for module in (name for name in MODULES if name.startswith("scoring")):
+        assert {name.split(".")[0] for name in own_imports(MODULES[module])} <= {"scoring", "errors", "files", ""}, (
+            module
+        )
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IMPORTER))

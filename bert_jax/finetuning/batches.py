@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a task -> batches of few shapes: like lengths together, each epoch every example once.
+
+What stands in a step's batch is a pure function of (seed, step), so going on after a stop needs no iterator's state.
+
+Shapes: R rows of a split, T their tokens, N examples drawn together (the batch size), B rows of a batch, S tokens in a row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from bert_jax.batch import Batch
+from bert_jax.data.order import BATCHES, EXAMPLES, permute, stream_keys
+from bert_jax.data.ranges import counts_of, ranges
+from bert_jax.tasks.rows import IGNORE, Row
+
+POOL = 64  # batches among which examples of like length are put together
+WIDTH_STEP = 8  # widths are multiples of it
+NOBODY = -1  # number of an example that fills up a batch
+
+
+class RowTable:
+    """Rows in flat arrays."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self.lengths = np.array([len(row.ids) for row in rows], np.int64)  # [R]
+        self.begins = np.cumsum(self.lengths) - self.lengths
+        self.ids = _flat([row.ids for row in rows], np.int32)  # [T]
+        self.segments = _flat([row.segments for row in rows], np.int32)
+        self.examples = np.array([row.example for row in rows], np.int64)  # [R]
+        self.labels = [row.labels for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def fields(self, rows: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """The fields of `bert_jax.batch` that the encoder reads, [B, S]; a row NOBODY is padding."""
+        real = np.flatnonzero(rows != NOBODY)
+        chosen = rows[real]
+        lengths = self.lengths[chosen]
+        source = ranges(self.begins[chosen], lengths)
+        places = ranges(real * width, lengths)
+        shape = (len(rows), width)
+        fields = {name: np.zeros(shape, np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
+        fields["input_ids"].reshape(-1)[places] = self.ids[source]
+        fields["segment_ids"].reshape(-1)[places] = self.segments[source]
+        fields["sequence_ids"].reshape(-1)[places] = 1
+        fields["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (len(rows), 1))
+        fields["cls_positions"] = np.zeros((len(rows), 1), np.int32)
+        return fields
+
+    def token_labels(self, rows: np.ndarray, width: int) -> np.ndarray:
+        """[B, S] int32 of tagging; IGNORE where there is none."""
+        labels = np.full((len(rows), width), IGNORE, np.int32)
+        for place, row in enumerate(rows):
+            if row != NOBODY:
+                labels[place, : self.lengths[row]] = self.labels[row]
+        return labels
+
+    def spans(self, rows: np.ndarray) -> np.ndarray:
+        """[B, 2] int32: first and last token of the answer; (0, 0) without one in the row."""
+        spans = np.zeros((len(rows), 2), np.int32)
+        for place, row in enumerate(rows):
+            if row != NOBODY:
+                spans[place] = self.labels[row]
+        return spans
+
+
+def _flat(parts: Sequence[Sequence[int]], dtype: type) -> np.ndarray:
+    return np.concatenate([np.asarray(part, dtype) for part in parts]) if parts else np.zeros(0, dtype)
+
+
+class Shape(NamedTuple):
+    """What a step is compiled for."""
+
+    examples: int  # N
+    rows: int  # B
+    width: int  # S
+
+
+class Draw(NamedTuple):
+    """What a batch holds."""
+
+    examples: np.ndarray  # [N] numbers of units; NOBODY fills up
+    rows: np.ndarray  # [B] rows of the table; NOBODY fills up
+    row_examples: np.ndarray  # [B] place among `examples`; N where there is no row
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is drawn together: a row by itself, or all rows of an example (choices, windows).
+
+    Attributes:
+      table: the rows.
+      firsts: [U] the first row of each unit, and `counts`: [U] how many it has.
+    """
+
+    table: RowTable
+    firsts: np.ndarray
+    counts: np.ndarray
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[U] tokens of the longest row of each."""
+        return np.maximum.reduceat(self.table.lengths, self.firsts) if len(self.firsts) else np.zeros(0, np.int64)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether a unit may have another number of rows than the next."""
+        return len(self.counts) > 0 and bool((self.counts != self.counts[0]).any())
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+
+def units_of_rows(table: RowTable) -> Units:
+    """Each row is drawn by itself."""
+    return Units(table, np.arange(len(table)), np.ones(len(table), np.int64))
+
+
+def units_of_examples(table: RowTable) -> Units:
+    """The rows of an example, which are neighbours, are drawn together; an example without a row does not occur."""
+    if not len(table):
+        return units_of_rows(table)
+    firsts = np.flatnonzero(np.diff(table.examples, prepend=-1))
+    return Units(table, firsts, counts_of(np.append(firsts[1:], len(table))))
+
+
+# ---- widths --------------------------------------------------------------------------------------------------------
+
+
+def choose_widths(lengths: np.ndarray, count: int, longest: int) -> list[int]:
+    """At most `count` row widths, ascending, for which padding is least when each row takes the narrowest that holds it.
+
+    Args:
+      lengths: [U] tokens, at most `longest`.
+      count: widths.
+      longest: tokens that the model takes.
+    """
+    if not len(lengths):
+        return [min(WIDTH_STEP, longest)]
+    rounded = np.minimum(-(-lengths // WIDTH_STEP) * WIDTH_STEP, longest)
+    widths, rows = np.unique(rounded, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(rows)])
+    # least[j]: tokens of all rows up to widths[j - 1], if that is one of the widths; one more width in each round.
+    least = np.where(np.arange(len(widths) + 1) == 0, 0.0, np.inf)
+    before: list[np.ndarray] = []
+    for _ in range(min(count, len(widths))):
+        cost = least[None, :] + np.append(0, widths)[:, None] * (below[:, None] - below[None, :])  # [to, from]
+        cost = np.where(np.arange(len(widths) + 1)[:, None] > np.arange(len(widths) + 1)[None, :], cost, np.inf)
+        cost[0, 0] = 0
+        before.append(cost.argmin(1))
+        least = cost.min(1)
+    chosen, at = [], len(widths)
+    for step in reversed(before):
+        if at == 0:
+            break
+        chosen.append(int(widths[at - 1]))
+        at = int(step[at])
+    return sorted(chosen)
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which examples each step trains on.
+
+    Attributes:
+      units: what is drawn.
+      batch_size: N.
+      widths: ascending; the last holds every row.
+      seed: of the run.
+      row_multiple: rows of a batch are a multiple of it (the mesh's).
+    """
+
+    units: Units
+    batch_size: int
+    widths: Sequence[int]
+    seed: int
+    row_multiple: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last one of an epoch may be filled up."""
+        return -(-len(self.units) // self.batch_size)
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step, from 0."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        return draw_rows(self.units, self._order(epoch)[number], self.widths, self.row_multiple)
+
+    @cached_property
+    def _orders(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """[steps, N] of an epoch: shuffled, put together by length in pools, the batches shuffled again."""
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._make_order(epoch)
+        return self._orders[epoch]
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        count, size = len(self.units), self.batch_size
+        order = permute(np.arange(count), count, stream_keys(self.seed, EXAMPLES, np.array([epoch])))
+        pools = np.arange(count) // (POOL * size)
+        order = order[np.lexsort((self.units.lengths[order], pools))]
+        batches = np.full((self.steps_per_epoch, size), NOBODY, np.int64)
+        batches.reshape(-1)[:count] = order
+        steps = len(batches)
+        return batches[permute(np.arange(steps), steps, stream_keys(self.seed, BATCHES, np.array([epoch])))]
+
+
+def draw_rows(units: Units, examples: np.ndarray, widths: Sequence[int], row_multiple: int) -> Draw:
+    """The rows of some examples, at the narrowest width that holds them.
+
+    Units of different counts of rows share few shapes: N rows, one and a half times as many, twice, three times, four ...
+    """
+    real = np.flatnonzero(examples != NOBODY)
+    counts = units.counts[examples[real]]
+    rows = ranges(units.firsts[examples[real]], counts)
+    per_unit = int(units.counts[0]) if not units.is_grouped else 1
+    size = _capacity(len(examples) * per_unit, len(rows), row_multiple)
+    all_rows = np.full(size, NOBODY, np.int64)
+    row_examples = np.full(size, len(examples), np.int32)
+    # The choices of an example keep their place, also behind examples that are not there.
+    places = ranges(real * per_unit, counts) if per_unit > 1 else np.arange(len(rows))
+    all_rows[places] = rows
+    row_examples[places] = np.repeat(real, counts)
+    longest = int(units.table.lengths[rows].max(initial=1))
+    width = next(width for width in widths if width >= longest)
+    return Draw(examples, all_rows, row_examples, Shape(len(examples), size, width))
+
+
+def _capacity(least: int, rows: int, multiple: int) -> int:
+    size, half = least, False
+    while size < rows:
+        size = size * 3 // 2 if not half else size * 4 // 3
+        half = not half
+    return -(-size // multiple) * multiple
+
+
+# ---- a pass over everything ----------------------------------------------------------------------------------------
+
+TOKENS_AT_ONCE = 16_384  # of a batch of a pass, padding included
+
+
+def passes(units: Units, widths: Sequence[int], row_multiple: int = 1) -> Iterator[Draw]:
+    """Every unit once, like lengths together, the longest first; batches hold as many as TOKENS_AT_ONCE gives."""
+    order = np.argsort(-units.lengths, kind="stable")
+    per_unit = int(units.counts.max(initial=1))
+    at = 0
+    while at < len(order):
+        width = next(width for width in widths if width >= units.lengths[order[at]])
+        size = max(1, TOKENS_AT_ONCE // (width * per_unit))
+        size = -(-size // row_multiple) * row_multiple
+        examples = np.full(size, NOBODY, np.int64)
+        chosen = order[at : at + size]
+        examples[: len(chosen)] = chosen
+        yield draw_rows(units, examples, [width], row_multiple)
+        at += size
+
+
+def encoder_fields(units: Units, draw: Draw) -> Batch:
+    """The fields of a batch without its labels."""
+    fields = units.table.fields(draw.rows, draw.shape.width)
+    fields["example_weights"] = (draw.examples != NOBODY).astype(np.float32)
+    if units.is_grouped:
+        fields["row_examples"] = draw.row_examples
+    return fields

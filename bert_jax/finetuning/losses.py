@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of fine-tuned heads, as sums over the examples that count.
+
+BERT (1810.04805), section 4; google-research/bert, run_classifier.py and run_squad.py.
+
+Shapes: B rows, S tokens, N examples, C classes or choices.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.losses import cross_entropy, Scores
+from bert_jax.tasks.rows import IGNORE
+
+Arrays = dict[str, jax.Array]
+
+
+def task_scores(kind: str, logits: jax.Array, batch: Arrays) -> Scores:
+    """Sums of the loss and of right predictions over a batch.
+
+    Args:
+      kind: one of `model_description.TASKS`.
+      logits: of `BertModel.task_logits`, float32.
+      batch: the encoder's fields, `example_weights` [N], and
+        classification, choice: `labels` [N] int32; regression: `targets` [N] float32; tagging: `labels` [B, S] int32;
+        span: `spans` [B, 2] int32, and `row_examples` [B] where a question's windows share one softmax.
+    """
+    if kind == "span":
+        return span_scores(logits, batch)
+    if kind == "tagging":
+        weights = (batch["labels"] != IGNORE).astype(jnp.float32)
+        return cross_entropy(logits, jnp.maximum(batch["labels"], 0), weights)
+    weights = batch["example_weights"]
+    if kind == "regression":
+        squares = jnp.square(logits[:, 0, 0] - batch["targets"])
+        return Scores((squares * weights).sum(), jnp.zeros(()), weights.sum())
+    # The choices of an example are neighbouring rows.
+    scores = logits.reshape(len(weights), -1)
+    return cross_entropy(scores, batch["labels"], weights)
+
+
+def span_scores(logits: jax.Array, batch: Arrays) -> Scores:
+    """The mean of the two cross-entropies, of the first and of the last token; padding is not among the choices.
+
+    Without `row_examples` each window is an example. With them the softmax goes over all windows of a question, and what is
+    right is every token that is in one of them (1710.10723, section 3.2, "shared norm").
+    """
+    logits = jnp.where(batch["sequence_ids"][:, :, None] > 0, logits, -jnp.inf)
+    if "row_examples" in batch:
+        both = [_shared_norm(logits[:, :, end], batch["spans"][:, end], batch) for end in (0, 1)]
+    else:
+        # A row that fills up has no token: its scores are finite, and do not count.
+        logits = jnp.where(batch["sequence_ids"][:, :1, None] > 0, logits, 0)
+        weights = batch["example_weights"]
+        both = [cross_entropy(logits[:, :, end], batch["spans"][:, end], weights) for end in (0, 1)]
+    return Scores((both[0].loss + both[1].loss) / 2, (both[0].correct + both[1].correct) / 2, both[0].weight)
+
+
+def _shared_norm(logits: jax.Array, gold: jax.Array, batch: Arrays) -> Scores:
+    """[B, S], [B] -> sums over questions."""
+    examples, weights = batch["row_examples"], batch["example_weights"]
+    count = len(weights)
+    answered = batch["spans"].any(-1)
+    has_answer = jax.ops.segment_max(answered.astype(jnp.int32), examples, count) > 0
+    # Of a question with an answer the windows that hold it; of another [CLS] of every window.
+    is_gold = answered | ~has_answer[jnp.minimum(examples, count - 1)]
+    right = jnp.where(is_gold, jnp.take_along_axis(logits, gold[:, None], axis=1)[:, 0], -jnp.inf)
+    # A shift by a constant changes neither; it keeps the exponentials in range.
+    highest = jax.lax.stop_gradient(jax.ops.segment_max(logits.max(-1), examples, count))
+    highest = jnp.where(jnp.isfinite(highest), highest, 0)
+    shift = highest[jnp.minimum(examples, count - 1)]
+    tiny = jnp.finfo(jnp.float32).tiny
+
+    def log_sum(values: jax.Array) -> jax.Array:
+        return jnp.log(jnp.maximum(jax.ops.segment_sum(values, examples, count), tiny))
+
+    loss = log_sum(jnp.exp(logits - shift[:, None]).sum(-1)) - log_sum(jnp.exp(right - shift))
+    correct = jax.ops.segment_max(right, examples, count) >= highest
+    return Scores((loss * weights).sum(), (correct * weights).sum(), weights.sum())

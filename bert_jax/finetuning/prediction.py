@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fine-tuned model over all rows of a split: few shapes, the next batch made while the device works.
+
+Shapes: B rows, S tokens, C classes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from bert_jax.batch import Batch
+from bert_jax.data.feed import plain_feed
+from bert_jax.finetuning.batches import choose_widths, Draw, encoder_fields, NOBODY, passes, Units
+from bert_jax.finetuning.splits import Outputs
+from bert_jax.finetuning.steps import compile_prediction, Finetuning
+from bert_jax.sharding import put_on_mesh, row_shards
+
+
+class Predictor:
+    """A model's outputs, compiled once for each shape; parameters are given with each pass."""
+
+    def __init__(self, training: Finetuning):
+        self.training = training
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def outputs(self, params: Any, units: Units, title: str = "predict") -> Outputs:
+        """Task logits of all units, in their order: [C] each of examples, [S, C] of rows without their padding.
+
+        Args:
+          params: on the mesh, as the training's state has them.
+          units: of a split.
+          title: of the progress bar.
+        """
+        results: list[Any] = [None] * len(units)
+        if not len(units):
+            return results
+        widths = choose_widths(units.lengths, self.training.config.settings.buckets, self._longest(units))
+        with tqdm(total=len(units), unit="example", desc=title, disable=None, leave=False) as bar:
+            waiting: tuple[Draw, jax.Array] | None = None
+            for draw, fields in self._batches(units, widths):
+                with jax.transfer_guard("allow"):
+                    logits = self._program(fields)(params, put_on_mesh(self.training.mesh, fields))
+                if waiting is not None:
+                    bar.update(_collect(*waiting, units, results))
+                waiting = draw, logits
+            assert waiting is not None
+            bar.update(_collect(*waiting, units, results))
+        return results
+
+    def _longest(self, units: Units) -> int:
+        return max(self.training.description.model.max_position_embeddings, int(units.lengths.max(initial=1)))
+
+    def _batches(self, units: Units, widths: list[int]) -> Iterator[tuple[Draw, Batch]]:
+        """Made by a thread ahead of their use."""
+        draws = list(passes(units, widths, row_shards(self.training.mesh)))
+        made = plain_feed(lambda number: encoder_fields(units, draws[number]), 0, len(draws))
+        return zip(draws, made, strict=True)
+
+    def _program(self, fields: Batch) -> Callable[..., Any]:
+        shape = tuple((name, field.shape) for name, field in sorted(fields.items()))
+        if shape not in self._programs:
+            self._programs[shape] = compile_prediction(self.training, fields)
+        return self._programs[shape]
+
+
+def _collect(draw: Draw, logits: jax.Array, units: Units, results: list[Any]) -> int:
+    """Put the logits of a batch where they belong; how many units that were."""
+    values = np.asarray(jax.device_get(logits))
+    real = np.flatnonzero(draw.examples != NOBODY)
+    if values.shape[1] > 1:  # of tokens: a unit is a row
+        for place in real:
+            row = draw.rows[place]
+            results[draw.examples[place]] = values[place, : units.table.lengths[row]]
+        return len(real)
+    by_example = values[:, 0].reshape(len(draw.examples), -1)  # [N, C]; the choices of an example are neighbours
+    for place in real:
+        results[draw.examples[place]] = by_example[place]
+    return len(real)

@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One fine-tuned run, put together: checkpoint + task + data -> directory with scores."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from bert_jax.attention import AttentionCase, resolve_implementation
+from bert_jax.attention.check import check_at_start
+from bert_jax.batch import Batch
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.compilation_cache import use_compilation_cache
+from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
+from bert_jax.conversion.run_files import flat, nested
+from bert_jax.data.feed import plain_feed
+from bert_jax.errors import Interrupted, UserError
+from bert_jax.files import write_json
+from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning.batches import choose_widths, encoder_fields, Schedule
+from bert_jax.finetuning.degenerate import Degenerate, find_degenerate
+from bert_jax.finetuning.prediction import Predictor
+from bert_jax.finetuning.run_files import (
+    Finetuned,
+    OwnTask,
+    PREDICTIONS,
+    start_or_resume,
+    task_record,
+    write_records,
+)
+from bert_jax.finetuning.splits import load_split, Outcome, read_sentences, resolved, Source, Split
+from bert_jax.finetuning.steps import compile_train_step, Finetuning
+from bert_jax.metrics import check_finite
+from bert_jax.model_description import ModelDescription, TaskHead
+from bert_jax.run_directory import append_metrics, forget_metrics_after
+from bert_jax.session import say
+from bert_jax.settings import to_dict
+from bert_jax.sharding import check_batch, check_heads, make_mesh, put_on_mesh, row_shards
+from bert_jax.tasks.columns import with_labels
+from bert_jax.tasks.schemes import detect_scheme, labels_of, scheme_named
+from bert_jax.tasks.table import find_task, Task
+from bert_jax.tasks.task_files import find_file
+from bert_jax.tensorboard import Board
+from bert_jax.tokenization import Tokenizer
+from bert_jax.train_loop import Hooks, listen_for_stop, Phase, StopRequest, train
+from bert_jax.train_loop import Schedule as Due
+from bert_jax.train_state import resolve_compute_dtype, Training, TrainState
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be fine-tuned."""
+
+    task: str | OwnTask  # a name of the table, or one's own
+    data: str  # folder, file or tfds:...
+    model: Path
+    config: FinetuneConfig
+    from_scratch: bool = False  # the model's shape and vocabulary, and weights drawn anew
+    asked: Asked = Asked()  # noqa: RUF009  # frozen
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run."""
+
+    path: Path
+    metric: str
+    split: str
+    value: float | None
+    scores: dict[str, dict[str, float | None]]
+    degenerate: Degenerate | None
+
+
+def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
+    """Fine-tune to the end, from the newest checkpoint of `output` if there is one; score, predict, judge.
+
+    Args:
+      wanted: task, data, model and settings.
+      output: the run's directory.
+      resume_command: printed when the run is interrupted.
+
+    Raises:
+      UserError: bad input, named.
+      Interrupted: asked to stop; the state is saved.
+    """
+    use_compilation_cache()
+    if jax.process_count() > 1:
+        raise UserError("fine-tuning runs in one process, on all of its devices: start it on one host")
+    prepared = Prepared(wanted)
+    run = start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
+    with listen_for_stop() as stop, Checkpoints(run.run.checkpoints, keep=1) as checkpoints:
+        session = Session(prepared, run, checkpoints)
+        session.train(stop)
+    if stop.signal_number is not None and session.done < prepared.total_steps:
+        raise Interrupted(
+            f"saved at step {session.done:,} of {prepared.total_steps:,}; go on with: {resume_command}",
+            stop.signal_number,
+        )
+    return session.finish()
+
+
+# ---- before the first step -----------------------------------------------------------------------------------------
+
+
+class Prepared:
+    """Everything that is known before a step: checkpoint, task with labels, rows, shapes. Refuses what it can."""
+
+    def __init__(self, wanted: Wanted):
+        self.wanted = wanted
+        self.checkpoint = _open_encoder(wanted)
+        tokenizer = self.checkpoint.tokenizer
+        assert tokenizer is not None
+        self.tokenizer: Tokenizer = tokenizer
+        model = self.checkpoint.description.model
+        task = find_task(wanted.task) if isinstance(wanted.task, str) else wanted.task.task()
+        if task.trains_with is not None:
+            raise UserError(
+                f"--task {task.name} has no training data: fine-tune --task {task.trains_with}, then bert-jax predict"
+                f" --task {task.name}"
+            )
+        config = resolved(wanted.config, task, model.max_position_embeddings)
+        self.task, self.config, self.head = _with_head(task, config, wanted.data)
+        # Only what is trained is kept: other heads would be saved as they were, and mean nothing.
+        self.description = ModelDescription(model, pooler=self.head.needs_pooler, mlm=False, nsp=False, task=self.head)
+        self.mesh = make_mesh(self.config.mesh)
+        check_heads(model.num_attention_heads, self.mesh)
+        assert self.config.batch_size is not None
+        check_batch(self.config.batch_size, 1, self.mesh, "batch_size")
+        self.train_split = self.split("train", training=True)
+        if not len(self.train_split.units):
+            raise UserError(f"{wanted.data}: no training example is left: {'; '.join(self.train_split.notes)}")
+
+    def split(self, name: str, training: bool = False) -> Split:
+        """A split of the data."""
+        source = Source(self.task, self.wanted.data, self.tokenizer, self.config, self.head)
+        return load_split(source, name, training)
+
+    @cached_property
+    def dev_splits(self) -> list[Split]:
+        """Those with labels to score on; the first is the main one."""
+        names = [name for name in self.task.files if name.startswith("dev") and self._is_there(name)]
+        return [self.split(name) for name in names]
+
+    def _is_there(self, name: str) -> bool:
+        if str(self.wanted.data).startswith("tfds:"):
+            return True
+        try:
+            find_file(self.task, name, Path(self.wanted.data))
+        except UserError:
+            return False
+        return Path(self.wanted.data).is_dir()
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Which examples each step trains on."""
+        units = self.train_split.units
+        assert self.config.batch_size is not None and self.config.max_length is not None
+        widths = choose_widths(units.lengths, self.config.buckets, self.config.max_length)
+        return Schedule(units, self.config.batch_size, widths, self.config.seed, row_shards(self.mesh))
+
+    @property
+    def total_steps(self) -> int:
+        """As run_classifier.py: int(examples / batch size * epochs), here by the steps of an epoch."""
+        assert self.config.epochs is not None
+        return max(1, int(self.schedule.steps_per_epoch * self.config.epochs))
+
+    @cached_property
+    def training(self) -> Finetuning:
+        """Graph, optimizer, shardings."""
+        dtype = resolve_compute_dtype(self.config.compute_dtype, self.mesh.devices.flat[0].platform)
+        config = ResolvedConfig(self.config, self.description.model, self.total_steps, dtype)
+        return Training(config, self.mesh, self.description)
+
+    def attention_case(self) -> AttentionCase:
+        """What the run asks of attention on one device."""
+        device, model = self.mesh.devices.flat[0], self.description.model
+        return AttentionCase(
+            platform=device.platform,
+            device_kind=device.device_kind,
+            sequence_lengths=tuple(self.schedule.widths),
+            heads=model.num_attention_heads // self.mesh.shape["tensor"],
+            head_size=model.head_size,
+            dtype=self.training.compute.dtype,
+            dropout_rate=model.attention_probs_dropout_prob,
+        )
+
+    def initial_state(self) -> TrainState:
+        """The checkpoint's encoder with a new head; parameters that the checkpoint lacks are drawn."""
+        state = self.training.initial_state()
+        if self.wanted.from_scratch:
+            return state
+        theirs = flat(self.checkpoint.parameters())
+        ours = flat(state.params)
+        taken = [name for name in ours if name.startswith("encoder/") and name in theirs]
+        for name in taken:
+            ours[name] = jax.device_put(np.asarray(theirs[name]), ours[name].sharding)
+        fresh = sorted(
+            {name.split("/")[0] if name[:8] != "encoder/" else "pooler" for name in ours.keys() - set(taken)}
+        )
+        say(f"weights of {self.wanted.model}; drawn anew: {', '.join(fresh)}")
+        return state._replace(params=nested(ours))
+
+    def record(self) -> dict[str, Any]:
+        """finetune.json."""
+        splits = [self.train_split, *self.dev_splits]
+        return {
+            "task": task_record(self.wanted.task if isinstance(self.wanted.task, OwnTask) else self.task.name),
+            "title": self.task.title,
+            "kind": self.task.kind,
+            "metrics": list(self.task.metrics),
+            "labels": list(self.head.labels),
+            "settings": to_dict(self.config),
+            "source": {
+                "path": str(self.wanted.model),
+                "format": self.checkpoint.format,
+                "summary": self.checkpoint.description.summary(),
+                "from_scratch": self.wanted.from_scratch,
+            },
+            "data": str(self.wanted.data),
+            "examples": {
+                split.name: split.counts.get("examples", split.counts.get("questions", 0)) for split in splits
+            },
+            "counts": {split.name: split.counts for split in splits},
+            "total_steps": self.total_steps,
+            "found": {},
+        }
+
+
+def _open_encoder(wanted: Wanted) -> Checkpoint:
+    checkpoint = open_checkpoint(wanted.model, wanted.asked)
+    if checkpoint.tokenizer is None:
+        raise UserError(f"{wanted.model} has no vocabulary: put its vocab.txt beside it, or give --vocab")
+    return checkpoint
+
+
+def _with_head(task: Task, config: FinetuneConfig, data: str) -> tuple[Task, FinetuneConfig, TaskHead]:
+    """The task with its labels, the settings with the scheme of its tags, and the head that they ask for."""
+    labels: tuple[str, ...] = ()
+    if task.kind == "tagging":
+        sentences, _ = read_sentences(task, data, "train")
+        own = detect_scheme(sentences)
+        scheme = scheme_named(config.tag_scheme) if config.tag_scheme else own
+        if own is None and config.tag_scheme:
+            raise UserError(f"tag_scheme={config.tag_scheme}: the tags of {data} are of no scheme: leave it out")
+        config = replace(config, tag_scheme=scheme)
+        labels = tuple(labels_of(sentences, scheme))
+    elif task.kind == "classification":
+        task = with_labels(task, data)
+        labels = task.labels or ()
+    outputs = {"regression": 1, "choice": 1, "span": 2}.get(task.kind, len(labels))
+    head = TaskHead(task.kind, outputs, labels, config.chosen_layers, config.combine, config.lstm, config.fusion)
+    return task, config, head
+
+
+# ---- the steps -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Interval:
+    """Sums since the last line of metrics.jsonl."""
+
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+    def add(self, sums: Mapping[str, float], seconds: float) -> None:
+        """Take in a step."""
+        self.seconds += seconds
+        self.last = dict(sums)
+        for name in ("loss", "correct", "weight", "tokens", "places"):
+            self.sums[name] = self.sums.get(name, 0.0) + sums[name]
+
+    def line(self, step: int, epoch: float, kind: str, examples: int) -> dict[str, Any]:
+        """For metrics.jsonl; `examples` of the steps since the last line."""
+        weight = max(self.sums["weight"], 1e-9)
+        line = {"kind": "train", "step": step, "epoch": round(epoch, 4), "loss": self.sums["loss"] / weight}
+        if kind != "regression":
+            line["accuracy"] = self.sums["correct"] / weight
+        line |= {name: self.last[name] for name in ("learning_rate", "grad_norm")}
+        line["examples_per_second"] = examples / max(self.seconds, 1e-9)
+        line["valid_token_share"] = self.sums["tokens"] / max(self.sums["places"], 1.0)
+        return line
+
+
+class Session:
+    """The steps of a run, and what happens between them."""
+
+    def __init__(self, prepared: Prepared, run: Finetuned, checkpoints: Checkpoints):
+        self.prepared, self.run, self.checkpoints = prepared, run, checkpoints
+        self.predictor = Predictor(prepared.training)
+        self.steps: dict[Any, Callable[..., Any]] = {}
+        self.interval, self.interval_begin = Interval(), 0
+        self.compiling = 0.0  # seconds within the current step
+        self.outcomes: dict[str, Outcome] = {}
+        self.done = 0
+        self.seconds = 0.0  # of steps, without compiling and scoring
+        self.state: TrainState | None = None
+        self.last_loss: float | None = None
+        self.examples_seen = 0
+
+    def train(self, stop: StopRequest) -> None:
+        """From the newest checkpoint, or from the beginning, to the end or until a stop is asked for."""
+        prepared = self.prepared
+        self._say_choices()
+        self.state, self.done = self._restore_or_begin()
+        forget_metrics_after(self.run.run, self.done)
+        total = prepared.total_steps
+        if self.done >= total:
+            say(f"{self.run.path} has finished its {total:,} steps")
+            return
+        every = max(1, -(-prepared.schedule.steps_per_epoch // prepared.config.evals_per_epoch))
+        phase = Phase(0, 0, total, lambda: self._step, self._feed)
+        hooks = Hooks(self._measured, self._evaluate, self._save, partial(put_on_mesh, prepared.mesh))
+        self.interval_begin = self.done
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        self.bar = tqdm(total=total, initial=self.done, unit="step", dynamic_ncols=True, mininterval=interval)
+        self.board = Board(self.run.run.tensorboard, self.done)
+        try:
+            self.done = train(self.state, self.done, [phase], Due(total, every, every), hooks, stop)
+        finally:
+            self.bar.close()
+            self.board.close()
+
+    def _say_choices(self) -> None:
+        prepared, config = self.prepared, self.prepared.config
+        for split in (prepared.train_split, *prepared.dev_splits):
+            for note in split.notes:
+                say(note)
+        if not prepared.dev_splits:
+            say(f"{prepared.wanted.data} has no dev split: nothing will be scored")
+        counts = prepared.train_split.counts
+        told = ", ".join(
+            f"{count:,} {what}" for what, count in counts.items() if what in ("examples", "questions", "rows")
+        )
+        say(f"{prepared.task.title}: {told}; {prepared.total_steps:,} steps of {config.batch_size}, rows of"
+            f" {', '.join(map(str, prepared.schedule.widths))} tokens; learning rate {config.learning_rate:g}")  # fmt: skip
+        case = prepared.attention_case()
+        name = resolve_implementation(config.attention, case)
+        say(f"attention: {name}" if name == "reference" else check_at_start(name, case))
+
+    def _restore_or_begin(self) -> tuple[TrainState, int]:
+        if self.checkpoints.unfinished:
+            say(f"a save was cut off ({', '.join(self.checkpoints.unfinished)}) and is removed")
+            self.checkpoints.remove_unfinished()
+        latest = self.checkpoints.latest
+        if latest is None:
+            return self.prepared.initial_state(), 0
+        abstract = self.prepared.training.abstract_state
+        items: dict[str, Any] = {"params": abstract.params}
+        if self.checkpoints.has(latest, "optimizer"):
+            items["optimizer"] = (abstract.opt_state, abstract.step)
+        restored = self.checkpoints.restore(latest, items)
+        self.seconds, self.last_loss = restored["record"]["seconds"], restored["record"]["last_loss"]
+        self.examples_seen = restored["record"]["examples_seen"]
+        if "optimizer" not in items:  # the end: its moments are not kept
+            return TrainState(restored["params"], None, None), latest  # type: ignore[arg-type]
+        say(f"resuming {self.run.path} at step {latest:,} of {self.prepared.total_steps:,}")
+        return TrainState(restored["params"], *restored["optimizer"]), latest
+
+    def _feed(self, first: int) -> Iterator[Batch]:
+        return plain_feed(self._batch, first, self.prepared.total_steps)
+
+    def _batch(self, step: int) -> Batch:
+        draw = self.prepared.schedule.draw(step)
+        return {**encoder_fields(self.prepared.train_split.units, draw), **self.prepared.train_split.labels(draw)}
+
+    def _step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One program for each shape, compiled when it comes."""
+        shape = tuple((name, field.shape) for name, field in sorted(batch.items()))
+        if shape not in self.steps:
+            begin = time.perf_counter()
+            with jax.transfer_guard("allow"):  # constants of the program
+                self.steps[shape] = compile_train_step(self.prepared.training, batch)
+            self.compiling += time.perf_counter() - begin
+            self.bar.unpause()
+        return self.steps[shape](state, batch)
+
+    def _measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
+        check_finite(done, sums, str(self.run.run.checkpoints))
+        seconds, self.compiling = max(seconds - self.compiling, 0.0), 0.0
+        self.seconds += seconds
+        self.interval.add(sums, seconds)
+        self.bar.update(1)
+        weight = max(self.interval.sums["weight"], 1e-9)
+        self.bar.set_postfix({"loss": f"{self.interval.sums['loss'] / weight:.3f}"}, refresh=False)
+        if done % self.prepared.config.log_every == 0 or done == self.prepared.total_steps:
+            self._log_interval(done)
+
+    def _log_interval(self, done: int) -> None:
+        schedule = self.prepared.schedule
+        examples = (done - self.interval_begin) * schedule.batch_size
+        line = self.interval.line(done, done / schedule.steps_per_epoch, self.prepared.task.kind, examples)
+        self.examples_seen += examples
+        self.last_loss = line["loss"]
+        self._log(line)
+        self.interval, self.interval_begin = Interval(), done
+
+    def _log(self, line: dict[str, Any]) -> None:
+        append_metrics(self.run.run, line)
+        numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+        curves = {f"{line['kind']}/{name}": value for name, value in numbers.items() if name != "step"}
+        self.board.add(line["step"], curves)
+
+    def _evaluate(self, done: int, state: TrainState) -> None:
+        """Score the dev splits."""
+        self.outcomes = self._outcomes(state.params)
+        for name, outcome in self.outcomes.items():
+            epoch = round(done / self.prepared.schedule.steps_per_epoch, 4)
+            self._log({"kind": "dev", "split": name, "step": done, "epoch": epoch, **_numbers(outcome.scores)})
+            say(f"step {done:,}: {spoken(name, outcome.scores)}")
+
+    def _outcomes(self, params: Any) -> dict[str, Outcome]:
+        return {
+            split.name: split.outcome(self.predictor.outputs(params, split.units, split.name))
+            for split in self.prepared.dev_splits
+        }
+
+    def _save(self, done: int, state: TrainState) -> None:
+        items: dict[str, Any] = {"params": state.params}
+        if done < self.prepared.total_steps:
+            items["optimizer"] = (state.opt_state, state.step)
+        record = {"seconds": self.seconds, "last_loss": self.last_loss, "examples_seen": self.examples_seen}
+        self.checkpoints.save(done, items, record)
+
+    def finish(self) -> Result:
+        """Write predictions and scores of the finished run, and judge it."""
+        if not self.outcomes and self.prepared.dev_splits:
+            assert self.state is not None
+            self.outcomes = self._outcomes(self.state.params)
+        folder = self.run.path / PREDICTIONS
+        found: dict[str, float] = {}
+        for name, outcome in self.outcomes.items():
+            write_records(folder / f"{name}.jsonl", outcome.records)
+            outcome.write(folder)
+            found |= outcome.found
+        record = {**self.run.record, "found": found}
+        write_json(self.run.path / "finetune.json", record)
+        return self._write_scores()
+
+    def _write_scores(self) -> Result:
+        task, config = self.prepared.task, self.prepared.config
+        degenerate, value, split = None, None, ""
+        if self.outcomes:
+            split, first = next(iter(self.outcomes.items()))
+            value = first.scores.get(main_metric(task, first.scores))
+            degenerate = find_degenerate(task.kind, first, config, self.prepared.total_steps, self.last_loss)
+        metric = main_metric(task, first.scores) if self.outcomes else task.metrics[0]
+        scores = {name: outcome.scores for name, outcome in self.outcomes.items()}
+        devices = list(self.prepared.mesh.devices.flat)
+        write_json(
+            self.run.scores_file,
+            {
+                "scores": {name: _numbers(values) for name, values in scores.items()},
+                "main": {"metric": metric, "split": split, "value": value},
+                "degenerate": degenerate.to_dict() if degenerate else None,
+                "seconds": self.seconds,
+                "examples_per_second": self.examples_seen / max(self.seconds, 1e-9),
+                "device": f"{len(devices)} x {devices[0].device_kind}",
+                "seed": config.seed,
+                "step": self.prepared.total_steps,
+            },
+        )
+        return Result(self.run.path, metric, split, value, scores, degenerate)
+
+
+def main_metric(task: Task, scores: Mapping[str, float | None]) -> str:
+    """The task's first metric, under the name that the scorer gave it."""
+    return next((name for name in task.metrics if name in scores), next(iter(scores), task.metrics[0]))
+
+
+def _numbers(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else float(value) for name, value in scores.items()}
+
+
+def spoken(split: str, scores: Mapping[str, float | None]) -> str:
+    """Every metric with its name and split: "dev accuracy 0.9128"."""
+    parts = []
+    for name, value in scores.items():
+        if isinstance(value, float) or value is None:
+            parts.append(f"{name.replace('_', ' ')} {'not defined' if value is None else format(value, '.4f')}")
+    return f"{split} {', '.join(parts)}"

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of a fine-tuned run: that of any run (config.json, model.json, vocabulary, checkpoints/), and
+
+finetune.json   the task, every setting, where the weights came from; written before the first step
+metrics.jsonl   loss and scores over the steps
+predictions/    an object for each example, and the official files
+scores.json     scores by split, written last: a run that has it is finished
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bert_jax.conversion.run_files import config_for
+from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, write_json
+from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.model_description import MODEL_FILE, ModelDescription
+from bert_jax.run_directory import RunDirectory
+from bert_jax.settings import build, differences, to_dict
+from bert_jax.tasks.table import find_task, own_task, Task
+from bert_jax.tokenization import Tokenizer
+
+FINETUNE_FILE, SCORES_FILE, SEEDS_FILE, PREDICTIONS = "finetune.json", "scores.json", "seeds.json", "predictions"
+# What may change when a run that was stopped goes on.
+_RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """How a task on one's own files was named on the command line."""
+
+    kind: str
+    text: tuple[str | int, ...] = ()
+    label: str | int | None = None
+    id: str | int | None = None
+    labels: tuple[str, ...] | None = None
+    choices: tuple[str | int, ...] = ()
+
+    def task(self) -> Task:
+        """As the table would have it."""
+        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuned run that is there."""
+
+    run: RunDirectory
+    record: dict[str, Any]  # finetune.json
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.run.path
+
+    def settings(self) -> FinetuneConfig:
+        """Resolved."""
+        return build(FinetuneConfig, self.record["settings"])
+
+    def task(self) -> Task:
+        """With the labels that the head has."""
+        return task_from(self.record["task"], tuple(self.record["labels"]) or None)
+
+    @property
+    def scores_file(self) -> Path:
+        """There where the run is finished."""
+        return self.path / SCORES_FILE
+
+
+def task_record(task: str | OwnTask) -> dict[str, Any]:
+    """What finetune.json says of the task; `task_from` inverts it."""
+    return {"name": task} if isinstance(task, str) else {"own": asdict(task)}
+
+
+def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task:
+    """The task of a run."""
+    if "name" in record:
+        task = find_task(record["name"])
+    else:
+        own: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record["own"].items()
+        }
+        task = OwnTask(**own).task()
+    return replace(task, labels=labels) if labels and task.kind == "classification" else task
+
+
+def open_finetuned(path: Path) -> Finetuned:
+    """A fine-tuned run; of a folder of several seeds the best one.
+
+    Raises:
+      UserError: there is none.
+    """
+    seeds = path / SEEDS_FILE
+    if seeds.is_file():
+        best = _read(seeds).get("best")
+        if best is None:
+            raise UserError(f"{path}: none of its runs has learned anything: look into {seeds}")
+        path = path / best
+    file = path / FINETUNE_FILE
+    if not file.is_file():
+        raise UserError(f"{path}: is no fine-tuned run (no {FINETUNE_FILE}): make one with bert-jax finetune")
+    return Finetuned(RunDirectory(path), _read(file))
+
+
+def start_or_resume(
+    path: Path, record: dict[str, Any], description: ModelDescription, tokenizer: Tokenizer
+) -> Finetuned:
+    """The directory for a run: made anew, or recognised as the same.
+
+    Raises:
+      UserError: it holds something else, or a run with other settings.
+    """
+    run, file = RunDirectory(path), path / FINETUNE_FILE
+    if file.is_file():
+        _require_same(path, _read(file), record)
+        return Finetuned(run, _read(file))
+    known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE}
+    known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}
+    if path.is_dir() and any(entry.name not in known for entry in path.iterdir()):
+        raise UserError(f"{path}: is not empty and is no fine-tuned run: choose another --output")
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(path)
+    write_json(path / MODEL_FILE, description.to_dict())
+    write_json(run.config_file, to_dict(config_for(description)))
+    write_json(file, record)  # last: with it the directory is a run
+    return Finetuned(run, record)
+
+
+def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [
+        line
+        for line in differences(build(FinetuneConfig, old["settings"]), build(FinetuneConfig, new["settings"]))
+        if not line.startswith(_RESUMABLE)
+    ]
+    for name in ("task", "data", "source", "labels", "examples"):
+        if old[name] != new[name]:
+            changed.append(f"{name}: {old[name]} -> {new[name]}")
+    if changed:
+        raise UserError(
+            f"{path}: holds another fine-tuned run ({'; '.join(changed[:5])}): choose another --output, or take these back to"
+            " go on with that run"
+        )
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_or_absent(path) as file:
+        for record in records:
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): remove its folder and fine-tune again") from None

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several runs of one task: seeds, and the paper's grid. Runs that have learned nothing are counted, never averaged in."""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.files import write_json
+from bert_jax.finetuning.run import finetune, Result, Wanted
+from bert_jax.finetuning.run_files import SEEDS_FILE
+from bert_jax.session import say
+from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
+
+SWEPT = ("learning_rate", "batch_size", "epochs")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of several runs."""
+
+    folder: str
+    wanted: Wanted
+
+
+def with_retries(wanted: Wanted, output: Path, retries: int, *, resume_command: str) -> Result:
+    """One run; where it has learned nothing, the next seed, at most `retries` times.
+
+    The failed one stays beside it, as OUTPUT-failed-SEED, and is named.
+    """
+    result = finetune(wanted, output, resume_command=resume_command)
+    for _ in range(retries):
+        if result.degenerate is None:
+            break
+        failed = output.with_name(f"{output.name}-failed-{wanted.config.seed}")
+        if failed.exists():
+            raise UserError(f"{failed} is in the way of a failed run that is to be kept there: remove it")
+        output.rename(failed)
+        say(f"{result.degenerate.kind}: {result.degenerate.explanation}\nkept as {failed}; again with the next seed")
+        wanted = replace(wanted, config=replace(wanted.config, seed=wanted.config.seed + 1))
+        result = finetune(wanted, output, resume_command=resume_command)
+    return result
+
+
+def seeds(wanted: Wanted, count: int) -> list[Entry]:
+    """`count` runs, with the seeds from the configured one on."""
+    first = wanted.config.seed
+    return [
+        Entry(f"seed-{seed}", replace(wanted, config=replace(wanted.config, seed=seed)))
+        for seed in range(first, first + count)
+    ]
+
+
+def grid(wanted: Wanted) -> list[Entry]:
+    """The grid of the paper's appendix A.3; what is set on the command line stays as it is."""
+    config = wanted.config
+    rates = LEARNING_RATES if config.learning_rate is None else (config.learning_rate,)
+    sizes = BATCH_SIZES if config.batch_size is None else (config.batch_size,)
+    lengths = EPOCHS if config.epochs is None else (config.epochs,)
+    entries = []
+    for rate, size, epochs in itertools.product(rates, sizes, lengths):
+        own = replace(config, learning_rate=rate, batch_size=size, epochs=float(epochs))
+        entries.append(Entry(f"rate-{rate:g}-batch-{size}-epochs-{epochs:g}", replace(wanted, config=own)))
+    return entries
+
+
+def run_all(entries: Sequence[Entry], output: Path, *, resume_command: str) -> dict[str, Any]:
+    """All runs, one after the other; finished ones are recognised. Returns and writes seeds.json.
+
+    Raises:
+      UserError, Interrupted: as `finetune`; the runs before are kept, and the same command goes on.
+    """
+    results: list[Result] = []
+    for number, entry in enumerate(entries, start=1):
+        say(f"run {number} of {len(entries)}: {entry.folder}")
+        results.append(finetune(entry.wanted, output / entry.folder, resume_command=resume_command))
+        record = summary(entries[:number], results)
+        write_json(output / SEEDS_FILE, record)
+    return record
+
+
+def summary(entries: Sequence[Entry], results: Sequence[Result]) -> dict[str, Any]:
+    """Mean, standard deviation, best and how many collapsed, of the runs that have learned something."""
+    good = [
+        (result.value, result.path.name) for result in results if result.degenerate is None and result.value is not None
+    ]
+    values = [value for value, _ in good]
+    task = entries[0].wanted.task
+    return {
+        "task": task if isinstance(task, str) else "own",
+        "title": find_task(task).title if isinstance(task, str) else "own data",
+        "metric": results[0].metric,
+        "split": results[0].split,
+        "runs": [_run_record(entry, result) for entry, result in zip(entries, results, strict=True)],
+        "mean": float(np.mean(values)) if values else None,
+        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "best": max(good)[1] if good else None,
+        "collapsed": sum(result.degenerate is not None for result in results),
+    }
+
+
+def _run_record(entry: Entry, result: Result) -> dict[str, Any]:
+    config = entry.wanted.config
+    return {
+        "seed": config.seed,
+        "folder": result.path.name,
+        "value": result.value,
+        "degenerate": result.degenerate.to_dict() if result.degenerate else None,
+        "settings": {name: getattr(config, name) for name in SWEPT},
+    }

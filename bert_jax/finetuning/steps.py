@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step and the prediction step of a fine-tuned model, compiled once for each shape of batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bert_jax.dropout import row_seeds
+from bert_jax.finetune_config import ResolvedConfig
+from bert_jax.finetuning.losses import task_scores
+from bert_jax.losses import Scores
+from bert_jax.sharding import ROWS
+from bert_jax.train_state import DROPOUT, Training, TrainState
+
+Arrays = dict[str, jax.Array]
+Finetuning = Training[ResolvedConfig]
+
+
+def compile_train_step(training: Finetuning, batch: Mapping[str, Any]) -> Callable[..., Any]:
+    """Compile (state, batch) -> (state, sums) for batches like this one. The state is donated.
+
+    `sums`: `loss`, `correct`, `weight`, `grad_norm`, `learning_rate`, `tokens` (valid ones), `places` (with padding).
+    """
+    state = training.abstract_state
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+
+    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
+        return train_step(training, state, batch)
+
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, NamedSharding(training.mesh, P())))
+    with jax.set_mesh(training.mesh):
+        return jitted.lower(state, _abstract(training, batch)).compile()
+
+
+def compile_prediction(training: Finetuning, batch: Mapping[str, Any]) -> Callable[..., Any]:
+    """Compile (params, batch) -> task logits, whole on every device, for batches like this one."""
+
+    def predict(params: Any, batch: Arrays) -> jax.Array:
+        model = nnx.merge(training.graph, params)
+        return model.task_logits(model.encode(batch), batch, None)
+
+    jitted = jax.jit(predict, out_shardings=NamedSharding(training.mesh, P()))
+    with jax.set_mesh(training.mesh):
+        return jitted.lower(training.abstract_state.params, _abstract(training, batch)).compile()
+
+
+def _abstract(training: Finetuning, batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    rows = NamedSharding(training.mesh, ROWS)
+    return {name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=rows) for name, field in batch.items()}
+
+
+def train_step(training: Finetuning, state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
+    """One optimizer step; see `compile_train_step`."""
+    seeds = row_seeds(training.key(DROPOUT), state.step, batch["input_ids"].shape[0])
+
+    def loss(params: Any) -> tuple[jax.Array, Scores]:
+        scores = _scores(training, params, batch, seeds)
+        return scores.loss / jnp.maximum(scores.weight, 1), scores
+
+    gradients, scores = jax.grad(loss, has_aux=True)(state.params)
+    updates, opt_state = training.optimizer.update(gradients, state.opt_state, state.params)
+    valid = batch["sequence_ids"] > 0
+    sums = {
+        **scores._asdict(),
+        "grad_norm": optax.tree.norm(gradients),
+        "learning_rate": training.schedule(state.step),
+        "tokens": valid.sum(dtype=jnp.float32),
+        "places": jnp.float32(valid.size),
+    }
+    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), sums
+
+
+def _scores(training: Finetuning, params: Any, batch: Arrays, seeds: jax.Array) -> Scores:
+    """Of a frozen encoder nothing is dropped, and no gradient is computed through it: its outputs are features."""
+    frozen = training.config.settings.freeze == "encoder"
+    if frozen:
+        params = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
+    model = nnx.merge(training.graph, params)
+    encoded = model.encode(batch, dropout_seeds=None if frozen else seeds)
+    task = training.description.task
+    assert task is not None
+    return task_scores(task.kind, model.task_logits(encoded, batch, seeds), batch)

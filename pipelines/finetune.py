@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bert-jax finetune: a pre-trained model + a task -> a fine-tuned run with scores and predictions."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bert_jax.errors import UserError
+from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.settings import override, settings_help
+from bert_jax.tasks.table import TASKS
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax finetune",
+        description="Fine-tune a model on a task and score it on the dev split. The same command goes on where it was stopped.",
+        epilog=f"tasks: {', '.join(TASKS)}, own\n\nsettings, with their defaults:\n{settings_help(FinetuneConfig())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    option = parser.add_argument
+    option("settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as learning_rate=3e-5 epochs=4")
+    option("--task", required=True, help="a task of the table, or own: your files, described by --kind and columns")
+    option("--data", required=True, metavar="DIR", help="folder with the task's official files, or tfds:NAME")
+    option(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint",
+    )
+    option("--output", type=Path, required=True, metavar="DIR", help="the fine-tuned run, or a folder of several")
+    option("--from-scratch", action="store_true", help="the model's shape and vocabulary with weights drawn anew")
+    several = parser.add_argument_group("several runs")
+    several.add_argument(
+        "--seeds", type=int, metavar="N", help="N runs: mean, standard deviation, best, how many collapsed"
+    )
+    several.add_argument(
+        "--sweep", action="store_true", help="the paper's grid of learning rate, batch size and epochs"
+    )
+    several.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="where a run has learned nothing: other seeds, at most N"
+    )
+    add_own_options(parser)
+    add_checkpoint_options(parser)
+    return parser
+
+
+def add_own_options(parser: argparse.ArgumentParser) -> None:
+    """Options that describe one's own files."""
+    own = parser.add_argument_group("your own data (--task own): train, dev and test as .tsv, .csv, .jsonl in --data")
+    own.add_argument("--kind", choices=("classification", "regression", "choice", "span", "tagging"))
+    own.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help="of the text, or of both texts of a pair")
+    own.add_argument("--label", metavar="COLUMN")
+    own.add_argument("--id", metavar="COLUMN", help="of a name of the example (default: its number)")
+    own.add_argument(
+        "--labels", nargs="+", metavar="WORD", help="classes, in order (default: those of the training file)"
+    )
+    own.add_argument("--choices", nargs="+", default=[], metavar="COLUMN", help="of each continuation")
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """What a foreign checkpoint may leave open."""
+    group = parser.add_argument_group("what a checkpoint may leave open")
+    group.add_argument("--vocab", type=Path, metavar="FILE", help="the vocabulary, where MODEL has none beside it")
+    group.add_argument("--padding-rows", choices=("drop", "keep"), help="rows of the embedding beyond the vocabulary")
+    group.add_argument(
+        "--gelu", choices=("gelu_tanh", "gelu_erf"), help="where the checkpoint says gelu and means either"
+    )
+
+
+def own_task_of(arguments: argparse.Namespace) -> Any:
+    """The task's name, or one's own as named by options.
+
+    Raises:
+      UserError: options of one's own data with a task of the table, or none without.
+    """
+    given = [name for name in ("kind", "text", "label", "id", "labels", "choices") if getattr(arguments, name)]
+    if arguments.task != "own":
+        if given:
+            raise UserError(f"--{given[0]} describes your own data: use it with --task own")
+        return arguments.task
+    if arguments.kind is None:
+        raise UserError("--task own needs --kind: classification, regression, choice, span or tagging")
+    from bert_jax.finetuning.run_files import OwnTask
+
+    def column(name: str | None) -> str | int | None:
+        return int(name) if name is not None and name.isdecimal() else name
+
+    columns: dict[str, Any] = {name: tuple(map(column, getattr(arguments, name))) for name in ("text", "choices")}
+    labels = tuple(arguments.labels) if arguments.labels else None
+    return OwnTask(arguments.kind, label=column(arguments.label), id=column(arguments.id), labels=labels, **columns)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = make_parser().parse_intermixed_args(argv)
+    _check(arguments)
+    config = override(FinetuneConfig(), arguments.settings)
+
+    from bert_jax.conversion.checkpoints import Asked
+    from bert_jax.finetuning.run import Wanted
+    from bert_jax.finetuning.several import grid, run_all, seeds, with_retries
+
+    asked = Asked(gelu=arguments.gelu, vocabulary=arguments.vocab, padding_rows=arguments.padding_rows)
+    wanted = Wanted(own_task_of(arguments), arguments.data, arguments.model, config, arguments.from_scratch, asked)
+    again = f"bert-jax finetune {shlex.join(argv)}"
+    if arguments.seeds or arguments.sweep:
+        entries = grid(wanted) if arguments.sweep else seeds(wanted, arguments.seeds)
+        return _tell_several(run_all(entries, arguments.output, resume_command=again), arguments.output)
+    result = with_retries(wanted, arguments.output, arguments.retries, resume_command=again)
+    for split, scores in result.scores.items():
+        print(_spoken(split, scores))
+    if result.degenerate is not None:
+        print(f"this run is degenerate ({result.degenerate.kind}): {result.degenerate.explanation}", file=sys.stderr)
+    print(f"fine-tuned: {result.path}; next: bert-jax report {result.path}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise UserError(f"--seeds {arguments.seeds}: at least 1")
+    if arguments.sweep and arguments.seeds:
+        raise UserError("--sweep and --seeds: one at a time; the best of a sweep is then run with --seeds")
+    if arguments.retries and (arguments.sweep or arguments.seeds):
+        raise UserError("--retries belongs to a single run: of several, those that collapsed are counted")
+
+
+def _tell_several(record: dict[str, Any], output: Path) -> int:
+    metric = f"{record['split']} {record['metric'].replace('_', ' ')}"
+    for run in record["runs"]:
+        value = "not defined" if run["value"] is None else f"{run['value']:.4f}"
+        state = f"   degenerate: {run['degenerate']['kind']}" if run["degenerate"] else ""
+        print(f"  {run['folder']:<40} {metric} {value}{state}")
+    if record["mean"] is None:
+        print(f"all {len(record['runs'])} runs collapsed")
+    else:
+        spread = record["standard_deviation"]
+        deviation = "" if spread is None else f", standard deviation {spread:.4f}"
+        print(f"{metric}: mean {record['mean']:.4f}{deviation}, best {record['best']}, collapsed {record['collapsed']}")
+    print(f"next: bert-jax report {output}")
+    return 0
+
+
+def _spoken(split: str, scores: Any) -> str:
+    from bert_jax.finetuning.run import spoken
+
+    return spoken(split, scores)

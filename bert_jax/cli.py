@@ -21,6 +21,7 @@ STAGES = {
     "evaluate": "run + held-out data or any text -> MLM loss, accuracy, perplexity, NSP accuracy, beside n-grams",
     "fill-mask": "run + text with [MASK] -> predictions",
     "finetune": "model + task + data -> fine-tuned run with scores and predictions",
+    "predict": "fine-tuned run + data or lines -> predictions, submission files",
     "score": "predictions + true answers -> the official scores of SQuAD, CoNLL and GLUE",
     "embed": "checkpoint + text -> vectors",
     "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",

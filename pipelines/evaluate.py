@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bert-jax evaluate: run + held-out data or any text -> masked LM scores, those of pairs, pseudo-perplexity."""
+"""bert-jax evaluate: run + held-out data or any text -> masked LM scores, those of pairs, pseudo-perplexity.
+
+Of a fine-tuned run: run + a split with labels -> the task's scores and confusion matrix.
+"""
 
 import argparse
 import json
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Score a run's newest checkpoint: on held-out data (--data), which writes evaluation.json, or on any text (--text), beside n-gram
-models of the training data (--data) or of another text (--baseline-text), which writes evaluation-text.json."""
+models of the training data (--data) or of another text (--baseline-text), which writes evaluation-text.json.
+A fine-tuned run is scored on a split with labels of --data (its task's files)."""
 
 NAME_WIDTH = 36  # of a score in the text form
 
@@ -28,7 +32,11 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the run directory")
     add("--data", type=Path, help="made by bert-jax prepare with the run's vocabulary")
-    add("--split", choices=("validation", "train"), help="of --data without --text; default: validation")
+    add(
+        "--split",
+        metavar="NAME",
+        help="of --data: validation (default) or train; of a fine-tuned run's task: dev (default)",
+    )
     add("--sequence-length", type=int, metavar="S", help="default: that of the run's last phase")
     add("--json", action="store_true", help="print the scores as JSON")
     text = parser.add_argument_group("any text").add_argument
@@ -46,7 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
+    if any((arguments.run / name).is_file() for name in FINETUNED):
+        return _of_finetuned(arguments)
     _refuse_idle(arguments)
+    if arguments.split not in (None, "validation", "train"):
+        raise UserError(f"--split {arguments.split}: prepared data has validation and train")
 
     from bert_jax.run_directory import open_run
 
@@ -54,6 +66,40 @@ def main(argv: Sequence[str]) -> int:
     scores = _of_data(run, arguments) if arguments.text is None else _of_text(run, arguments)
     describe = describe_data if arguments.text is None else describe_text
     print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
+    return 0
+
+
+FINETUNED = ("finetune.json", "seeds.json")  # one of them makes a directory a fine-tuned run
+
+
+def _of_finetuned(arguments: argparse.Namespace) -> int:
+    idle = [name for name in (*OF_TEXT, "text", "sequence_length") if getattr(arguments, name) is not None]
+    if idle or arguments.data is None:
+        what = f"--{idle[0].replace('_', '-')} is for pre-trained runs" if idle else "nothing to score"
+        raise UserError(
+            f"{arguments.run} is a fine-tuned run, and {what}: give --data with its task's files, and --split"
+        )
+    from bert_jax.files import write_json
+    from bert_jax.finetuning.saved import confusion_lines, SavedModel
+    from bert_jax.session import say
+
+    name = arguments.split or "dev"
+    model = SavedModel(arguments.run)
+    split = model.split(str(arguments.data), name)
+    for note in split.notes:
+        say(note)
+    outcome = model.outcome(split)
+    if not outcome.scores:
+        raise UserError(f"{arguments.data}, {name}: has no labels to score with: bert-jax predict writes predictions")
+    record = {"task": model.task.name, "split": name, "scores": outcome.scores, "counts": split.counts}
+    write_json(model.finetuned.path / f"evaluation-{name}.json", record)
+    if arguments.json:
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+        return 0
+    for metric, value in outcome.scores.items():
+        shown = "not defined" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name} {metric.replace('_', ' ')}  {shown}")
+    print("\n".join(confusion_lines(model.task, outcome)), end="")
     return 0
 
 

@@ -98,11 +98,13 @@ class Units:
     Attributes:
       table: the rows.
       firsts: [U] the first row of each unit, and `counts`: [U] how many it has.
+      choices: rows of every unit, each with a score of its own; 1: the rows are windows, of which a unit may have any number.
     """
 
     table: RowTable
     firsts: np.ndarray
     counts: np.ndarray
+    choices: int = 1
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -111,8 +113,8 @@ class Units:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether a unit may have another number of rows than the next."""
-        return len(self.counts) > 0 and bool((self.counts != self.counts[0]).any())
+        """Whether units are fused from windows."""
+        return self.choices == 1 and bool((self.counts > 1).any())
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -123,12 +125,12 @@ def units_of_rows(table: RowTable) -> Units:
     return Units(table, np.arange(len(table)), np.ones(len(table), np.int64))
 
 
-def units_of_examples(table: RowTable) -> Units:
+def units_of_examples(table: RowTable, choices: int = 1) -> Units:
     """The rows of an example, which are neighbours, are drawn together; an example without a row does not occur."""
     if not len(table):
         return units_of_rows(table)
     firsts = np.flatnonzero(np.diff(table.examples, prepend=-1))
-    return Units(table, firsts, counts_of(np.append(firsts[1:], len(table))))
+    return Units(table, firsts, counts_of(np.append(firsts[1:], len(table))), choices)
 
 
 # ---- widths --------------------------------------------------------------------------------------------------------
@@ -226,12 +228,11 @@ def draw_rows(units: Units, examples: np.ndarray, widths: Sequence[int], row_mul
     real = np.flatnonzero(examples != NOBODY)
     counts = units.counts[examples[real]]
     rows = ranges(units.firsts[examples[real]], counts)
-    per_unit = int(units.counts[0]) if not units.is_grouped else 1
-    size = _capacity(len(examples) * per_unit, len(rows), row_multiple)
+    size = _capacity(len(examples) * units.choices, len(rows), row_multiple)
     all_rows = np.full(size, NOBODY, np.int64)
     row_examples = np.full(size, len(examples), np.int32)
-    # The choices of an example keep their place, also behind examples that are not there.
-    places = ranges(real * per_unit, counts) if per_unit > 1 else np.arange(len(rows))
+    # Without `row_examples` the place of a row tells its example, also behind examples that are not there.
+    places = np.arange(len(rows)) if units.is_grouped else ranges(real * units.choices, counts)
     all_rows[places] = rows
     row_examples[places] = np.repeat(real, counts)
     longest = int(units.table.lengths[rows].max(initial=1))
@@ -240,10 +241,10 @@ def draw_rows(units: Units, examples: np.ndarray, widths: Sequence[int], row_mul
 
 
 def _capacity(least: int, rows: int, multiple: int) -> int:
-    size, half = least, False
-    while size < rows:
-        size = size * 3 // 2 if not half else size * 4 // 3
-        half = not half
+    doubled = least
+    while 3 * doubled < 2 * rows:
+        doubled *= 2
+    size = doubled if doubled >= rows else -(-3 * doubled // 2)
     return -(-size // multiple) * multiple
 
 
@@ -253,19 +254,22 @@ TOKENS_AT_ONCE = 16_384  # of a batch of a pass, padding included
 
 
 def passes(units: Units, widths: Sequence[int], row_multiple: int = 1) -> Iterator[Draw]:
-    """Every unit once, like lengths together, the longest first; batches hold as many as TOKENS_AT_ONCE gives."""
+    """Every unit once, like lengths together, the longest first; batches hold as many rows as TOKENS_AT_ONCE gives.
+
+    A unit with more rows than that is a batch by itself.
+    """
     order = np.argsort(-units.lengths, kind="stable")
-    per_unit = int(units.counts.max(initial=1))
     at = 0
     while at < len(order):
         width = next(width for width in widths if width >= units.lengths[order[at]])
-        size = max(1, TOKENS_AT_ONCE // (width * per_unit))
+        size = max(1, TOKENS_AT_ONCE // (width * units.choices))
         size = -(-size // row_multiple) * row_multiple
+        rows = np.cumsum(units.counts[order[at : at + size]])
+        count = max(1, int(np.searchsorted(rows, size * units.choices, side="right")))
         examples = np.full(size, NOBODY, np.int64)
-        chosen = order[at : at + size]
-        examples[: len(chosen)] = chosen
+        examples[:count] = order[at : at + count]
         yield draw_rows(units, examples, [width], row_multiple)
-        at += size
+        at += count
 
 
 def encoder_fields(units: Units, draw: Draw) -> Batch:

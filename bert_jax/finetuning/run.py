@@ -4,7 +4,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -318,7 +318,6 @@ class Session:
         every = max(1, -(-prepared.schedule.steps_per_epoch // prepared.config.evals_per_epoch))
         phase = Phase(0, 0, total, lambda: self._step, self._feed)
         hooks = Hooks(self._measured, self._evaluate, self._save, partial(put_on_mesh, prepared.mesh))
-        self.interval_begin = self.done
         interval = 0.1 if sys.stderr.isatty() else 30.0
         self.bar = tqdm(total=total, initial=self.done, unit="step", dynamic_ncols=True, mininterval=interval)
         self.board = Board(self.run.run.tensorboard, self.done)
@@ -359,6 +358,8 @@ class Session:
         restored = self.checkpoints.restore(latest, items)
         self.seconds, self.last_loss = restored["record"]["seconds"], restored["record"]["last_loss"]
         self.examples_seen = restored["record"]["examples_seen"]
+        self.interval = Interval(**restored["record"]["interval"])
+        self.interval_begin = restored["record"]["interval_begin"]
         if "optimizer" not in items:  # the end: its moments are not kept
             return TrainState(restored["params"], None, None), latest  # type: ignore[arg-type]
         say(f"resuming {self.run.path} at step {latest:,} of {self.prepared.total_steps:,}")
@@ -426,7 +427,13 @@ class Session:
         items: dict[str, Any] = {"params": state.params}
         if done < self.prepared.total_steps:
             items["optimizer"] = (state.opt_state, state.step)
-        record = {"seconds": self.seconds, "last_loss": self.last_loss, "examples_seen": self.examples_seen}
+        record = {
+            "seconds": self.seconds,
+            "last_loss": self.last_loss,
+            "examples_seen": self.examples_seen,
+            "interval": asdict(self.interval),
+            "interval_begin": self.interval_begin,
+        }
         self.checkpoints.save(done, items, record)
 
     def finish(self) -> Result:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning.run import finetune, Result, Wanted
 from bert_jax.finetuning.run_files import SEEDS_FILE
@@ -31,20 +30,22 @@ class Entry:
 def with_retries(wanted: Wanted, output: Path, retries: int, *, resume_command: str) -> Result:
     """One run; where it has learned nothing, the next seed, at most `retries` times.
 
-    The failed one stays beside it, as OUTPUT-failed-SEED, and is named.
+    The failed one stays beside it, as OUTPUT-failed-SEED, and is named. Where the same command goes on, it is found there.
+
+    Raises:
+      UserError: as `finetune`; another run has the name of a failed one.
     """
-    result = finetune(wanted, output, resume_command=resume_command)
     for _ in range(retries):
-        if result.degenerate is None:
-            break
         failed = output.with_name(f"{output.name}-failed-{wanted.config.seed}")
-        if failed.exists():
-            raise UserError(f"{failed} is in the way of a failed run that is to be kept there: remove it")
-        output.rename(failed)
+        path = failed if failed.exists() else output
+        result = finetune(wanted, path, resume_command=resume_command)
+        if result.degenerate is None:
+            return result
+        if path == output:
+            output.rename(failed)
         say(f"{result.degenerate.kind}: {result.degenerate.explanation}\nkept as {failed}; again with the next seed")
         wanted = replace(wanted, config=replace(wanted.config, seed=wanted.config.seed + 1))
-        result = finetune(wanted, output, resume_command=resume_command)
-    return result
+    return finetune(wanted, output, resume_command=resume_command)
 
 
 def seeds(wanted: Wanted, count: int) -> list[Entry]:

@@ -182,13 +182,14 @@ class ChoiceSplit:
             self.examples, source.tokenizer, config.max_length, config.too_long, config.stride
         )
         note_cuts(self.counts, name, config.max_length, self.notes)
-        self.units = units_of_examples(RowTable(rows))
-        if self.units.is_grouped:
-            first = next(one for one in self.examples if len(one.pairs) != len(self.examples[0].pairs))
-            raise UserError(
-                f"{first.place}: {len(first.pairs)} choices, and {self.examples[0].place} has"
-                f" {len(self.examples[0].pairs)}: every example must have as many"
-            )
+        first = self.examples[0]
+        for one in self.examples:
+            if len(one.pairs) != len(first.pairs):
+                raise UserError(
+                    f"{one.place}: {len(one.pairs)} choices, and {first.place} has {len(first.pairs)}: every example must"
+                    " have as many"
+                )
+        self.units = units_of_examples(RowTable(rows), choices=len(first.pairs))
         self.gold = _labels(self.examples)
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
@@ -251,7 +252,7 @@ class QuestionSplit:
         self.name, self.task, config = name, source.task, source.config
         self.notes: list[str] = []
         path = find_file(source.task, name, Path(source.data))
-        self.questions: list[Question] = read_questions(path, labelled=training)
+        self.questions: list[Question] = read_questions(path, labelled=not is_test(name))
         assert config.max_length and config.too_long and config.stride
         settings = QuestionSettings(config.max_length, config.stride, config.max_query_length, config.too_long)
         self.made = question_rows(self.questions, source.tokenizer, settings, labelled=training)
@@ -262,12 +263,13 @@ class QuestionSplit:
         self.shares_norm = config.normalisation == "question"
         self.units = units_of_examples(table) if training and self.shares_norm else units_of_rows(table)
         self.settings = answers.AnswerSettings(
-            config.n_best, config.max_answer_length, self._may_be_impossible(), config.normalisation
+            config.n_best, config.max_answer_length, self._may_be_impossible(found), config.normalisation
         )
         self.found = found
 
-    def _may_be_impossible(self) -> bool:
-        return any(question.impossible is not None for question in self.questions)
+    def _may_be_impossible(self, found: dict[str, float]) -> bool:
+        """Version 2.0: the file says so, or the model has a threshold from such a file."""
+        return "null_threshold" in found or any(question.impossible is not None for question in self.questions)
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`spans` [B, 2] int32."""
@@ -337,10 +339,12 @@ def read_sentences(task: Task, data: str | Path, name: str) -> tuple[list[Senten
 class TaggingSplit:
     """Sentences of words with tags; a class for each word."""
 
-    def __init__(self, source: Source, name: str, training: bool):
+    def __init__(self, source: Source, name: str, training: bool, sentences: list[Sentence] | None = None):
         self.name, self.task, config = name, source.task, source.config
         self.labels_known = source.head.labels
-        sentences, self.notes = read_sentences(source.task, source.data, name)
+        self.notes: list[str] = []
+        if sentences is None:
+            sentences, self.notes = read_sentences(source.task, source.data, name)
         self.has_tags = all(sentence.tags is not None for sentence in sentences)
         self.scheme = config.tag_scheme
         broken: dict[str, int] = {}

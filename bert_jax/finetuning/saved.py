@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fine-tuned run, loaded: evaluated on a split with labels, or asked about examples without."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.compilation_cache import use_compilation_cache
+from bert_jax.config import MeshConfig
+from bert_jax.errors import UserError
+from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning.prediction import Predictor
+from bert_jax.finetuning.run_files import Finetuned, open_finetuned, write_records
+from bert_jax.finetuning.splits import load_split, Outcome, Source, Split, TaggingSplit, TextSplit
+from bert_jax.finetuning.steps import Finetuning
+from bert_jax.model_description import ModelDescription
+from bert_jax.scoring.glue import confusion_matrix
+from bert_jax.sharding import make_mesh
+from bert_jax.tasks.examples import Sentence, TextExample
+from bert_jax.tasks.table import find_task, Task
+from bert_jax.tokenization import Tokenizer
+from bert_jax.train_state import resolve_compute_dtype, Training
+
+MOST_CLASSES = 12  # of a confusion matrix in a terminal
+
+
+class SavedModel:
+    """The newest checkpoint of a fine-tuned run with its task, settings and tokenizer.
+
+    Attributes:
+      finetuned: the run; of a folder of several the best one.
+      task: that it was trained on, with the labels of its head.
+    """
+
+    def __init__(self, path: Path, mesh: MeshConfig | None = None):
+        use_compilation_cache()
+        self.finetuned: Finetuned = open_finetuned(path)
+        self.settings: FinetuneConfig = self.finetuned.settings()
+        self.description: ModelDescription = self.finetuned.run.description()
+        self.tokenizer: Tokenizer = self.finetuned.run.tokenizer()
+        self.task: Task = self.finetuned.task()
+        self.mesh = make_mesh(mesh or MeshConfig())
+
+    @cached_property
+    def training(self) -> Finetuning:
+        """Graph and shardings."""
+        dtype = resolve_compute_dtype(self.settings.compute_dtype, self.mesh.devices.flat[0].platform)
+        return Training(ResolvedConfig(self.settings, self.description.model, 1, dtype), self.mesh, self.description)
+
+    @cached_property
+    def params(self) -> Any:
+        """On the mesh."""
+        abstract = {"params": self.training.abstract_state.params}
+        with Checkpoints(self.finetuned.run.checkpoints) as checkpoints:
+            if checkpoints.latest is None:
+                raise UserError(f"{self.finetuned.path}: has no complete checkpoint: go on with bert-jax finetune")
+            return checkpoints.restore(checkpoints.latest, abstract)["params"]
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Its programs."""
+        return Predictor(self.training)
+
+    def source(self, data: str, task: Task | None = None) -> Source:
+        """Where a split is read from."""
+        head = self.description.task
+        assert head is not None
+        return Source(task or self.task, data, self.tokenizer, self.settings, head)
+
+    def split(self, data: str, name: str, task: Task | None = None) -> Split:
+        """A split of a folder of the task's files, or a file in their format.
+
+        Raises:
+          UserError: what its reader refuses; labels that the head does not have.
+        """
+        return load_split(self.source(data, task), name, found=self.finetuned.record.get("found"))
+
+    def outcome(self, split: Split) -> Outcome:
+        """Scores, where there are labels, and predictions."""
+        return split.outcome(self.predictor.outputs(self.params, split.units, split.name))
+
+    def other_task(self, name: str) -> Task:
+        """Another task of the table that this head can predict: the diagnostic of MNLI.
+
+        Raises:
+          UserError: its labels are not those of the head.
+        """
+        task = find_task(name)
+        if task.kind != self.task.kind or (task.labels is not None and task.labels != self.task.labels):
+            ours = ", ".join(self.task.labels or ()) or self.task.kind
+            theirs = ", ".join(task.labels or ()) or task.kind
+            raise UserError(
+                f"--task {name}: {self.finetuned.path} was fine-tuned on {self.task.title} ({ours}), and {task.title} has"
+                f" {theirs}: use a run of that task"
+            )
+        return replace(task, labels=self.task.labels) if task.kind == "classification" else task
+
+    def of_lines(self, lines: Sequence[str]) -> Outcome:
+        """Predictions of lines: a text, or two with a tab between; of tagging words with blanks between.
+
+        Raises:
+          UserError: the task has no lines; a line has another number of texts than the first.
+        """
+        if self.task.kind in ("classification", "regression"):
+            return self.outcome(TextSplit(self.source(""), "lines", _texts(lines)))
+        if self.task.kind == "tagging":
+            sentences = [
+                Sentence(str(number), tuple(line.split()), None, 0, f"line {number + 1}")
+                for number, line in enumerate(lines)
+            ]
+            return self.outcome(TaggingSplit(self.source(""), "lines", False, sentences))
+        raise UserError(
+            f"{self.finetuned.path}: {self.task.title} ({self.task.kind}) is not predicted from lines: give --data with a file"
+            " in the task's format"
+        )
+
+
+def _texts(lines: Sequence[str]) -> list[TextExample]:
+    parts = [tuple(line.split("\t")) for line in lines]
+    for number, texts in enumerate(parts):
+        if len(texts) > 2 or len(texts) != len(parts[0]):
+            raise UserError(
+                f"line {number + 1} has {len(texts)} texts (between tabs), and the first line has {len(parts[0])}: give one a"
+                " line, or two with a tab between"
+            )
+    return [TextExample(str(number), texts, None, f"line {number + 1}") for number, texts in enumerate(parts)]
+
+
+def write_outcome(outcome: Outcome, name: str, folder: Path) -> list[Path]:
+    """Predictions of a split, an object an example, and the official files; returns their paths."""
+    path = folder / f"{name}.jsonl"
+    write_records(path, outcome.records)
+    return [path, *outcome.write(folder)]
+
+
+def confusion_lines(task: Task, outcome: Outcome) -> list[str]:
+    """How often a class was predicted as another, a class a line; nothing where there are no classes or very many."""
+    words = task.meanings or task.labels
+    if task.kind != "classification" or words is None or len(words) > MOST_CLASSES or outcome.gold is None:
+        return []
+    assert outcome.predicted is not None
+    matrix = confusion_matrix(outcome.gold, outcome.predicted, len(words))
+    width = max(*(len(word) for word in words), 8) + 2
+    lines = ["", f"{'true, predicted':<{width + 6}}" + "".join(f"{word:>{width}}" for word in words)]
+    for word, row in zip(words, matrix, strict=True):
+        lines.append(f"  {word:<{width + 4}}" + "".join(f"{count:>{width},}" for count in row))
+    return [*lines, ""]

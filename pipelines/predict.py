@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bert-jax predict: a fine-tuned run + a file, or lines -> predictions, and the files that official sites take."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from bert_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from bert_jax.finetuning.saved import SavedModel
+
+LINES_AT_ONCE = 1024
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax predict",
+        description="Predict a split of the task's files with --data, or lines of standard input: a text a line, or a pair"
+        " with a tab between; of tagging words with blanks between.",
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="made by bert-jax finetune; of several seeds the best is taken")
+    add("--data", metavar="DIR", help="folder with the task's files, one file, or tfds:NAME (default: standard input)")
+    add("--split", metavar="NAME", help="of the data: dev, test, test_mismatched, ... (default: test)")
+    add("--task", metavar="NAME", help="another task with the same labels: ax for a run of mnli")
+    add("--output", type=Path, metavar="DIR", help="folder for predictions (default: RUN/predictions)")
+    add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = make_parser().parse_args(argv)
+    if arguments.data is None:
+        idle = [name for name in ("split", "task", "output", "zip") if getattr(arguments, name) is not None]
+        if idle:
+            raise UserError(f"--{idle[0]} goes with --data: leave it out, or name the data")
+
+    from bert_jax.finetuning.saved import SavedModel
+
+    model = SavedModel(arguments.run)
+    if arguments.data is None:
+        return _predict_lines(model)
+    return _predict_split(model, arguments)
+
+
+def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
+    from bert_jax.finetuning.run import spoken
+    from bert_jax.finetuning.run_files import PREDICTIONS
+    from bert_jax.finetuning.saved import write_outcome
+    from bert_jax.session import say
+    from bert_jax.tasks.submissions import zip_submissions
+
+    name = arguments.split or "test"
+    task = model.other_task(arguments.task) if arguments.task else None
+    split = model.split(arguments.data, name, task)
+    for note in split.notes:
+        say(note)
+    outcome = model.outcome(split)
+    folder = arguments.output or model.finetuned.path / PREDICTIONS
+    stem = name if task is None else f"{task.name}_{name}"
+    for path in write_outcome(outcome, stem, folder):
+        print(path)
+    if outcome.scores:
+        print(spoken(name, outcome.scores))
+    if arguments.zip is not None:
+        lacking = zip_submissions(folder / "submission", arguments.zip)
+        print(arguments.zip)
+        if lacking:
+            print(f"not in it yet: {', '.join(lacking)}", file=sys.stderr)
+    return 0
+
+
+def _predict_lines(model: "SavedModel") -> int:
+    for lines in _blocks(sys.stdin.buffer):
+        for record in model.of_lines(lines).records:
+            print(json.dumps(_told(record, model), ensure_ascii=False), flush=True)
+    return 0
+
+
+def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
+    """The prediction in words."""
+    labels = model.task.meanings or model.task.labels
+    told = {"text": record["text"], "predicted": record["predicted"]}
+    if model.task.kind == "classification" and labels:
+        told["predicted"] = labels[record["predicted"]]
+        told["probabilities"] = dict(zip(labels, record["probabilities"], strict=True))
+    return told
+
+
+def _blocks(file: Any) -> Iterator[list[str]]:
+    """Lines of standard input, as many as are there; a person who types gets an answer a line."""
+    block: list[str] = []
+    interactive = file.isatty()
+    for number, line in enumerate(file, start=1):
+        try:
+            block.append(line.decode().rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"standard input, line {number}: is not UTF-8 at its byte {error.start}: convert it"
+            ) from None
+        if interactive or len(block) == LINES_AT_ONCE:
+            yield block
+            block = []
+    if block:
+        yield block

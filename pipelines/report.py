@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bert-jax report`: a run directory -> report.html."""
+"""`bert-jax report`: a run directory, or a folder of fine-tuned runs -> report.html."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from pathlib import Path
 def main(argv: Sequence[str]) -> None:
     """Write the report of a run and print its path."""
     arguments = parser().parse_args(argv)
-    from bert_jax.report import write_report
+    from bert_jax.report.any_run import write_any
 
-    print(write_report(arguments.run))
+    print(write_any(arguments.run))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,7 +19,13 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bert-jax report",
         description="Write RUN/report.html: curves, scores, data, sample predictions and configuration of a"
-        " run, as one page that needs nothing else. A run that is still at work can be reported on, too.",
+        " run, as one page that needs nothing else. A run that is still at work can be reported on, too. Of several seeds"
+        " or tasks the folder around them gives a page that compares them, and the runs in it get theirs.",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory, made by bert-jax pretrain")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        type=Path,
+        help="run directory, made by bert-jax pretrain or finetune, or a folder of fine-tuned runs",
+    )
     return parser

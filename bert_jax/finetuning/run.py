@@ -478,8 +478,9 @@ class Session:
 
 
 def main_metric(task: Task, scores: Mapping[str, float | None]) -> str:
-    """The task's first metric, under the name that the scorer gave it."""
-    return next((name for name in task.metrics if name in scores), next(iter(scores), task.metrics[0]))
+    """The task's first metric, under the name that the scorer gave it (CMRC's writes F1)."""
+    names = {name.lower(): name for name in scores}
+    return next((names[name] for name in task.metrics if name in names), next(iter(scores), task.metrics[0]))
 
 
 def _numbers(scores: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -143,9 +143,10 @@ def draw_pair(
     reference: float | None,
     label: str,
     transform: Transform = _unchanged,
+    names: tuple[str, str] = ("training", "held-out"),
 ) -> None:
-    """Both curves with their names at their right ends, and a dashed line at `reference`."""
-    curves = [("training", training, TRAINING), ("held-out", held_out, HELD_OUT)]
+    """Both curves with their `names` at their right ends, and a dashed line at `reference`."""
+    curves = [(names[0], training, TRAINING), (names[1], held_out, HELD_OUT)]
     drawn = [(name, points, colour) for name, points, colour in curves if points]
     for _, points, colour in drawn:
         draw(axes, points, colour, transform)

@@ -144,7 +144,7 @@ def _parse_record(line: str) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    known = isinstance(record, dict) and record.get("kind") in ("train", "eval", "data")
+    known = isinstance(record, dict) and record.get("kind") in ("train", "eval", "data", "dev")
     return record if known and type(record.get("step")) is int else None
 
 

@@ -44,7 +44,7 @@ class Lstm(nnx.Module):
 
     def __call__(self, x: jax.Array, valid: jax.Array, *, reverse: bool) -> jax.Array:
         """[B, S, D], [B, S] bool -> [B, S, H] float32; where nothing is valid the state stays as it was."""
-        gates = x.astype(jnp.float32) @ self.input[...] + self.bias[...]
+        gates = x.astype(jnp.float32) @ self.input[...] + self.bias[...][None, None]
         recurrent = self.recurrent[...]
         state = jnp.zeros((x.shape[0], self.size))
 
@@ -107,7 +107,8 @@ class WindowFusion(nnx.Module):
             scores = x @ self.query[...]
             highest = jax.ops.segment_max(scores, examples, count)
             highest = jnp.where(jnp.isfinite(highest), highest, 0)
-            weights = jnp.exp(scores - highest[jnp.minimum(examples, count - 1)])
+            # Rows of no example: whatever their scores are, no infinity may reach the gradient.
+            weights = jnp.exp(jnp.where(examples < count, scores - highest[jnp.minimum(examples, count - 1)], 0))
         total = jnp.maximum(summed(weights), jnp.finfo(jnp.float32).tiny)
         return (summed(x * weights[:, None]) / total[:, None])[:, None]
 

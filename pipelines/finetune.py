@@ -126,6 +126,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--seeds {arguments.seeds}: at least 1")
     if arguments.sweep and arguments.seeds:
         raise UserError("--sweep and --seeds: one at a time; the best of a sweep is then run with --seeds")
+    if arguments.retries < 0:
+        raise UserError(f"--retries {arguments.retries}: at least 0")
     if arguments.retries and (arguments.sweep or arguments.seeds):
         raise UserError("--retries belongs to a single run: of several, those that collapsed are counted")
 
@@ -137,7 +139,8 @@ def _tell_several(record: dict[str, Any], output: Path) -> int:
         state = f"   degenerate: {run['degenerate']['kind']}" if run["degenerate"] else ""
         print(f"  {run['folder']:<40} {metric} {value}{state}")
     if record["mean"] is None:
-        print(f"all {len(record['runs'])} runs collapsed")
+        scored = record["collapsed"] == len(record["runs"])
+        print(f"all {len(record['runs'])} runs collapsed" if scored else f"{metric}: no run has a value")
     else:
         spread = record["standard_deviation"]
         deviation = "" if spread is None else f", standard deviation {spread:.4f}"

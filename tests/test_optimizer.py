@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizers against NumPy restatements of the published formulas, in float64 (row S38)."""
 
+from functools import cache
+
 import jax
 import numpy as np
 import optax
 import pytest
 
 from bert_jax.config import OptimizerConfig, PhaseConfig, PretrainConfig
-from bert_jax.optimizer import decay_mask, learning_rate_schedule, make_optimizer
+from bert_jax.optimizer import decay_mask, layer_rates, learning_rate_schedule, make_optimizer, trained_parts
 
 STEPS = 20
 TOTAL, WARMUP, PEAK = 40, 5, 1e-2
@@ -116,3 +118,95 @@ def test_a_phase_may_start_the_schedule_anew():
     schedule = learning_rate_schedule(PretrainConfig(phases=(first, second), optimizer=config).schedule_parts())
     rates = [float(schedule(step)) for step in (0, 2, 10, 19, 20, 21, 22, 29, 30)]
     np.testing.assert_allclose(rates, [0, 0.5, 0.5, 0.05, 0, 0.25, 0.4, 0.05, 0], atol=1e-6)
+
+
+# ---- rates of layers, and what is frozen (row S37) -------------------------------------------------------------------
+
+
+def deep_tree(rng: np.random.Generator) -> dict:
+    """As `example_tree`, with a pooler and a task's head."""
+    tree = example_tree(rng)
+    tree["encoder"]["pooler"] = {"kernel": rng.normal(0, 0.5, (4, 4)), "bias": rng.normal(0, 0.1, 4)}
+    tree["features"] = {"mix": {"weights": rng.normal(0, 0.1, 3), "scale": np.ones(())}}
+    tree["task"] = tree.pop("nsp")
+    return tree
+
+
+LAYERS = ("encoder/layers/attention/query/kernel", "encoder/layers/attention_norm/scale")
+TOP = ("encoder/pooler/kernel", "features/mix/weights", "features/mix/scale", "task/kernel", "task/bias")
+
+
+def after_steps(config: OptimizerConfig, tree: dict, steps: int = 3) -> dict[str, np.ndarray]:
+    """Parameters by path after steps with gradients that are nowhere 0."""
+    optimizer = make_optimizer(config, lambda step: 1e-2)
+    params = jax.tree.map(np.float32, tree)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    gradient = jax.tree.map(lambda x: np.full(x.shape, 0.3, np.float32), params)
+    for _ in range(steps):
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return by_path(params)
+
+
+def test_rates_of_layers_follow_the_formula():
+    """1801.06146, section 3.2: a layer learns at the rate of the one above it times a factor; 2 layers here."""
+    rates = by_path(layer_rates(deep_tree(np.random.default_rng(0)), 0.5))
+    assert float(rates["encoder/embeddings/word"]) == 0.5**3
+    for path in LAYERS:
+        np.testing.assert_array_equal(rates[path].reshape(-1), [0.5**2, 0.5])
+    assert {float(rates[path]) for path in TOP} == {1.0}
+
+
+def test_rates_of_layers_scale_steps_and_decay():
+    """The step of Adam is that without it, times the rate: moments do not see it."""
+    tree = deep_tree(np.random.default_rng(0))
+    start, rates = by_path(tree), by_path(layer_rates(tree, 0.5))
+    plain = after_steps(OptimizerConfig(name="adamw"), tree, steps=1)
+    scaled = after_steps(OptimizerConfig(name="adamw", layer_decay=0.5), tree, steps=1)
+    for path, value in start.items():
+        np.testing.assert_allclose(scaled[path] - value, rates[path] * (plain[path] - value), atol=1e-6, err_msg=path)
+        assert np.abs(plain[path] - value).min() > 1e-3
+
+
+@cache
+def free_steps() -> dict[str, np.ndarray]:
+    """Of nothing frozen."""
+    return after_steps(OptimizerConfig(name="lamb", clip_norm=0), deep_tree(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "frozen"),
+    [
+        ("embeddings", {"encoder/embeddings/word": [0]}),
+        ("1", {"encoder/embeddings/word": [0], **{path: [0, 1] for path in LAYERS}}),
+        ("2", {"encoder/embeddings/word": [0], **{path: [0, 0] for path in LAYERS}}),
+        ("encoder", {path: [0] for path in ("encoder/embeddings/word", *LAYERS, "encoder/pooler/kernel")}),
+    ],
+)
+def test_what_is_frozen_stays_to_the_bit(freeze, frozen):
+    """Decay too; all else moves as if nothing were frozen."""
+    tree = deep_tree(np.random.default_rng(0))
+    start, mask = by_path(jax.tree.map(np.float32, tree)), by_path(trained_parts(tree, freeze))
+    found = after_steps(OptimizerConfig(name="lamb", freeze=freeze, clip_norm=0), tree)
+    free = free_steps()
+    for path, value in start.items():
+        if path in frozen:
+            np.testing.assert_array_equal(mask[path].reshape(-1), frozen[path])
+        trains = np.broadcast_to(mask[path], value.shape) > 0
+        np.testing.assert_array_equal(found[path][~trains], value[~trains], err_msg=path)
+        np.testing.assert_allclose(found[path][trains], free[path][trains], atol=1e-6, err_msg=path)
+        assert (found[path][trains] != value[trains]).all()
+    assert {path for path, values in mask.items() if (values == 0).any()} >= set(frozen)
+
+
+def test_frozen_gradients_do_not_count_in_the_norm_that_is_clipped():
+    tree = {"encoder": {"layers": {"w": {"kernel": np.ones((1, 2, 2))}}}, "task": {"kernel": np.ones((2, 2))}}
+    optimizer = make_optimizer(OptimizerConfig(name="adamw", freeze="encoder", clip_norm=1.0), lambda step: 1.0)
+    gradient = {
+        "encoder": {"layers": {"w": {"kernel": np.full((1, 2, 2), 1e6)}}},
+        "task": {"kernel": np.full((2, 2), 0.4)},
+    }
+    params = jax.tree.map(np.float32, tree)
+    state = optimizer.update(jax.tree.map(np.float32, gradient), optimizer.init(params), params)[1]
+    moments = next(part for part in state if hasattr(part, "mu"))
+    np.testing.assert_allclose(moments.mu["task"]["kernel"], 0.1 * 0.4, rtol=1e-6)  # of norm 0.8: not clipped

@@ -9,6 +9,7 @@ import pytest
 
 from bert_jax.config import PretrainConfig
 from bert_jax.errors import UserError
+from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.settings import differences, flatten, from_dict, load_config, override, settings_help, to_dict
 
 DEFAULT = PretrainConfig()
@@ -110,3 +111,19 @@ def test_json_of_a_run_with_an_unknown_key(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is not JSON"):
         load_config(path)
+
+
+def test_numbers_stand_for_text_where_text_is_wanted():
+    """On the command line `optimizer.freeze=2` is read as a number; a number wanted is never read as text."""
+    assert override(DEFAULT, ["optimizer.freeze=2"]).optimizer.freeze == "2"
+    assert override(DEFAULT, ["optimizer.freeze=encoder", "optimizer.layer_decay=1"]).optimizer.layer_decay == 1.0
+    with pytest.raises(UserError, match=r"optimizer\.freeze=1\.5 is not of type str"):
+        override(DEFAULT, ["optimizer.freeze=1.5"])
+
+
+def test_other_configurations_are_read_and_documented_too():
+    config = override(FinetuneConfig(), ["learning_rate=3e-5", "epochs=4", "max_length=none", "mesh.data=2"])
+    assert (config.learning_rate, config.epochs, config.max_length, config.mesh.data) == (3e-5, 4.0, None, 2)
+    with pytest.raises(UserError, match="unknown setting 'model': the settings here are seed, learning_rate"):
+        override(FinetuneConfig(), ["model=base"])
+    assert "  learning_rate=none" in settings_help(FinetuneConfig())

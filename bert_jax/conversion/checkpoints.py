@@ -357,7 +357,7 @@ def _check_shape(row: Row, format: str, description: ModelDescription, entry: En
         raise UserError(f"{path}: {name} is of type {entry.dtype}: weights are {', '.join(FLOATS)}")
     wanted = names.shape_of(row, description)
     wanted = wanted[::-1] if row.is_transposed(format) else wanted
-    vocabulary = row.shape[0] == "V"
+    vocabulary = row.shape[:1] == ("V",)
     if entry.shape == wanted or (vocabulary and entry.shape[1:] == wanted[1:]):
         return
     shapes = f"is {list(entry.shape)}, and by the config it should be {list(wanted)}"
@@ -374,7 +374,7 @@ def _fit_vocabulary(checkpoint: Checkpoint, asked: Asked) -> Checkpoint:
     rows = {
         checkpoint.own_names[row.ours]: checkpoint.tensors.entries[checkpoint.own_names[row.ours]].shape[0]
         for row in checkpoint.rows
-        if row.shape[0] == "V"
+        if row.shape[:1] == ("V",)
     }
     sizes = set(rows.values())
     if len(sizes) > 1:

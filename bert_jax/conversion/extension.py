@@ -115,7 +115,7 @@ def _grown_tensors(checkpoint: Checkpoint, extension: Extension) -> StoredTensor
     """The tensors with new rows, made when they are read."""
     old = checkpoint.tensors
     rows = {"V": extension.tokenizer.vocab_size, "P": extension.positions}  # by the letters of the table of names
-    grown = {checkpoint.own_names[row.ours]: row for row in checkpoint.rows if row.shape[0] in rows}
+    grown = {checkpoint.own_names[row.ours]: row for row in checkpoint.rows if row.shape and row.shape[0] in rows}
     entries = dict(old.entries)
     for name, row in grown.items():
         entries[name] = Entry((rows[row.shape[0]], *entries[name].shape[1:]), entries[name].dtype)

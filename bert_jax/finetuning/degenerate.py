@@ -72,6 +72,10 @@ def _one_class(outcome: Outcome) -> tuple[str, str] | None:
             "one class",
             f"every one of {len(outcome.predicted):,} examples is predicted class {outcome.predicted[0]}",
         )
+    mcc = outcome.scores.get("mcc")
+    error = 1 / math.sqrt(len(outcome.predicted))  # of the coefficient, where predictions do not depend on the truth
+    if mcc is not None and mcc <= error:
+        return "zero MCC", f"Matthews' correlation is {mcc:.3f}, within its standard error of none ({error:.3f})"
     return None
 
 

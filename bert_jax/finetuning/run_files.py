@@ -135,9 +135,9 @@ def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         for line in differences(build(FinetuneConfig, old["settings"]), build(FinetuneConfig, new["settings"]))
         if not line.startswith(_RESUMABLE)
     ]
-    for name in ("task", "data", "source", "labels", "examples"):
-        if old[name] != new[name]:
-            changed.append(f"{name}: {old[name]} -> {new[name]}")
+    for name in ("task", "data", "source", "labels", "examples", "training_rows"):
+        if old.get(name) != new[name]:
+            changed.append(f"{name}: {old.get(name)} -> {new[name]}")
     if changed:
         raise UserError(
             f"{path}: holds another fine-tuned run ({'; '.join(changed[:5])}): choose another --output, or take these back to"

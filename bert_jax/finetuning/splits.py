@@ -23,9 +23,9 @@ from bert_jax.tasks.columns import read_examples
 from bert_jax.tasks.conll import read_conll, write_conll
 from bert_jax.tasks.examples import ChoiceExample, Question, Sentence, TextExample
 from bert_jax.tasks.question_rows import question_rows, QuestionSettings
-from bert_jax.tasks.questions import read_questions
+from bert_jax.tasks.questions import read_questions, read_tfds_questions
 from bert_jax.tasks.submissions import write_predictions, write_submission
-from bert_jax.tasks.table import is_test, Task
+from bert_jax.tasks.table import is_test, Task, TFDS
 from bert_jax.tasks.tagging_rows import decode, tagging_rows
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tasks.text_rows import text_rows, unknown_note
@@ -245,14 +245,21 @@ def _text_outcome(
 # ---- questions -----------------------------------------------------------------------------------------------------
 
 
+def read_task_questions(task: Task, data: str | Path, name: str) -> list[Question]:
+    """The questions of a split: a file in the shape of SQuAD's, or a data set of TFDS."""
+    labelled = not is_test(name)
+    if str(data).startswith(TFDS):
+        return read_tfds_questions(task, name, str(data), labelled)
+    return read_questions(find_file(task, name, Path(data)), labelled)
+
+
 class QuestionSplit:
     """Questions about contexts, in the shape of SQuAD."""
 
     def __init__(self, source: Source, name: str, training: bool, found: dict[str, float]):
         self.name, self.task, config = name, source.task, source.config
         self.notes: list[str] = []
-        path = find_file(source.task, name, Path(source.data))
-        self.questions: list[Question] = read_questions(path, labelled=not is_test(name))
+        self.questions = read_task_questions(source.task, source.data, name)
         assert config.max_length and config.too_long and config.stride
         settings = QuestionSettings(config.max_length, config.stride, config.max_query_length, config.too_long)
         self.made = question_rows(self.questions, source.tokenizer, settings, labelled=training)
@@ -326,8 +333,8 @@ class QuestionSplit:
 
 
 def read_sentences(task: Task, data: str | Path, name: str) -> tuple[list[Sentence], list[str]]:
-    """The sentences of a split: CoNLL's format, or JSON lines where the task names columns."""
-    if task.columns is not None:
+    """The sentences of a split: CoNLL's format, JSON lines where the task names columns, or a data set of TFDS."""
+    if task.columns is not None or str(data).startswith(TFDS):
         examples, notes = read_examples(task, name, data)
         return list(examples), notes  # type: ignore[arg-type]
     sentences = read_conll(find_file(task, name, Path(data)))

@@ -27,15 +27,18 @@ def compile_train_step(training: Finetuning, batch: Mapping[str, Any]) -> Callab
 
     `sums`: `loss`, `correct`, `weight`, `grad_norm`, `learning_rate`, `tokens` (valid ones), `places` (with padding).
     """
-    state = training.abstract_state
+    state, everywhere = training.abstract_state, NamedSharding(training.mesh, P())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    # An argument, so that the runs of several seeds share one program in the cache of compiled ones.
+    key = jax.device_put(training.key(DROPOUT), everywhere)
 
-    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
-        return train_step(training, state, batch)
+    def step(state: TrainState, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
+        return train_step(training, state, batch, key)
 
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, NamedSharding(training.mesh, P())))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
     with jax.set_mesh(training.mesh):
-        return jitted.lower(state, _abstract(training, batch)).compile()
+        compiled = jitted.lower(state, _abstract(training, batch), key).compile()
+    return lambda state, batch: compiled(state, batch, key)
 
 
 def compile_prediction(training: Finetuning, batch: Mapping[str, Any]) -> Callable[..., Any]:
@@ -55,9 +58,9 @@ def _abstract(training: Finetuning, batch: Mapping[str, Any]) -> dict[str, jax.S
     return {name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=rows) for name, field in batch.items()}
 
 
-def train_step(training: Finetuning, state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
-    """One optimizer step; see `compile_train_step`."""
-    seeds = row_seeds(training.key(DROPOUT), state.step, batch["input_ids"].shape[0])
+def train_step(training: Finetuning, state: TrainState, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
+    """One optimizer step; `key` is of dropout. See `compile_train_step`."""
+    seeds = row_seeds(key, state.step, batch["input_ids"].shape[0])
 
     def loss(params: Any) -> tuple[jax.Array, Scores]:
         scores = _scores(training, params, batch, seeds)

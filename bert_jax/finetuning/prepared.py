@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a fine-tuned run before its first step; all that can be refused is refused here."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.attention import AttentionCase
+from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
+from bert_jax.conversion.run_files import flat, nested
+from bert_jax.errors import UserError
+from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning.batches import choose_widths, Schedule
+from bert_jax.finetuning.run_files import OwnTask, task_record
+from bert_jax.finetuning.splits import load_split, read_sentences, resolved, Source, Split
+from bert_jax.finetuning.steps import Finetuning
+from bert_jax.model_description import ModelDescription, TaskHead
+from bert_jax.session import say
+from bert_jax.settings import to_dict
+from bert_jax.sharding import check_batch, check_heads, make_mesh, row_shards
+from bert_jax.tasks.columns import with_labels
+from bert_jax.tasks.schemes import detect_scheme, labels_of, scheme_named
+from bert_jax.tasks.table import find_task, Task
+from bert_jax.tasks.task_files import find_file
+from bert_jax.tokenization import Tokenizer
+from bert_jax.train_state import resolve_compute_dtype, Training, TrainState
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be fine-tuned."""
+
+    task: str | OwnTask  # a name of the table, or one's own
+    data: str  # folder, file or tfds:...
+    model: Path
+    config: FinetuneConfig
+    from_scratch: bool = False  # the model's shape and vocabulary, and weights drawn anew
+    asked: Asked = Asked()  # noqa: RUF009  # frozen
+
+
+class Prepared:
+    """Everything that is known before a step: checkpoint, task with labels, rows, shapes. Refuses what it can."""
+
+    def __init__(self, wanted: Wanted):
+        self.wanted = wanted
+        self.checkpoint = _open_encoder(wanted)
+        tokenizer = self.checkpoint.tokenizer
+        assert tokenizer is not None
+        self.tokenizer: Tokenizer = tokenizer
+        model = self.checkpoint.description.model
+        task = find_task(wanted.task) if isinstance(wanted.task, str) else wanted.task.task()
+        if task.trains_with is not None:
+            raise UserError(
+                f"--task {task.name} has no training data: fine-tune --task {task.trains_with}, then bert-jax predict"
+                f" --task {task.name}"
+            )
+        config = resolved(wanted.config, task, model.max_position_embeddings)
+        self.task, self.config, self.head = _with_head(task, config, wanted.data)
+        # Only what is trained is kept: other heads would be saved as they were, and mean nothing.
+        self.description = ModelDescription(model, pooler=self.head.needs_pooler, mlm=False, nsp=False, task=self.head)
+        if self.config.freeze == "encoder" and self.head.needs_pooler and not self._has_pooler():
+            raise UserError(
+                f"freeze=encoder: {wanted.model} has no pooler, and one drawn anew would stay as it is: add layers=-1, which"
+                " reads the last layer's [CLS] instead"
+            )
+        self.mesh = make_mesh(self.config.mesh)
+        check_heads(model.num_attention_heads, self.mesh)
+        assert self.config.batch_size is not None
+        check_batch(self.config.batch_size, 1, self.mesh, "batch_size")
+        self.train_split = self.split("train", training=True)
+        if not len(self.train_split.units):
+            raise UserError(f"{wanted.data}: no training example is left: {'; '.join(self.train_split.notes)}")
+
+    def _has_pooler(self) -> bool:
+        return self.checkpoint.description.pooler and not self.wanted.from_scratch
+
+    def split(self, name: str, training: bool = False) -> Split:
+        """A split of the data."""
+        source = Source(self.task, self.wanted.data, self.tokenizer, self.config, self.head)
+        return load_split(source, name, training)
+
+    @cached_property
+    def dev_splits(self) -> list[Split]:
+        """Those with labels to score on; the first is the main one."""
+        names = [name for name in self.task.files if name.startswith("dev") and self._is_there(name)]
+        return [self.split(name) for name in names]
+
+    def _is_there(self, name: str) -> bool:
+        if str(self.wanted.data).startswith("tfds:"):
+            return True
+        try:
+            find_file(self.task, name, Path(self.wanted.data))
+        except UserError:
+            return False
+        return Path(self.wanted.data).is_dir()
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Which examples each step trains on."""
+        units = self.train_split.units
+        assert self.config.batch_size is not None and self.config.max_length is not None
+        widths = choose_widths(units.lengths, self.config.buckets, self.config.max_length)
+        return Schedule(units, self.config.batch_size, widths, self.config.seed, row_shards(self.mesh))
+
+    @property
+    def total_steps(self) -> int:
+        """As run_classifier.py: int(examples / batch size * epochs), here by the steps of an epoch."""
+        assert self.config.epochs is not None
+        return max(1, int(self.schedule.steps_per_epoch * self.config.epochs))
+
+    @cached_property
+    def training(self) -> Finetuning:
+        """Graph, optimizer, shardings."""
+        dtype = resolve_compute_dtype(self.config.compute_dtype, self.mesh.devices.flat[0].platform)
+        config = ResolvedConfig(self.config, self.description.model, self.total_steps, dtype)
+        return Training(config, self.mesh, self.description)
+
+    def attention_case(self) -> AttentionCase:
+        """What the run asks of attention on one device."""
+        device, model = self.mesh.devices.flat[0], self.description.model
+        return AttentionCase(
+            platform=device.platform,
+            device_kind=device.device_kind,
+            sequence_lengths=tuple(self.schedule.widths),
+            heads=model.num_attention_heads // self.mesh.shape["tensor"],
+            head_size=model.head_size,
+            dtype=self.training.compute.dtype,
+            dropout_rate=model.attention_probs_dropout_prob,
+        )
+
+    def initial_state(self) -> TrainState:
+        """The checkpoint's encoder with a new head; parameters that the checkpoint lacks are drawn."""
+        state = self.training.initial_state()
+        if self.wanted.from_scratch:
+            return state
+        theirs = flat(self.checkpoint.parameters())
+        ours = flat(state.params)
+        taken = [name for name in ours if name.startswith("encoder/") and name in theirs]
+        for name in taken:
+            ours[name] = jax.device_put(np.asarray(theirs[name]), ours[name].sharding)
+        fresh = sorted(
+            {name.split("/")[0] if name[:8] != "encoder/" else "pooler" for name in ours.keys() - set(taken)}
+        )
+        say(f"weights of {self.wanted.model}; drawn anew: {', '.join(fresh)}")
+        return state._replace(params=nested(ours))
+
+    def _fingerprint(self) -> str:
+        """Of the rows that are trained on and their labels: the same one means that a stopped run may go on with them."""
+        table = self.train_split.units.table
+        gold = getattr(self.train_split, "gold", None)
+        digest = hashlib.sha256()
+        for array in (
+            table.lengths,
+            table.ids,
+            table.segments,
+            table.examples,
+            np.asarray(0 if gold is None else gold),
+        ):
+            digest.update(np.ascontiguousarray(array))
+        for labels in table.labels:
+            digest.update(np.asarray(labels, np.int32))
+        return digest.hexdigest()[:16]
+
+    def record(self) -> dict[str, Any]:
+        """finetune.json."""
+        splits = [self.train_split, *self.dev_splits]
+        return {
+            "task": task_record(self.wanted.task if isinstance(self.wanted.task, OwnTask) else self.task.name),
+            "title": self.task.title,
+            "kind": self.task.kind,
+            "metrics": list(self.task.metrics),
+            "labels": list(self.head.labels),
+            "settings": to_dict(self.config),
+            "source": {
+                "path": str(self.wanted.model),
+                "format": self.checkpoint.format,
+                "summary": self.checkpoint.description.summary(),
+                "from_scratch": self.wanted.from_scratch,
+            },
+            "data": str(self.wanted.data),
+            "examples": {
+                split.name: split.counts.get("examples", split.counts.get("questions", 0)) for split in splits
+            },
+            "counts": {split.name: split.counts for split in splits},
+            "training_rows": self._fingerprint(),
+            "total_steps": self.total_steps,
+            "found": {},
+        }
+
+
+def _open_encoder(wanted: Wanted) -> Checkpoint:
+    checkpoint = open_checkpoint(wanted.model, wanted.asked)
+    if checkpoint.tokenizer is None:
+        raise UserError(f"{wanted.model} has no vocabulary: put its vocab.txt beside it, or give --vocab")
+    return checkpoint
+
+
+def _with_head(task: Task, config: FinetuneConfig, data: str) -> tuple[Task, FinetuneConfig, TaskHead]:
+    """The task with its labels, the settings with the scheme of its tags, and the head that they ask for."""
+    labels: tuple[str, ...] = ()
+    if task.kind == "tagging":
+        sentences, _ = read_sentences(task, data, "train")
+        own = detect_scheme(sentences)
+        scheme = scheme_named(config.tag_scheme) if config.tag_scheme else own
+        if own is None and config.tag_scheme:
+            raise UserError(f"tag_scheme={config.tag_scheme}: the tags of {data} are of no scheme: leave it out")
+        config = replace(config, tag_scheme=scheme)
+        labels = tuple(labels_of(sentences, scheme))
+    elif task.kind == "classification":
+        task = with_labels(task, data)
+        labels = task.labels or ()
+    outputs = {"regression": 1, "choice": 1, "span": 2}.get(task.kind, len(labels))
+    head = TaskHead(task.kind, outputs, labels, config.chosen_layers, config.combine, config.lstm, config.fusion)
+    return task, config, head

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of fine-tuning: the paper's recipe, what the task's table fills in, what is refused by name."""
+
+import pytest
+
+from bert_jax.config import ModelConfig
+from bert_jax.errors import UserError
+from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning.splits import resolved
+from bert_jax.optimizer import learning_rate_schedule
+from bert_jax.settings import build, differences, override, settings_help, to_dict
+from bert_jax.tasks.table import find_task
+
+
+def test_defaults_are_those_of_the_paper():
+    """BERT, appendix A.3: Adam with bias correction (X10), warm-up over a tenth, 3 epochs of 32 on GLUE."""
+    config = resolved(FinetuneConfig(), find_task("sst2"), positions=512)
+    assert (config.batch_size, config.epochs, config.warmup_share, config.max_length) == (32, 3.0, 0.1, 128)
+    assert config.learning_rate in (5e-5, 4e-5, 3e-5, 2e-5)
+    optimizer = config.optimizer_with(2e-5)
+    assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.weight_decay) == ("adamw", 0.9, 0.999, 0.01)
+    assert config.optimizer_with(2e-5).learning_rate == 2e-5
+    squad = resolved(FinetuneConfig(), find_task("squad2"), positions=512)
+    assert (squad.batch_size, squad.epochs, squad.learning_rate) == (48, 2.0, 5e-5)  # section 4.3
+    assert (squad.max_length, squad.stride, squad.too_long) == (384, 128, "windows")  # run_squad.py
+
+
+def test_what_is_set_goes_before_the_table():
+    asked = FinetuneConfig(batch_size=7, epochs=0.5, learning_rate=1e-3, max_length=40, too_long="error", stride=9)
+    assert resolved(asked, find_task("squad1"), positions=64) == asked
+
+
+def test_bias_correction_can_be_left_out():
+    assert FinetuneConfig(bias_correction=False).optimizer_with(1e-5).name == "adamw_bert"
+
+
+def test_rows_are_no_longer_than_the_model_has_positions():
+    assert resolved(FinetuneConfig(), find_task("sst2"), positions=40).max_length == 40
+    with pytest.raises(UserError, match="max_length=41 is beyond the 40 positions of the model: set max_length=40"):
+        resolved(FinetuneConfig(max_length=41), find_task("sst2"), positions=40)
+
+
+def test_the_rate_rises_over_a_tenth_and_falls_to_nothing():
+    """run_classifier.py: num_warmup_steps = int(num_train_steps * warmup_proportion)."""
+    settings = resolved(FinetuneConfig(learning_rate=1.0), find_task("sst2"), 512)
+    schedule = learning_rate_schedule(ResolvedConfig(settings, ModelConfig(), 59, "float32").schedule_parts())
+    published = [step / 5 if step < 5 else 1 - step / 59 for step in range(59)]
+    assert [float(schedule(step)) for step in (0, 1, 4, 5, 6, 30, 58)] == pytest.approx(
+        [published[step] for step in (0, 1, 4, 5, 6, 30, 58)]
+    )
+
+
+def test_settings_survive_json_and_differences_are_named():
+    config = resolved(FinetuneConfig(freeze="2", layers="-2,-1", lstm=8), find_task("weibo"), 512)
+    assert build(FinetuneConfig, to_dict(config)) == config
+    assert differences(config, override(config, ["epochs=1", "mesh.data=1"])) == ["epochs: 3.0 -> 1.0"]
+
+
+def test_help_documents_every_setting():
+    text = settings_help(FinetuneConfig())
+    for name in to_dict(FinetuneConfig()):
+        assert f"  {name}=" in text or f"  {name}." in text
+
+
+def test_layers_are_read_as_numbers():
+    assert override(FinetuneConfig(), ["layers=-4,-3,-2,-1"]).chosen_layers == (-4, -3, -2, -1)
+    assert override(FinetuneConfig(), ["layers=-1"]).chosen_layers == (-1,)
+    assert FinetuneConfig().chosen_layers == ()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed=-1", "seed=-1 is out of range"),
+        ("warmup_share=1", "warmup_share=1.0 must be at least 0 and less than 1"),
+        ("learning_rate=0", "learning_rate=0.0 must be more than 0"),
+        ("batch_size=0", "batch_size=0 must be more than 0"),
+        ("epochs=nan", "epochs=nan must be more than 0"),
+        ("max_length=4", "max_length=4 is too short: use at least 8"),
+        ("buckets=0", "buckets=0 must be at least 1"),
+        ("too_long=cut", "too_long=cut is not known: choose one of error, truncate, windows, none"),
+        ("normalisation=all", "normalisation=all is not known: choose one of nbest, window, question"),
+        ("broken_tags=keep", "broken_tags=keep is not known: choose one of repair, refuse"),
+        ("layers=last", "layers=last is no list of numbers: write -4,-3,-2,-1"),
+        ("layer_decay=0", "layer_decay=0.0 must be more than 0 and at most 1"),
+        ("freeze=most", "freeze=most is not known: use none, embeddings, encoder or a number of layers"),
+        ("weight_decay=-1", "weight_decay=-1.0 is not possible: use 0 or more"),
+        ("leaning_rate=1e-5", "unknown setting 'leaning_rate': did you mean 'learning_rate'?"),
+        ("mesh.data=0", "are not possible"),
+    ],
+)
+def test_refused_by_name(assignment, message):
+    with pytest.raises(UserError) as refused:
+        override(FinetuneConfig(), [assignment])
+    assert message in str(refused.value)
+    assert "optimizer." not in str(refused.value), "the name of a setting that is not there"

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step: a frozen encoder is features alone, and the head's first step is what its formula says."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from finetune_samples import MODEL
+from flax import nnx
+
+from bert_jax.config import MeshConfig
+from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning.steps import Finetuning, train_step
+from bert_jax.model_description import ModelDescription, TaskHead
+from bert_jax.sharding import make_mesh
+from bert_jax.train_state import DROPOUT, Training, TrainState
+
+RATE = 1e-2
+N, S = 5, 8  # the last row fills up
+SMALL = replace(MODEL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+
+
+def training(freeze: str) -> Finetuning:
+    settings = FinetuneConfig(freeze=freeze, learning_rate=RATE, warmup_share=0, weight_decay=0)
+    description = ModelDescription(SMALL, mlm=False, nsp=False, task=TaskHead("classification", 3))
+    return Training(ResolvedConfig(settings, SMALL, 10, "float32"), make_mesh(MeshConfig(data=1)), description)
+
+
+def batch() -> dict[str, np.ndarray]:
+    valid = np.arange(S) < np.array([8, 5, 6, 3, 0])[:, None]
+    ids = np.random.default_rng(0).integers(5, SMALL.vocab_size, (N, S))
+    return {
+        "input_ids": np.where(valid, ids, 0).astype(np.int32),
+        "segment_ids": np.zeros((N, S), np.int32),
+        "sequence_ids": valid.astype(np.int32),
+        "position_ids": np.tile(np.arange(S, dtype=np.int32), (N, 1)),
+        "cls_positions": np.zeros((N, 1), np.int32),
+        "example_weights": np.array([1, 1, 1, 1, 0], np.float32),
+        "labels": np.array([0, 1, 2, 1, 0], np.int32),
+    }
+
+
+def products(of: Finetuning) -> int:
+    """Matrix products of a step, as traced."""
+    key = of.key(DROPOUT)
+    return str(jax.make_jaxpr(lambda state: train_step(of, state, batch(), key))(of.abstract_state)).count(
+        "dot_general"
+    )
+
+
+def test_a_frozen_encoder_is_features_alone():
+    """Nothing is dropped in it, no gradient goes through it, and the head learns as on features made before."""
+    of = training("encoder")
+    rng = np.random.default_rng(0)
+    before = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), of.abstract_state.params)
+    moments = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), of.abstract_state.opt_state)
+    state = TrainState(before, moments, np.int32(0))
+
+    @jax.jit
+    def step(state: TrainState) -> tuple[TrainState, Any, jax.Array]:
+        features = nnx.merge(of.graph, state.params).encode(batch()).pooled_output
+        return *train_step(of, state, batch(), of.key(DROPOUT)), features
+
+    after, sums, features = step(state)
+    assert float(sums["weight"]) == 4
+    for one, other in zip(jax.tree.leaves(before["encoder"]), jax.tree.leaves(after.params["encoder"]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    x = np.asarray(features, np.float64)[:4, 0]  # the four that are there
+    kernel, bias = (before["task"][name].astype(np.float64) for name in ("kernel", "bias"))
+    shares = np.exp(x @ kernel + bias)
+    shares /= shares.sum(-1, keepdims=True)
+    error = (shares - np.eye(3)[batch()["labels"][:4]]) / 4
+    gradients = {"kernel": x.T @ error, "bias": error.sum(0)}
+    loss = -np.log(shares[np.arange(4), batch()["labels"][:4]]).sum()
+    np.testing.assert_allclose(sums["loss"], loss, rtol=1e-5)
+    norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
+    np.testing.assert_allclose(sums["grad_norm"], norm, rtol=1e-4)
+    for name, gradient in gradients.items():
+        # The first step of Adam with bias correction: the sign of the gradient, but for epsilon.
+        gradient = gradient / max(norm, 1)
+        wanted = before["task"][name] - RATE * gradient / (np.abs(gradient) + 1e-6)
+        np.testing.assert_allclose(after.params["task"][name], wanted, atol=1e-5)
+
+
+def test_no_backward_pass_is_made_through_a_frozen_encoder():
+    assert products(training("encoder")) < 0.6 * products(training("none"))

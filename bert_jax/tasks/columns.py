@@ -17,10 +17,9 @@ from typing import Any
 from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
-from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS_SPLITS
+from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
 from bert_jax.tasks.task_files import find_file, plain_suffix, read_text
 
-TFDS = "tfds:"
 _NOTHING = ("", "\\N")  # what stands where there is no label; the second is how databases export it
 _LISTED = 12  # columns, labels or lines in a message
 _MOST_LABELS = 1000  # found in a training file; more are no classes
@@ -268,8 +267,14 @@ def _rating(task: Task) -> Callable[[str, str], float]:
 
 
 def _columns(task: Task, split: str, source: str | Path) -> Columns:
-    if str(source).startswith(TFDS) and task.tfds is not None:
-        return task.tfds.columns
+    if str(source).startswith(TFDS):
+        if task.tfds is not None:
+            return task.tfds.columns
+        if task.columns is None:
+            raise UserError(
+                f"{source}: its fields are not known as {task.title}'s: name them, --task own --kind {task.kind} --text WORDS"
+                " --label TAGS"
+            )
     return task.columns_of(split)
 
 
@@ -395,13 +400,9 @@ def _json_object(row: str, place: str) -> dict[Any, Any]:
 
 
 def _tfds_records(task: Task, split: str, source: str, columns: Columns) -> Records:
-    name, splits = source.removeprefix(TFDS), TFDS_SPLITS
-    if task.tfds is not None:
-        name, splits = name or task.tfds.name, {**TFDS_SPLITS, **task.tfds.splits}
-    if not name:
-        raise UserError(f"{task.title} has no data set in TFDS of its own: name one, tfds:NAME")
+    spec, tfds_split = tfds_place(task, split, source)
     optional = [str(column) for column in (columns.label, columns.id) if column is not None]
-    data = read_records(f"{TFDS}{name}", splits.get(split, split), [str(column) for column in columns.needed], optional)
+    data = read_records(spec, tfds_split, [str(column) for column in columns.needed], optional)
     keys: dict[Column, str] = {field: field for field in data.fields}
     return Records(data.name, keys, data.all_fields, data.records, [])
 

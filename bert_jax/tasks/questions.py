@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQuAD-shaped files -> questions: SQuAD 1.1 and 2.0, and CMRC 2018, DRCD and others that took the shape over.
+"""SQuAD-shaped files -> questions: SQuAD 1.1 and 2.0, and CMRC 2018, DRCD and others that took the shape over; and the
+same data sets in TFDS.
 
     {"version": .., "data": [{"paragraphs": [{"context": .., "qas": [
         {"id": .., "question": .., "is_impossible": .., "answers": [{"text": .., "answer_start": ..}]}]}]}]}
@@ -9,13 +10,15 @@ the JSON: data[3].paragraphs[0].qas[2].
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
 from bert_jax.scoring.squad import read_json
 from bert_jax.tasks.examples import Answer, Question
+from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
 
 _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
 _SHAPE = "a SQuAD file is data[].paragraphs[] with context and qas[], which have id, question and answers[]"
@@ -35,20 +38,29 @@ def read_questions(path: Path, labelled: bool = True) -> list[Question]:
     """
     if not path.stat().st_size:
         raise UserError(f"{path} is empty: {_SHAPE}")
-    content = read_json(path)
-    questions: list[Question] = []
-    places: dict[str, str] = {}
-    for place, context, entry in _entries(content, path):
-        question = _question(entry, context, place, labelled)
-        first = places.setdefault(question.name, place)
-        if first is not place:
-            raise UserError(
-                f"{place} has the id '{question.name}', as has {first}: ids must differ, answers go by them"
-            )
-        questions.append(question)
-    if not questions:
-        raise UserError(f"{path} has no questions: {_SHAPE}")
-    return questions
+    return _questions(_entries(read_json(path), path), labelled, f"{path} has no questions: {_SHAPE}")
+
+
+def read_tfds_questions(task: Task, split: str, source: str, labelled: bool = True) -> list[Question]:
+    """The questions of a data set of TFDS with the fields of its `squad`, in the order of its files.
+
+    Args:
+      split: a name of `task.files`.
+      source: `tfds:NAME[/CONFIG][:VERSION]`; `tfds:` is the task's own.
+      labelled: as for `read_questions`.
+
+    Raises:
+      UserError: as `tfds_source.read_records`, and as `read_questions`.
+    """
+    spec, tfds_split = tfds_place(task, split, source)
+    columns = task.tfds.columns if task.tfds is not None else SQUAD_FIELDS
+    question, context, name, answers = (str(column) for column in (*columns.text, columns.id, columns.label))
+    data = read_records(spec, tfds_split, [question, context, name], [answers, "is_impossible"])
+    entries = (
+        (place, record[context], {"id": record[name], "question": record[question]} | _labels(record, answers, place))
+        for place, record in data.records
+    )
+    return _questions(entries, labelled, f"{data.name} has no questions: is it the right split?")
 
 
 def answer_begin(context: str, answer: Answer) -> int | None:
@@ -64,6 +76,38 @@ def answer_begin(context: str, answer: Answer) -> int | None:
     after = context.find(answer.text, begin)
     found = [place for place in (before, after) if place >= 0]
     return min(found, key=lambda place: abs(place - answer.begin), default=None)
+
+
+# ---- questions ---------------------------------------------------------------------------------------------
+
+
+def _questions(entries: Iterable[tuple[str, str, Any]], labelled: bool, none_found: str) -> list[Question]:
+    """Of the places, contexts and entries of a whole split."""
+    questions: list[Question] = []
+    places: dict[str, str] = {}
+    for place, context, entry in entries:
+        question = _question(entry, context, place, labelled)
+        first = places.setdefault(question.name, place)
+        if first is not place:
+            raise UserError(
+                f"{place} has the id '{question.name}', as has {first}: ids must differ, answers go by them"
+            )
+        questions.append(question)
+    if not questions:
+        raise UserError(none_found)
+    return questions
+
+
+def _labels(record: Mapping[str, Any], answers: str, place: str) -> dict[str, Any]:
+    """What a record of TFDS tells of the answers, as the file has it: TFDS keeps {text: [..], answer_start: [..]}."""
+    found = {name: record[name] for name in ("is_impossible",) if name in record}
+    if answers not in record:
+        return found
+    held = record[answers]
+    if not isinstance(held, dict) or not {"text", "answer_start"} <= held.keys():
+        raise UserError(f"{place}: {answers} does not hold text and answer_start: it is no data set like squad")
+    pairs = zip(held["text"], held["answer_start"], strict=True)
+    return found | {"answers": [{"text": text, "answer_start": begin} for text, begin in pairs]}
 
 
 # ---- the file ----------------------------------------------------------------------------------------------

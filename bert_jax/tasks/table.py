@@ -63,7 +63,9 @@ class TfdsSource:
     splits: Mapping[str, str] = field(default_factory=dict)  # where they differ from `TFDS_SPLITS`
 
 
+TFDS = "tfds:"
 TFDS_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+SQUAD_FIELDS = Columns(("question", "context"), "answers", "id")  # of TFDS's SQuAD and of the sets that are like it
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,20 @@ class Task:
 def is_test(split: str) -> bool:
     """Whether a split may come without labels."""
     return split.startswith("test")
+
+
+def tfds_place(task: Task, split: str, source: str) -> tuple[str, str]:
+    """The data set `tfds:NAME[/CONFIG][:VERSION]` and what the split is called there; `tfds:` alone is the task's own.
+
+    Raises:
+      UserError: the task has none of its own.
+    """
+    name, splits = source.removeprefix(TFDS), TFDS_SPLITS
+    if task.tfds is not None:
+        name, splits = name or task.tfds.name, {**TFDS_SPLITS, **task.tfds.splits}
+    if not name:
+        raise UserError(f"{task.title} has no data set in TFDS of its own: name one, tfds:NAME")
+    return f"{TFDS}{name}", splits.get(split, split)
 
 
 # ---- GLUE (section 4.1) ----------------------------------------------------------------------------------------
@@ -291,6 +307,7 @@ _OTHERS = (
         {"train": ("train-v1.1.json",), "dev": ("dev-v1.1.json",)},
         max_length=384,  # run_squad.py
         learning_rate=5e-5,
+        tfds=TfdsSource("squad/v1.1", SQUAD_FIELDS),
     ),
     Task(
         "squad2",
@@ -302,6 +319,7 @@ _OTHERS = (
         learning_rate=5e-5,
         batch_size=48,
         epochs=2,
+        tfds=TfdsSource("squad/v2.0", SQUAD_FIELDS),
     ),
     Task(
         "cmrc",
@@ -353,6 +371,7 @@ _OTHERS = (
             "test": ("eng.testb", "test.txt"),
         },
         learning_rate=5e-5,
+        tfds=TfdsSource("conll2003/conll2003", Columns(("tokens",), "ner"), {"dev": "dev"}),
     ),
     Task(
         "weibo",

@@ -2,6 +2,7 @@
 """The strict floor of every test (eight CPU devices, no silent rank promotion; warnings are errors, see pyproject.toml)
 and a small made-up corpus that many tests share."""
 
+import gc
 import os
 import tempfile
 
@@ -16,6 +17,8 @@ COMPILED = tempfile.TemporaryDirectory(prefix="bert_jax_compiled_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Tracing makes so many objects that Python's own threshold of 700 has it look for cycles all the time.
+gc.set_threshold(20_000)
 
 from dataclasses import dataclass
 from pathlib import Path

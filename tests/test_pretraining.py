@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,18 +39,39 @@ from bert_jax.pretraining import pretrain
 from bert_jax.session import Session
 from bert_jax.settings import to_dict
 from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training
+from bert_jax.train_state import Training, TrainState
 
 CONFIG = small_config()
+# Without dropout, which the runs of CONFIG have and which takes long to compile.
+PLAIN = replace(CONFIG.model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def shared(function: Callable) -> Callable:
+    """`function(training, ...)`, called once for runs that differ only in when they log, evaluate and save."""
+    cached = functools.cache(function)
+
+    def call(training: Training, *arguments: object) -> object:
+        config = replace(training.config, log_every=1, eval_every=1, save_every=1)
+        return cached(replace(training, config=config), *arguments)
+
+    return call
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """Runs of one configuration share their compiled programs in this module: a resumed run would only trace and load
-    them again, which test_killed_in_a_save and test_multihost.py do in processes of their own."""
+    """Runs of one network share their compiled programs, shapes and first parameters in this module: a resumed run would
+    only trace and load them again, which test_killed_in_a_save and test_multihost.py do in processes of their own."""
+    drawn = shared(lambda training, draw=Training.initial_state: jax.tree.map(np.asarray, draw(training)))
+
+    def initial_state(training: Training) -> TrainState:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, training.abstract_state)
+        return jax.device_put(drawn(training), shardings, may_alias=False)  # a step overwrites its state
+
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((bert_jax.session, "compile_train_step"), (bert_jax.evaluation, "compile_eval_step")):
-            patch.setattr(module, name, functools.cache(getattr(module, name)))
+            patch.setattr(module, name, shared(getattr(module, name)))
+        patch.setattr(Training, "abstract_state", property(shared(Training.abstract_state.func)))
+        patch.setattr(Training, "initial_state", initial_state)
         yield
 
 
@@ -78,6 +100,7 @@ def straight(few, tmp_path_factory) -> Path:
     return run
 
 
+@functools.cache  # a finished run changes no more
 def final_state(run: Path, config: PretrainConfig = CONFIG):
     """Everything the last checkpoint holds, as NumPy."""
     total = config.total_steps
@@ -212,7 +235,7 @@ def test_killed_in_a_save(few, straight, tmp_path, capsys):
 def test_the_start_says_what_was_chosen_and_how_long_it_took(prepared, tmp_path, capfd):
     """Mesh, dtype, attention with what its check has found, feed, compilation."""
     one_step, no_warm_up = (replace(CONFIG.phases[0], steps=1),), OptimizerConfig(warmup_steps=0)
-    config = replace(CONFIG, attention="xla", phases=one_step, optimizer=no_warm_up, eval_every=0)
+    config = replace(CONFIG, model=PLAIN, attention="xla", phases=one_step, optimizer=no_warm_up, eval_every=0)
     pretrain(config, prepared.data, tmp_path / "run", resume_command="")
     said = capfd.readouterr().err
     assert "mesh: dcn 1, data 1, fsdp 1, tensor 1, on 1 of 8 cpu devices" in said
@@ -230,7 +253,8 @@ def test_a_finished_run_says_so(few, straight, capsys):
 
 def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path):
     """The step is named and nothing is overwritten: the checkpoints are those of before."""
-    config = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e30, warmup_steps=0), save_every=1)
+    too_fast = OptimizerConfig(learning_rate=1e30, warmup_steps=0)
+    config = replace(CONFIG, model=PLAIN, optimizer=too_fast, save_every=1)
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"step \d: the loss or the gradient is not finite \(mlm_loss=.*nothing is o"):
         pretrain(config, few, run, resume_command="")
@@ -271,8 +295,7 @@ def short(prepared, tmp_path_factory) -> Path:
 def varied(objective: str = "mlm_nsp", masking: str = "token", **changes) -> PretrainConfig:
     """Rows of 64 tokens; the share of picked tokens rises from step to step."""
     settings = ObjectiveConfig(objective, masking, mlm_probability_end=0.3)
-    # Without dropout, which other tests have and which takes long to compile.
-    model = replace(CONFIG.model, max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = replace(PLAIN, max_position_embeddings=64)
     rows = {"examples_per_row": 3, "buckets": 2}
     return replace(CONFIG, model=model, objective=settings, phases=(VARIED,), **(rows | changes))
 

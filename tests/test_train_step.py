@@ -2,6 +2,7 @@
 """The train step on meshes and micro-batches: the same loss, gradient and update, however the batch is cut."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import numpy as np
@@ -10,10 +11,10 @@ from conftest import small_config
 from flax import nnx
 
 from bert_jax.batch import BatchShape
-from bert_jax.config import MeshConfig, ModelConfig, ObjectiveConfig
+from bert_jax.config import MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from bert_jax.evaluation import put_on_mesh
 from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training
+from bert_jax.train_state import Training, TrainState
 from bert_jax.train_step import (
     batch_statistics,
     compile_eval_step,
@@ -33,6 +34,7 @@ MODEL = ModelConfig(
     intermediate_size=64,
     max_position_embeddings=32,
 )
+PLAIN = replace(MODEL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # compiles faster
 
 
 def make_batch(seed: int = 0) -> dict[str, np.ndarray]:
@@ -61,13 +63,25 @@ def training_on(mesh: tuple[int, int, int], micro_batches: int = 1, **changes) -
     return Training(config, make_mesh(config.mesh))
 
 
+@cache
+def drawn(model: ModelConfig) -> TrainState:
+    """A model's first state, as NumPy."""
+    return jax.tree.map(np.asarray, training_on((1, 1, 1), model=model).initial_state())
+
+
+def first_state(training: Training) -> TrainState:
+    """`training.initial_state()`, without compiling it for each mesh: see test_the_first_state_is_that_of_one_device."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, training.abstract_state)
+    return jax.device_put(drawn(training.config.model), shardings, may_alias=False)  # a step overwrites its state
+
+
 def run_steps(training: Training, steps: int = 3):
     """(sums of each step, parameters and moments after them)."""
-    state = training.initial_state()
-    step = compile_train_step(training, SHAPE, MASK)
+    state = first_state(training)
+    step = compile_train_step(training, BatchShape(B, S, 6, 3), MASK)
     history = []
     for number in range(steps):
-        state, sums = step(state, put_on_mesh(training.mesh, make_batch(number)))
+        state, sums = step(state, put_on_mesh(training.mesh, uneven_batch(number)))
         history.append({name: float(value) for name, value in sums.items()})
     return history, jax.tree.map(np.asarray, (state.params, state.opt_state))
 
@@ -83,8 +97,9 @@ def one_device():
     [((8, 1, 1), 1), ((1, 8, 1), 1), ((2, 2, 2), 1), ((1, 1, 4), 1), ((1, 1, 1), 4), ((2, 2, 1), 2), ((2, 2, 2), 2)],
 )
 def test_any_cut_gives_the_same_steps(one_device, mesh, micro_batches):
-    """Meshes and micro-batches with unequal masked counts, some with none: losses, gradient norm, parameters and both
-    moments, which hold the gradients, to 1e-5, dropout included."""
+    """Rows of one to three examples, meshes and micro-batches with unequal numbers of them and of masked tokens, some with
+    none: counts, losses, gradient norm, parameters and both moments, which hold the gradients, to 1e-5, dropout included.
+    """
     history, state = run_steps(training_on(mesh, micro_batches))
     for sums, expected in zip(history, one_device[0], strict=True):
         assert sums == pytest.approx(expected, rel=1e-5, abs=1e-5)
@@ -95,8 +110,7 @@ def test_any_cut_gives_the_same_steps(one_device, mesh, micro_batches):
 
 def test_steps_do_change_the_parameters(one_device):
     """The comparison above must compare something."""
-    begin = jax.tree.map(np.asarray, training_on((1, 1, 1)).initial_state().params)
-    moved = jax.tree.map(lambda old, new: float(np.abs(old - new).max()), begin, one_device[1][0])
+    moved = jax.tree.map(lambda old, new: float(np.abs(old - new).max()), drawn(MODEL).params, one_device[1][0])
     # The key's bias shifts all scores of a query alike: softmax does not see it, its gradient is rounding noise.
     moved["encoder"]["layers"]["attention"]["key"].pop("bias")
     # Segment and position rows, every kernel, every bias: all have moved by more than the tolerance.
@@ -114,11 +128,18 @@ def test_parameters_are_cut_over_the_mesh():
     assert len(moments) == 2  # first and second
 
 
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)])
+def test_the_first_state_is_that_of_one_device(mesh):
+    """Each device draws its own part of the same random numbers."""
+    state = training_on(mesh).initial_state()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-7), state, drawn(MODEL))
+
+
 def test_losses_are_weighted_means():
     """The sums divide to the mean over real predictions: doubling a filler's label or a row's weight shows."""
     training = training_on((1, 1, 1))
     step = compile_eval_step(training, SHAPE)
-    params = training.initial_state().params
+    params = first_state(training).params
     batch = make_batch()
     mlm, nsp = step(params, put_on_mesh(training.mesh, batch))
     assert float(mlm.weight) == batch["masked_lm_weights"].sum()
@@ -132,31 +153,36 @@ def test_losses_are_weighted_means():
 
 def test_without_nsp_its_head_gets_no_gradient():
     """Row S32: segments stay, the label is not predicted."""
-    training = training_on((1, 1, 1), objective=ObjectiveConfig("mlm_pairs"))
-    state = training.initial_state()
-    before = np.asarray(state.params["nsp"]["kernel"])
+    objective, moving = ObjectiveConfig("mlm_pairs"), OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
+    training = training_on((1, 1, 1), objective=objective, optimizer=moving, model=PLAIN)
     batch = {name: jax.numpy.asarray(field) for name, field in make_batch().items()}
-    step = jax.jit(lambda state: train_step(training, state, batch, MASK))
-    state, _ = step(step(state)[0])  # the first step has learning rate 0
-    mu = state.opt_state[1].mu
-    assert not np.asarray(mu["nsp"]["kernel"]).any()
-    assert np.asarray(mu["mlm"]["bias"]).any()
-    np.testing.assert_allclose(np.asarray(state.params["nsp"]["kernel"]), before, rtol=1e-3)  # decay only
+
+    @jax.jit
+    def heads_after(state: TrainState):
+        """What is not asked for is not compiled."""
+        state, _ = train_step(training, state, batch, MASK)
+        mu = state.opt_state[1].mu
+        return mu["nsp"]["kernel"], mu["mlm"]["bias"], state.params["nsp"]["kernel"]
+
+    state = first_state(training)
+    pair, words, kernel = map(np.asarray, heads_after(state))
+    assert not pair.any()
+    assert words.any()
+    assert (kernel != state.params["nsp"]["kernel"]).any()
+    np.testing.assert_allclose(kernel, state.params["nsp"]["kernel"], rtol=1e-3)  # decay only
 
 
 def test_dropout_changes_with_the_step_and_the_seed():
     """Keys are fold_in(key, step): the same batch gives another loss at another step."""
     training = training_on((1, 1, 1))
-    step = compile_train_step(training, SHAPE, MASK)
-    batch = put_on_mesh(training.mesh, make_batch())
     other = replace(training, config=replace(training.config, seed=1))
-    steps = {0: step, 1: compile_train_step(other, SHAPE, MASK)}
-    state = training.initial_state()
-    losses = []
-    for seed, number in ((0, 0), (0, 0), (0, 1), (1, 0)):
-        begin = jax.tree.map(jax.numpy.copy, state)  # a step donates its state
-        _, sums = steps[seed](begin._replace(step=jax.device_put(np.int32(number), begin.step.sharding)), batch)
-        losses.append(float(sums["mlm_loss"]))
+    batch = {name: jax.numpy.asarray(field) for name, field in make_batch().items()}
+    # The loss alone: the rest of the step is not compiled.
+    loss = [jax.jit(lambda state, of=of: train_step(of, state, batch, MASK)[1]["mlm_loss"]) for of in (training, other)]
+    state = first_state(training)
+    losses = [
+        float(loss[seed](state._replace(step=np.int32(number)))) for seed, number in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
     assert losses[0] == losses[1]
     assert len(set(losses[1:])) == 3
 
@@ -244,6 +270,23 @@ def packed() -> dict[str, np.ndarray]:
     return batch
 
 
+def uneven_batch(number: int) -> dict[str, np.ndarray]:
+    """Sixteen rows with one to three examples, with none to five predictions each, more in later rows."""
+    batch = {name: np.concatenate([field] * 4 + [field[1:], field[:1]] * 4) for name, field in packed().items()}
+    words = batch["input_ids"]
+    batch["input_ids"] = np.where(words > 0, 5 + (words - 5 + 7 * number) % (VOCAB - 5), 0).astype(np.int32)
+    alone = batch["sequence_ids"] == 1  # all that is left of every third row
+    for name in ("input_ids", "segment_ids", "sequence_ids", "position_ids"):
+        batch[name][::3] *= alone[::3]
+    own = np.take_along_axis(batch["sequence_ids"], batch["masked_lm_positions"], axis=1) == 1
+    batch["masked_lm_weights"][::3] *= own[::3]
+    batch["next_sentence_weights"][::3, 1:] = 0
+    rank = np.cumsum(batch["masked_lm_weights"], axis=1)
+    batch["masked_lm_weights"] *= rank <= (np.arange(B) * 7 // B)[:, None]
+    batch["next_sentence_weights"][::5] = 0
+    return batch
+
+
 def summed_loss(training: Training, params, batch, mlm: float, nsp: float):
     """The sums of both losses, without dropout."""
     scores = pretraining_scores(training, params, batch, None)
@@ -255,7 +298,7 @@ def untied() -> tuple[Training, dict]:
     """Two layers with a decoder of their own, so that the table's gradient comes through the encoder alone; weights ten
     times as large as a model's at its start, so that attention is not uniform and a leak would show."""
     training = training_on((1, 1, 1), model=replace(MODEL, tie_word_embeddings=False, initializer_range=0.2))
-    return training, training.initial_state().params
+    return training, first_state(training).params
 
 
 @pytest.fixture(scope="module")
@@ -313,23 +356,3 @@ def test_an_example_gets_no_gradient_from_its_neighbours(untied, gradient, numbe
     mine = np.unique(make_example(number)["input_ids"][: LENGTHS[number]])
     assert (np.abs(table[mine]).max(1) > 1e-3).all()
     assert not np.delete(table, mine, axis=0).any()
-
-
-def packed_step(training: Training) -> dict[str, float]:
-    """The sums of a step, with dropout, on sixteen rows with one to three examples; some have nothing to predict."""
-    batch = {name: np.concatenate([field] * 4 + [field[1:], field[:1]] * 4) for name, field in packed().items()}
-    for name in ("masked_lm_weights", "next_sentence_weights"):
-        batch[name][::5] = 0
-    step = compile_train_step(training, BatchShape(len(batch["input_ids"]), S, 6, 3), MASK)
-    return jax.tree.map(float, step(training.initial_state(), put_on_mesh(training.mesh, batch))[1])
-
-
-@pytest.fixture(scope="module")
-def packed_on_one_device() -> dict[str, float]:
-    return packed_step(training_on((1, 1, 1)))
-
-
-@pytest.mark.parametrize(("mesh", "micro_batches"), [((2, 2, 2), 1), ((2, 1, 1), 2)])
-def test_any_cut_of_packed_rows_gives_the_same_step(packed_on_one_device, mesh, micro_batches):
-    """Losses, gradient norm and counts to 1e-5, whatever number of examples and predictions each part has."""
-    assert packed_step(training_on(mesh, micro_batches)) == pytest.approx(packed_on_one_device, rel=1e-5, abs=1e-5)

@@ -400,44 +400,47 @@ def tfds_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as TFDS_DATA_DIR names it, with `glue/mnli` in it as TFDS has it: classes in its own order, hidden in test."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
-    class Glue(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("2.0.0")
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mnli")]  # noqa: RUF012
+    # TFDS's own `glue` may be imported by another test of this process.
+    with tfds.core.registered.skip_registration():
 
-        def _info(self) -> Any:
-            features = {
-                "premise": tfds.features.Text(),
-                "hypothesis": tfds.features.Text(),
-                "label": tfds.features.ClassLabel(names=["entailment", "neutral", "contradiction"]),
-                "idx": np.int32,
-                "words": tfds.features.Sequence(tfds.features.Text()),
-                "spans": tfds.features.Sequence({"text": tfds.features.Text(), "begin": np.int32}),
-            }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        class Glue(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("2.0.0")
+            BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mnli")]  # noqa: RUF012
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            return {
-                "train": self._examples([0, 1, 2]),
-                "validation_matched": self._examples([2]),
-                "test_matched": self._examples([-1]),
-            }
+            def _info(self) -> Any:
+                features = {
+                    "premise": tfds.features.Text(),
+                    "hypothesis": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(names=["entailment", "neutral", "contradiction"]),
+                    "idx": np.int32,
+                    "words": tfds.features.Sequence(tfds.features.Text()),
+                    "spans": tfds.features.Sequence({"text": tfds.features.Text(), "begin": np.int32}),
+                }
+                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-        def _generate_examples(self) -> Any:
-            raise NotImplementedError
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                return {
+                    "train": self._examples([0, 1, 2]),
+                    "validation_matched": self._examples([2]),
+                    "test_matched": self._examples([-1]),
+                }
 
-        def _examples(self, labels: list[int]) -> Any:
-            for number, label in enumerate(labels):
-                yield (
-                    number,
-                    {
-                        "premise": f"A {label} “中”.",
-                        "hypothesis": "B.",
-                        "label": label,
-                        "idx": number,
-                        "words": ["a", "b"],
-                        "spans": [{"text": "a", "begin": 0}, {"text": "b", "begin": 2}],
-                    },
-                )
+            def _generate_examples(self) -> Any:
+                raise NotImplementedError
+
+            def _examples(self, labels: list[int]) -> Any:
+                for number, label in enumerate(labels):
+                    yield (
+                        number,
+                        {
+                            "premise": f"A {label} “中”.",
+                            "hypothesis": "B.",
+                            "label": label,
+                            "idx": number,
+                            "words": ["a", "b"],
+                            "spans": [{"text": "a", "begin": 0}, {"text": "b", "begin": 2}],
+                        },
+                    )
 
     folder = tmp_path_factory.mktemp("tfds")
     Glue(config="mnli", data_dir=str(folder), file_format="array_record").download_and_prepare()

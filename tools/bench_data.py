@@ -18,6 +18,7 @@ is left out and named. The machine should be idle: a busy neighbour slows even C
 
 import argparse
 import contextlib
+import inspect
 import json
 import os
 import platform
@@ -67,11 +68,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: a function of `bench_data_sides`, its settings, and the Python it runs under."""
+    """One side of a comparison: a function of a file such as `bench_data_sides`, its settings, the Python it runs under."""
 
     work: Callable[..., sides.Figures]
     settings: Mapping[str, Any]
     python: str = sys.executable
+    name: str = ""  # where two sides do the same work with other settings
+    environment: Mapping[str, str] = field(default_factory=ONE_THREAD.copy)
+
+    @property
+    def title(self) -> str:
+        """What its figures are filed under."""
+        return self.name or self.work.__name__
 
 
 @dataclass
@@ -88,9 +96,9 @@ class Measurements:
         for _ in tqdm(range(self.repetitions), desc=title, disable=None):
             for side in parties:
                 figures = run_side(side)
-                self.versions[side.work.__name__] = figures.pop("versions")
+                self.versions[side.title] = figures.pop("versions")
                 for name, one in figures.items():
-                    found.setdefault(f"{side.work.__name__}: {name}", []).append(one)
+                    found.setdefault(f"{side.title}: {name}", []).append(one)
         return found
 
 
@@ -296,11 +304,12 @@ def text_bytes(inputs: Sequence[str]) -> int:
 
 def run_side(side: Side) -> sides.Figures:
     """Run one side in a process of its own, in an empty folder; what it printed last."""
-    command = [side.python, sides.__file__, side.work.__name__, json.dumps(dict(side.settings))]
-    with tempfile.TemporaryDirectory(prefix="bench-data-side-") as folder:
-        done = subprocess.run(command, cwd=folder, env=os.environ | ONE_THREAD, capture_output=True, text=True)
+    command = [side.python, inspect.getfile(side.work), side.work.__name__, json.dumps(dict(side.settings))]
+    environment = os.environ | dict(side.environment)
+    with tempfile.TemporaryDirectory(prefix="bench-side-") as folder:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{side.work.__name__} failed under {side.python}: {last_line(done.stderr)}")
+        raise UserError(f"{side.title} failed under {side.python}: {last_line(done.stderr)}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -361,12 +370,7 @@ def last_line(text: str) -> str:
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    cpu_info = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*:\s*(.+)$", cpu_info.read_text(), re.MULTILINE) if cpu_info.exists() else []
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
+    return machine() | {
         "text_bytes": text_bytes(options.text),
         "repetitions": options.repetitions,
         "preparation_megabytes": options.preparation_megabytes,
@@ -375,6 +379,17 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "collator_batches": options.collator_batches,
         "rows": ROWS,
         "max_predictions": MAX_PREDICTIONS,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    cpu_info = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*:\s*(.+)$", cpu_info.read_text(), re.MULTILINE) if cpu_info.exists() else []
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
     }
 
 

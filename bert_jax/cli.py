@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from bert_jax import __version__
 from bert_jax.errors import Interrupted, UserError
+from bert_jax.host_memory import keep_freed_memory
 
 STAGES = {
     "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
@@ -32,6 +33,7 @@ STAGES = {
     "describe": "config -> parameters, FLOPs, memory",
 }
 
+COMPUTING = {"pretrain", "evaluate", "fill-mask", "finetune", "predict", "embed"}  # stages that run JAX's programs
 EXIT_USER_ERROR = 2
 DISK_ERRORS = {errno.ENOSPC: "disk full", errno.EFBIG: "file size limit reached", errno.EDQUOT: "disk quota reached"}
 
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if stage not in STAGES:
             raise UserError(f"there is no stage '{stage}': the stages are {', '.join(STAGES)} (see bert-jax --help)")
+        if stage in COMPUTING:
+            keep_freed_memory()
         module = importlib.import_module(f"bert_jax.pipelines.{stage.replace('-', '_')}")
         return module.main(rest) or 0
     except Interrupted as stop:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "vocab.json"
 FORMAT = 2  # of the record
+TOLERATED_UNKNOWN = 0.01  # share of [UNK] among the tokens of the vocabulary's own text
 MEASURED_SENTENCES = 10_000  # statistics are measured on this many to twice as many, from all over the text
 WORDPIECE_OPTIONS: dict[str, float] = {"min_frequency": 2, "limit_alphabet": 1_000}
 SENTENCEPIECE_OPTIONS: dict[str, float] = {"character_coverage": 0.9995}
@@ -242,6 +243,13 @@ def _print_summary(output: Path, tokenizer: "Tokenizer", record: dict[str, Any])
     print(f"    {statistics['whole_word_share']:.1%} of the words are entries")
     print(f"    {statistics['coverage']:.2%} of the words are covered: not [UNK]")
     print(f"    {statistics['unknown_rate']:.3%} of the tokens are [UNK]")
+    if statistics["unknown_rate"] > TOLERATED_UNKNOWN:
+        option = "limit_alphabet" if "limit_alphabet" in settings else "character_coverage"
+        print(
+            f"warning: {statistics['unknown_rate']:.1%} of the text's own tokens are [UNK]: characters have no entry; raise"
+            f" --{option.replace('_', '-')}, which is {settings[option]}",
+            file=sys.stderr,
+        )
 
 
 # ---- two vocabularies --------------------------------------------------------------------------------------

@@ -188,11 +188,10 @@ def test_widths_of_little():
 
 @pytest.mark.parametrize("name", UNITS)
 @pytest.mark.parametrize("at_once", [16_384, 200, 8])
-def test_a_pass_meets_every_example_once(name, at_once, monkeypatch):
+def test_a_pass_meets_every_example_once(name, at_once):
     """Also where one example has more rows than a batch should hold."""
-    monkeypatch.setattr(batches, "TOKENS_AT_ONCE", at_once)
     units = units_named(name)
-    draws = list(passes(units, [16, LONGEST], row_multiple=2))
+    draws = list(passes(units, [16, LONGEST], row_multiple=2, tokens_at_once=at_once))
     met = Counter(int(number) for draw in draws for number in draw.examples if number != NOBODY)
     assert met == Counter(range(len(units)))
     rows = Counter(int(row) for draw in draws for row in draw.rows if row != NOBODY)

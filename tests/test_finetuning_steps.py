@@ -24,7 +24,7 @@ SMALL = replace(MODEL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5
 def training(freeze: str) -> Finetuning:
     settings = FinetuneConfig(freeze=freeze, learning_rate=RATE, warmup_share=0, weight_decay=0)
     description = ModelDescription(SMALL, mlm=False, nsp=False, task=TaskHead("classification", 3))
-    return Training(ResolvedConfig(settings, SMALL, 10, "float32"), make_mesh(MeshConfig(data=1)), description)
+    return Training(ResolvedConfig(settings, SMALL, 10, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description)
 
 
 def batch() -> dict[str, np.ndarray]:

@@ -79,6 +79,17 @@ def test_small_text_says_how_many_entries_it_gives(corpus, tmp_path, capsys):
     assert f"note: the text gives {entries} entries, not 30522" in capsys.readouterr().out
 
 
+def test_characters_without_an_entry_are_warned_of(tmp_path, capsys):
+    text = tmp_path / "zh.txt"
+    text.write_text("".join(f"{chr(0x4E00 + i)}{chr(0x4E01 + i)}。\n" for i in range(300)), encoding="utf-8")
+    assert run(text, tmp_path / "a", "--size", "200", "--limit-alphabet", "100") == 0
+    said = capsys.readouterr().err
+    assert "of the text's own tokens are [UNK]" in said
+    assert "raise --limit-alphabet, which is 100" in said
+    assert run(text, tmp_path / "b", "--size", "600") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_case_and_accents(corpus, tmp_path):
     run(corpus, tmp_path / "cased", "--cased")
     run(corpus, tmp_path / "accents", "--keep-accents")

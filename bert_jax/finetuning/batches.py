@@ -250,11 +250,14 @@ def _capacity(least: int, rows: int, multiple: int) -> int:
 
 # ---- a pass over everything ----------------------------------------------------------------------------------------
 
-TOKENS_AT_ONCE = 16_384  # of a batch of a pass, padding included
+TOKENS_AT_ONCE = 16_384  # of a batch of a pass, padding included: what keeps an accelerator busy
+TOKENS_AT_ONCE_ON_CPU = 2_048  # what stays in its caches
 
 
-def passes(units: Units, widths: Sequence[int], row_multiple: int = 1) -> Iterator[Draw]:
-    """Every unit once, like lengths together, the longest first; batches hold as many rows as TOKENS_AT_ONCE gives.
+def passes(
+    units: Units, widths: Sequence[int], row_multiple: int = 1, tokens_at_once: int = TOKENS_AT_ONCE
+) -> Iterator[Draw]:
+    """Every unit once, like lengths together, the longest first; batches hold as many rows as `tokens_at_once` gives.
 
     A unit with more rows than that is a batch by itself.
     """
@@ -262,7 +265,7 @@ def passes(units: Units, widths: Sequence[int], row_multiple: int = 1) -> Iterat
     at = 0
     while at < len(order):
         width = next(width for width in widths if width >= units.lengths[order[at]])
-        size = max(1, TOKENS_AT_ONCE // (width * units.choices))
+        size = max(1, tokens_at_once // (width * units.choices))
         size = -(-size // row_multiple) * row_multiple
         rows = np.cumsum(units.counts[order[at : at + size]])
         count = max(1, int(np.searchsorted(rows, size * units.choices, side="right")))

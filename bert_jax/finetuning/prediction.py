@@ -13,7 +13,16 @@ from tqdm import tqdm
 
 from bert_jax.batch import Batch
 from bert_jax.data.feed import plain_feed
-from bert_jax.finetuning.batches import choose_widths, Draw, encoder_fields, NOBODY, passes, Units
+from bert_jax.finetuning.batches import (
+    choose_widths,
+    Draw,
+    encoder_fields,
+    NOBODY,
+    passes,
+    TOKENS_AT_ONCE,
+    TOKENS_AT_ONCE_ON_CPU,
+    Units,
+)
 from bert_jax.finetuning.splits import Outputs
 from bert_jax.finetuning.steps import compile_prediction, Finetuning
 from bert_jax.sharding import put_on_mesh, row_shards
@@ -55,7 +64,8 @@ class Predictor:
 
     def _batches(self, units: Units, widths: list[int]) -> Iterator[tuple[Draw, Batch]]:
         """Made by a thread ahead of their use."""
-        draws = list(passes(units, widths, row_shards(self.training.mesh)))
+        tokens = TOKENS_AT_ONCE_ON_CPU if self.training.platform == "cpu" else TOKENS_AT_ONCE
+        draws = list(passes(units, widths, row_shards(self.training.mesh), tokens))
         made = plain_feed(lambda number: encoder_fields(units, draws[number]), 0, len(draws))
         return zip(draws, made, strict=True)
 

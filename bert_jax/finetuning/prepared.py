@@ -116,8 +116,9 @@ class Prepared:
     @cached_property
     def training(self) -> Finetuning:
         """Graph, optimizer, shardings."""
-        dtype = resolve_compute_dtype(self.config.compute_dtype, self.mesh.devices.flat[0].platform)
-        config = ResolvedConfig(self.config, self.description.model, self.total_steps, dtype)
+        platform = self.mesh.devices.flat[0].platform
+        dtype = resolve_compute_dtype(self.config.compute_dtype, platform)
+        config = ResolvedConfig(self.config, self.description.model, self.total_steps, dtype, platform)
         return Training(config, self.mesh, self.description)
 
     def attention_case(self) -> AttentionCase:

@@ -47,8 +47,10 @@ class SavedModel:
     @cached_property
     def training(self) -> Finetuning:
         """Graph and shardings."""
-        dtype = resolve_compute_dtype(self.settings.compute_dtype, self.mesh.devices.flat[0].platform)
-        return Training(ResolvedConfig(self.settings, self.description.model, 1, dtype), self.mesh, self.description)
+        platform = self.mesh.devices.flat[0].platform
+        dtype = resolve_compute_dtype(self.settings.compute_dtype, platform)
+        config = ResolvedConfig(self.settings, self.description.model, 1, dtype, platform)
+        return Training(config, self.mesh, self.description)
 
     @cached_property
     def params(self) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.finetuning.degenerate import advice, find_degenerate, step_ratio
-from bert_jax.finetuning.splits import Outcome
+from bert_jax.finetuning.split import Outcome
 from bert_jax.scoring import glue
 
 CONFIG = FinetuneConfig()

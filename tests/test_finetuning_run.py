@@ -94,8 +94,11 @@ def test_the_encoder_is_that_of_the_model_and_the_head_is_new(folder):
 
 
 def test_a_finished_run_is_recognised(folder, capsys):
+    """Its scores are read: nothing is predicted again."""
     before = (folder / "run" / "metrics.jsonl").read_bytes()
+    written = (folder / "run" / "scores.json").stat().st_mtime_ns
     assert main(sst2(folder, "run")) == 0
+    assert (folder / "run" / "scores.json").stat().st_mtime_ns == written
     printed = capsys.readouterr()
     assert "has finished its 96 steps" in printed.err
     assert "dev accuracy 1.0000" in printed.out

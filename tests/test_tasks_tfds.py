@@ -10,7 +10,8 @@ import pytest
 from question_samples import entry, squad
 
 from bert_jax.errors import UserError
-from bert_jax.finetuning.splits import read_sentences, read_task_questions
+from bert_jax.finetuning.question_split import read_task_questions
+from bert_jax.finetuning.tagging_split import read_sentences
 from bert_jax.tasks.conll import read_conll
 from bert_jax.tasks.questions import read_questions
 from bert_jax.tasks.table import find_task, own_task, tfds_place

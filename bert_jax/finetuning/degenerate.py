@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.finetuning.splits import Outcome
+from bert_jax.finetuning.split import Outcome
 
 ALIKE = 0.02  # a rating's standard deviation, as a share of that of the true ones, below which all are the same
 NEAR_CHANCE = 0.01  # of a loss, as a share of that of always saying the classes' shares

@@ -23,7 +23,7 @@ from bert_jax.finetuning.batches import (
     TOKENS_AT_ONCE_ON_CPU,
     Units,
 )
-from bert_jax.finetuning.splits import Outputs
+from bert_jax.finetuning.split import Outputs
 from bert_jax.finetuning.steps import compile_prediction, Finetuning
 from bert_jax.sharding import put_on_mesh, row_shards
 

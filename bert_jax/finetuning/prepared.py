@@ -17,8 +17,10 @@ from bert_jax.errors import UserError
 from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
 from bert_jax.finetuning.batches import choose_widths, Schedule
 from bert_jax.finetuning.run_files import OwnTask, task_record
-from bert_jax.finetuning.splits import load_split, read_sentences, resolved, Source, Split
+from bert_jax.finetuning.split import Source, Split
+from bert_jax.finetuning.splits import load_split, resolved
 from bert_jax.finetuning.steps import Finetuning
+from bert_jax.finetuning.tagging_split import read_sentences
 from bert_jax.model_description import ModelDescription, TaskHead
 from bert_jax.session import say
 from bert_jax.settings import to_dict

@@ -27,10 +27,11 @@ from bert_jax.finetuning.prepared import Prepared, Wanted
 from bert_jax.finetuning.run_files import (
     Finetuned,
     PREDICTIONS,
+    read_record,
     start_or_resume,
     write_records,
 )
-from bert_jax.finetuning.splits import Outcome
+from bert_jax.finetuning.split import Outcome
 from bert_jax.finetuning.steps import compile_train_step
 from bert_jax.metrics import check_finite
 from bert_jax.run_directory import append_metrics, forget_metrics_after
@@ -72,6 +73,9 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
         raise UserError("fine-tuning runs in one process, on all of its devices: start it on one host")
     prepared = Prepared(wanted)
     run = start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
+    if run.scores_file.exists():  # written last
+        say(f"{run.path} has finished its {prepared.total_steps:,} steps")
+        return read_result(run)
     with listen_for_stop() as stop, Checkpoints(run.run.checkpoints, keep=1) as checkpoints:
         session = Session(prepared, run, checkpoints)
         session.train(stop)
@@ -136,8 +140,7 @@ class Session:
         self.state, self.done = self._restore_or_begin()
         forget_metrics_after(self.run.run, self.done)
         total = prepared.total_steps
-        if self.done >= total:
-            say(f"{self.run.path} has finished its {total:,} steps")
+        if self.done >= total:  # and was stopped before its scores were written
             return
         every = max(1, -(-prepared.schedule.steps_per_epoch // prepared.config.evals_per_epoch))
         phase = Phase(0, 0, total, lambda: self._step, self._feed)
@@ -299,6 +302,14 @@ class Session:
             },
         )
         return Result(self.run.path, metric, split, value, scores, degenerate)
+
+
+def read_result(run: Finetuned) -> Result:
+    """Of a finished run, from its scores.json."""
+    record = read_record(run.scores_file)
+    main, degenerate = record["main"], record["degenerate"]
+    found = Degenerate(**degenerate) if degenerate else None
+    return Result(run.path, main["metric"], main["split"], main["value"], record["scores"], found)
 
 
 def main_metric(task: Task, scores: Mapping[str, float | None]) -> str:

@@ -95,14 +95,14 @@ def open_finetuned(path: Path) -> Finetuned:
     """
     seeds = path / SEEDS_FILE
     if seeds.is_file():
-        best = _read(seeds).get("best")
+        best = read_record(seeds).get("best")
         if best is None:
             raise UserError(f"{path}: none of its runs has learned anything: look into {seeds}")
         path = path / best
     file = path / FINETUNE_FILE
     if not file.is_file():
         raise UserError(f"{path}: is no fine-tuned run (no {FINETUNE_FILE}): make one with bert-jax finetune")
-    return Finetuned(RunDirectory(path), _read(file))
+    return Finetuned(RunDirectory(path), read_record(file))
 
 
 def start_or_resume(
@@ -115,8 +115,8 @@ def start_or_resume(
     """
     run, file = RunDirectory(path), path / FINETUNE_FILE
     if file.is_file():
-        _require_same(path, _read(file), record)
-        return Finetuned(run, _read(file))
+        _require_same(path, read_record(file), record)
+        return Finetuned(run, read_record(file))
     known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE}
     known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}
     if path.is_dir() and any(entry.name not in known for entry in path.iterdir()):
@@ -153,7 +153,8 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
             file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_record(file: Path) -> dict[str, Any]:
+    """A file of a fine-tuned run; raises UserError where it is broken."""
     try:
         return json.loads(file.read_bytes())
     except ValueError as error:

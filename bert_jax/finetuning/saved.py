@@ -14,8 +14,11 @@ from bert_jax.errors import UserError
 from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
 from bert_jax.finetuning.prediction import Predictor
 from bert_jax.finetuning.run_files import Finetuned, open_finetuned, write_records
-from bert_jax.finetuning.splits import load_split, Outcome, Source, Split, TaggingSplit, TextSplit
+from bert_jax.finetuning.split import Outcome, Source, Split
+from bert_jax.finetuning.splits import load_split
 from bert_jax.finetuning.steps import Finetuning
+from bert_jax.finetuning.tagging_split import TaggingSplit
+from bert_jax.finetuning.text_split import TextSplit
 from bert_jax.model_description import ModelDescription
 from bert_jax.scoring.glue import confusion_matrix
 from bert_jax.sharding import make_mesh

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data.ranges import ranges
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.rows import Row, TOO_LONG
@@ -174,7 +175,7 @@ def _windows(examples: Sequence[Any], pieces: Pieces, max_length: int, stride: i
     step = np.minimum(stride, np.maximum(room, 1))
     windows = 1 + np.maximum(0, -(-(length - room) // step))
     of = np.repeat(np.arange(len(windows)), windows)  # [R after], the row that each is a window of
-    start = _ranges(np.zeros_like(windows), windows) * step[of]
+    start = ranges(np.zeros_like(windows), windows) * step[of]
     size = np.minimum(room[of], length[of] - start)
     single = single[of]
     return Pieces(
@@ -197,18 +198,11 @@ def _laid_out(pieces: Pieces, ids: np.ndarray, tokenizer: Tokenizer) -> list[Row
     paired = pieces.second_length > 0
     tokens = np.full(int(lengths.sum()), tokenizer.sep_id, np.int32)
     tokens[begins] = tokenizer.cls_id
-    first_places = _ranges(begins + 1, pieces.first_length)
-    tokens[first_places] = ids[_ranges(pieces.first, pieces.first_length)]
+    first_places = ranges(begins + 1, pieces.first_length)
+    tokens[first_places] = ids[ranges(pieces.first, pieces.first_length)]
     seconds = ends - 1 - pieces.second_length  # where the second text begins
-    tokens[_ranges(seconds, pieces.second_length)] = ids[_ranges(pieces.second, pieces.second_length)]
+    tokens[ranges(seconds, pieces.second_length)] = ids[ranges(pieces.second, pieces.second_length)]
     segments = np.zeros(len(tokens), np.int32)
-    segments[_ranges(seconds, np.where(paired, pieces.second_length + 1, 0))] = 1
+    segments[ranges(seconds, np.where(paired, pieces.second_length + 1, 0))] = 1
     spans = zip(begins.tolist(), ends.tolist(), pieces.example.tolist(), strict=True)
     return [Row(tokens[begin:end], segments[begin:end], number) for begin, end, number in spans]  # type: ignore[arg-type]
-
-
-def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """All of begin, begin + 1, ... of each length, one after the other."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(begins - (ends - lengths), lengths) + np.arange(total)

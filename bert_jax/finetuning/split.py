@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The face of a split of a task, whatever its family: `units` are drawn, `labels` are what a batch is trained on,
+`outcome` turns outputs into scores.
+
+Shapes: N examples of a batch, S tokens, C classes or choices.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.finetuning.batches import Draw, Units
+from bert_jax.model_description import TaskHead
+from bert_jax.tasks.table import Task
+from bert_jax.tasks.text_rows import unknown_note
+from bert_jax.tokenization import Tokenizer
+
+Outputs = Sequence[np.ndarray]  # of each unit: [C], or of each row: [S, C]
+
+
+@dataclass
+class Outcome:
+    """What a pass over a split has found.
+
+    Attributes:
+      scores: by name, in the units of the official scorer; None: not defined. Empty without labels.
+      gold, predicted: [N] numbers of classes or choices, or ratings; None of spans and tags.
+      records: an object for each example, for people and programs.
+      write: writes the official files into a folder, and returns their names.
+      found: what is kept with the model, such as a threshold.
+    """
+
+    scores: dict[str, float | None]
+    gold: np.ndarray | None
+    predicted: np.ndarray | None
+    records: list[dict[str, Any]]
+    write: Callable[[Path], list[Path]]
+    found: dict[str, float] = field(default_factory=dict)
+
+
+class Split(Protocol):
+    """The face of a split."""
+
+    name: str
+    units: Units
+    counts: dict[str, int]
+    notes: list[str]
+
+    def labels(self, draw: Draw) -> dict[str, np.ndarray]:
+        """What a batch is trained on; see `losses.task_scores`."""
+
+    def outcome(self, outputs: Outputs) -> Outcome:
+        """Scores and predictions from the outputs of all units, in their order."""
+
+
+class Source(NamedTuple):
+    """What a split is made from."""
+
+    task: Task  # with its labels
+    data: str | Path
+    tokenizer: Tokenizer
+    config: FinetuneConfig  # resolved
+    head: TaskHead
+
+
+def note_cuts(counts: dict[str, int], name: str, max_length: int, notes: list[str]) -> None:
+    """Say what of the text the network does not see, and text of another script."""
+    if counts.get("cut"):
+        notes.append(f"{name}: {counts['cut']:,} of {counts['rows']:,} rows are cut to max_length={max_length} tokens")
+    if counts.get("words left out"):
+        notes.append(f"{name}: {counts['words left out']:,} words are left out so")
+    if "unknown tokens" in counts and (note := unknown_note(counts, name)):
+        notes.append(note)

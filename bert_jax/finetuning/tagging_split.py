@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A split of sentences of words with tags: a class for each word.
+
+Shapes: B rows of a batch, S tokens of a row, C tags.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.finetuning.batches import Draw, RowTable, units_of_rows
+from bert_jax.finetuning.split import note_cuts, Outcome, Outputs, Source
+from bert_jax.scoring import conll
+from bert_jax.tasks import schemes
+from bert_jax.tasks.columns import read_examples
+from bert_jax.tasks.conll import read_conll, write_conll
+from bert_jax.tasks.examples import Sentence
+from bert_jax.tasks.table import is_test, Task, TFDS
+from bert_jax.tasks.tagging_rows import decode, tagging_rows
+from bert_jax.tasks.task_files import find_file
+
+
+def read_sentences(task: Task, data: str | Path, name: str) -> tuple[list[Sentence], list[str]]:
+    """The sentences of a split: CoNLL's format, JSON lines where the task names columns, or a data set of TFDS."""
+    if task.columns is not None or str(data).startswith(TFDS):
+        examples, notes = read_examples(task, name, data)
+        return list(examples), notes  # type: ignore[arg-type]
+    sentences = read_conll(find_file(task, name, Path(data)))
+    if not is_test(name) and any(sentence.tags is None for sentence in sentences):
+        raise UserError(f"{sentences[0].place}: has words and no tags: only a test split may come without them")
+    return list(sentences), []
+
+
+class TaggingSplit:
+    """Sentences, of which a long one takes several rows."""
+
+    def __init__(self, source: Source, name: str, training: bool, sentences: list[Sentence] | None = None):
+        self.name, self.task, config = name, source.task, source.config
+        self.labels_known = source.head.labels
+        self.notes: list[str] = []
+        if sentences is None:
+            sentences, self.notes = read_sentences(source.task, source.data, name)
+        self.has_tags = all(sentence.tags is not None for sentence in sentences)
+        self.scheme = config.tag_scheme
+        broken: dict[str, int] = {}
+        if self.has_tags and self.scheme is not None:
+            # The file's own scheme is repaired before it is written in that of the network.
+            own = schemes.detect_scheme(sentences) or self.scheme
+            sentences, broken = schemes.checked(sentences, own, config.broken_tags)
+            if own != self.scheme:
+                sentences = [in_scheme(sentence, self.scheme) for sentence in sentences]
+        self.sentences = sentences
+        assert config.max_length and config.too_long and config.stride
+        rows, self.words, self.counts = tagging_rows(
+            sentences if self.has_tags else [replace(one, tags=None) for one in sentences],
+            source.tokenizer,
+            source.head.labels,
+            config.max_length,
+            config.too_long,
+            config.stride,
+        )
+        self.notes += [f"{name}: {count:,} {what} (broken tags)" for what, count in broken.items()]
+        note_cuts(self.counts, name, config.max_length, self.notes)
+        self.units = units_of_rows(RowTable(rows))
+        self.constrained = config.tag_scheme if config.constrained else None
+
+    def labels(self, draw: Draw) -> dict[str, np.ndarray]:
+        """`labels` [B, S] int32."""
+        return {"labels": self.units.table.token_labels(draw.rows, draw.shape.width)}
+
+    def outcome(self, outputs: Outputs) -> Outcome:
+        """From the scores [S, C] of each row."""
+        tagged = decode(outputs, self.words, self.labels_known, self.constrained)
+        # conlleval reads IOB: neighbours of other schemes would be joined.
+        gold = [in_iob(one.tags or (), self.scheme) for one in self.sentences]
+        predicted = [in_iob(one.tags, self.scheme) for one in tagged]
+        scores = self._scores(gold, predicted) if self.has_tags else {}
+        records = [
+            {
+                "name": sentence.name,
+                "text": " ".join(sentence.words),
+                "predicted": list(one.tags),
+                "label": list(sentence.tags) if sentence.tags is not None else None,
+                "probabilities": [round(share, 6) for share in one.probabilities],
+            }
+            for sentence, one in zip(self.sentences, tagged, strict=True)
+        ]
+
+        def write(folder: Path) -> list[Path]:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{self.name}.conll"
+            shown = [
+                replace(one, tags=tuple(tags) if self.has_tags else None)
+                for one, tags in zip(self.sentences, gold, strict=True)
+            ]
+            write_conll(path, shown, predicted)
+            return [path]
+
+        return Outcome(scores, None, None, records, write)
+
+    def _scores(self, gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float | None]:
+        if self.scheme is None:  # a class for each word, such as a part of speech
+            pairs = [
+                (a, b) for one, other in zip(gold, predicted, strict=True) for a, b in zip(one, other, strict=True)
+            ]
+            return {"accuracy": 100 * sum(a == b for a, b in pairs) / len(pairs)}
+        found = conll.scores(gold, predicted)
+        names = {"f1": "FB1", "precision": "precision", "recall": "recall", "accuracy": "accuracy"}
+        return {ours: found[theirs] for ours, theirs in names.items()}
+
+
+def in_scheme(sentence: Sentence, scheme: str) -> Sentence:
+    """The sentence with its tags in a scheme."""
+    return replace(sentence, tags=tuple(schemes.in_scheme(sentence.tags or (), scheme)))
+
+
+def in_iob(tags: Sequence[str], scheme: str | None) -> list[str]:
+    """Tags of a scheme in IOB2; tags of none as they are."""
+    return list(tags) if scheme is None else schemes.in_scheme(tags, "IOB2")

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A split of texts, pairs or contexts with choices: a class, a rating or the right choice for each example.
+
+Shapes: N examples of a batch, C classes or choices.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.finetuning.batches import Draw, NOBODY, RowTable, units_of_examples
+from bert_jax.finetuning.split import note_cuts, Outcome, Outputs, Source
+from bert_jax.scoring import glue
+from bert_jax.tasks.columns import read_examples
+from bert_jax.tasks.examples import ChoiceExample, TextExample
+from bert_jax.tasks.submissions import write_predictions, write_submission
+from bert_jax.tasks.table import Task
+from bert_jax.tasks.text_rows import text_rows
+
+
+class TextSplit:
+    """Texts or pairs with a class or a rating, or contexts with continuations."""
+
+    def __init__(
+        self, source: Source, name: str, examples: Sequence[TextExample] | Sequence[ChoiceExample] | None = None
+    ):
+        self.name, self.task = name, source.task
+        self.notes: list[str] = []
+        if examples is None:
+            examples, self.notes = read_examples(source.task, name, source.data)  # type: ignore[assignment]
+        self.examples: Sequence[TextExample] | Sequence[ChoiceExample] = examples or []
+        config = source.config
+        assert config.max_length and config.too_long and config.stride
+        rows, self.counts = text_rows(
+            self.examples, source.tokenizer, config.max_length, config.too_long, config.stride
+        )
+        note_cuts(self.counts, name, config.max_length, self.notes)
+        self.units = units_of_examples(RowTable(rows), _choices(self.examples))
+        self.gold = _labels(self.examples)
+
+    def labels(self, draw: Draw) -> dict[str, np.ndarray]:
+        """`labels` [N] int32, or `targets` [N] float32."""
+        assert self.gold is not None
+        chosen = np.where(draw.examples == NOBODY, 0, self.gold[draw.examples])
+        if self.task.kind == "regression":
+            return {"targets": chosen.astype(np.float32)}
+        return {"labels": chosen.astype(np.int32)}
+
+    def outcome(self, outputs: Outputs) -> Outcome:
+        """From the scores [C] of the classes or choices of each example."""
+        logits = np.stack(outputs)
+        if self.task.kind == "regression":
+            predicted, shares = logits[:, 0].astype(np.float64), None
+        else:
+            predicted, shares = logits.argmax(-1), softmax(logits)
+        return _outcome(self.task, self.name, self.examples, self.gold, predicted, shares)
+
+
+def _choices(examples: Sequence[Any]) -> int:
+    """Rows of each example that are scored against each other; 1 where there are no choices."""
+    if not examples or not isinstance(examples[0], ChoiceExample):
+        return 1
+    first = examples[0]
+    for one in examples:
+        if len(one.pairs) != len(first.pairs):
+            raise UserError(
+                f"{one.place}: {len(one.pairs)} choices, and {first.place} has {len(first.pairs)}: every example must"
+                " have as many"
+            )
+    return len(first.pairs)
+
+
+def _labels(examples: Sequence[Any]) -> np.ndarray | None:
+    known = [example.label for example in examples if example.label is not None]
+    return np.array(known) if len(known) == len(examples) else None
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """[..., C] -> probabilities, float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def _outcome(
+    task: Task,
+    split: str,
+    examples: Sequence[Any],
+    gold: np.ndarray | None,
+    predicted: np.ndarray,
+    shares: np.ndarray | None,
+) -> Outcome:
+    scores = {} if gold is None else glue.scores(task.metrics, gold, predicted)
+    records = []
+    for number, example in enumerate(examples):
+        record = {"name": example.name, "predicted": predicted[number].item(), "label": example.label}
+        record["text"] = " | ".join(example.texts if isinstance(example, TextExample) else example.pairs[0])
+        if shares is not None:
+            record["probabilities"] = [round(share, 6) for share in shares[number].tolist()]
+        records.append(record)
+
+    def write(folder: Path) -> list[Path]:
+        path = folder / f"{split}.tsv"
+        write_predictions(task, examples, predicted, shares, path)
+        written = [path]
+        if split in task.submissions and len(examples) == task.submissions[split].examples:
+            written.append(write_submission(task, split, examples, predicted, folder / "submission"))
+        return written
+
+    return Outcome(scores, gold, predicted, records, write)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from bert_jax.config import MeshConfig
 from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
-from bert_jax.finetuning.steps import Finetuning, train_step
+from bert_jax.finetuning.steps import Finetuning, lower_train_step, train_step
 from bert_jax.model_description import ModelDescription, TaskHead
 from bert_jax.sharding import make_mesh
 from bert_jax.train_state import DROPOUT, Training, TrainState
@@ -21,10 +21,12 @@ N, S = 5, 8  # the last row fills up
 SMALL = replace(MODEL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
 
 
-def training(freeze: str) -> Finetuning:
-    settings = FinetuneConfig(freeze=freeze, learning_rate=RATE, warmup_share=0, weight_decay=0)
+def training(freeze: str = "none", steps: int = 10, **settings: Any) -> Finetuning:
+    own = FinetuneConfig(
+        **{"freeze": freeze, "learning_rate": RATE, "warmup_share": 0.0, "weight_decay": 0.0} | settings
+    )
     description = ModelDescription(SMALL, mlm=False, nsp=False, task=TaskHead("classification", 3))
-    return Training(ResolvedConfig(settings, SMALL, 10, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description)
+    return Training(ResolvedConfig(own, SMALL, steps, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description)
 
 
 def batch() -> dict[str, np.ndarray]:
@@ -44,7 +46,7 @@ def batch() -> dict[str, np.ndarray]:
 def products(of: Finetuning) -> int:
     """Matrix products of a step, as traced."""
     key = of.key(DROPOUT)
-    return str(jax.make_jaxpr(lambda state: train_step(of, state, batch(), key))(of.abstract_state)).count(
+    return str(jax.make_jaxpr(lambda state: train_step(of, state, batch(), key, of.schedule))(of.abstract_state)).count(
         "dot_general"
     )
 
@@ -60,7 +62,7 @@ def test_a_frozen_encoder_is_features_alone():
     @jax.jit
     def step(state: TrainState) -> tuple[TrainState, Any, jax.Array]:
         features = nnx.merge(of.graph, state.params).encode(batch()).pooled_output
-        return *train_step(of, state, batch(), of.key(DROPOUT)), features
+        return *train_step(of, state, batch(), of.key(DROPOUT), of.schedule), features
 
     after, sums, features = step(state)
     assert float(sums["weight"]) == 4
@@ -86,3 +88,10 @@ def test_a_frozen_encoder_is_features_alone():
 
 def test_no_backward_pass_is_made_through_a_frozen_encoder():
     assert products(training("encoder")) < 0.6 * products(training("none"))
+
+
+def test_a_sweep_shares_programs():
+    """Seed, rate, length and warm-up are no constants of the program; weight decay is one."""
+    text = lower_train_step(training(), batch()).as_text()
+    assert lower_train_step(training(steps=70, seed=3, learning_rate=2e-5, warmup_share=0.1), batch()).as_text() == text
+    assert lower_train_step(training(weight_decay=0.1), batch()).as_text() != text

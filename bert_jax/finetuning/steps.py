@@ -2,19 +2,23 @@
 """The train step and the prediction step of a fine-tuned model, compiled once for each shape of batch."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.config import SchedulePart
 from bert_jax.dropout import row_seeds
 from bert_jax.finetune_config import ResolvedConfig
 from bert_jax.finetuning.losses import task_scores
 from bert_jax.losses import Scores
+from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.sharding import ROWS
 from bert_jax.train_state import DROPOUT, Training, TrainState
 
@@ -27,18 +31,30 @@ def compile_train_step(training: Finetuning, batch: Mapping[str, Any]) -> Callab
 
     `sums`: `loss`, `correct`, `weight`, `grad_norm`, `learning_rate`, `tokens` (valid ones), `places` (with padding).
     """
+    own = _own_arguments(training)
+    compiled = lower_train_step(training, batch).compile()
+    return lambda state, batch: compiled(state, batch, *own)
+
+
+def lower_train_step(training: Finetuning, batch: Mapping[str, Any]) -> jax.stages.Lowered:
+    """The program of (state, batch, key of dropout, parts of the schedule), the same for every seed, rate and length."""
     state, everywhere = training.abstract_state, NamedSharding(training.mesh, P())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    # An argument, so that the runs of several seeds share one program in the cache of compiled ones.
-    key = jax.device_put(training.key(DROPOUT), everywhere)
 
-    def step(state: TrainState, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
-        return train_step(training, state, batch, key)
+    def step(state: TrainState, batch: Arrays, key: jax.Array, parts: list[Arrays]) -> tuple[TrainState, Arrays]:
+        schedule = learning_rate_schedule([SchedulePart(**part) for part in parts])  # type: ignore[arg-type]
+        return train_step(training, state, batch, key, schedule)
 
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
     with jax.set_mesh(training.mesh):
-        compiled = jitted.lower(state, _abstract(training, batch), key).compile()
-    return lambda state, batch: compiled(state, batch, key)
+        return jitted.lower(state, _abstract(training, batch), *_own_arguments(training))
+
+
+def _own_arguments(training: Finetuning) -> tuple[jax.Array, list[Arrays]]:
+    """What differs between the runs of several seeds, or of a sweep: not constants, so that these share compiled programs."""
+    parts = [asdict(part) for part in training.config.schedule_parts()]
+    numbers = jax.tree.map(lambda value: np.asarray(value, np.float32 if isinstance(value, float) else np.int32), parts)
+    return jax.device_put((training.key(DROPOUT), numbers), NamedSharding(training.mesh, P()))
 
 
 def compile_prediction(training: Finetuning, batch: Mapping[str, Any]) -> Callable[..., Any]:
@@ -58,7 +74,9 @@ def _abstract(training: Finetuning, batch: Mapping[str, Any]) -> dict[str, jax.S
     return {name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=rows) for name, field in batch.items()}
 
 
-def train_step(training: Finetuning, state: TrainState, batch: Arrays, key: jax.Array) -> tuple[TrainState, Arrays]:
+def train_step(
+    training: Finetuning, state: TrainState, batch: Arrays, key: jax.Array, schedule: optax.Schedule
+) -> tuple[TrainState, Arrays]:
     """One optimizer step; `key` is of dropout. See `compile_train_step`."""
     seeds = row_seeds(key, state.step, batch["input_ids"].shape[0])
 
@@ -67,12 +85,13 @@ def train_step(training: Finetuning, state: TrainState, batch: Arrays, key: jax.
         return scores.loss / jnp.maximum(scores.weight, 1), scores
 
     gradients, scores = jax.grad(loss, has_aux=True)(state.params)
-    updates, opt_state = training.optimizer.update(gradients, state.opt_state, state.params)
+    optimizer = make_optimizer(training.config.optimizer, schedule)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     valid = batch["sequence_ids"] > 0
     sums = {
         **scores._asdict(),
         "grad_norm": optax.tree.norm(gradients),
-        "learning_rate": training.schedule(state.step),
+        "learning_rate": schedule(state.step),
         "tokens": valid.sum(dtype=jnp.float32),
         "places": jnp.float32(valid.size),
     }

@@ -33,7 +33,7 @@ STAGES = {
     "describe": "config -> parameters, FLOPs, memory",
 }
 
-COMPUTING = {"pretrain", "evaluate", "fill-mask", "finetune", "predict", "embed"}  # stages that run JAX's programs
+COMPUTING = {"pretrain", "evaluate", "fill-mask", "finetune", "predict", "embed", "bench"}  # run JAX's programs
 EXIT_USER_ERROR = 2
 DISK_ERRORS = {errno.ENOSPC: "disk full", errno.EFBIG: "file size limit reached", errno.EDQUOT: "disk quota reached"}
 

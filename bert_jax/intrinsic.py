@@ -4,10 +4,8 @@
 Two questions are asked of a masked LM, and their perplexities are not to be compared with each other:
 
 - Masked tokens: examples are made of the text and masked as held-out data is (evaluation.py), some tokens of each at once.
-- Pseudo-perplexity (Salazar et al. 2020, "Masked language model scoring", 1910.14659): each sentence by itself, [CLS] w1 ...
-  wn [SEP], each token masked in turn and predicted from all others. PLL(W) = sum over t of log P(wt | W without wt), and of
-  all sentences exp(-(sum of PLL) / (sum of n)). Exact: no token is drawn, every one is scored. exp(PLL) is no probability of a
-  sentence: the conditionals see both sides, so no chain rule joins them.
+- Pseudo-perplexity: each token of a sentence is masked in turn and predicted from all others (pseudo_likelihood.py), and of all
+  sentences exp(-(sum of PLL) / (sum of tokens)).
 
 The n-gram models (data/ngrams.py) see nothing or the token before, the masked LM both sides and far: one that is no better
 than they are has learned little of the text.
@@ -26,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -53,7 +50,8 @@ from bert_jax.evaluation import (
     read_behind,
     treatment_counts,
 )
-from bert_jax.pretrained import Pretrained, TOKENS_AT_ONCE, WIDTH_STEP
+from bert_jax.pretrained import Pretrained, TOKENS_AT_ONCE
+from bert_jax.pseudo_likelihood import choose_sentences, head_scores, pseudo_log_likelihoods
 from bert_jax.run_directory import RunDirectory
 from bert_jax.train_state import COMPUTE_DTYPES, resolve_compute_dtype
 
@@ -253,13 +251,6 @@ def open_masked_model(run: RunDirectory, config: PretrainConfig) -> tuple[Pretra
     return Pretrained(description, restore_parameters(run.path, description), run.tokenizer(), Compute(dtype)), step
 
 
-@jax.jit
-def label_scores(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits [B, M, V] and labels [B, M] -> log-probability of each label in nats, and whether it is the likeliest."""
-    true = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return true - jax.nn.logsumexp(logits, axis=-1), logits.argmax(-1) == labels
-
-
 # ---- masked tokens --------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +284,7 @@ def score_masked(model: Pretrained, examples: Examples) -> MaskedScores:
     batches = plain_feed(partial(evaluation_batch, examples, rows), 0, count)
     totals: dict[str, float] = {}
     segments, offsets = segments_of(examples), []
-    begun = ((pair, _begin(model, pair[1])) for pair in enumerate(batches))
+    begun = ((pair, head_scores(model, pair[1])) for pair in enumerate(batches))
     with tqdm(read_behind(begun), total=count, unit="batch", desc="masked tokens", dynamic_ncols=True) as bar:
         for (number, batch), scores in bar:
             for head, part in scores.items():
@@ -301,16 +292,6 @@ def score_masked(model: Pretrained, examples: Examples) -> MaskedScores:
             add_sums(totals, treatment_counts(batch, examples.special.mask))
             offsets.append(text_offsets(segments, number, batch))
     return MaskedScores(totals, np.concatenate(offsets))
-
-
-def _begin(model: Pretrained, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """`label_scores` of the heads there are."""
-    output = model(dict(batch))
-    assert output.mlm_logits is not None  # `_asked_objective` has seen to it
-    scores = {"mlm": label_scores(output.mlm_logits, batch["masked_lm_ids"])}
-    if output.nsp_logits is not None:
-        scores["nsp"] = label_scores(output.nsp_logits, batch["next_sentence_labels"])
-    return scores
 
 
 _WEIGHTS = {"mlm": "masked_lm_weights", "nsp": "next_sentence_weights"}
@@ -364,81 +345,6 @@ def _pseudo_record(
     loss = -float(pseudo_log_likelihoods(model, sentences).sum()) / record["tokens"]
     offsets = np.concatenate([np.arange(words.starts[number], words.starts[number + 1]) for number in chosen])
     return record | {"loss": loss, "perplexity": _exp(loss), **_ngram_scores(ngrams, words, offsets)}
-
-
-def choose_sentences(lengths: np.ndarray, most: int, longest: int) -> np.ndarray:
-    """The numbers of at most `most` of the sentences that have `longest` tokens at most, evenly spaced in the text."""
-    fitting = np.flatnonzero(lengths <= longest)
-    count = min(most, len(fitting))
-    return fitting[np.arange(count) * len(fitting) // max(count, 1)]
-
-
-def pseudo_log_likelihoods(model: Pretrained, sentences: Sequence[np.ndarray]) -> np.ndarray:
-    """PLL of each sentence: the log-probabilities of its tokens, each masked in turn, added up.
-
-    Args:
-      model: with an MLM head.
-      sentences: N times [n] ids without special tokens; n + 2 is at most the model's positions.
-
-    Returns:
-      [N] float64, nats.
-    """
-    total = sum(map(len, sentences))
-    sums = np.zeros(len(sentences))
-    begun = ((part, _begin(model, part.batch)["mlm"]) for part in masked_in_turn(model, sentences))
-    with tqdm(total=total, unit="token", desc="pseudo-perplexity", dynamic_ncols=True) as bar:
-        for part, (logs, _) in read_behind(begun):
-            count = len(part.sentences)
-            np.add.at(sums, part.sentences, logs[:count, 0].astype(np.float64))
-            bar.update(count)
-    return sums
-
-
-class MaskedInTurn(NamedTuple):
-    """Rows of sentences of like length, one token masked in each; beyond `sentences` rows are padding."""
-
-    sentences: np.ndarray  # [rows that count] number of the sentence
-    batch: Batch
-
-
-def masked_in_turn(model: Pretrained, sentences: Sequence[np.ndarray]) -> Iterator[MaskedInTurn]:
-    """A row for each token of each sentence, in batches of few shapes: widths are multiples of `WIDTH_STEP`."""
-    positions = model.description.model.max_position_embeddings
-    widths = np.array([min(-(-(len(ids) + 2) // WIDTH_STEP) * WIDTH_STEP, positions) for ids in sentences])
-    for width in np.unique(widths).tolist():
-        numbers = np.flatnonzero(widths == width)
-        lengths = np.array([len(sentences[int(number)]) for number in numbers])
-        owners = np.repeat(np.arange(len(numbers)), lengths)  # of each row
-        places = 1 + np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        size = max(1, TOKENS_AT_ONCE // width)
-        for begin in range(0, len(owners), size):
-            part = slice(begin, begin + size)
-            first, last = owners[part][0], owners[part][-1]
-            shown = [sentences[int(number)] for number in numbers[first : last + 1]]
-            batch = _rows(model, shown, owners[part] - first, places[part], (size, width))
-            yield MaskedInTurn(numbers[owners[part]], batch)
-
-
-def _rows(
-    model: Pretrained, shown: Sequence[np.ndarray], owners: np.ndarray, places: np.ndarray, shape: tuple[int, int]
-) -> Batch:
-    """The fields of a batch: row r is sentence shown[owners[r]] with its token at places[r] masked."""
-    tokenizer, (size, width) = model.tokenizer, shape
-    whole = np.full((len(shown), width), tokenizer.pad_id, np.int32)
-    for row, ids in enumerate(shown):
-        whole[row, : len(ids) + 2] = tokenizer.cls_id, *ids.tolist(), tokenizer.sep_id
-    lengths = np.array([len(ids) + 2 for ids in shown])
-    rows = np.arange(len(owners))
-    batch = {name: np.zeros(shape, np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
-    batch["input_ids"][rows] = whole[owners]
-    batch["sequence_ids"][rows] = np.arange(width) < lengths[owners][:, None]
-    batch["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (size, 1))
-    for name in ("cls_positions", "masked_lm_positions", "masked_lm_ids", "next_sentence_labels"):
-        batch[name] = np.zeros((size, 1), np.int32)
-    batch["masked_lm_positions"][rows, 0] = places
-    batch["masked_lm_ids"][rows, 0] = batch["input_ids"][rows, places]
-    batch["input_ids"][rows, places] = tokenizer.mask_id
-    return batch
 
 
 # ---- n-gram models --------------------------------------------------------------------------------------------------

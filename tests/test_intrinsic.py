@@ -20,7 +20,8 @@ from bert_jax.data.preparation import prepare
 from bert_jax.data.request import PrepareSettings
 from bert_jax.data.shards import open_data
 from bert_jax.evaluation import make_examples
-from bert_jax.intrinsic import choose_sentences, evaluate_text, segments_of, text_offsets, Words
+from bert_jax.intrinsic import evaluate_text, segments_of, text_offsets, Words
+from bert_jax.pseudo_likelihood import choose_sentences
 from bert_jax.run_directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
 

@@ -51,6 +51,7 @@ LAYERS = {
             "embedding",
             "finetuning",
             "intrinsic",
+            "pseudo_likelihood",
         ],
         4,
     ),

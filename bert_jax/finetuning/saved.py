@@ -151,5 +151,5 @@ def confusion_lines(task: Task, outcome: Outcome) -> list[str]:
     width = max(*(len(word) for word in words), 8) + 2
     lines = ["", f"{'true, predicted':<{width + 6}}" + "".join(f"{word:>{width}}" for word in words)]
     for word, row in zip(words, matrix, strict=True):
-        lines.append(f"  {word:<{width + 4}}" + "".join(f"{count:>{width},}" for count in row))
+        lines.append(f"  {word:<{width + 4}}" + "".join(f"{int(count):>{width},}" for count in row))
     return [*lines, ""]

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`predict` and `evaluate` of a fine-tuned run: the same predictions as at its end, from files and from lines."""
+
+import io
+import json
+import zipfile
+
+import pytest
+from finetune_samples import command, read_lines, write_conll, write_model, write_sst2
+
+from bert_jax.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, SST-2 and a run that has learned it."""
+    folder = tmp_path_factory.mktemp("predict")
+    write_model(folder / "model")
+    write_sst2(folder / "sst2", train=96)
+    assert main(command("sst2", folder / "sst2", folder / "model", folder / "run", "epochs=8")) == 0
+    return folder
+
+
+def lines_in(monkeypatch, text: bytes) -> None:
+    """Standard input."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
+
+
+def test_evaluate_gives_the_scores_of_the_run_and_a_confusion_matrix(folder, capsys):
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder / "sst2")]) == 0
+    out = capsys.readouterr().out
+    assert "dev accuracy  1.0000" in out
+    gold = [line["label"] for line in read_lines(folder / "run" / "predictions" / "dev.jsonl")]
+    rows = [line.split() for line in out.splitlines() if line.startswith("  ")]
+    assert rows == [["negative", str(gold.count(0)), "0"], ["positive", "0", str(gold.count(1))]]
+    record = json.loads((folder / "run" / "evaluation-dev.json").read_text(encoding="utf-8"))
+    assert record["scores"] == json.loads((folder / "run" / "scores.json").read_text())["scores"]["dev"]
+
+
+def test_predict_repeats_the_predictions_of_the_run(folder, tmp_path):
+    split = ["--data", str(folder / "sst2"), "--split", "dev"]
+    assert main(["predict", str(folder / "run"), *split, "--output", str(tmp_path)]) == 0
+    assert read_lines(tmp_path / "dev.jsonl") == read_lines(folder / "run" / "predictions" / "dev.jsonl")
+
+
+def test_lines_are_predicted_as_the_same_texts_of_a_file(folder, capsys, monkeypatch):
+    known = read_lines(folder / "run" / "predictions" / "dev.jsonl")
+    lines_in(monkeypatch, "".join(f"{line['text']}\n" for line in known).encode())
+    capsys.readouterr()
+    assert main(["predict", str(folder / "run")]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["text"] for one in told] == [line["text"] for line in known]
+    assert [one["predicted"] for one in told] == [("negative", "positive")[line["predicted"]] for line in known]
+    for one, line in zip(told, known, strict=True):
+        assert list(one["probabilities"].values()) == pytest.approx(line["probabilities"], abs=2e-6)
+
+
+def test_the_zip_of_glue_tells_what_is_not_in_it(folder, tmp_path, capsys):
+    """A file for the site has as many examples as GLUE's test set: 24 of ours make none."""
+    options = ["--data", str(folder / "sst2"), "--output", str(tmp_path), "--zip", str(tmp_path / "all.zip")]
+    (tmp_path / "submission").mkdir()
+    (tmp_path / "submission" / "CoLA.tsv").write_text("index\tprediction\n0\t1\n")
+    assert main(["predict", str(folder / "run"), *options]) == 0
+    assert "not in it yet: SST-2.tsv" in capsys.readouterr().err
+    assert zipfile.ZipFile(tmp_path / "all.zip").namelist() == ["CoLA.tsv"]
+    rows = (tmp_path / "test.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "message"),
+    [
+        (["--split", "dev"], b"", "--split goes with --data: leave it out, or name the data"),
+        ([], b"a film\na film\tgood\n", "line 2 has 2 texts (between tabs), and the first line has 1"),
+        ([], b"a film\nbad \xff\n", "standard input, line 2: is not UTF-8 at its byte 4: convert it"),
+        (["--data", "DATA", "--task", "stsb"], b"", "--task stsb: "),
+        (["--data", "nowhere"], b"", "nowhere is missing"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(folder, capsys, monkeypatch, arguments, text, message):
+    lines_in(monkeypatch, text)
+    arguments = [str(folder / "sst2") if part == "DATA" else part for part in arguments]
+    assert main(["predict", str(folder / "run"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "is a fine-tuned run, and nothing to score: give --data with its task's files, and --split"),
+        (["--data", "DATA", "--text", "a.txt"], "is a fine-tuned run, and --text is for pre-trained runs"),
+        (["--data", "DATA", "--split", "test"], "has no labels to score with: bert-jax predict writes predictions"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(folder, capsys, arguments, message):
+    arguments = [str(folder / "sst2") if part == "DATA" else part for part in arguments]
+    assert main(["evaluate", str(folder / "run"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_words_are_tagged_from_lines(tmp_path, capsys, monkeypatch):
+    write_model(tmp_path / "model")
+    data = write_conll(tmp_path / "ner")
+    assert main(command("conll2003", data, tmp_path / "model", tmp_path / "run", "epochs=1")) == 0
+    lines_in(monkeypatch, b"ann is in rome\ngood\n")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run")]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["text"], len(one["predicted"])) for one in told] == [("ann is in rome", 4), ("good", 1)]

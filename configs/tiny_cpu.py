@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two layers of 128 that are worth fine-tuning after half an hour on two CPU cores; the README has the scores.
+"""Two layers of 128 that are worth fine-tuning after an hour on two CPU cores; the README has the scores.
 
     bert-jax vocab --input TEXT --size 8192 --output VOCAB
     bert-jax prepare --input TEXT --vocab VOCAB --output DATA --sequence-length 32 128

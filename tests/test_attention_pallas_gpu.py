@@ -6,11 +6,12 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from attention_samples import assert_near, assert_only_own_gradients, make_sample, numpy_attention, run
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from bert_jax.attention import attention, AttentionCase, interpreted_kernels, refusal
+from bert_jax.attention import attention, AttentionCase, interpreted_kernels, pallas_gpu, refusal
 
 # ---- interpreted ---------------------------------------------------------------------------------------------------
 
@@ -40,6 +41,41 @@ def test_in_bfloat16():
         found = run("pallas_gpu", sample, 0.1, jnp.bfloat16)
     assert all(x.dtype == jnp.bfloat16 for x in found)
     assert_near(found, numpy_attention(sample, 0.1), 2e-2)
+
+
+@pytest.mark.parametrize(("own", "visited", "length"), [(64, 16, 128), (32, 64, 128), (128, 128, 128)])
+def test_every_tiling_computes_the_same(own, visited, length, monkeypatch):
+    """A program's own block and the blocks it visits may differ in size; a row of one block has a path of its own."""
+    tiling = pallas_gpu.Tiling(own, visited)
+    monkeypatch.setattr(pallas_gpu, "tilings", lambda *_: (tiling, tiling))
+    sample = make_sample(length, heads=1, head_size=16)
+    with interpreted_kernels():
+        assert_near(run("pallas_gpu", sample, 0.1), numpy_attention(sample, 0.1), 1e-5)
+
+
+@pytest.mark.parametrize("length", [16, 48, 96, 128, 384, 512])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_blocks_divide_the_row(length, dtype):
+    for tiling in pallas_gpu.tilings(length, dtype):
+        assert length % tiling.own == 0
+        assert length % tiling.visited == 0
+
+
+def test_a_block_reaches_what_it_attends_to_and_in_packed_rows_no_more():
+    block, length = 16, 96
+    packed = np.repeat([1, 2, 3, 0], [20, 30, 26, 20])
+    shuffled = np.random.default_rng(0).permutation(packed)
+    found = np.asarray(pallas_gpu.reach(jnp.asarray(np.stack([packed, shuffled]), jnp.int32), block))
+    for ids, reached in zip((packed, shuffled), found, strict=True):
+        for number, (first, behind) in enumerate(reached):
+            own = ids[number * block : (number + 1) * block]
+            wanted = np.flatnonzero(np.isin(ids, own))
+            assert first <= wanted.min()
+            assert behind > wanted.max()
+    # Block 0 holds example 1, block 1 examples 1 and 2, block 3 examples 2 and 3, block 5 padding alone.
+    assert found[0, :2].tolist() == [[0, 20], [0, 50]]
+    assert found[0, 3].tolist() == [20, 76]
+    assert found[0, 5].tolist() == [76, length]
 
 
 def test_gradients_stay_inside_a_packed_example():

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fused attention for NVIDIA GPUs: blocks of examples, softmax and dropout inside one kernel, forward and backward.
 
-As FlashAttention-2 (2307.08691): a program holds a block of queries, visits the keys of its row block by block and keeps
-a running maximum and sum. The backward program j computes the gradients of key block j and then of query block j; so
-nothing is added up between programs, and results are the same from run to run.
+As FlashAttention-2 (2307.08691): a program owns a block of queries, visits the keys of its row block by block and keeps
+a running maximum and sum. The backward program i computes the gradients of key block i and then of query block i; so
+nothing is added up between programs, and results are the same from run to run. A program visits only the part of the row
+that holds its own examples (`reach`): what other examples and padding take in a packed row costs nothing.
 
 The arrays stay in the layout of the projections, [B, S, H * D]; a program takes the D features of one head from it.
 
-Shapes: B rows, S tokens (Q of queries, K of keys, in a block of either), H heads, D head size.
+Shapes: B rows, S tokens (Q of queries, K of keys, in a block of either), N blocks of a row, H heads, D head size.
 """
 
 import warnings
@@ -26,12 +27,20 @@ from bert_jax.attention.case import AttentionCase, interpreting, RESIDUALS
 from bert_jax.attention.reference import MASKED
 
 HEAD_SIZES = (16, 32, 64, 128)  # powers of two, as blocks in Triton must be
-# Queries or keys at a time: the first that divides the row. 16 is Triton's smallest for a product.
-BLOCKS = (64, 32, 16)
+BLOCKS = (128, 64, 32, 16)  # tokens of a block: powers of two again; 16 is Triton's smallest for a product
 
 # The Triton backend of Pallas says at every lowering that it will go. Its successor, Mosaic GPU, does not take these
 # kernels yet. So that one message is silenced, and tests/test_attention_pallas_gpu.py fails once the backend is gone.
 warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
+
+
+class Tiling(NamedTuple):
+    """How a kernel is cut: tokens of a program's own block and of a visited one, warps, and stages of its pipeline."""
+
+    own: int
+    visited: int
+    warps: int = 4
+    stages: int = 2
 
 
 class Plan(NamedTuple):
@@ -39,9 +48,28 @@ class Plan(NamedTuple):
 
     heads: int  # H
     head_size: int  # D
-    block: int  # Q and K
+    tiling: Tiling
     dropout_rate: float  # 0: seeds are not read
     interpret: bool
+
+
+def tilings(length: int, dtype: Any) -> tuple[Tiling, Tiling]:
+    """Return how the forward and the backward kernel are cut for rows of `length` tokens, as measured on an H200.
+
+    Rows of up to 128 tokens are one block of the backward kernel: probabilities and dropout bits are then computed once
+    for all three gradients. float32 keeps to smaller tiles, which fit shared memory.
+    """
+    block = _largest_block(length, 64)
+    if jnp.dtype(dtype) == jnp.float32:
+        return Tiling(block, block), Tiling(block, block)
+    if length in BLOCKS:
+        return Tiling(block, block), Tiling(length, length, warps=8 if length == 128 else 4, stages=1)
+    long = _largest_block(length, 128)
+    return Tiling(long, min(long, 64), stages=3), Tiling(block, block, stages=3)
+
+
+def _largest_block(length: int, most: int) -> int:
+    return next(block for block in BLOCKS if block <= most and length % block == 0)
 
 
 def refusal(case: AttentionCase) -> str | None:
@@ -74,30 +102,31 @@ def pallas_gpu_attention(
     B, S, H, D = query.shape
     if dropout_seeds is None or dropout_rate == 0:
         dropout_rate, dropout_seeds = 0.0, jnp.zeros((B, H, 2), jnp.uint32)
-    block = next(block for block in BLOCKS if S % block == 0)
-    plan = Plan(heads=H, head_size=D, block=block, dropout_rate=dropout_rate, interpret=interpreting())
+    plans = tuple(Plan(H, D, tiling, dropout_rate, interpreting()) for tiling in tilings(S, query.dtype))
     flat = (x.reshape(B, S, H * D) for x in (query, key, value))
-    return _attend(*flat, sequence_ids, dropout_seeds, plan).reshape(B, S, H, D)
+    return _attend(*flat, sequence_ids, dropout_seeds, plans).reshape(B, S, H, D)
 
 
 # ---- the calls -----------------------------------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan) -> jax.Array:
-    """q, k, v [B, S, H * D], ids [B, S], seeds [B, H, 2] -> [B, S, H * D]."""
-    return _call_forward(q, k, v, ids, seeds, plan)[0]
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plans: tuple[Plan, Plan]
+) -> jax.Array:
+    """q, k, v [B, S, H * D], ids [B, S], seeds [B, H, 2], plans of forward and backward -> [B, S, H * D]."""
+    return _call_forward(q, k, v, ids, seeds, plans[0])[0]
 
 
 def _attend_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plans: tuple[Plan, Plan]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    o, lse = (checkpoint_name(x, RESIDUALS) for x in _call_forward(q, k, v, ids, seeds, plan))
+    o, lse = (checkpoint_name(x, RESIDUALS) for x in _call_forward(q, k, v, ids, seeds, plans[0]))
     return o, (q, k, v, ids, seeds, o, lse)
 
 
-def _attend_backward(plan: Plan, residuals: tuple[jax.Array, ...], d_o: jax.Array) -> tuple[Any, ...]:
-    q, k, v, ids, seeds, o, lse = residuals
+def _attend_backward(plans: tuple[Plan, Plan], residuals: tuple[jax.Array, ...], d_o: jax.Array) -> tuple[Any, ...]:
+    plan, (q, k, v, ids, seeds, o, lse) = plans[1], residuals
     product = (o.astype(jnp.float32) * d_o.astype(jnp.float32)).reshape(*o.shape[:2], plan.heads, plan.head_size)
     delta = product.sum(-1).swapaxes(1, 2)  # [B, H, S]
     dq, dk, dv = _call_backward(q, k, v, ids, seeds, lse, delta, d_o.astype(o.dtype), plan)
@@ -116,15 +145,15 @@ def _call_forward(
         partial(_forward_kernel, plan=plan),
         name="attention_forward",
         grid=specs.grid,
-        in_specs=[specs.seeds, specs.ids, specs.block, specs.row, specs.row],
+        in_specs=[specs.seeds, specs.ids, specs.reach, specs.block, specs.row, specs.row],
         out_specs=[specs.block, specs.block_numbers],
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, v.dtype),
             jax.ShapeDtypeStruct((B, plan.heads, S), jnp.float32),
         ],
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        compiler_params=specs.compiler_params,
         interpret=plan.interpret,
-    )(seeds, ids, q, k, v)
+    )(seeds, ids, reach(ids, plan.tiling.own), q, k, v)
 
 
 def _call_backward(
@@ -144,12 +173,32 @@ def _call_backward(
         partial(_backward_kernel, plan=plan),
         name="attention_backward",
         grid=specs.grid,
-        in_specs=[specs.seeds, specs.ids, *[specs.row] * 4, specs.row_numbers, specs.row_numbers],
+        in_specs=[specs.seeds, specs.ids, specs.reach, *[specs.row] * 4, specs.row_numbers, specs.row_numbers],
         out_specs=[specs.block] * 3,
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        compiler_params=specs.compiler_params,
         interpret=plan.interpret,
-    )(seeds, ids, q, k, v, d_o, lse, delta)
+    )(seeds, ids, reach(ids, plan.tiling.own), q, k, v, d_o, lse, delta)
+
+
+def reach(ids: jax.Array, block: int) -> jax.Array:
+    """Return the part of its row that each block of tokens attends to, as the first token and the one after the last.
+
+    It holds every token with an id between the smallest and the largest one of the block, so it is right for ids in any
+    order, and tight where they count up, as in packed rows.
+
+    Args:
+      ids: [B, S] int32.
+      block: tokens of a block; divides S.
+
+    Returns:
+      [B, N, 2] int32.
+    """
+    B, S = ids.shape
+    blocks = ids.reshape(B, S // block, 1, block)
+    inside = (ids[:, None] >= blocks.min(-1)) & (ids[:, None] <= blocks.max(-1))  # [B, N, S]
+    first, behind = jnp.argmax(inside, -1), S - jnp.argmax(inside[..., ::-1], -1)
+    return jnp.stack([first, behind], -1).astype(jnp.int32)
 
 
 class _Specs:
@@ -157,45 +206,53 @@ class _Specs:
 
     def __init__(self, shape: tuple[int, ...], plan: Plan):
         B, S, _ = shape
-        D, block = plan.head_size, plan.block
+        D, block = plan.head_size, plan.tiling.own
         self.grid = (S // block, B, plan.heads)
         self.block = pl.BlockSpec((None, block, D), lambda i, b, h: (b, i, h))
         self.row = pl.BlockSpec((None, S, D), lambda i, b, h: (b, 0, h))
         self.block_numbers = pl.BlockSpec((None, None, block), lambda i, b, h: (b, h, i))  # one a token
         self.row_numbers = pl.BlockSpec((None, None, S), lambda i, b, h: (b, h, 0))
         self.ids = pl.BlockSpec((None, S), lambda i, b, h: (b, 0))
+        self.reach = pl.BlockSpec((None, None, 2), lambda i, b, h: (b, i, 0))
         self.seeds = pl.BlockSpec((None, None, 2), lambda i, b, h: (b, h, 0))
+        self.compiler_params = plgpu.CompilerParams(num_warps=plan.tiling.warps, num_stages=plan.tiling.stages)
 
 
 # ---- the kernels ---------------------------------------------------------------------------------------------------
 
 
 def _forward_kernel(
-    seeds_ref: Any, ids_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, o_ref: Any, lse_ref: Any, *, plan: Plan
+    seeds_ref: Any,
+    ids_ref: Any,
+    reach_ref: Any,
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    o_ref: Any,
+    lse_ref: Any,
+    *,
+    plan: Plan,
 ) -> None:
-    size = plan.block
-    place = pl.program_id(0) * size
-    q, ids_q = q_ref[...], ids_ref[pl.ds(place, size)]
+    own, q = _own_block(plan), q_ref[...]
 
-    def one_block(j: Any, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def one_block(keys: Any, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         o, top, total = carry  # [Q, D], [Q], [Q]
-        keys = pl.ds(j * size, size)
-        scores = _scores(q, k_ref[keys, :], ids_q, ids_ref[keys], plan)  # [Q, K]
+        scores = _scores(q, k_ref[keys, :], ids_ref[own], ids_ref[keys], plan)  # [Q, K]
         new_top = jnp.maximum(top, scores.max(axis=1))
         p = jnp.exp(scores - new_top[:, None])
         shrink = jnp.exp(top - new_top)
         total = total * shrink + p.sum(axis=1)
         if plan.dropout_rate:
-            p = jnp.where(_keep(seeds_ref, place, j * size, plan), p, 0.0)
+            p = jnp.where(_keep(seeds_ref, own, keys, plan), p, 0.0)
         v = v_ref[keys, :]
         return o * shrink[:, None] + _dot(p.astype(v.dtype), v), new_top, total
 
     start = (
-        jnp.zeros((size, plan.head_size), jnp.float32),
-        jnp.full(size, -jnp.inf, jnp.float32),
-        jnp.zeros(size, jnp.float32),
+        jnp.zeros((own.size, plan.head_size), jnp.float32),
+        jnp.full(own.size, -jnp.inf, jnp.float32),
+        jnp.zeros(own.size, jnp.float32),
     )
-    o, top, total = lax.fori_loop(0, ids_ref.shape[0] // size, one_block, start)
+    o, top, total = _visit(reach_ref, plan, one_block, start)
     o_ref[...] = (o / (total * (1 - plan.dropout_rate))[:, None]).astype(o_ref.dtype)
     lse_ref[...] = top + jnp.log(total)
 
@@ -203,6 +260,7 @@ def _forward_kernel(
 def _backward_kernel(
     seeds_ref: Any,
     ids_ref: Any,
+    reach_ref: Any,
     q_ref: Any,
     k_ref: Any,
     v_ref: Any,
@@ -219,18 +277,15 @@ def _backward_kernel(
 
     p_kept are the probabilities after dropout.
     """
-    size, blocks = plan.block, ids_ref.shape[0] // plan.block
-    own = pl.ds(pl.program_id(0) * size, size)
-    zeros = jnp.zeros((size, plan.head_size), jnp.float32)
+    own = _own_block(plan)
+    zeros = jnp.zeros((own.size, plan.head_size), jnp.float32)
 
-    def of_keys(i: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def of_keys(queries: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         dk, dv = carry
-        queries = pl.ds(i * size, size)
         p_kept, ds = pair(queries, own)
         return dk + _dot(ds.T, q_ref[queries, :]), dv + _dot(p_kept.T, d_o_ref[queries, :])
 
-    def of_queries(j: Any, dq: jax.Array) -> jax.Array:
-        keys = pl.ds(j * size, size)
+    def of_queries(keys: Any, dq: jax.Array) -> jax.Array:
         return dq + _dot(pair(own, keys)[1], k_ref[keys, :])
 
     def pair(queries: Any, keys: Any) -> tuple[jax.Array, jax.Array]:
@@ -239,20 +294,36 @@ def _backward_kernel(
         p = jnp.exp(scores - lse_ref[queries][:, None])
         dp, p_kept = _dot(d_o_ref[queries, :], v_ref[keys, :].T), p
         if plan.dropout_rate:
-            keep, scale = _keep(seeds_ref, queries.start, keys.start, plan), 1 / (1 - plan.dropout_rate)
+            keep, scale = _keep(seeds_ref, queries, keys, plan), 1 / (1 - plan.dropout_rate)
             dp, p_kept = jnp.where(keep, dp * scale, 0.0), jnp.where(keep, p * scale, 0.0)
         ds = p * (dp - delta_ref[queries][:, None])
         return p_kept.astype(d_o_ref.dtype), ds.astype(q_ref.dtype)
 
+    if own.size == ids_ref.shape[0]:  # the row is one block: what both gradients need is computed once
+        p_kept, ds = pair(own, own)
+        dk, dv, dq = _dot(ds.T, q_ref[own, :]), _dot(p_kept.T, d_o_ref[own, :]), _dot(ds, k_ref[own, :])
+    else:
+        dk, dv = _visit(reach_ref, plan, of_keys, (zeros, zeros))
+        dq = _visit(reach_ref, plan, of_queries, zeros)
     scale = plan.head_size**-0.5
-    dk, dv = lax.fori_loop(0, blocks, of_keys, (zeros, zeros))
     dk_ref[...] = (dk * scale).astype(dk_ref.dtype)
     dv_ref[...] = dv.astype(dv_ref.dtype)
-    dq = lax.fori_loop(0, blocks, of_queries, zeros)
     dq_ref[...] = (dq * scale).astype(dq_ref.dtype)
 
 
 # ---- parts of the kernels ------------------------------------------------------------------------------------------
+
+
+def _own_block(plan: Plan) -> Any:
+    """The tokens that the program owns, as a slice of the row."""
+    return pl.ds(pl.program_id(0) * plan.tiling.own, plan.tiling.own)
+
+
+def _visit(reach_ref: Any, plan: Plan, visit: Any, start: Any) -> Any:
+    """Fold `visit(tokens, carry)` over the blocks of tokens that the program's own examples lie in."""
+    size = plan.tiling.visited
+    first, behind = lax.div(reach_ref[0], size), lax.div(reach_ref[1] + size - 1, size)
+    return lax.fori_loop(first, behind, lambda j, carry: visit(pl.ds(j * size, size), carry), start)
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -266,9 +337,8 @@ def _scores(q: jax.Array, k: jax.Array, ids_q: jax.Array, ids_k: jax.Array, plan
     return jnp.where(ids_q[:, None] == ids_k[None, :], _dot(q, k.T) * plan.head_size**-0.5, MASKED)
 
 
-def _keep(seeds_ref: Any, first_query: Any, first_key: Any, plan: Plan) -> jax.Array:
+def _keep(seeds_ref: Any, queries: Any, keys: Any, plan: Plan) -> jax.Array:
     """`bert_jax.dropout.keep_mask` of a block of one head: [Q, K] bool."""
-    numbers = jnp.arange(plan.block, dtype=jnp.int32)
-    q, k = ((first + numbers).astype(jnp.uint32) for first in (first_query, first_key))
+    q, k = ((part.start + jnp.arange(part.size, dtype=jnp.int32)).astype(jnp.uint32) for part in (queries, keys))
     row_hash, column_hash = row_part(seeds_ref[0], q), column_part(seeds_ref[1], k)
     return kept(row_hash[:, None], column_hash[None, :], plan.dropout_rate)

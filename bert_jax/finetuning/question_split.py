@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.finetuning.batches import Draw, RowTable, units_of_examples, units_of_rows
-from bert_jax.finetuning.split import Outcome, Outputs, Source
+from bert_jax.finetuning.split import content_of, Outcome, Outputs, Source
 from bert_jax.scoring import cmrc, squad
 from bert_jax.tasks import answers
 from bert_jax.tasks.examples import Question
@@ -57,6 +57,10 @@ class QuestionSplit:
         """`spans` [B, 2] int32."""
         fields = {"spans": self.units.table.spans(draw.rows)}
         return fields | ({"row_examples": draw.row_examples} if self.shares_norm else {})
+
+    def content(self) -> str:
+        """Return a digest of the questions."""
+        return content_of(self.questions)
 
     def outcome(self, outputs: Outputs) -> Outcome:
         """From the scores [S, 2] of each row."""

@@ -5,8 +5,9 @@
 Shapes: N examples of a batch, S tokens, C classes or choices.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -56,6 +57,9 @@ class Split(Protocol):
     def outcome(self, outputs: Outputs) -> Outcome:
         """Scores and predictions from the outputs of all units, in their order."""
 
+    def content(self) -> str:
+        """Return a digest of the examples, whatever file they stand in; see `content_of`."""
+
 
 class Source(NamedTuple):
     """What a split is made from."""
@@ -65,6 +69,15 @@ class Source(NamedTuple):
     tokenizer: Tokenizer
     config: FinetuneConfig  # resolved
     head: TaskHead
+
+
+def content_of(examples: Iterable[Any]) -> str:
+    """Return a digest of what examples say (texts, labels, names), the same for every file and line they stand in."""
+    digest = hashlib.sha256()
+    for example in examples:
+        said = [getattr(example, one.name) for one in fields(example) if one.name != "place"]
+        digest.update(repr(said).encode(errors="surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def note_cuts(counts: dict[str, int], name: str, max_length: int, notes: list[str]) -> None:

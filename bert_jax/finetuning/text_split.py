@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.finetuning.batches import Draw, NOBODY, RowTable, units_of_examples
-from bert_jax.finetuning.split import note_cuts, Outcome, Outputs, Source
+from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, Source
 from bert_jax.scoring import glue
 from bert_jax.tasks.columns import read_examples
 from bert_jax.tasks.examples import ChoiceExample, TextExample
@@ -48,6 +48,10 @@ class TextSplit:
         if self.task.kind == "regression":
             return {"targets": chosen.astype(np.float32)}
         return {"labels": chosen.astype(np.int32)}
+
+    def content(self) -> str:
+        """Return a digest of the examples."""
+        return content_of(self.examples)
 
     def outcome(self, outputs: Outputs) -> Outcome:
         """From the scores [C] of the classes or choices of each example."""

@@ -67,7 +67,7 @@ def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
     for path in write_outcome(outcome, stem, folder):
         print(path)
     if outcome.scores:
-        print(spoken(name, outcome.scores))
+        print(spoken(name, outcome.scores, (task or model.task).f1_of))
     if arguments.zip is not None:
         lacking = zip_submissions(folder / "submission", arguments.zip)
         print(arguments.zip)

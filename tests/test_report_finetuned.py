@@ -255,15 +255,23 @@ def test_scores_are_printed_as_people_know_them(metric: str, value: float | None
 
 def test_class_scores_and_matrix_by_hand() -> None:
     # Truth:           a a a a b b b c; of class 1, b, one is called a.
-    classes = Classes([0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 1, 1, 1, 0, 0], "abc".__getitem__)
+    classes = Classes([0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 1, 1, 1, 0, 0], "abc".__getitem__, 3)
     rows = {row[0]: tuple(cell.replace("\N{NO-BREAK SPACE}", "") for cell in row[1:]) for row in classes.table()}
     assert rows["a"] == ("60.0%", "75.0%", "66.7%", "4", "5")
     assert rows["b"] == ("66.7%", "66.7%", "66.7%", "3", "3")
     assert rows["c"] == ("–", "0.0%", "0.0%", "1", "0")
-    macro = glue.macro_f1(np.array([0, 0, 0, 0, 1, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 0, 0]))
+    macro = glue.macro_f1(np.array([0, 0, 0, 0, 1, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 0, 0]), 3)
     assert rows["mean of the classes"][2] == f"{100 * macro:.1f}%"
     assert [[cell.count for cell in cells] for _, cells in classes.drawn().rows] == [[3, 1, 0], [1, 2, 0], [1, 0, 0]]
     assert [row[:3] for row in classes.confusions()] == [("a", "b", "1"), ("b", "a", "1"), ("c", "a", "1")]
+
+
+def test_means_are_over_the_classes_of_the_task() -> None:
+    """Of four, two occur: all right is a mean of a half, as macro F1 has it."""
+    absent = Classes([0, 1, 1], [0, 1, 1], "abcd".__getitem__, 4).table()
+    assert [row[0] for row in absent] == ["a", "b", "mean of all 4 classes, 2 of them absent"]
+    macro = glue.macro_f1(np.array([0, 1, 1]), np.array([0, 1, 1]), 4)
+    assert absent[-1][3].replace("\N{NO-BREAK SPACE}", "") == f"{100 * macro:.1f}%" == "50.0%"
 
 
 def test_very_many_classes_are_folded_and_none_is_lost() -> None:

@@ -188,6 +188,7 @@ class Prepared:
             "title": self.task.title,
             "kind": self.task.kind,
             "metrics": list(self.task.metrics),
+            "f1_of": self.task.f1_of,
             "labels": list(self.head.labels),
             "settings": to_dict(self.config),
             "source": {

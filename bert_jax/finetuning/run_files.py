@@ -9,7 +9,7 @@ scores.json     scores by split, written last: a run that has it is finished
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ class OwnTask:
     id: str | int | None = None
     labels: tuple[str, ...] | None = None
     choices: tuple[str | int, ...] = ()
+    positive: str | None = None
 
     def task(self) -> Task:
         """As the table would have it."""
-        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices)
+        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices, self.positive)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task
     """The task of a run."""
     named = _named(record)
     task = named.task() if isinstance(named, OwnTask) else find_task(named)
-    return replace(task, labels=labels) if labels and task.kind == "classification" else task
+    return task.with_classes(labels) if labels and task.kind == "classification" else task
 
 
 def open_finetuned(path: Path) -> Finetuned:

@@ -96,7 +96,9 @@ def _outcome(
     predicted: np.ndarray,
     shares: np.ndarray | None,
 ) -> Outcome:
-    scores = {} if gold is None else glue.scores(task.metrics, gold, predicted)
+    scores: dict[str, float | None] = {}
+    if gold is not None:
+        scores = glue.scores(task.metrics, gold, predicted, len(task.labels or ()), task.positive_class)
     records = []
     for number, example in enumerate(examples):
         record = {"name": example.name, "predicted": predicted[number].item(), "label": example.label}

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def with_labels(task: Task, source: str | Path) -> Task:
             " name another column, or use --kind regression"
         )
     numbers = all(re.fullmatch(r"-?\d+", word) for word in words)
-    return replace(task, labels=tuple(sorted(words, key=int if numbers else None)))
+    return task.with_classes(sorted(words, key=int if numbers else None))
 
 
 # ---- examples ------------------------------------------------------------------------------------------------

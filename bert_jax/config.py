@@ -90,6 +90,23 @@ class ModelConfig:
         """Features of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
+    def require_segments(self, segments: int, what: str, remedy: str) -> None:
+        """Refuse rows of more segments than the table has rows: a look-up beyond its end would give the last one's.
+
+        Args:
+          segments: that the rows have.
+          what: they are, and has them ("train.tsv, line 2").
+          remedy: what the user can do at this place.
+
+        Raises:
+          UserError: there are more than `type_vocab_size`.
+        """
+        if segments > self.type_vocab_size:
+            raise UserError(
+                f"{what} has {segments} segments, and the model knows {self.type_vocab_size}"
+                f" (type_vocab_size={self.type_vocab_size}): {remedy}"
+            )
+
 
 def _shape(layers: int, hidden: int, heads: int) -> dict[str, Any]:
     return {

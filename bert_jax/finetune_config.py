@@ -44,6 +44,9 @@ class FinetuneConfig:
         None,
         "error, truncate (counted), or windows that overlap (none: truncate; windows for questions and tagging)",
     )
+    single_segment: bool = setting(
+        False, "both texts of a pair are segment 0 and [SEP] alone parts them, for a model with type_vocab_size=1"
+    )
     stride: int | None = setting(
         None, "tokens between the beginnings of two windows (none: the task's, or half a window)"
     )

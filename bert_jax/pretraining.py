@@ -19,6 +19,7 @@ from bert_jax.config import PretrainConfig
 from bert_jax.data.shards import DataDirectory, open_data
 from bert_jax.distributed import all_or_none, is_main
 from bert_jax.errors import Interrupted, UserError
+from bert_jax.evaluation import require_segments
 from bert_jax.files import write_json
 from bert_jax.metrics import Window
 from bert_jax.model_description import MODEL_FILE
@@ -138,6 +139,8 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
             f"{data.directory}: its vocabulary has {vocab_size} entries and model.vocab_size={config.model.vocab_size} is"
             f" smaller: set model.vocab_size={vocab_size}"
         )
+    one_segment = "set objective=mlm_full_sentences or mlm_document, whose rows have one"
+    require_segments(config, f"{one_segment}, or model.type_vocab_size=2 for a new model")
     for number, phase in enumerate(config.phases):
         check_batch(phase.batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
         check_examples(config, data, number)

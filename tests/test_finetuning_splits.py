@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from finetune_samples import (
+    MODEL,
     questions,
     read_lines,
     tokenizer,
@@ -35,7 +36,7 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 def source(task: str, data: Path, head: TaskHead, **settings: object) -> Source:
     found = find_task(task)
     config = resolved(FinetuneConfig(**{"max_length": 16, "max_query_length": 4} | settings), found, 32)
-    return Source(found, data, tokenizer(), config, head)
+    return Source(found, data, tokenizer(), config, head, MODEL)
 
 
 def first_draw(split: Split, size: int = 5) -> Draw:
@@ -128,7 +129,7 @@ def test_choices_of_different_number_are_refused(tmp_path):
     task = own_task("choice", ("context",), "label", None, None, ("ends",))
     config = resolved(FinetuneConfig(max_length=16), task, 32)
     with pytest.raises(UserError, match=r"dev.jsonl, line 2: 2 choices, and dev.jsonl, line 1 has 3"):
-        load_split(Source(task, tmp_path, tokenizer(), config, TaskHead("choice", 1)), "dev")
+        load_split(Source(task, tmp_path, tokenizer(), config, TaskHead("choice", 1), MODEL), "dev")
 
 
 # ---- questions -----------------------------------------------------------------------------------------------------

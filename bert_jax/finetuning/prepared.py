@@ -83,7 +83,7 @@ class Prepared:
 
     def split(self, name: str, training: bool = False) -> Split:
         """A split of the data."""
-        source = Source(self.task, self.wanted.data, self.tokenizer, self.config, self.head)
+        source = Source(self.task, self.wanted.data, self.tokenizer, self.config, self.head, self.description.model)
         return load_split(source, name, training)
 
     @cached_property

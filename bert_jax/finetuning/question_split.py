@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.finetuning.batches import Draw, RowTable, units_of_examples, units_of_rows
-from bert_jax.finetuning.split import content_of, Outcome, Outputs, Source
+from bert_jax.finetuning.batches import Draw, units_of_examples, units_of_rows
+from bert_jax.finetuning.split import content_of, Outcome, Outputs, row_table, Source
 from bert_jax.scoring import cmrc, squad
 from bert_jax.tasks import answers
 from bert_jax.tasks.examples import Question
@@ -41,7 +41,7 @@ class QuestionSplit:
         self.counts = dict(self.made.counts)
         told = {"questions", "rows"}
         self.notes += [f"{name}: {count:,} {what}" for what, count in self.counts.items() if what not in told]
-        table = RowTable(self.made.rows)
+        table = row_table(source, name, self.made.rows, self.questions)
         self.shares_norm = config.normalisation == "question"
         self.units = units_of_examples(table) if training and self.shares_norm else units_of_rows(table)
         self.settings = answers.AnswerSettings(

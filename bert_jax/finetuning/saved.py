@@ -73,7 +73,7 @@ class SavedModel:
         """Where a split is read from."""
         head = self.description.task
         assert head is not None
-        return Source(task or self.task, data, self.tokenizer, self.settings, head)
+        return Source(task or self.task, data, self.tokenizer, self.settings, head, self.description.model)
 
     def split(self, data: str, name: str, task: Task | None = None) -> Split:
         """A split of a folder of the task's files, or a file in their format.

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bert_jax.config import ModelConfig
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.finetuning.batches import Draw, Units
+from bert_jax.finetuning.batches import Draw, RowTable, Units
 from bert_jax.model_description import TaskHead
+from bert_jax.tasks.rows import Row
 from bert_jax.tasks.table import Task
 from bert_jax.tasks.text_rows import unknown_note
 from bert_jax.tokenization import Tokenizer
@@ -69,6 +71,27 @@ class Source(NamedTuple):
     tokenizer: Tokenizer
     config: FinetuneConfig  # resolved
     head: TaskHead
+    model: ModelConfig
+
+
+def row_table(source: Source, name: str, rows: Sequence[Row], examples: Sequence[Any]) -> RowTable:
+    """Return the rows of a split as a table, its segments as the model has them.
+
+    Args:
+      name: of the split.
+      rows, examples: a row's `example` is a place among these.
+
+    Raises:
+      UserError: the rows have more segments than the model.
+    """
+    table = RowTable(rows)
+    if source.config.single_segment:
+        table.segments[:] = 0
+    if len(table.segments) and (highest := int(table.segments.max())):
+        row = int(np.searchsorted(table.begins, int(table.segments.argmax()), side="right")) - 1
+        remedy = "fine-tune with single_segment=true, which parts both texts by [SEP] alone, or another model"
+        source.model.require_segments(highest + 1, f"{examples[table.examples[row]].place} ({name})", remedy)
+    return table
 
 
 def content_of(examples: Iterable[Any]) -> str:

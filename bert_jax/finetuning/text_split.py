@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from bert_jax.errors import UserError
-from bert_jax.finetuning.batches import Draw, NOBODY, RowTable, units_of_examples
-from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, Source
+from bert_jax.finetuning.batches import Draw, NOBODY, units_of_examples
+from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
 from bert_jax.scoring import glue
 from bert_jax.tasks.columns import read_examples
 from bert_jax.tasks.examples import ChoiceExample, TextExample
@@ -38,7 +38,7 @@ class TextSplit:
             self.examples, source.tokenizer, config.max_length, config.too_long, config.stride
         )
         note_cuts(self.counts, name, config.max_length, self.notes)
-        self.units = units_of_examples(RowTable(rows), _choices(self.examples))
+        self.units = units_of_examples(row_table(source, name, rows, self.examples), _choices(self.examples))
         self.gold = _labels(self.examples)
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:

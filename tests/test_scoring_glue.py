@@ -195,6 +195,13 @@ def test_every_layout_of_predictions_reads_the_same(tmp_path, text):
     assert glue.class_numbers(read(tmp_path, text), NLI).tolist() == [2, 1, 2]
 
 
+@pytest.mark.parametrize(("words", "numbers"), [({"0": 0, "1": 1}, [1, 0, 1]), ({"1.0": 0, "0.0": 1}, [0, 1, 0])])
+def test_predicted_numbers_are_labels_by_their_value(tmp_path, words, numbers):
+    """Where a label has the value it is that label, and not the class of that number."""
+    text = "1.0\n0\n1\n"
+    assert glue.class_numbers(read(tmp_path, text), words).tolist() == numbers
+
+
 def test_predictions_are_ordered_by_the_examples_names_where_they_have_them(tmp_path):
     text = "index\tprediction\na7\tneutral\nb3\tentailment\nc1\tcontradiction\n"
     found = read(tmp_path, text, ["c1", "a7", "b3"])

@@ -131,6 +131,7 @@ def test_f1_of_a_task_of_the_table_says_its_class_in_words():
         ({"kind": "choice", "text": ["a"]}, "choice with 0 columns of choices"),
         ({"kind": "regression", "text": ["a"], "choices": ["b", "c"]}, "regression with 2 columns of choices"),
         ({"kind": "classification", "text": ["a"], "labels": ["x", "x"]}, "one is given twice"),
+        ({"kind": "classification", "text": ["a"], "labels": ["1", "1.0"]}, "one is given twice"),
         ({"kind": "regression", "text": ["a"], "labels": ["x", "y"]}, "a regression has numbers"),
         ({"kind": "span", "text": ["a"]}, "span has no columns"),
         ({"kind": "regression", "text": ["a"], "positive": "1"}, "--positive belongs to classification"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, NOBODY, units_of_examples
 from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
 from bert_jax.scoring import glue
@@ -40,6 +40,12 @@ class TextSplit:
         note_cuts(self.counts, name, config.max_length, self.notes)
         self.units = units_of_examples(row_table(source, name, rows, self.examples), _choices(self.examples))
         self.gold = _labels(self.examples)
+        if source.task.f1_of is None and "macro_f1" in source.task.metrics and self.gold is not None:
+            absent = [word for number, word in enumerate(source.task.labels or ()) if number not in self.gold]
+            if absent:
+                self.notes.append(
+                    f"{name} has no example of {listed(absent)}: nothing can be right there, and macro F1 counts 0"
+                )
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`labels` [N] int32, or `targets` [N] float32."""

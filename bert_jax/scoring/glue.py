@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.scoring.labels import label_key
 
 Numbers = Sequence[float] | np.ndarray  # [N] numbers of classes, or ratings
 TaskScores = Mapping[str, Mapping[str, float | None]]  # name of a task -> name of a metric -> score
@@ -262,13 +263,14 @@ def _in_order(
 
 def class_numbers(predictions: Sequence[Prediction], words: Mapping[str, int]) -> np.ndarray:
     """Labels in words (label -> number of its class) or as numbers of classes, int64 [N]. UserError names an unknown one."""
-    known = {str(number): number for number in words.values()} | dict(words)
+    spelled = {str(number): number for number in words.values()} | dict(words)
+    known = {label_key(word): number for word, number in spelled.items()}
     for prediction in predictions:
-        if prediction.text not in known:
+        if label_key(prediction.text) not in known:
             raise UserError(
-                f"{prediction.place}: '{prediction.text}' is no label of the task: give one of {', '.join(known)}"
+                f"{prediction.place}: '{prediction.text}' is no label of the task: give one of {', '.join(spelled)}"
             )
-    return np.array([known[prediction.text] for prediction in predictions], np.int64)
+    return np.array([known[label_key(prediction.text)] for prediction in predictions], np.int64)
 
 
 def ratings(predictions: Sequence[Prediction]) -> np.ndarray:

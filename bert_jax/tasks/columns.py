@@ -16,6 +16,7 @@ from typing import Any
 
 from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
+from bert_jax.scoring.labels import distinct_labels, label_key
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
 from bert_jax.tasks.task_files import find_file, plain_suffix, read_text
@@ -84,18 +85,17 @@ def with_labels(task: Task, source: str | Path) -> Task:
     records = _open(task, "train", source, columns)
     _need_labels(records, columns, "train")
     key = _key(records, columns.label)
-    words = {_needed_word(cells[key], place) for place, cells in records.lines}
+    words = distinct_labels({_needed_word(cells[key], place) for place, cells in records.lines})
     if len(words) < 2:
         raise UserError(
-            f"{records.name}: every example has the label {next(iter(words), 'none')}: nothing can be learned"
+            f"{records.name}: every example has the label {words[0] if words else 'none'}: nothing can be learned"
         )
     if len(words) > _MOST_LABELS:
         raise UserError(
             f"{records.name}: the column {columns.label} has {len(words)} different values, which are no classes:"
             " name another column, or use --kind regression"
         )
-    numbers = all(re.fullmatch(r"-?\d+", word) for word in words)
-    return task.with_classes(sorted(words, key=int if numbers else None))
+    return task.with_classes(words)
 
 
 # ---- examples ------------------------------------------------------------------------------------------------
@@ -227,20 +227,21 @@ def _is_hidden(word: str, task: Task) -> bool:
     """Whether it is the -1 that stands for the labels that test files do not tell."""
     if re.fullmatch(r"-1(\.0*)?", word) is None:
         return False
-    return task.rating is not None if task.kind == "regression" else word not in (task.labels or ())
+    if task.kind == "regression":
+        return task.rating is not None
+    return label_key(word) not in map(label_key, task.labels or ())
 
 
 def _class_number(task: Task) -> Callable[[str, str], int]:
     labels = task.labels or ()
-    numbers = {word: number for words in (task.meanings or (), labels) for number, word in enumerate(words)}
+    known = {label_key(word): number for words in (task.meanings or (), labels) for number, word in enumerate(words)}
 
     def parse(word: str, place: str) -> int:
-        whole = re.sub(r"^(-?\d+)\.0+$", r"\1", word)  # 1.0: a column of numbers that had gaps
-        if not labels and whole.isdecimal():  # choices whose number differs from line to line
-            return int(whole)
-        for spelling in (word, whole):
-            if spelling in numbers:
-                return numbers[spelling]
+        key = label_key(word)
+        if not labels and not isinstance(key, str) and key == int(key) >= 0:  # choices whose number differs by line
+            return int(key)
+        if key in known:
+            return known[key]
         shown = labels if task.meanings is None else (*labels, *task.meanings)
         raise UserError(f"{place}: label {word} is not one of {_listed(shown) or 'the numbers from 0'}")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from bert_jax.errors import UserError
 from bert_jax.model_description import TASKS as KINDS
+from bert_jax.scoring.labels import distinct_labels, label_key
 
 # Appendix A.3: what the authors searched on every task. Section 4.1 has 4e-5 too, for GLUE.
 LEARNING_RATES = (5e-5, 3e-5, 2e-5)
@@ -112,7 +113,8 @@ class Task:
         Raises:
           UserError: the positive class is none of them, or there is no such thing.
         """
-        if self.positive is not None and (len(labels) != 2 or self.positive not in labels):
+        keys = [label_key(label) for label in labels]
+        if self.positive is not None and (len(labels) != 2 or label_key(self.positive) not in keys):
             classes = f"the {len(labels)} classes are {', '.join(labels[:12])}{' ...' if len(labels) > 12 else ''}"
             remedy = "name one of them" if len(labels) == 2 else "F1 of more than two is their mean: leave it out"
             raise UserError(f"--positive {self.positive}: {classes}: {remedy}")
@@ -123,7 +125,8 @@ class Task:
     @property
     def positive_class(self) -> int:
         """The number of the class that F1 is of where there are two."""
-        return 1 if self.positive is None else (self.labels or ()).index(self.positive)
+        keys = [label_key(label) for label in self.labels or ()]
+        return 1 if self.positive is None else keys.index(label_key(self.positive))
 
     @property
     def f1_of(self) -> str | None:
@@ -511,7 +514,7 @@ def _check_own(kind: str, columns: Columns, labels: tuple[str, ...] | None) -> N
         raise UserError(
             f"{kind} with {len(columns.choices)} columns of choices: --choices belongs to choice, which needs it"
         )
-    if labels is not None and len(set(labels)) != len(labels):
+    if labels is not None and len(distinct_labels(labels)) != len(labels):
         raise UserError(f"--labels {','.join(labels)}: one is given twice")
     if labels is not None and kind == "regression":
         raise UserError("--labels belongs to classification: a regression has numbers")

@@ -72,9 +72,7 @@ def judge(
       trained_on: numbers of the classes or choices of the training examples, which that loss is of.
     """
     if (alike := _one_truth(kind, outcome)) is not None:
-        return Judgement(
-            undecided=f"{alike}, which no prediction can be told apart by: score it on a split with several"
-        )
+        return Judgement(undecided=f"{alike}, which tells nothing about others: score it on a split with several")
     sign = _recognise(kind, outcome)
     if sign is None and last_loss is not None and trained_on is not None and outcome.gold is not None:
         sign = _at_chance(outcome, last_loss, trained_on) if kind in ("classification", "choice") else None

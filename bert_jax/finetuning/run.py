@@ -213,7 +213,7 @@ class Session:
         return self.steps[shape](state, batch)
 
     def _measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
-        check_finite(done, sums, str(self.run.run.checkpoints))
+        check_finite(done, sums, str(self.run.run.checkpoints), "lower learning_rate or raise warmup_share")
         seconds, self.compiling = max(seconds - self.compiling, 0.0), 0.0
         self.seconds += seconds
         self.interval.add(sums, seconds)

@@ -59,7 +59,11 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
     # Stops are listened for until the last save is complete.
     with listen_for_stop() as stop, Checkpoints(run.checkpoints, config.keep_checkpoints) as checkpoints:
         if distributed.of_main(checkpoints.latest or 0) == config.total_steps:
-            say(f"{run.path} has finished its {config.total_steps:,} steps; a longer run is a new run")
+            last = len(config.phases) - 1
+            say(
+                f"{run.path} has finished its {config.total_steps:,} steps; to train on, take it over into a new run (bert-jax"
+                f" convert {run.path} NEW --to bert-jax) and give that more steps (--output NEW phases.{last}.steps=N)"
+            )
             return run
         state, done, window = restore_or_begin(training, run, checkpoints)
         session = Session(training, data, tokenizer, run, checkpoints, window)

@@ -20,21 +20,30 @@ from bert_jax.tasks.table import is_test, Task, TFDS
 from bert_jax.tasks.task_files import find_file
 
 
-def read_task_questions(task: Task, data: str | Path, name: str) -> list[Question]:
-    """The questions of a split: a file in the shape of SQuAD's, or a data set of TFDS."""
-    labelled = not is_test(name)
+def read_task_questions(task: Task, data: str | Path, name: str, training: bool = False) -> list[Question]:
+    """The questions of a split: a file in the shape of SQuAD's, or a data set of TFDS; only in training ids may be equal."""
+    labelled, unique = not is_test(name), not training
     if str(data).startswith(TFDS):
-        return read_tfds_questions(task, name, str(data), labelled)
-    return read_questions(find_file(task, name, Path(data)), labelled)
+        return read_tfds_questions(task, name, str(data), labelled, unique)
+    return read_questions(find_file(task, name, Path(data)), labelled, unique)
 
 
 class QuestionSplit:
     """Questions, each with the rows that its context takes."""
 
-    def __init__(self, source: Source, name: str, training: bool, found: dict[str, float]):
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        training: bool,
+        found: dict[str, float],
+        questions: list[Question] | None = None,
+    ):
         self.name, self.task, config = name, source.task, source.config
         self.notes: list[str] = []
-        self.questions = read_task_questions(source.task, source.data, name)
+        if questions is None:
+            questions = read_task_questions(source.task, source.data, name, training)
+        self.questions = questions
         assert config.max_length and config.too_long and config.stride
         settings = QuestionSettings(config.max_length, config.stride, config.max_query_length, config.too_long)
         self.made = question_rows(self.questions, source.tokenizer, settings, labelled=training)

@@ -76,7 +76,10 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
     prepared = Prepared(wanted)
     run = start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
     if run.scores_file.exists():  # written last
-        say(f"{run.path} has finished its {prepared.total_steps:,} steps")
+        say(
+            f"{run.path} has finished its {prepared.total_steps:,} steps; to train on, begin a new run with its encoder"
+            f" (--model {run.path} --output NEW), under a head drawn anew"
+        )
         return read_result(run)
     with listen_for_stop() as stop, Checkpoints(run.run.checkpoints, keep=1) as checkpoints:
         session = Session(prepared, run, checkpoints)

@@ -370,14 +370,14 @@ def _of_width(
 
 def _json_records(name: str, text: str, columns: Columns) -> Records:
     rows = text.rstrip("\r\n ").split("\n")
-    names = list(_json_object(rows[0], f"{name}, line 1"))
+    names = list(json_object(rows[0], f"{name}, line 1"))
     optional = [column for column in (columns.label, columns.id) if column is not None and column in names]
     keys: dict[Column, Column] = {column: column for column in (*columns.needed, *optional)}
 
     def lines() -> Iterator[tuple[str, dict[Column, Any]]]:
         for number, row in enumerate(rows, start=1):
             place = f"{name}, line {number}"
-            cells = _json_object(row, place)
+            cells = json_object(row, place)
             if missing := [column for column in columns.needed if column not in cells]:
                 raise UserError(f"{place} has no {missing[0]}: it has {_listed(list(cells))}")
             yield place, {column: cells.get(column) for column in keys}
@@ -385,7 +385,8 @@ def _json_records(name: str, text: str, columns: Columns) -> Records:
     return Records(name, keys, names, lines(), [])
 
 
-def _json_object(row: str, place: str) -> dict[Any, Any]:
+def json_object(row: str, place: str) -> dict[Any, Any]:
+    """Return the object of a JSON line; UserError names `place` where there is none."""
     try:
         content = json.loads(row)
     except (ValueError, RecursionError) as error:

@@ -74,6 +74,9 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gelu", choices=("gelu_tanh", "gelu_erf"), help="where the checkpoint says gelu and means either"
     )
+    group.add_argument(
+        "--skip", action="append", default=[], metavar="TENSOR", help="leave out a tensor that has no place in a BERT"
+    )
 
 
 def own_task_of(arguments: argparse.Namespace) -> Any:
@@ -112,7 +115,13 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.finetuning.run import spoken, Wanted
     from bert_jax.finetuning.several import grid, run_all, seeds, with_retries
 
-    asked = Asked(gelu=arguments.gelu, vocabulary=arguments.vocab, padding_rows=arguments.padding_rows)
+    asked = Asked(
+        gelu=arguments.gelu,
+        vocabulary=arguments.vocab,
+        padding_rows=arguments.padding_rows,
+        skip=tuple(arguments.skip),
+        head=False,
+    )
     wanted = Wanted(own_task_of(arguments), arguments.data, arguments.model, config, arguments.from_scratch, asked)
     again = f"bert-jax finetune {shlex.join(argv)}"
     if arguments.seeds or arguments.sweep:

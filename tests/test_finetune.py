@@ -50,6 +50,8 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("conll2003", ("tag_scheme=BIO3",), "BIO3"),
         ("sst2", ("--kind", "classification"), "--kind describes your own data: use it with --task own"),
         ("sst2", ("--label", "label"), "--label describes your own data: use it with --task own"),
+        ("sst2", ("--positive", "1"), "--positive describes your own data: use it with --task own"),
+        ("sst2", ("--skip", "bert.nothing"), "--skip bert.nothing: "),
         ("sst2", ("--seeds", "0"), "--seeds 0: at least 1"),
         ("sst2", ("--seeds", "2", "--sweep"), "--sweep and --seeds: one at a time"),
         ("sst2", ("--seeds", "2", "--retries", "1"), "--retries belongs to a single run"),
@@ -146,6 +148,10 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
         (
             ("--kind", "regression", "--text", "sentence", "--label", "label", "--labels", "0", "1"),
             "--labels belongs to",
+        ),
+        (
+            ("--kind", "classification", "--text", "sentence", "--label", "label", "--positive", "2"),
+            "--positive 2: the 2 classes are 0, 1: name one of them",
         ),
         (("--kind", "choice", "--text", "sentence", "--label", "label"), "choice with 0 columns of choices"),
         (("--kind", "span", "--text", "sentence"), "span has no columns"),

@@ -4,14 +4,17 @@
 Nothing is compiled: a run is recognised, or refused, before its first step.
 """
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from finetune_samples import SETTINGS, write_conll, write_model, write_squad, write_sst2, write_stsb, write_swag
 from safetensors.numpy import load_file, save_file
 
+from bert_jax.conversion.checkpoints import Asked
 from bert_jax.errors import UserError
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.finetuning.prepared import Prepared, Wanted
@@ -144,3 +147,18 @@ def test_a_run_of_an_older_version_goes_on(folder, tmp_path):
     ]
     with pytest.raises(UserError, match=r"the rows made from .* are others than they were"):
         start_or_resume(tmp_path / "run", {**record, "training_rows": "x"}, prepared.description, prepared.tokenizer)
+
+
+def test_a_head_that_nothing_describes_is_no_obstacle(folder, tmp_path):
+    """It is not taken: --task, which would say what it predicts elsewhere, is the task to be trained on here."""
+    model = shutil.copytree(folder / "model", tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights = {name: weight for name, weight in weights.items() if not name.startswith("cls.")}
+    weights |= {"classifier.weight": np.zeros((3, 16), np.float32), "classifier.bias": np.zeros(3, np.float32)}
+    save_file(weights, model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSomething"]}))
+    wanted = replace(of(folder, "classification"), model=model)
+    with pytest.raises(UserError, match=r"does not say what classifier.weight of 3 outputs predicts"):
+        Prepared(wanted)
+    assert Prepared(replace(wanted, asked=Asked(head=False))).head.labels == ("0", "1")

@@ -33,6 +33,28 @@ def _require_positive(section: str, config: Any, name: str) -> None:
         raise UserError(f"{dotted(section, name)}={getattr(config, name)} must be more than 0")
 
 
+def _require_not_negative(section: str, config: Any, name: str) -> None:
+    if not 0 <= getattr(config, name) < math.inf:
+        raise UserError(f"{dotted(section, name)}={getattr(config, name)} is not possible: use 0 or more")
+
+
+def require_update(section: str, config: Any) -> None:
+    """Refuse what no update of the parameters can be made with; pre-training and fine-tuning have these settings both.
+
+    Args:
+      section: that they stand in, so that they are named as the user gave them.
+      config: has weight_decay, clip_norm, layer_decay and freeze.
+    """
+    for name in ("weight_decay", "clip_norm"):
+        _require_not_negative(section, config, name)
+    if not 0 < config.layer_decay <= 1:
+        raise UserError(f"{dotted(section, 'layer_decay')}={config.layer_decay} must be more than 0 and at most 1")
+    if config.freeze not in FREEZES and not config.freeze.isdecimal():
+        raise UserError(
+            f"{dotted(section, 'freeze')}={config.freeze} is not known: use {', '.join(FREEZES)} or a number of layers"
+        )
+
+
 def _require_share(section: str, config: Any, name: str, below_one: bool = False) -> None:
     value = getattr(config, name)
     if not (0 <= value < 1 or (value == 1 and not below_one)):
@@ -89,6 +111,23 @@ class ModelConfig:
     def head_size(self) -> int:
         """Features of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    def require_segments(self, segments: int, what: str, remedy: str) -> None:
+        """Refuse rows of more segments than the table has rows: a look-up beyond its end would give the last one's.
+
+        Args:
+          segments: that the rows have.
+          what: they are, and has them ("train.tsv, line 2").
+          remedy: what the user can do at this place.
+
+        Raises:
+          UserError: there are more than `type_vocab_size`.
+        """
+        if segments > self.type_vocab_size:
+            raise UserError(
+                f"{what} has {segments} segments, and the model knows {self.type_vocab_size}"
+                f" (type_vocab_size={self.type_vocab_size}): {remedy}"
+            )
 
 
 def _shape(layers: int, hidden: int, heads: int) -> dict[str, Any]:
@@ -238,19 +277,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _require_choice("optimizer", self, "name", OPTIMIZERS)
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"optimizer.layer_decay={self.layer_decay} must be more than 0 and at most 1")
-        if self.freeze not in FREEZES and not self.freeze.isdecimal():
-            raise UserError(
-                f"optimizer.freeze={self.freeze} is not known: use {', '.join(FREEZES)} or a number of layers"
-            )
         for name in ("learning_rate", "eps"):
             _require_positive("optimizer", self, name)
         for name in ("b1", "b2"):
             _require_share("optimizer", self, name, below_one=True)
-        for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"optimizer.{name}={getattr(self, name)} is not possible: use 0 or more")
+        _require_not_negative("optimizer", self, "warmup_steps")
+        require_update("optimizer", self)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bert_jax.batch import Batch, BatchShape, pair_words
 from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.config import PhaseConfig, PretrainConfig
 from bert_jax.data.feed import evaluation_batch, Examples, plain_feed, SpecialIds
+from bert_jax.data.instances import PAIRS
 from bert_jax.data.shards import DataDirectory, Split
 from bert_jax.errors import UserError
 from bert_jax.inference import Inference
@@ -129,6 +130,7 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
     """
     use_compilation_cache()
     check_vocabulary(run, data)
+    require_segments(run.config(), f"score single segments with bert-jax evaluate {run.path} --text FILE")
     phase = choose_phase(run.config(), sequence_length)
     inference = Inference(run)
     config, tokenizer = inference.config, inference.tokenizer
@@ -156,6 +158,12 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
         "picked_share": totals["mlm_weight"] / totals["valid_tokens"],
         "samples": sample_predictions(inference, examples),
     }
+
+
+def require_segments(config: PretrainConfig, remedy: str) -> None:
+    """Refuse examples that are pairs for a model with one segment; `remedy`: what to do instead."""
+    if config.objective.examples in PAIRS:
+        config.model.require_segments(2, f"a pair of objective.name={config.objective.name}", remedy)
 
 
 def check_vocabulary(run: RunDirectory, data: DataDirectory) -> None:

@@ -10,10 +10,12 @@ from bert_jax.config import (
     ModelConfig,
     OptimizerConfig,
     REMAT_POLICIES,
+    require_update,
     SchedulePart,
     setting,
 )
 from bert_jax.errors import UserError
+from bert_jax.model_description import COMBINATIONS, FUSIONS
 
 TOO_LONG = ("error", "truncate", "windows")
 NORMALISATIONS = ("nbest", "window", "question")
@@ -44,6 +46,9 @@ class FinetuneConfig:
         None,
         "error, truncate (counted), or windows that overlap (none: truncate; windows for questions and tagging)",
     )
+    single_segment: bool = setting(
+        False, "both texts of a pair are segment 0 and [SEP] alone parts them, for a model with type_vocab_size=1"
+    )
     stride: int | None = setting(
         None, "tokens between the beginnings of two windows (none: the task's, or half a window)"
     )
@@ -60,7 +65,7 @@ class FinetuneConfig:
     tag_scheme: str | None = setting(None, "that the network learns: IOB1, IOB2, IOBES, ... (none: the file's)")
     constrained: bool = setting(False, "tags are decoded so that none breaks the scheme (Viterbi)")
     layers: str = setting("", "that the head reads, such as -4,-3,-2,-1; 0: the embeddings (nothing: the last)")
-    combine: str = setting("concat", "of several layers: concat, sum, or mix (a sum with learned weights)")
+    combine: str = setting("concat", "of several layers: concat, sum, mean, or mix (a sum with learned weights)")
     lstm: int = setting(0, "features of each direction of a BiLSTM below the head; 0: none")
     fusion: str = setting("mean", "of the windows of a text: mean, max, or attention (a mean with learned weights)")
     mesh: MeshConfig = MeshConfig()  # noqa: RUF009  # frozen
@@ -83,6 +88,8 @@ class FinetuneConfig:
             "compute_dtype": COMPUTE_DTYPES,
             "remat": REMAT_POLICIES,
             "attention": ATTENTIONS,
+            "combine": COMBINATIONS,
+            "fusion": FUSIONS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -112,11 +119,9 @@ class FinetuneConfig:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         if self.max_length is not None and self.max_length < 8:
             raise UserError(f"max_length={self.max_length} is too short: use at least 8")
-        # What the optimizer refuses is refused in the names that stand here.
-        try:
-            self.optimizer_with(self.learning_rate or 1.0)
-        except UserError as error:
-            raise UserError(str(error).replace("optimizer.", "")) from None
+        if self.lstm < 0:
+            raise UserError(f"lstm={self.lstm} is negative: use 0 for none")
+        require_update("", self)
 
     @property
     def chosen_layers(self) -> tuple[int, ...]:

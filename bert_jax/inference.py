@@ -82,6 +82,8 @@ class Inference:
                 f"{shorten(text)!r}: has two segments, and objective.name={objective.name} trains on one: remove the"
                 f" {SEPARATOR}"
             )
+        remedy = f"remove the {SEPARATOR}"
+        self.config.model.require_segments(len(parts), f"{shorten(text)!r}", remedy)
         ids, segments = [self.tokenizer.cls_id], [0]
         for segment, part in enumerate(parts):
             piece = [*self._encode_with_masks(part), self.tokenizer.sep_id]

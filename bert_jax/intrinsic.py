@@ -33,6 +33,7 @@ from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.config import PretrainConfig
 from bert_jax.conversion.run_files import restore_parameters
 from bert_jax.data.feed import evaluation_batch, EVALUATION_SEED, Examples, plain_feed
+from bert_jax.data.instances import PAIRS
 from bert_jax.data.ngrams import contexts_of, fit_ngrams, NgramModels
 from bert_jax.data.order import examples_at
 from bert_jax.data.preparation import prepare
@@ -57,7 +58,7 @@ from bert_jax.train_state import COMPUTE_DTYPES, resolve_compute_dtype
 
 SCORES_FILE = "evaluation-text.json"  # of a run; evaluation.json is for its held-out data
 MOST_UNKNOWN = 0.2  # share of [UNK]; the vocabulary of a text leaves less than 0.001
-NO_PAIRS = "mlm_full_sentences"  # the objective that a model without an NSP head is asked about
+NO_PAIRS = "mlm_full_sentences"  # the objective that a model without an NSP head, or a second segment, is asked about
 
 _REMADE = ("short_seq_prob", "random_next_prob", "seed", "splitter", "segmenter")  # settings of the run's own data
 
@@ -220,7 +221,7 @@ class Words(NamedTuple):
 
 
 def _asked_objective(run: RunDirectory) -> PretrainConfig:
-    """The run's configuration, its objective without pairs where it has no head for them.
+    """The run's configuration, its objective without pairs where it has no head for them or no second segment.
 
     Raises:
       UserError: it has no MLM head.
@@ -231,7 +232,8 @@ def _asked_objective(run: RunDirectory) -> PretrainConfig:
             f"{run.path}: holds {description.summary()}, and a masked LM is scored by its MLM head: convert a checkpoint"
             " that has one"
         )
-    if config.objective.nsp and not description.nsp:
+    one_segment = description.model.type_vocab_size == 1 and config.objective.examples in PAIRS
+    if one_segment or (config.objective.nsp and not description.nsp):
         config = replace(config, objective=replace(config.objective, name=NO_PAIRS))
     return config
 

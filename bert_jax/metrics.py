@@ -81,8 +81,14 @@ def mean_scores(sums: Mapping[str, float], nsp: bool) -> dict[str, float]:
     return scores
 
 
-def check_finite(step: int, sums: Mapping[str, float], run: str) -> None:
+def check_finite(step: int, sums: Mapping[str, float], run: str, remedy: str) -> None:
     """Refuse to go on from a step whose loss or gradient is not a finite number.
+
+    Args:
+      step: that was done.
+      sums: of the step, by name.
+      run: what holds the checkpoints of before.
+      remedy: which of the stage's settings to change.
 
     Raises:
       UserError: naming the step and the values.
@@ -92,8 +98,7 @@ def check_finite(step: int, sums: Mapping[str, float], run: str) -> None:
         values = ", ".join(f"{name}={value}" for name, value in watched.items())
         raise UserError(
             f"step {step}: the loss or the gradient is not finite ({values}): the run stops and nothing is overwritten;"
-            f" what {run} holds is of before: lower optimizer.learning_rate or lengthen optimizer.warmup_steps in a new"
-            " run"
+            f" what {run} holds is of before: {remedy} in a new run"
         )
 
 

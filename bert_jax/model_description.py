@@ -22,7 +22,7 @@ TASKS = {
 }
 
 
-COMBINATIONS = ("concat", "sum", "mix")
+COMBINATIONS = ("concat", "sum", "mean", "mix")
 FUSIONS = ("mean", "max", "attention")
 
 
@@ -99,8 +99,8 @@ class ModelDescription:
         wrong = [layer for layer in (self.task.layers if self.task else ()) if not -last - 1 <= layer <= last]
         if wrong:
             raise UserError(
-                f"task.layers names {wrong[0]}, and the model has layers 1 to {last} (-1 is the last); 0 is the output of its"
-                " embeddings"
+                f"layers: the head is to read {wrong[0]}, and the model has 1 to {last} (-1 is the last); 0 is the output of"
+                " its embeddings"
             )
 
     def _pooled_task(self) -> str | None:

@@ -77,33 +77,41 @@ class Pretrained:
         return nnx.merge(self._graph, self.params)
 
     def __call__(self, batch: dict[str, np.ndarray], *, all_layers: bool = False) -> BertOutput:
-        """Run the model, compiled once for each shape of batch; nothing is dropped."""
+        """Run the model, compiled once for each shape of batch; nothing is dropped.
+
+        Raises:
+          UserError: the batch has more segments than the model.
+        """
+        segments = int(np.max(batch["segment_ids"], initial=0)) + 1
+        self.description.model.require_segments(segments, "the batch", "set its segment_ids to 0")
         return self._run(self.params, batch, all_layers)
 
-    def ids(self, text: Text) -> tuple[list[int], list[int]]:
-        """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: ids and segments."""
+    def ids(self, text: Text, *, single_segment: bool = False) -> tuple[list[int], list[int]]:
+        """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: ids and segments; see `encode`."""
         parts = [text] if isinstance(text, str) else list(text)
-        segments_known = self.description.model.type_vocab_size
-        if len(parts) > segments_known:
-            raise UserError(
-                f"{parts[0][:SHOWN]!r} is one of {len(parts)} segments, and the model knows {segments_known}"
-            )
+        if not single_segment:
+            remedy = "single_segment=True parts both by [SEP] alone"
+            self.description.model.require_segments(len(parts), f"the pair of {parts[0][:SHOWN]!r}", remedy)
         ids, segments = [self.tokenizer.cls_id], [0]
         for segment, part in enumerate(parts):
             piece = [*self.tokenizer.encode(part).ids, self.tokenizer.sep_id]
             ids += piece
-            segments += [segment] * len(piece)
+            segments += [0 if single_segment else segment] * len(piece)
         return ids, segments
 
-    def encode(self, texts: Sequence[Text]) -> Encoded:
+    def encode(self, texts: Sequence[Text], *, single_segment: bool = False) -> Encoded:
         """Encode texts, in batches of like length.
 
+        Args:
+          texts: each a text or a pair.
+          single_segment: both texts of a pair are segment 0, for a model that knows no other.
+
         Raises:
-          UserError: a text is longer than the model has positions.
+          UserError: a text is longer than the model has positions; a pair, and the model has one segment.
         """
         if isinstance(texts, str):
             raise UserError(f"{texts[:SHOWN]!r} is one text: give a list of texts")
-        rows = [self.ids(text) for text in texts]
+        rows = [self.ids(text, single_segment=single_segment) for text in texts]
         self._require_short([len(ids) for ids, _ in rows], texts)
         sequences: list[Any] = [None] * len(rows)
         pooled: list[Any] = [None] * len(rows)

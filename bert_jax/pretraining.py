@@ -19,6 +19,7 @@ from bert_jax.config import PretrainConfig
 from bert_jax.data.shards import DataDirectory, open_data
 from bert_jax.distributed import all_or_none, is_main
 from bert_jax.errors import Interrupted, UserError
+from bert_jax.evaluation import require_segments
 from bert_jax.files import write_json
 from bert_jax.metrics import Window
 from bert_jax.model_description import MODEL_FILE
@@ -58,7 +59,11 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
     # Stops are listened for until the last save is complete.
     with listen_for_stop() as stop, Checkpoints(run.checkpoints, config.keep_checkpoints) as checkpoints:
         if distributed.of_main(checkpoints.latest or 0) == config.total_steps:
-            say(f"{run.path} has finished its {config.total_steps:,} steps; a longer run is a new run")
+            last = len(config.phases) - 1
+            say(
+                f"{run.path} has finished its {config.total_steps:,} steps; to train on, take it over into a new run (bert-jax"
+                f" convert {run.path} NEW --to bert-jax) and give that more steps (--output NEW phases.{last}.steps=N)"
+            )
             return run
         state, done, window = restore_or_begin(training, run, checkpoints)
         session = Session(training, data, tokenizer, run, checkpoints, window)
@@ -138,6 +143,8 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
             f"{data.directory}: its vocabulary has {vocab_size} entries and model.vocab_size={config.model.vocab_size} is"
             f" smaller: set model.vocab_size={vocab_size}"
         )
+    one_segment = "set objective=mlm_full_sentences or mlm_document, whose rows have one"
+    require_segments(config, f"{one_segment}, or model.type_vocab_size=2 for a new model")
     for number, phase in enumerate(config.phases):
         check_batch(phase.batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
         check_examples(config, data, number)

@@ -189,7 +189,8 @@ class Session:
 
     def measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
         """Take in a step: check it, show it, log it when it is due."""
-        check_finite(done, sums, str(self.run.checkpoints))
+        remedy = "lower optimizer.learning_rate or lengthen optimizer.warmup_steps"
+        check_finite(done, sums, str(self.run.checkpoints), remedy)
         self.window.add(sums, seconds)
         assert self.bar is not None
         self.bar.update(1)

@@ -114,7 +114,8 @@ def override[C](config: C, assignments: Sequence[str]) -> C:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise UserError(f"'{assignment}' is not a setting: write KEY=VALUE, such as optimizer.learning_rate=3e-4")
+            example = next(key for key, _ in flatten(values) if key.endswith("learning_rate"))
+            raise UserError(f"'{assignment}' is not a setting: write KEY=VALUE, such as {example}=3e-4")
         if key == "model" and isinstance(config, PretrainConfig):
             if text not in MODEL_SIZES:
                 raise UserError(f"model={text} is not a known size: choose one of {', '.join(MODEL_SIZES)}")

@@ -157,4 +157,7 @@ class TaskFeatures(nnx.Module):
         chosen = encoded.all_layers[jnp.asarray(self.task.layers)]  # [K, B, S, D]
         if self.mix is not None:
             return self.mix(chosen)
-        return chosen.sum(0) if self.task.combine == "sum" else jnp.concatenate(list(chosen), axis=-1)
+        combined = {"sum": jnp.sum, "mean": jnp.mean}
+        if self.task.combine in combined:
+            return combined[self.task.combine](chosen, axis=0)
+        return jnp.concatenate(list(chosen), axis=-1)

@@ -80,6 +80,7 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
             f"{arguments.run} is a fine-tuned run, and {what}: give --data with its task's files, and --split"
         )
     from bert_jax.files import write_json
+    from bert_jax.finetuning.run import metric_words
     from bert_jax.finetuning.saved import confusion_lines, SavedModel
     from bert_jax.session import say
 
@@ -92,13 +93,14 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     if not outcome.scores:
         raise UserError(f"{arguments.data}, {name}: has no labels to score with: bert-jax predict writes predictions")
     record = {"task": model.task.name, "split": name, "scores": outcome.scores, "counts": split.counts}
+    record["f1_of"] = model.task.f1_of
     write_json(model.finetuned.path / f"evaluation-{name}.json", record)
     if arguments.json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
         return 0
     for metric, value in outcome.scores.items():
         shown = "not defined" if value is None else f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name} {metric.replace('_', ' ')}  {shown}")
+        print(f"{name} {metric_words(metric, model.task.f1_of)}  {shown}")
     print("\n".join(confusion_lines(model.task, outcome)), end="")
     return 0
 

@@ -60,6 +60,9 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--labels", nargs="+", metavar="WORD", help="classes, in order (default: those of the training file)"
     )
+    own.add_argument(
+        "--positive", metavar="WORD", help="of two classes the one that F1 is of (default: the second in order)"
+    )
     own.add_argument("--choices", nargs="+", default=[], metavar="COLUMN", help="of each continuation")
 
 
@@ -71,6 +74,9 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gelu", choices=("gelu_tanh", "gelu_erf"), help="where the checkpoint says gelu and means either"
     )
+    group.add_argument(
+        "--skip", action="append", default=[], metavar="TENSOR", help="leave out a tensor that has no place in a BERT"
+    )
 
 
 def own_task_of(arguments: argparse.Namespace) -> Any:
@@ -79,7 +85,9 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
     Raises:
       UserError: options of one's own data with a task of the table, or none without.
     """
-    given = [name for name in ("kind", "text", "label", "id", "labels", "choices") if getattr(arguments, name)]
+    given = [
+        name for name in ("kind", "text", "label", "id", "labels", "choices", "positive") if getattr(arguments, name)
+    ]
     if arguments.task != "own":
         if given:
             raise UserError(f"--{given[0]} describes your own data: use it with --task own")
@@ -93,7 +101,8 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
 
     columns: dict[str, Any] = {name: tuple(map(column, getattr(arguments, name))) for name in ("text", "choices")}
     labels = tuple(arguments.labels) if arguments.labels else None
-    return OwnTask(arguments.kind, label=column(arguments.label), id=column(arguments.id), labels=labels, **columns)
+    columns |= {"label": column(arguments.label), "id": column(arguments.id)}
+    return OwnTask(arguments.kind, labels=labels, positive=arguments.positive, **columns)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -103,10 +112,16 @@ def main(argv: Sequence[str]) -> int:
     config = override(FinetuneConfig(), arguments.settings)
 
     from bert_jax.conversion.checkpoints import Asked
-    from bert_jax.finetuning.run import Wanted
+    from bert_jax.finetuning.run import spoken, Wanted
     from bert_jax.finetuning.several import grid, run_all, seeds, with_retries
 
-    asked = Asked(gelu=arguments.gelu, vocabulary=arguments.vocab, padding_rows=arguments.padding_rows)
+    asked = Asked(
+        gelu=arguments.gelu,
+        vocabulary=arguments.vocab,
+        padding_rows=arguments.padding_rows,
+        skip=tuple(arguments.skip),
+        head=False,
+    )
     wanted = Wanted(own_task_of(arguments), arguments.data, arguments.model, config, arguments.from_scratch, asked)
     again = f"bert-jax finetune {shlex.join(argv)}"
     if arguments.seeds or arguments.sweep:
@@ -114,9 +129,11 @@ def main(argv: Sequence[str]) -> int:
         return _tell_several(run_all(entries, arguments.output, resume_command=again), arguments.output)
     result = with_retries(wanted, arguments.output, arguments.retries, resume_command=again)
     for split, scores in result.scores.items():
-        print(_spoken(split, scores))
+        print(spoken(split, scores, result.f1_of))
     if result.degenerate is not None:
         print(f"this run is degenerate ({result.degenerate.kind}): {result.degenerate.explanation}", file=sys.stderr)
+    if result.undecided is not None:
+        print(f"whether this run has learned anything is not decided: {result.undecided}", file=sys.stderr)
     print(f"fine-tuned: {result.path}; next: bert-jax report {result.path}")
     return 0
 
@@ -137,6 +154,7 @@ def _tell_several(record: dict[str, Any], output: Path) -> int:
     for run in record["runs"]:
         value = "not defined" if run["value"] is None else f"{run['value']:.4f}"
         state = f"   degenerate: {run['degenerate']['kind']}" if run["degenerate"] else ""
+        state = "   not decided" if run["undecided"] else state
         print(f"  {run['folder']:<40} {metric} {value}{state}")
     if record["mean"] is None:
         scored = record["collapsed"] == len(record["runs"])
@@ -147,9 +165,3 @@ def _tell_several(record: dict[str, Any], output: Path) -> int:
         print(f"{metric}: mean {record['mean']:.4f}{deviation}, best {record['best']}, collapsed {record['collapsed']}")
     print(f"next: bert-jax report {output}")
     return 0
-
-
-def _spoken(split: str, scores: Any) -> str:
-    from bert_jax.finetuning.run import spoken
-
-    return spoken(split, scores)

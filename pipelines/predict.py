@@ -21,7 +21,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bert-jax predict",
         description="Predict a split of the task's files with --data, or lines of standard input: a text a line, or a pair"
-        " with a tab between; of tagging words with blanks between.",
+        ' with a tab between; of tagging words with blanks between; of questions JSON lines, {"question": ..., "context":'
+        ' ..., "id": ...}.',
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="made by bert-jax finetune; of several seeds the best is taken")
@@ -67,7 +68,7 @@ def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
     for path in write_outcome(outcome, stem, folder):
         print(path)
     if outcome.scores:
-        print(spoken(name, outcome.scores))
+        print(spoken(name, outcome.scores, (task or model.task).f1_of))
     if arguments.zip is not None:
         lacking = zip_submissions(folder / "submission", arguments.zip)
         print(arguments.zip)
@@ -77,8 +78,8 @@ def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
 
 
 def _predict_lines(model: "SavedModel") -> int:
-    for lines in _blocks(sys.stdin.buffer):
-        for record in model.of_lines(lines).records:
+    for first, lines in _blocks(sys.stdin.buffer):
+        for record in model.of_lines(lines, first).records:
             print(json.dumps(_told(record, model), ensure_ascii=False), flush=True)
     return 0
 
@@ -87,15 +88,23 @@ def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
     """The prediction in words."""
     labels = model.task.meanings or model.task.labels
     told = {"text": record["text"], "predicted": record["predicted"]}
+    if model.task.kind == "span":
+        told = {
+            "id": record["name"],
+            **told,
+            "candidates": record["candidates"],
+            "probabilities": record["probabilities"],
+        }
     if model.task.kind == "classification" and labels:
         told["predicted"] = labels[record["predicted"]]
         told["probabilities"] = dict(zip(labels, record["probabilities"], strict=True))
     return told
 
 
-def _blocks(file: Any) -> Iterator[list[str]]:
-    """Lines of standard input, as many as are there; a person who types gets an answer a line."""
+def _blocks(file: Any) -> Iterator[tuple[int, list[str]]]:
+    """Lines of standard input with the number of the first; a person who types gets an answer a line."""
     block: list[str] = []
+    number = 0
     interactive = file.isatty()
     for number, line in enumerate(file, start=1):
         try:
@@ -105,7 +114,7 @@ def _blocks(file: Any) -> Iterator[list[str]]:
                 f"standard input, line {number}: is not UTF-8 at its byte {error.start}: convert it"
             ) from None
         if interactive or len(block) == LINES_AT_ONCE:
-            yield block
+            yield number - len(block) + 1, block
             block = []
     if block:
-        yield block
+        yield number - len(block) + 1, block

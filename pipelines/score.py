@@ -169,7 +169,7 @@ def _score_task(task: Any, split: str, data: Path, predictions: Path) -> tuple[d
     else:
         words = {word: number for names in (task.labels, task.meanings) for number, word in enumerate(names or ())}
         predicted = glue.class_numbers(found, words)
-    scores = glue.scores(task.metrics, gold, predicted)
+    scores = glue.scores(task.metrics, gold, predicted, len(task.labels or ()), task.positive_class)
     if len(set(predicted.tolist())) == 1 and len(examples) > 1:
         undefined = [name for name, value in scores.items() if value is None]
         says = f"{', '.join(undefined)} of a constant is not defined" if undefined else "the model tells nothing apart"

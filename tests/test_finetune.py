@@ -42,7 +42,7 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("ax", (), "--task ax has no training data: fine-tune --task mnli, then bert-jax predict --task ax"),
         ("sst2", ("max_length=40",), "max_length=40 is beyond the 32 positions of the model: set max_length=32"),
         ("sst2", ("leaning_rate=1",), "unknown setting 'leaning_rate': did you mean 'learning_rate'?"),
-        ("sst2", ("layers=-4",), "task.layers names -4, and the model has layers 1 to 2"),
+        ("sst2", ("layers=-4",), "layers: the head is to read -4, and the model has 1 to 2"),
         ("sst2", ("batch_size=6", "mesh.data=4"), "batch_size=6"),
         ("sst2", ("too_long=error", "max_length=8"), "set too_long to truncate or windows, or a larger max_length"),
         ("swag", ("too_long=windows", "max_length=8"), "too_long=windows cannot be had with choices"),
@@ -50,6 +50,8 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("conll2003", ("tag_scheme=BIO3",), "BIO3"),
         ("sst2", ("--kind", "classification"), "--kind describes your own data: use it with --task own"),
         ("sst2", ("--label", "label"), "--label describes your own data: use it with --task own"),
+        ("sst2", ("--positive", "1"), "--positive describes your own data: use it with --task own"),
+        ("sst2", ("--skip", "bert.nothing"), "--skip bert.nothing: "),
         ("sst2", ("--seeds", "0"), "--seeds 0: at least 1"),
         ("sst2", ("--seeds", "2", "--sweep"), "--sweep and --seeds: one at a time"),
         ("sst2", ("--seeds", "2", "--retries", "1"), "--retries belongs to a single run"),
@@ -146,6 +148,10 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
         (
             ("--kind", "regression", "--text", "sentence", "--label", "label", "--labels", "0", "1"),
             "--labels belongs to",
+        ),
+        (
+            ("--kind", "classification", "--text", "sentence", "--label", "label", "--positive", "2"),
+            "--positive 2: the 2 classes are 0, 1: name one of them",
         ),
         (("--kind", "choice", "--text", "sentence", "--label", "label"), "choice with 0 columns of choices"),
         (("--kind", "span", "--text", "sentence"), "span has no columns"),

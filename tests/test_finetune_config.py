@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of fine-tuning: the paper's recipe, what the task's table fills in, what is refused by name."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ModelConfig, PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning import run
 from bert_jax.finetuning.splits import resolved
 from bert_jax.optimizer import learning_rate_schedule
-from bert_jax.settings import build, differences, override, settings_help, to_dict
+from bert_jax.session import Session
+from bert_jax.settings import build, differences, flatten, override, settings_help, to_dict
 from bert_jax.tasks.table import find_task
 
 
@@ -95,6 +100,11 @@ def test_layers_are_read_as_numbers():
         ("layer_decay=0", "layer_decay=0.0 must be more than 0 and at most 1"),
         ("freeze=most", "freeze=most is not known: use none, embeddings, encoder or a number of layers"),
         ("weight_decay=-1", "weight_decay=-1.0 is not possible: use 0 or more"),
+        ("clip_norm=-1", "clip_norm=-1.0 is not possible: use 0 or more"),
+        ("combine=max", "combine=max is not known: choose one of concat, sum, mean, mix"),
+        ("fusion=sum", "fusion=sum is not known: choose one of mean, max, attention"),
+        ("lstm=-2", "lstm=-2 is negative: use 0 for none"),
+        ("learning_rate", "'learning_rate' is not a setting: write KEY=VALUE, such as learning_rate=3e-4"),
         ("leaning_rate=1e-5", "unknown setting 'leaning_rate': did you mean 'learning_rate'?"),
         ("mesh.data=0", "are not possible"),
     ],
@@ -103,4 +113,17 @@ def test_refused_by_name(assignment, message):
     with pytest.raises(UserError) as refused:
         override(FinetuneConfig(), [assignment])
     assert message in str(refused.value)
-    assert "optimizer." not in str(refused.value), "the name of a setting that is not there"
+    known = {key for key, _ in flatten(to_dict(FinetuneConfig()))} | {"data", "fsdp", "tensor"}  # of "mesh sizes ..."
+    named = set(re.findall(r"([a-z_][a-z_0-9.]*)=", str(refused.value)))
+    assert named <= known, "the name of a setting that is not there"
+
+
+@pytest.mark.parametrize(("session", "config"), [(run.Session, FinetuneConfig()), (Session, PretrainConfig())])
+def test_a_loss_that_is_not_finite_is_mended_by_settings_of_the_stage(session, config):
+    at = SimpleNamespace(checkpoints="checkpoints", run=SimpleNamespace(checkpoints="checkpoints"))
+    measured = getattr(session, "_measured", None) or session.measured
+    with pytest.raises(UserError, match="step 3: the loss or the gradient is not finite") as refused:
+        measured(SimpleNamespace(run=at), 3, None, {"loss": float("nan")}, 0.1)
+    named = re.findall(r"(?:lower|raise|lengthen) ([a-z_.]+)", str(refused.value))
+    assert len(named) == 2
+    assert set(named) <= {key for key, _ in flatten(to_dict(config))}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.finetuning.degenerate import advice, find_degenerate, step_ratio
+from bert_jax.finetuning.degenerate import advice, Degenerate, judge, Judgement, step_ratio
 from bert_jax.finetuning.split import Outcome
 from bert_jax.scoring import glue
 
@@ -26,9 +26,26 @@ def outcome(
     return Outcome({}, arrays[0], arrays[1], records or [], write)
 
 
-def kind_of(kind: str, found: Outcome, last_loss: float | None = 0.01) -> str | None:
-    degenerate = find_degenerate(kind, found, CONFIG, 100, last_loss)
-    return None if degenerate is None else degenerate.kind
+def judged(
+    kind: str, found: Outcome, last_loss: float | None = 0.01, trained_on: np.ndarray | None = None
+) -> Judgement:
+    """Trained on the same classes as it is scored on, unless they are given."""
+    return judge(kind, found, CONFIG, 100, last_loss, found.gold if trained_on is None else trained_on)
+
+
+def kind_of(
+    kind: str, found: Outcome, last_loss: float | None = 0.01, trained_on: np.ndarray | None = None
+) -> str | None:
+    judgement = judged(kind, found, last_loss, trained_on)
+    if judgement.undecided is not None:
+        return "undecided"
+    return None if judgement.degenerate is None else judgement.degenerate.kind
+
+
+def degenerate(found: Outcome, last_loss: float) -> Degenerate:
+    judgement = judged("classification", found, last_loss)
+    assert judgement.degenerate is not None
+    return judgement.degenerate
 
 
 HALVES = np.arange(200) % 2
@@ -37,13 +54,11 @@ HALVES = np.arange(200) % 2
 def test_one_class_for_everything():
     assert kind_of("classification", outcome(HALVES, np.zeros(200))) == "one class"
     assert kind_of("classification", outcome(HALVES, HALVES)) is None
-    assert kind_of("classification", outcome(np.zeros(9), np.zeros(9))) is None, "all of them are of that class"
 
 
 def test_a_loss_at_chance_with_predictions_at_chance():
     mixed = RNG.permutation(HALVES)
-    found = find_degenerate("classification", outcome(HALVES, mixed), CONFIG, 100, math.log(2))
-    assert found is not None
+    found = degenerate(outcome(HALVES, mixed), math.log(2))
     assert found.kind == "loss at chance"
     assert "the training loss ends at 0.693 nats, and ln 2 is 0.693" in found.explanation
     assert kind_of("classification", outcome(HALVES, HALVES), math.log(2)) is None, "the predictions are right"
@@ -56,8 +71,7 @@ def test_chance_is_that_of_the_classes_shares():
     gold = (np.arange(300) % 10 == 0).astype(int)
     predicted = np.roll(gold, 3)
     entropy = -(0.1 * math.log(0.1) + 0.9 * math.log(0.9))
-    found = find_degenerate("classification", outcome(gold, predicted), CONFIG, 100, entropy)
-    assert found is not None
+    found = degenerate(outcome(gold, predicted), entropy)
     assert "always saying the classes' shares is 0.325" in found.explanation
     assert kind_of("classification", outcome(gold, predicted), 0.9 * entropy) is None
 
@@ -72,21 +86,20 @@ def test_one_rating_for_everything():
     gold = np.linspace(0, 5, 50)
     assert kind_of("regression", outcome(gold, 2.5 + 1e-3 * gold)) == "one rating"
     assert kind_of("regression", outcome(gold, 2.5 + 0.1 * gold)) is None
-    assert kind_of("regression", outcome(np.full(50, 2.0), np.full(50, 2.0))) is None, "the true ones are alike"
 
 
 def test_no_answers():
     def records(predicted: list[str], label: list[list[str]]) -> list[dict]:
         return [{"predicted": one, "label": other} for one, other in zip(predicted, label, strict=True)]
 
-    assert kind_of("span", outcome(None, None, records([""] * 4, [["a"], ["b"], [], []]))) == "no answers"
-    assert kind_of("span", outcome(None, None, records(["a", "", "", ""], [["a"], ["b"], [], []]))) is None
-    assert kind_of("span", outcome(None, None, records([""] * 4, [[]] * 4))) is None, "none has an answer"
+    truth = [["a"], ["b"], [], []] * 5
+    assert kind_of("span", outcome(None, None, records([""] * 20, truth))) == "no answers"
+    assert kind_of("span", outcome(None, None, records(["a", "", "", ""] * 5, truth))) is None
 
 
 def test_one_tag_for_everything():
     def records(predicted: list[str]) -> list[dict]:
-        return [{"predicted": predicted, "label": ["O", "B-PER", "O"]}]
+        return [{"predicted": predicted, "label": ["O", "B-PER", "O"]}] * 5
 
     assert kind_of("tagging", outcome(None, None, records(["O"] * 3))) == "one tag"
     assert kind_of("tagging", outcome(None, None, records(["O", "O", "B-LOC"]))) is None
@@ -122,3 +135,67 @@ def test_two_classes_that_do_not_go_with_the_truth_are_zero_mcc(right, kind):
     predicted = np.where(wrong, 1 - gold, gold)
     scores = glue.scores(("mcc", "accuracy"), gold, predicted)
     assert kind_of("classification", Outcome(scores, gold, predicted, [], lambda folder: [])) == kind
+
+
+# ---- not decided ---------------------------------------------------------------------------------------------------
+
+
+def tagged(*pairs: tuple[list[str], list[str]]) -> Outcome:
+    return outcome(None, None, [{"predicted": predicted, "label": label} for predicted, label in pairs])
+
+
+def answered(*pairs: tuple[str, list[str]]) -> Outcome:
+    return outcome(None, None, [{"predicted": predicted, "label": label} for predicted, label in pairs])
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("classification", outcome(np.zeros(9), np.zeros(9))),
+        ("classification", outcome(np.ones(50), np.repeat([0, 1], 25))),
+        ("regression", outcome(np.full(50, 2.0), np.full(50, 2.0))),
+        ("span", answered(*[("", [])] * 40)),
+        ("span", answered(*[("", ["ann"])] * 40)),
+        ("tagging", tagged(*[(["O", "O"], ["O", "O"])] * 40)),
+        ("tagging", tagged(*[(["O", "O"], ["B-PER", "B-PER"])] * 40)),
+    ],
+)
+def test_one_truth_for_everything_tells_nothing(kind, found):
+    """Also where the loss is that of chance: a right answer to all of it and a wrong one say as little."""
+    scores = {"mcc": 0.0} if kind == "classification" else {}
+    found = Outcome(scores, found.gold, found.predicted, found.records, found.write)
+    assert kind_of(kind, found, math.log(2), HALVES) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "kind", "sign"),
+    [
+        (outcome([0, 0, 0, 1], np.zeros(4)), outcome([0, 0, 0, 1] * 9, np.zeros(36)), "classification", "one class"),
+        (answered(("", ["a"]), ("", [])), answered(*[("", ["a"]), ("", [])] * 9), "span", "no answers"),
+        (
+            tagged((["O"] * 99, ["O"] * 98 + ["B-PER"])),
+            tagged(*[(["O"] * 99, ["O"] * 98 + ["B-PER"])] * 9),
+            "tagging",
+            "one tag",
+        ),
+    ],
+)
+def test_a_sign_of_few_examples_decides_nothing(few, many, kind, sign):
+    """What counts is how many differ from the one answer: one of a hundred words, one of two questions."""
+    assert (kind_of(kind, few), kind_of(kind, many)) == ("undecided", sign)
+
+
+@pytest.mark.parametrize(("count", "kind"), [(8, "undecided"), (200, "zero MCC")])
+def test_no_correlation_of_few_examples_decides_nothing(count, kind):
+    """Half right: the interval of the coefficient ends at 0.69 of 8 examples, and at 0.14 of 200."""
+    gold, predicted = np.arange(count) // 2 % 2, np.arange(count) % 2
+    scores = glue.scores(("mcc",), gold, predicted)
+    assert kind_of("classification", Outcome(scores, gold, predicted, [], lambda folder: [])) == kind
+
+
+def test_the_loss_is_compared_with_the_classes_that_were_trained_on():
+    """Nine in ten of dev are of one class, half of train: a loss of 0.5 is below ln 2, and above what dev's shares give."""
+    gold = (np.arange(100) % 10 == 0).astype(int)
+    found = outcome(gold, np.roll(gold, 1))
+    assert kind_of("classification", found, 0.5, HALVES) is None
+    assert kind_of("classification", found, 0.5, gold) == "loss at chance"

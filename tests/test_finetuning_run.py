@@ -100,7 +100,10 @@ def test_a_finished_run_is_recognised(folder, capsys):
     assert main(sst2(folder, "run")) == 0
     assert (folder / "run" / "scores.json").stat().st_mtime_ns == written
     printed = capsys.readouterr()
-    assert "has finished its 96 steps" in printed.err
+    assert (
+        f"has finished its 96 steps; to train on, begin a new run with its encoder (--model {folder / 'run'}"
+        in printed.err
+    )
     assert "dev accuracy 1.0000" in printed.out
     assert (folder / "run" / "metrics.jsonl").read_bytes() == before
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from finetune_samples import (
+    MODEL,
     questions,
     read_lines,
     tokenizer,
@@ -35,7 +36,7 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 def source(task: str, data: Path, head: TaskHead, **settings: object) -> Source:
     found = find_task(task)
     config = resolved(FinetuneConfig(**{"max_length": 16, "max_query_length": 4} | settings), found, 32)
-    return Source(found, data, tokenizer(), config, head)
+    return Source(found, data, tokenizer(), config, head, MODEL)
 
 
 def first_draw(split: Split, size: int = 5) -> Draw:
@@ -128,7 +129,7 @@ def test_choices_of_different_number_are_refused(tmp_path):
     task = own_task("choice", ("context",), "label", None, None, ("ends",))
     config = resolved(FinetuneConfig(max_length=16), task, 32)
     with pytest.raises(UserError, match=r"dev.jsonl, line 2: 2 choices, and dev.jsonl, line 1 has 3"):
-        load_split(Source(task, tmp_path, tokenizer(), config, TaskHead("choice", 1)), "dev")
+        load_split(Source(task, tmp_path, tokenizer(), config, TaskHead("choice", 1), MODEL), "dev")
 
 
 # ---- questions -----------------------------------------------------------------------------------------------------
@@ -288,3 +289,14 @@ def test_tags_of_another_model_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match="label set of another model"):
         load_split(own, "dev")
+
+
+def test_a_class_without_an_example_is_said(tmp_path):
+    """Macro F1 counts 0 for it, so that a perfect score is below 1."""
+    (tmp_path / "dev.tsv").write_text("text\tlabel\nthe film\ta\nthe plot\tc\n")
+    task = own_task("classification", ("text",), "label", labels=["a", "b", "c"])
+    config, head = resolved(FinetuneConfig(max_length=16), task, 32), TaskHead("classification", 3)
+    split = load_split(Source(task, tmp_path, tokenizer(), config, head, MODEL), "dev")
+    assert [note.split(":")[0] for note in split.notes] == ["dev has no example of b"]
+    outcome = split.outcome([np.eye(3)[label] for label in (0, 2)])
+    assert outcome.scores == pytest.approx({"accuracy": 1.0, "mcc": 1.0, "macro_f1": 2 / 3})

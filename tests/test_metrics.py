@@ -70,9 +70,9 @@ def test_without_nsp_its_scores_are_absent():
 @pytest.mark.parametrize("name", ["mlm_loss", "nsp_loss", "grad_norm", "parameter_norm"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_stop_the_run(name, value):
-    check_finite(7, STEP, "run")
-    with pytest.raises(UserError, match=f"^step 7: .*{name}={value}.*nothing is overwritten"):
-        check_finite(7, STEP | {name: value}, "run")
+    check_finite(7, STEP, "run", "lower the rate")
+    with pytest.raises(UserError, match=f"^step 7: .*{name}={value}.*nothing is overwritten.*: lower the rate in"):
+        check_finite(7, STEP | {name: value}, "run", "lower the rate")
 
 
 def test_wilson_interval():

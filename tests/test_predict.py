@@ -6,7 +6,7 @@ import json
 import zipfile
 
 import pytest
-from finetune_samples import command, read_lines, write_conll, write_model, write_sst2
+from finetune_samples import command, read_lines, write_conll, write_model, write_squad, write_sst2
 
 from bert_jax.cli import main
 
@@ -71,7 +71,7 @@ def test_the_zip_of_glue_tells_what_is_not_in_it(folder, tmp_path, capsys):
     ("arguments", "text", "message"),
     [
         (["--split", "dev"], b"", "--split goes with --data: leave it out, or name the data"),
-        ([], b"a film\na film\tgood\n", "line 2 has 2 texts (between tabs), and the first line has 1"),
+        ([], b"a film\na film\tgood\n", "line 2 has 2 texts (between tabs), and line 1 has 1"),
         ([], b"a film\nbad \xff\n", "standard input, line 2: is not UTF-8 at its byte 4: convert it"),
         (["--data", "DATA", "--task", "stsb"], b"", "--task stsb: "),
         (["--data", "nowhere"], b"", "nowhere is missing"),
@@ -107,3 +107,27 @@ def test_words_are_tagged_from_lines(tmp_path, capsys, monkeypatch):
     assert main(["predict", str(tmp_path / "run")]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["text"], len(one["predicted"])) for one in told] == [("ann is in rome", 4), ("good", 1)]
+
+
+def test_questions_are_answered_from_json_lines(tmp_path, capsys, monkeypatch):
+    """As those of a file; ids may be missing or equal, and a line that is none is named."""
+    write_model(tmp_path / "model")
+    data = write_squad(tmp_path / "squad", "1.1")
+    short = ("epochs=1", "max_query_length=4")
+    assert main(command("squad1", data, tmp_path / "model", tmp_path / "run", *short)) == 0
+    known = read_lines(tmp_path / "run" / "predictions" / "dev.jsonl")
+    asked = [
+        {"question": entry["qas"][0]["question"], "context": entry["context"], "id": "same"}
+        for article in json.loads((data / "dev-v1.1.json").read_text())["data"]
+        for entry in article["paragraphs"]
+    ]
+    del asked[2]["id"]
+    lines_in(monkeypatch, "\n".join(map(json.dumps, asked)).encode())
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run")]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["predicted"] for one in told] == [record["predicted"] for record in known]
+    assert [one["id"] for one in told[:4]] == ["same", "same", "3", "same"]
+    lines_in(monkeypatch, b'{"question": "who?", "context": "ann"}\n\n{"question": "who?"}\n')
+    assert main(["predict", str(tmp_path / "run")]) == 2
+    assert "bert-jax predict: line 3 has no 'context'" in capsys.readouterr().err

@@ -247,7 +247,12 @@ def test_the_start_says_what_was_chosen_and_how_long_it_took(prepared, tmp_path,
 def test_a_finished_run_says_so(few, straight, capsys):
     before = scores(straight)
     pretrain(CONFIG, few, straight, resume_command="")
-    assert "has finished its 12 steps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has finished its 12 steps" in said
+    assert (
+        f"bert-jax convert {straight.path} NEW --to bert-jax) and give that more steps (--output NEW phases.1.steps=N)"
+        in said
+    )
     assert scores(straight) == before
 
 

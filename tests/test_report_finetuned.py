@@ -27,6 +27,7 @@ from bert_jax.report.metric_words import score_text
 from bert_jax.report.panels import Panel
 from bert_jax.report.rating_tables import error_rows
 from bert_jax.report.several_charts import spread_of
+from bert_jax.report.several_tasks import differing_words, render_tasks
 from bert_jax.report.tag_tables import Confusion, phrase_confusions, type_rows
 from bert_jax.scoring import glue
 from bert_jax.settings import to_dict
@@ -62,7 +63,7 @@ def write_run(folder: Path, **changes: Any) -> Path:
     content: Line = {
         "task": {"name": "sst2"}, "title": "SST-2", "kind": "classification", "metrics": ["accuracy"],
         "labels": ["0", "1"], "settings": SETTINGS, "data": "glue/SST-2", "total_steps": 200, "found": {},
-        "source": {"path": "runs/a", "format": "run", "summary": "2 layers of runs/a", "from_scratch": False},
+        "source": {"path": "runs/a", "format": "run", "summary": "2 layers of runs/a", "from_scratch": False}, "content": {},
         "examples": {"train": 67349, "dev": 5}, "counts": {"train": {"rows": 67349, "cut": 17}},
     }  # fmt: skip
     given = {
@@ -255,15 +256,23 @@ def test_scores_are_printed_as_people_know_them(metric: str, value: float | None
 
 def test_class_scores_and_matrix_by_hand() -> None:
     # Truth:           a a a a b b b c; of class 1, b, one is called a.
-    classes = Classes([0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 1, 1, 1, 0, 0], "abc".__getitem__)
+    classes = Classes([0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 1, 1, 1, 0, 0], "abc".__getitem__, 3)
     rows = {row[0]: tuple(cell.replace("\N{NO-BREAK SPACE}", "") for cell in row[1:]) for row in classes.table()}
     assert rows["a"] == ("60.0%", "75.0%", "66.7%", "4", "5")
     assert rows["b"] == ("66.7%", "66.7%", "66.7%", "3", "3")
     assert rows["c"] == ("–", "0.0%", "0.0%", "1", "0")
-    macro = glue.macro_f1(np.array([0, 0, 0, 0, 1, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 0, 0]))
+    macro = glue.macro_f1(np.array([0, 0, 0, 0, 1, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 0, 0]), 3)
     assert rows["mean of the classes"][2] == f"{100 * macro:.1f}%"
     assert [[cell.count for cell in cells] for _, cells in classes.drawn().rows] == [[3, 1, 0], [1, 2, 0], [1, 0, 0]]
     assert [row[:3] for row in classes.confusions()] == [("a", "b", "1"), ("b", "a", "1"), ("c", "a", "1")]
+
+
+def test_means_are_over_the_classes_of_the_task() -> None:
+    """Of four, two occur: all right is a mean of a half, as macro F1 has it."""
+    absent = Classes([0, 1, 1], [0, 1, 1], "abcd".__getitem__, 4).table()
+    assert [row[0] for row in absent] == ["a", "b", "mean of all 4 classes, 2 of them absent"]
+    macro = glue.macro_f1(np.array([0, 1, 1]), np.array([0, 1, 1]), 4)
+    assert absent[-1][3].replace("\N{NO-BREAK SPACE}", "") == f"{100 * macro:.1f}%" == "50.0%"
 
 
 def test_very_many_classes_are_folded_and_none_is_lost() -> None:
@@ -530,3 +539,33 @@ def test_a_constant_rating_has_no_correlation_and_a_page(tmp_path: Path) -> None
     assert "Spearman correlation, dev not defined" in text
     assert "Gold and predicted ratings dev" in text
     assert "in truth 0 , predicted 2.50 which is 2.50 away" in text
+
+
+# ---- what differs ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_a_task_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    """Settings, weights and data; by content, where it is known: another spelling of a path is no difference."""
+    one = {"path": "m", "digest": "aa"}
+    other = {"path": "/abs/m", "digest": "aa"}
+    third = {"path": "m", "digest": "bb"}
+    runs = [
+        write_run(tmp_path / "a", settings=SETTINGS | {"learning_rate": 1e-5}, source=one),
+        write_run(tmp_path / "b", settings=SETTINGS | {"learning_rate": 3e-5}, source=other),
+        write_run(tmp_path / "c", settings=SETTINGS | {"learning_rate": 3e-5}, source=third),
+        write_run(tmp_path / "d", settings=SETTINGS | {"learning_rate": 9.0}, title="QNLI", source=third, data="else"),
+    ]
+    assert differing_words([load_finetuned(run) for run in runs]) == [
+        "learning_rate 1e-05, weights m (aa)",
+        "learning_rate 3e-05, weights /abs/m (aa)",
+        "learning_rate 3e-05, weights m (bb)",
+        "",
+    ]
+    assert differing_words([load_finetuned(run) for run in runs[:2]]) == ["learning_rate 1e-05", "learning_rate 3e-05"]
+    other_data = write_run(tmp_path / "e", source=one, settings=SETTINGS, data="v2", content={"train": "x"})
+    first = write_run(tmp_path / "f", source=other, settings=SETTINGS, data="v1", content={"train": "y"})
+    words = differing_words([load_finetuned(run) for run in (other_data, first)])
+    assert words == ["data v2", "data v1"]
+    page = render_tasks(tmp_path, [other_data, first])
+    assert "data v2" in page
+    assert "Differs in" in page

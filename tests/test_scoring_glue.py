@@ -43,12 +43,39 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn():
 
 
 def test_metrics_of_more_classes_are_those_of_scikit_learn():
-    assert glue.scores(["mcc", "f1"], THREE, THREE_PREDICTED) == pytest.approx(
+    assert glue.scores(["mcc", "macro_f1"], THREE, THREE_PREDICTED, 3) == pytest.approx(
         {"mcc": 0.5769230769230769, "macro_f1": 0.7111111111111111}, rel=1e-12
     )
-    assert glue.scores(["mcc", "f1"], THREE, FOUR_PREDICTED) == pytest.approx(
+    assert glue.scores(["mcc", "macro_f1"], THREE, FOUR_PREDICTED, 4) == pytest.approx(
         {"mcc": 0.5078474105634828, "macro_f1": 0.5095238095238095}, rel=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "classes", "macro"),
+    [
+        ([0, 1, 0, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0, 1, 0], 4, 0.375),  # two of four occur; 0.75 of those alone
+        (
+            [2, 2, 0, 1, 2, 3, 0, 1, 1, 2],
+            [2, 0, 0, 1, 2, 2, 0, 4, 1, 2],
+            6,
+            0.39166666666666666,
+        ),  # 4 is predicted alone
+        ([1, 1, 1], [1, 1, 1], 3, 1 / 3),
+    ],
+)
+def test_the_mean_is_over_the_classes_of_the_task(gold, predicted, classes, macro):
+    """scikit-learn's f1_score(..., labels=range(classes), average="macro", zero_division=0)."""
+    assert glue.scores(["macro_f1"], gold, predicted, classes) == pytest.approx({"macro_f1": macro}, rel=1e-12)
+    with pytest.raises(ValueError, match="beyond those of"):
+        glue.macro_f1(np.array(gold), np.array(predicted), max(*gold, *predicted))
+
+
+def test_f1_is_of_the_positive_class():
+    """scikit-learn's pos_label, on classes of different sizes."""
+    gold, predicted = [0, 1, 0, 0, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]
+    assert glue.scores(["f1"], gold, predicted, positive=0)["f1"] == pytest.approx(10 / 12)
+    assert glue.scores(["f1"], gold, predicted, positive=1) == glue.scores(["f1"], gold, predicted) == {"f1": 0.5}
 
 
 def test_correlations_with_ties_are_those_of_scipy():
@@ -166,6 +193,13 @@ def read(tmp_path, text: str, names: list[str] = NAMES) -> list[glue.Prediction]
 )
 def test_every_layout_of_predictions_reads_the_same(tmp_path, text):
     assert glue.class_numbers(read(tmp_path, text), NLI).tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize(("words", "numbers"), [({"0": 0, "1": 1}, [1, 0, 1]), ({"1.0": 0, "0.0": 1}, [0, 1, 0])])
+def test_predicted_numbers_are_labels_by_their_value(tmp_path, words, numbers):
+    """Where a label has the value it is that label, and not the class of that number."""
+    text = "1.0\n0\n1\n"
+    assert glue.class_numbers(read(tmp_path, text), words).tolist() == numbers
 
 
 def test_predictions_are_ordered_by_the_examples_names_where_they_have_them(tmp_path):

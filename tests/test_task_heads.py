@@ -158,6 +158,10 @@ BATCH = {"sequence_ids": (np.arange(6) < np.array([[6], [4]])).astype(np.int32)}
             TaskHead("tagging", 5, layers=(3, 1)),
             lambda out: jnp.concatenate([out.all_layers[3], out.all_layers[1]], -1),
         ),
+        (
+            TaskHead("tagging", 5, layers=(0, 2), combine="mean"),
+            lambda out: (out.all_layers[0] + out.all_layers[2]) / 2,
+        ),
         (TaskHead("tagging", 5, layers=(1, 2), combine="mix"), lambda out: (out.all_layers[1] + out.all_layers[2]) / 2),
         (TaskHead("regression", 1, layers=(-1,)), lambda out: out.sequence_output[:, :1]),
     ],
@@ -262,8 +266,8 @@ def test_such_heads_have_no_place_in_other_formats(saved, tmp_path, capsys):
         (lambda: TaskHead("span", 3), "task.outputs=3 is not possible for span: it has 2"),
         (lambda: TaskHead("tagging", 2, ("O",)), "task.labels names 1 outputs, and task.outputs=2"),
         (
-            lambda: TaskHead("tagging", 2, combine="mean"),
-            "task.combine=mean is not known: choose one of concat, sum, mix",
+            lambda: TaskHead("tagging", 2, combine="max"),
+            "task.combine=max is not known: choose one of concat, sum, mean, mix",
         ),
         (
             lambda: TaskHead("tagging", 2, fusion="sum"),
@@ -272,9 +276,9 @@ def test_such_heads_have_no_place_in_other_formats(saved, tmp_path, capsys):
         (lambda: TaskHead("tagging", 2, lstm=-1), "task.lstm=-1 is negative"),
         (
             lambda: ModelDescription(MODEL, task=TaskHead("tagging", 2, layers=(3,))),
-            "task.layers names 3, and the model has layers 1 to 2 (-1 is the last); 0 is the output of its embeddings",
+            "layers: the head is to read 3, and the model has 1 to 2 (-1 is the last); 0 is the output of its embeddings",
         ),
-        (lambda: ModelDescription(MODEL, task=TaskHead("tagging", 2, layers=(-4,))), "task.layers names -4"),
+        (lambda: ModelDescription(MODEL, task=TaskHead("tagging", 2, layers=(-4,))), "layers: the head is to read -4"),
         (
             lambda: ModelDescription(MODEL, pooler=False, nsp=False, task=TaskHead("choice", 1)),
             "the head choice stands on the pooler, and there is none",

@@ -239,6 +239,27 @@ def test_labels_are_found_in_the_training_file(tmp_path):
     assert with_labels(find_task("sst2"), tmp_path) is find_task("sst2")
 
 
+@pytest.mark.parametrize(
+    ("train", "dev", "labels", "numbers"),
+    [
+        (["0.0", "1.0"], ["1", "0", "1.00"], ("0.0", "1.0"), [1, 0, 1]),
+        (["10.0", "2.5", "9"], ["10", "2.50", "9.0"], ("2.5", "9", "10.0"), [2, 0, 1]),  # by value, not by alphabet
+        (["1", "1.0", "2"], ["1.0", "2.", "+1"], ("1", "2"), [0, 1, 0]),
+        (["-1", "0", "1e0"], ["-1.0", "-0", "1"], ("-1", "0", "1e0"), [0, 1, 2]),
+        (["3.0", "unknown", "1"], ["3", "unknown", "1.0"], ("1", "3.0", "unknown"), [1, 2, 0]),
+        (["01", "1", "10"], ["01", "1.0", "10"], ("01", "1", "10"), [0, 1, 2]),  # a code is no number
+        (["9007199254740993", "9007199254740992"], ["9007199254740993"], None, [1]),  # beyond what a float holds
+    ],
+)
+def test_numbers_as_labels_compare_as_numbers(tmp_path, train, dev, labels, numbers):
+    """A program writes 1 and another 1.0: they are one label, in training and in any split after it."""
+    written(tmp_path, "train.tsv", "text|label", *[f"x|{label}" for label in train])
+    written(tmp_path, "dev.tsv", "text|label", *[f"x|{label}" for label in dev])
+    task = with_labels(own_task("classification", ["text"], label="label"), tmp_path)
+    assert labels in (None, task.labels)
+    assert [example.label for example in read(task, "dev", tmp_path)] == numbers
+
+
 def test_labels_that_are_none_are_refused(tmp_path):
     task = own_task("classification", ["text"], label="label")
     written(tmp_path, "train.tsv", "text|label", "x|a", "y|a")

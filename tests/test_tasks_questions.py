@@ -138,3 +138,13 @@ def test_a_missing_file_is_an_error_of_the_file_system(tmp_path):
 )
 def test_an_answer_is_where_it_stands_nearest_to_its_offset(text, claimed, found):
     assert answer_begin(CONTEXT, Answer(text, claimed)) == found
+
+
+@pytest.mark.parametrize("ids", [("a", "a", "b"), (7, 7, 7)])
+def test_ids_may_be_equal_where_nothing_goes_by_them(ids, tmp_path):
+    """Made-up training data has no ids worth the name: every question is kept, in its order."""
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(squad(*(entry(name, ("cat", 4)) for name in ids))))
+    assert [question.name for question in read_questions(file, unique=False)] == [str(name) for name in ids]
+    with pytest.raises(UserError, match="ids must differ"):
+        read_questions(file)

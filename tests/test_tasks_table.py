@@ -100,6 +100,27 @@ def test_tasks_of_ones_own():
 
 
 @pytest.mark.parametrize(
+    ("labels", "positive", "metrics", "f1_of"),
+    [
+        (["no", "yes"], None, ("accuracy", "mcc", "f1"), "yes"),
+        (["no", "yes"], "no", ("accuracy", "mcc", "f1"), "no"),
+        (["a", "b", "c"], None, ("accuracy", "mcc", "macro_f1"), None),
+    ],
+)
+def test_f1_is_of_one_of_two_classes_or_the_mean_of_all(labels, positive, metrics, f1_of):
+    """Decided by the classes of the task alone, whether they are named or found in the training file."""
+    task = own_task("classification", ["text"], label="label", labels=labels, positive=positive)
+    found = own_task("classification", ["text"], label="label", positive=positive).with_classes(labels)
+    assert task == found
+    assert (task.metrics, task.f1_of) == (metrics, f1_of)
+
+
+def test_f1_of_a_task_of_the_table_says_its_class_in_words():
+    assert (TASKS["mrpc"].f1_of, TASKS["qqp"].f1_of) == ("equivalent", "duplicate")
+    assert {TASKS[name].f1_of for name in ("sst2", "stsb", "squad1", "conll2003", "swag")} == {None}
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"kind": "parsing"}, "parsing is no kind of task: choose one of classification"),
@@ -110,8 +131,19 @@ def test_tasks_of_ones_own():
         ({"kind": "choice", "text": ["a"]}, "choice with 0 columns of choices"),
         ({"kind": "regression", "text": ["a"], "choices": ["b", "c"]}, "regression with 2 columns of choices"),
         ({"kind": "classification", "text": ["a"], "labels": ["x", "x"]}, "one is given twice"),
+        ({"kind": "classification", "text": ["a"], "labels": ["1", "1.0"]}, "one is given twice"),
         ({"kind": "regression", "text": ["a"], "labels": ["x", "y"]}, "a regression has numbers"),
         ({"kind": "span", "text": ["a"]}, "span has no columns"),
+        ({"kind": "regression", "text": ["a"], "positive": "1"}, "--positive belongs to classification"),
+        ({"kind": "tagging", "positive": "1"}, "--positive belongs to classification"),
+        (
+            {"kind": "classification", "text": ["a"], "labels": ["x", "y"], "positive": "z"},
+            "--positive z: the 2 classes are x, y: name one of them",
+        ),
+        (
+            {"kind": "classification", "text": ["a"], "labels": ["x", "y", "z"], "positive": "z"},
+            "F1 of more than two is their mean: leave it out",
+        ),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(arguments, words):

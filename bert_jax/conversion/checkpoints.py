@@ -54,6 +54,7 @@ class Asked:
     vocabulary: Path | None = None
     padding_rows: str | None = None  # drop or keep rows beyond the vocabulary; None: refuse them
     skip: tuple[str, ...] = ()  # names of tensors to leave out
+    head: bool = True  # False: a fine-tuned head is not taken, so that nothing need say what it predicts
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,8 @@ def _describe(
             outputs = tensors.entries[own[kernel]].shape[0]  # [C, D] in both formats
             task = _task(config, kernel, outputs, span, format, asked, tensors.path)
     pooler = has(names.POOLER)
+    if task is not None and task.needs_pooler and not pooler and not asked.head:
+        task = TaskHead("tagging", task.outputs)
     if task is not None and task.needs_pooler and not pooler:
         raise UserError(
             f"{tensors.path} has no pooler, which a head for {task.kind} stands on: give --task tagging, if its head stands on"
@@ -232,6 +235,8 @@ def _task(
     told = task_of(config, outputs, span)
     if told is None and format == TF1:
         told = TaskHead("classification", outputs)  # run_classifier.py is the one that Google published
+    if told is None and not asked.head:
+        told = TaskHead("tagging", outputs)
     if told is None:
         others = " or ".join(kind for kind in TASKS if kind != "span")
         raise UserError(

@@ -8,15 +8,17 @@ Fine-tuning on small tasks fails for some seeds (BERT 1810.04805, section 4.1: "
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.finetuning.split import Outcome
+from bert_jax.metrics import wilson_interval
 
 ALIKE = 0.02  # a rating's standard deviation, as a share of that of the true ones, below which all are the same
 NEAR_CHANCE = 0.01  # of a loss, as a share of that of always saying the classes' shares
+HALFWAY = 0.5  # skill that is clearly learned: 0 chance, 1 all right
 SAME_SHARE = 0.98  # of the answers of a model that gives one answer to everything
 
 
@@ -32,10 +34,34 @@ class Degenerate:
         return asdict(self)
 
 
-def find_degenerate(
-    kind: str, outcome: Outcome, config: FinetuneConfig, steps: int, last_loss: float | None
-) -> Degenerate | None:
-    """What is degenerate about a finished run; None: nothing is.
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a run has learned nothing; neither: it has learned something."""
+
+    degenerate: Degenerate | None = None
+    undecided: str | None = None  # why the split cannot tell
+
+
+class Sign(NamedTuple):
+    """A sign that nothing was learned."""
+
+    kind: str
+    what: str  # was seen
+    highest: float  # skill within the 95 % interval: 0 chance, 1 all right
+
+
+def judge(
+    kind: str,
+    outcome: Outcome,
+    config: FinetuneConfig,
+    steps: int,
+    last_loss: float | None,
+    trained_on: np.ndarray | None = None,
+) -> Judgement:
+    """Judge a finished run.
+
+    A truth that is the same everywhere tells nothing, and a sign counts if the interval of what was measured reaches less
+    than `HALFWAY` to a model that is always right.
 
     Args:
       kind: of the task.
@@ -43,17 +69,42 @@ def find_degenerate(
       config: resolved.
       steps: of the run.
       last_loss: mean training loss of the last interval.
+      trained_on: numbers of the classes or choices of the training examples, which that loss is of.
     """
-    found = _recognise(kind, outcome)
-    if found is None and kind in ("classification", "choice") and outcome.gold is not None and last_loss is not None:
-        found = _at_chance(outcome, last_loss)
-    if found is None:
-        return None
-    name, what = found
-    return Degenerate(name, f"{what}. {advice(config, steps)}")
+    if (alike := _one_truth(kind, outcome)) is not None:
+        return Judgement(undecided=f"{alike}, which tells nothing about others: score it on a split with several")
+    sign = _recognise(kind, outcome)
+    if sign is None and last_loss is not None and trained_on is not None and outcome.gold is not None:
+        sign = _at_chance(outcome, last_loss, trained_on) if kind in ("classification", "choice") else None
+    if sign is None:
+        return Judgement()
+    if sign.highest >= HALFWAY:
+        return Judgement(
+            undecided=f"{sign.what}, but of so few the 95 % interval reaches {sign.highest:.0%} of the way from chance to"
+            " all right: score it on more"
+        )
+    return Judgement(Degenerate(sign.kind, f"{sign.what}. {advice(config, steps)}"))
 
 
-def _recognise(kind: str, outcome: Outcome) -> tuple[str, str] | None:
+def _one_truth(kind: str, outcome: Outcome) -> str | None:
+    """Say so where the truth is the same everywhere."""
+    if kind in ("classification", "regression"):
+        assert outcome.gold is not None
+        one = np.all(outcome.gold == outcome.gold[0])
+        what = f"all {len(outcome.gold):,} examples have the same {'class' if kind == 'classification' else 'rating'}"
+        return what if one else None
+    truths = [tuple(record["label"]) for record in outcome.records] if kind in ("span", "tagging") else []
+    if kind == "span" and len(set(truths)) == 1:
+        return (
+            f"all {len(truths):,} questions have the same answer"
+            if truths[0]
+            else f"none of {len(truths):,} questions has an answer"
+        )
+    tags = {tag for truth in truths for tag in truth}
+    return f"every word is {next(iter(tags))}" if kind == "tagging" and len(tags) == 1 else None
+
+
+def _recognise(kind: str, outcome: Outcome) -> Sign | None:
     if kind == "classification":
         return _one_class(outcome)
     if kind == "regression":
@@ -65,61 +116,73 @@ def _recognise(kind: str, outcome: Outcome) -> tuple[str, str] | None:
     return None
 
 
-def _one_class(outcome: Outcome) -> tuple[str, str] | None:
-    assert outcome.gold is not None and outcome.predicted is not None
-    if len(np.unique(outcome.gold)) > 1 and len(np.unique(outcome.predicted)) == 1:
-        return (
-            "one class",
-            f"every one of {len(outcome.predicted):,} examples is predicted class {outcome.predicted[0]}",
+def _one_class(outcome: Outcome) -> Sign | None:
+    gold, predicted = outcome.gold, outcome.predicted
+    assert gold is not None and predicted is not None
+    if np.all(predicted == predicted[0]):
+        others = int((gold != predicted[0]).sum())
+        what = (
+            f"every one of {len(predicted):,} examples is predicted class {predicted[0]}, and {others:,} are of another"
         )
+        return Sign("one class", what, wilson_interval(0, others)[1])
     mcc = outcome.scores.get("mcc")
-    error = 1 / math.sqrt(len(outcome.predicted))  # of the coefficient, where predictions do not depend on the truth
+    error = 1 / math.sqrt(len(predicted))  # of the coefficient, where predictions do not depend on the truth
     if mcc is not None and mcc <= error:
-        return "zero MCC", f"Matthews' correlation is {mcc:.3f}, within its standard error of none ({error:.3f})"
+        what = f"Matthews' correlation is {mcc:.3f}, within its standard error of none ({error:.3f})"
+        return Sign("zero MCC", what, mcc + 1.96 * error)
     return None
 
 
-def _one_rating(outcome: Outcome) -> tuple[str, str] | None:
+def _one_rating(outcome: Outcome) -> Sign | None:
     assert outcome.gold is not None and outcome.predicted is not None
     spread, wanted = float(np.std(outcome.predicted)), float(np.std(outcome.gold))
-    if wanted > 0 and spread < ALIKE * wanted:
-        return (
-            "one rating",
-            f"all predicted ratings are alike (standard deviation {spread:.3g}, of the true ones {wanted:.3g})",
-        )
+    if spread < ALIKE * wanted:
+        what = f"all predicted ratings are alike (standard deviation {spread:.3g}, of the true ones {wanted:.3g})"
+        return Sign("one rating", what, 0.0)
     return None
 
 
-def _one_answer(records: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
-    empty = sum(not record["predicted"] for record in records)
-    wanted = sum(not record["label"] for record in records)
-    if len(records) > 1 and empty >= SAME_SHARE * len(records) and wanted < SAME_SHARE * len(records):
-        return "no answers", f"{empty:,} of {len(records):,} questions get no answer, and {wanted:,} have none"
-    return None
+def _one_answer(records: Sequence[dict[str, Any]]) -> Sign | None:
+    given = sum(bool(record["predicted"]) for record in records)
+    wanted = sum(bool(record["label"]) for record in records)
+    if given > (1 - SAME_SHARE) * len(records) or wanted <= (1 - SAME_SHARE) * len(records):
+        return None
+    found = sum(bool(record["predicted"] and record["label"]) for record in records)
+    what = (
+        f"{len(records) - given:,} of {len(records):,} questions get no answer, and {len(records) - wanted:,} have none"
+    )
+    return Sign("no answers", what, wilson_interval(found, wanted)[1])
 
 
-def _one_tag(records: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+def _one_tag(records: Sequence[dict[str, Any]]) -> Sign | None:
     predicted = {tag for record in records for tag in record["predicted"]}
-    wanted = {tag for record in records for tag in record["label"] or ()}
-    if len(predicted) == 1 and len(wanted) > 1:
-        return "one tag", f"every word is tagged {next(iter(predicted))}"
-    return None
+    if len(predicted) != 1:
+        return None
+    tag = next(iter(predicted))
+    others = sum(one != tag for record in records for one in record["label"])
+    what = f"every word is tagged {tag}, and {others:,} are something else"
+    return Sign("one tag", what, wilson_interval(0, others)[1])
 
 
-def _at_chance(outcome: Outcome, last_loss: float) -> tuple[str, str] | None:
+def _at_chance(outcome: Outcome, last_loss: float, trained_on: np.ndarray) -> Sign | None:
     """A training loss that is still that of the classes' shares, with predictions no better than the commonest class."""
     assert outcome.gold is not None and outcome.predicted is not None
-    counts = np.unique(outcome.gold, return_counts=True)[1]
-    shares = counts / len(outcome.gold)
+    shares = np.unique(trained_on, return_counts=True)[1] / len(trained_on)
     entropy = float(-(shares * np.log(shares)).sum())
-    right = float(np.mean(outcome.gold == outcome.predicted))
+    commonest = np.unique(outcome.gold, return_counts=True)[1].max() / len(outcome.gold)
+    if len(shares) == 1 or commonest == 1:
+        return None
+    right = int((outcome.gold == outcome.predicted).sum())
     # No better than the commonest class: within two standard errors of its share.
-    chance = shares.max() + 2 * math.sqrt(shares.max() * (1 - shares.max()) / len(outcome.gold))
-    if last_loss > (1 - NEAR_CHANCE) * entropy and right < chance:
-        even = math.isclose(entropy, math.log(len(shares)), rel_tol=0.01)
-        words = f"ln {len(shares)}" if even else "always saying the classes' shares"
-        return "loss at chance", f"the training loss ends at {last_loss:.3f} nats, and {words} is {entropy:.3f}"
-    return None
+    chance = commonest + 2 * math.sqrt(commonest * (1 - commonest) / len(outcome.gold))
+    if last_loss <= (1 - NEAR_CHANCE) * entropy or right >= chance * len(outcome.gold):
+        return None
+    even = math.isclose(entropy, math.log(len(shares)), rel_tol=0.01)
+    words = f"ln {len(shares)}" if even else "always saying the classes' shares"
+    highest = (wilson_interval(right, len(outcome.gold))[1] - commonest) / (1 - commonest)
+    return Sign(
+        "loss at chance", f"the training loss ends at {last_loss:.3f} nats, and {words} is {entropy:.3f}", highest
+    )
 
 
 def advice(config: FinetuneConfig, steps: int) -> str:

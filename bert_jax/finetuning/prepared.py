@@ -83,7 +83,7 @@ class Prepared:
 
     def split(self, name: str, training: bool = False) -> Split:
         """A split of the data."""
-        source = Source(self.task, self.wanted.data, self.tokenizer, self.config, self.head)
+        source = Source(self.task, self.wanted.data, self.tokenizer, self.config, self.head, self.description.model)
         return load_split(source, name, training)
 
     @cached_property
@@ -152,6 +152,17 @@ class Prepared:
         say(f"weights of {self.wanted.model}; drawn anew: {', '.join(fresh)}")
         return state._replace(params=nested(ours))
 
+    def _source_digest(self) -> str:
+        """Return a digest of what is taken from the model: encoder and vocabulary, whatever its format and path."""
+        checkpoint, digest = self.checkpoint, hashlib.sha256(self.tokenizer.fingerprint.encode())
+        digest.update(repr(replace(checkpoint.description.model, tie_word_embeddings=True)).encode())  # of the MLM head
+        if not self.wanted.from_scratch:
+            for row in sorted(checkpoint.rows, key=lambda row: row.ours):
+                if row.ours.startswith("encoder/"):
+                    digest.update(row.ours.encode())
+                    digest.update(np.ascontiguousarray(checkpoint.weight(row)))
+        return digest.hexdigest()[:16]
+
     def _fingerprint(self) -> str:
         """Of the rows that are trained on and their labels: the same one means that a stopped run may go on with them."""
         table = self.train_split.units.table
@@ -177,6 +188,7 @@ class Prepared:
             "title": self.task.title,
             "kind": self.task.kind,
             "metrics": list(self.task.metrics),
+            "f1_of": self.task.f1_of,
             "labels": list(self.head.labels),
             "settings": to_dict(self.config),
             "source": {
@@ -184,8 +196,10 @@ class Prepared:
                 "format": self.checkpoint.format,
                 "summary": self.checkpoint.description.summary(),
                 "from_scratch": self.wanted.from_scratch,
+                "digest": self._source_digest(),
             },
             "data": str(self.wanted.data),
+            "content": {split.name: split.content() for split in splits},
             "examples": {
                 split.name: split.counts.get("examples", split.counts.get("questions", 0)) for split in splits
             },

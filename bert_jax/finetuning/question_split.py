@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.finetuning.batches import Draw, RowTable, units_of_examples, units_of_rows
-from bert_jax.finetuning.split import Outcome, Outputs, Source
+from bert_jax.finetuning.batches import Draw, units_of_examples, units_of_rows
+from bert_jax.finetuning.split import content_of, Outcome, Outputs, row_table, Source
 from bert_jax.scoring import cmrc, squad
 from bert_jax.tasks import answers
 from bert_jax.tasks.examples import Question
@@ -20,28 +20,37 @@ from bert_jax.tasks.table import is_test, Task, TFDS
 from bert_jax.tasks.task_files import find_file
 
 
-def read_task_questions(task: Task, data: str | Path, name: str) -> list[Question]:
-    """The questions of a split: a file in the shape of SQuAD's, or a data set of TFDS."""
-    labelled = not is_test(name)
+def read_task_questions(task: Task, data: str | Path, name: str, training: bool = False) -> list[Question]:
+    """The questions of a split: a file in the shape of SQuAD's, or a data set of TFDS; only in training ids may be equal."""
+    labelled, unique = not is_test(name), not training
     if str(data).startswith(TFDS):
-        return read_tfds_questions(task, name, str(data), labelled)
-    return read_questions(find_file(task, name, Path(data)), labelled)
+        return read_tfds_questions(task, name, str(data), labelled, unique)
+    return read_questions(find_file(task, name, Path(data)), labelled, unique)
 
 
 class QuestionSplit:
     """Questions, each with the rows that its context takes."""
 
-    def __init__(self, source: Source, name: str, training: bool, found: dict[str, float]):
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        training: bool,
+        found: dict[str, float],
+        questions: list[Question] | None = None,
+    ):
         self.name, self.task, config = name, source.task, source.config
         self.notes: list[str] = []
-        self.questions = read_task_questions(source.task, source.data, name)
+        if questions is None:
+            questions = read_task_questions(source.task, source.data, name, training)
+        self.questions = questions
         assert config.max_length and config.too_long and config.stride
         settings = QuestionSettings(config.max_length, config.stride, config.max_query_length, config.too_long)
         self.made = question_rows(self.questions, source.tokenizer, settings, labelled=training)
         self.counts = dict(self.made.counts)
         told = {"questions", "rows"}
         self.notes += [f"{name}: {count:,} {what}" for what, count in self.counts.items() if what not in told]
-        table = RowTable(self.made.rows)
+        table = row_table(source, name, self.made.rows, self.questions)
         self.shares_norm = config.normalisation == "question"
         self.units = units_of_examples(table) if training and self.shares_norm else units_of_rows(table)
         self.settings = answers.AnswerSettings(
@@ -57,6 +66,10 @@ class QuestionSplit:
         """`spans` [B, 2] int32."""
         fields = {"spans": self.units.table.spans(draw.rows)}
         return fields | ({"row_examples": draw.row_examples} if self.shares_norm else {})
+
+    def content(self) -> str:
+        """Return a digest of the questions."""
+        return content_of(self.questions)
 
     def outcome(self, outputs: Outputs) -> Outcome:
         """From the scores [S, 2] of each row."""

@@ -21,7 +21,7 @@ from bert_jax.data.feed import plain_feed
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.files import write_json
 from bert_jax.finetuning.batches import encoder_fields
-from bert_jax.finetuning.degenerate import Degenerate, find_degenerate
+from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
 from bert_jax.finetuning.prediction import Predictor
 from bert_jax.finetuning.prepared import Prepared, Wanted
 from bert_jax.finetuning.run_files import (
@@ -54,6 +54,8 @@ class Result:
     value: float | None
     scores: dict[str, dict[str, float | None]]
     degenerate: Degenerate | None
+    undecided: str | None = None  # why its scores cannot tell whether it has learned anything
+    f1_of: str | None = None  # the class that F1 is of, where it is of one alone
 
 
 def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
@@ -74,7 +76,10 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
     prepared = Prepared(wanted)
     run = start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
     if run.scores_file.exists():  # written last
-        say(f"{run.path} has finished its {prepared.total_steps:,} steps")
+        say(
+            f"{run.path} has finished its {prepared.total_steps:,} steps; to train on, begin a new run with its encoder"
+            f" (--model {run.path} --output NEW), under a head drawn anew"
+        )
         return read_result(run)
     with listen_for_stop() as stop, Checkpoints(run.run.checkpoints, keep=1) as checkpoints:
         session = Session(prepared, run, checkpoints)
@@ -211,7 +216,7 @@ class Session:
         return self.steps[shape](state, batch)
 
     def _measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
-        check_finite(done, sums, str(self.run.run.checkpoints))
+        check_finite(done, sums, str(self.run.run.checkpoints), "lower learning_rate or raise warmup_share")
         seconds, self.compiling = max(seconds - self.compiling, 0.0), 0.0
         self.seconds += seconds
         self.interval.add(sums, seconds)
@@ -242,7 +247,7 @@ class Session:
         for name, outcome in self.outcomes.items():
             epoch = round(done / self.prepared.schedule.steps_per_epoch, 4)
             self._log({"kind": "dev", "split": name, "step": done, "epoch": epoch, **_numbers(outcome.scores)})
-            say(f"step {done:,}: {spoken(name, outcome.scores)}")
+            say(f"step {done:,}: {spoken(name, outcome.scores, self.prepared.task.f1_of)}")
 
     def _outcomes(self, params: Any) -> dict[str, Outcome]:
         return {
@@ -280,11 +285,12 @@ class Session:
 
     def _write_scores(self) -> Result:
         task, config = self.prepared.task, self.prepared.config
-        degenerate, value, split = None, None, ""
+        judgement, value, split = Judgement(), None, ""
         if self.outcomes:
             split, first = next(iter(self.outcomes.items()))
             value = first.scores.get(main_metric(task, first.scores))
-            degenerate = find_degenerate(task.kind, first, config, self.prepared.total_steps, self.last_loss)
+            trained_on = getattr(self.prepared.train_split, "gold", None)
+            judgement = judge(task.kind, first, config, self.prepared.total_steps, self.last_loss, trained_on)
         metric = main_metric(task, first.scores) if self.outcomes else task.metrics[0]
         scores = {name: outcome.scores for name, outcome in self.outcomes.items()}
         devices = list(self.prepared.mesh.devices.flat)
@@ -293,7 +299,9 @@ class Session:
             {
                 "scores": {name: _numbers(values) for name, values in scores.items()},
                 "main": {"metric": metric, "split": split, "value": value},
-                "degenerate": degenerate.to_dict() if degenerate else None,
+                "f1_of": task.f1_of,
+                "degenerate": judgement.degenerate.to_dict() if judgement.degenerate else None,
+                "undecided": judgement.undecided,
                 "seconds": self.seconds,
                 "examples_per_second": self.examples_seen / max(self.seconds, 1e-9),
                 "device": f"{len(devices)} x {devices[0].device_kind}",
@@ -301,7 +309,8 @@ class Session:
                 "step": self.prepared.total_steps,
             },
         )
-        return Result(self.run.path, metric, split, value, scores, degenerate)
+        told = (judgement.degenerate, judgement.undecided, task.f1_of)
+        return Result(self.run.path, metric, split, value, scores, *told)
 
 
 def read_result(run: Finetuned) -> Result:
@@ -309,7 +318,8 @@ def read_result(run: Finetuned) -> Result:
     record = read_record(run.scores_file)
     main, degenerate = record["main"], record["degenerate"]
     found = Degenerate(**degenerate) if degenerate else None
-    return Result(run.path, main["metric"], main["split"], main["value"], record["scores"], found)
+    told = (found, record.get("undecided"), record.get("f1_of"))
+    return Result(run.path, main["metric"], main["split"], main["value"], record["scores"], *told)
 
 
 def main_metric(task: Task, scores: Mapping[str, float | None]) -> str:
@@ -322,10 +332,16 @@ def _numbers(scores: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if value is None else float(value) for name, value in scores.items()}
 
 
-def spoken(split: str, scores: Mapping[str, float | None]) -> str:
-    """Every metric with its name and split: "dev accuracy 0.9128"."""
+def spoken(split: str, scores: Mapping[str, float | None], f1_of: str | None) -> str:
+    """Every metric with its name and split: "dev accuracy 0.9128"; `f1_of`: the class that F1 is of, if of one alone."""
     parts = []
     for name, value in scores.items():
         if isinstance(value, float) or value is None:
-            parts.append(f"{name.replace('_', ' ')} {'not defined' if value is None else format(value, '.4f')}")
+            words = metric_words(name, f1_of)
+            parts.append(f"{words} {'not defined' if value is None else format(value, '.4f')}")
     return f"{split} {', '.join(parts)}"
+
+
+def metric_words(name: str, f1_of: str | None) -> str:
+    """Return what a metric is called where people read it; F1 of one class says of which."""
+    return f"{name} of {f1_of}" if name == "f1" and f1_of else name.replace("_", " ")

@@ -9,7 +9,7 @@ scores.json     scores by split, written last: a run that has it is finished
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ class OwnTask:
     id: str | int | None = None
     labels: tuple[str, ...] | None = None
     choices: tuple[str | int, ...] = ()
+    positive: str | None = None
 
     def task(self) -> Task:
         """As the table would have it."""
-        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices)
+        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices, self.positive)
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,24 @@ class Finetuned:
 
 def task_record(task: str | OwnTask) -> dict[str, Any]:
     """What finetune.json says of the task; `task_from` inverts it."""
-    return {"name": task} if isinstance(task, str) else {"own": asdict(task)}
+    return {"name": task} if isinstance(task, str) else {"own": to_dict(task)}
+
+
+def _named(record: Mapping[str, Any]) -> str | OwnTask:
+    """Invert `task_record`; a record that JSON held has lists where there were tuples."""
+    if "name" in record:
+        return str(record["name"])
+    own: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record["own"].items()
+    }
+    return OwnTask(**own)
 
 
 def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task:
     """The task of a run."""
-    if "name" in record:
-        task = find_task(record["name"])
-    else:
-        own: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in record["own"].items()
-        }
-        task = OwnTask(**own).task()
-    return replace(task, labels=labels) if labels and task.kind == "classification" else task
+    named = _named(record)
+    task = named.task() if isinstance(named, OwnTask) else find_task(named)
+    return task.with_classes(labels) if labels and task.kind == "classification" else task
 
 
 def open_finetuned(path: Path) -> Finetuned:
@@ -130,19 +136,52 @@ def start_or_resume(
 
 
 def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse a run of other settings, or of a task, data or weights that say something else, whatever their paths are."""
     changed = [
         line
         for line in differences(build(FinetuneConfig, old["settings"]), build(FinetuneConfig, new["settings"]))
         if not line.startswith(_RESUMABLE)
     ]
-    for name in ("task", "data", "source", "labels", "examples", "training_rows"):
+    changed += _task_changes(old["task"], new["task"])
+    for name in ("labels", "examples"):
         if old.get(name) != new[name]:
             changed.append(f"{name}: {old.get(name)} -> {new[name]}")
+    changed += _content_changes(old, new)
     if changed:
         raise UserError(
             f"{path}: holds another fine-tuned run ({'; '.join(changed[:5])}): choose another --output, or take these back to"
             " go on with that run"
         )
+
+
+def _task_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = _named(old), _named(new)
+    if isinstance(before, OwnTask) and isinstance(after, OwnTask):
+        told = {f"--{name}": (getattr(before, name), getattr(after, name)) for name in asdict(after)}
+    else:
+        one, other = (named if isinstance(named, str) else "own" for named in (before, after))
+        told = {"--task": (one, other)}
+    return [f"{option}: {_spelled(one)} -> {_spelled(other)}" for option, (one, other) in told.items() if one != other]
+
+
+def _spelled(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _content_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say which examples and weights are other ones; a record without digests, of an older version, says it of rows alone."""
+    splits = [
+        name for name, content in new["content"].items() if old.get("content", new["content"]).get(name) != content
+    ]
+    changed = [f"the examples of {name} are others than those that {old['data']} held" for name in splits]
+    if not changed and old["training_rows"] != new["training_rows"]:
+        changed.append(f"the rows made from {new['data']} are others than they were")
+    before, after = old["source"], new["source"]
+    if before["from_scratch"] != after["from_scratch"]:
+        changed.append(f"--from-scratch: {before['from_scratch']} -> {after['from_scratch']}")
+    elif before.get("digest", after["digest"]) != after["digest"]:
+        changed.append(f"the weights or the vocabulary of {after['path']} are not those that {before['path']} held")
+    return changed
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:

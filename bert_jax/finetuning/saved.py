@@ -13,6 +13,7 @@ from bert_jax.config import MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
 from bert_jax.finetuning.prediction import Predictor
+from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.run_files import Finetuned, open_finetuned, write_records
 from bert_jax.finetuning.split import Outcome, Source, Split
 from bert_jax.finetuning.splits import load_split
@@ -22,7 +23,8 @@ from bert_jax.finetuning.text_split import TextSplit
 from bert_jax.model_description import ModelDescription
 from bert_jax.scoring.glue import confusion_matrix
 from bert_jax.sharding import make_mesh
-from bert_jax.tasks.examples import Sentence, TextExample
+from bert_jax.tasks.examples import Question, Sentence, TextExample
+from bert_jax.tasks.questions import read_question_lines
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train_state import resolve_compute_dtype, Training
@@ -73,7 +75,7 @@ class SavedModel:
         """Where a split is read from."""
         head = self.description.task
         assert head is not None
-        return Source(task or self.task, data, self.tokenizer, self.settings, head)
+        return Source(task or self.task, data, self.tokenizer, self.settings, head, self.description.model)
 
     def split(self, data: str, name: str, task: Task | None = None) -> Split:
         """A split of a folder of the task's files, or a file in their format.
@@ -103,17 +105,23 @@ class SavedModel:
             )
         return replace(task, labels=self.task.labels) if task.kind == "classification" else task
 
-    def of_lines(self, lines: Sequence[str]) -> Outcome:
-        """Predictions of lines: a text, or two with a tab between; of tagging words with blanks between.
+    def of_lines(self, lines: Sequence[str], first: int = 1) -> Outcome:
+        """Predictions of lines: a text, or two with a tab between; of tagging words with blanks between; of questions JSON.
+
+        Args:
+          lines: of standard input.
+          first: number of the first of them, for messages.
 
         Raises:
-          UserError: the task has no lines; a line has another number of texts than the first.
+          UserError: the task has no lines; a line has another number of texts than the first, or is no question.
         """
         if self.task.kind in ("classification", "regression"):
-            return self.outcome(TextSplit(self.source(""), "lines", _texts(lines)))
+            return self.outcome(TextSplit(self.source(""), "lines", _texts(lines, first)))
+        if self.task.kind == "span":
+            return self._of_questions(read_question_lines(lines, first))
         if self.task.kind == "tagging":
             sentences = [
-                Sentence(str(number), tuple(line.split()), None, 0, f"line {number + 1}")
+                Sentence(str(number), tuple(line.split()), None, 0, f"line {number + first}")
                 for number, line in enumerate(lines)
             ]
             return self.outcome(TaggingSplit(self.source(""), "lines", False, sentences))
@@ -122,16 +130,27 @@ class SavedModel:
             " in the task's format"
         )
 
+    def _of_questions(self, questions: list[Question]) -> Outcome:
+        """Answers go by ids, which of lines may be equal: by their places meanwhile."""
+        if not questions:
+            return Outcome({}, None, None, [], lambda folder: [])
+        placed = [replace(question, name=str(place)) for place, question in enumerate(questions)]
+        found = self.finetuned.record.get("found") or {}
+        outcome = self.outcome(QuestionSplit(self.source(""), "lines", False, found, placed))
+        for record, question in zip(outcome.records, questions, strict=True):
+            record["name"] = question.name
+        return outcome
 
-def _texts(lines: Sequence[str]) -> list[TextExample]:
+
+def _texts(lines: Sequence[str], first: int) -> list[TextExample]:
     parts = [tuple(line.split("\t")) for line in lines]
     for number, texts in enumerate(parts):
         if len(texts) > 2 or len(texts) != len(parts[0]):
             raise UserError(
-                f"line {number + 1} has {len(texts)} texts (between tabs), and the first line has {len(parts[0])}: give one a"
-                " line, or two with a tab between"
+                f"line {number + first} has {len(texts)} texts (between tabs), and line {first} has {len(parts[0])}: give one"
+                " a line, or two with a tab between"
             )
-    return [TextExample(str(number), texts, None, f"line {number + 1}") for number, texts in enumerate(parts)]
+    return [TextExample(str(number), texts, None, f"line {number + first}") for number, texts in enumerate(parts)]
 
 
 def write_outcome(outcome: Outcome, name: str, folder: Path) -> list[Path]:

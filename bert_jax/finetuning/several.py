@@ -112,5 +112,6 @@ def _run_record(entry: Entry, result: Result) -> dict[str, Any]:
         "folder": result.path.name,
         "value": result.value,
         "degenerate": result.degenerate.to_dict() if result.degenerate else None,
+        "undecided": result.undecided,
         "settings": {name: getattr(config, name) for name in SWEPT},
     }

@@ -5,16 +5,19 @@
 Shapes: N examples of a batch, S tokens, C classes or choices.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bert_jax.config import ModelConfig
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.finetuning.batches import Draw, Units
+from bert_jax.finetuning.batches import Draw, RowTable, Units
 from bert_jax.model_description import TaskHead
+from bert_jax.tasks.rows import Row
 from bert_jax.tasks.table import Task
 from bert_jax.tasks.text_rows import unknown_note
 from bert_jax.tokenization import Tokenizer
@@ -56,6 +59,9 @@ class Split(Protocol):
     def outcome(self, outputs: Outputs) -> Outcome:
         """Scores and predictions from the outputs of all units, in their order."""
 
+    def content(self) -> str:
+        """Return a digest of the examples, whatever file they stand in; see `content_of`."""
+
 
 class Source(NamedTuple):
     """What a split is made from."""
@@ -65,6 +71,36 @@ class Source(NamedTuple):
     tokenizer: Tokenizer
     config: FinetuneConfig  # resolved
     head: TaskHead
+    model: ModelConfig
+
+
+def row_table(source: Source, name: str, rows: Sequence[Row], examples: Sequence[Any]) -> RowTable:
+    """Return the rows of a split as a table, its segments as the model has them.
+
+    Args:
+      name: of the split.
+      rows, examples: a row's `example` is a place among these.
+
+    Raises:
+      UserError: the rows have more segments than the model.
+    """
+    table = RowTable(rows)
+    if source.config.single_segment:
+        table.segments[:] = 0
+    if len(table.segments) and (highest := int(table.segments.max())):
+        row = int(np.searchsorted(table.begins, int(table.segments.argmax()), side="right")) - 1
+        remedy = "fine-tune with single_segment=true, which parts both texts by [SEP] alone, or another model"
+        source.model.require_segments(highest + 1, f"{examples[table.examples[row]].place} ({name})", remedy)
+    return table
+
+
+def content_of(examples: Iterable[Any]) -> str:
+    """Return a digest of what examples say (texts, labels, names), the same for every file and line they stand in."""
+    digest = hashlib.sha256()
+    for example in examples:
+        said = [getattr(example, one.name) for one in fields(example) if one.name != "place"]
+        digest.update(repr(said).encode(errors="surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def note_cuts(counts: dict[str, int], name: str, max_length: int, notes: list[str]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.errors import UserError
-from bert_jax.finetuning.batches import Draw, RowTable, units_of_rows
-from bert_jax.finetuning.split import note_cuts, Outcome, Outputs, Source
+from bert_jax.finetuning.batches import Draw, units_of_rows
+from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
 from bert_jax.scoring import conll
 from bert_jax.tasks import schemes
 from bert_jax.tasks.columns import read_examples
@@ -64,12 +64,16 @@ class TaggingSplit:
         )
         self.notes += [f"{name}: {count:,} {what} (broken tags)" for what, count in broken.items()]
         note_cuts(self.counts, name, config.max_length, self.notes)
-        self.units = units_of_rows(RowTable(rows))
+        self.units = units_of_rows(row_table(source, name, rows, sentences))
         self.constrained = config.tag_scheme if config.constrained else None
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`labels` [B, S] int32."""
         return {"labels": self.units.table.token_labels(draw.rows, draw.shape.width)}
+
+    def content(self) -> str:
+        """Return a digest of the sentences."""
+        return content_of(self.sentences)
 
     def outcome(self, outputs: Outputs) -> Outcome:
         """From the scores [S, C] of each row."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import UserError
-from bert_jax.finetuning.batches import Draw, NOBODY, RowTable, units_of_examples
-from bert_jax.finetuning.split import note_cuts, Outcome, Outputs, Source
+from bert_jax.errors import listed, UserError
+from bert_jax.finetuning.batches import Draw, NOBODY, units_of_examples
+from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
 from bert_jax.scoring import glue
 from bert_jax.tasks.columns import read_examples
 from bert_jax.tasks.examples import ChoiceExample, TextExample
@@ -38,8 +38,14 @@ class TextSplit:
             self.examples, source.tokenizer, config.max_length, config.too_long, config.stride
         )
         note_cuts(self.counts, name, config.max_length, self.notes)
-        self.units = units_of_examples(RowTable(rows), _choices(self.examples))
+        self.units = units_of_examples(row_table(source, name, rows, self.examples), _choices(self.examples))
         self.gold = _labels(self.examples)
+        if source.task.f1_of is None and "macro_f1" in source.task.metrics and self.gold is not None:
+            absent = [word for number, word in enumerate(source.task.labels or ()) if number not in self.gold]
+            if absent:
+                self.notes.append(
+                    f"{name} has no example of {listed(absent)}: nothing can be right there, and macro F1 counts 0"
+                )
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`labels` [N] int32, or `targets` [N] float32."""
@@ -48,6 +54,10 @@ class TextSplit:
         if self.task.kind == "regression":
             return {"targets": chosen.astype(np.float32)}
         return {"labels": chosen.astype(np.int32)}
+
+    def content(self) -> str:
+        """Return a digest of the examples."""
+        return content_of(self.examples)
 
     def outcome(self, outputs: Outputs) -> Outcome:
         """From the scores [C] of the classes or choices of each example."""
@@ -92,7 +102,9 @@ def _outcome(
     predicted: np.ndarray,
     shares: np.ndarray | None,
 ) -> Outcome:
-    scores = {} if gold is None else glue.scores(task.metrics, gold, predicted)
+    scores: dict[str, float | None] = {}
+    if gold is not None:
+        scores = glue.scores(task.metrics, gold, predicted, len(task.labels or ()), task.positive_class)
     records = []
     for number, example in enumerate(examples):
         record = {"name": example.name, "predicted": predicted[number].item(), "label": example.label}

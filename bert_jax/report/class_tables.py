@@ -40,13 +40,17 @@ class Matrix:
 
 
 class Classes:
-    """Truth and predictions of a split by class; only classes that occur in one of them."""
+    """Truth and predictions of a split by class.
 
-    def __init__(self, gold: Sequence[int], predicted: Sequence[int], words: Callable[[int], str]):
+    Shown are the classes that occur in one of them; means are over all `classes` of the task, as macro_f1 of scoring.glue.
+    """
+
+    def __init__(self, gold: Sequence[int], predicted: Sequence[int], words: Callable[[int], str], classes: int = 0):
         matrix = confusion_matrix(gold, predicted).astype(np.int64)  # [C, C]
         occurring = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
         self.matrix = matrix[np.ix_(occurring, occurring)]
         self.words = [words(int(place)) for place in occurring]
+        self.classes = max(classes, len(occurring))
 
     @property
     def right(self) -> int:
@@ -60,11 +64,13 @@ class Classes:
             (word, *_rates(int(r), int(p), int(s)), count(int(s)), count(int(p)))
             for word, r, p, s in zip(self.words, right, predicted, support, strict=True)
         ]
-        # As macro_f1 of scoring.glue: over classes that are there or predicted; what cannot be divided is 0.
-        means = [np.mean(_divided(right, by)) for by in (predicted, support)]
-        f1 = np.mean(_divided(2 * right, predicted + support))
+        # What cannot be divided is 0, and so are the classes that do not occur.
+        means = [_divided(right, by).sum() / self.classes for by in (predicted, support)]
+        f1 = _divided(2 * right, predicted + support).sum() / self.classes
         rates = [percent(float(mean)) for mean in (*means, f1)]
-        return [*rows, ("mean of the classes", *rates, count(int(support.sum())), count(int(predicted.sum())))]
+        absent = self.classes - len(self.words)
+        name = f"mean of all {self.classes} classes, {absent} of them absent" if absent else "mean of the classes"
+        return [*rows, (name, *rates, count(int(support.sum())), count(int(predicted.sum())))]
 
     def drawn(self) -> Matrix:
         """The matrix, the rarest classes put together where there are very many."""

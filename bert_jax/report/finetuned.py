@@ -56,4 +56,4 @@ def breakdown(run: FinetunedRun) -> dict[str, Any] | None:
     if run.kind == "regression":
         return rating_section(run)
     gold, predicted = prediction_fields(run.labelled)
-    return class_section(Classes(gold, predicted, run.class_words))
+    return class_section(Classes(gold, predicted, run.class_words, len(run.record["labels"])))

@@ -86,6 +86,11 @@ class FinetunedRun:
         return (self.outcome or {}).get("degenerate")
 
     @property
+    def undecided(self) -> str | None:
+        """Why the scores cannot tell whether anything was learned."""
+        return (self.outcome or {}).get("undecided")
+
+    @property
     def total_steps(self) -> int:
         """That the run is to make."""
         return int(number(self.record, "total_steps") or 0)

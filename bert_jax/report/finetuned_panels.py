@@ -160,4 +160,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def metric_words(run: FinetunedRun, name: str) -> str:
     """A metric with its split: "accuracy (dev)"."""
-    return f"{metric_name(name)} ({run.split})"
+    return f"{metric_name(name)}{of_class(run, name)} ({run.split})"
+
+
+def of_class(run: FinetunedRun, name: str) -> str:
+    """Return " of CLASS" for F1 of one class."""
+    f1_of = run.record.get("f1_of")
+    return f" of {f1_of}" if name == "f1" and f1_of else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.report.finetuned_files import FinetunedRun
-from bert_jax.report.finetuned_panels import commonest_class, metric_words
+from bert_jax.report.finetuned_panels import commonest_class, metric_words, of_class
 from bert_jax.report.metric_words import figure, score_text, title_name, unit
 from bert_jax.report.notices import Notice
 from bert_jax.report.run_files import number
@@ -94,7 +94,14 @@ def tiles(run: FinetunedRun) -> list[dict[str, str]]:
             if name in run.scores.get(split, {}):
                 value = number(run.scores[split], name)
                 note = _note(run, name, value) if split == run.split else ""
-                found.append(_tile(f"{title_name(name)}, {split}", figure(value, run.per_cent), unit(name), note))
+                found.append(
+                    _tile(
+                        f"{title_name(name)}{of_class(run, name)}, {split}",
+                        figure(value, run.per_cent),
+                        unit(name),
+                        note,
+                    )
+                )
     if not found:
         found.append(_tile(f"Scores, {run.split}", "–", "", "the run is not finished"))
     return found[:MOST_TILES]
@@ -135,6 +142,8 @@ def notices(run: FinetunedRun) -> list[Notice]:
     found = []
     if run.degenerate:
         found.append(Notice("problem", degenerate_words(run.degenerate)))
+    if run.undecided:
+        found.append(Notice("note", f"Whether anything was learned is not decided: {run.undecided}."))
     if (run.record.get("source") or {}).get("from_scratch"):
         found.append(
             Notice("note", "The weights were drawn anew: this run shows what the task gives without pre-training.")

@@ -164,6 +164,8 @@ def run_rows(several: SeveralRuns) -> list[dict[str, Any]]:
 
 def _run_row(several: SeveralRuns, one: SeedRun) -> dict[str, Any]:
     state = "best" if one is several.best else ""
+    if one.entry.get("undecided"):
+        state = f"{state}{', ' if state else ''}not decided whether it learned"
     return {
         "name": run_name(several, one),
         "link": f"{one.folder}/report.html" if one.run else "",

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.report.finetuned_files import load_finetuned, load_several, SEEDS_FILE, SeveralRuns
+from bert_jax.report.finetuned_files import FinetunedRun, load_finetuned, load_several, SEEDS_FILE, SeveralRuns
 from bert_jax.report.finetuned_summary import degenerate_words, main_words, weights_words
 from bert_jax.report.glue_table import glue_table, task_scores
 from bert_jax.report.metric_words import figure, metric_name, score_text
 from bert_jax.report.notices import Notice
 from bert_jax.report.several_charts import spread_of
 from bert_jax.report.template import fill, save_page
-from bert_jax.report.wording import counted
+from bert_jax.report.wording import counted, plain
 from bert_jax.scoring.glue import TaskScores
+from bert_jax.settings import flatten
 
 
 def write_tasks(directory: Path, parts: Sequence[Path]) -> Path:
@@ -34,13 +35,17 @@ def render_tasks(directory: Path, parts: Sequence[Path]) -> str:
     rows, notices = [], []
     scores: dict[str, Mapping[str, float | None]] = {}
     twice: set[str] = set()
+    shown: list[FinetunedRun | None] = []
     for part in parts:
         row, found = _several_part(part) if (part / SEEDS_FILE).is_file() else _single_part(part)
         rows.append(row)
+        shown.append(row["run"])
         if row["problem"]:
             notices.append(Notice("problem", f"{row['folder']}: {row['problem']}"))
         twice |= scores.keys() & found.keys()
         scores |= found
+    for row, words in zip(rows, differing_words(shown), strict=True):
+        row["differs"] = words
     if twice:  # it is not known which to take
         notices.append(
             Notice("note", f"Several folders are of {', '.join(sorted(twice))}: left out of the row of GLUE.")
@@ -51,10 +56,30 @@ def render_tasks(directory: Path, parts: Sequence[Path]) -> str:
     return fill("report/several_tasks.html.jinja", name=name, notices=notices, rows=rows, glue=glue)
 
 
+def differing_words(runs: Sequence[FinetunedRun | None]) -> list[str]:
+    """Return for each run what sets it apart from the others of its task: settings, weights and data that differ."""
+    told = [{} if run is None else _told_apart_by(run) for run in runs]
+    words = []
+    for run, own in zip(runs, told, strict=True):
+        peers = [other for one, other in zip(runs, told, strict=True) if run and one and one.title == run.title]
+        names = [name for name in own if any(name in other and other[name][0] != own[name][0] for other in peers)]
+        words.append(", ".join(f"{name} {own[name][1]}" for name in names))
+    return words
+
+
+def _told_apart_by(run: FinetunedRun) -> dict[str, tuple[Any, str]]:
+    """Name -> what is compared, and how it is written; weights and data by what they hold, where that is recorded."""
+    source, data = run.record.get("source") or {}, run.record.get("data")
+    path, digest = source.get("path"), source.get("digest")
+    told = {name: (value, plain(value)) for name, value in flatten(run.settings)}
+    told["weights"] = (digest or path, f"{path} ({digest})" if digest else str(path))
+    return told | {"data": (run.record.get("content") or data, str(data))}
+
+
 def _single_part(directory: Path) -> tuple[dict[str, Any], TaskScores]:
     run = load_finetuned(directory)
     problem = degenerate_words(run.degenerate) if run.degenerate else ""
-    row = _part_row(directory, run.title, "one run", main_words(run), weights_words(run), problem)
+    row = _part_row(directory, run.title, "one run", main_words(run), weights_words(run), problem) | {"run": run}
     return row, {} if run.degenerate else task_scores([run])
 
 
@@ -65,6 +90,7 @@ def _several_part(directory: Path) -> tuple[dict[str, Any], TaskScores]:
         runs = [several.best.run] if several.best.run else []
     weights = weights_words(runs[0]) if runs else ""
     row = _part_row(directory, several.record["title"], _runs_words(several), _score_words(several), weights, "")
+    row["run"] = runs[0] if runs else None
     return row, task_scores(runs)
 
 

@@ -34,7 +34,7 @@ def tag_section(run: FinetunedRun) -> dict[str, Any]:
     """What the page prints of tags: `types` and `confusions` of phrases, and words by class."""
     records = run.labelled
     phrases = is_phrases(records)
-    classes = class_section(word_classes(records, phrases))
+    classes = class_section(word_classes(records, phrases, run.record["labels"]))
     return {
         "types": type_rows(records) if phrases else [],
         "head": HEAD,
@@ -95,17 +95,17 @@ def _overlap(one: Span, other: Span) -> int:
     return max(0, min(one.end, other.end) - max(one.begin, other.begin))
 
 
-def word_classes(records: Sequence[Record], phrases: bool) -> Classes:
-    """Every word by its tag, of phrases by their type; O is first, the others by name."""
+def word_classes(records: Sequence[Record], phrases: bool, tags: Sequence[str]) -> Classes:
+    """Every word by its tag (`tags`: of the task), of phrases by their type; O is first, the others by name."""
 
     def kind(tag: str) -> str:
         parsed = parse(tag) if phrases else None
         return tag if parsed is None or tag == OUTSIDE else parsed.type or "(no type)"
 
     gold, predicted = ([kind(tag) for tags in field for tag in tags] for field in prediction_fields(records))
-    names = sorted({*gold, *predicted}, key=lambda name: (name != OUTSIDE, name))
+    names = sorted({*gold, *predicted, *map(kind, tags)}, key=lambda name: (name != OUTSIDE, name))
     places = {name: place for place, name in enumerate(names)}
-    return Classes([places[name] for name in gold], [places[name] for name in predicted], names.__getitem__)
+    return Classes([places[name] for name in gold], [places[name] for name in predicted], names.__getitem__, len(names))
 
 
 def share_right(records: Sequence[Record]) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.scoring.labels import label_key
 
 Numbers = Sequence[float] | np.ndarray  # [N] numbers of classes, or ratings
 TaskScores = Mapping[str, Mapping[str, float | None]]  # name of a task -> name of a metric -> score
@@ -20,20 +21,30 @@ TaskScores = Mapping[str, Mapping[str, float | None]]  # name of a task -> name 
 # ---- metrics -----------------------------------------------------------------------------------------------
 
 
-def scores(metrics: Sequence[str], gold: Numbers, predicted: Numbers) -> dict[str, float | None]:
-    """Each metric of `metrics` (names of `METRICS`), from gold and predicted numbers of classes, or ratings.
+def scores(
+    metrics: Sequence[str], gold: Numbers, predicted: Numbers, classes: int = 2, positive: int = 1
+) -> dict[str, float | None]:
+    """Return each metric of `metrics`, from gold and predicted numbers of classes, or ratings.
 
-    None: a correlation with a constant, which is not defined. With more than two classes, F1 is the mean over classes and
-    is called `macro_f1`.
+    Args:
+      metrics: accuracy, f1 (of the class `positive`), macro_f1 (the mean over all classes), mcc, pearson, spearman.
+      gold, predicted: [N].
+      classes: C, how many the task has, also those that occur neither in `gold` nor in `predicted`.
+      positive: number of the class that f1 is of.
+
+    Returns:
+      Name -> score; None: a correlation with a constant, which is not defined.
 
     Raises:
       UserError: lengths differ, there is nothing to score, or a number is not finite.
     """
     wanted, found = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)  # [N]
     _check(wanted, found)
-    several = any(metric not in ("pearson", "spearman") for metric in metrics) and max(wanted.max(), found.max()) > 1
-    names = ["macro_f1" if metric == "f1" and several else metric for metric in metrics]
-    return {name: METRICS[name](wanted, found) for name in names}
+    of_classes: dict[str, Callable[[], float]] = {
+        "f1": lambda: f1(wanted, found, positive),
+        "macro_f1": lambda: macro_f1(wanted, found, classes),
+    }
+    return {name: of_classes[name]() if name in of_classes else METRICS[name](wanted, found) for name in metrics}
 
 
 def _check(gold: np.ndarray, predicted: np.ndarray) -> None:
@@ -54,15 +65,16 @@ def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(gold == predicted))
 
 
-def f1(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """F1 of class 1, 0 where it is neither there nor predicted."""
-    return _f1_of(gold == 1, predicted == 1)
+def f1(gold: np.ndarray, predicted: np.ndarray, positive: int = 1) -> float:
+    """Return F1 of the class `positive`, 0 where it is neither there nor predicted."""
+    return _f1_of(gold == positive, predicted == positive)
 
 
-def macro_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean F1 over the classes that are there or predicted."""
-    classes = np.union1d(gold, predicted)
-    return float(np.mean([_f1_of(gold == number, predicted == number) for number in classes]))
+def macro_f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """Return the mean F1 over the classes 0 to `classes` - 1; one that is neither there nor predicted counts as 0."""
+    if max(gold.max(), predicted.max()) >= classes:
+        raise ValueError(f"there are numbers beyond those of {classes} classes")
+    return float(np.mean([f1(gold, predicted, number) for number in range(classes)]))
 
 
 def _f1_of(gold: np.ndarray, predicted: np.ndarray) -> float:
@@ -112,10 +124,9 @@ def mean_ranks(numbers: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[places]
 
 
+# Those that need gold and predicted alone.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
     "accuracy": accuracy,
-    "f1": f1,
-    "macro_f1": macro_f1,
     "mcc": mcc,
     "pearson": pearson,
     "spearman": spearman,
@@ -252,13 +263,14 @@ def _in_order(
 
 def class_numbers(predictions: Sequence[Prediction], words: Mapping[str, int]) -> np.ndarray:
     """Labels in words (label -> number of its class) or as numbers of classes, int64 [N]. UserError names an unknown one."""
-    known = {str(number): number for number in words.values()} | dict(words)
+    spelled = {str(number): number for number in words.values()} | dict(words)
+    known = {label_key(word): number for word, number in spelled.items()}
     for prediction in predictions:
-        if prediction.text not in known:
+        if label_key(prediction.text) not in known:
             raise UserError(
-                f"{prediction.place}: '{prediction.text}' is no label of the task: give one of {', '.join(known)}"
+                f"{prediction.place}: '{prediction.text}' is no label of the task: give one of {', '.join(spelled)}"
             )
-    return np.array([known[prediction.text] for prediction in predictions], np.int64)
+    return np.array([known[label_key(prediction.text)] for prediction in predictions], np.int64)
 
 
 def ratings(predictions: Sequence[Prediction]) -> np.ndarray:

@@ -10,12 +10,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
+from bert_jax.scoring.labels import distinct_labels, label_key
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
 from bert_jax.tasks.task_files import find_file, plain_suffix, read_text
@@ -84,18 +85,17 @@ def with_labels(task: Task, source: str | Path) -> Task:
     records = _open(task, "train", source, columns)
     _need_labels(records, columns, "train")
     key = _key(records, columns.label)
-    words = {_needed_word(cells[key], place) for place, cells in records.lines}
+    words = distinct_labels({_needed_word(cells[key], place) for place, cells in records.lines})
     if len(words) < 2:
         raise UserError(
-            f"{records.name}: every example has the label {next(iter(words), 'none')}: nothing can be learned"
+            f"{records.name}: every example has the label {words[0] if words else 'none'}: nothing can be learned"
         )
     if len(words) > _MOST_LABELS:
         raise UserError(
             f"{records.name}: the column {columns.label} has {len(words)} different values, which are no classes:"
             " name another column, or use --kind regression"
         )
-    numbers = all(re.fullmatch(r"-?\d+", word) for word in words)
-    return replace(task, labels=tuple(sorted(words, key=int if numbers else None)))
+    return task.with_classes(words)
 
 
 # ---- examples ------------------------------------------------------------------------------------------------
@@ -227,20 +227,21 @@ def _is_hidden(word: str, task: Task) -> bool:
     """Whether it is the -1 that stands for the labels that test files do not tell."""
     if re.fullmatch(r"-1(\.0*)?", word) is None:
         return False
-    return task.rating is not None if task.kind == "regression" else word not in (task.labels or ())
+    if task.kind == "regression":
+        return task.rating is not None
+    return label_key(word) not in map(label_key, task.labels or ())
 
 
 def _class_number(task: Task) -> Callable[[str, str], int]:
     labels = task.labels or ()
-    numbers = {word: number for words in (task.meanings or (), labels) for number, word in enumerate(words)}
+    known = {label_key(word): number for words in (task.meanings or (), labels) for number, word in enumerate(words)}
 
     def parse(word: str, place: str) -> int:
-        whole = re.sub(r"^(-?\d+)\.0+$", r"\1", word)  # 1.0: a column of numbers that had gaps
-        if not labels and whole.isdecimal():  # choices whose number differs from line to line
-            return int(whole)
-        for spelling in (word, whole):
-            if spelling in numbers:
-                return numbers[spelling]
+        key = label_key(word)
+        if not labels and not isinstance(key, str) and key == int(key) >= 0:  # choices whose number differs by line
+            return int(key)
+        if key in known:
+            return known[key]
         shown = labels if task.meanings is None else (*labels, *task.meanings)
         raise UserError(f"{place}: label {word} is not one of {_listed(shown) or 'the numbers from 0'}")
 
@@ -369,14 +370,14 @@ def _of_width(
 
 def _json_records(name: str, text: str, columns: Columns) -> Records:
     rows = text.rstrip("\r\n ").split("\n")
-    names = list(_json_object(rows[0], f"{name}, line 1"))
+    names = list(json_object(rows[0], f"{name}, line 1"))
     optional = [column for column in (columns.label, columns.id) if column is not None and column in names]
     keys: dict[Column, Column] = {column: column for column in (*columns.needed, *optional)}
 
     def lines() -> Iterator[tuple[str, dict[Column, Any]]]:
         for number, row in enumerate(rows, start=1):
             place = f"{name}, line {number}"
-            cells = _json_object(row, place)
+            cells = json_object(row, place)
             if missing := [column for column in columns.needed if column not in cells]:
                 raise UserError(f"{place} has no {missing[0]}: it has {_listed(list(cells))}")
             yield place, {column: cells.get(column) for column in keys}
@@ -384,7 +385,8 @@ def _json_records(name: str, text: str, columns: Columns) -> Records:
     return Records(name, keys, names, lines(), [])
 
 
-def _json_object(row: str, place: str) -> dict[Any, Any]:
+def json_object(row: str, place: str) -> dict[Any, Any]:
+    """Return the object of a JSON line; UserError names `place` where there is none."""
     try:
         content = json.loads(row)
     except (ValueError, RecursionError) as error:

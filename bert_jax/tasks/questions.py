@@ -10,13 +10,14 @@ the JSON: data[3].paragraphs[0].qas[2].
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
 from bert_jax.scoring.squad import read_json
+from bert_jax.tasks.columns import json_object
 from bert_jax.tasks.examples import Answer, Question
 from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
 
@@ -24,30 +25,33 @@ _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object
 _SHAPE = "a SQuAD file is data[].paragraphs[] with context and qas[], which have id, question and answers[]"
 
 
-def read_questions(path: Path, labelled: bool = True) -> list[Question]:
+def read_questions(path: Path, labelled: bool = True, unique: bool = True) -> list[Question]:
     """The questions of a file in its order, with the answers as the file has them (see `answer_begin`).
 
     Args:
       path: .json, .json.xz or .json.gz.
       labelled: every question must have an answer or be marked as impossible. Without it answers may be missing.
+      unique: ids must differ, as answers and scores go by them; not so of questions that are trained on.
 
     Raises:
       OSError: the file cannot be read.
-      UserError: it is empty, not JSON or of another shape; an id comes twice; a question has no answer and is not marked
-        as impossible, or is marked so and has one.
+      UserError: it is empty, not JSON or of another shape; an id comes twice (if `unique`); a question has no answer and is
+        not marked as impossible, or is marked so and has one.
     """
     if not path.stat().st_size:
         raise UserError(f"{path} is empty: {_SHAPE}")
-    return _questions(_entries(read_json(path), path), labelled, f"{path} has no questions: {_SHAPE}")
+    return _questions(_entries(read_json(path), path), labelled, unique, f"{path} has no questions: {_SHAPE}")
 
 
-def read_tfds_questions(task: Task, split: str, source: str, labelled: bool = True) -> list[Question]:
+def read_tfds_questions(
+    task: Task, split: str, source: str, labelled: bool = True, unique: bool = True
+) -> list[Question]:
     """The questions of a data set of TFDS with the fields of its `squad`, in the order of its files.
 
     Args:
       split: a name of `task.files`.
       source: `tfds:NAME[/CONFIG][:VERSION]`; `tfds:` is the task's own.
-      labelled: as for `read_questions`.
+      labelled, unique: as for `read_questions`.
 
     Raises:
       UserError: as `tfds_source.read_records`, and as `read_questions`.
@@ -60,7 +64,26 @@ def read_tfds_questions(task: Task, split: str, source: str, labelled: bool = Tr
         (place, record[context], {"id": record[name], "question": record[question]} | _labels(record, answers, place))
         for place, record in data.records
     )
-    return _questions(entries, labelled, f"{data.name} has no questions: is it the right split?")
+    return _questions(entries, labelled, unique, f"{data.name} has no questions: is it the right split?")
+
+
+def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
+    """The questions of JSON lines, {"question": .., "context": .., "id": ..}; the id may be missing. Empty lines are left out.
+
+    Args:
+      lines: of standard input.
+      first: number of the first of them, for messages, and for the names of questions without an id.
+
+    Raises:
+      UserError: a line is no such object.
+    """
+    questions = []
+    for number, line in enumerate(lines, start=first):
+        if line.strip():
+            place = f"line {number}"
+            entry = {"id": str(number), **json_object(line, place)}
+            questions.append(_question(entry, _member(entry, "context", str, place), place, labelled=False))
+    return questions
 
 
 def answer_begin(context: str, answer: Answer) -> int | None:
@@ -81,14 +104,16 @@ def answer_begin(context: str, answer: Answer) -> int | None:
 # ---- questions ---------------------------------------------------------------------------------------------
 
 
-def _questions(entries: Iterable[tuple[str, str, Any]], labelled: bool, none_found: str) -> list[Question]:
+def _questions(
+    entries: Iterable[tuple[str, str, Any]], labelled: bool, unique: bool, none_found: str
+) -> list[Question]:
     """Of the places, contexts and entries of a whole split."""
     questions: list[Question] = []
     places: dict[str, str] = {}
     for place, context, entry in entries:
         question = _question(entry, context, place, labelled)
         first = places.setdefault(question.name, place)
-        if first is not place:
+        if unique and first is not place:
             raise UserError(
                 f"{place} has the id '{question.name}', as has {first}: ids must differ, answers go by them"
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from bert_jax.errors import UserError
 from bert_jax.model_description import TASKS as KINDS
+from bert_jax.scoring.labels import distinct_labels, label_key
 
 # Appendix A.3: what the authors searched on every task. Section 4.1 has 4e-5 too, for GLUE.
 LEARNING_RATES = (5e-5, 3e-5, 2e-5)
@@ -77,7 +78,8 @@ class Task:
     rating: lowest and highest, of a regression; None: any number.
     files: for each split the names that its file may have, the first that is there is taken.
     columns: for all splits, or for each.
-    metrics: the first is the main one.
+    metrics: the first is the main one; of more than two classes F1 is their mean, macro_f1.
+    positive: the class that F1 is of where there are two; None: the second.
     learning_rate, batch_size, epochs: of one run; `LEARNING_RATES`, `BATCH_SIZES` and `EPOCHS` are the grid of a sweep.
     """
 
@@ -99,10 +101,39 @@ class Task:
     epochs: int = 3  # section 4.1
     submissions: Mapping[str, Submission] = field(default_factory=dict)
     tfds: TfdsSource | None = None
+    positive: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"{self.kind} is no kind of task: choose one of {', '.join(KINDS)}")
+
+    def with_classes(self, labels: Sequence[str]) -> "Task":
+        """Return the task with these classes and the F1 that they have.
+
+        Raises:
+          UserError: the positive class is none of them, or there is no such thing.
+        """
+        keys = [label_key(label) for label in labels]
+        if self.positive is not None and (len(labels) != 2 or label_key(self.positive) not in keys):
+            classes = f"the {len(labels)} classes are {', '.join(labels[:12])}{' ...' if len(labels) > 12 else ''}"
+            remedy = "name one of them" if len(labels) == 2 else "F1 of more than two is their mean: leave it out"
+            raise UserError(f"--positive {self.positive}: {classes}: {remedy}")
+        of_these = "f1" if len(labels) == 2 else "macro_f1"
+        metrics = (of_these if metric in ("f1", "macro_f1") else metric for metric in self.metrics)
+        return replace(self, labels=tuple(labels), metrics=tuple(metrics))
+
+    @property
+    def positive_class(self) -> int:
+        """The number of the class that F1 is of where there are two."""
+        keys = [label_key(label) for label in self.labels or ()]
+        return 1 if self.positive is None else keys.index(label_key(self.positive))
+
+    @property
+    def f1_of(self) -> str | None:
+        """The class that F1 is of, in words; None where F1 is of no class alone."""
+        if self.kind != "classification" or "f1" not in self.metrics or not self.labels:
+            return None
+        return (self.meanings or self.labels)[self.positive_class]
 
     def columns_of(self, split: str) -> Columns:
         """Of the split's file."""
@@ -426,6 +457,7 @@ def own_task(
     id: Column | None = None,
     labels: Sequence[str] | None = None,
     choices: Sequence[Column] = (),
+    positive: str | None = None,
 ) -> Task:
     """A task on files of one's own, whose columns are named.
 
@@ -437,6 +469,7 @@ def own_task(
       text: one text or two; choice: the context (and the common beginning of the continuations); tagging: the words.
       labels: the classes in the order of their numbers; None: those of the training file.
       choices: a column for each, or one with a list.
+      positive: the class that F1 is of where there are two; None: the second.
 
     Raises:
       UserError: columns that do not fit together or the kind.
@@ -454,12 +487,15 @@ def own_task(
         labels=None if labels is None else tuple(labels),
         columns=columns,
         max_length=384 if kind == "span" else 128,
+        positive=positive,
     )
     if columns is not None or kind not in _OWN_ENDINGS:
         _check_own(kind, columns or Columns(()), task.labels)
     if kind == "choice" and task.labels is None and len(choices) > 1:
         task = replace(task, labels=tuple(str(number) for number in range(len(choices))))
-    return task
+    if positive is not None and kind != "classification":
+        raise UserError(f"--positive belongs to classification, whose F1 is of one class: {kind} has none such")
+    return task.with_classes(labels) if labels is not None and kind == "classification" else task
 
 
 def _check_own(kind: str, columns: Columns, labels: tuple[str, ...] | None) -> None:
@@ -478,7 +514,7 @@ def _check_own(kind: str, columns: Columns, labels: tuple[str, ...] | None) -> N
         raise UserError(
             f"{kind} with {len(columns.choices)} columns of choices: --choices belongs to choice, which needs it"
         )
-    if labels is not None and len(set(labels)) != len(labels):
+    if labels is not None and len(distinct_labels(labels)) != len(labels):
         raise UserError(f"--labels {','.join(labels)}: one is given twice")
     if labels is not None and kind == "regression":
         raise UserError("--labels belongs to classification: a regression has numbers")

@@ -50,10 +50,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _words(path: Path) -> list[str]:
     """A word a line; empty lines are passed over."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 at byte {error.start}: convert the file") from None
+    from bert_jax.tasks.task_files import read_lines
+
+    return [line.strip() for _, line in read_lines(path) if line.strip()]
 
 
 def _suggest(model: Path, inputs: Sequence[str], most: int, asked: "Asked") -> "list[Suggestion]":

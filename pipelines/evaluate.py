@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     text("--lines", choices=("sentences", "paragraphs"), help="what a line of plain text is (default: sentences)")
     text("--json-field", metavar="NAME", help="field of JSON lines that holds the text (default: text)")
     text("--errors", choices=("strict", "replace"), help="bytes that are not UTF-8 (default: strict)")
+    text("--text-format", choices=("auto", "plain", "wiki", "json"), help="default: auto, as the first line looks")
     text("--output", type=Path, metavar="JSON", help="file to write; default: RUN/evaluation-text.json")
     return parser
 
@@ -103,8 +104,8 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     return 0
 
 
-TEXT_SETTINGS = ("sequence_length", "pseudo_perplexity", "lines", "json_field", "errors")
-OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors", "output")
+TEXT_SETTINGS = ("sequence_length", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
+OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors", "text_format", "output")
 
 
 def _refuse_idle(arguments: argparse.Namespace) -> None:

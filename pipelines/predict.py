@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 if TYPE_CHECKING:
     from bert_jax.finetuning.saved import SavedModel
 
-LINES_AT_ONCE = 1024
+LINES_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 2**22
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -95,17 +95,16 @@ def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
 
 def _blocks(file: Any) -> Iterator[list[str]]:
     """Lines of standard input, as many as are there; a person who types gets an answer a line."""
+    from bert_jax.text_files import text_lines
+
     block: list[str] = []
+    characters = 0
     interactive = file.isatty()
-    for number, line in enumerate(file, start=1):
-        try:
-            block.append(line.decode().rstrip("\r\n"))
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"standard input, line {number}: is not UTF-8 at its byte {error.start}: convert it"
-            ) from None
-        if interactive or len(block) == LINES_AT_ONCE:
+    for _, line in text_lines(file, "standard input"):
+        block.append(line.rstrip("\r"))
+        characters += len(line)
+        if interactive or len(block) == LINES_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
             yield block
-            block = []
+            block, characters = [], 0
     if block:
         yield block

@@ -48,6 +48,8 @@ def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
     add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
     errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
     add("--errors", choices=("strict", "replace"), default="strict", help=errors)
+    text_format = "of the text; auto: as the first line looks" + default
+    add("--text-format", choices=("auto", "plain", "wiki", "json"), default="auto", help=text_format)
     splitter = (
         "what splits paragraphs into sentences: rules (English, Chinese, Japanese), or sentencex:LANGUAGE for another, such"
         " as sentencex:de" + default
@@ -139,7 +141,8 @@ def settings_of(options: argparse.Namespace) -> Any:
     if unknown:
         raise UserError(f"--objective {unknown[0]} is not known: choose from {', '.join(OBJECTIVES)}")
     names = (
-        "held_out short_seq_prob random_next_prob seed shard_size lines json_field errors splitter segmenter licence"
+        "held_out short_seq_prob random_next_prob seed shard_size lines json_field errors text_format splitter"
+        " segmenter licence"
     )
     return PrepareSettings(
         kinds=tuple(OBJECTIVES[name].examples for name in options.objective),
@@ -187,5 +190,6 @@ def _left_out(manifest: Mapping[str, Any]) -> list[str]:
         "replaced_bytes": "bytes that are not UTF-8 were replaced",
         "control_lines": "lines of nothing but control characters were left out",
         "empty_documents": "documents without text were left out",
+        "empty_lines": "empty lines between JSON records were skipped",
     }
-    return lines + [f"  {reading[name]:,} {text}" for name, text in words.items() if reading[name]]
+    return lines + [f"  {reading[name]:,} {text}" for name, text in words.items() if reading.get(name)]

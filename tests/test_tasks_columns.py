@@ -352,7 +352,9 @@ def test_a_column_of_labels_must_be_named_to_train(tmp_path):
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
     (tmp_path / "train.tsv").write_bytes(b"sentence\tlabel\nx\t1\ncaf\xe9\t0\n")
-    assert refusal("sst2", "train", tmp_path).startswith("train.tsv, line 3: byte 0xe9 is not UTF-8: convert the file")
+    assert refusal("sst2", "train", tmp_path).startswith(
+        "train.tsv, line 3: is not UTF-8 at its byte 3 (0xe9): convert the file"
+    )
 
 
 def test_missing_files_are_told_with_what_is_there(tmp_path):
@@ -369,21 +371,24 @@ def test_missing_files_are_told_with_what_is_there(tmp_path):
     assert "AX has no split train: it has test" in refusal("ax", "train", tmp_path)
     written(tmp_path, "data.parquet", "x")
     assert "the ending .parquet is not known" in refusal("sst2", "train", tmp_path / "data.parquet")
-    (tmp_path / "dev.tsv.gz").write_bytes(b"not packed")
-    assert "dev.tsv.gz cannot be unpacked" in refusal("sst2", "dev", tmp_path)
+    (tmp_path / "dev.tsv.gz").write_bytes(gzip.compress(b"sentence\tlabel\nx\t1\n")[:-9])
+    assert "dev.tsv.gz is cut short" in refusal("sst2", "dev", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"sentence": "x"', "line 2 is no JSON"),
+        ('{"sentence": "x"', "line 2 is not JSON"),
         ('["x", 1]', "line 2 is no JSON object but ['x', 1]"),
         ('{"text": "x", "label": 1}', "line 2 has no sentence: it has text, label"),
         ('{"sentence": 5, "label": 1}', "line 2: 5 stands where a text must be"),
-        ('{"sentence": "\\ud800", "label": 1}', "line 2 holds half a character"),
+        ('{"sentence": "\\ud800", "label": 1}', "line 2, sentence holds half a character"),
+        ('{"sentence": "x", "label": 1, "more": [{"a": "b\\uDfff"}]}', "line 2, more[0].a holds half a character"),
+        ('{"sentence": "x", "label": 1, "\\ud9ab": 1}', "line 2 holds half a character, \\ud9ab"),
+        ('{"sentence": "x\\u0000", "label": 1}', "line 2, sentence holds NUL"),
+        ('{"sentence": "x", "label": 1, "label": 0}', "line 2: 'label' is in one object twice"),
         ('{"sentence": "x", "label": [1]}', "line 2: [1] stands where a label must be"),
         ('{"sentence": "x"}', "line 2 has no label"),
-        ("", "line 2 is no JSON"),
     ],
 )
 def test_bad_json_lines_are_named(tmp_path, line, words):

@@ -196,7 +196,7 @@ def test_tags_of_another_number_are_refused_and_leave_no_file(tmp_path):
         ("a\n", {"tag_column": 1}, "has 1 columns: tag column 1"),
         ("a B-X\n", {"word_column": -3}, "word column -3"),
         ("a B-X\n", {"word_column": 1}, "words and tags cannot both stand in column 1 of 2"),
-        (b"a O\nM\xfcller B-PER\n", {}, "some.txt, line 2: byte 0xfc is not UTF-8"),
+        (b"a O\nM\xfcller B-PER\n", {}, r"some.txt, line 2: is not UTF-8 at its byte 1 \(0xfc\)"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(content, options, message, file):

@@ -2,12 +2,9 @@
 """Files with columns -> examples: TSV without quoting as GLUE's, CSV with it, JSON lines, and data sets of TFDS."""
 
 import csv
-import io
 import itertools
-import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +15,8 @@ from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
-from bert_jax.tasks.task_files import find_file, plain_suffix, read_text
+from bert_jax.tasks.task_files import find_file, plain_suffix, read_lines
+from bert_jax.text_files import EmptyLines, json_record, LONGEST_LINE
 
 _NOTHING = ("", "\\N")  # what stands where there is no label; the second is how databases export it
 _LISTED = 12  # columns, labels or lines in a message
@@ -282,50 +280,57 @@ def _open(task: Task, split: str, source: str | Path, columns: Columns) -> Recor
     if str(source).startswith(TFDS):
         return _tfds_records(task, split, str(source), columns)
     path = find_file(task, split, Path(source))
-    text = read_text(path)
-    if not text.strip():
-        raise UserError(f"{path} is empty")
     suffix = plain_suffix(path)
-    if suffix == ".jsonl":
-        return _json_records(path.name, text, columns)
-    if suffix not in (".tsv", ".txt", ".csv"):
+    if suffix not in (".jsonl", ".tsv", ".txt", ".csv"):
         raise UserError(f"{path}: the ending {suffix or '(none)'} is not known: name it .tsv, .csv or .jsonl")
-    lines = _csv_lines(path.name, text) if suffix == ".csv" else _tsv_lines(text)
-    return _table_records(path.name, lines, columns, task.skips_short_lines and not is_test(split))
+    empty = EmptyLines(path.name)
+    if suffix == ".jsonl":
+        return _json_records(path.name, empty.without(read_lines(path)), columns, empty)
+    read = _csv_lines if suffix == ".csv" else _tsv_lines
+    lines = read(path.name, read_lines(path), empty)
+    return _table_records(path.name, lines, columns, task.skips_short_lines and not is_test(split), empty)
 
 
-def _tsv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
+def _tsv_lines(name: str, lines: Iterable[tuple[int, str]], empty: EmptyLines) -> Iterator[tuple[int, list[str]]]:
     """(number, cells). A quote is a character like any other, and only a line feed ends a line."""
-    for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+    for number, line in empty.without(lines):
         yield number, line.removesuffix("\r").split("\t")
 
 
-def _csv_lines(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(name: str, lines: Iterable[tuple[int, str]], empty: EmptyLines) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, cells); quoted cells may hold commas and line feeds."""
-    reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), strict=True)
-    with _fields_of_any_length():
+    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    with _long_fields():
         number = 1
         try:
             for cells in reader:
-                yield number, cells
+                if not cells or (len(cells) == 1 and cells[0].isspace()):
+                    empty.count(number)
+                else:
+                    yield number, cells
                 number = reader.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{name}, line {number}: the quoting is broken ({error})") from None
+            raise UserError(
+                f"{name}, line {number}: the quoting is broken, or a cell has more than {LONGEST_LINE // 2**20} million"
+                f" characters ({error})"
+            ) from None
 
 
 @contextmanager
-def _fields_of_any_length() -> Iterator[None]:
-    """The csv module refuses fields of more than 131,072 characters: documents may be longer."""
-    before = csv.field_size_limit(sys.maxsize)
+def _long_fields() -> Iterator[None]:
+    """The csv module refuses fields of more than 131,072 characters: documents may be as long as lines."""
+    before = csv.field_size_limit(LONGEST_LINE)
     try:
         yield
     finally:
         csv.field_size_limit(before)
 
 
-def _table_records(name: str, lines: Iterator[tuple[int, list[str]]], columns: Columns, skips_short: bool) -> Records:
+def _table_records(
+    name: str, lines: Iterator[tuple[int, list[str]]], columns: Columns, skips_short: bool, empty: EmptyLines
+) -> Records:
     """Lines of equal width; in some files those that are too short are left out and named."""
-    number, first = next(lines)
+    number, first = _first(lines, name)
     notes: list[str] = []
     if columns.header:
         names = [cell.strip() for cell in first]
@@ -334,7 +339,14 @@ def _table_records(name: str, lines: Iterator[tuple[int, list[str]]], columns: C
         names = [str(place) for place in range(len(first))]
         keys = _keys_of(name, [*range(len(first))], columns)
         lines = itertools.chain([(number, first)], lines)
-    return Records(name, keys, names, _of_width(name, lines, len(first), skips_short, notes), notes)
+    return Records(name, keys, names, _of_width(name, lines, len(first), skips_short, notes, empty), notes)
+
+
+def _first[Line](lines: Iterator[tuple[int, Line]], name: str) -> tuple[int, Line]:
+    first = next(lines, None)
+    if first is None:
+        raise UserError(f"{name} is empty: is it the right file?")
+    return first
 
 
 def _keys_of(name: str, names: Sequence[Column], columns: Columns) -> dict[Column, int]:
@@ -353,7 +365,12 @@ def _keys_of(name: str, names: Sequence[Column], columns: Columns) -> dict[Colum
 
 
 def _of_width(
-    name: str, lines: Iterator[tuple[int, list[str]]], width: int, skips_short: bool, notes: list[str]
+    name: str,
+    lines: Iterator[tuple[int, list[str]]],
+    width: int,
+    skips_short: bool,
+    notes: list[str],
+    empty: EmptyLines,
 ) -> Iterator[tuple[str, list[str]]]:
     prefix, short = f"{name}, line ", []
     for number, cells in lines:
@@ -365,38 +382,26 @@ def _of_width(
             raise UserError(f"{prefix}{number} has {len(cells)} columns, and the first line has {width}")
     if short:
         notes.append(f"{name}: {len(short)} lines lack columns and are left out: {_listed(short)}")
+    notes += empty.note()
 
 
-def _json_records(name: str, text: str, columns: Columns) -> Records:
-    rows = text.rstrip("\r\n ").split("\n")
-    names = list(_json_object(rows[0], f"{name}, line 1"))
+def _json_records(name: str, numbered: Iterator[tuple[int, str]], columns: Columns, empty: EmptyLines) -> Records:
+    first, line = _first(numbered, name)
+    names = list(json_record(line, f"{name}, line {first}"))
     optional = [column for column in (columns.label, columns.id) if column is not None and column in names]
     keys: dict[Column, Column] = {column: column for column in (*columns.needed, *optional)}
+    notes: list[str] = []
 
     def lines() -> Iterator[tuple[str, dict[Column, Any]]]:
-        for number, row in enumerate(rows, start=1):
+        for number, row in itertools.chain([(first, line)], numbered):
             place = f"{name}, line {number}"
-            cells = _json_object(row, place)
+            cells: dict[Any, Any] = json_record(row, place)
             if missing := [column for column in columns.needed if column not in cells]:
-                raise UserError(f"{place} has no {missing[0]}: it has {_listed(list(cells))}")
+                raise UserError(f"{place} has no {missing[0]}: it has {_listed(list(map(str, cells)))}")
             yield place, {column: cells.get(column) for column in keys}
+        notes.extend(empty.note())
 
-    return Records(name, keys, names, lines(), [])
-
-
-def _json_object(row: str, place: str) -> dict[Any, Any]:
-    try:
-        content = json.loads(row)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} is no JSON ({error}): JSON lines have one object a line") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{place} is no JSON object but {_short(content)}")
-    if "\\u" in row:  # JSON can spell half of a character, which no encoding knows
-        try:
-            json.dumps(content, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{place} holds half a character, \\ud800 to \\udfff: write the whole of it") from None
-    return content
+    return Records(name, keys, names, lines(), notes)
 
 
 def _tfds_records(task: Task, split: str, source: str, columns: Columns) -> Records:

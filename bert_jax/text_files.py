@@ -40,7 +40,10 @@ def foreign_encoding(start: bytes) -> str | None:
             return name
     head = start[: min(_LOOKED_AT, len(start) // 4 * 4)]
     zeros = tuple(head[place::4].count(0) * 8 > len(head) for place in range(4))  # in more than half of the places
-    patterns: dict[tuple[bool, ...], str] = {(False, True, True, True): "UTF-32LE", (True, True, True, False): "UTF-32BE"}
+    patterns: dict[tuple[bool, ...], str] = {
+        (False, True, True, True): "UTF-32LE",
+        (True, True, True, False): "UTF-32BE",
+    }
     patterns |= {(False, True, False, True): "UTF-16LE", (True, False, True, False): "UTF-16BE"}
     return patterns.get(zeros)
 
@@ -208,10 +211,11 @@ def refuse_no_characters(content: Any, place: str) -> None:
             if found := _NO_CHARACTER.search(value):
                 raise UserError(f"{place}{', ' if path else ''}{path} {_said_of(found)}")
         elif isinstance(value, dict):
-            pending += [(name, path) for name in value]
-            pending += [(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()]
+            parts = [(name, path) for name in value]
+            parts += [(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()]
+            pending += reversed(parts)  # the first place is told
         elif isinstance(value, list):
-            pending += [(inner, f"{path}[{number}]") for number, inner in enumerate(value)]
+            pending += reversed([(inner, f"{path}[{number}]") for number, inner in enumerate(value)])
 
 
 def refuse_no_character(text: str, place: str, mend: str = "mend what wrote the file") -> None:

@@ -37,6 +37,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of --data: validation (default) or train; of a fine-tuned run's task: dev (default)",
     )
+    unknown = (
+        "of a fine-tuned run: labels that it does not know: refuse, error (mistakes), ignore (default: as the run)"
+    )
+    add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
     add("--sequence-length", type=int, metavar="S", help="default: that of the run's last phase")
     add("--json", action="store_true", help="print the scores as JSON")
     text = parser.add_argument_group("any text").add_argument
@@ -85,7 +89,7 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     from bert_jax.session import say
 
     name = arguments.split or "dev"
-    model = SavedModel(arguments.run)
+    model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)
     split = model.split(str(arguments.data), name)
     for note in split.notes:
         say(note)
@@ -110,6 +114,8 @@ OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors"
 
 def _refuse_idle(arguments: argparse.Namespace) -> None:
     """Options that would do nothing."""
+    if arguments.unknown_labels is not None:
+        raise UserError(f"--unknown-labels is for fine-tuned runs, and {arguments.run} is none: leave it out")
     if arguments.text is None and arguments.data is None:
         raise UserError("nothing to score: give --data DIR (held-out data) or --text FILE... (any text)")
     idle, with_option = (OF_TEXT, "--text FILE...") if arguments.text is None else (("split",), "--data alone")

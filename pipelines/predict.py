@@ -28,6 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--data", metavar="DIR", help="folder with the task's files, one file, or tfds:NAME (default: standard input)")
     add("--split", metavar="NAME", help="of the data: dev, test, test_mismatched, ... (default: test)")
     add("--task", metavar="NAME", help="another task with the same labels: ax for a run of mnli")
+    unknown = "labels that the run does not know: refuse, error (scored as mistakes), ignore (default: as the run)"
+    add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
     add("--output", type=Path, metavar="DIR", help="folder for predictions (default: RUN/predictions)")
     add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
     return parser
@@ -37,13 +39,17 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
     if arguments.data is None:
-        idle = [name for name in ("split", "task", "output", "zip") if getattr(arguments, name) is not None]
+        idle = [
+            name
+            for name in ("split", "task", "unknown_labels", "output", "zip")
+            if getattr(arguments, name) is not None
+        ]
         if idle:
-            raise UserError(f"--{idle[0]} goes with --data: leave it out, or name the data")
+            raise UserError(f"--{idle[0].replace('_', '-')} goes with --data: leave it out, or name the data")
 
     from bert_jax.finetuning.saved import SavedModel
 
-    model = SavedModel(arguments.run)
+    model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)
     if arguments.data is None:
         return _predict_lines(model)
     return _predict_split(model, arguments)

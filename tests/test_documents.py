@@ -311,7 +311,7 @@ def test_a_declared_format_is_not_guessed_again(tmp_path):
     assert "line 1 is not JSON" in refusal(file, ReadingOptions(text_format="json"))
     assert "stands outside <doc>" in refusal(file, ReadingOptions(text_format="wiki"))
     wiki = write(tmp_path / "b", WIKI)
-    assert list(read_documents(wiki, ReadingOptions(text_format="plain")))[0][0].startswith("<doc id=")
+    assert next(read_documents(wiki, ReadingOptions(text_format="plain")))[0].startswith("<doc id=")
 
 
 @pytest.mark.parametrize("form", ["plain", "wiki", "json"])

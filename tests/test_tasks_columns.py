@@ -264,7 +264,7 @@ def test_labels_that_a_test_file_does_not_tell(tmp_path, nothing):
     assert read("sst2", "test", written(tmp_path, "test.tsv", *lines))[0].label is None
     said = refusal("sst2", "dev", written(tmp_path, "dev.tsv", *lines))
     if nothing == "-1":
-        assert said == "dev.tsv, line 2: label -1 is not one of 0, 1, negative, positive"
+        assert said == "dev.tsv, line 2: label -1 is not one of 0, 1, negative, positive: mend the file"
     else:
         assert said == "dev.tsv, line 2 has no label: add it or leave the line out"
 

@@ -41,7 +41,7 @@ class Records:
 
 
 def read_examples(
-    task: Task, split: str, source: str | Path
+    task: Task, split: str, source: str | Path, unknown_labels: str | None = None
 ) -> tuple[list[TextExample] | list[ChoiceExample] | list[Sentence], list[str]]:
     """The examples of a split, and notes for people about what was left out.
 
@@ -52,6 +52,9 @@ def read_examples(
     Args:
       split: a name of `task.files`.
       source: the folder of the data, a file, or `tfds:NAME[/CONFIG][:VERSION]`; `tfds:` is the task's own.
+      unknown_labels: a label of a text that is none of the task's classes is refused (None; "refuse" names the options of
+        fine-tuning too), or the example is kept, with a number
+        that no class has ("error"), or left out ("ignore"). Counted in the notes.
 
     Raises:
       UserError: missing files and columns, lines of another width, labels that are unknown or missing in a split that
@@ -65,9 +68,32 @@ def read_examples(
         _need_labels(records, columns, split)
     makers: dict[str, Callable[..., Iterator[Any]]] = {"choice": _choices, "tagging": _sentences}
     examples = list(makers.get(task.kind, _texts)(task, split, columns, records))
+    if task.kind == "classification":
+        examples = _with_foreign(task, split, records, examples, unknown_labels)
     if not examples:
         raise UserError(f"{records.name} has no examples: is it the right file?")
     return examples, records.notes
+
+
+def _with_foreign(
+    task: Task, split: str, records: Records, examples: list[TextExample], unknown_labels: str | None
+) -> list[TextExample]:
+    """The examples of which those with a label that is none of the classes are refused, kept or left out."""
+    foreign = [example for example in examples if example.foreign is not None]
+    if not foreign:
+        return examples
+    words = _listed(sorted({str(example.foreign) for example in foreign}))
+    if unknown_labels in (None, "refuse"):
+        shown = task.labels if task.meanings is None else (*(task.labels or ()), *task.meanings)
+        raise UserError(
+            f"{foreign[0].place}: label {foreign[0].foreign} is not one of {_listed(shown or ())}: mend the file"
+            f"{unknown_advice(task, split) if unknown_labels else ''}"
+        )
+    what = "count as mistakes" if unknown_labels == "error" else "are left out"
+    records.notes.append(
+        f"{records.name}: {len(foreign):,} examples have labels that are no classes ({words}) and {what}"
+    )
+    return examples if unknown_labels == "error" else [one for one in examples if one.foreign is None]
 
 
 def with_labels(task: Task, source: str | Path) -> Task:
@@ -96,6 +122,16 @@ def with_labels(task: Task, source: str | Path) -> Task:
     return replace(task, labels=tuple(sorted(words, key=int if numbers else None)))
 
 
+def unknown_advice(task: Task, split: str) -> str:
+    """What else than to mend the file can be done about labels that are not known, for a message of fine-tuning."""
+    ways = ["name every label with --labels"] if task.name == "own" or task.kind == "tagging" else []
+    if split != "train":
+        ways.append(
+            "have such labels scored as mistakes or left out: unknown_labels=error or ignore (--unknown-labels)"
+        )
+    return "".join(f", or {way}" for way in ways)
+
+
 # ---- examples ------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +140,9 @@ def _texts(task: Task, split: str, columns: Columns, records: Records) -> Iterat
     keys = [records.keys[column] for column in columns.text]
     for number, (place, cells) in enumerate(records.lines):
         texts = tuple(_text(cells[key], place) for key in keys)
-        yield TextExample(name_of(cells, number), texts, label_of(cells, place), place)
+        label = label_of(cells, place)
+        foreign, label = (label, len(task.labels or ())) if isinstance(label, str) else (None, label)
+        yield TextExample(name_of(cells, number), texts, label, place, foreign)
 
 
 def _choices(task: Task, split: str, columns: Columns, records: Records) -> Iterator[ChoiceExample]:
@@ -179,14 +217,14 @@ def _need_labels(records: Records, columns: Columns, split: str) -> None:
 
 
 def _label_reader(task: Task, split: str, columns: Columns, records: Records) -> Callable[[Cells, str], Any]:
-    """(cells, place) -> number of the class, rating, or None where a test file has none."""
+    """(cells, place) -> number of the class, rating, or None where a test file has none; a word that is no class."""
     key, may_miss = _key(records, columns.label), is_test(split)
     if key is None:
         return lambda cells, place: None
     parse = _rating(task) if task.kind == "regression" else _class_number(task)
-    known: dict[Any, int | float] = {}  # str -> label: most lines have a label that was seen before
+    known: dict[Any, int | float | str] = {}  # str -> label: most lines have a label that was seen before
 
-    def read(cells: Cells, place: str) -> int | float | None:
+    def read(cells: Cells, place: str) -> int | float | str | None:
         cell = cells[key]
         if type(cell) is str and cell in known:
             return known[cell]
@@ -228,19 +266,21 @@ def _is_hidden(word: str, task: Task) -> bool:
     return task.rating is not None if task.kind == "regression" else word not in (task.labels or ())
 
 
-def _class_number(task: Task) -> Callable[[str, str], int]:
+def _class_number(task: Task) -> Callable[[str, str], int | str]:
+    """(word, place) -> number of the class; of a classification the word itself where it is no class."""
     labels = task.labels or ()
     numbers = {word: number for words in (task.meanings or (), labels) for number, word in enumerate(words)}
 
-    def parse(word: str, place: str) -> int:
+    def parse(word: str, place: str) -> int | str:
         whole = re.sub(r"^(-?\d+)\.0+$", r"\1", word)  # 1.0: a column of numbers that had gaps
         if not labels and whole.isdecimal():  # choices whose number differs from line to line
             return int(whole)
         for spelling in (word, whole):
             if spelling in numbers:
                 return numbers[spelling]
-        shown = labels if task.meanings is None else (*labels, *task.meanings)
-        raise UserError(f"{place}: label {word} is not one of {_listed(shown) or 'the numbers from 0'}")
+        if task.kind == "classification":
+            return word
+        raise UserError(f"{place}: label {word} is not one of {_listed(labels) or 'the numbers from 0'}")
 
     return parse
 

@@ -61,6 +61,7 @@ class Prepared:
                 f"--task {task.name} has no training data: fine-tune --task {task.trains_with}, then bert-jax predict"
                 f" --task {task.name}"
             )
+        wanted.config.require_effect(task.kind)
         config = resolved(wanted.config, task, model.max_position_embeddings)
         self.task, self.config, self.head = _with_head(task, config, wanted.data)
         # Only what is trained is kept: other heads would be saved as they were, and mean nothing.

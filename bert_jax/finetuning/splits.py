@@ -32,12 +32,7 @@ def load_split(source: Source, name: str, training: bool = False, found: dict[st
 
 
 def resolved(config: FinetuneConfig, task: Task, positions: int) -> FinetuneConfig:
-    """The settings with those of the task where they say none; rows no longer than the model has positions.
-
-    Raises:
-      UserError: rows that are too long, or a setting that does nothing in such a task.
-    """
-    config.require_effect(task.kind)
+    """The settings with those of the task where they say none; rows no longer than the model has positions."""
     tokens = task.kind in ("span", "tagging")
     length = config.max_length or min(task.max_length, positions)
     if length > positions:

@@ -49,8 +49,8 @@ def make_output_printable() -> None:
     Standard output that goes to a file or another program is left as it is: it is data there.
     """
     if sys.stdout.isatty():
-        sys.stdout = PrintableStream(sys.stdout)  # type: ignore[assignment]
-    sys.stderr = PrintableStream(sys.stderr)  # type: ignore[assignment]
+        sys.stdout = PrintableStream(sys.stdout)
+    sys.stderr = PrintableStream(sys.stderr)
 
 
 @contextmanager

@@ -27,6 +27,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("nothing to add: give --words FILE, --input TEXT --add N, or --positions N")
     if bool(arguments.input) != bool(arguments.add):
         raise UserError("--input and --add go together: the N words of TEXT that save most tokens are added")
+    if arguments.output is None and (arguments.words or arguments.positions or arguments.keep_unused):
+        given = next(name for name in ("words", "positions", "keep_unused") if getattr(arguments, name))
+        raise UserError(
+            f"--{given.replace('_', '-')} without --output: words of --input are shown, and nothing is written; name --output"
+        )
+    if arguments.keep_unused and not (arguments.words or arguments.input):
+        raise UserError("--keep-unused is of words that are added: leave it out, or name words")
     from bert_jax.conversion.convert import extend
 
     asked = _checkpoint_options.asked(arguments)

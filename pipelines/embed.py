@@ -29,6 +29,12 @@ def main(argv: Sequence[str]) -> int:
         dtype=arguments.dtype,
         shard_size=arguments.shard_size,
     )
+    if settings.combine != EmbedSettings.combine and len(settings.layers) < 2:
+        raise UserError(
+            f"--combine {settings.combine} is of several layers: name them (--layers -4 -3 -2 -1), or leave it out"
+        )
+    if arguments.output.suffix == ".npz" and settings.shard_size != EmbedSettings.shard_size:
+        raise UserError(f"--shard-size: {arguments.output} is one file; leave it out, or name a directory for shards")
     asked = _checkpoint_options.asked(arguments)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
     lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))

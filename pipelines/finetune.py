@@ -100,7 +100,9 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
 
     columns: dict[str, Any] = {name: tuple(map(_column, getattr(arguments, name))) for name in ("text", "choices")}
     labels = tuple(arguments.labels) if arguments.labels else None
-    return OwnTask(arguments.kind, label=_column(arguments.label), id=_column(arguments.id), labels=labels, **columns)
+    task = OwnTask(arguments.kind, label=_column(arguments.label), id=_column(arguments.id), labels=labels, **columns)
+    task.task()  # refuses columns that do not fit, before anything is read
+    return task
 
 
 def _named_task(arguments: argparse.Namespace, given: Sequence[str]) -> Any:

@@ -140,6 +140,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     unknown = [name for name in options.objective if name not in OBJECTIVES]
     if unknown:
         raise UserError(f"--objective {unknown[0]} is not known: choose from {', '.join(OBJECTIVES)}")
+    _refuse_idle(options, {OBJECTIVES[name].examples for name in options.objective})
     names = (
         "held_out short_seq_prob random_next_prob seed shard_size lines json_field errors text_format splitter"
         " segmenter licence"
@@ -149,6 +150,25 @@ def settings_of(options: argparse.Namespace) -> Any:
         sequence_lengths=tuple(options.sequence_length),
         **{name: getattr(options, name) for name in names.split()},
     )
+
+
+def _refuse_idle(options: argparse.Namespace, kinds: set[str]) -> None:
+    """Options that would do nothing."""
+    from bert_jax.data.instances import PAIRS
+    from bert_jax.errors import UserError
+
+    def changed(name: str) -> bool:
+        return getattr(options, name) != parser().get_default(name)
+
+    idle = {
+        "runner_options": (options.runner is None, "is of --runner, which is not given"),
+        "workers": (options.runner is not None, "is of processes here, and --runner has its own"),
+        "random_next_prob": ("nsp" not in kinds, "is of the pairs of mlm_nsp and mlm_pairs"),
+        "short_seq_prob": (not kinds & set(PAIRS), "is of pairs, and no objective that has them is named"),
+    }
+    for name, (does_nothing, why) in idle.items():
+        if does_nothing and changed(name):
+            raise UserError(f"--{name.replace('_', '-')} {why}: leave it out")
 
 
 def summary(output: Path, manifest: Mapping[str, Any], seconds: float) -> str:

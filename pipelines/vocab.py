@@ -118,6 +118,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     text_format = "of the text; auto: as the first line looks" + default
     add("--text-format", choices=("auto", "plain", "wiki", "json"), default="auto", help=text_format)
     options = parser.parse_args(argv)
+    if options.keep_accents and (options.cased or options.model != "wordpiece"):
+        raise UserError("--keep-accents is for lower-cased WordPiece: cased ones and SentencePiece keep them always")
     for name in TRAINING_OPTIONS if options.compare else ():
         if getattr(options, name) != parser.get_default(name):
             raise UserError(f"--{name.replace('_', '-')} makes a vocabulary, and --compare makes none: leave it out")

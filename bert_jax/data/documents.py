@@ -79,6 +79,10 @@ class ReadingOptions:
         ):
             if value not in allowed:
                 raise UserError(f"{option} {value} is not known: use {' or '.join(allowed)}")
+        if self.json_field != ReadingOptions.json_field and self.text_format in ("plain", "wiki"):
+            raise UserError(f"--json-field is of JSON lines, and --text-format says {self.text_format}: leave one out")
+        if self.lines != ReadingOptions.lines and self.text_format in ("wiki", "json"):
+            raise UserError(f"--lines is of plain text, and --text-format says {self.text_format}: leave one out")
 
 
 @dataclass

@@ -44,7 +44,7 @@ from bert_jax.tokenization import Tokenizer
 
 # Measured, in bytes; see `_memory`.
 _HERE_BYTES, _WORKER_BYTES, _OF_SHARD_IN_WORKER = 150_000_000, 190_000_000, 3.4
-_OF_LONG_DOCUMENT = 5
+_OF_LONG_DOCUMENT = 6
 _SEGMENTER_BYTES, _OF_NGRAMS_IN_WORKER = 120_000_000, 4
 
 

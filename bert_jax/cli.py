@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from bert_jax import __version__
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.host_memory import keep_freed_memory
+from bert_jax.terminal import make_output_printable, printable_output
 
 STAGES = {
     "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
@@ -48,7 +49,14 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage. Returns the exit status: 0 done, 2 the user can mend it, 128 + signal interrupted and saved."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # the whole process is ours: a traceback is printed after this returns
+        make_output_printable()
+        return _main(sys.argv[1:])
+    with printable_output():
+        return _main(list(argv))
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else EXIT_USER_ERROR
@@ -59,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in rest
     rest = [argument for argument in rest if argument != "--debug"]
     try:
+        _require_characters(arguments)
         if stage not in STAGES:
             raise UserError(f"there is no stage '{stage}': the stages are {', '.join(STAGES)} (see bert-jax --help)")
         if stage in COMPUTING:
@@ -79,6 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"bert-jax {stage}: {describe_error(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _require_characters(arguments: Sequence[str]) -> None:
+    """Refuse arguments of bytes that are not UTF-8: what is written of them would fail, hours later."""
+    for number, argument in enumerate(arguments, start=1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"argument {number} is not UTF-8 ({argument!a}): rename the file or convert the text"
+            ) from None
 
 
 def describe_error(error: UserError | OSError) -> str:

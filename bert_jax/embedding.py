@@ -27,6 +27,7 @@ TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"
 _LEFT_BEHIND = re.compile(r"embeddings-\d{5,}\.npy(\.partial)?|embeddings\.json\.partial")  # before there is a record
 _BLOCK = 4096  # texts that are sorted by length and kept in memory at once
+_BLOCK_CHARACTERS = 2**22  # held at once, and one line more
 
 
 @dataclass(frozen=True)
@@ -199,11 +200,13 @@ def _clear(output: Path) -> None:
 
 def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
     block: list[str] = []
+    characters = 0
     for line in lines:
         block.append(line)
-        if len(block) == _BLOCK:
+        characters += len(line)
+        if len(block) == _BLOCK or characters >= _BLOCK_CHARACTERS:
             yield block
-            block = []
+            block, characters = [], 0
     if block:
         yield block
 

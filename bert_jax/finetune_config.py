@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be configured of fine-tuning. Defaults: the paper's recipe; `none` stands for what the task's table says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from bert_jax.config import (
     ATTENTIONS,
@@ -20,6 +20,14 @@ from bert_jax.model_description import COMBINATIONS, FUSIONS
 TOO_LONG = ("error", "truncate", "windows")
 NORMALISATIONS = ("nbest", "window", "question")
 BROKEN_TAGS = ("repair", "refuse")
+UNKNOWN_LABELS = ("refuse", "error", "ignore")
+# Settings that act in some kinds of task only; in the others they are refused where they are set.
+ACTS_IN = {
+    "unknown_labels": ("classification", "tagging"),
+    "fusion": ("classification", "regression"),
+    **dict.fromkeys(("max_query_length", "max_answer_length", "n_best", "normalisation"), ("span",)),
+    **dict.fromkeys(("broken_tags", "tag_scheme", "constrained"), ("tagging",)),
+}
 UNROLLED_ON_CPU = 6  # layers: 4 of 128 train 1.2 to 1.5 times as fast as in a loop, and compile as long
 
 
@@ -62,6 +70,10 @@ class FinetuneConfig:
     broken_tags: str = setting(
         "repair", "tags that break their scheme: repair (as conlleval reads them; counted) or refuse"
     )
+    unknown_labels: str = setting(
+        "refuse",
+        "labels and tags that only dev or test has: refuse, error (scored as mistakes), ignore (not scored); both counted",
+    )
     tag_scheme: str | None = setting(None, "that the network learns: IOB1, IOB2, IOBES, ... (none: the file's)")
     constrained: bool = setting(False, "tags are decoded so that none breaks the scheme (Viterbi)")
     layers: str = setting("", "that the head reads, such as -4,-3,-2,-1; 0: the embeddings (nothing: the last)")
@@ -85,6 +97,7 @@ class FinetuneConfig:
             "too_long": (*TOO_LONG, None),
             "normalisation": NORMALISATIONS,
             "broken_tags": BROKEN_TAGS,
+            "unknown_labels": UNKNOWN_LABELS,
             "compute_dtype": COMPUTE_DTYPES,
             "remat": REMAT_POLICIES,
             "attention": ATTENTIONS,
@@ -96,6 +109,23 @@ class FinetuneConfig:
                 words = ", ".join("none" if choice is None else choice for choice in known)
                 raise UserError(f"{name}={getattr(self, name)} is not known: choose one of {words}")
         _ = self.chosen_layers  # refuses what is no list of numbers
+
+    def require_effect(self, kind: str) -> None:
+        """Refuse settings that would do nothing in a task of this kind.
+
+        Raises:
+          UserError: names one.
+        """
+        changed = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+        for name, kinds in ACTS_IN.items():
+            if name in changed and kind not in kinds:
+                raise UserError(f"{name} is for {' and '.join(kinds)} and does nothing in {kind}: leave it out")
+        windows = self.too_long == "windows" or (self.too_long is None and kind in ("span", "tagging"))
+        for name in ("stride", "fusion"):
+            if name in changed and not windows:
+                raise UserError(f"{name} is of windows, and long texts are not cut into such: add too_long=windows")
+        if "combine" in changed and not self.chosen_layers:
+            raise UserError("combine is of several layers, and none are named: add layers=-4,-3,-2,-1")
 
     def _check_numbers(self) -> None:
         if not 0 <= self.seed < 2**32:

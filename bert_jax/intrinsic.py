@@ -72,6 +72,7 @@ class TextSettings:
     lines: str = "sentences"  # as of `bert-jax prepare`, for the baseline's text too
     json_field: str = "text"
     errors: str = "strict"
+    text_format: str = "auto"
 
     def __post_init__(self) -> None:
         if self.pseudo_perplexity < 0:
@@ -162,6 +163,7 @@ def _prepare_settings(run: RunDirectory, settings: TextSettings, kind: str, leng
         lines=settings.lines,
         json_field=settings.json_field,
         errors=settings.errors,
+        text_format=settings.text_format,
         **{name: manifest[name] for name in _REMADE if name in manifest},
     )
 

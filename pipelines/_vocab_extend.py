@@ -27,6 +27,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("nothing to add: give --words FILE, --input TEXT --add N, or --positions N")
     if bool(arguments.input) != bool(arguments.add):
         raise UserError("--input and --add go together: the N words of TEXT that save most tokens are added")
+    if arguments.output is None and (arguments.words or arguments.positions or arguments.keep_unused):
+        given = next(name for name in ("words", "positions", "keep_unused") if getattr(arguments, name))
+        raise UserError(
+            f"--{given.replace('_', '-')} without --output: words of --input are shown, and nothing is written; name --output"
+        )
+    if arguments.keep_unused and not (arguments.words or arguments.input):
+        raise UserError("--keep-unused is of words that are added: leave it out, or name words")
     from bert_jax.conversion.convert import extend
 
     asked = _checkpoint_options.asked(arguments)
@@ -50,10 +57,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _words(path: Path) -> list[str]:
     """A word a line; empty lines are passed over."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 at byte {error.start}: convert the file") from None
+    from bert_jax.tasks.task_files import read_lines
+
+    return [line.strip() for _, line in read_lines(path) if line.strip()]
 
 
 def _suggest(model: Path, inputs: Sequence[str], most: int, asked: "Asked") -> "list[Suggestion]":

@@ -43,8 +43,14 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.bench.subjects import DEFAULT, SUBJECTS
 
     arguments = make_parser(SUBJECTS, DEFAULT).parse_intermixed_args(argv)
+    if arguments.all and arguments.only:
+        raise UserError("--all and --only: one at a time")
     subjects = list(SUBJECTS) if arguments.all else arguments.only or list(DEFAULT)
     name, settings = split_config(arguments.config, arguments.settings)
+    if arguments.peer_python is not None and "peer" not in subjects:
+        raise UserError(
+            "--peer-python is for the subject peer, which is not measured: add it to --only, or leave it out"
+        )
     if arguments.peer_python is not None and not arguments.peer_python.is_file():
         raise UserError(f"--peer-python {arguments.peer_python}: no such file: name the Python of an environment")
     if "peer" in subjects:  # both sides share the memory of a GPU

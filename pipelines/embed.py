@@ -3,7 +3,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
     from bert_jax.embedding import embed_lines, EmbedSettings
     from bert_jax.pretrained import load
+    from bert_jax.tasks.task_files import read_lines
     from bert_jax.train_state import COMPUTE_DTYPES
 
     settings = EmbedSettings(
@@ -28,27 +29,21 @@ def main(argv: Sequence[str]) -> int:
         dtype=arguments.dtype,
         shard_size=arguments.shard_size,
     )
+    if settings.combine != EmbedSettings.combine and len(settings.layers) < 2:
+        raise UserError(
+            f"--combine {settings.combine} is of several layers: name them (--layers -4 -3 -2 -1), or leave it out"
+        )
+    if arguments.output.suffix == ".npz" and settings.shard_size != EmbedSettings.shard_size:
+        raise UserError(f"--shard-size: {arguments.output} is one file; leave it out, or name a directory for shards")
     asked = _checkpoint_options.asked(arguments)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
-    lines = _lines(arguments.input)
+    lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))
     size = arguments.input.stat().st_size
     record = embed_lines(lines, size, model, settings, arguments.output, str(arguments.input))
     cut = f", {record['truncated']:,} of them cut to {model.description.model.max_position_embeddings} tokens"
     print(f"{arguments.output}: {record['texts']:,} vectors of {record['width']}{cut if record['truncated'] else ''}")
     print(json.dumps(record["settings"]))
     return 0
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, without their ends."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode().rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: is not UTF-8 at its byte {error.start}: convert the file"
-                ) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     option(
         "model", type=Path, metavar="MODEL", help="a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint"
     )
-    option("--input", type=Path, required=True, metavar="FILE", help="one text a line; vector n is that of line n")
+    option(
+        "--input", type=Path, required=True, metavar="FILE", help="one text a line, also packed; vector n is of line n"
+    )
     option("--output", type=Path, required=True, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
     option(
         "--pooling",

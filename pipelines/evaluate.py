@@ -37,6 +37,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of --data: validation (default) or train; of a fine-tuned run's task: dev (default)",
     )
+    unknown = (
+        "of a fine-tuned run: labels that it does not know: refuse, error (mistakes), ignore (default: as the run)"
+    )
+    add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
     add("--sequence-length", type=int, metavar="S", help="default: that of the run's last phase")
     add("--json", action="store_true", help="print the scores as JSON")
     text = parser.add_argument_group("any text").add_argument
@@ -47,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     text("--lines", choices=("sentences", "paragraphs"), help="what a line of plain text is (default: sentences)")
     text("--json-field", metavar="NAME", help="field of JSON lines that holds the text (default: text)")
     text("--errors", choices=("strict", "replace"), help="bytes that are not UTF-8 (default: strict)")
+    text("--text-format", choices=("auto", "plain", "wiki", "json"), help="default: auto, as the first line looks")
     text("--output", type=Path, metavar="JSON", help="file to write; default: RUN/evaluation-text.json")
     return parser
 
@@ -85,7 +90,7 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     from bert_jax.session import say
 
     name = arguments.split or "dev"
-    model = SavedModel(arguments.run)
+    model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)
     split = model.split(str(arguments.data), name)
     for note in split.notes:
         say(note)
@@ -105,12 +110,14 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     return 0
 
 
-TEXT_SETTINGS = ("sequence_length", "pseudo_perplexity", "lines", "json_field", "errors")
-OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors", "output")
+TEXT_SETTINGS = ("sequence_length", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
+OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors", "text_format", "output")
 
 
 def _refuse_idle(arguments: argparse.Namespace) -> None:
     """Options that would do nothing."""
+    if arguments.unknown_labels is not None:
+        raise UserError(f"--unknown-labels is for fine-tuned runs, and {arguments.run} is none: leave it out")
     if arguments.text is None and arguments.data is None:
         raise UserError("nothing to score: give --data DIR (held-out data) or --text FILE... (any text)")
     idle, with_option = (OF_TEXT, "--text FILE...") if arguments.text is None else (("split",), "--data alone")

@@ -39,9 +39,12 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.batch import pair_words
     from bert_jax.inference import Inference, MASK, SEPARATOR, shorten
     from bert_jax.run_directory import open_run
+    from bert_jax.text_files import text_lines
 
     run = open_run(arguments.run)
-    texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    texts = arguments.texts or [
+        line.rstrip("\r") for _, line in text_lines(sys.stdin.buffer, "standard input") if line.strip()
+    ]
     if not texts:
         raise UserError(f"no text was given: write bert-jax fill-mask {run.path} 'the [MASK] of the file'")
     for text in texts:

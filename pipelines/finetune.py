@@ -2,6 +2,7 @@
 """bert-jax finetune: a pre-trained model + a task -> a fine-tuned run with scores and predictions."""
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -54,11 +55,21 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
     """Options that describe one's own files."""
     own = parser.add_argument_group("your own data (--task own): train, dev and test as .tsv, .csv, .jsonl in --data")
     own.add_argument("--kind", choices=("classification", "regression", "choice", "span", "tagging"))
-    own.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help="of the text, or of both texts of a pair")
-    own.add_argument("--label", metavar="COLUMN")
+    own.add_argument(
+        "--text",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="of the text, or of both texts of a pair; of tagging, tasks of the table too, that of the words: a number from 0"
+        " or, negative, from the end, or a name of CoNLL-U (FORM, UPOS, MISC:name)",
+    )
+    own.add_argument("--label", metavar="COLUMN", help="of the label, the rating or the tags")
     own.add_argument("--id", metavar="COLUMN", help="of a name of the example (default: its number)")
     own.add_argument(
-        "--labels", nargs="+", metavar="WORD", help="classes, in order (default: those of the training file)"
+        "--labels",
+        nargs="+",
+        metavar="WORD",
+        help="classes, in order; of tagging, tasks of the table too, tags or types (default: those of the training file)",
     )
     own.add_argument(
         "--positive", metavar="WORD", help="of two classes the one that F1 is of (default: the second in order)"
@@ -85,24 +96,39 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
     Raises:
       UserError: options of one's own data with a task of the table, or none without.
     """
-    given = [
-        name for name in ("kind", "text", "label", "id", "labels", "choices", "positive") if getattr(arguments, name)
-    ]
+    options = ("kind", "text", "label", "id", "labels", "choices", "positive")
+    given = [name for name in options if getattr(arguments, name) not in (None, [])]
     if arguments.task != "own":
-        if given:
-            raise UserError(f"--{given[0]} describes your own data: use it with --task own")
-        return arguments.task
+        return _named_task(arguments, given) if given else arguments.task
     if arguments.kind is None:
         raise UserError("--task own needs --kind: classification, regression, choice, span or tagging")
     from bert_jax.finetuning.run_files import OwnTask
 
-    def column(name: str | None) -> str | int | None:
-        return int(name) if name is not None and name.isdecimal() else name
-
-    columns: dict[str, Any] = {name: tuple(map(column, getattr(arguments, name))) for name in ("text", "choices")}
+    columns: dict[str, Any] = {name: tuple(map(_column, getattr(arguments, name))) for name in ("text", "choices")}
     labels = tuple(arguments.labels) if arguments.labels else None
-    columns |= {"label": column(arguments.label), "id": column(arguments.id)}
-    return OwnTask(arguments.kind, labels=labels, positive=arguments.positive, **columns)
+    columns |= {"label": _column(arguments.label), "id": _column(arguments.id)}
+    task = OwnTask(arguments.kind, labels=labels, positive=arguments.positive, **columns)
+    task.task()  # refuses columns that do not fit, before anything is read
+    return task
+
+
+def _named_task(arguments: argparse.Namespace, given: Sequence[str]) -> Any:
+    """A task of the table whose files have other columns, or more labels than its training file."""
+    from bert_jax.finetuning.run_files import OwnTask
+    from bert_jax.tasks.table import find_task
+
+    task = find_task(arguments.task)
+    foreign = [name for name in given if task.kind != "tagging" or name not in ("text", "label", "labels")]
+    if foreign:
+        raise UserError(f"--{foreign[0]} describes your own data: use it with --task own")
+    labels = tuple(arguments.labels) if arguments.labels else None
+    text: Any = tuple(map(_column, arguments.text))
+    return OwnTask(task.kind, text, _column(arguments.label), labels=labels, name=task.name)
+
+
+def _column(name: str | None) -> str | int | None:
+    """A column by its number, from 0 or, if negative, from the end; else its name."""
+    return int(name) if name is not None and re.fullmatch("-?[0-9]+", name) else name
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 if TYPE_CHECKING:
     from bert_jax.finetuning.saved import SavedModel
 
-LINES_AT_ONCE = 1024
+LINES_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 2**22
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,6 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--data", metavar="DIR", help="folder with the task's files, one file, or tfds:NAME (default: standard input)")
     add("--split", metavar="NAME", help="of the data: dev, test, test_mismatched, ... (default: test)")
     add("--task", metavar="NAME", help="another task with the same labels: ax for a run of mnli")
+    unknown = "labels that the run does not know: refuse, error (scored as mistakes), ignore (default: as the run)"
+    add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
     add("--output", type=Path, metavar="DIR", help="folder for predictions (default: RUN/predictions)")
     add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
     return parser
@@ -38,13 +40,17 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
     if arguments.data is None:
-        idle = [name for name in ("split", "task", "output", "zip") if getattr(arguments, name) is not None]
+        idle = [
+            name
+            for name in ("split", "task", "unknown_labels", "output", "zip")
+            if getattr(arguments, name) is not None
+        ]
         if idle:
-            raise UserError(f"--{idle[0]} goes with --data: leave it out, or name the data")
+            raise UserError(f"--{idle[0].replace('_', '-')} goes with --data: leave it out, or name the data")
 
     from bert_jax.finetuning.saved import SavedModel
 
-    model = SavedModel(arguments.run)
+    model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)
     if arguments.data is None:
         return _predict_lines(model)
     return _predict_split(model, arguments)
@@ -103,18 +109,16 @@ def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
 
 def _blocks(file: Any) -> Iterator[tuple[int, list[str]]]:
     """Lines of standard input with the number of the first; a person who types gets an answer a line."""
+    from bert_jax.text_files import text_lines
+
     block: list[str] = []
-    number = 0
+    number = characters = 0
     interactive = file.isatty()
-    for number, line in enumerate(file, start=1):
-        try:
-            block.append(line.decode().rstrip("\r\n"))
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"standard input, line {number}: is not UTF-8 at its byte {error.start}: convert it"
-            ) from None
-        if interactive or len(block) == LINES_AT_ONCE:
+    for number, line in text_lines(file, "standard input"):
+        block.append(line.rstrip("\r"))
+        characters += len(line)
+        if interactive or len(block) == LINES_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
             yield number - len(block) + 1, block
-            block = []
+            block, characters = [], 0
     if block:
         yield number - len(block) + 1, block

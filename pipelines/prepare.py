@@ -48,6 +48,8 @@ def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
     add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
     errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
     add("--errors", choices=("strict", "replace"), default="strict", help=errors)
+    text_format = "of the text; auto: as the first line looks" + default
+    add("--text-format", choices=("auto", "plain", "wiki", "json"), default="auto", help=text_format)
     splitter = (
         "what splits paragraphs into sentences: rules (English, Chinese, Japanese), or sentencex:LANGUAGE for another, such"
         " as sentencex:de" + default
@@ -138,14 +140,35 @@ def settings_of(options: argparse.Namespace) -> Any:
     unknown = [name for name in options.objective if name not in OBJECTIVES]
     if unknown:
         raise UserError(f"--objective {unknown[0]} is not known: choose from {', '.join(OBJECTIVES)}")
+    _refuse_idle(options, {OBJECTIVES[name].examples for name in options.objective})
     names = (
-        "held_out short_seq_prob random_next_prob seed shard_size lines json_field errors splitter segmenter licence"
+        "held_out short_seq_prob random_next_prob seed shard_size lines json_field errors text_format splitter"
+        " segmenter licence"
     )
     return PrepareSettings(
         kinds=tuple(OBJECTIVES[name].examples for name in options.objective),
         sequence_lengths=tuple(options.sequence_length),
         **{name: getattr(options, name) for name in names.split()},
     )
+
+
+def _refuse_idle(options: argparse.Namespace, kinds: set[str]) -> None:
+    """Options that would do nothing."""
+    from bert_jax.data.instances import PAIRS
+    from bert_jax.errors import UserError
+
+    def changed(name: str) -> bool:
+        return getattr(options, name) != parser().get_default(name)
+
+    idle = {
+        "runner_options": (options.runner is None, "is of --runner, which is not given"),
+        "workers": (options.runner is not None, "is of processes here, and --runner has its own"),
+        "random_next_prob": ("nsp" not in kinds, "is of the pairs of mlm_nsp and mlm_pairs"),
+        "short_seq_prob": (not kinds & set(PAIRS), "is of pairs, and no objective that has them is named"),
+    }
+    for name, (does_nothing, why) in idle.items():
+        if does_nothing and changed(name):
+            raise UserError(f"--{name.replace('_', '-')} {why}: leave it out")
 
 
 def summary(output: Path, manifest: Mapping[str, Any], seconds: float) -> str:
@@ -187,5 +210,6 @@ def _left_out(manifest: Mapping[str, Any]) -> list[str]:
         "replaced_bytes": "bytes that are not UTF-8 were replaced",
         "control_lines": "lines of nothing but control characters were left out",
         "empty_documents": "documents without text were left out",
+        "empty_lines": "empty lines between JSON records were skipped",
     }
-    return lines + [f"  {reading[name]:,} {text}" for name, text in words.items() if reading[name]]
+    return lines + [f"  {reading[name]:,} {text}" for name, text in words.items() if reading.get(name)]

@@ -75,6 +75,8 @@ def score_conll(arguments: argparse.Namespace) -> None:
     """Print what conlleval prints of a file, or the same as JSON."""
     from bert_jax.scoring import conll
 
+    if arguments.outside != conll.OUTSIDE.prefix and not arguments.raw:
+        raise UserError(f"--outside {arguments.outside} is for bare types: give --raw too, or leave it out")
     words = list(conll.read_words(arguments.file, arguments.delimiter, arguments.raw, arguments.outside))
     if not any(words):
         raise UserError(f"{arguments.file} has no word to score: give lines that end in a gold and a predicted tag")
@@ -116,6 +118,8 @@ def _score_all(arguments: argparse.Namespace) -> None:
     from bert_jax.scoring.glue import PAPER_AVERAGE, paper_average, SITE_AVERAGE, site_average
     from bert_jax.tasks.table import TASKS
 
+    if arguments.split is not None:
+        raise UserError("--split is of one task: with --task all the files say which they are; leave it out")
     if not arguments.data.is_dir() or not arguments.predictions.is_dir():
         raise UserError(
             "--task all reads folders: --data with GLUE's folders, --predictions with CoLA.tsv, MNLI-m.tsv ..."

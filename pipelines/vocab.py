@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int | None:
 
     options.sample_characters = options.sample_characters or SAMPLE_CHARACTERS[options.model]
     sources = parse_sources(options.input)
-    reading = ReadingOptions(options.json_field, options.lines, options.errors)
+    reading = ReadingOptions(options.json_field, options.lines, options.errors, options.text_format)
     if options.compare:
         return compare(options.compare, sources, reading, options.sample_characters)
     settings = _settings(options)
@@ -115,7 +115,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
     errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
     add("--errors", choices=("strict", "replace"), default="strict", help=errors)
+    text_format = "of the text; auto: as the first line looks" + default
+    add("--text-format", choices=("auto", "plain", "wiki", "json"), default="auto", help=text_format)
     options = parser.parse_args(argv)
+    if options.keep_accents and (options.cased or options.model != "wordpiece"):
+        raise UserError("--keep-accents is for lower-cased WordPiece: cased ones and SentencePiece keep them always")
     for name in TRAINING_OPTIONS if options.compare else ():
         if getattr(options, name) != parser.get_default(name):
             raise UserError(f"--{name.replace('_', '-')} makes a vocabulary, and --compare makes none: leave it out")
@@ -147,7 +151,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "strip_accents": options.model == "wordpiece" and not (options.cased or options.keep_accents),
         **special,
         "sample_characters": options.sample_characters,
-        **{name: getattr(options, name) for name in ("lines", "json_field", "errors")},
+        **{name: getattr(options, name) for name in ("lines", "json_field", "errors", "text_format")},
     }
 
 
@@ -192,7 +196,7 @@ def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]"
         raise UserError(f"{output} is there and was not made by bert-jax vocab: {remedy}")
     try:
         record = json.loads((output / RECORD_FILE).read_text(encoding="utf-8"))
-        recorded = record["settings"]
+        recorded = {"text_format": "auto"} | record["settings"]  # which earlier records do not name
         for name, value in settings.items():
             if recorded.get(name) != value:
                 raise UserError(f"{output} was made with {name}={recorded.get(name)}, not {value}: {remedy}")

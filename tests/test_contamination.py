@@ -106,7 +106,7 @@ def test_packed_files_are_read(tmp_path):
     [
         (None, "no such file"),
         (b"a few words", "no text of 13 words or more"),
-        (b"caf\xe9 " * 20, "not UTF-8 at byte 3"),
+        (b"caf\xe9 " * 20, "not UTF-8 at its byte 3"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path, content, message):

@@ -85,7 +85,7 @@ def test_json_lines(tmp_path):
         ["One here.", "Two here.", "Three in a paragraph of its own."],
         ["天黑了。", "我们回家吧！"],
     ]
-    assert counts == ReadingCounts(empty_documents=1)
+    assert counts == ReadingCounts(empty_documents=1, empty_lines=2)
     other = write(tmp_path / "b", '{"body": "It is here.", "text": 7}\n')
     assert list(read_documents(other, ReadingOptions(json_field="body"))) == [["It is here."]]
 
@@ -161,11 +161,11 @@ def test_a_document_that_fills_memory_is_refused_by_its_place(tmp_path, monkeypa
     monkeypatch.setattr(documents, "LONGEST_DOCUMENT", 2_000_000)
     short, long = "short\n\n", "0123456789\n" * 200_001
     message = refusal(write(tmp_path / "a", short + long + "\n" + short))
-    assert "document that begins on line 3 has more than 2 million characters: separate documents by blank" in message
+    assert "document that begins on line 3 has more than 2,000,000 characters: separate documents by blank" in message
     message = refusal(write(tmp_path / "b", WIKI + WIKI.replace("No title", long + "No title")))
-    assert "the <doc> of line 26 has more than 2 million characters" in message
+    assert "the <doc> of line 26 has more than 2,000,000 characters" in message
     message = refusal(write(tmp_path / "c", '{"text": "a"}\n' + json.dumps({"text": long})))
-    assert "line 2 has more than 2 million characters" in message
+    assert "line 2 has more than 2,000,000 characters" in message
 
 
 def test_endless_line_is_refused_before_it_fills_memory(tmp_path, monkeypatch):
@@ -194,14 +194,14 @@ def test_replaced_bytes_are_counted(tmp_path):
 
 def test_text_in_another_encoding_is_not_replaced_away(tmp_path):
     """A tenth of the bytes at most: more is another encoding, or no text."""
-    for raw in ("Привет, мир. " * 20).encode("koi8-r"), ("plain text " * 20).encode("utf-16-le"), bytes(range(256)) * 9:
+    for raw in ("Привет, мир. " * 20).encode("koi8-r"), bytes(range(256)) * 9:
         assert f"of the {len(raw)} bytes that begin at byte 0" in refusal(write(tmp_path / "a", raw), REPLACE)
 
 
 def test_escaped_half_characters_in_json(tmp_path):
     """JSON can say what UTF-8 cannot: half of a pair of \\u escapes, which no later step could write."""
     file = write(tmp_path / "a", '{"text": "good \\ud83d\\ude00"}\n{"text": "bad \\ud83d, nul \\u0000"}\n')
-    assert "line 2: \\ud83d is no character" in refusal(file)
+    assert "line 2, text holds half a character, \\ud83d: mend" in refusal(file)
     counts = ReadingCounts()
     assert list(read_documents(file, REPLACE, counts)) == [["good 😀"], ["bad \ufffd, nul \ufffd"]]
     assert counts == ReadingCounts(replaced_bytes=12)
@@ -246,9 +246,12 @@ BAD_FILES = {
         "byte 0xe9 at byte 8 of the unpacked text (line 2)",
     ),
     "utf-16": ("some text".encode("utf-16"), "is UTF-16: convert it"),
+    "utf-32": ("some text".encode("utf-32"), "is UTF-32: convert it (iconv -f UTF-32 -t UTF-8)"),
+    "gb18030": ("\ufeff文".encode("gb18030"), "is GB18030: convert it"),
+    "a name twice": ('{"text": "a", "text": "b"}\n', "line 1: 'text' is in one object twice"),
     "utf-16 without a mark": (
         "some text".encode("utf-16-le"),
-        "NUL at byte 1 (line 1); leave it out of --input, convert",
+        "is UTF-16LE: convert it (iconv -f UTF-16LE -t UTF-8)",
     ),
     "zip": (b"PK\x03\x04rest", "is a zip archive: unpack it first"),
     "tar": (tar(b"text\n"), "is a tar archive: unpack it first"),
@@ -265,13 +268,13 @@ BAD_FILES = {
     ),
     "no text": ('{"text": null}\n', "line 1: the field 'text' holds null, not text; name the text's with --json-field"),
     "a list": ('{"text": ["a"]}\n', "line 1: the field 'text' holds a list, not text"),
-    "no record": ('{"text": "a"}\n["b"]\n', "line 2 is not a JSON record but a list"),
+    "no record": ('{"text": "a"}\n["b"]\n', "line 2 is no JSON object but ['b']"),
     "cut record": (
         '{"text": "a"}\n{"text": "b',
-        "line 2 is not a JSON record (Unterminated string starting at at charac",
+        "line 2 is not JSON (Unterminated string starting at: line 1 column 10",
     ),
-    "indented record": ('{\n  "text": "a"\n}\n', "line 1 is not a JSON record (Expecting property name"),
-    "deep record": ('{"text": ' + "[" * 100_000, "line 1 is not a JSON record"),
+    "indented record": ('{\n  "text": "a"\n}\n', "line 1 is not JSON (Expecting property name"),
+    "deep record": ('{"text": ' + "[" * 100_000, "line 1 is nested too deeply"),
     "array": ('[\n{"text": "a"}]\n', "holds one JSON array, not JSON lines"),
     "array on a line": ('[{"text": "a"}]\n', "holds one JSON array, not JSON lines"),
 }
@@ -293,3 +296,33 @@ def test_sentences_of_a_document_are_at_least_one():
     assert sentences_of(documents.RawDocument(["A. B.", "C d. E f."], False)) == ["A. B.", "C d. E f."]
     assert sentences_of(documents.RawDocument(["It is. It was.", "…"], True)) == ["It is.", "It was.", "…"]
     assert not re.search(r"\s$", sentences_of(documents.RawDocument(["a. "], True))[0])
+
+
+@pytest.mark.parametrize("first", ['{"it": begins as JSON does', "[{", '{ "a quotation", it said', "[", "{"])
+def test_text_that_looks_like_json_can_be_declared_plain(tmp_path, first):
+    file = write(tmp_path / "a", f"{first}\nBut it is not.\n")
+    assert "JSON" in refusal(file)
+    assert list(read_documents(file, ReadingOptions(text_format="plain"))) == [[first, "But it is not."]]
+
+
+def test_a_declared_format_is_not_guessed_again(tmp_path):
+    """Plain text that is said to be JSON lines is refused, not read as plain."""
+    file = write(tmp_path / "a", "One line.\n")
+    assert "line 1 is not JSON" in refusal(file, ReadingOptions(text_format="json"))
+    assert "stands outside <doc>" in refusal(file, ReadingOptions(text_format="wiki"))
+    wiki = write(tmp_path / "b", WIKI)
+    assert next(read_documents(wiki, ReadingOptions(text_format="plain")))[0].startswith("<doc id=")
+
+
+@pytest.mark.parametrize("form", ["plain", "wiki", "json"])
+def test_a_document_of_too_many_lines_is_refused(tmp_path, monkeypatch, form):
+    """Short lines take far more memory than their characters."""
+    monkeypatch.setattr(documents, "MOST_LINES", 1000)
+    text = "a\n" * 1000
+    make = {
+        "plain": lambda text: text,
+        "wiki": lambda text: f'<doc id="1" url="u" title="t">\n{text}</doc>\n',
+        "json": lambda text: json.dumps({"text": text.rstrip("\n")}),
+    }[form]
+    assert [len(document) for document in read_documents(write(tmp_path / "a", make(text)))] == [1000]
+    assert "has more than 1,000 lines" in refusal(write(tmp_path / "b", make(text + "a\n")))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`bert-jax embed`: what a vector is made of, and the files."""
 
+import gzip
 import json
 
 import numpy as np
@@ -146,3 +147,26 @@ def test_a_line_that_is_not_utf_8_is_named(tmp_path, folder, capsys):
     (tmp_path / "lines.txt").write_bytes(b"a\nb\xff\n")
     assert main(["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "x")]) == 2
     assert "lines.txt, line 2: is not UTF-8 at its byte 1" in capsys.readouterr().err
+
+
+def test_lines_are_read_as_everywhere(tmp_path, folder, capsys):
+    """Packed files, byte order marks and ends of Windows' lines; an empty line keeps its vector; other encodings."""
+    plain, packed = tmp_path / "plain.txt", tmp_path / "packed.txt"
+    plain.write_bytes(b"a b\n\nc\n")
+    packed.write_bytes(gzip.compress(b"\xef\xbb\xbfa b\r\n\r\nc\r\n"))
+    vectors = []
+    for path in (plain, packed):
+        output = tmp_path / f"{path.stem}.npz"
+        assert main(["embed", str(folder), "--input", str(path), "--output", str(output)]) == 0
+        vectors.append(np.load(output)["embeddings"])
+    assert len(vectors[0]) == 3
+    np.testing.assert_array_equal(*vectors)
+    plain.write_bytes("a".encode("utf-16"))
+    assert main(["embed", str(folder), "--input", str(plain), "--output", str(tmp_path / "x")]) == 2
+    assert "plain.txt is UTF-16: convert it" in capsys.readouterr().err
+
+
+def test_a_block_of_long_lines_is_bounded(monkeypatch):
+    """4,096 lines of 32 MiB each would be held at once."""
+    monkeypatch.setattr(embedding, "_BLOCK_CHARACTERS", 10)
+    assert list(embedding._blocks(["abcd"] * 7)) == [["abcd"] * 3, ["abcd"] * 3, ["abcd"]]

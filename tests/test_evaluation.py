@@ -212,7 +212,8 @@ def test_segments_of_a_pair(run):
 def test_fill_mask_prints_pairs_in_words(run, capsys, monkeypatch):
     import io
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("the ship of the [MASK] . [SEP] the rose .\n\n"))
+    text = b"the ship of the [MASK] . [SEP] the rose .\n\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
     run_stage("fill-mask", run)
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] == "the ship of the [MASK] . [SEP] the rose ."

@@ -300,3 +300,70 @@ def test_a_class_without_an_example_is_said(tmp_path):
     assert [note.split(":")[0] for note in split.notes] == ["dev has no example of b"]
     outcome = split.outcome([np.eye(3)[label] for label in (0, 2)])
     assert outcome.scores == pytest.approx({"accuracy": 1.0, "mcc": 1.0, "macro_f1": 2 / 3})
+
+
+# ---- labels that only dev has ------------------------------------------------------------------------------------
+
+
+def ner_with(data: Path, dev: str, **settings: object) -> Split:
+    """Dev of CoNLL-2003 whose head knows persons and places."""
+    (data / "eng.testa").write_text(dev.replace("|", "\n"))
+    return load_split(source("conll2003", data, TaskHead("tagging", 5, TAGS), tag_scheme="IOB2", **settings), "dev")
+
+
+def test_tags_that_only_dev_has(tmp_path):
+    data = write_conll(tmp_path / "data")
+    dev = "ann NN O B-PER|is NN O O|rome NN O B-GPE||ann NN O B-PER|"
+    with pytest.raises(
+        UserError, match=r"eng.testa, line 1, word 3 \(rome\): the tag B-GPE.*name every label with --labels"
+    ):
+        ner_with(data, dev)
+    counted = {}
+    for what in ("error", "ignore"):
+        split = ner_with(data, dev, unknown_labels=what)
+        assert any("1 words have tags that are no labels (B-GPE)" in note for note in split.notes)
+        counted[what] = split.outcome(tag_scores(split, TAGS)).scores
+    assert counted["error"]["recall"] == pytest.approx(100 * 2 / 3)
+    assert counted["error"]["accuracy"] == 75.0
+    assert counted["ignore"] == {"f1": 100.0, "precision": 100.0, "recall": 100.0, "accuracy": 100.0}
+
+
+@pytest.mark.parametrize(("what", "accuracy", "examples"), [("error", 0.75, 4), ("ignore", 1.0, 3)])
+def test_classes_that_only_dev_has(tmp_path, what, accuracy, examples):
+    data = write_sst2(tmp_path / "data")
+    (data / "dev.tsv").write_text("sentence\tlabel\ngood\t1\nbad\t0\nfilm\tmaybe\ngood\t1\n")
+    own = source("sst2", data, TaskHead("classification", 2, ("0", "1")), unknown_labels=what)
+    split = load_split(own, "dev")
+    assert [note for note in split.notes if "maybe" in note]
+    assert len(split.units) == examples
+    outputs = [np.eye(2)[int(place != 1)] for place in range(examples)]
+    outcome = split.outcome(outputs)
+    assert outcome.scores["accuracy"] == accuracy
+    outcome.write(tmp_path / "out")
+    with (tmp_path / "out" / "dev.tsv").open() as file:
+        labels = [row["label"] for row in csv.DictReader(file, delimiter="\t")]
+    assert labels == (["1", "0", "maybe", "1"] if what == "error" else ["1", "0", "1"])
+
+
+def test_labels_that_are_not_known_are_refused_in_training(tmp_path):
+    """What is trained on is never left out, whatever is done with dev."""
+    data = write_sst2(tmp_path / "data")
+    (data / "train.tsv").write_text("sentence\tlabel\ngood\t1\nfilm\tmaybe\n")
+    own = source("sst2", data, TaskHead("classification", 2, ("0", "1")), unknown_labels="ignore")
+    with pytest.raises(UserError, match=r"train.tsv, line 3: label maybe is not one of 0, 1, negative, positive"):
+        load_split(own, "train", training=True)
+
+
+def test_classes_beside_o_are_said_and_scored(tmp_path):
+    data = write_conll(tmp_path / "data")
+    for name in ("eng.train", "eng.testa"):
+        (data / name).write_text("ann NN O person-actor\nis NN O O\nrome NN O place-city\n")
+    labels = ("O", "person-actor", "place-city")
+    own = source("conll2003", data, TaskHead("tagging", 3, labels))
+    [note] = load_split(own, "train", training=True).notes
+    assert "(person-actor, place-city): each word is scored as a class; neighbours of one class are a phrase" in note
+    split = load_split(own, "dev")
+    [ids] = [split.units.table.ids[:5].tolist()]
+    known = {tokenizer().encode("ann").ids[0]: 1, tokenizer().encode("rome").ids[0]: 2}
+    outcome = split.outcome([np.eye(3)[[known.get(token, 0) for token in ids]]])
+    assert outcome.scores == dict.fromkeys(("f1", "precision", "recall", "accuracy", "macro_f1"), 100.0)

@@ -72,7 +72,7 @@ def test_the_zip_of_glue_tells_what_is_not_in_it(folder, tmp_path, capsys):
     [
         (["--split", "dev"], b"", "--split goes with --data: leave it out, or name the data"),
         ([], b"a film\na film\tgood\n", "line 2 has 2 texts (between tabs), and line 1 has 1"),
-        ([], b"a film\nbad \xff\n", "standard input, line 2: is not UTF-8 at its byte 4: convert it"),
+        ([], b"a film\nbad \xff\n", "standard input, line 2: is not UTF-8 at its byte 4 (0xff): convert"),
         (["--data", "DATA", "--task", "stsb"], b"", "--task stsb: "),
         (["--data", "nowhere"], b"", "nowhere is missing"),
     ],

@@ -220,3 +220,11 @@ def test_tags_that_do_not_match_the_words_are_refused():
         conll.scores([["O"]], [["O"], ["O"]])
     with pytest.raises(UserError, match="no word to score"):
         conll.scores([], [])
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-32"])
+def test_another_encoding_is_named_though_bytes_do_not_matter_to_conlleval(tmp_path, codec):
+    path = tmp_path / "tagged.txt"
+    path.write_bytes("a O O\n".encode(codec))
+    with pytest.raises(UserError, match=f"tagged.txt is {codec.upper()}: convert it"):
+        list(conll.read_words(path))

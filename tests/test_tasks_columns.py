@@ -4,8 +4,10 @@
 The lines are written for these tests in the layouts of the official files; real files are read where they are.
 """
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.tasks.columns import read_examples, with_labels
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.table import find_task, own_task, Task
+from bert_jax.tasks.task_files import read_text
 
 
 def written(folder: Path, name: str, *lines: str, end: str = "\n") -> Path:
@@ -285,7 +288,7 @@ def test_labels_that_a_test_file_does_not_tell(tmp_path, nothing):
     assert read("sst2", "test", written(tmp_path, "test.tsv", *lines))[0].label is None
     said = refusal("sst2", "dev", written(tmp_path, "dev.tsv", *lines))
     if nothing == "-1":
-        assert said == "dev.tsv, line 2: label -1 is not one of 0, 1, negative, positive"
+        assert said == "dev.tsv, line 2: label -1 is not one of 0, 1, negative, positive: mend the file"
     else:
         assert said == "dev.tsv, line 2 has no label: add it or leave the line out"
 
@@ -373,7 +376,9 @@ def test_a_column_of_labels_must_be_named_to_train(tmp_path):
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
     (tmp_path / "train.tsv").write_bytes(b"sentence\tlabel\nx\t1\ncaf\xe9\t0\n")
-    assert refusal("sst2", "train", tmp_path).startswith("train.tsv, line 3: byte 0xe9 is not UTF-8: convert the file")
+    assert refusal("sst2", "train", tmp_path).startswith(
+        "train.tsv, line 3: is not UTF-8 at its byte 3 (0xe9): convert the file"
+    )
 
 
 def test_missing_files_are_told_with_what_is_there(tmp_path):
@@ -390,21 +395,24 @@ def test_missing_files_are_told_with_what_is_there(tmp_path):
     assert "AX has no split train: it has test" in refusal("ax", "train", tmp_path)
     written(tmp_path, "data.parquet", "x")
     assert "the ending .parquet is not known" in refusal("sst2", "train", tmp_path / "data.parquet")
-    (tmp_path / "dev.tsv.gz").write_bytes(b"not packed")
-    assert "dev.tsv.gz cannot be unpacked" in refusal("sst2", "dev", tmp_path)
+    (tmp_path / "dev.tsv.gz").write_bytes(gzip.compress(b"sentence\tlabel\nx\t1\n")[:-9])
+    assert "dev.tsv.gz is cut short" in refusal("sst2", "dev", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"sentence": "x"', "line 2 is no JSON"),
+        ('{"sentence": "x"', "line 2 is not JSON"),
         ('["x", 1]', "line 2 is no JSON object but ['x', 1]"),
         ('{"text": "x", "label": 1}', "line 2 has no sentence: it has text, label"),
         ('{"sentence": 5, "label": 1}', "line 2: 5 stands where a text must be"),
-        ('{"sentence": "\\ud800", "label": 1}', "line 2 holds half a character"),
+        ('{"sentence": "\\ud800", "label": 1}', "line 2, sentence holds half a character"),
+        ('{"sentence": "x", "label": 1, "more": [{"a": "b\\uDfff"}]}', "line 2, more[0].a holds half a character"),
+        ('{"sentence": "x", "label": 1, "\\ud9ab": 1}', "line 2 holds half a character, \\ud9ab"),
+        ('{"sentence": "x\\u0000", "label": 1}', "line 2, sentence holds NUL"),
+        ('{"sentence": "x", "label": 1, "label": 0}', "line 2: 'label' is in one object twice"),
         ('{"sentence": "x", "label": [1]}', "line 2: [1] stands where a label must be"),
         ('{"sentence": "x"}', "line 2 has no label"),
-        ("", "line 2 is no JSON"),
     ],
 )
 def test_bad_json_lines_are_named(tmp_path, line, words):
@@ -511,3 +519,62 @@ def test_nested_fields_of_tfds_are_plain(tfds_folder, monkeypatch):
     assert data.fields == ("spans", "words", "idx")
     expected = {"spans": {"text": ["a", "b"], "begin": [0, 2]}, "words": ["a", "b"], "idx": 0}
     assert list(data.records) == [("tfds:glue/mnli/validation_matched, example 0", expected)]
+
+
+# ---- lines that are skipped, and limits --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "skipped"),
+    [
+        ("train.tsv", "sentence\tlabel\n\nx\t1\n  \ny\t0\n\n", "2, 4, 6"),
+        ("train.jsonl", '\n{"sentence": "x", "label": 1}\r\n\r\n{"sentence": "y", "label": 0}\n', "1, 3"),
+    ],
+)
+def test_empty_lines_are_skipped_and_counted(tmp_path, name, content, skipped):
+    """The numbers of the other lines, and of the examples, are not moved."""
+    (tmp_path / name).write_text(content, newline="")
+    examples, [note] = read_examples(find_task("sst2"), "train", tmp_path / name)
+    assert note == f"{name}: {len(skipped.split(','))} empty lines are skipped: {skipped}"
+    assert [(one.name, one.texts, one.label) for one in examples] == [("0", ("x",), 1), ("1", ("y",), 0)]
+    assert examples[1].place == f"{name}, line {4 if name == 'train.jsonl' else 5}"
+
+
+def test_empty_lines_of_csv_are_skipped_but_not_those_in_quotes(tmp_path):
+    task = own_task("classification", ["text"], label="label", labels=["a", "b"])
+    (tmp_path / "dev.csv").write_text('text,label\n\n"two\n\nlines",a\n \nx,b\n')
+    examples, [note] = read_examples(task, "dev", tmp_path)
+    assert [(one.texts, one.place) for one in examples] == [
+        (("two\n\nlines",), "dev.csv, line 3"),
+        (("x",), "dev.csv, line 7"),
+    ]
+    assert note == "dev.csv: 2 empty lines are skipped: 2, 6"
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files_are_told_by_their_bytes(tmp_path, packed):
+    (tmp_path / "dev.tsv.gz").write_bytes(packed(b"sentence\tlabel\nx\t1\n"))
+    assert len(read("sst2", "dev", tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("dev.tsv", "sentence\tlabel\n{long}\t1\n", "dev.tsv, line 2 is longer than"),
+        ("dev.jsonl", '{{"sentence": "{long}", "label": 1}}\n', "dev.jsonl, line 1 is longer than"),
+        ("dev.csv", 'sentence,label\n"{half}\n{half}",1\n', "a cell has more than"),  # of lines that are short enough
+    ],
+)
+def test_lines_and_cells_have_a_limit(tmp_path, monkeypatch, name, content, words):
+    monkeypatch.setattr("bert_jax.text_files.LONGEST_LINE", 2**20)
+    monkeypatch.setattr("bert_jax.tasks.columns.LONGEST_LINE", 2**20)
+    (tmp_path / name).write_text(content.format(long="x" * 2**20, half="x" * (2**19 + 9)))
+    assert words in refusal("sst2", "dev", tmp_path / name)
+
+
+def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    """A small file of zeros holds gigabytes."""
+    monkeypatch.setattr("bert_jax.tasks.task_files.LARGEST_TEXT", 2**20)
+    (tmp_path / "dev.txt.gz").write_bytes(gzip.compress(b"a O\n\n" * 2**18))
+    with pytest.raises(UserError, match=r"dev.txt.gz holds more than 1 MiB: divide it"):
+        read_text(tmp_path / "dev.txt.gz")

@@ -196,7 +196,7 @@ def test_tags_of_another_number_are_refused_and_leave_no_file(tmp_path):
         ("a\n", {"tag_column": 1}, "has 1 columns: tag column 1"),
         ("a B-X\n", {"word_column": -3}, "word column -3"),
         ("a B-X\n", {"word_column": 1}, "words and tags cannot both stand in column 1 of 2"),
-        (b"a O\nM\xfcller B-PER\n", {}, "some.txt, line 2: byte 0xfc is not UTF-8"),
+        (b"a O\nM\xfcller B-PER\n", {}, r"some.txt, line 2: is not UTF-8 at its byte 1 \(0xfc\)"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(content, options, message, file):
@@ -208,3 +208,84 @@ def test_files_that_cannot_be_read_are_named(content, options, message, file):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.txt is missing"):
         read_conll(tmp_path / "none.txt")
+
+
+# ---- columns -------------------------------------------------------------------------------------------------
+
+CONLL_U = """# newdoc
+# sent_id = 1
+1\tVamos\tir\tVERB\t_\tMood=Ind|Case=Nom\t0\troot\t_\tname=O
+2-3\tal\t_\t_\t_\t_\t_\t_\t_\t_
+2\ta\ta\tADP\t_\t_\t4\tcase\t_\tname=O
+3\tel\tel\tDET\t_\t_\t4\tdet\t_\tSpaceAfter=No
+3.1\t-\t_\t_\t_\t_\t_\t_\t_\t_
+4\tPrado\tPrado\tPROPN\t_\tCase=Acc\t1\tobl\t_\tSpaceAfter=No|name=B-LOC
+"""
+
+
+def columns(path: Path, words: object, tags: object) -> list[tuple[tuple[str, ...], tuple[str, ...] | None]]:
+    return [(one.words, one.tags) for one in read_conll(path, words, tags)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("words", "tags"), [("FORM", "UPOS"), (1, 3), (-9, -7), ("FORM", -7)])
+def test_columns_are_named_by_number_from_either_end_or_as_conll_u_does(words, tags, file):
+    """Lines that are no words (2-3, 3.1) would be words twice, and are counted."""
+    notes: list[str] = []
+    [one] = read_conll(file(CONLL_U), words, tags, notes=notes)
+    assert one.words == ("Vamos", "a", "el", "Prado")
+    assert one.tags == ("VERB", "ADP", "DET", "PROPN")
+    assert notes == ["some.txt: 2 lines that are no words (numbered 1-2 or 8.1) are left out"]
+
+
+def test_features_of_conll_u_may_be_the_tags(file):
+    assert columns(file(CONLL_U), "FORM", "MISC:name")[0][1] == ("O", "O", "O", "B-LOC")
+    assert columns(file(CONLL_U), "LEMMA", "FEATS:Case") == [(("ir", "a", "el", "Prado"), ("Nom", "O", "O", "Acc"))]
+
+
+def test_columns_of_conll_u_plus_have_the_names_of_its_first_line(file):
+    path = file("# global.columns = ID FORM PARSEME:MWE\n1\tput\t1:VPC\n2\tup\t1\n")
+    assert columns(path, "FORM", 2) == [(("put", "up"), ("1:VPC", "1"))]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "1\tAda\tB-PER\tO\n2\tschlief\tO\tO\n\n1\tBonn\tB-LOC\tO\n",  # GermEval 2014
+        "0 Ada B-PER\n1 slept O\n\n0 Bonn B-LOC\n",
+        "1 Ada B-PER\n2 slept O\n\n3 Bonn B-LOC\n4 too O\n",  # counted through the file
+        CONLL_U,
+    ],
+)
+def test_a_running_number_is_not_taken_for_words(content, file):
+    """It was trained on as if it were the words."""
+    with pytest.raises(
+        UserError, match=r"some.txt: its first column is a running number \(1, 2, 3, ...\), not the words"
+    ):
+        read_conll(file(content))
+
+
+def test_numbers_that_are_words_are_words(file):
+    """Prices, years and dates stand in texts; nothing counts."""
+    content = "1999 B-YEAR\n\n12 O\n30 O\n\n1 O\n\n7 O\n7 O\n"
+    assert [one.words for one in read_conll(file(content))] == [("1999",), ("12", "30"), ("1",), ("7", "7")]
+
+
+@pytest.mark.parametrize(
+    ("words", "tags", "message"),
+    [
+        (10, -1, "has 10 columns: word column 10 is not one of 0 to 9, or -1 to -10 from the end"),
+        ("TOKEN", -1, "has 10 columns: word column TOKEN is not one of ID, FORM"),
+        ("MISC:name", 1, "MISC:name is a feature of a word: name the column of the words"),
+        ("FORM", 1, "words and tags cannot both stand in column 1 of 10"),
+    ],
+)
+def test_columns_that_are_not_there_are_refused(words, tags, message, file):
+    with pytest.raises(UserError, match=message):
+        read_conll(file(CONLL_U), words, tags)
+
+
+def test_a_file_to_be_predicted_may_lack_the_tag_column(file):
+    path = file("1 Ada\n2 slept\n")
+    assert [one.tags for one in read_conll(path, 1, 2, may_lack_tags=True)] == [None]
+    with pytest.raises(UserError, match="tag column 2 is not one of 0 to 1"):
+        read_conll(path, 1, 2)

@@ -204,3 +204,39 @@ def test_labels_of_another_scheme_cannot_be_constrained():
         schemes.transitions(["O", "NN"], "IOB2")
     with pytest.raises(UserError, match="O is not among them"):
         schemes.transitions(["B-X", "I-X"], "IOB2")
+
+
+@pytest.mark.parametrize(
+    ("tags", "labels"),
+    [
+        ("O O COMMA O O O PERIOD O QUESTION", ["COMMA", "O", "PERIOD", "QUESTION"]),  # punctuation to be restored
+        ("O art-film art-film O O O O person-actor", ["O", "art-film", "person-actor"]),  # Few-NERD
+        ("DT NN , VB : . `` -LRB- S", [",", "-LRB-", ".", ":", "DT", "NN", "S", "VB", "``"]),  # parts of speech
+        ("O , O . O O ?", [",", ".", "?", "O"]),
+    ],
+)
+def test_classes_are_no_scheme_also_beside_o(tags, labels):
+    """Most words are O: it alone was taken for a sign of a scheme, and the classes for mistakes."""
+    sentences = [sentence(tags)]
+    assert schemes.detect_scheme(sentences) is None
+    assert schemes.labels_of(sentences, None) == labels
+
+
+@pytest.mark.parametrize("tags", ["O B-PER I-PER LOC", "B-PER O PER O", "O O O B-X I-X O O no-tag"])
+def test_a_tag_without_the_form_of_the_others_is_a_mistake(tags):
+    with pytest.raises(UserError, match=r"is no tag: those of a scheme are O, or B, I, E, S, M, L, U with a type"):
+        schemes.detect_scheme([sentence(tags)])
+
+
+@pytest.mark.parametrize(
+    ("names", "scheme", "labels"),
+    [
+        ("LOC PER", "IOB2", "O B-LOC I-LOC B-PER I-PER"),
+        ("O B-PER I-PER B-GPE", "IOB2", "O B-GPE I-GPE B-PER I-PER"),
+        ("O X", "IOBES", "O B-X I-X E-X S-X"),
+        ("S B", "IOB2", "O B-B I-B B-S I-S"),  # types that look like letters of a scheme
+        ("NOUN VERB X", None, "NOUN VERB X"),
+    ],
+)
+def test_labels_are_named_as_tags_or_as_types(names, scheme, labels):
+    assert schemes.named_labels(names.split(), scheme) == labels.split()

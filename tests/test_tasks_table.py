@@ -93,9 +93,9 @@ def test_tasks_of_ones_own():
     assert not own_task("regression", [1], label=0).columns.header
     assert own_task("choice", ["start"], label="right", choices=["a", "b", "c"]).labels == ("0", "1", "2")
     assert own_task("choice", ["start"], label="right", choices=["all"]).labels is None
-    assert own_task("tagging", ["words"], label="tags").files["train"] == ("train.jsonl",)
+    assert own_task("tagging", ["words"], label="tags").files["train"][0] == "train.jsonl"
     assert own_task("tagging").columns is None
-    assert own_task("tagging").files["train"] == ("train.conll", "train.txt")
+    assert own_task("tagging").files["train"] == ("train.conll", "train.conllu", "train.txt")
     assert own_task("span").columns is None
 
 

@@ -208,7 +208,7 @@ def test_rows_are_handed_over_one_by_one_and_all(tokenizer):
         ({"max_length": 2}, "rows of 2 tokens have no room"),
         ({"too_long": "cut"}, "'cut' is not one of error, truncate, windows"),
         ({"too_long": "windows", "stride": 0}, "0 tokens apart: the stride must be 1 or more"),
-        ({"unknown_labels": "drop"}, "'drop' is not one of refuse, ignore"),
+        ({"unknown_labels": "drop"}, "'drop' is not one of refuse, error, ignore"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, message, tokenizer):

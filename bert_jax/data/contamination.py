@@ -20,11 +20,13 @@ from bert_jax.data.order import mix64
 from bert_jax.data.scripts import class_table, CLASSES, code_points, LETTER_CLASSES, MARKS, NUMBERS, UNSPACED_SCRIPTS
 from bert_jax.data.streams import open_stream
 from bert_jax.errors import UserError
+from bert_jax.text_files import decode_text
 
 WORDS = 13  # of an n-gram
 MOST_NGRAMS = 2**23  # of all evaluation files together: 64 MB of hashes
 EXAMPLES = 3  # n-grams that were found, told for each file
 _COUNTED_AT_ONCE = 2**18  # characters
+LARGEST_FILE = 2**30  # bytes, unpacked
 _LONGEST_FILTER = 2**26  # bytes
 
 
@@ -232,12 +234,10 @@ def _texts(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[str]:
     if not path.is_file():
         raise UserError(f"--evaluation-data {path}: no such file")
     with open_stream(path, digest=digest) as file:
-        try:
-            content = file.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"--evaluation-data {path}: is not UTF-8 at byte {error.start}: convert it to UTF-8"
-            ) from None
+        raw = file.read(LARGEST_FILE + 1)
+    if len(raw) > LARGEST_FILE:
+        raise UserError(f"--evaluation-data {path}: holds more than {LARGEST_FILE // 2**20:,} MiB: divide it")
+    content = decode_text(raw, f"--evaluation-data {path}")
     values = _json_values(content)
     if values is not None:
         yield from map(str.lower, _strings(values))

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of text -> documents.
 
-Three formats are read. They are told apart by the first line that is not empty, whatever the file is called:
+Three formats are read. `ReadingOptions.text_format` names one, or they are told apart by the first line that is not
+empty, whatever the file is called:
 
 - plain text, as google-research/bert's create_pretraining_data.py reads it: one sentence a line, blank lines between
   documents; or a paragraph a line (`ReadingOptions.lines`).
 - WikiExtractor's output: `<doc id= url= title=>`, the title, paragraphs a line, `</doc>`. The title is left out.
 - JSON lines: a document a line, its text in one field of the record, a paragraph a line of that text.
 
-A file may be compressed (see streams.py). It is read as a stream: memory is bounded by the longest document. What is
+A file may be compressed (see streams.py). It is read as a stream: memory is bounded by the longest document, which
+has at most `LONGEST_DOCUMENT` characters in `MOST_LINES` lines. What is
 left out or replaced on the way is counted in `ReadingCounts`; anything else that is not right is refused by name.
 """
 
@@ -16,7 +18,6 @@ import dataclasses
 import hashlib
 import html
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,15 +27,24 @@ from typing import Any, NamedTuple
 from bert_jax.data.sentences import split_sentences, Splitter
 from bert_jax.data.streams import ByteStream, open_stream
 from bert_jax.errors import UserError
+from bert_jax.text_files import (
+    foreign_encoding,
+    json_record,
+    LONGEST_LINE,
+    mend_encoding,
+    refuse_no_character,
+    REPLACED,
+    without_no_characters,
+)
 
-LONGEST_LINE = 32 * 2**20  # bytes; a longer one is not a sentence, a paragraph or a record
 LONGEST_DOCUMENT = 64_000_000  # characters
+MOST_LINES = 1_000_000  # of a document; each takes about 60 bytes more than its characters
+TEXT_FORMATS = ("auto", "plain", "wiki", "json")
 LINES = ("sentences", "paragraphs")
 ERRORS = ("strict", "replace")
 
 _BLOCK = 2**20  # bytes decoded at once
 _CONTROLS = frozenset(map(chr, [*range(32), *range(127, 160)]))
-_REPLACED = "\ufffd"
 _MOST_REPLACED = 0.1  # of a block of text; with more the file is not UTF-8 at all ...
 _FEW_REPLACED = 64  # ... unless it is this little
 
@@ -53,16 +63,26 @@ class ReadingOptions:
     json_field: the field of a JSON record that holds its text.
     lines: what a line of plain text is, "sentences" or "paragraphs".
     errors: what is done with bytes that are not UTF-8: "strict" refuses the file, "replace" puts U+FFFD and counts.
+    text_format: "plain", "wiki" (WikiExtractor's output), "json" (JSON lines), or "auto": as the first line looks.
     """
 
     json_field: str = "text"
     lines: str = "sentences"
     errors: str = "strict"
+    text_format: str = "auto"
 
     def __post_init__(self) -> None:
-        for option, value, allowed in (("--lines", self.lines, LINES), ("--errors", self.errors, ERRORS)):
+        for option, value, allowed in (
+            ("--lines", self.lines, LINES),
+            ("--errors", self.errors, ERRORS),
+            ("--text-format", self.text_format, TEXT_FORMATS),
+        ):
             if value not in allowed:
                 raise UserError(f"{option} {value} is not known: use {' or '.join(allowed)}")
+        if self.json_field != ReadingOptions.json_field and self.text_format in ("plain", "wiki"):
+            raise UserError(f"--json-field is of JSON lines, and --text-format says {self.text_format}: leave one out")
+        if self.lines != ReadingOptions.lines and self.text_format in ("wiki", "json"):
+            raise UserError(f"--lines is of plain text, and --text-format says {self.text_format}: leave one out")
 
 
 @dataclass
@@ -72,6 +92,7 @@ class ReadingCounts:
     replaced_bytes: int = 0  # that are not UTF-8; U+FFFD stands for them (errors="replace")
     control_lines: int = 0  # left out: nothing but control characters
     empty_documents: int = 0  # left out: a <doc>, record or example without text
+    empty_lines: int = 0  # skipped: in JSON lines, where they separate nothing
 
     def add(self, other: "ReadingCounts") -> None:
         """Add the counts of another part of the text."""
@@ -113,22 +134,33 @@ def read_raw(
 
     Raises:
       UserError: a file that holds no text, is not UTF-8 (with the byte's offset), is binary or an archive, breaks off
-        or is broken where compressed, has a document of more than `LONGEST_DOCUMENT` characters, or is not well
-        formed: a <doc> that is not closed, a record without the field.
+        or is broken where compressed, has a document of more than `LONGEST_DOCUMENT` characters or `MOST_LINES` lines, or
+        is not well formed: a <doc> that is not closed, a record without the field.
     """
     with open_stream(path, on_bytes, digest) as stream:
         lines = _Lines(path, stream, options, counts)
         first = next(filter(None, lines), None)
         if first is None:
             raise UserError(f"{path} holds no text: remove it or leave it out of --input")
-        if _DOC_START.fullmatch(first):
+        form = options.text_format if options.text_format != "auto" else _format_of(first)
+        if form == "wiki":
             yield from _wiki_documents(lines, first, counts)
-        elif _JSON_ARRAY.match(first):
-            raise UserError(f"{path} holds one JSON array, not JSON lines: write one record a line (jq -c '.[]')")
-        elif _JSON_START.match(first):
+        elif form == "json":
+            if _JSON_ARRAY.match(first):
+                raise UserError(
+                    f"{path} holds one JSON array, not JSON lines: write one record a line (jq -c '.[]'), or say that it is"
+                    " plain text (--text-format plain)"
+                )
             yield from _json_documents(lines, first, options, counts)
         else:
             yield from _plain_documents(lines, first, options, counts)
+
+
+def _format_of(first: str) -> str:
+    """What the first line looks like."""
+    if _DOC_START.fullmatch(first):
+        return "wiki"
+    return "json" if _JSON_ARRAY.match(first) or _JSON_START.match(first) else "plain"
 
 
 # ---- lines -------------------------------------------------------------------------------------------------
@@ -214,8 +246,8 @@ def decode(raw: bytes, options: ReadingOptions, counts: ReadingCounts) -> str:
 
 def _decode_replacing(raw: bytes, counts: ReadingCounts) -> str:
     text = raw.replace(b"\0", b"\xff").decode("utf-8", errors="replace")  # 0xff never stands in UTF-8
-    marks = text.count(_REPLACED) - raw.count(_REPLACED.encode())  # the text may have its own
-    replaced = len(raw) - (len(text.encode()) - marks * len(_REPLACED.encode()))
+    marks = text.count(REPLACED) - raw.count(REPLACED.encode())  # the text may have its own
+    replaced = len(raw) - (len(text.encode()) - marks * len(REPLACED.encode()))
     if replaced > max(_MOST_REPLACED * len(raw), _FEW_REPLACED):
         mend = f"{_CONVERT} or leave it out of --input; this is too much to replace"
         raise Undecodable("UTF-8", f"{replaced} of the {len(raw)} bytes that begin", 0, mend)
@@ -225,8 +257,6 @@ def _decode_replacing(raw: bytes, counts: ReadingCounts) -> str:
 
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive: unpack it first",
-    b"\xff\xfe": "UTF-16: convert it (iconv -f UTF-16 -t UTF-8)",
-    b"\xfe\xff": "UTF-16: convert it (iconv -f UTF-16 -t UTF-8)",
     b"PAR1": "a Parquet file: write its text as JSON lines",
     b"ARROW1": "an Arrow file: write its text as JSON lines",
     b"%PDF-": "a PDF: extract its text first",
@@ -239,6 +269,8 @@ def _refuse_binary(path: Path, start: bytes) -> None:
     found = next((name for magic, name in _FOREIGN.items() if start.startswith(magic)), None)
     if found is None and start.startswith(_TAR, 257):
         found = "a tar archive: unpack it first"
+    if found is None and (encoding := foreign_encoding(start)) is not None:
+        found = mend_encoding(encoding)
     if found is not None:
         raise UserError(f"{path} is {found}")
 
@@ -256,9 +288,9 @@ def _plain_documents(
         if line:
             document.append(line)
             size += len(line)
-            if size > LONGEST_DOCUMENT:
+            if size > LONGEST_DOCUMENT or len(document) > MOST_LINES:
                 where = f"{lines.path}: the document that begins on line {start}"
-                raise _too_long(where, "separate documents by blank lines")
+                raise _too_long(where, size, "separate documents by blank lines")
         elif document:
             yield from _document(document, paragraphs, counts)
             document = []
@@ -301,38 +333,30 @@ def _wiki_lines(lines: _Lines, start: str) -> list[str]:
         if not (at_title and html.unescape(line) == title):
             document.append(line)
             size += len(line)
-            if size > LONGEST_DOCUMENT:
-                raise _too_long(f"{path}: the <doc> of line {number}", "leave it out of --input")
+            if size > LONGEST_DOCUMENT or len(document) > MOST_LINES:
+                raise _too_long(f"{path}: the <doc> of line {number}", size, "leave it out of --input")
         at_title = False
     raise UserError(f"{path} ends inside the <doc> of line {number}: it is cut short, extract it again")
 
 
 _JSON_START = re.compile(r'\{\s*("|\}|$)')
 _JSON_ARRAY = re.compile(r'\[\s*(\{\s*("|$)|$)')
-_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # what JSON's \\u can say and UTF-8 cannot, and NUL
 
 
 def _json_documents(lines: _Lines, first: str, options: ReadingOptions, counts: ReadingCounts) -> Iterator[RawDocument]:
+    counts.empty_lines += lines.number - 1
     for line in itertools.chain([first], lines):
-        if line:
-            where = f"{lines.path}, line {lines.number}"
-            text = _json_text(where, line, options.json_field)
-            if "\\u" in line:
-                text = _without_surrogates(where, text, options, counts)
-            yield from text_document(where, text, counts)
+        if not line:
+            counts.empty_lines += 1
+            continue
+        where = f"{lines.path}, line {lines.number}"
+        text = _json_text(where, json_record(line, where, characters=False), options.json_field)
+        if "\\u" in line:
+            text = _without_surrogates(where, text, options, counts)
+        yield from text_document(where, text, counts)
 
 
-def _json_text(where: str, line: str, field: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where} is not a JSON record ({error.msg} at character {error.pos}): write one record a line"
-        ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise UserError(f"{where} is not a JSON record that can be read ({error}): leave it out") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where} is not a JSON record but {_json_type(record)}: write one record a line")
+def _json_text(where: str, record: dict[str, Any], field: str) -> str:
     if field not in record:
         names = ", ".join(record) or "none"
         raise UserError(
@@ -352,15 +376,10 @@ def _json_type(value: Any) -> str:
 
 
 def _without_surrogates(where: str, text: str, options: ReadingOptions, counts: ReadingCounts) -> str:
-    found = _NO_CHARACTER.search(text)
-    if found is None:
-        return text
     if options.errors == "strict":
-        raise UserError(
-            f"{where}: \\u{ord(found[0]):04x} is no character: mend what wrote the file, or replace such with"
-            " --errors replace"
-        )
-    text, replaced = _NO_CHARACTER.subn(_REPLACED, text)
+        mend = "mend what wrote the file, or replace such with --errors replace"
+        refuse_no_character(text, f"{where}, {options.json_field}", mend)
+    text, replaced = without_no_characters(text)
     counts.replaced_bytes += 6 * replaced  # \uXXXX
     return text
 
@@ -368,10 +387,10 @@ def _without_surrogates(where: str, text: str, options: ReadingOptions, counts: 
 def text_document(where: str, text: str, counts: ReadingCounts) -> Iterator[RawDocument]:
     """The document that a text with a paragraph a line makes; none, and counted, where there is nothing in it.
 
-    Raises UserError, which begins with `where`, for one of more than `LONGEST_DOCUMENT` characters.
+    Raises UserError, which begins with `where`, for one of more than `LONGEST_DOCUMENT` characters or `MOST_LINES` lines.
     """
-    if len(text) > LONGEST_DOCUMENT:
-        raise _too_long(where, "leave it out or divide it")
+    if len(text) > LONGEST_DOCUMENT or text.count("\n") >= MOST_LINES:
+        raise _too_long(where, len(text), "leave it out or divide it")
     return _document([line for part in text.split("\n") if (line := part.strip())], True, counts)
 
 
@@ -384,5 +403,6 @@ def _document(lines: list[str], paragraphs: bool, counts: ReadingCounts) -> Iter
         counts.empty_documents += 1
 
 
-def _too_long(where: str, mend: str) -> UserError:
-    return UserError(f"{where} has more than {LONGEST_DOCUMENT // 10**6} million characters: {mend}")
+def _too_long(where: str, size: int, mend: str) -> UserError:
+    what = f"{LONGEST_DOCUMENT:,} characters" if size > LONGEST_DOCUMENT else f"{MOST_LINES:,} lines"
+    return UserError(f"{where} has more than {what}: {mend}")

@@ -25,9 +25,16 @@ from bert_jax.cores import usable_cores
 from bert_jax.data.beam import process_on_beam
 from bert_jax.data.chunks import Chunk, process_chunk, Work
 from bert_jax.data.contamination import EvaluationNgrams
+from bert_jax.data.documents import LONGEST_DOCUMENT, MOST_LINES
 from bert_jax.data.pool import process_in_pool, WAITING
 from bert_jax.data.publishing import publish, read_plan, write_plan
-from bert_jax.data.request import make_request, PrepareSettings, require_same_settings, require_same_text
+from bert_jax.data.request import (
+    make_request,
+    PrepareSettings,
+    require_same_settings,
+    require_same_text,
+    SMALLEST_SHARD,
+)
 from bert_jax.data.shards import MANIFEST, open_data
 from bert_jax.data.sources import parse_sources, Part, plan_parts, Source, total_bytes
 from bert_jax.data.statistics import sample_bits
@@ -37,6 +44,7 @@ from bert_jax.tokenization import Tokenizer
 
 # Measured, in bytes; see `_memory`.
 _HERE_BYTES, _WORKER_BYTES, _OF_SHARD_IN_WORKER = 150_000_000, 190_000_000, 3.4
+_OF_LONG_DOCUMENT = 6
 _SEGMENTER_BYTES, _OF_NGRAMS_IN_WORKER = 120_000_000, 4
 
 
@@ -121,6 +129,8 @@ def _process(parts: Sequence[Part], sources: Sequence[Source], work: Work, worke
         if shards:
             progress.write(f"goes on: {shards} shard(s) are finished", file=sys.stderr)
         progress.write(_memory(work, workers), file=sys.stderr)
+        if max(part.bytes for part in parts) > max(work.settings.shard_size, SMALLEST_SHARD):
+            progress.write(_memory_of_long_documents(work), file=sys.stderr)
         with closing(_read(parts, sources, work, progress)) as chunks:
             run = process_in_pool(chunks, work, workers) if workers > 1 else _process_here(chunks, work)
             with closing(run) as finished:
@@ -165,6 +175,15 @@ def _memory(work: Work, workers: int) -> str:
     if workers == 1:
         return f"memory: at most about {int(worker + 2 * size) // 10**6} MB"
     return f"memory: at most about {here // 10**6} MB here + {int(worker) // 10**6} MB for each of {workers} workers"
+
+
+def _memory_of_long_documents(work: Work) -> str:
+    """What is needed beyond that, where a file is so large that a document may be larger than a shard."""
+    return (
+        f"memory: a document of more than {work.settings.shard_size / 1e6:,.0f} MB takes about {_OF_LONG_DOCUMENT} bytes"
+        f" more for each of its bytes; the longest that is taken has {LONGEST_DOCUMENT / 1e6:,.0f} million characters in"
+        f" {MOST_LINES:,} lines"
+    )
 
 
 class _Signalled(KeyboardInterrupt):

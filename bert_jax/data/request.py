@@ -20,6 +20,7 @@ from bert_jax.tokenization import Tokenizer
 
 SEGMENTERS = ("none", "jieba")
 SHARDS_AIMED_AT = 64  # in a text that is neither small nor large
+_ADDED = ("text_format",)  # settings that data of this format may lack: it was made with their defaults
 SMALLEST_SHARD, LARGEST_SHARD = 4_000_000, 32_000_000  # bytes of text, where --shard-size does not say it
 
 
@@ -37,6 +38,7 @@ class PrepareSettings:
     lines: str = "sentences"
     json_field: str = "text"
     errors: str = "strict"
+    text_format: str = "auto"
     splitter: str = RULES
     segmenter: str = "none"
     licence: str = ""
@@ -59,12 +61,12 @@ class PrepareSettings:
         load_splitter(self.splitter)  # checks it
         if self.segmenter not in SEGMENTERS:
             raise UserError(f"--segmenter {self.segmenter} is not known: use {' or '.join(SEGMENTERS)}")
-        ReadingOptions(self.json_field, self.lines, self.errors)  # checks them
+        _ = self.reading  # checks them
 
     @property
     def reading(self) -> ReadingOptions:
         """How the text is to be read."""
-        return ReadingOptions(self.json_field, self.lines, self.errors)
+        return ReadingOptions(self.json_field, self.lines, self.errors, self.text_format)
 
     def with_shard_size(self, total_bytes: int) -> "PrepareSettings":
         """These settings with a size of shards: one that a text of `total_bytes` falls into about 64 of, within bounds
@@ -113,7 +115,8 @@ def require_same_settings(what: str, old: Mapping[str, Any], new: Mapping[str, A
         was, now = str(old.get("tokenizer"))[:12], new["tokenizer"][:12]
         raise UserError(f"{what} with another --vocab or case (fingerprint {was}..., now {now}...): {mend}")
     for field in dataclasses.fields(PrepareSettings):
-        before, after = old.get(field.name), new[field.name]
+        default = field.default if field.name in _ADDED else None
+        before, after = old.get(field.name, default), new[field.name]
         if before != after:
             option = _option(field.name)
             if field.name == "kinds":

@@ -143,6 +143,12 @@ def _files_matching(pattern: str) -> tuple[list[Path], Path]:
 
 
 def _require_text(file: Path) -> None:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the name of the file {str(file)!a} is not UTF-8, and could not be recorded: rename it"
+        ) from None
     if not file.is_file():
         raise UserError(f"{file} is not a regular file: write its text to a file first")
     if not file.stat().st_size:

@@ -26,7 +26,7 @@ from bert_jax.session import say
 from bert_jax.settings import to_dict
 from bert_jax.sharding import check_batch, check_heads, make_mesh, row_shards
 from bert_jax.tasks.columns import with_labels
-from bert_jax.tasks.schemes import detect_scheme, labels_of, scheme_named
+from bert_jax.tasks.schemes import detect_scheme, labels_of, named_labels, scheme_named
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
@@ -61,6 +61,7 @@ class Prepared:
                 f"--task {task.name} has no training data: fine-tune --task {task.trains_with}, then bert-jax predict"
                 f" --task {task.name}"
             )
+        wanted.config.require_effect(task.kind)
         config = resolved(wanted.config, task, model.max_position_embeddings)
         self.task, self.config, self.head = _with_head(task, config, wanted.data)
         # Only what is trained is kept: other heads would be saved as they were, and mean nothing.
@@ -226,8 +227,13 @@ def _with_head(task: Task, config: FinetuneConfig, data: str) -> tuple[Task, Fin
         scheme = scheme_named(config.tag_scheme) if config.tag_scheme else own
         if own is None and config.tag_scheme:
             raise UserError(f"tag_scheme={config.tag_scheme}: the tags of {data} are of no scheme: leave it out")
+        for name, idle in (("constrained", config.constrained), ("broken_tags", config.broken_tags != "repair")):
+            if idle and scheme is None:
+                raise UserError(
+                    f"{name} is of tags that follow a scheme, and those of {data} are of none: leave it out"
+                )
         config = replace(config, tag_scheme=scheme)
-        labels = tuple(labels_of(sentences, scheme))
+        labels = tuple(labels_of(sentences, scheme) if task.labels is None else named_labels(task.labels, scheme))
     elif task.kind == "classification":
         task = with_labels(task, data)
         labels = task.labels or ()

@@ -20,7 +20,7 @@ from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.model_description import MODEL_FILE, ModelDescription
 from bert_jax.run_directory import RunDirectory
 from bert_jax.settings import build, differences, to_dict
-from bert_jax.tasks.table import find_task, own_task, Task
+from bert_jax.tasks.table import find_task, own_task, Task, with_columns
 from bert_jax.tokenization import Tokenizer
 
 FINETUNE_FILE, SCORES_FILE, SEEDS_FILE, PREDICTIONS = "finetune.json", "scores.json", "seeds.json", "predictions"
@@ -30,7 +30,10 @@ _RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
 
 @dataclass(frozen=True)
 class OwnTask:
-    """How a task on one's own files was named on the command line."""
+    """How a task on one's own files was named on the command line.
+
+    name: of a task of the table (of tagging) whose files have other columns or more labels; None: it is one's own.
+    """
 
     kind: str
     text: tuple[str | int, ...] = ()
@@ -38,10 +41,13 @@ class OwnTask:
     id: str | int | None = None
     labels: tuple[str, ...] | None = None
     choices: tuple[str | int, ...] = ()
+    name: str | None = None
     positive: str | None = None
 
     def task(self) -> Task:
         """As the table would have it."""
+        if self.name is not None:
+            return with_columns(self.name, self.text, self.label, self.labels)
         return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices, self.positive)
 
 

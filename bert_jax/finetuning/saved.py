@@ -11,7 +11,7 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.config import MeshConfig
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.finetune_config import ACTS_IN, FinetuneConfig, ResolvedConfig
 from bert_jax.finetuning.prediction import Predictor
 from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.run_files import Finetuned, open_finetuned, write_records
@@ -38,12 +38,19 @@ class SavedModel:
     Attributes:
       finetuned: the run; of a folder of several the best one.
       task: that it was trained on, with the labels of its head.
+      settings: of the run, but `unknown_labels` where that is given.
     """
 
-    def __init__(self, path: Path, mesh: MeshConfig | None = None):
+    def __init__(self, path: Path, mesh: MeshConfig | None = None, unknown_labels: str | None = None):
         use_compilation_cache()
         self.finetuned: Finetuned = open_finetuned(path)
         self.settings: FinetuneConfig = self.finetuned.settings()
+        if unknown_labels is not None:
+            if self.finetuned.record["kind"] not in ACTS_IN["unknown_labels"]:
+                raise UserError(
+                    f"--unknown-labels: {path} is a run of {self.finetuned.record['kind']}, which has no labels"
+                )
+            self.settings = replace(self.settings, unknown_labels=unknown_labels)
         self.description: ModelDescription = self.finetuned.run.description()
         self.tokenizer: Tokenizer = self.finetuned.run.tokenizer()
         self.task: Task = self.finetuned.task()
@@ -167,6 +174,8 @@ def confusion_lines(task: Task, outcome: Outcome) -> list[str]:
         return []
     assert outcome.predicted is not None
     matrix = confusion_matrix(outcome.gold, outcome.predicted, len(words))
+    others = [f"(other label {number})" for number in range(len(matrix) - len(words))]  # unknown_labels=error
+    words = (*words, *others)
     width = max(*(len(word) for word in words), 8) + 2
     lines = ["", f"{'true, predicted':<{width + 6}}" + "".join(f"{word:>{width}}" for word in words)]
     for word, row in zip(words, matrix, strict=True):

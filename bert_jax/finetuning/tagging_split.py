@@ -10,28 +10,40 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, units_of_rows
 from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
-from bert_jax.scoring import conll
+from bert_jax.scoring.tags import tag_scores
 from bert_jax.tasks import schemes
-from bert_jax.tasks.columns import read_examples
+from bert_jax.tasks.columns import read_examples, unknown_advice
 from bert_jax.tasks.conll import read_conll, write_conll
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.table import is_test, Task, TFDS
 from bert_jax.tasks.tagging_rows import decode, tagging_rows
-from bert_jax.tasks.task_files import find_file
+from bert_jax.tasks.task_files import find_file, plain_suffix
 
 
 def read_sentences(task: Task, data: str | Path, name: str) -> tuple[list[Sentence], list[str]]:
-    """The sentences of a split: CoNLL's format, JSON lines where the task names columns, or a data set of TFDS."""
-    if task.columns is not None or str(data).startswith(TFDS):
+    """The sentences of a split: CoNLL's format, JSON lines (by the file's ending), or a data set of TFDS."""
+    if str(data).startswith(TFDS):
         examples, notes = read_examples(task, name, data)
         return list(examples), notes  # type: ignore[arg-type]
-    sentences = read_conll(find_file(task, name, Path(data)))
+    path = find_file(task, name, Path(data))
+    columns = task.columns_of(name) if task.columns is not None else None
+    if plain_suffix(path) == ".jsonl":
+        if columns is None:
+            raise UserError(f"{path}: name the fields of words and tags, such as --text words --label tags")
+        examples, notes = read_examples(task, name, data)
+        return list(examples), notes  # type: ignore[arg-type]
+    if columns is not None and columns.id is not None:
+        raise UserError(f"--id {columns.id}: sentences of a CoNLL file have no ids, they are numbered: leave it out")
+    word = None if columns is None else columns.text[0]
+    tag = -1 if columns is None or columns.label is None else columns.label
+    notes = []
+    sentences = read_conll(path, word, tag, may_lack_tags=is_test(name), notes=notes)
     if not is_test(name) and any(sentence.tags is None for sentence in sentences):
         raise UserError(f"{sentences[0].place}: has words and no tags: only a test split may come without them")
-    return list(sentences), []
+    return list(sentences), notes
 
 
 class TaggingSplit:
@@ -61,11 +73,35 @@ class TaggingSplit:
             config.max_length,
             config.too_long,
             config.stride,
+            "refuse" if name == "train" else config.unknown_labels,
+            unknown_advice(source.task, name),
         )
         self.notes += [f"{name}: {count:,} {what} (broken tags)" for what, count in broken.items()]
         note_cuts(self.counts, name, config.max_length, self.notes)
+        self.ignores_unknown = config.unknown_labels == "ignore"
+        self.notes += self._notes_of_labels(training)
         self.units = units_of_rows(row_table(source, name, rows, sentences))
         self.constrained = config.tag_scheme if config.constrained else None
+
+    def _notes_of_labels(self, training: bool) -> list[str]:
+        """What is said of tags that are classes, and of those that the network does not know."""
+        notes = []
+        if training and self.scheme is None:
+            shown = listed(label for label in self.labels_known if label != schemes.OUTSIDE)
+            phrases = "; neighbours of one class are a phrase of that type" if self._has_phrases else ""
+            notes.append(f"{self.name}: the tags are of no scheme ({shown}): each word is scored as a class{phrases}")
+        if count := self.counts["words with an unknown label"]:
+            tags = {tag for sentence in self.sentences for tag in sentence.tags or ()} - set(self.labels_known)
+            what = "are not scored" if self.ignores_unknown else "count as mistakes"
+            notes.append(
+                f"{self.name}: {count:,} words have tags that are no labels ({listed(sorted(tags))}) and {what}"
+            )
+        return notes
+
+    @property
+    def _has_phrases(self) -> bool:
+        """Whether tags mark phrases: of a scheme, or classes beside O."""
+        return self.scheme is not None or schemes.OUTSIDE in self.labels_known
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`labels` [B, S] int32."""
@@ -106,14 +142,11 @@ class TaggingSplit:
         return Outcome(scores, None, None, records, write)
 
     def _scores(self, gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float | None]:
-        if self.scheme is None:  # a class for each word, such as a part of speech
-            pairs = [
-                (a, b) for one, other in zip(gold, predicted, strict=True) for a, b in zip(one, other, strict=True)
-            ]
-            return {"accuracy": 100 * sum(a == b for a, b in pairs) / len(pairs)}
-        found = conll.scores(gold, predicted)
-        names = {"f1": "FB1", "precision": "precision", "recall": "recall", "accuracy": "accuracy"}
-        return {ours: found[theirs] for ours, theirs in names.items()}
+        """Of words by class and, where there are any, of phrases; per cent."""
+        known = set(self.labels_known)
+        scored = [[not self.ignores_unknown or tag in known for tag in one.tags or ()] for one in self.sentences]
+        classes = None if self.scheme is not None else self.labels_known
+        return tag_scores(gold, predicted, scored, classes)
 
 
 def in_scheme(sentence: Sentence, scheme: str) -> Sentence:

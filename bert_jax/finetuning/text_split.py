@@ -30,7 +30,8 @@ class TextSplit:
         self.name, self.task = name, source.task
         self.notes: list[str] = []
         if examples is None:
-            examples, self.notes = read_examples(source.task, name, source.data)  # type: ignore[assignment]
+            unknown = "refuse" if name == "train" else source.config.unknown_labels
+            examples, self.notes = read_examples(source.task, name, source.data, unknown)  # type: ignore[assignment]
         self.examples: Sequence[TextExample] | Sequence[ChoiceExample] = examples or []
         config = source.config
         assert config.max_length and config.too_long and config.stride

@@ -137,6 +137,7 @@ def left_out(passport: Passport) -> list[tuple[str, str]]:
     known = {
         "replaced_bytes": "Bytes that are not UTF-8, replaced",
         "control_lines": "Lines of control characters only",
+        "empty_lines": "Empty lines between JSON records",
     }
     values = {**{key: passport[key] for key in ("dropped_sentences", "dropped_documents")}, **reading}
     return [((names | known)[key], count(value)) for key, value in values.items() if isinstance(value, int)]
@@ -301,10 +302,14 @@ def settings(passport: Passport) -> list[tuple[str, str]]:
     """What `bert-jax prepare` was told, by its options."""
     names = (
         "sequence_lengths", "held_out", "short_seq_prob", "random_next_prob", "seed", "shard_size", "lines",
-        "json_field", "errors", "splitter", "segmenter",
+        "json_field", "errors", "text_format", "splitter", "segmenter",
     )  # fmt: skip
     options = {"sequence_lengths": "--sequence-length"}
-    return [(options.get(name, f"--{name.replace('_', '-')}"), _setting(passport[name])) for name in names]
+    return [
+        (options.get(name, f"--{name.replace('_', '-')}"), _setting(passport[name]))
+        for name in names
+        if name in passport
+    ]
 
 
 def _setting(value: Any) -> str:

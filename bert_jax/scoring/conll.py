@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
+from bert_jax.text_files import foreign_encoding, mend_encoding
 
 BOUNDARY = "-X-"  # a line with this first item stands between sentences, as an empty one does
 UNKNOWN_PREFIXES = ("S", "U", "L", "M")  # of schemes that conlleval does not know (IOBES, BILOU, BMES)
@@ -222,6 +223,9 @@ def read_words(path: Path, delimiter: str = " ", raw: bool = False, outside: str
     """
     pattern = _delimiter(delimiter)
     number_of_items = 0  # of the first line that has any
+    with path.open("rb") as start:
+        if (encoding := foreign_encoding(start.read(256))) is not None:
+            raise UserError(f"{path} is {mend_encoding(encoding)}")
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             items = pattern.split(line.rstrip("\r\n"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.scoring.labels import label_key
+from bert_jax.text_files import decode_text
 
 Numbers = Sequence[float] | np.ndarray  # [N] numbers of classes, or ratings
 TaskScores = Mapping[str, Mapping[str, float | None]]  # name of a task -> name of a metric -> score
@@ -210,12 +211,7 @@ def read_predictions(path: Path, names: Sequence[str]) -> list[Prediction]:
     Raises:
       UserError: the file is empty or has other columns, other examples, or another number of them.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 at its byte {error.start}: give a text file, one prediction a line"
-        ) from None
+    lines = decode_text(path.read_bytes(), str(path)).rstrip("\n").split("\n")
     if lines == [""]:
         raise UserError(f"{path} is empty: give one prediction a line")
     header = [name.strip().lower() for name in lines[0].split("\t")]

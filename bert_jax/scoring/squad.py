@@ -14,16 +14,19 @@ import lzma
 import math
 import re
 import string
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
+from bert_jax.text_files import decode_text, parse_json
 
 Answers = Mapping[str, Sequence[str]]  # question's id -> texts of its answers; none where it has no answer
 Predictions = Mapping[str, str]  # question's id -> text, empty for "no answer"
 
+LARGEST_FILE = 2**30  # bytes, unpacked
 NA_THRESHOLD = 1.0  # the official default: a probability never exceeds it, so every prediction stands
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -267,19 +270,17 @@ def _object(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file, compressed or not. A name that comes twice in an object is refused."""
+    """A JSON file, packed or not. A name that comes twice in an object is refused.
 
-    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = Counter(name for name, _ in pairs)
-            raise UserError(f"{path}: '{names.most_common(1)[0][0]}' is in one object twice: keep one of them")
-        return content
-
+    Raises:
+      UserError: it is no text (another encoding, half a character), no JSON, is packed otherwise than its name says, or
+        holds more than `LARGEST_FILE` bytes.
+    """
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            return json.loads(file.read(), object_pairs_hook=without_repetition)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise UserError(f"{path} is not JSON ({error}): give a JSON file, .json, .json.xz or .json.gz") from None
-    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+            raw = file.read(LARGEST_FILE + 1)
+    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path} cannot be unpacked as {path.suffix} ({error}): name it as it is packed") from None
+    if len(raw) > LARGEST_FILE:
+        raise UserError(f"{path} holds more than {LARGEST_FILE // 2**20:,} MiB: divide it")
+    return parse_json(decode_text(raw, str(path)), str(path), "give a JSON file, .json, .json.xz or .json.gz")

@@ -2,12 +2,9 @@
 """Files with columns -> examples: TSV without quoting as GLUE's, CSV with it, JSON lines, and data sets of TFDS."""
 
 import csv
-import io
 import itertools
-import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +16,8 @@ from bert_jax.errors import UserError
 from bert_jax.scoring.labels import distinct_labels, label_key
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
-from bert_jax.tasks.task_files import find_file, plain_suffix, read_text
+from bert_jax.tasks.task_files import find_file, plain_suffix, read_lines
+from bert_jax.text_files import EmptyLines, json_record, LONGEST_LINE
 
 _NOTHING = ("", "\\N")  # what stands where there is no label; the second is how databases export it
 _LISTED = 12  # columns, labels or lines in a message
@@ -44,7 +42,7 @@ class Records:
 
 
 def read_examples(
-    task: Task, split: str, source: str | Path
+    task: Task, split: str, source: str | Path, unknown_labels: str | None = None
 ) -> tuple[list[TextExample] | list[ChoiceExample] | list[Sentence], list[str]]:
     """The examples of a split, and notes for people about what was left out.
 
@@ -55,6 +53,9 @@ def read_examples(
     Args:
       split: a name of `task.files`.
       source: the folder of the data, a file, or `tfds:NAME[/CONFIG][:VERSION]`; `tfds:` is the task's own.
+      unknown_labels: a label of a text that is none of the task's classes is refused (None; "refuse" names the options of
+        fine-tuning too), or the example is kept, with a number
+        that no class has ("error"), or left out ("ignore"). Counted in the notes.
 
     Raises:
       UserError: missing files and columns, lines of another width, labels that are unknown or missing in a split that
@@ -68,9 +69,32 @@ def read_examples(
         _need_labels(records, columns, split)
     makers: dict[str, Callable[..., Iterator[Any]]] = {"choice": _choices, "tagging": _sentences}
     examples = list(makers.get(task.kind, _texts)(task, split, columns, records))
+    if task.kind == "classification":
+        examples = _with_foreign(task, split, records, examples, unknown_labels)
     if not examples:
         raise UserError(f"{records.name} has no examples: is it the right file?")
     return examples, records.notes
+
+
+def _with_foreign(
+    task: Task, split: str, records: Records, examples: list[TextExample], unknown_labels: str | None
+) -> list[TextExample]:
+    """The examples of which those with a label that is none of the classes are refused, kept or left out."""
+    foreign = [example for example in examples if example.foreign is not None]
+    if not foreign:
+        return examples
+    words = _listed(sorted({str(example.foreign) for example in foreign}))
+    if unknown_labels in (None, "refuse"):
+        shown = task.labels if task.meanings is None else (*(task.labels or ()), *task.meanings)
+        raise UserError(
+            f"{foreign[0].place}: label {foreign[0].foreign} is not one of {_listed(shown or ())}: mend the file"
+            f"{unknown_advice(task, split) if unknown_labels else ''}"
+        )
+    what = "count as mistakes" if unknown_labels == "error" else "are left out"
+    records.notes.append(
+        f"{records.name}: {len(foreign):,} examples have labels that are no classes ({words}) and {what}"
+    )
+    return examples if unknown_labels == "error" else [one for one in examples if one.foreign is None]
 
 
 def with_labels(task: Task, source: str | Path) -> Task:
@@ -98,6 +122,16 @@ def with_labels(task: Task, source: str | Path) -> Task:
     return task.with_classes(words)
 
 
+def unknown_advice(task: Task, split: str) -> str:
+    """What else than to mend the file can be done about labels that are not known, for a message of fine-tuning."""
+    ways = ["name every label with --labels"] if task.name == "own" or task.kind == "tagging" else []
+    if split != "train":
+        ways.append(
+            "have such labels scored as mistakes or left out: unknown_labels=error or ignore (--unknown-labels)"
+        )
+    return "".join(f", or {way}" for way in ways)
+
+
 # ---- examples ------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +140,9 @@ def _texts(task: Task, split: str, columns: Columns, records: Records) -> Iterat
     keys = [records.keys[column] for column in columns.text]
     for number, (place, cells) in enumerate(records.lines):
         texts = tuple(_text(cells[key], place) for key in keys)
-        yield TextExample(name_of(cells, number), texts, label_of(cells, place), place)
+        label = label_of(cells, place)
+        foreign, label = (label, len(task.labels or ())) if isinstance(label, str) else (None, label)
+        yield TextExample(name_of(cells, number), texts, label, place, foreign)
 
 
 def _choices(task: Task, split: str, columns: Columns, records: Records) -> Iterator[ChoiceExample]:
@@ -181,14 +217,14 @@ def _need_labels(records: Records, columns: Columns, split: str) -> None:
 
 
 def _label_reader(task: Task, split: str, columns: Columns, records: Records) -> Callable[[Cells, str], Any]:
-    """(cells, place) -> number of the class, rating, or None where a test file has none."""
+    """(cells, place) -> number of the class, rating, or None where a test file has none; a word that is no class."""
     key, may_miss = _key(records, columns.label), is_test(split)
     if key is None:
         return lambda cells, place: None
     parse = _rating(task) if task.kind == "regression" else _class_number(task)
-    known: dict[Any, int | float] = {}  # str -> label: most lines have a label that was seen before
+    known: dict[Any, int | float | str] = {}  # str -> label: most lines have a label that was seen before
 
-    def read(cells: Cells, place: str) -> int | float | None:
+    def read(cells: Cells, place: str) -> int | float | str | None:
         cell = cells[key]
         if type(cell) is str and cell in known:
             return known[cell]
@@ -232,16 +268,19 @@ def _is_hidden(word: str, task: Task) -> bool:
     return label_key(word) not in map(label_key, task.labels or ())
 
 
-def _class_number(task: Task) -> Callable[[str, str], int]:
+def _class_number(task: Task) -> Callable[[str, str], int | str]:
+    """(word, place) -> number of the class; of a classification the word itself where it is no class."""
     labels = task.labels or ()
     known = {label_key(word): number for words in (task.meanings or (), labels) for number, word in enumerate(words)}
 
-    def parse(word: str, place: str) -> int:
+    def parse(word: str, place: str) -> int | str:
         key = label_key(word)
         if not labels and not isinstance(key, str) and key == int(key) >= 0:  # choices whose number differs by line
             return int(key)
         if key in known:
             return known[key]
+        if task.kind == "classification":
+            return word
         shown = labels if task.meanings is None else (*labels, *task.meanings)
         raise UserError(f"{place}: label {word} is not one of {_listed(shown) or 'the numbers from 0'}")
 
@@ -283,50 +322,57 @@ def _open(task: Task, split: str, source: str | Path, columns: Columns) -> Recor
     if str(source).startswith(TFDS):
         return _tfds_records(task, split, str(source), columns)
     path = find_file(task, split, Path(source))
-    text = read_text(path)
-    if not text.strip():
-        raise UserError(f"{path} is empty")
     suffix = plain_suffix(path)
-    if suffix == ".jsonl":
-        return _json_records(path.name, text, columns)
-    if suffix not in (".tsv", ".txt", ".csv"):
+    if suffix not in (".jsonl", ".tsv", ".txt", ".csv"):
         raise UserError(f"{path}: the ending {suffix or '(none)'} is not known: name it .tsv, .csv or .jsonl")
-    lines = _csv_lines(path.name, text) if suffix == ".csv" else _tsv_lines(text)
-    return _table_records(path.name, lines, columns, task.skips_short_lines and not is_test(split))
+    empty = EmptyLines(path.name)
+    if suffix == ".jsonl":
+        return _json_records(path.name, empty.without(read_lines(path)), columns, empty)
+    read = _csv_lines if suffix == ".csv" else _tsv_lines
+    lines = read(path.name, read_lines(path), empty)
+    return _table_records(path.name, lines, columns, task.skips_short_lines and not is_test(split), empty)
 
 
-def _tsv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
+def _tsv_lines(name: str, lines: Iterable[tuple[int, str]], empty: EmptyLines) -> Iterator[tuple[int, list[str]]]:
     """(number, cells). A quote is a character like any other, and only a line feed ends a line."""
-    for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+    for number, line in empty.without(lines):
         yield number, line.removesuffix("\r").split("\t")
 
 
-def _csv_lines(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(name: str, lines: Iterable[tuple[int, str]], empty: EmptyLines) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, cells); quoted cells may hold commas and line feeds."""
-    reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), strict=True)
-    with _fields_of_any_length():
+    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    with _long_fields():
         number = 1
         try:
             for cells in reader:
-                yield number, cells
+                if not cells or (len(cells) == 1 and cells[0].isspace()):
+                    empty.count(number)
+                else:
+                    yield number, cells
                 number = reader.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{name}, line {number}: the quoting is broken ({error})") from None
+            raise UserError(
+                f"{name}, line {number}: the quoting is broken, or a cell has more than {LONGEST_LINE // 2**20} million"
+                f" characters ({error})"
+            ) from None
 
 
 @contextmanager
-def _fields_of_any_length() -> Iterator[None]:
-    """The csv module refuses fields of more than 131,072 characters: documents may be longer."""
-    before = csv.field_size_limit(sys.maxsize)
+def _long_fields() -> Iterator[None]:
+    """The csv module refuses fields of more than 131,072 characters: documents may be as long as lines."""
+    before = csv.field_size_limit(LONGEST_LINE)
     try:
         yield
     finally:
         csv.field_size_limit(before)
 
 
-def _table_records(name: str, lines: Iterator[tuple[int, list[str]]], columns: Columns, skips_short: bool) -> Records:
+def _table_records(
+    name: str, lines: Iterator[tuple[int, list[str]]], columns: Columns, skips_short: bool, empty: EmptyLines
+) -> Records:
     """Lines of equal width; in some files those that are too short are left out and named."""
-    number, first = next(lines)
+    number, first = _first(lines, name)
     notes: list[str] = []
     if columns.header:
         names = [cell.strip() for cell in first]
@@ -335,7 +381,14 @@ def _table_records(name: str, lines: Iterator[tuple[int, list[str]]], columns: C
         names = [str(place) for place in range(len(first))]
         keys = _keys_of(name, [*range(len(first))], columns)
         lines = itertools.chain([(number, first)], lines)
-    return Records(name, keys, names, _of_width(name, lines, len(first), skips_short, notes), notes)
+    return Records(name, keys, names, _of_width(name, lines, len(first), skips_short, notes, empty), notes)
+
+
+def _first[Line](lines: Iterator[tuple[int, Line]], name: str) -> tuple[int, Line]:
+    first = next(lines, None)
+    if first is None:
+        raise UserError(f"{name} is empty: is it the right file?")
+    return first
 
 
 def _keys_of(name: str, names: Sequence[Column], columns: Columns) -> dict[Column, int]:
@@ -354,7 +407,12 @@ def _keys_of(name: str, names: Sequence[Column], columns: Columns) -> dict[Colum
 
 
 def _of_width(
-    name: str, lines: Iterator[tuple[int, list[str]]], width: int, skips_short: bool, notes: list[str]
+    name: str,
+    lines: Iterator[tuple[int, list[str]]],
+    width: int,
+    skips_short: bool,
+    notes: list[str],
+    empty: EmptyLines,
 ) -> Iterator[tuple[str, list[str]]]:
     prefix, short = f"{name}, line ", []
     for number, cells in lines:
@@ -366,39 +424,26 @@ def _of_width(
             raise UserError(f"{prefix}{number} has {len(cells)} columns, and the first line has {width}")
     if short:
         notes.append(f"{name}: {len(short)} lines lack columns and are left out: {_listed(short)}")
+    notes += empty.note()
 
 
-def _json_records(name: str, text: str, columns: Columns) -> Records:
-    rows = text.rstrip("\r\n ").split("\n")
-    names = list(json_object(rows[0], f"{name}, line 1"))
+def _json_records(name: str, numbered: Iterator[tuple[int, str]], columns: Columns, empty: EmptyLines) -> Records:
+    first, line = _first(numbered, name)
+    names = list(json_record(line, f"{name}, line {first}"))
     optional = [column for column in (columns.label, columns.id) if column is not None and column in names]
     keys: dict[Column, Column] = {column: column for column in (*columns.needed, *optional)}
+    notes: list[str] = []
 
     def lines() -> Iterator[tuple[str, dict[Column, Any]]]:
-        for number, row in enumerate(rows, start=1):
+        for number, row in itertools.chain([(first, line)], numbered):
             place = f"{name}, line {number}"
-            cells = json_object(row, place)
+            cells: dict[Any, Any] = json_record(row, place)
             if missing := [column for column in columns.needed if column not in cells]:
-                raise UserError(f"{place} has no {missing[0]}: it has {_listed(list(cells))}")
+                raise UserError(f"{place} has no {missing[0]}: it has {_listed(list(map(str, cells)))}")
             yield place, {column: cells.get(column) for column in keys}
+        notes.extend(empty.note())
 
-    return Records(name, keys, names, lines(), [])
-
-
-def json_object(row: str, place: str) -> dict[Any, Any]:
-    """Return the object of a JSON line; UserError names `place` where there is none."""
-    try:
-        content = json.loads(row)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} is no JSON ({error}): JSON lines have one object a line") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{place} is no JSON object but {_short(content)}")
-    if "\\u" in row:  # JSON can spell half of a character, which no encoding knows
-        try:
-            json.dumps(content, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{place} holds half a character, \\ud800 to \\udfff: write the whole of it") from None
-    return content
+    return Records(name, keys, names, lines(), notes)
 
 
 def _tfds_records(task: Task, split: str, source: str, columns: Columns) -> Records:

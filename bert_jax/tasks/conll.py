@@ -2,8 +2,8 @@
 """CoNLL files: a word and its tags a line, an empty line between sentences.
 
 Known shapes: CoNLL-2003 (Tjong Kim Sang and De Meulder, 2003: columns between spaces, word first, tag last, -DOCSTART-
-before each document); columns between tabs; and Weibo NER (Peng and Dredze, 2015), where each line is a character with
-the digits of its position in the word behind it.
+before each document); columns between tabs; CoNLL-U, whose columns have names; and Weibo NER (Peng and Dredze, 2015),
+where each line is a character with the digits of its position in the word behind it.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent
 from bert_jax.tasks.examples import Sentence
+from bert_jax.tasks.table import Column, CONLLU
 from bert_jax.tasks.task_files import read_text
 
 DOCUMENT = "-DOCSTART-"
@@ -23,6 +24,8 @@ _DOCUMENT_COMMENTS = ("#begin document", "#end document", "# newdoc")  # CoNLL-2
 _CHARACTER_AND_POSITION = re.compile(r"(.[^0-9]*)([0-9]+)", re.DOTALL)
 _COUNTED = 0.9  # share of the words whose positions count on, from which on they are taken for positions
 _WHITE = re.compile(r"\s")
+_GLOBAL_COLUMNS = "# global.columns ="  # of CoNLL-U Plus, in the first line
+_RUNNING = re.compile(r"[0-9]+([-.][0-9]+)?")  # 1; 1-2: several words in one token; 8.1: a word that is not there
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,13 @@ class _Block(NamedTuple):
 
 
 def read_conll(
-    path: Path, word_column: int = 0, tag_column: int | None = -1, *, positions: bool | None = None
+    path: Path,
+    word_column: Column | None = None,
+    tag_column: Column | None = -1,
+    *,
+    positions: bool | None = None,
+    may_lack_tags: bool = False,
+    notes: list[str] | None = None,
 ) -> list[ConllSentence]:
     """The sentences of a file, in order.
 
@@ -53,26 +62,37 @@ def read_conll(
     is a comment where a sentence may begin and it has another number of columns than the words; else it is a word.
     Documents begin at -DOCSTART-, "#begin document" and "# newdoc".
 
+    A column is a number, from 0 or, if negative, from the end; or a name of `CONLLU` (of a file of so many columns) or of
+    the line "# global.columns =". FEATS:Case and MISC:name are the values of such features, O where there is none.
+
     Args:
-      word_column: the column of the words, from 0; negative numbers count from the end.
+      word_column: the column of the words; None: the first, and it is refused where it is a running number.
       tag_column: the column of the tags; None: there is none. A file of one column has no tags.
       positions: whether behind each character there are the digits of its position in the word, which are no part of
         the text (they stay in `columns`). None: they are recognised, where all words end with digits that count on.
+      may_lack_tags: whether a file without the tag column has no tags, and is no error.
+      notes: what is left out of a file is added to these.
 
     Raises:
-      UserError: no file, not UTF-8, no sentence in it, no such column, or a line with another number of columns.
+      UserError: no file, not UTF-8, no sentence in it, no such column, a line with another number of columns, or a
+        running number where words must be.
     """
     lines = _read_lines(path)
     tabs, width, first = _shape(lines, path)
     blocks = _blocks(lines, tabs, width, first, path.name)
     if not blocks:
         raise UserError(f"{path} has no sentence: a CoNLL file has a word and its tag a line")
-    word_at = _column(word_column, width, "word column", path)
-    if width == 1 and tag_column == -1:
-        tag_column = None
-    tag_at = None if tag_column is None else _column(tag_column, width, "tag column", path)
+    if _is_numbered(blocks, width):
+        if word_column is None:
+            raise _numbered_error(path, width)
+        blocks = _without_other_tokens(blocks, path.name, [] if notes is None else notes)
+    names = _column_names(lines, width)
+    word_at, feature = _column(word_column or 0, width, names, "word column", path)
+    if feature is not None:
+        raise UserError(f"{path}: {word_column} is a feature of a word: name the column of the words, such as FORM")
+    tag_at, feature = _tag_column(tag_column, width, names, may_lack_tags, path)
     if word_at == tag_at:
-        raise UserError(f"{path}: words and tags cannot both stand in column {word_column} of {width}")
+        raise UserError(f"{path}: words and tags cannot both stand in column {word_at} of {width}")
     words = [tuple(line.columns[word_at] for line in block.lines) for block in blocks]
     if positions or (positions is None and _has_positions(words)):
         words = [_without_positions(sentence, block, path) for sentence, block in zip(words, blocks, strict=True)]
@@ -80,11 +100,12 @@ def read_conll(
         ConllSentence(
             name=str(number),
             words=own,
-            tags=None if tag_at is None else tuple(line.columns[tag_at] for line in block.lines),
+            tags=None if tag_at is None else tuple(_tag(line.columns[tag_at], feature) for line in block.lines),
             document=block.document,
             place=f"{path.name}, line {block.lines[0].number}",
             columns=tuple(
-                tuple(column for place, column in enumerate(line.columns) if place != tag_at) for line in block.lines
+                tuple(column for place, column in enumerate(line.columns) if feature or place != tag_at)
+                for line in block.lines
             ),
         )
         for number, (own, block) in enumerate(zip(words, blocks, strict=True))
@@ -174,10 +195,85 @@ def _blocks(lines: Sequence[str], tabs: bool, width: int, first: int, name: str)
     return blocks
 
 
-def _column(column: int, width: int, what: str, path: Path) -> int:
-    if not -width <= column < width:
-        raise UserError(f"{path} has {width} columns: {what} {column} is not one of 0 to {width - 1}")
-    return column % width
+# ---- columns -------------------------------------------------------------------------------------------------
+
+
+def _column_names(lines: Sequence[str], width: int) -> Sequence[str]:
+    """The names of the columns, none where they have none."""
+    if lines[0].startswith(_GLOBAL_COLUMNS):
+        return lines[0].removeprefix(_GLOBAL_COLUMNS).split()
+    return CONLLU if width == len(CONLLU) else ()
+
+
+def _column(column: Column, width: int, names: Sequence[str], what: str, path: Path) -> tuple[int, str | None]:
+    """The number of a column from 0, and the feature that is meant in it, if any."""
+    numbers = f"0 to {width - 1}, or -1 to -{width} from the end"
+    if isinstance(column, int):
+        if not -width <= column < width:
+            raise UserError(f"{path} has {width} columns: {what} {column} is not one of {numbers}")
+        return column % width, None
+    name, _, feature = column.partition(":")
+    if name not in names[:width]:
+        known = f"one of {', '.join(names)}" if names else f"named there: give its number, {numbers}"
+        raise UserError(f"{path} has {width} columns: {what} {column} is not {known}")
+    return names.index(name), feature or None
+
+
+def _tag_column(
+    column: Column | None, width: int, names: Sequence[str], may_lack: bool, path: Path
+) -> tuple[int | None, str | None]:
+    if column is None or (width == 1 and column == -1):
+        return None, None
+    try:
+        return _column(column, width, names, "tag column", path)
+    except UserError:
+        if may_lack:
+            return None, None
+        raise
+
+
+def _tag(cell: str, feature: str | None) -> str:
+    """A tag, or the value of a feature in a cell such as `SpaceAfter=No|name=B-PER`; O where it is not there."""
+    if feature is None:
+        return cell
+    pairs = (part.partition("=") for part in cell.split("|"))
+    return next((value for name, _, value in pairs if name == feature), "O")
+
+
+def _is_numbered(blocks: Sequence[_Block], width: int) -> bool:
+    """Whether the first column counts the words: in each sentence from 0 or 1, or on from the sentence before."""
+    counted = words = 0
+    last = -1
+    for block in blocks:
+        for place, line in enumerate(block.lines):
+            if _RUNNING.fullmatch(line.columns[0]) is None:
+                return False
+            if not line.columns[0].isdecimal():
+                continue
+            number = int(line.columns[0])
+            counted += number == last + 1 or (place <= 1 and number in (0, 1))
+            words += 1
+            last = number
+    return width > 1 and words > 1 and counted >= _COUNTED * words
+
+
+def _numbered_error(path: Path, width: int) -> UserError:
+    example = "--text 1 --label -1"
+    if width == len(CONLLU):
+        example = "--text FORM --label UPOS (it looks like CoNLL-U; MISC:name is a value in MISC)"
+    return UserError(
+        f"{path}: its first column is a running number (1, 2, 3, ...), not the words: name the columns of words and tags,"
+        f" {example}"
+    )
+
+
+def _without_other_tokens(blocks: Sequence[_Block], name: str, notes: list[str]) -> list[_Block]:
+    """Without the lines of CoNLL-U that are no words: several words in one token (1-2), words that are not there (8.1)."""
+    kept = [_Block(block.document, [line for line in block.lines if line.columns[0].isdecimal()]) for block in blocks]
+    count = sum(len(block.lines) for block in blocks) - sum(len(block.lines) for block in kept)
+    if count:
+        notes.append(f"{name}: {count:,} lines that are no words (numbered 1-2 or 8.1) are left out")
+    return [block for block in kept if block.lines]
 
 
 # ---- characters with their position in the word -------------------------------------------------------------

@@ -12,6 +12,7 @@ class TextExample:
     texts: tuple[str, ...]  # one or two
     label: int | float | None  # number of its class, or its rating; None: the file has none
     place: str  # file and line, for messages
+    foreign: str | None = None  # its label where that is none of the classes; `label` is then their number
 
 
 @dataclass(frozen=True)

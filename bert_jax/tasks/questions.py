@@ -17,9 +17,9 @@ from typing import Any
 from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
 from bert_jax.scoring.squad import read_json
-from bert_jax.tasks.columns import json_object
 from bert_jax.tasks.examples import Answer, Question
 from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
+from bert_jax.text_files import json_record
 
 _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
 _SHAPE = "a SQuAD file is data[].paragraphs[] with context and qas[], which have id, question and answers[]"
@@ -81,7 +81,7 @@ def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
     for number, line in enumerate(lines, start=first):
         if line.strip():
             place = f"line {number}"
-            entry = {"id": str(number), **json_object(line, place)}
+            entry = {"id": str(number), **json_record(line, place)}
             questions.append(_question(entry, _member(entry, "context", str, place), place, labelled=False))
     return questions
 

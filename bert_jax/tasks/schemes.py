@@ -31,7 +31,7 @@ _OTHER_NAMES = {"BIO": "IOB2", "BIO2": "IOB2", "BIO1": "IOB1", "BIOES": "IOBES",
 _OTHER_NAMES |= {"BMOES": "BMES", "BIOUL": "BILOU", "BIOLU": "BILOU", "IOBUL": "BILOU"}
 _ROLE_OF = {letter: role for letters in SCHEMES.values() for letter, role in zip(letters, _ROLES, strict=False)}
 _TAG = re.compile(r"([BIESMLU])(?:[-_](.*))?", re.DOTALL)
-_MOSTLY = 0.5  # share of the tags with a letter of a scheme, from which on the others are mistakes
+_MOSTLY = 0.5  # share of the tags beside O with a letter of a scheme, from which on the others are mistakes
 
 POLICIES = ("repair", "refuse")
 
@@ -227,16 +227,17 @@ def _require_tags(sentence: Sentence) -> None:
 def detect_scheme(sentences: Sequence[Sentence]) -> str | None:
     """The scheme that the tags break least, of those that have all letters that occur; None: tags of no scheme.
 
-    Where tags keep to several it is the first in the order of `SCHEMES`, but IOB2 before IOB1.
+    Tags of no scheme are classes of words, with O among them (location-city, COMMA) or without (parts of speech). Where
+    tags keep to several it is the first in the order of `SCHEMES`, but IOB2 before IOB1.
 
     Raises:
       UserError: most tags have the form of a scheme and some have not, or their letters are of several schemes.
     """
-    counts = collections.Counter(tag for sentence in sentences for tag in sentence.tags or ())
+    counts = collections.Counter(tag for sentence in sentences for tag in sentence.tags or () if tag != OUTSIDE)
     parsed = {tag: parse(tag) for tag in counts}
     formed = sum(count for tag, count in counts.items() if parsed[tag] is not None)
-    if formed < sum(counts.values()):
-        if formed <= _MOSTLY * sum(counts.values()):
+    if formed < counts.total():
+        if formed < _MOSTLY * counts.total():
             return None
         for sentence in sentences:
             _require_tags(sentence)
@@ -260,6 +261,19 @@ def labels_of(sentences: Iterable[Sentence], scheme: str | None) -> list[str]:
     if scheme is None:
         return sorted(tags)
     return label_names({parsed.type for parsed in map(_parsed, tags) if parsed.role != OUTSIDE}, scheme)
+
+
+def named_labels(names: Sequence[str], scheme: str | None) -> list[str]:
+    """The labels that a person names: tags (O, B-PER, I-PER), or the types of a scheme (PER), for which all tags stand.
+
+    Of no scheme they are the classes as named.
+    """
+    if scheme is None:
+        return list(names)
+    parsed = [parse(name) for name in names]
+    if all(parsed) and (OUTSIDE in names or any(tag.type for tag in parsed if tag)):
+        return label_names({tag.type for tag in parsed if tag and tag.role != OUTSIDE}, scheme)
+    return label_names({name for name in names if name != OUTSIDE}, scheme)
 
 
 def transitions(labels: Sequence[str], scheme: str) -> Transitions:

@@ -112,7 +112,7 @@ def write_predictions(
         {
             "index": example.name,
             "prediction": predicted_word(task, prediction),
-            "label": None if example.label is None else _label(task, example.label),
+            "label": None if example.label is None else _foreign(example) or _label(task, example.label),
         }
         for example, prediction in zip(examples, predictions, strict=True)
     ]
@@ -127,6 +127,11 @@ def write_predictions(
     path.parent.mkdir(parents=True, exist_ok=True)
     with complete_or_absent(path) as file:
         file.write(("\n".join(lines) + "\n").encode())
+
+
+def _foreign(example: TextExample | ChoiceExample) -> str | None:
+    """Its label where that is none of the classes."""
+    return example.foreign if isinstance(example, TextExample) else None
 
 
 def _label(task: Task, label: float) -> str:

@@ -19,6 +19,7 @@ BATCH_SIZES = (16, 32)
 EPOCHS = (2, 3, 4)
 
 Column = str | int  # its name in the header, or its number from 0 in a file without one
+CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")  # columns of CoNLL-U
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,11 @@ class Task:
         if self.columns is None:
             raise ValueError(f"{self.name} has no columns")
         return self.columns if isinstance(self.columns, Columns) else self.columns[split]
+
+
+def is_conll_column(column: Column) -> bool:
+    """Whether a column can be meant of a CoNLL file: a number, or a name of CoNLL-U, perhaps with a feature behind it."""
+    return isinstance(column, int) or column.partition(":")[0] in CONLLU
 
 
 def is_test(split: str) -> bool:
@@ -447,7 +453,8 @@ _OWN_METRICS = {
     "tagging": ("f1", "precision", "recall"),
 }
 _OWN_SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
-_OWN_ENDINGS = {"span": ("json",), "tagging": ("conll", "txt")}
+CONLL_ENDINGS = ("conll", "conllu", "txt")
+_OWN_ENDINGS = {"span": ("json",), "tagging": CONLL_ENDINGS}
 
 
 def own_task(
@@ -462,22 +469,26 @@ def own_task(
     """A task on files of one's own, whose columns are named.
 
     TSV has no quoting, CSV has; the ending of the file decides. Columns are given by name, or all by number for files
-    without a header. Tagging has JSON lines with a list of words and a list of tags; without `text` it has CoNLL files.
+    without a header. Tagging has CoNLL files, of which columns may be named (see `conll.read_conll`), or JSON lines with a
+    list of words and a list of tags, whose fields must be named.
 
     Args:
       kind: one of model_description.TASKS.
       text: one text or two; choice: the context (and the common beginning of the continuations); tagging: the words.
-      labels: the classes in the order of their numbers; None: those of the training file.
+      labels: the classes in the order of their numbers, of tagging also the types of its phrases (see
+        `schemes.named_labels`); None: those of the training file.
       choices: a column for each, or one with a list.
       positive: the class that F1 is of where there are two; None: the second.
 
     Raises:
       UserError: columns that do not fit together or the kind.
     """
-    columns = Columns(tuple(text), label, id, tuple(choices)) if text else None
+    given = bool(text) or label is not None or id is not None or bool(choices)
+    columns = Columns(tuple(text), label, id, tuple(choices)) if given else None
     endings = _OWN_ENDINGS.get(kind, ("tsv", "csv", "jsonl"))
     if columns is not None and kind == "tagging":
-        endings = ("jsonl",)
+        of_conll = all(map(is_conll_column, columns.text))
+        endings = (*CONLL_ENDINGS, "jsonl") if of_conll else ("jsonl", *CONLL_ENDINGS)
     task = Task(
         "own",
         "own data",
@@ -489,8 +500,7 @@ def own_task(
         max_length=384 if kind == "span" else 128,
         positive=positive,
     )
-    if columns is not None or kind not in _OWN_ENDINGS:
-        _check_own(kind, columns or Columns(()), task.labels)
+    _check_own(kind, columns, task.labels)
     if kind == "choice" and task.labels is None and len(choices) > 1:
         task = replace(task, labels=tuple(str(number) for number in range(len(choices))))
     if positive is not None and kind != "classification":
@@ -498,11 +508,37 @@ def own_task(
     return task.with_classes(labels) if labels is not None and kind == "classification" else task
 
 
-def _check_own(kind: str, columns: Columns, labels: tuple[str, ...] | None) -> None:
+def with_columns(
+    name: str, text: Sequence[Column], label: Column | None = None, labels: Sequence[str] | None = None
+) -> Task:
+    """A task of tagging of the table on files with other columns, or with labels that its training file lacks.
+
+    Raises:
+      UserError: it is no task of tagging, whose files alone come in many layouts, or columns that do not fit together.
+    """
+    task = find_task(name)
+    if task.kind != "tagging":
+        raise UserError(f"--task {task.name} has its own columns and labels: describe your own data with --task own")
+    columns = Columns(tuple(text), label) if text or label is not None else None
+    _check_own(task.kind, columns, labels)
+    tfds = task.tfds if task.tfds is None or columns is None else replace(task.tfds, columns=columns)
+    return replace(task, columns=columns, labels=None if labels is None else tuple(labels), tfds=tfds)
+
+
+def _check_own(kind: str, columns: Columns | None, labels: Sequence[str] | None) -> None:
+    if labels is not None:
+        if len(distinct_labels(labels)) != len(labels):
+            raise UserError(f"--labels {' '.join(labels)}: one is given twice")
+        if kind in ("regression", "span"):
+            found = "a regression has numbers" if kind == "regression" else "answers are pieces of their context"
+            raise UserError(f"--labels belongs to classification, choice and tagging: {found}")
+    if columns is None and kind in _OWN_ENDINGS:
+        return
     if kind == "span":
         raise UserError("span has no columns: its files are as SQuAD's, name them with --data alone")
+    columns = columns or Columns(())
     given = [column for column in (*columns.needed, columns.label, columns.id) if column is not None]
-    if len({type(column) for column in given}) > 1:
+    if kind != "tagging" and len({type(column) for column in given}) > 1:
         raise UserError(f"columns {given} are given by name and by number: a file has a header or it has none")
     allowed = (1,) if kind == "tagging" else (1, 2)
     if len(columns.text) not in allowed:
@@ -514,7 +550,3 @@ def _check_own(kind: str, columns: Columns, labels: tuple[str, ...] | None) -> N
         raise UserError(
             f"{kind} with {len(columns.choices)} columns of choices: --choices belongs to choice, which needs it"
         )
-    if labels is not None and len(distinct_labels(labels)) != len(labels):
-        raise UserError(f"--labels {','.join(labels)}: one is given twice")
-    if labels is not None and kind == "regression":
-        raise UserError("--labels belongs to classification: a regression has numbers")

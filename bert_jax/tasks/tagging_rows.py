@@ -19,7 +19,7 @@ from bert_jax.tasks.schemes import OUTSIDE, Transitions, transitions
 from bert_jax.tokenization import Tokenizer
 
 LEFT_OUT = -1  # the row of a word that was cut off
-UNKNOWN_LABELS = ("refuse", "ignore")
+UNKNOWN_LABELS = ("refuse", "error", "ignore")
 _SPECIAL = 2  # [CLS] in front and [SEP] behind, in every row
 
 
@@ -53,6 +53,7 @@ def tagging_rows(
     too_long: str = "error",
     stride: int = 128,
     unknown_labels: str = "refuse",
+    advice: str = "",
 ) -> tuple[list[Row], WordMap, dict[str, int]]:
     """Rows [CLS] pieces [SEP], in the order of the sentences, with a label for each token: that of a word at its first
     piece, else IGNORE.
@@ -66,7 +67,9 @@ def tagging_rows(
       too_long: a sentence of more tokens is an error, or its end is left out ("truncate"), or it becomes several rows
         ("windows"), of which a word is read in the one where it has most context.
       stride: windows begin so many tokens apart, or as many as fit into one.
-      unknown_labels: a tag that is not in `labels` is an error, or its word has no label ("ignore").
+      unknown_labels: a tag that is not in `labels` is refused, or its word has no label ("error" and "ignore", which
+        differ in how it is scored).
+      advice: what else than to mend the file can be done about unknown labels, for the message.
 
     Returns:
       The rows, the map that `decode` wants, and counts for people; `text_rows.unknown_note` reads "unknown tokens".
@@ -76,7 +79,7 @@ def tagging_rows(
     """
     room = max_length - _SPECIAL
     _check_settings(room, too_long, stride, unknown_labels)
-    label_of_word, without_label = _label_numbers(sentences, labels, unknown_labels)  # [W]
+    label_of_word, without_label = _label_numbers(sentences, labels, unknown_labels, advice)  # [W]
     pieces = _pieces([word for sentence in sentences for word in sentence.words], tokenizer)
     bounds = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])  # [N + 1], in words
     token_begins = pieces.begins[bounds]  # [N + 1]
@@ -126,7 +129,9 @@ def _too_long_error(sentence: Sentence, lengths: np.ndarray, max_length: int) ->
 # ---- labels and pieces --------------------------------------------------------------------------------------
 
 
-def _label_numbers(sentences: Sequence[Sentence], labels: Sequence[str], unknown_labels: str) -> tuple[np.ndarray, int]:
+def _label_numbers(
+    sentences: Sequence[Sentence], labels: Sequence[str], unknown_labels: str, advice: str
+) -> tuple[np.ndarray, int]:
     """The number of each word's label, [W] int64, and how many words have a tag that is not in `labels`."""
     numbers: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
     tags = [sentence.tags or (None,) * len(sentence.words) for sentence in sentences]
@@ -135,11 +140,13 @@ def _label_numbers(sentences: Sequence[Sentence], labels: Sequence[str], unknown
     if not foreign:
         return result, 0
     if unknown_labels == "refuse":
-        raise _unknown_label_error(sentences, labels, foreign)
+        raise _unknown_label_error(sentences, labels, foreign, advice)
     return result, sum(tag in foreign for own in tags for tag in own)
 
 
-def _unknown_label_error(sentences: Sequence[Sentence], labels: Sequence[str], foreign: set[str]) -> UserError:
+def _unknown_label_error(
+    sentences: Sequence[Sentence], labels: Sequence[str], foreign: set[str], advice: str
+) -> UserError:
     sentence, place = next(
         (sentence, place) for sentence in sentences for place, tag in enumerate(sentence.tags or ()) if tag in foreign
     )
@@ -153,8 +160,7 @@ def _unknown_label_error(sentences: Sequence[Sentence], labels: Sequence[str], f
         )
     more = f", nor are {_some(sorted(foreign - {found}))}" if len(foreign) > 1 else ""
     return UserError(
-        f"{where}: the tag {found} is not among the {len(labels)} labels ({_some(labels)}){more}:"
-        " mend the file, or have such words ignored"
+        f"{where}: the tag {found} is not among the {len(labels)} labels ({_some(labels)}){more}: mend the file{advice}"
     )
 
 

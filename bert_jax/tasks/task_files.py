@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file of a split, found and read as text."""
 
-import gzip
-import lzma
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
+from bert_jax.data.streams import open_stream
 from bert_jax.errors import UserError
 from bert_jax.tasks.table import Task
+from bert_jax.text_files import decode_text, text_lines
 
-_COMPRESSED: dict[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress}
+LARGEST_TEXT = 2**30  # bytes, unpacked, of a file that is read as a whole: a JSON file of questions, a CoNLL file
+_COMPRESSED = (".xz", ".gz", ".bz2", ".zst")  # endings; what a file is packed with is told by its first bytes
 _LISTED = 12  # names of a folder in a message
 
 
 def find_file(task: Task, split: str, path: Path) -> Path:
     """The file of a split: `path` itself, or the one in the folder `path` that bears a name of the task's table.
 
-    A folder may hold the task's files or the task's folder, as GLUE's does; files may be compressed (.gz, .xz).
+    A folder may hold the task's files or the task's folder, as GLUE's does; files may be compressed (.gz, .xz, .bz2, .zst).
 
     Raises:
       UserError: the task has no such split, or no file of it is there.
@@ -45,26 +46,28 @@ def _listing(folder: Path) -> str:
     return f"{folder} holds {', '.join(names[:_LISTED]) or 'nothing'}{more}"
 
 
-def read_text(path: Path) -> str:
-    """All of a UTF-8 file, without a byte order mark.
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file, packed or not, with their numbers from 1; see `text_files.text_lines`.
 
     Raises:
-      UserError: it is not UTF-8, or broken where it is compressed.
+      UserError: as `text_lines`, and as `open_stream` where it is packed and broken.
     """
-    raw = path.read_bytes()
-    if path.suffix in _COMPRESSED:
-        try:
-            raw = _COMPRESSED[path.suffix](raw)
-        except (OSError, EOFError, lzma.LZMAError) as error:
-            raise UserError(f"{path} cannot be unpacked ({error}): copy it again") from None
-    try:
-        return raw.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path.name}, line {line}: byte {raw[error.start]:#04x} is not UTF-8: convert the file (iconv -f LATIN1 -t UTF-8,"
-            " or whatever it is in)"
-        ) from None
+    with open_stream(path) as stream:
+        yield from text_lines(stream, path.name)
+
+
+def read_text(path: Path) -> str:
+    """All of a UTF-8 file, packed or not, without a byte order mark.
+
+    Raises:
+      UserError: it is no text (see `text_files.decode_text`), is broken where it is packed, or unpacks to more than
+        `LARGEST_TEXT` bytes.
+    """
+    with open_stream(path) as stream:
+        raw = stream.read(LARGEST_TEXT + 1)
+    if len(raw) > LARGEST_TEXT:
+        raise UserError(f"{path} holds more than {LARGEST_TEXT // 2**20:,} MiB: divide it")
+    return decode_text(raw, path.name)
 
 
 def plain_suffix(path: Path) -> str:

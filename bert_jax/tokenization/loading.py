@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.text_files import foreign_encoding, mend_encoding
 from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS, Tokenizer
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE, WordPieceTokenizer
@@ -92,8 +93,11 @@ def _has_capital(entry: str) -> bool:
 
 def _read_vocabulary(file: Path) -> list[str]:
     """The entries, stripped of white space as google-research/bert's load_vocab does; each line has an id."""
+    raw = file.read_bytes()
+    if (encoding := foreign_encoding(raw)) is not None:
+        raise UserError(f"{file} is {mend_encoding(encoding)}")
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not a vocabulary: it is not UTF-8 at byte {error.start}") from None
     if not text.strip():

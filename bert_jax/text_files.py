@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text as it comes in from outside: lines of UTF-8 and JSON, read strictly by every stage in the same way.
+
+What is no text is refused where it is read, with file and line: other encodings (named by their byte order marks),
+bytes that are not UTF-8, NUL, and half a character, which JSON can spell (\\ud83d) and no encoding knows.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, IO
+
+from bert_jax.errors import listed, UserError
+
+LONGEST_LINE = 32 * 2**20  # bytes; a longer one is not a sentence, a paragraph or a record
+
+# Encodings by the bytes that a file begins with, the longer ones first; the names are those of iconv.
+_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+    (b"\x84\x31\x95\x33", "GB18030"),
+    *((b"+/v" + end, "UTF-7") for end in (b"8", b"9", b"+", b"/")),
+)
+REPLACED = "\ufffd"  # stands for what is no character
+_MARK = "\ufeff"  # of UTF-8, which is read over
+_LOOKED_AT = 256  # bytes, for an encoding without a mark
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")  # how JSON can spell what is no character
+
+
+def foreign_encoding(start: bytes) -> str | None:
+    """Return the name of the encoding that a file begins in where that is not UTF-8; None: it may well be UTF-8.
+
+    Told by the byte order mark; of UTF-16 and UTF-32 without one, by the zero bytes of ASCII characters.
+    """
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            return name
+    head = start[: min(_LOOKED_AT, len(start) // 4 * 4)]
+    zeros = tuple(head[place::4].count(0) * 8 > len(head) for place in range(4))  # in more than half of the places
+    patterns: dict[tuple[bool, ...], str] = {
+        (False, True, True, True): "UTF-32LE",
+        (True, True, True, False): "UTF-32BE",
+    }
+    patterns |= {(False, True, False, True): "UTF-16LE", (True, False, True, False): "UTF-16BE"}
+    return patterns.get(zeros)
+
+
+def mend_encoding(name: str) -> str:
+    """Return what a message says of a file in another encoding: its name and the command that converts it."""
+    return f"{name}: convert it (iconv -f {name} -t UTF-8)"
+
+
+# ---- lines -------------------------------------------------------------------------------------------------
+
+
+def decode_text(raw: bytes, name: str) -> str:
+    """Return a whole text that is in memory, without its byte order mark.
+
+    Raises:
+      UserError: as `text_lines`.
+    """
+    _refuse_encoding(raw, name)
+    return _decoded(raw, name, 1).removeprefix(_MARK)
+
+
+def text_lines(stream: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """Yield the number (from 1) of each line and its text without the line feed; only a line feed ends a line.
+
+    Args:
+      name: of the file, for messages.
+
+    Raises:
+      UserError: another encoding, bytes that are not UTF-8, NUL, or a line of more than `LONGEST_LINE` bytes.
+    """
+    number = 0
+    while raw := stream.readline(LONGEST_LINE + 2):
+        number += 1
+        if number == 1:
+            _refuse_encoding(raw, name)
+        if len(raw.removesuffix(b"\n")) > LONGEST_LINE:
+            raise UserError(
+                f"{name}, line {number} is longer than {LONGEST_LINE // 2**20} MiB: write one text or record a line"
+            )
+        line = _decoded(raw, name, number)
+        yield number, (line.removeprefix(_MARK) if number == 1 else line).removesuffix("\n")
+
+
+def _refuse_encoding(start: bytes, name: str) -> None:
+    if (encoding := foreign_encoding(start)) is not None:
+        raise UserError(f"{name} is {mend_encoding(encoding)}")
+
+
+def _decoded(raw: bytes, name: str, first: int) -> str:
+    """Return text whose first line has the number `first`."""
+    nul = raw.find(b"\0")
+    if nul >= 0:
+        line = first + raw.count(b"\n", 0, nul)
+        raise UserError(f"{name}, line {line}: is no text (NUL at byte {_in_line(raw, nul)} of the line): leave it out")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = first + raw.count(b"\n", 0, error.start)
+        raise UserError(
+            f"{name}, line {line}: is not UTF-8 at its byte {_in_line(raw, error.start)} ({raw[error.start]:#04x}):"
+            " convert the file (iconv -f LATIN1 -t UTF-8, or whatever it is in)"
+        ) from None
+
+
+def _in_line(raw: bytes, position: int) -> int:
+    return position - (raw.rfind(b"\n", 0, position) + 1)
+
+
+class EmptyLines:
+    """The empty lines of a file that are skipped while it is read, counted."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._numbers: list[str] = []
+
+    def without(self, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        """Yield the lines that hold more than blanks (a tab is no blank: it stands between columns)."""
+        for number, line in lines:
+            if line.strip(" \r\f\v"):
+                yield number, line
+            else:
+                self.count(number)
+
+    def count(self, number: int) -> None:
+        """Count the line of that number."""
+        self._numbers.append(str(number))
+
+    def note(self) -> list[str]:
+        """Return a line for people, or nothing where no line was empty."""
+        if not self._numbers:
+            return []
+        count = len(self._numbers)
+        what = "1 empty line is" if count == 1 else f"{count:,} empty lines are"
+        return [f"{self._name}: {what} skipped: {listed(self._numbers)}"]
+
+
+# ---- JSON --------------------------------------------------------------------------------------------------
+
+
+def json_record(line: str, place: str, characters: bool = True) -> dict[str, Any]:
+    """Return the object of a line of JSON lines.
+
+    Args:
+      place: file and line, for messages.
+      characters: whether NUL and half a character are refused wherever they are; else the caller looks for them in what
+        it takes (`refuse_no_character`).
+
+    Raises:
+      UserError: as `parse_json`, and where it is no object.
+    """
+    shape = "JSON lines have one object a line"
+    content = parse_json(line, place, shape, characters)
+    if not isinstance(content, dict):
+        shown = repr(content)
+        raise UserError(f"{place} is no JSON object but {shown if len(shown) <= 60 else f'{shown[:57]}...'}: {shape}")
+    return content
+
+
+def parse_json(text: str, place: str, shape: str, characters: bool = True) -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+      place: file and line, for messages.
+      shape: what is expected there, for messages: "JSON lines have one object a line".
+      characters: whether NUL and half a character are refused.
+
+    Raises:
+      UserError: it is no JSON, is nested too deeply, an object has a name twice, or a string holds NUL or half a
+        character.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_object_of(place))
+    except RecursionError:
+        raise UserError(f"{place} is nested too deeply: {shape}") from None
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON ({error}): {shape}") from None
+    if characters and _ESCAPED.search(text):
+        refuse_no_characters(content, place)
+    return content
+
+
+def _object_of(place: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{place}: '{twice}' is in one object twice: keep one of them")
+        return content
+
+    return without_repetition
+
+
+def refuse_no_characters(content: Any, place: str) -> None:
+    """Refuse texts and names, at any depth of a JSON value, that hold NUL or half a character.
+
+    Raises:
+      UserError: with the place in the value, such as data[0].context.
+    """
+    pending: list[tuple[Any, str]] = [(content, "")]
+    while pending:
+        value, path = pending.pop()
+        if isinstance(value, str):
+            if found := _NO_CHARACTER.search(value):
+                raise UserError(f"{place}{', ' if path else ''}{path} {_said_of(found)}")
+        elif isinstance(value, dict):
+            parts = [(name, path) for name in value]
+            parts += [(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()]
+            pending += reversed(parts)  # the first place is told
+        elif isinstance(value, list):
+            pending += reversed([(inner, f"{path}[{number}]") for number, inner in enumerate(value)])
+
+
+def refuse_no_character(text: str, place: str, mend: str = "mend what wrote the file") -> None:
+    """Refuse a text that holds NUL or half a character.
+
+    Raises:
+      UserError: it does; the message ends with `mend`.
+    """
+    if found := _NO_CHARACTER.search(text):
+        raise UserError(f"{place} {_said_of(found, mend)}")
+
+
+def without_no_characters(text: str) -> tuple[str, int]:
+    """Return a text with U+FFFD in the place of each NUL and half of a character, and how many there were."""
+    return _NO_CHARACTER.subn(REPLACED, text)
+
+
+def _said_of(found: re.Match[str], mend: str = "mend what wrote the file") -> str:
+    what = "NUL" if found[0] == "\0" else "half a character"
+    return f"holds {what}, \\u{ord(found[0]):04x}: {mend}"

@@ -256,6 +256,7 @@ def _print_summary(output: Path, tokenizer: "Tokenizer", record: dict[str, Any])
 
 ROWS = {
     "entries": ("entries", "{:,}"),
+    "unreachable_entries": ("entries never met", "{:,}"),
     "tokens": ("tokens", "{:,}"),
     "tokens_per_mb": ("tokens a MB", "{:,.0f}"),
     "pieces_per_word": ("pieces a word", "{:.3f}"),

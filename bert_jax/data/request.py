@@ -84,6 +84,7 @@ def make_request(
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_kind": tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
+        "unreachable_entries": len(tokenizer.unreachable),
         **chosen,
         "splitter_version": splitter_version(settings.splitter),
         "evaluation_data": evaluation.described() if evaluation else [],

@@ -28,6 +28,9 @@ def vocabulary(passport: Passport, remake: Remake) -> Iterator[Finding]:
     size = passport["vocab_size"]
     text = passport.get("text", {})
     length = f"; {text['characters'] / text['tokens']:.1f} characters a token" if text.get("tokens") else ""
+    unreachable = passport.get("unreachable_entries")
+    if unreachable:
+        length += f"; {unreachable:,} of them can never be met: their lines are empty or repeated further down"
     if size >= SMALLEST_VOCABULARY:
         yield Finding(OK, "Vocabulary", f"{size:,} entries{length}")
         return

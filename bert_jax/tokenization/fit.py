@@ -24,7 +24,7 @@ def measure(tokenizer: Tokenizer, sentences: Sequence[str]) -> dict[str, Any]:
     ideographs.
 
     Returns:
-      entries, words, tokens; pieces_per_word; whole_word_share: words that are a token of their own; coverage: words
+      entries; unreachable_entries: those that are empty or repeated; words, tokens; pieces_per_word; whole_word_share: words that are a token of their own; coverage: words
       without an [UNK]; unknown_rate: [UNK] among the tokens; tokens_per_mb: tokens for 1,000,000 bytes of UTF-8.
     """
     flat = tokenizer.encode_flat(sentences)
@@ -36,6 +36,7 @@ def measure(tokenizer: Tokenizer, sentences: Sequence[str]) -> dict[str, Any]:
     whole = int(np.count_nonzero(flat.word_starts & ends)) - unknown
     return {
         "entries": tokenizer.vocab_size,
+        "unreachable_entries": len(tokenizer.unreachable),
         "words": words,
         "tokens": tokens,
         "pieces_per_word": tokens / max(words, 1),

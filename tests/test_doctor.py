@@ -29,6 +29,7 @@ from bert_jax.doctor.plan import recipe_rate
 from bert_jax.errors import UserError
 from bert_jax.first_batches import doubts
 from bert_jax.settings import override
+from bert_jax.tokenization import SPECIAL_TOKENS, WordPieceTokenizer
 
 TINY = ModelConfig(**MODEL_SIZES["tiny"])
 
@@ -400,6 +401,22 @@ def test_data_is_examined_by_its_passport(tmp_path):
     assert [found.subject for found in examination.findings if found.severity == WARNING] == ["Vocabulary"]
 
 
+def test_older_data_is_judged_by_its_tokenizer(tmp_path):
+    """The passport did not say whether accents are stripped; tokenizer_config.json beside it does."""
+
+    def older(made):
+        del made["strip_accents"], made["text"]["marks"]
+        made["text"]["scripts"] = {"Devanagari": 10**6}
+
+    WordPieceTokenizer([*SPECIAL_TOKENS, "राम"], lowercase=True).save(tmp_path)
+    (tmp_path / "passport.json").write_text(json.dumps(passport(older)))
+    [found] = [found for found in examine(tmp_path).findings if found.subject == "Accents"]
+    check(found, WARNING, "in Devanagari marks are parts of words", "--keep-accents")
+    WordPieceTokenizer([*SPECIAL_TOKENS, "राम"], lowercase=True, strip_accents=False).save(tmp_path)
+    [found] = [found for found in examine(tmp_path).findings if found.subject == "Accents"]
+    check(found, OK, "are kept")
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -466,5 +483,5 @@ def test_long_text_is_wrapped_and_ok_findings_have_a_line_each(tmp_path):
 def test_prepared_data_of_this_program(prepared: Prepared):
     findings = examine(prepared.data).findings
     assert [found.subject for found in findings if found.severity == WARNING].count("Vocabulary") == 1
-    assert "Masks" in {found.subject for found in findings if found.severity == OK}
+    assert {"Masks", "Accents"} <= {found.subject for found in findings if found.severity == OK}
     assert np.all([found.severity != PROBLEM or found.subject != "Masks" for found in findings])

@@ -53,12 +53,20 @@ def make_parser() -> argparse.ArgumentParser:
 def add_own_options(parser: argparse.ArgumentParser) -> None:
     """Options that describe one's own files."""
     own = parser.add_argument_group("your own data (--task own): train, dev and test as .tsv, .csv, .jsonl in --data")
-    own.add_argument("--kind", choices=("classification", "regression", "choice", "span", "tagging"))
+    own.add_argument("--kind", choices=("classification", "multi_label", "regression", "choice", "span", "tagging"))
     own.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help="of the text, or of both texts of a pair")
-    own.add_argument("--label", metavar="COLUMN")
+    own.add_argument("--label", metavar="COLUMN", help="of the class or rating; of multi_label of all its classes")
+    own.add_argument(
+        "--separator",
+        metavar="TEXT",
+        help="multi_label: what stands between the classes of a cell (default: cells are JSON lists)",
+    )
     own.add_argument("--id", metavar="COLUMN", help="of a name of the example (default: its number)")
     own.add_argument(
-        "--labels", nargs="+", metavar="WORD", help="classes, in order (default: those of the training file)"
+        "--labels",
+        nargs="+",
+        metavar="WORD",
+        help="classes, in order (default: those of the training file); of multi_label without --label the columns of 0 and 1",
     )
     own.add_argument("--choices", nargs="+", default=[], metavar="COLUMN", help="of each continuation")
 
@@ -79,13 +87,14 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
     Raises:
       UserError: options of one's own data with a task of the table, or none without.
     """
-    given = [name for name in ("kind", "text", "label", "id", "labels", "choices") if getattr(arguments, name)]
+    names = ("kind", "text", "label", "id", "labels", "choices", "separator")
+    given = [name for name in names if getattr(arguments, name)]
     if arguments.task != "own":
         if given:
             raise UserError(f"--{given[0]} describes your own data: use it with --task own")
         return arguments.task
     if arguments.kind is None:
-        raise UserError("--task own needs --kind: classification, regression, choice, span or tagging")
+        raise UserError("--task own needs --kind: classification, multi_label, regression, choice, span or tagging")
     from bert_jax.finetuning.run_files import OwnTask
 
     def column(name: str | None) -> str | int | None:
@@ -93,7 +102,8 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
 
     columns: dict[str, Any] = {name: tuple(map(column, getattr(arguments, name))) for name in ("text", "choices")}
     labels = tuple(arguments.labels) if arguments.labels else None
-    return OwnTask(arguments.kind, label=column(arguments.label), id=column(arguments.id), labels=labels, **columns)
+    columns |= {"label": column(arguments.label), "id": column(arguments.id)}
+    return OwnTask(arguments.kind, labels=labels, separator=arguments.separator, **columns)
 
 
 def main(argv: Sequence[str]) -> int:

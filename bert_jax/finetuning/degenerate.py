@@ -56,6 +56,8 @@ def find_degenerate(
 def _recognise(kind: str, outcome: Outcome) -> tuple[str, str] | None:
     if kind == "classification":
         return _one_class(outcome)
+    if kind == "multi_label":
+        return _one_set(outcome)
     if kind == "regression":
         return _one_rating(outcome)
     if kind == "span":
@@ -77,6 +79,20 @@ def _one_class(outcome: Outcome) -> tuple[str, str] | None:
     if mcc is not None and mcc <= error:
         return "zero MCC", f"Matthews' correlation is {mcc:.3f}, within its standard error of none ({error:.3f})"
     return None
+
+
+def _one_set(outcome: Outcome) -> tuple[str, str] | None:
+    """The same classes for every example, where the truth has several sets of them."""
+    gold, predicted = outcome.gold, outcome.predicted  # bool [N, C]
+    assert gold is not None and predicted is not None
+    if len(np.unique(gold, axis=0)) == 1 or len(np.unique(predicted, axis=0)) > 1:
+        return None
+    chosen = ", ".join(map(str, np.flatnonzero(predicted[0]))) or "none"
+    others = int((gold != predicted[0]).any(1).sum())
+    return (
+        "one set of classes",
+        f"every one of {len(predicted):,} examples is predicted the same classes ({chosen}), and {others:,} are of others",
+    )
 
 
 def _one_rating(outcome: Outcome) -> tuple[str, str] | None:

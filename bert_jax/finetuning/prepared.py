@@ -214,7 +214,7 @@ def _with_head(task: Task, config: FinetuneConfig, data: str) -> tuple[Task, Fin
             raise UserError(f"tag_scheme={config.tag_scheme}: the tags of {data} are of no scheme: leave it out")
         config = replace(config, tag_scheme=scheme)
         labels = tuple(labels_of(sentences, scheme))
-    elif task.kind == "classification":
+    elif task.kind in ("classification", "multi_label"):
         task = with_labels(task, data)
         labels = task.labels or ()
     outputs = {"regression": 1, "choice": 1, "span": 2}.get(task.kind, len(labels))

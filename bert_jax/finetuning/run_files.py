@@ -38,10 +38,11 @@ class OwnTask:
     id: str | int | None = None
     labels: tuple[str, ...] | None = None
     choices: tuple[str | int, ...] = ()
+    separator: str | None = None
 
     def task(self) -> Task:
         """As the table would have it."""
-        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices)
+        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices, self.separator)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task
             name: tuple(value) if isinstance(value, list) else value for name, value in record["own"].items()
         }
         task = OwnTask(**own).task()
-    return replace(task, labels=labels) if labels and task.kind == "classification" else task
+    return replace(task, labels=labels) if labels and task.kind in ("classification", "multi_label") else task
 
 
 def open_finetuned(path: Path) -> Finetuned:

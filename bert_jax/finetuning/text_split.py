@@ -39,7 +39,11 @@ class TextSplit:
         )
         note_cuts(self.counts, name, config.max_length, self.notes)
         self.units = units_of_examples(RowTable(rows), _choices(self.examples))
-        self.gold = _labels(self.examples)
+        self.gold = self.true_labels()
+
+    def true_labels(self) -> np.ndarray | None:
+        """Numbers of the classes or choices, or ratings, [N]; None where the file does not tell."""
+        return _labels(self.examples)
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`labels` [N] int32, or `targets` [N] float32."""

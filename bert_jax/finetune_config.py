@@ -24,7 +24,7 @@ UNKNOWN_LABELS = ("refuse", "error", "ignore")
 # Settings that act in some kinds of task only; in the others they are refused where they are set.
 ACTS_IN = {
     "unknown_labels": ("classification", "tagging"),
-    "fusion": ("classification", "regression"),
+    "fusion": ("classification", "multi_label", "regression"),
     **dict.fromkeys(("max_query_length", "max_answer_length", "n_best", "normalisation"), ("span",)),
     **dict.fromkeys(("broken_tags", "tag_scheme", "constrained"), ("tagging",)),
 }

@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 def add_own_options(parser: argparse.ArgumentParser) -> None:
     """Options that describe one's own files."""
     own = parser.add_argument_group("your own data (--task own): train, dev and test as .tsv, .csv, .jsonl in --data")
-    own.add_argument("--kind", choices=("classification", "regression", "choice", "span", "tagging"))
+    own.add_argument("--kind", choices=("classification", "multi_label", "regression", "choice", "span", "tagging"))
     own.add_argument(
         "--text",
         nargs="+",
@@ -63,13 +63,21 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
         help="of the text, or of both texts of a pair; of tagging, tasks of the table too, that of the words: a number from 0"
         " or, negative, from the end, or a name of CoNLL-U (FORM, UPOS, MISC:name)",
     )
-    own.add_argument("--label", metavar="COLUMN", help="of the label, the rating or the tags")
+    own.add_argument(
+        "--label", metavar="COLUMN", help="of the label, the rating or the tags; of multi_label of all classes"
+    )
+    own.add_argument(
+        "--separator",
+        metavar="TEXT",
+        help="multi_label: what stands between the classes of a cell (default: cells are JSON lists)",
+    )
     own.add_argument("--id", metavar="COLUMN", help="of a name of the example (default: its number)")
     own.add_argument(
         "--labels",
         nargs="+",
         metavar="WORD",
-        help="classes, in order; of tagging, tasks of the table too, tags or types (default: those of the training file)",
+        help="classes, in order (default: those of the training file); of tagging, tasks of the table too, tags or types; of"
+        " multi_label without --label the columns of 0 and 1",
     )
     own.add_argument(
         "--positive", metavar="WORD", help="of two classes the one that F1 is of (default: the second in order)"
@@ -96,18 +104,19 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
     Raises:
       UserError: options of one's own data with a task of the table, or none without.
     """
-    options = ("kind", "text", "label", "id", "labels", "choices", "positive")
+    options = ("kind", "text", "label", "id", "labels", "choices", "positive", "separator")
     given = [name for name in options if getattr(arguments, name) not in (None, [])]
     if arguments.task != "own":
         return _named_task(arguments, given) if given else arguments.task
     if arguments.kind is None:
-        raise UserError("--task own needs --kind: classification, regression, choice, span or tagging")
+        raise UserError("--task own needs --kind: classification, multi_label, regression, choice, span or tagging")
     from bert_jax.finetuning.run_files import OwnTask
 
     columns: dict[str, Any] = {name: tuple(map(_column, getattr(arguments, name))) for name in ("text", "choices")}
     labels = tuple(arguments.labels) if arguments.labels else None
     columns |= {"label": _column(arguments.label), "id": _column(arguments.id)}
-    task = OwnTask(arguments.kind, labels=labels, positive=arguments.positive, **columns)
+    named = {"labels": labels, "positive": arguments.positive, "separator": arguments.separator}
+    task = OwnTask(arguments.kind, **named, **columns)
     task.task()  # refuses columns that do not fit, before anything is read
     return task
 

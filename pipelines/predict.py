@@ -104,6 +104,9 @@ def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
     if model.task.kind == "classification" and labels:
         told["predicted"] = labels[record["predicted"]]
         told["probabilities"] = dict(zip(labels, record["probabilities"], strict=True))
+    if model.task.kind == "multi_label" and labels:
+        told["predicted"] = [labels[number] for number in record["predicted"]]
+        told["probabilities"] = dict(zip(labels, record["probabilities"], strict=True))
     return told
 
 

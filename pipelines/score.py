@@ -162,7 +162,7 @@ def _score_task(task: Any, split: str, data: Path, predictions: Path) -> tuple[d
         scorer = "conll" if task.kind == "tagging" else "squad"
         raise UserError(f"{task.name} is no task of labels or ratings: use bert-jax score {scorer}")
     examples, notes = read_examples(task, split, data)
-    gold = []
+    gold: list[Any] = []
     for example in examples:
         if isinstance(example, Sentence) or example.label is None:
             raise UserError(f"{example.place} has no label to score against: give a file with labels, as dev.tsv")

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from bert_jax.tokenization import Tokenizer
 
 RECORD_FILE = "vocab.json"
-FORMAT = 2  # of the record
+FORMAT = 3  # of the record
 TOLERATED_UNKNOWN = 0.01  # share of [UNK] among the tokens of the vocabulary's own text
 MEASURED_SENTENCES = 10_000  # statistics are measured on this many to twice as many, from all over the text
 WORDPIECE_OPTIONS: dict[str, float] = {"min_frequency": 2, "limit_alphabet": 1_000}
 SENTENCEPIECE_OPTIONS: dict[str, float] = {"character_coverage": 0.9995}
+KEPT, STRIPPED, BY_SCRIPT = "kept", "stripped", "by script"  # what the setting `accents` can be
 TRAINING_OPTIONS = ("model", "size", "cased", "keep_accents", *WORDPIECE_OPTIONS, *SENTENCEPIECE_OPTIONS)
 SAMPLE_CHARACTERS = {
     "wordpiece": 200_000_000,
@@ -52,8 +53,9 @@ def main(argv: Sequence[str]) -> int | None:
         print(f"{options.output} already has this vocabulary, of the same text and settings")
         return 0
     sample, text = read_sample(sources, reading, options.sample_characters)
-    tokenizer = _train(settings, sample)
     measured, share = sample.thinned(MEASURED_SENTENCES)
+    scripts = _scripts_of_marks(measured)
+    tokenizer = _train(settings, sample, scripts)
     record = {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
@@ -63,6 +65,7 @@ def main(argv: Sequence[str]) -> int | None:
     }
     _save(options.output, tokenizer, record)
     _print_summary(options.output, tokenizer, record)
+    _print_accents(settings, tokenizer, record["statistics"], scripts)
     return 0
 
 
@@ -99,7 +102,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--model", choices=("wordpiece", "unigram", "bpe"), default="wordpiece", help="kind of vocabulary" + default)
     add("--size", type=_positive, default=30_522, help="entries at most" + default)
     add("--cased", action="store_true", help="keep capitals and accents (default: lower-case)")
-    add("--keep-accents", action="store_true", help="lower-case, but keep accents (SentencePiece always keeps them)")
+    accents = (
+        "lower-case, but keep accents and other marks, or strip them (default: stripped, but kept where a twentieth of the"
+        " letters is of a script whose vowels or voicing are marks, such as Devanagari, Thai or kana; SentencePiece always"
+        " keeps them)"
+    )
+    add("--keep-accents", action=argparse.BooleanOptionalAction, default=None, help=accents)
     add("--min-frequency", type=_positive, metavar="N", help="times that a WordPiece has to occur (default: 2)")
     alphabet = "WordPiece: characters that get entries, the commonest; for Chinese take 8000 or so (default: 1000)"
     add("--limit-alphabet", type=_positive, metavar="N", help=alphabet)
@@ -141,6 +149,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     for name in others:
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is not an option of --model {options.model}: leave it out")
+    if options.keep_accents is False and (options.cased or options.model != "wordpiece"):
+        raise UserError(
+            f"--no-keep-accents is not an option of {'--cased' if options.cased else f'--model {options.model}'}: leave it out"
+        )
     special = {name: getattr(options, name) if getattr(options, name) is not None else own[name] for name in own}
     if not 0 < special.get("character_coverage", 1) <= 1:
         raise UserError(f"--character-coverage {special['character_coverage']} must be above 0 and at most 1")
@@ -148,23 +160,39 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "model": options.model,
         "size": options.size,
         "lowercase": not options.cased,
-        "strip_accents": options.model == "wordpiece" and not (options.cased or options.keep_accents),
+        "accents": _accents(options),
         **special,
         "sample_characters": options.sample_characters,
         **{name: getattr(options, name) for name in ("lines", "json_field", "errors", "text_format")},
     }
 
 
+def _accents(options: argparse.Namespace) -> str:
+    if options.model != "wordpiece" or options.cased or options.keep_accents:
+        return KEPT
+    return BY_SCRIPT if options.keep_accents is None else STRIPPED
+
+
 # ---- making a vocabulary -----------------------------------------------------------------------------------
 
 
-def _train(settings: dict[str, Any], sample: "EvenSample") -> "Tokenizer":
+def _scripts_of_marks(sentences: Sequence[str]) -> tuple[str, ...]:
+    """The scripts of the text whose marks are parts of words."""
+    from bert_jax.data.marks import scripts_of_marks
+    from bert_jax.data.scripts import CLASSES, count_classes
+
+    counts = count_classes("".join(sentences)).tolist()
+    return scripts_of_marks(dict(zip(CLASSES, counts, strict=True)))
+
+
+def _train(settings: dict[str, Any], sample: "EvenSample", scripts: Sequence[str]) -> "Tokenizer":
     from bert_jax.tokenization import train_sentencepiece, train_wordpiece
 
     texts, size, lowercase = _Shown(sample.texts), settings["size"], settings["lowercase"]
     if settings["model"] == "wordpiece":
         special = {name: settings[name] for name in WORDPIECE_OPTIONS}
-        return train_wordpiece(texts, size, lowercase, settings["strip_accents"], **special)
+        strip = settings["accents"] == STRIPPED or (settings["accents"] == BY_SCRIPT and not scripts)
+        return train_wordpiece(texts, size, lowercase, strip, **special)
     return train_sentencepiece(texts, size, settings["model"], lowercase, settings["character_coverage"])
 
 
@@ -245,7 +273,7 @@ def _print_summary(output: Path, tokenizer: "Tokenizer", record: dict[str, Any])
     print(f"  measured on {statistics['sample']} ({statistics['words']} words):")
     print(f"    {statistics['pieces_per_word']:.3f} pieces a word")
     print(f"    {statistics['whole_word_share']:.1%} of the words are entries")
-    print(f"    {statistics['coverage']:.2%} of the words are covered: not [UNK]")
+    print(f"    {statistics['coverage']:.2%} of the words are covered: not [UNK], and with all their marks")
     print(f"    {statistics['unknown_rate']:.3%} of the tokens are [UNK]")
     if statistics["unknown_rate"] > TOLERATED_UNKNOWN:
         option = "limit_alphabet" if "limit_alphabet" in settings else "character_coverage"
@@ -256,15 +284,35 @@ def _print_summary(output: Path, tokenizer: "Tokenizer", record: dict[str, Any])
         )
 
 
+def _print_accents(
+    settings: dict[str, Any], tokenizer: "Tokenizer", statistics: dict[str, Any], scripts: Sequence[str]
+) -> None:
+    """What stripping takes, or why nothing is stripped."""
+    from bert_jax.data.marks import describe_loss
+    from bert_jax.tokenization.marks import MarkLoss
+
+    if not tokenizer.strip_accents:
+        if settings["accents"] == BY_SCRIPT:
+            told, _ = describe_loss(None, scripts)
+            print(f"  accents and other marks are kept: {told} (--no-keep-accents strips them)")
+        return
+    told, too_much = describe_loss(MarkLoss(**statistics["marks"]), scripts)
+    if too_much:
+        print(f"warning: accents are stripped: {told}: keep them with --keep-accents", file=sys.stderr)
+    else:
+        print(f"    {told}")
+
+
 # ---- two vocabularies --------------------------------------------------------------------------------------
 
 ROWS = {
     "entries": ("entries", "{:,}"),
+    "unreachable_entries": ("entries never met", "{:,}"),
     "tokens": ("tokens", "{:,}"),
     "tokens_per_mb": ("tokens a MB", "{:,.0f}"),
     "pieces_per_word": ("pieces a word", "{:.3f}"),
     "whole_word_share": ("words that are entries", "{:.1%}"),
-    "coverage": ("words that are not [UNK]", "{:.2%}"),
+    "coverage": ("words that are covered", "{:.2%}"),
     "unknown_rate": ("[UNK] of the tokens", "{:.3%}"),
 }
 

@@ -64,10 +64,12 @@ def passport(spoil: Callable[[dict[str, Any]], None] = lambda passport: None) ->
         "other_characters": {"white space": 45_000_000, "numbers": 4_000_000, "control and unassigned": 100},
         "sentences": counts, "documents": {**counts, "count": 21_000, "repeated": 0, "repeated_share": 0.0},
         "repeated_lines": [{"text": "History.", "times": 4_000}, {"text": "<b>References</b>", "times": 2_000}],
+        "marks": {"words": 20_000, "marked": 200, "distinct": 5_000, "forms": 4_995, "examples": [["resume", "résumé"]]},
         "tokens_per_sentence": histogram, "tokens_per_document": {**histogram, "mean": 3_000.0, "longest": 90_000},
     }  # fmt: skip
     made = {
         "format": 2, "bert_jax": "0.2.0", "tokenizer": "ab" * 32, "tokenizer_kind": "wordpiece", "vocab_size": 30_522,
+        "strip_accents": True, "unreachable_entries": 0,
         "kinds": ["nsp"], "sequence_lengths": [128, 512], "held_out": 0.05, "short_seq_prob": 0.1,
         "random_next_prob": 0.5, "seed": 0, "shard_size": 4_000_000, "lines": "sentences", "json_field": "text",
         "errors": "strict", "splitter": "rules", "segmenter": "none", "licence": "CC BY-SA 3.0",

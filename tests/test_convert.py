@@ -408,6 +408,17 @@ def test_what_tf1_does_not_say_is_said(tmp_path):
     assert open_checkpoint(source).notes == (), "Hugging Face's files say it all"
 
 
+def test_entries_that_no_text_reaches_are_counted_and_stay(tmp_path):
+    """An empty line and a repeated one, as published vocabularies have them: no id moves on the way there."""
+    source = write_hugging_face(tmp_path / "source", KINDS["classification"])
+    entries = (source / "vocab.txt").read_text().split("\n")[:-1]
+    entries[7], entries[9] = "", entries[12]
+    (source / "vocab.txt").write_text("".join(f"{entry}\n" for entry in entries))
+    notes = convert(source, tmp_path / "run", "bert-jax").notes
+    assert any(note.startswith("2 of the 35 entries of the vocabulary, the first of them id 7,") for note in notes)
+    assert open_checkpoint(tmp_path / "run").tokenizer.vocabulary == tuple(entries)
+
+
 def test_a_head_on_the_tokens_is_asked_for_where_there_is_no_pooler(tmp_path):
     source = write_hugging_face(tmp_path / "source", KINDS["tagging"])
     certificate = convert(source, tmp_path / "google", "tf1")

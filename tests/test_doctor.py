@@ -29,6 +29,7 @@ from bert_jax.doctor.plan import recipe_rate
 from bert_jax.errors import UserError
 from bert_jax.first_batches import doubts
 from bert_jax.settings import override
+from bert_jax.tokenization import SPECIAL_TOKENS, WordPieceTokenizer
 
 TINY = ModelConfig(**MODEL_SIZES["tiny"])
 
@@ -369,6 +370,36 @@ def test_rows_half_empty(tmp_path):
     check(finding(tmp_path, "Padding", metrics), NOTE, "50.0% of the places", "packing=packed")
 
 
+@pytest.mark.parametrize(
+    ("lengths", "steps", "last", "severity", "words"),
+    [
+        ((128, 512), 2_000, 22_000, OK, "positions 128 to 511 are untrained when it begins at step 20,000"),
+        ((64, 96), 300, 20_200, NOTE, "200 of them done"),
+        ((64, 96), 300, 20_300, OK, "rows of 96 after rows of at most 64"),
+        ((64, 96), 299, 20_000, WARNING, "phases.1.steps=300"),
+        ((128, 128), 200, 20_100, None, ""),
+        ((128, 64), 200, 20_100, None, ""),
+    ],
+)
+def test_longer_rows_begin_with_untrained_positions(tmp_path, lengths, steps, last, severity, words):
+    first, second = (
+        dataclasses.replace(phase, sequence_length=n) for phase, n in zip(CONFIG.phases, lengths, strict=True)
+    )
+    config = changed(phases=(first, dataclasses.replace(second, steps=steps, max_predictions_per_seq=lengths[1])))
+    if severity is None:
+        findings = examine(write_run(tmp_path, lines(last), config)).findings
+        assert "Longer rows" not in {found.subject for found in findings}
+    else:
+        check(finding(tmp_path, "Longer rows", lines(last), config), severity, words, "5.01 to 5.73 nats")
+
+
+def test_only_the_phase_that_grows_beyond_all_before_it_is_named(tmp_path):
+    phases = (*CONFIG.phases, CONFIG.phases[0], CONFIG.phases[1])  # 128, 512, 128, 512
+    findings = examine(write_run(tmp_path, config=changed(phases=phases))).findings
+    [found] = [found for found in findings if found.subject == "Longer rows"]
+    check(found, OK, "phase 1 has rows of 512")
+
+
 def test_seeds_are_told(tmp_path):
     check(finding(tmp_path, "Seeds", config=changed(seed=17)), OK, "run 17, data 0")
 
@@ -398,6 +429,22 @@ def test_data_is_examined_by_its_passport(tmp_path):
     examination = examine(tmp_path)
     assert (examination.kind, examination.problem) == ("data", False)
     assert [found.subject for found in examination.findings if found.severity == WARNING] == ["Vocabulary"]
+
+
+def test_older_data_is_judged_by_its_tokenizer(tmp_path):
+    """The passport did not say whether accents are stripped; tokenizer_config.json beside it does."""
+
+    def older(made):
+        del made["strip_accents"], made["text"]["marks"]
+        made["text"]["scripts"] = {"Devanagari": 10**6}
+
+    WordPieceTokenizer([*SPECIAL_TOKENS, "राम"], lowercase=True).save(tmp_path)
+    (tmp_path / "passport.json").write_text(json.dumps(passport(older)))
+    [found] = [found for found in examine(tmp_path).findings if found.subject == "Accents"]
+    check(found, WARNING, "in Devanagari marks are parts of words", "--keep-accents")
+    WordPieceTokenizer([*SPECIAL_TOKENS, "राम"], lowercase=True, strip_accents=False).save(tmp_path)
+    [found] = [found for found in examine(tmp_path).findings if found.subject == "Accents"]
+    check(found, OK, "are kept")
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -466,5 +513,5 @@ def test_long_text_is_wrapped_and_ok_findings_have_a_line_each(tmp_path):
 def test_prepared_data_of_this_program(prepared: Prepared):
     findings = examine(prepared.data).findings
     assert [found.subject for found in findings if found.severity == WARNING].count("Vocabulary") == 1
-    assert "Masks" in {found.subject for found in findings if found.severity == OK}
+    assert {"Masks", "Accents"} <= {found.subject for found in findings if found.severity == OK}
     assert np.all([found.severity != PROBLEM or found.subject != "Masks" for found in findings])

@@ -59,6 +59,14 @@ def test_sound_data_gives_no_warning_and_not_even_a_note():
     ("spoil", "subject", "severity", "seen", "said"),
     [
         (set_in(vocab_size=104), "Vocabulary", WARNING, "only 104 entries", "bert-jax vocab"),
+        (
+            set_in("text", "marks", forms=4_700), "Accents", WARNING,
+            "300 of 5,000 different words (6.00%) become equal to another, such as resume and résumé", "--keep-accents",
+        ),
+        (
+            set_in("text", "scripts", Thai=20_000_000), "Accents", WARNING,
+            "in Thai marks are parts of words", "bert-jax vocab --keep-accents",
+        ),
         (of_train(unknown_tokens=3_000_000), "[UNK]", WARNING, "train: 5.0% of the tokens are [UNK]", "bert-jax vocab"),
         (of_train(unknown_tokens=9_000_000), "[UNK]", PROBLEM, "train: 15.0%", "another language or script"),
         (of_train(commonest_token_share=0.41), "Word frequencies", WARNING, "41.0% of the training text", "prose"),
@@ -109,6 +117,25 @@ def test_each_mistake_is_found_with_its_numbers_and_what_to_do(spoil, subject, s
     assert seen in found[0].seen
     assert said in " ".join([found[0].seen, found[0].causes, found[0].remedy, found[0].command])
     assert (found[0].line() in warnings(passport(spoil))) == (severity in (PROBLEM, WARNING))
+
+
+def test_accents_that_are_kept_or_few_are_in_order():
+    """Half a percent of kana is a name here and there; a tokenizer that keeps marks loses none of any script."""
+    (few,) = findings_of(set_in("text", "scripts", Kana=1_000_000), "Accents")
+    assert (few.severity, few.seen) == (
+        OK,
+        "accents are stripped: 1.0% of the words lose a mark, and 5 of 5,000 different words (0.10%) become equal to"
+        " another, such as resume and résumé",
+    )
+
+    def kept(made):
+        made.update(strip_accents=False)
+        made["text"].update(scripts={"Thai": 10**6}, marks=None)
+
+    (kept_ones,) = findings_of(kept, "Accents")
+    assert kept_ones.severity == OK
+    (unreachable,) = findings_of(set_in(unreachable_entries=2), "Vocabulary")
+    assert "2 of them can never be met" in unreachable.seen
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.data.marks import MarkCounts
 from bert_jax.data.statistics import BIN_STARTS, Lengths, merge_statistics, sample_bits, TextStatistics
 
 TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -25,10 +26,14 @@ def lengths_of(document):
     return np.array([len(sentence.split()) for sentence in document])
 
 
-def merged(chunks, bits=0):
+def merged_marks(chunks):
+    return json.loads(json.dumps(merged(chunks, marks=lambda: MarkCounts(lowercase=True))["marks"]))
+
+
+def merged(chunks, bits=0, marks=lambda: None):
     records = []
     for chunk in chunks:
-        statistics = TextStatistics(bits)
+        statistics = TextStatistics(bits, marks())
         for document in chunk:
             statistics.add_document(document, lengths_of(document))
         record, arrays = statistics.record()
@@ -52,6 +57,19 @@ def test_statistics_are_those_of_a_plain_count():
     assert text["documents"]["repeated"] > 0
     told = [(line["text"], line["times"]) for line in text["repeated_lines"]]
     assert told == sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:10]
+
+
+def test_words_that_become_equal_are_counted_across_chunks():
+    """Each chunk has one of them only; words are of a sample, which here is all of the text."""
+    chunks = [[["cafe au lait", "lait"]], [["café Café"], ["maß मै"]], [["मे मै"]]]
+    marks = merged_marks(chunks)
+    assert (marks["words"], marks["marked"]) == (10, 5)
+    assert (marks["distinct"], marks["forms"]) == (7, 5)  # cafe café au lait maß मै मे
+    assert marks["examples"] == [["मे", "मै"]]
+    assert (
+        merged_marks([[chunk for document in chunks for chunk in document]]) | {"examples": marks["examples"]} == marks
+    )
+    assert merged([[["café cafe"]]])["marks"] is None  # nothing is stripped
 
 
 def test_lengths_are_counted_in_tokens():

@@ -97,6 +97,36 @@ def test_case_and_accents(corpus, tmp_path):
     assert "café" in load_tokenizer(tmp_path / "accents").vocabulary
 
 
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [("ไปหามา กินข้าว ต่าง\n", "Thai"), ("がっこう かっこう です\n", "Kana"), ("राम है हैं\n", "Devanagari")],
+)
+def test_scripts_whose_marks_are_parts_of_words_keep_them(tmp_path, capsys, text, script):
+    """By default; asked for, they are stripped as google-research/bert does, and what that takes is warned of."""
+    (tmp_path / "text.txt").write_text(text * 3, encoding="utf-8")
+    assert run(tmp_path / "text.txt", tmp_path / "kept", "--size", "90") == 0
+    assert not load_tokenizer(tmp_path / "kept").strip_accents
+    assert load_tokenizer(tmp_path / "kept").lowercase
+    printed = capsys.readouterr()
+    assert f"marks are kept: in {script} marks are parts of words" in printed.out
+    assert "warning" not in printed.err
+    assert run(tmp_path / "text.txt", tmp_path / "stripped", "--size", "90", "--no-keep-accents") == 0
+    assert load_tokenizer(tmp_path / "stripped").strip_accents
+    assert "keep them with --keep-accents" in capsys.readouterr().err
+    statistics = json.loads((tmp_path / "stripped" / "vocab.json").read_text())["statistics"]
+    assert statistics["coverage"] < 0.7
+    assert statistics["marks"]["marked"] >= 3
+
+
+def test_words_that_become_equal_are_warned_of_in_any_script(tmp_path, capsys):
+    """Vietnamese is Latin: accents are stripped as ever, and a third of its words is lost by it."""
+    (tmp_path / "text.txt").write_text("ma mà má ba bà cá\n" * 3, encoding="utf-8")
+    assert run(tmp_path / "text.txt", tmp_path / "out", "--size", "60") == 0
+    assert load_tokenizer(tmp_path / "out").strip_accents
+    words = "66.7% of the words lose a mark, and 3 of 6 different words (50.00%) become equal to another, such as"
+    assert words in capsys.readouterr().err
+
+
 def test_finished_output_is_reused(corpus, tmp_path, capsys):
     output = tmp_path / "out"
     run(corpus, output, "--size", "60")
@@ -112,6 +142,7 @@ def test_finished_output_is_reused(corpus, tmp_path, capsys):
     [
         ("", ["--size", "71"], "was made with size=60, not 71"),
         ("", ["--size", "60", "--cased"], "was made with lowercase=True, not False"),
+        ("", ["--size", "60", "--keep-accents"], "was made with accents=by script, not kept"),
         ("", ["--size", "60", "--min-frequency", "3"], "was made with min_frequency=2, not 3"),
         ("text", ["--size", "60"], "was made from other text: b.txt of"),
         ("file", ["--size", "60"], "was made from 2 files, --input has 3"),
@@ -212,6 +243,8 @@ def test_sentencepiece(corpus, tmp_path, capsys, model):
     ("options", "words"),
     [
         (["--model", "bpe", "--min-frequency", "3"], "--min-frequency is not an option of --model bpe"),
+        (["--model", "bpe", "--no-keep-accents"], "--no-keep-accents is not an option of --model bpe"),
+        (["--cased", "--no-keep-accents"], "--no-keep-accents is not an option of --cased"),
         (["--character-coverage", "0.9"], "--character-coverage is not an option of --model wordpiece"),
         (["--model", "unigram", "--character-coverage", "1.5"], "--character-coverage 1.5 must be above 0"),
         (["--model", "unigram", "--size", "6"], "a vocabulary of 6 entries is too small"),

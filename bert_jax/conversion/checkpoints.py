@@ -287,6 +287,11 @@ def _conclusions(
             f"text is taken to be {case}: {tokenizer.decided_by}; do_lower_case in a {CONFIG_FILE} beside them decides"
             " otherwise"
         )
+    if tokenizer is not None and tokenizer.unreachable:
+        yield (
+            f"{len(tokenizer.unreachable)} of the {tokenizer.vocab_size} entries of the vocabulary, the first of them id"
+            f" {tokenizer.unreachable[0]}, are empty or repeated further down: their ids stay, and no text is encoded to them"
+        )
 
 
 _LAYER_NUMBER = {

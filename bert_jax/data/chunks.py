@@ -26,6 +26,7 @@ import numpy as np
 from bert_jax.data.contamination import EvaluationNgrams
 from bert_jax.data.documents import RawDocument, sentences_of
 from bert_jax.data.instances import make_table, PAIRS, special_tokens, Table
+from bert_jax.data.marks import MarkCounts
 from bert_jax.data.request import PrepareSettings
 from bert_jax.data.sentences import load_splitter
 from bert_jax.data.shards import table_name, token_dtype, write_shard
@@ -176,7 +177,9 @@ class _Counter:
         self.dropped_documents = 0
         self._evaluation = work.evaluation
         self._hits: list[np.ndarray] = []
-        self._statistics = TextStatistics(work.sample_bits)
+        tokenizer = work.tokenizer
+        marks = MarkCounts(tokenizer.lowercase, work.sample_bits) if tokenizer.strip_accents else None
+        self._statistics = TextStatistics(work.sample_bits, marks)
 
     def add_documents(self, documents: Sequence[tuple[Sequence[str], np.ndarray]]) -> None:
         """Count documents that are kept: sentences, and the tokens of each."""

@@ -16,6 +16,7 @@ from bert_jax.data.shards import prepare_command
 CHECKS = (
     text_checks.vocabulary,
     text_checks.unknown_tokens,
+    text_checks.marks,
     text_checks.commonest_token,
     text_checks.repeated_sentences,
     text_checks.repeated_documents,

@@ -86,6 +86,8 @@ def make_request(
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_kind": tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
+        "unreachable_entries": len(tokenizer.unreachable),
+        "strip_accents": tokenizer.strip_accents,
         **chosen,
         "splitter_version": splitter_version(settings.splitter),
         "evaluation_data": evaluation.described() if evaluation else [],

@@ -51,6 +51,14 @@ SCRIPT_RANGES: Mapping[str, Sequence[tuple[int, int]]] = {
 # Scripts that are written without spaces between words.
 UNSPACED_SCRIPTS = ("Han", "Kana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 
+# Scripts that write vowels, tones or voicing with marks which google-research/bert strips with the accents (Unicode
+# category Mn once decomposed): without them other words stand there. The points of Hebrew and Arabic are left out by most
+# writers themselves.
+SCRIPTS_OF_MARKS = (
+    "Devanagari", "Bengali", "Gurmukhi", "Gujarati", "Oriya", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala",
+    "Thai", "Lao", "Tibetan", "Myanmar", "Khmer", "Kana",
+)  # fmt: skip
+
 OTHER_LETTERS = "other letters"
 NUMBERS = "numbers"
 PUNCTUATION = "punctuation and symbols"

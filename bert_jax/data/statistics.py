@@ -4,12 +4,14 @@
 Each chunk is counted by itself, wherever it is processed; `merge_statistics` adds the records up.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bert_jax.data.marks import MarkCounts, merge_marks
 from bert_jax.data.repetitions import hash_of, MOST_HASHES, Occurrences, RepeatedLines, Repetitions
 from bert_jax.data.scripts import CLASSES, count_classes, LETTER_CLASSES
 
@@ -30,10 +32,16 @@ def sample_bits(total_bytes: int) -> int:
 
 
 class TextStatistics:
-    """The statistics of a chunk. Beside a megabyte of text it holds 8 bytes for each sentence."""
+    """The statistics of a chunk. Beside a megabyte of text it holds 8 bytes for each sentence.
 
-    def __init__(self, sample_bits: int = 0):
+    Args:
+      sample_bits: see `sample_bits`.
+      marks: what counts the words that lose marks, where the tokenizer strips them.
+    """
+
+    def __init__(self, sample_bits: int = 0, marks: MarkCounts | None = None):
         self._sample_bits = sample_bits
+        self._marks = marks
         self._classes = np.zeros(len(CLASSES), np.int64)
         self._sentence_lengths, self._document_lengths = Lengths(), Lengths()
         self._sentences, self._documents = Occurrences(), Occurrences()
@@ -59,6 +67,8 @@ class TextStatistics:
             self._count_pending()
 
     def _count_pending(self) -> None:
+        if self._marks is not None:
+            self._marks.add(self._pending)
         for text in _joined(self._pending):
             self._classes += count_classes(text)
         for place, number, times in self._sentences.add(b"".join(self._digests)):
@@ -85,6 +95,8 @@ class TextStatistics:
             "sentence_hashes": self._sentences.sample(self._sample_bits),
             "document_hashes": self._documents.sample(self._sample_bits),
         }
+        if self._marks is not None:
+            record["marks"], arrays["word_hashes"] = self._marks.record()
         return record, arrays
 
 
@@ -151,11 +163,14 @@ def merge_statistics(records: Iterable[Record]) -> dict[str, Any]:
     Lengths are in tokens. `sentences` and `documents` tell how many are equal to an earlier one. `compared` is the
     share of hashes that were compared across chunks: below 1, repetitions across chunks are an estimate, those inside
     a chunk are exact. `repeated_lines` tells how often a line occurs at least: a chunk names its most repeated only.
+    `marks` says what stripping of accents does to the words of a sample (`MarkLoss`); None where nothing is stripped.
     """
     classes = np.zeros(len(CLASSES), np.int64)
     lengths = {"sentence_lengths": Lengths(), "document_lengths": Lengths()}
     repetitions = {"sentences": Repetitions(), "documents": Repetitions()}
     lines = RepeatedLines(100 * LINES_OF_CHUNK)
+    marks: list[Mapping[str, Any]] = []
+    word_hashes: list[np.ndarray] = []
     for record, arrays in records:
         classes += np.asarray(record["classes"])
         for name, sums in lengths.items():
@@ -164,6 +179,9 @@ def merge_statistics(records: Iterable[Record]) -> dict[str, Any]:
             repetitions[name].add(record[name], arrays[hashes], record["sample_bits"])
         for number, times, text in record["repeated_lines"]:
             lines.add(number, times, text)
+        if "marks" in record:
+            marks.append(record["marks"])
+            word_hashes.append(np.asarray(arrays["word_hashes"]))
     counted = {name: int(count) for name, count in zip(CLASSES, classes, strict=True) if count}
     return {
         "characters": int(classes.sum()),
@@ -175,4 +193,5 @@ def merge_statistics(records: Iterable[Record]) -> dict[str, Any]:
         "repeated_lines": [{"text": text, "times": times} for _, times, text in lines.top(LINES_OF_TEXT)],
         "tokens_per_sentence": lengths["sentence_lengths"].as_histogram(),
         "tokens_per_document": lengths["document_lengths"].as_histogram(),
+        "marks": dataclasses.asdict(merge_marks(marks, word_hashes)) if marks else None,
     }

@@ -4,7 +4,9 @@
 from collections.abc import Iterator
 
 from bert_jax.data.findings import Finding, NOTE, OK, Passport, percent, PROBLEM, quoted, Remake, WARNING
+from bert_jax.data.marks import describe_loss, scripts_of_marks
 from bert_jax.data.scripts import CONTROLS, REPLACEMENTS
+from bert_jax.tokenization.marks import MarkLoss
 
 # A WordPiece vocabulary begins with the letters and their continuations; below this there is little room for more.
 # The paper has 30,522 entries.
@@ -28,6 +30,9 @@ def vocabulary(passport: Passport, remake: Remake) -> Iterator[Finding]:
     size = passport["vocab_size"]
     text = passport.get("text", {})
     length = f"; {text['characters'] / text['tokens']:.1f} characters a token" if text.get("tokens") else ""
+    unreachable = passport.get("unreachable_entries")
+    if unreachable:
+        length += f"; {unreachable:,} of them can never be met: their lines are empty or repeated further down"
     if size >= SMALLEST_VOCABULARY:
         yield Finding(OK, "Vocabulary", f"{size:,} entries{length}")
         return
@@ -53,6 +58,28 @@ def unknown_tokens(passport: Passport, remake: Remake) -> Iterator[Finding]:
             "the vocabulary is not for this text, make one of it with bert-jax vocab",
             f"bert-jax vocab --input PATH... --output VOCAB --size {passport['vocab_size']}",
         )  # fmt: skip
+
+
+def marks(passport: Passport, remake: Remake) -> Iterator[Finding]:
+    """Whether stripping of accents makes other words of the text's words."""
+    if not passport.get("strip_accents"):
+        if "strip_accents" in passport:
+            yield Finding(OK, "Accents", "accents and other marks are kept")
+        return
+    text = passport.get("text", {})
+    measured = text.get("marks")
+    loss, scripts = MarkLoss(**measured) if measured else None, scripts_of_marks(text.get("scripts", {}))
+    told, too_much = describe_loss(loss, scripts)
+    seen = f"accents are stripped: {told or 'what that takes was not measured'}"
+    if not too_much:
+        yield Finding(OK, "Accents", seen)
+        return
+    yield Finding(
+        WARNING, "Accents", seen,
+        "a vocabulary that strips accents, as google-research/bert does wherever it lower-cases",
+        "make a vocabulary that keeps them, with bert-jax vocab --keep-accents",
+        f"bert-jax vocab --input PATH... --output VOCAB --size {passport['vocab_size']} --keep-accents",
+    )  # fmt: skip
 
 
 def commonest_token(passport: Passport, remake: Remake) -> Iterator[Finding]:

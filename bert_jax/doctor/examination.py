@@ -14,6 +14,8 @@ from bert_jax.doctor.plan import check_plan
 from bert_jax.doctor.signals import check_signals
 from bert_jax.errors import UserError
 from bert_jax.report.run_files import load_run, Run
+from bert_jax.tokenization import load_tokenizer
+from bert_jax.tokenization.encoding import CONFIG_FILE
 
 ASKED_OF_THE_RUN = {"Held-out text", "Padding"}  # subjects that the run's own checks judge
 
@@ -47,7 +49,7 @@ def examine(path: Path) -> Examination:
     if (path / "config.json").is_file():
         return _examine_run(path)
     if (path / MANIFEST).is_file() or (path / "data.json").is_file():
-        passport = read_manifest(path)
+        passport = _with_accents(read_manifest(path), path)
         train = passport["splits"]["train"]
         heading = f"prepared data, {train['tokens']:,} training tokens in {train['documents']:,} documents"
         return Examination(path, "data", heading, check_passport(passport, path))
@@ -68,8 +70,16 @@ def _of_data(run: Run) -> list[Finding]:
     """What the passport says, as far as this run uses it."""
     if run.data is None:
         return [Finding(NOTE, "Passport", f"{MANIFEST} is missing from the run", "", "copy it from the data directory")]
-    findings = check_passport(used_part(run, run.data), run.directory, data="DATA")
+    passport = _with_accents(used_part(run, run.data), run.directory)
+    findings = check_passport(passport, run.directory, data="DATA")
     return [finding for finding in findings if finding.subject not in ASKED_OF_THE_RUN]
+
+
+def _with_accents(passport: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The passport, with whether accents are stripped where an earlier version wrote it: the tokenizer beside it knows."""
+    if "strip_accents" in passport or not (directory / CONFIG_FILE).is_file():
+        return dict(passport)
+    return {**passport, "strip_accents": load_tokenizer(directory).strip_accents}
 
 
 def used_part(run: Run, passport: Mapping[str, Any]) -> dict[str, Any]:

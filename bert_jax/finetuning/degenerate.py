@@ -93,6 +93,10 @@ def _one_truth(kind: str, outcome: Outcome) -> str | None:
         one = np.all(outcome.gold == outcome.gold[0])
         what = f"all {len(outcome.gold):,} examples have the same {'class' if kind == 'classification' else 'rating'}"
         return what if one else None
+    if kind == "multi_label":
+        assert outcome.gold is not None
+        alike = bool((outcome.gold == outcome.gold[0]).all())
+        return f"all {len(outcome.gold):,} examples have the same classes" if alike else None
     truths = [tuple(record["label"]) for record in outcome.records] if kind in ("span", "tagging") else []
     if kind == "span" and len(set(truths)) == 1:
         return (
@@ -107,6 +111,8 @@ def _one_truth(kind: str, outcome: Outcome) -> str | None:
 def _recognise(kind: str, outcome: Outcome) -> Sign | None:
     if kind == "classification":
         return _one_class(outcome)
+    if kind == "multi_label":
+        return _one_set(outcome)
     if kind == "regression":
         return _one_rating(outcome)
     if kind == "span":
@@ -131,6 +137,18 @@ def _one_class(outcome: Outcome) -> Sign | None:
         what = f"Matthews' correlation is {mcc:.3f}, within its standard error of none ({error:.3f})"
         return Sign("zero MCC", what, mcc + 1.96 * error)
     return None
+
+
+def _one_set(outcome: Outcome) -> Sign | None:
+    """The same classes for every example, where the truth has several sets of them."""
+    gold, predicted = outcome.gold, outcome.predicted  # bool [N, C]
+    assert gold is not None and predicted is not None
+    if len(np.unique(predicted, axis=0)) > 1:
+        return None
+    chosen = ", ".join(map(str, np.flatnonzero(predicted[0]))) or "none"
+    others = int((gold != predicted[0]).any(1).sum())
+    what = f"every one of {len(predicted):,} examples is predicted the same classes ({chosen}), and {others:,} are of others"
+    return Sign("one set of classes", what, wilson_interval(0, others)[1])
 
 
 def _one_rating(outcome: Outcome) -> Sign | None:

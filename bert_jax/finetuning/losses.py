@@ -22,7 +22,8 @@ def task_scores(kind: str, logits: jax.Array, batch: Arrays) -> Scores:
       kind: one of `model_description.TASKS`.
       logits: of `BertModel.task_logits`, float32.
       batch: the encoder's fields, `example_weights` [N], and
-        classification, choice: `labels` [N] int32; regression: `targets` [N] float32; tagging: `labels` [B, S] int32;
+        classification, choice: `labels` [N] int32; regression: `targets` [N] float32; multi_label: `targets` [N, C] float32,
+        1 where a class is right; tagging: `labels` [B, S] int32;
         span: `spans` [B, 2] int32, and `row_examples` [B] where a question's windows share one softmax.
     """
     if kind == "span":
@@ -34,9 +35,23 @@ def task_scores(kind: str, logits: jax.Array, batch: Arrays) -> Scores:
     if kind == "regression":
         squares = jnp.square(logits[:, 0, 0] - batch["targets"])
         return Scores((squares * weights).sum(), jnp.zeros(()), weights.sum())
+    if kind == "multi_label":
+        return multi_label_scores(logits[:, 0], batch["targets"], weights)
     # The choices of an example are neighbouring rows.
     scores = logits.reshape(len(weights), -1)
     return cross_entropy(scores, batch["labels"], weights)
+
+
+def multi_label_scores(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Scores:
+    """The binary cross-entropy of each class, as a mean over the classes; right is an example with all classes right.
+
+    Args:
+      logits, targets: [N, C] float32.
+      weights: [N] float32.
+    """
+    losses = jax.nn.softplus(logits) - logits * targets  # -log sigmoid(logit) where 1, -log(1 - sigmoid(logit)) where 0
+    correct = ((logits >= 0) == (targets > 0)).all(-1)
+    return Scores((losses.mean(-1) * weights).sum(), (correct * weights).sum(), weights.sum())
 
 
 def span_scores(logits: jax.Array, batch: Arrays) -> Scores:

@@ -234,7 +234,7 @@ def _with_head(task: Task, config: FinetuneConfig, data: str) -> tuple[Task, Fin
                 )
         config = replace(config, tag_scheme=scheme)
         labels = tuple(labels_of(sentences, scheme) if task.labels is None else named_labels(task.labels, scheme))
-    elif task.kind == "classification":
+    elif task.kind in ("classification", "multi_label"):
         task = with_labels(task, data)
         labels = task.labels or ()
     outputs = {"regression": 1, "choice": 1, "span": 2}.get(task.kind, len(labels))

@@ -115,7 +115,7 @@ class Interval:
         weight = max(self.sums["weight"], 1e-9)
         line = {"kind": "train", "step": step, "epoch": round(epoch, 4), "loss": self.sums["loss"] / weight}
         if kind != "regression":
-            line["accuracy"] = self.sums["correct"] / weight
+            line["subset_accuracy" if kind == "multi_label" else "accuracy"] = self.sums["correct"] / weight
         line |= {name: self.last[name] for name in ("learning_rate", "grad_norm")}
         line["examples_per_second"] = examples / max(self.seconds, 1e-9)
         line["valid_token_share"] = self.sums["tokens"] / max(self.sums["places"], 1.0)

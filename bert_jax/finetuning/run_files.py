@@ -43,12 +43,22 @@ class OwnTask:
     choices: tuple[str | int, ...] = ()
     name: str | None = None
     positive: str | None = None
+    separator: str | None = None
 
     def task(self) -> Task:
         """As the table would have it."""
         if self.name is not None:
             return with_columns(self.name, self.text, self.label, self.labels)
-        return own_task(self.kind, self.text, self.label, self.id, self.labels, self.choices, self.positive)
+        return own_task(
+            self.kind,
+            self.text,
+            self.label,
+            self.id,
+            self.labels,
+            self.choices,
+            positive=self.positive,
+            separator=self.separator,
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task
     """The task of a run."""
     named = _named(record)
     task = named.task() if isinstance(named, OwnTask) else find_task(named)
-    return task.with_classes(labels) if labels and task.kind == "classification" else task
+    return task.with_classes(labels) if labels and task.kind in ("classification", "multi_label") else task
 
 
 def open_finetuned(path: Path) -> Finetuned:

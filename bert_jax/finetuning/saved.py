@@ -12,14 +12,14 @@ from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.config import MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.finetune_config import ACTS_IN, FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning.multi_label_split import class_lines
 from bert_jax.finetuning.prediction import Predictor
 from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.run_files import Finetuned, open_finetuned, write_records
 from bert_jax.finetuning.split import Outcome, Source, Split
-from bert_jax.finetuning.splits import load_split
+from bert_jax.finetuning.splits import load_split, text_split
 from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import TaggingSplit
-from bert_jax.finetuning.text_split import TextSplit
 from bert_jax.model_description import ModelDescription
 from bert_jax.scoring.glue import confusion_matrix
 from bert_jax.sharding import make_mesh
@@ -122,8 +122,8 @@ class SavedModel:
         Raises:
           UserError: the task has no lines; a line has another number of texts than the first, or is no question.
         """
-        if self.task.kind in ("classification", "regression"):
-            return self.outcome(TextSplit(self.source(""), "lines", _texts(lines, first)))
+        if self.task.kind in ("classification", "multi_label", "regression"):
+            return self.outcome(text_split(self.source(""), "lines", _texts(lines, first)))
         if self.task.kind == "span":
             return self._of_questions(read_question_lines(lines, first))
         if self.task.kind == "tagging":
@@ -168,7 +168,12 @@ def write_outcome(outcome: Outcome, name: str, folder: Path) -> list[Path]:
 
 
 def confusion_lines(task: Task, outcome: Outcome) -> list[str]:
-    """How often a class was predicted as another, a class a line; nothing where there are no classes or very many."""
+    """How often a class was predicted as another, a class a line; nothing where there are no classes or very many.
+
+    Of classes any number of which is right: the scores of each.
+    """
+    if task.kind == "multi_label":
+        return class_lines(task, outcome)
     words = task.meanings or task.labels
     if task.kind != "classification" or words is None or len(words) > MOST_CLASSES or outcome.gold is None:
         return []

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings and a split of a task -> the split, read and made into rows for the network."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bert_jax.errors import UserError
 from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.finetuning.multi_label_split import MultiLabelSplit
 from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.split import Source, Split
 from bert_jax.finetuning.tagging_split import TaggingSplit
 from bert_jax.finetuning.text_split import TextSplit
+from bert_jax.tasks.examples import TextExample
 from bert_jax.tasks.table import Task
 
 
@@ -28,7 +31,16 @@ def load_split(source: Source, name: str, training: bool = False, found: dict[st
         return QuestionSplit(source, name, training, found or {})
     if kind == "tagging":
         return TaggingSplit(source, name, training)
-    return TextSplit(source, name)
+    return text_split(source, name)
+
+
+def text_split(source: Source, name: str, examples: Sequence[TextExample] | None = None) -> TextSplit:
+    """A split of texts, pairs or choices, from its file, or of `examples` that are there already.
+
+    Raises:
+      UserError: what the reader refuses.
+    """
+    return (MultiLabelSplit if source.task.kind == "multi_label" else TextSplit)(source, name, examples)
 
 
 def resolved(config: FinetuneConfig, task: Task, positions: int) -> FinetuneConfig:

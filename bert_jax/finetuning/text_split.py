@@ -40,13 +40,18 @@ class TextSplit:
         )
         note_cuts(self.counts, name, config.max_length, self.notes)
         self.units = units_of_examples(row_table(source, name, rows, self.examples), _choices(self.examples))
-        self.gold = _labels(self.examples)
-        if source.task.f1_of is None and "macro_f1" in source.task.metrics and self.gold is not None:
-            absent = [word for number, word in enumerate(source.task.labels or ()) if number not in self.gold]
+        self.gold = self.true_labels()
+
+    def true_labels(self) -> np.ndarray | None:
+        """Numbers of the classes or choices, or ratings, [N]; None where the file does not tell."""
+        gold, task = _labels(self.examples), self.task
+        if task.kind == "classification" and "macro_f1" in task.metrics and gold is not None:
+            absent = [word for number, word in enumerate(task.labels or ()) if number not in gold]
             if absent:
                 self.notes.append(
-                    f"{name} has no example of {listed(absent)}: nothing can be right there, and macro F1 counts 0"
+                    f"{self.name} has no example of {listed(absent)}: nothing can be right there, and macro F1 counts 0"
                 )
+        return gold
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`labels` [N] int32, or `targets` [N] float32."""

@@ -11,6 +11,7 @@ from bert_jax.report.finetuned_panels import curve_panels
 from bert_jax.report.finetuned_summary import count_rows, headline, notices, setting_rows, threshold_words, tiles
 from bert_jax.report.glue_table import glue_table, task_scores
 from bert_jax.report.hardest import hardest
+from bert_jax.report.multi_label_tables import multi_label_section
 from bert_jax.report.rating_tables import rating_section
 from bert_jax.report.tag_tables import share_right, tag_section
 from bert_jax.report.template import fill, save_page
@@ -55,5 +56,7 @@ def breakdown(run: FinetunedRun) -> dict[str, Any] | None:
         return tag_section(run)
     if run.kind == "regression":
         return rating_section(run)
+    if run.kind == "multi_label":
+        return multi_label_section(run)
     gold, predicted = prediction_fields(run.labelled)
     return class_section(Classes(gold, predicted, run.class_words, len(run.record["labels"])))

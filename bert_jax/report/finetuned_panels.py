@@ -67,10 +67,19 @@ def chance_loss(run: FinetunedRun) -> tuple[float, str] | None:
         shares = [times / len(run.labelled) for times in counts.values()]
         entropy = -math.fsum(share * math.log(share) for share in shares)
         return entropy, f"classes' shares alone {decimal(entropy)}"
+    if run.kind == "multi_label":
+        counts = Counter(place for record in run.labelled for place in record["label"])
+        parts = [_binary_entropy(counts[place] / len(run.labelled)) for place in range(len(run.record["labels"]))]
+        entropy = math.fsum(parts) / len(parts)
+        return entropy, f"classes' shares alone {decimal(entropy)}"
     if run.kind == "regression":
         variance = float(np.var([record["label"] for record in run.labelled]))
         return variance, f"always the mean {decimal(variance, 2)}"
     return None
+
+
+def _binary_entropy(share: float) -> float:
+    return -math.fsum(part * math.log(part) for part in (share, 1 - share) if part > 0)
 
 
 def commonest_class(run: FinetunedRun) -> tuple[str, float] | None:
@@ -86,7 +95,7 @@ def _metric_panel(run: FinetunedRun, name: str, steps: Steps) -> Panel:
     percentages = name not in CORRELATIONS
     scale = 1 if percentages else 100
     dev = [(step, scale * fraction(value, run.per_cent)) for step, value in series(run.main_dev(), name)]
-    training = series(run.train, "accuracy") if name == "accuracy" else []
+    training = series(run.train, name)  # lines of training have accuracy, of multi_label that of whole examples
     token, share = (commonest_class(run) if name == "accuracy" else None) or ("", None)
 
     def draw() -> str:

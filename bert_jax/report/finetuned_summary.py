@@ -16,6 +16,7 @@ from bert_jax.settings import flatten, to_dict
 
 KIND_WORDS = {
     "classification": "classification of texts or pairs",
+    "multi_label": "classification of texts or pairs, any number of classes right",
     "regression": "rating of texts or pairs",
     "choice": "multiple choice",
     "span": "questions about a text",

@@ -36,7 +36,7 @@ class Hardest:
 
 def hardest(run: FinetunedRun) -> Hardest:
     """The examples of the run's main split, the hardest first."""
-    make = {"regression": _ratings, "span": _answers, "tagging": _tags}
+    make = {"regression": _ratings, "span": _answers, "tagging": _tags, "multi_label": _sets_of_classes}
     return make.get(run.kind, _classes)(run)
 
 
@@ -64,6 +64,34 @@ def _classes(run: FinetunedRun) -> Hardest:
         for record in wrong[:MOST]
     ]
     return Hardest(examples, _lede(len(wrong), len(run.labelled), "examples", "the surest first"))
+
+
+def _sets_of_classes(run: FinetunedRun) -> Hardest:
+    """Any number of classes is right: an example is as hard as its surest wrong decision."""
+    wrong = [record for record in run.labelled if record["label"] != record["predicted"]]
+    wrong.sort(key=_surest_decision, reverse=True)
+    examples = [
+        Hard(
+            str(record.get("name", "")),
+            _whole(record),
+            _listed(run, record["label"]),
+            _listed(run, record["predicted"]),
+            f"a wrong decision with {percent(_surest_decision(record))}",
+        )
+        for record in wrong[:MOST]
+    ]
+    return Hardest(examples, _lede(len(wrong), len(run.labelled), "examples", "the surest decision first"))
+
+
+def _surest_decision(record: Record) -> float:
+    """The highest probability of a decision about a class that is wrong; 0 where probabilities are not told."""
+    wrong = set(record["label"]) ^ set(record["predicted"])
+    shares = record.get("probabilities") or []
+    return max((max(shares[place], 1 - shares[place]) for place in wrong if place < len(shares)), default=0.0)
+
+
+def _listed(run: FinetunedRun, places: Sequence[int]) -> str:
+    return ", ".join(run.class_words(place) for place in places) or "none"
 
 
 def _confidence(record: Record) -> float:

@@ -11,6 +11,7 @@ _NAMES = {
     "f1": "F1",
     "F1": "F1",
     "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
     "mcc": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",

@@ -15,6 +15,7 @@ from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
 from bert_jax.scoring.labels import distinct_labels, label_key
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
+from bert_jax.tasks.multi_label import class_numbers, flagged_classes, listed_classes
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
 from bert_jax.tasks.task_files import find_file, plain_suffix, read_lines
 from bert_jax.text_files import EmptyLines, json_record, LONGEST_LINE
@@ -61,7 +62,7 @@ def read_examples(
       UserError: missing files and columns, lines of another width, labels that are unknown or missing in a split that
         must have them, ratings that are no numbers, text that is not UTF-8, a file without examples.
     """
-    if task.kind == "classification" and task.labels is None:
+    if task.kind in ("classification", "multi_label") and task.labels is None:
         raise ValueError(f"the labels of {task.name} are not known yet: call with_labels")
     columns = _columns(task, split, source)
     records = _open(task, split, source, columns)
@@ -103,14 +104,19 @@ def with_labels(task: Task, source: str | Path) -> Task:
     Raises:
       UserError: the training file has no labels, one only, or too many to be classes.
     """
-    if task.labels is not None or task.kind != "classification":
+    if task.labels is not None or task.kind not in ("classification", "multi_label"):
         return task
     columns = _columns(task, "train", source)
     records = _open(task, "train", source, columns)
     _need_labels(records, columns, "train")
     key = _key(records, columns.label)
-    words = distinct_labels({_needed_word(cells[key], place) for place, cells in records.lines})
-    if len(words) < 2:
+    if task.kind == "multi_label":
+        words = sorted({word for place, cells in records.lines for word in _listed_words(cells[key], place, columns)})
+        if not words:
+            raise UserError(f"{records.name}: no example has a class: nothing can be learned")
+    else:
+        words = distinct_labels({_needed_word(cells[key], place) for place, cells in records.lines})
+    if len(words) < 2 and task.kind == "classification":
         raise UserError(
             f"{records.name}: every example has the label {words[0] if words else 'none'}: nothing can be learned"
         )
@@ -207,18 +213,21 @@ def _name_reader(columns: Columns, records: Records) -> Callable[[Cells, int], s
 
 
 def _need_labels(records: Records, columns: Columns, split: str) -> None:
-    if columns.label is None:
+    if columns.label is None and not columns.flags:
         raise UserError(f"{records.name} is read as {split}, which needs labels: name their column with --label")
-    if columns.label not in records.keys:
-        raise UserError(
-            f"{records.name} has no column {columns.label}, and {split} needs labels: its columns are"
-            f" {_listed(records.names)}"
-        )
+    for column in columns.flags or (columns.label,):
+        if column not in records.keys:
+            raise UserError(
+                f"{records.name} has no column {column}, and {split} needs labels: its columns are"
+                f" {_listed(records.names)}"
+            )
 
 
 def _label_reader(task: Task, split: str, columns: Columns, records: Records) -> Callable[[Cells, str], Any]:
     """(cells, place) -> number of the class, rating, or None where a test file has none; a word that is no class."""
     key, may_miss = _key(records, columns.label), is_test(split)
+    if task.kind == "multi_label":
+        return _classes_reader(task, split, columns, records)
     if key is None:
         return lambda cells, place: None
     parse = _rating(task) if task.kind == "regression" else _class_number(task)
@@ -237,6 +246,36 @@ def _label_reader(task: Task, split: str, columns: Columns, records: Records) ->
         return label
 
     return read
+
+
+def _classes_reader(task: Task, split: str, columns: Columns, records: Records) -> Callable[[Cells, str], Any]:
+    """(cells, place) -> numbers of the classes that are right, or None where a test file does not tell."""
+    key, may_miss, labels = _key(records, columns.label), is_test(split), task.labels or ()
+    flags = [records.keys[column] for column in columns.flags if column in records.keys]
+    if flags and len(flags) < len(columns.flags):
+        lacking = [str(column) for column in columns.flags if column not in records.keys]
+        raise UserError(f"{records.name} has columns of some classes and none of {_listed(lacking)}: give all or none")
+    if flags:
+        return lambda cells, place: flagged_classes([cells[flag] for flag in flags], place, _word, may_miss)
+    if key is None:
+        return lambda cells, place: None
+
+    def read(cells: Cells, place: str) -> tuple[int, ...] | None:
+        cell = cells[key]
+        if may_miss and (cell is None or (isinstance(cell, str) and _word(cell, place) in (None, "-1"))):
+            return None
+        return class_numbers(_listed_words(cell, place, columns), labels, place)
+
+    return read
+
+
+def _listed_words(cell: Any, place: str, columns: Columns) -> tuple[str, ...]:
+    words = listed_classes(cell, place, columns.separator, _word)
+    if words is None:
+        raise UserError(
+            f"{place} does not tell its classes: add them, leave the cell empty for none, or leave the line out"
+        )
+    return words
 
 
 def _word(cell: Any, place: str) -> str | None:
@@ -399,7 +438,7 @@ def _keys_of(name: str, names: Sequence[Column], columns: Columns) -> dict[Colum
             if isinstance(column, int):
                 found = f"its first line has {len(names)} columns, numbered from 0"
             raise UserError(f"{name} has no column {column}: {found}")
-    optional = [column for column in (columns.label, columns.id) if column is not None and column in names]
+    optional = [column for column in columns.optional if column in names]
     wanted = (*columns.needed, *optional)
     if twice := [column for column in wanted if list(names).count(column) > 1]:
         raise UserError(f"{name} has the column {twice[0]} twice: rename one")
@@ -430,7 +469,7 @@ def _of_width(
 def _json_records(name: str, numbered: Iterator[tuple[int, str]], columns: Columns, empty: EmptyLines) -> Records:
     first, line = _first(numbered, name)
     names = list(json_record(line, f"{name}, line {first}"))
-    optional = [column for column in (columns.label, columns.id) if column is not None and column in names]
+    optional = [column for column in columns.optional if column in names]
     keys: dict[Column, Column] = {column: column for column in (*columns.needed, *optional)}
     notes: list[str] = []
 
@@ -448,7 +487,7 @@ def _json_records(name: str, numbered: Iterator[tuple[int, str]], columns: Colum
 
 def _tfds_records(task: Task, split: str, source: str, columns: Columns) -> Records:
     spec, tfds_split = tfds_place(task, split, source)
-    optional = [str(column) for column in (columns.label, columns.id) if column is not None]
+    optional = [str(column) for column in columns.optional]
     data = read_records(spec, tfds_split, [str(column) for column in columns.needed], optional)
     keys: dict[Column, str] = {field: field for field in data.fields}
     return Records(data.name, keys, data.all_fields, data.records, [])

@@ -10,7 +10,9 @@ class TextExample:
 
     name: str  # its id in the file, or its number from 0
     texts: tuple[str, ...]  # one or two
-    label: int | float | None  # number of its class, or its rating; None: the file has none
+    label: (
+        int | float | tuple[int, ...] | None
+    )  # number of its class or classes, or its rating; None: the file has none
     place: str  # file and line, for messages
     foreign: str | None = None  # its label where that is none of the classes; `label` is then their number
 

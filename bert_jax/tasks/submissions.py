@@ -5,23 +5,29 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent
 from bert_jax.tasks.examples import ChoiceExample, TextExample
-from bert_jax.tasks.table import GLUE, Task, TASKS
+from bert_jax.tasks.table import Columns, GLUE, Task, TASKS
 
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can tell: the same predictions give the same file
 
 
-def predicted_word(task: Task, prediction: float) -> str:
+def predicted_word(task: Task, prediction: Any) -> str:
     """A prediction as the task's files spell it: the word of a class, or a rating with three decimals in its range.
 
     Args:
-      prediction: number of the class or choice, or the rating.
+      prediction: number of the class or choice, the rating, or of multi_label the numbers of the classes, which come with
+        the file's separator between them, or as a JSON list where it has none.
     """
+    if task.kind == "multi_label":
+        words = [(task.labels or ())[number] for number in prediction]
+        separator = task.columns.separator if isinstance(task.columns, Columns) else None
+        return json.dumps(words, ensure_ascii=False) if separator is None else separator.join(words)
     if task.kind == "regression":
         low, high = task.rating or (-np.inf, np.inf)
         return f"{np.clip(prediction, low, high):.3f}"
@@ -94,7 +100,7 @@ def _splits() -> Iterator[str]:
 def write_predictions(
     task: Task,
     examples: Sequence[TextExample | ChoiceExample],
-    predictions: Sequence[float] | np.ndarray,
+    predictions: Sequence[Any] | np.ndarray,
     probabilities: Sequence[Sequence[float]] | np.ndarray | None,
     path: Path,
 ) -> None:
@@ -104,7 +110,7 @@ def write_predictions(
     submission, so that what reads one reads both.
 
     Args:
-      predictions: numbers of classes or choices, or ratings, [N].
+      predictions: numbers of classes or choices, or ratings, [N]; of multi_label a tuple of numbers each.
       probabilities: [N][classes]; of choices each as many as there are; None: there are none (a regression).
     """
     _same_length(examples, predictions)
@@ -134,7 +140,7 @@ def _foreign(example: TextExample | ChoiceExample) -> str | None:
     return example.foreign if isinstance(example, TextExample) else None
 
 
-def _label(task: Task, label: float) -> str:
+def _label(task: Task, label: Any) -> str:
     return f"{label:g}" if task.kind == "regression" else predicted_word(task, label)
 
 

@@ -30,12 +30,21 @@ class Columns:
       continuations; of tagging the list of words.
     label: may be absent from a file to be predicted. id: where the file has none, examples are numbered from 0.
     choices: a column each, or one column with a list of them.
+    flags: of multi_label without `label`: a column of 0 and 1 for each class, in the order of their numbers.
+    separator: of multi_label: what stands between the classes of the label's column; None: it holds lists.
     """
 
     text: tuple[Column, ...]
     label: Column | None = None
     id: Column | None = None
     choices: tuple[Column, ...] = ()
+    flags: tuple[Column, ...] = ()
+    separator: str | None = None
+
+    @property
+    def optional(self) -> tuple[Column, ...]:
+        """Those that a file may lack."""
+        return (*(column for column in (self.label, self.id) if column is not None), *self.flags)
 
     @property
     def needed(self) -> tuple[Column, ...]:
@@ -114,6 +123,8 @@ class Task:
         Raises:
           UserError: the positive class is none of them, or there is no such thing.
         """
+        if self.kind == "multi_label":
+            return replace(self, labels=tuple(labels))
         keys = [label_key(label) for label in labels]
         if self.positive is not None and (len(labels) != 2 or label_key(self.positive) not in keys):
             classes = f"the {len(labels)} classes are {', '.join(labels[:12])}{' ...' if len(labels) > 12 else ''}"
@@ -447,6 +458,7 @@ def find_task(name: str) -> Task:
 
 _OWN_METRICS = {
     "classification": ("accuracy", "mcc", "f1"),
+    "multi_label": ("micro_f1", "macro_f1", "subset_accuracy"),
     "regression": ("pearson", "spearman"),
     "choice": ("accuracy",),
     "span": ("f1", "exact_match"),
@@ -465,6 +477,7 @@ def own_task(
     labels: Sequence[str] | None = None,
     choices: Sequence[Column] = (),
     positive: str | None = None,
+    separator: str | None = None,
 ) -> Task:
     """A task on files of one's own, whose columns are named.
 
@@ -479,12 +492,20 @@ def own_task(
         `schemes.named_labels`); None: those of the training file.
       choices: a column for each, or one with a list.
       positive: the class that F1 is of where there are two; None: the second.
+      separator: multi_label: what stands between the classes in the column `label`; None: it holds lists. Without
+        `label` each of `labels` is the name of a column of 0 and 1.
 
     Raises:
       UserError: columns that do not fit together or the kind.
     """
     given = bool(text) or label is not None or id is not None or bool(choices)
     columns = Columns(tuple(text), label, id, tuple(choices)) if given else None
+    if kind == "multi_label":
+        columns = _multi_label_columns(columns or Columns(()), labels, separator)
+    elif separator is not None:
+        raise UserError(
+            f"--separator belongs to multi_label, whose examples have several classes: {kind} has none such"
+        )
     endings = _OWN_ENDINGS.get(kind, ("tsv", "csv", "jsonl"))
     if columns is not None and kind == "tagging":
         of_conll = all(map(is_conll_column, columns.text))
@@ -525,6 +546,18 @@ def with_columns(
     return replace(task, columns=columns, labels=None if labels is None else tuple(labels), tfds=tfds)
 
 
+def _multi_label_columns(columns: Columns, labels: Sequence[str] | None, separator: str | None) -> Columns:
+    if columns.label is not None:
+        if separator == "":
+            raise UserError("--separator '' parts nothing: name what stands between classes, such as ';'")
+        return replace(columns, separator=separator)
+    if separator is not None or not labels:
+        raise UserError(
+            "multi_label needs --label, the column that lists the classes, or --labels, each the name of a column of 0 and 1"
+        )
+    return replace(columns, flags=tuple(labels))
+
+
 def _check_own(kind: str, columns: Columns | None, labels: Sequence[str] | None) -> None:
     if labels is not None:
         if len(distinct_labels(labels)) != len(labels):
@@ -537,7 +570,7 @@ def _check_own(kind: str, columns: Columns | None, labels: Sequence[str] | None)
     if kind == "span":
         raise UserError("span has no columns: its files are as SQuAD's, name them with --data alone")
     columns = columns or Columns(())
-    given = [column for column in (*columns.needed, columns.label, columns.id) if column is not None]
+    given = [*columns.needed, *columns.optional]
     if kind != "tagging" and len({type(column) for column in given}) > 1:
         raise UserError(f"columns {given} are given by name and by number: a file has a header or it has none")
     allowed = (1,) if kind == "tagging" else (1, 2)

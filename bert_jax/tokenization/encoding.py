@@ -35,7 +35,8 @@ class Encoding:
 class Tokenizer(abc.ABC):
     """A vocabulary, and how text is normalised before it is looked up in it. It can be pickled.
 
-    `vocabulary` is the entries by id; `decided_by` says, for people, where `lowercase` came from, and changes nothing.
+    `vocabulary` is the entries by id; of equal ones the last is what text is encoded to, as in google-research/bert.
+    `decided_by` says, for people, where `lowercase` came from, and changes nothing.
     """
 
     kind: ClassVar[str]  # "wordpiece" or "sentencepiece"
@@ -53,6 +54,12 @@ class Tokenizer(abc.ABC):
     def vocab_size(self) -> int:
         """Entries of the vocabulary."""
         return len(self.vocabulary)
+
+    @functools.cached_property
+    def unreachable(self) -> tuple[int, ...]:
+        """The ids of entries that no text is encoded to, being empty or repeated further down."""
+        last = {entry: index for index, entry in enumerate(self.vocabulary)}
+        return tuple(index for index, entry in enumerate(self.vocabulary) if not entry or last[entry] != index)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 """How a vocabulary fits a text, and how two vocabularies differ on one."""
 
 import collections
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.flat import FlatEncoding
+from bert_jax.tokenization.marks import count_words, loses_marks, measure_marks
 from bert_jax.tokenization.words import words_of_characters
 
 _WORD = re.compile(r"[^\W_]+")
@@ -24,8 +26,10 @@ def measure(tokenizer: Tokenizer, sentences: Sequence[str]) -> dict[str, Any]:
     ideographs.
 
     Returns:
-      entries, words, tokens; pieces_per_word; whole_word_share: words that are a token of their own; coverage: words
-      without an [UNK]; unknown_rate: [UNK] among the tokens; tokens_per_mb: tokens for 1,000,000 bytes of UTF-8.
+      entries; unreachable_entries: those that are empty or repeated; words, tokens; pieces_per_word; whole_word_share:
+      words that are a token of their own; coverage: words that are whole in the tokens, without an [UNK] and with all
+      their marks; unknown_rate: [UNK] among the tokens; tokens_per_mb: tokens for 1,000,000 bytes of UTF-8; marks: where
+      accents are stripped, `MarkLoss` as a dictionary (see marks.py), else None.
     """
     flat = tokenizer.encode_flat(sentences)
     words = sum(max(words_of_characters(sentence)[1], default=-1) + 1 for sentence in sentences)
@@ -34,26 +38,35 @@ def measure(tokenizer: Tokenizer, sentences: Sequence[str]) -> dict[str, Any]:
     unknown = int(np.count_nonzero(flat.ids == tokenizer.unk_id))
     ends = np.append(flat.word_starts[1:], True)  # a text begins with a word too
     whole = int(np.count_nonzero(flat.word_starts & ends)) - unknown
+    marks = measure_marks(count_words(sentences, tokenizer.lowercase)) if tokenizer.strip_accents else None
     return {
         "entries": tokenizer.vocab_size,
+        "unreachable_entries": len(tokenizer.unreachable),
         "words": words,
         "tokens": tokens,
         "pieces_per_word": tokens / max(words, 1),
         "whole_word_share": whole / max(words, 1),
-        "coverage": 1 - _unknown_words(tokenizer, sentences, flat) / max(words, 1),
+        "coverage": 1 - _spoiled_words(tokenizer, sentences, flat) / max(words, 1),
         "unknown_rate": unknown / max(tokens, 1),
         "tokens_per_mb": tokens * 1e6 / max(size, 1),
+        "marks": dataclasses.asdict(marks) if marks else None,
     }
 
 
-def _unknown_words(tokenizer: Tokenizer, sentences: Sequence[str], flat: FlatEncoding) -> int:
-    """Words with a part in an [UNK]; SentencePiece has one for many unknown characters in a row."""
+def _spoiled_words(tokenizer: Tokenizer, sentences: Sequence[str], flat: FlatEncoding) -> int:
+    """Words with a part in an [UNK] (SentencePiece has one for many unknown characters in a row) or that lose a mark."""
     sentence_of = np.repeat(np.arange(len(sentences)), flat.lengths)
+    unknown = set(np.unique(sentence_of[flat.ids == tokenizer.unk_id]).tolist())
+    marked = {number for number, text in enumerate(sentences) if tokenizer.strip_accents and loses_marks(text)}
     count = 0
-    for number in np.unique(sentence_of[flat.ids == tokenizer.unk_id]):
-        encoding, (_, words) = tokenizer.encode(sentences[number]), words_of_characters(sentences[number])
+    for number in unknown | marked:
+        text = sentences[number]
+        encoding, (_, words) = tokenizer.encode(text), words_of_characters(text)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
-        count += len({words[place] for index, span in spans if index == tokenizer.unk_id for place in range(*span)})
+        spoiled = {words[place] for index, span in spans if index == tokenizer.unk_id for place in range(*span)}
+        if number in marked:
+            spoiled |= {words[place] for place, character in enumerate(text) if loses_marks(character)}
+        count += len(spoiled)
     return count
 
 

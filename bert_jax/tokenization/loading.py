@@ -92,7 +92,11 @@ def _has_capital(entry: str) -> bool:
 
 
 def _read_vocabulary(file: Path) -> list[str]:
-    """The entries, stripped of white space as google-research/bert's load_vocab does; each line has an id."""
+    """The entries, stripped of white space as google-research/bert's load_vocab does; each line has an id.
+
+    Equal entries stay, empty ones too, as published vocabularies have them: the ids behind them are those that the model
+    was trained with. Only \\n and \\r\\n end a line: other separators (U+2028, a lone \\r) are entries' characters.
+    """
     raw = file.read_bytes()
     if (encoding := foreign_encoding(raw)) is not None:
         raise UserError(f"{file} is {mend_encoding(encoding)}")
@@ -102,22 +106,15 @@ def _read_vocabulary(file: Path) -> list[str]:
         raise UserError(f"{file} is not a vocabulary: it is not UTF-8 at byte {error.start}") from None
     if not text.strip():
         raise UserError(f"{file} is empty: make a vocabulary with `bert-jax vocab`")
-    entries = [line.strip() for line in re.split("\r\n|\r|\n", text)]
-    if not entries[-1]:
-        entries.pop()  # what follows the last line's end
-    first_lines: dict[str, int] = {}
-    for number, entry in enumerate(entries, start=1):
-        first = first_lines.setdefault(entry, number)
-        if first != number:
-            raise UserError(
-                f"{file} has the entry '{entry}' twice, in lines {first} and {number}: write"
-                f" [unused{number}] in the place of the second, so that the other ids stay"
-            )
-    missing = [token for token in SPECIAL_TOKENS if token not in first_lines]
+    lines = text.split("\n")  # what stands before it of \r\n is white space, which is stripped
+    if not lines[-1]:
+        lines.pop()  # what follows the last line's end
+    entries = [line.strip() for line in lines]
+    missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
         raise UserError(
             f"{file} lacks the special tokens {', '.join(missing)} (of its {len(entries)} entries the first"
-            f" is '{entries[0]}'): add each on its own line, or make a vocabulary with `bert-jax vocab`"
+            f" is '{entries[0][:40]}'): add each on its own line, or make a vocabulary with `bert-jax vocab`"
         )
     return entries
 

@@ -250,7 +250,7 @@ def test_a_finished_run_says_so(few, straight, capsys):
     said = capsys.readouterr().err
     assert "has finished its 12 steps" in said
     assert (
-        f"bert-jax convert {straight.path} NEW --to bert-jax) and give that more steps (--output NEW phases.1.steps=N)"
+        f"bert-jax convert {straight} NEW --to bert-jax) and give that more steps (--output NEW phases.1.steps=N)"
         in said
     )
     assert scores(straight) == before

@@ -52,6 +52,10 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("sst2", ("--label", "label"), "--label describes your own data: use it with --task own"),
         ("sst2", ("--positive", "1"), "--positive describes your own data: use it with --task own"),
         ("sst2", ("--skip", "bert.nothing"), "--skip bert.nothing: "),
+        ("sst2", ("max_answer_length=9",), "max_answer_length is for span and does nothing in classification"),
+        ("conll2003", ("fusion=max",), "fusion is for classification and multi_label and regression and does nothing in tagging"),
+        ("conll2003", ("--text", "4", "--label", "1"), "word column 4 is not one of 0 to 3, or -1 to -4 from the end"),
+        ("conll2003", ("--labels", "PER"), "eng.train, line 3, word"),
         ("sst2", ("--seeds", "0"), "--seeds 0: at least 1"),
         ("sst2", ("--seeds", "2", "--sweep"), "--sweep and --seeds: one at a time"),
         ("sst2", ("--seeds", "2", "--retries", "1"), "--retries belongs to a single run"),
@@ -133,6 +137,9 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
     (data / "eng.train").write_text("the DT\nfilm NN\n\nis VB\ngood JJ\n")
     asked = command("conll2003", data, folder / "model", tmp_path / "run", "tag_scheme=IOB2")
     assert "tag_scheme=IOB2: the tags of" in refused(capsys, asked)
+    for idle in ("constrained=true", "broken_tags=refuse"):
+        error = refused(capsys, command("conll2003", data, folder / "model", tmp_path / "run", idle))
+        assert f"{idle.split('=')[0]} is of tags that follow a scheme" in error
     (data / "eng.train").write_text("the\nfilm\n")
     error = refused(capsys, command("conll2003", data, folder / "model", tmp_path / "run"))
     assert "eng.train" in error
@@ -163,6 +170,16 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
 )
 def test_own_data_that_is_not_described(folder, tmp_path, capsys, more, message):
     assert message in refused(capsys, own(folder, folder / "sst2", tmp_path / "run", *more))
+
+
+@pytest.mark.parametrize(("task", "more"), [("conll2003", ()), ("own", ("--kind", "tagging"))])
+def test_running_numbers_are_not_trained_on(folder, tmp_path, capsys, task, more):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.txt").write_text("1 ann B-PER\n2 is O\n\n1 rome B-LOC\n")
+    error = refused(capsys, command(task, data, folder / "model", tmp_path / "run", *more))
+    assert "train.txt: its first column is a running number" in error
+    assert "--text 1 --label -1" in error
 
 
 def test_a_folder_that_holds_something_else(folder, tmp_path, capsys):

@@ -148,7 +148,7 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "--task own needs --kind: classification, regression, choice, span or tagging"),
+        ((), "--task own needs --kind: classification, multi_label, regression, choice, span or tagging"),
         (("--kind", "classification"), "name them with --text"),
         (("--kind", "classification", "--text", "words"), "train.tsv"),
         (("--kind", "classification", "--text", "sentence"), "name their column with --label"),

@@ -4,7 +4,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -154,7 +154,7 @@ class Session:
             probability = self.config.objective.probability_at(begin + step, self.config.total_steps)
             return self.arrangement(number).batch(self.config.seed, step, rows, seen, probability)
 
-        def batches(first: int) -> Iterator[Batch]:
+        def batches(first: int) -> Generator[Batch]:
             return feed(batch, first - begin, end - begin)
 
         return Phase(number, begin, end, partial(self._compile, number), batches)

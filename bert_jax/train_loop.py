@@ -7,8 +7,8 @@ The position in the data is the step, so a checkpoint needs no state of any iter
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -30,7 +30,7 @@ class Phase:
     begin: int  # first step
     end: int  # the step after the last
     compile: Callable[[], Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]]
-    feed: Callable[[int], Iterator[Batch]]  # from this step of the run on
+    feed: Callable[[int], Generator[Batch]]  # from this step of the run on
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _train_phase(
 ) -> tuple[TrainState, int]:
     with jax.transfer_guard("allow"):  # constants of the program
         step = phase.compile()
-    batches = phase.feed(done)  # before the clock starts: what it imports is no step's time
+    feed = phase.feed(done)  # before the clock starts: what it imports is no step's time
     clock = Stopwatch()
     unread: dict[str, jax.Array] | None = None
 
@@ -135,25 +135,26 @@ def _train_phase(
             values = {name: float(value) for name, value in jax.device_get(sums).items()}
             hooks.measured(steps, phase, values, clock.lap())
 
-    for batch in batches:
-        state, sums = step(state, hooks.put(batch))
-        # Read the step before only now that this one is under way, so that the device never waits for the host.
-        read(unread, done)
-        unread, done = sums, done + 1
-        stopping = stop.reached(done)
-        # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
-        save = stopping or schedule.save_due(done) or done == phase.end
-        if save or schedule.eval_due(done):
-            # A step's sums are read and found finite before its state may replace a good checkpoint.
+    with closing(feed) as batches:
+        for batch in batches:
+            state, sums = step(state, hooks.put(batch))
+            # Read the step before only now that this one is under way, so that the device never waits for the host.
             read(unread, done)
-            unread = None
-            with clock.paused():
-                if schedule.eval_due(done):
-                    hooks.evaluate(done, state)
-                if save:
-                    hooks.save(done, state)
-        if stopping:
-            break
+            unread, done = sums, done + 1
+            stopping = stop.reached(done)
+            # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
+            save = stopping or schedule.save_due(done) or done == phase.end
+            if save or schedule.eval_due(done):
+                # A step's sums are read and found finite before its state may replace a good checkpoint.
+                read(unread, done)
+                unread = None
+                with clock.paused():
+                    if schedule.eval_due(done):
+                        hooks.evaluate(done, state)
+                    if save:
+                        hooks.save(done, state)
+            if stopping:
+                break
     read(unread, done)
     return state, done
 

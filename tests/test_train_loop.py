@@ -4,7 +4,9 @@
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,6 +15,8 @@ from conftest import small_config
 
 import bert_jax.session
 import bert_jax.train_loop
+from bert_jax.batch import batch_spec, BatchShape
+from bert_jax.data.feed import feed
 from bert_jax.pretraining import pretrain
 from bert_jax.train_loop import Hooks, listen_for_stop, Phase, Schedule, StopRequest, Stopwatch, train
 
@@ -94,7 +98,7 @@ def run_made_up_steps(steps: int, stop: StopRequest, schedule: Schedule, on_step
         save=lambda done, _: events.append(f"save {done}"),
         put=put,
     )
-    phase = Phase(0, 0, steps, lambda: step, lambda begin: iter(range(begin + 1, steps + 1)))
+    phase = Phase(0, 0, steps, lambda: step, lambda begin: (batch for batch in range(begin + 1, steps + 1)))
     train(None, 0, [phase], schedule, hooks, stop)
     return events
 
@@ -107,6 +111,40 @@ def test_the_next_batch_is_on_the_device_before_the_host_waits():
         *("put 3", "begin 3", "read 2"),
         *("read 3", "evaluate 3", "save 3"),
     ]
+
+
+class Stopped(Exception):
+    """Raised by a step."""
+
+
+@pytest.mark.parametrize("ended_by", ["the last step", "a stop", "an error"])
+def test_a_phase_closes_its_feed_however_it_ends(tf_data_iterators, ended_by):
+    """tf.data's autotuning thread may hold the end of an iterator up for more than a minute, and so of the run."""
+    stop, alive = StopRequest(), []
+
+    def make_batch(step: int):
+        return {name: np.zeros((1, 1), dtype) for name, (_, dtype) in batch_spec(BatchShape(1, 1, 1)).items()}
+
+    def step(state, batch):
+        alive.append(tf_data_iterators.open)
+        if ended_by == "a stop":
+            stop.signal_number = signal.SIGTERM
+        if ended_by == "an error":
+            raise Stopped
+        return state, {"loss": np.zeros(())}
+
+    hooks = Hooks(measured=lambda *_: None, evaluate=lambda *_: None, save=lambda *_: None, put=lambda batch: batch)
+    make_feed = partial(feed, make_batch, use_tf_data=True)
+    phases = [
+        Phase(0, 0, 3, lambda: step, partial(make_feed, end=3)),
+        Phase(1, 3, 6, lambda: step, partial(make_feed, end=6)),
+    ]
+    with pytest.raises(Stopped) if ended_by == "an error" else nullcontext() as caught:
+        train(None, 0, phases, Schedule(6, save_every=9, eval_every=0), hooks, stop)
+    del caught
+    assert alive == [1] * (6 if ended_by == "the last step" else 1), "one feed at a time"
+    assert tf_data_iterators.autotuned == [False] * (2 if ended_by == "the last step" else 1)
+    assert tf_data_iterators.open == 0
 
 
 def test_several_processes_stop_where_all_agree(monkeypatch, capfd):

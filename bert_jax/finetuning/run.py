@@ -3,7 +3,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -192,7 +192,7 @@ class Session:
         say(f"resuming {self.run.path} at step {latest:,} of {self.prepared.total_steps:,}")
         return TrainState(restored["params"], *restored["optimizer"]), latest
 
-    def _feed(self, first: int) -> Iterator[Batch]:
+    def _feed(self, first: int) -> Generator[Batch]:
         return plain_feed(self._batch, first, self.prepared.total_steps)
 
     def _batch(self, step: int) -> Batch:

@@ -34,6 +34,7 @@ from bert_jax.finetuning.run_files import (
 from bert_jax.finetuning.split import Outcome
 from bert_jax.finetuning.steps import compile_train_step
 from bert_jax.metrics import check_finite
+from bert_jax.output_lock import locked
 from bert_jax.run_directory import append_metrics, forget_metrics_after
 from bert_jax.session import say
 from bert_jax.sharding import put_on_mesh
@@ -65,18 +66,24 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
       resume_command: printed when the run is interrupted.
 
     Raises:
-      UserError: bad input, named.
+      UserError: bad input, named; another process writes into `output`.
       Interrupted: asked to stop; the state is saved.
     """
     use_compilation_cache()
     if jax.process_count() > 1:
         raise UserError("fine-tuning runs in one process, on all of its devices: start it on one host")
+    with locked(output, "finetune"):
+        return _finetune(wanted, output, resume_command)
+
+
+def _finetune(wanted: Wanted, output: Path, resume_command: str) -> Result:
     prepared = Prepared(wanted)
     run = start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
     if run.scores_file.exists():  # written last
         say(f"{run.path} has finished its {prepared.total_steps:,} steps")
         return read_result(run)
     with listen_for_stop() as stop, Checkpoints(run.run.checkpoints, keep=1) as checkpoints:
+        stop.idle = True
         session = Session(prepared, run, checkpoints)
         session.train(stop)
     if stop.signal_number is not None and session.done < prepared.total_steps:

@@ -12,6 +12,7 @@ Of several processes, JAX listens for SIGTERM; see distributed.py.
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ANSWER_SECONDS = 1.0  # after which a handler that was not called counts as unanswered
+AGAIN_SECONDS = 0.05  # after which a signal is sent again whose exception was swallowed
 UNWIND_SECONDS = 10.0  # after which a stage that was told to end is ended
 
 
@@ -86,11 +88,24 @@ def answering(stage: str) -> Iterator[None]:
 
 @contextmanager
 def installed(handler: Callable[[int, FrameType | None], None], numbers: tuple[int, ...] = SIGNALS) -> Iterator[None]:
-    """While open, `handler` answers."""
+    """While open, `handler` answers; what it raises gets through."""
     before = {number: signal.signal(number, handler) for number in numbers}
+    hook = sys.unraisablehook
+
+    def send_again(unraisable: Any) -> None:
+        # Raised where Python can only print it: a finalizer, or JAX's callback in the garbage collector.
+        if not isinstance(unraisable.exc_value, Signalled):
+            hook(unraisable)
+            return
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), unraisable.exc_value.number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, old in before.items():
             signal.signal(number, old)
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ANSWER_SECONDS = 1.0  # after which a handler that was not called counts as unanswered
@@ -41,6 +41,12 @@ class LeftBuilding(Signalled):
 def end_line(number: int) -> str:
     """What a stage says that was stopped and had nothing to save."""
     return f"interrupted by {signal.Signals(number).name}; the same command goes on or starts again"
+
+
+def end_without_unwinding(name: str, number: int) -> NoReturn:
+    """From another thread, while the main one is in native code; locks and memory go with the process."""
+    os.write(2, f"\n{name}: {end_line(number)}\n".encode())
+    os._exit(128 + number)
 
 
 @runtime_checkable
@@ -70,8 +76,7 @@ class EndAtOnce:
 
     def unanswered(self, number: int) -> None:
         """End without unwinding."""
-        os.write(2, f"\nbert-jax {self.stage}: {end_line(number)}\n".encode())
-        os._exit(128 + number)
+        end_without_unwinding(f"bert-jax {self.stage}", number)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from conftest import small_config
 
 import bert_jax.session
 import bert_jax.train_loop
+from bert_jax import stopping
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.data.feed import feed
 from bert_jax.pretraining import pretrain
@@ -111,6 +112,34 @@ def test_the_next_batch_is_on_the_device_before_the_host_waits():
         *("put 3", "begin 3", "read 2"),
         *("read 3", "evaluate 3", "save 3"),
     ]
+
+
+@pytest.mark.parametrize(("batch", "last"), [(1, "put 1"), (3, "save 2")])
+def test_a_stop_while_a_step_is_compiled_saves_what_was_done_before(batch, last, capfd):
+    """As fine-tuning compiles, when a new shape of batch comes; nothing is saved where nothing was done."""
+
+    def compile_at(step: int) -> None:
+        if step == batch:
+            with stopping.building():
+                signal.raise_signal(signal.SIGTERM)
+
+    with listen_for_stop() as stop:
+        events = run_made_up_steps(5, stop, Schedule(5, save_every=9, eval_every=0), compile_at)
+    assert [event for event in events if event != f"begin {batch}"][-1] == last
+    assert stop.signal_number == signal.SIGTERM
+    assert "SIGTERM: finishing" in capfd.readouterr().err
+
+
+def test_a_stop_while_a_phase_is_compiled_ends_at_once():
+    """Everything before it is saved: nothing to wait for."""
+
+    def compile_phase():
+        signal.raise_signal(signal.SIGTERM)
+
+    hooks = Hooks(*[lambda *_: pytest.fail("no step was begun")] * 4)
+    phase = Phase(0, 0, 3, compile_phase, lambda begin: (batch for batch in ()))
+    with pytest.raises(stopping.Signalled), listen_for_stop() as stop:
+        train(None, 0, [phase], Schedule(3, save_every=9, eval_every=0), hooks, stop)
 
 
 class Stopped(Exception):

@@ -71,9 +71,9 @@ def _end_now(status: int) -> None:
 
     What it wrote is whole or absent, and every `with` was left on the way here.
     """
-    from bert_jax import distributed
-
-    distributed.leave()
+    # Not imported here: where it is missing there is nobody to leave, and imports may be what was interrupted.
+    if (distributed := sys.modules.get("bert_jax.distributed")) is not None:
+        distributed.leave()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # its reader has gone
             stream.flush()

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
+from bert_jax.errors import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ANSWER_SECONDS = 1.0  # after which a handler that was not called counts as unanswered
 AGAIN_SECONDS = 0.05  # after which a signal is sent again whose exception was swallowed
@@ -68,10 +70,11 @@ class EndAtOnce:
     def __init__(self, stage: str):
         self.stage = stage
         self.called = 0.0
+        self.number: int | None = None  # of the signal that has come
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         """Unwind."""
-        self.called = time.monotonic()
+        self.called, self.number = time.monotonic(), number
         raise Signalled(number)
 
     def unanswered(self, number: int) -> None:
@@ -87,8 +90,15 @@ def answering(stage: str) -> Iterator[None]:
         yield
         return
     # A shell starts the background jobs of a script with SIGINT ignored, and they shall not hear of it.
-    with installed(EndAtOnce(stage), tuple(one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN)):
-        yield
+    handler = EndAtOnce(stage)
+    with installed(handler, tuple(one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN)):
+        try:
+            yield
+        except Exception as error:
+            if handler.number is None or isinstance(error, Interrupted):
+                raise
+            # An extension module that is being imported makes an ImportError of whatever is raised inside.
+            raise Signalled(handler.number) from None
 
 
 @contextmanager

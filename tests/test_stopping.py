@@ -82,6 +82,20 @@ def test_a_signal_before_a_stage_has_handlers_of_its_own(stage, number, monkeypa
     signal.signal(signal.SIGINT, before)
 
 
+def test_an_error_that_a_library_makes_of_a_stop_is_none(monkeypatch, capsys):
+    """Modules of NumPy's that are being imported turn whatever is raised in them into an ImportError."""
+
+    def fails(name: str) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("numpy._core.umath failed to import") from None
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    assert main(["embed"]) == 143
+    assert capsys.readouterr().err.startswith("bert-jax embed: interrupted by SIGTERM")
+
+
 class RaisesWhenItGoes:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)

@@ -15,7 +15,9 @@ import time
 import pytest
 from conftest import small_config
 
+import bert_jax.embedding
 from bert_jax import output_lock
+from bert_jax.embedding import embed_lines
 from bert_jax.errors import UserError
 from bert_jax.finetuning.run import finetune
 from bert_jax.finetuning.several import run_all
@@ -43,12 +45,14 @@ STAGES = {
     "pretrain": lambda output: pretrain(small_config(), output, output, resume_command=""),
     "finetune": lambda output: finetune(None, output, resume_command=""),
     "finetune --seeds": lambda output: run_all([], output, resume_command=""),
+    "embed": lambda output: embed_lines([], 0, None, None, output),
 }
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_second_process_is_refused_at_its_start_and_told_of_the_first(stage, tmp_path):
+def test_the_second_process_is_refused_at_its_start_and_told_of_the_first(stage, tmp_path, monkeypatch):
     """Nothing of what it was given is looked at before. `prepare`: test_preparation.py."""
+    monkeypatch.setattr(bert_jax.embedding, "check", lambda *_: None)
     output = tmp_path / "output"
     with locked(output, "pretrain"):
         words = rf"output: another bert-jax pretrain \(process {os.getpid()} on {socket.gethostname()}, since 20.*\) is writing"

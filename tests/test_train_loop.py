@@ -19,6 +19,7 @@ from bert_jax import stopping
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.data.feed import feed
 from bert_jax.pretraining import pretrain
+from bert_jax.session import Session
 from bert_jax.train_loop import Hooks, listen_for_stop, Phase, Schedule, StopRequest, Stopwatch, train
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -140,6 +141,16 @@ def test_a_stop_while_a_phase_is_compiled_ends_at_once():
     phase = Phase(0, 0, 3, compile_phase, lambda begin: (batch for batch in ()))
     with pytest.raises(stopping.Signalled), listen_for_stop() as stop:
         train(None, 0, [phase], Schedule(3, save_every=9, eval_every=0), hooks, stop)
+
+
+@pytest.mark.parametrize(("eval_every", "evaluating"), [(0, [1]), (8, [0, 1]), (9, [1]), (5, [0, 1]), (100, [1])])
+def test_the_programs_of_the_evaluations_that_a_phase_comes_to_are_compiled_when_it_begins(eval_every, evaluating):
+    """Phases of 8 and 4 steps; within the steps a stop would have to wait for the compiler."""
+    session = Session.__new__(Session)
+    session.config = replace(small_config(), eval_every=eval_every)
+    schedule = session.schedule()
+    due = [number for number, steps in enumerate((range(1, 9), range(9, 13))) if any(map(schedule.eval_due, steps))]
+    assert [number for number in (0, 1) if session._evaluates(number)] == due == evaluating
 
 
 class Stopped(Exception):

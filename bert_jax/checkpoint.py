@@ -6,8 +6,10 @@ writes into a folder with a temporary name and renames it when all is there, so 
 taken for a complete one.
 """
 
+import errno
 import gc
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -107,8 +109,13 @@ class Checkpoints:
         if free < needed:
             raise UserError(
                 f"{self.folder}: disk full: a checkpoint takes {needed / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are"
-                " free; the newest one there is good: free some space and run the same command again"
+                f" free; {self._what_stays()}: free some space and run the same command again"
             )
+
+    def _what_stays(self) -> str:
+        """What a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
+        steps = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
+        return f"the newest one there, of step {max(steps):,}, is good" if steps else "none there is complete yet"
 
     @contextmanager
     def _named_failures(self) -> Iterator[None]:
@@ -116,12 +123,12 @@ class Checkpoints:
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
-            reason = first_line(error)
+            reason, remedy = first_line(error), remedy_for(error, self.folder)
             error.__traceback__ = None
             gc.collect()  # pending writes hold on to the failed ones and would complain when Python ends
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written ({reason}): the newest complete one there is good:"
-                " free some space and run the same command again"
+                f"{self.folder}: a checkpoint could not be written ({reason}); {self._what_stays()}: {remedy} and run the"
+                " same command again"
             ) from None
 
 
@@ -130,6 +137,22 @@ def unfinished_saves(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if "orbax-checkpoint-tmp" in path.name)
+
+
+def remedy_for(error: Exception, folder: Path) -> str:
+    """What to do about a write into `folder` that failed. Of libraries' errors only the text is there."""
+    named = {getattr(error, "errno", None)} | {
+        number for number in errno.errorcode if os.strerror(number) in str(error)
+    }
+    if named & {errno.ENOSPC, errno.EDQUOT}:
+        return "free some space"
+    if named & {errno.EFBIG}:
+        return "raise the limit on the size of files (ulimit -f)"
+    if named & {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"make {folder} writable"
+    if named & {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}:
+        return "find out what removed files there meanwhile (only this process may write there)"
+    return f"see that {folder} can be written to"
 
 
 def first_line(error: Exception) -> str:

@@ -4,14 +4,17 @@
 Nothing heavy is imported here, so that `bert-jax --help` answers at once; a stage imports what it needs when it runs.
 """
 
+import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
-from bert_jax import __version__
-from bert_jax.errors import Interrupted, UserError
+from bert_jax import __version__, stopping
+from bert_jax.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, Interrupted, TryAgain, UserError
 from bert_jax.host_memory import keep_freed_memory
 from bert_jax.terminal import make_output_printable, printable_output
 
@@ -35,7 +38,12 @@ STAGES = {
 }
 
 COMPUTING = {"pretrain", "evaluate", "fill-mask", "finetune", "predict", "embed", "bench"}  # run JAX's programs
-EXIT_USER_ERROR = 2
+EXIT_BUG = 1
+EXIT_STATUSES = [
+    "exit status: 0 done; 1 done, and what was found is bad (see the stage's --help), or a bug, with its traceback;",
+    "  2 something that you can mend, said in one line; 75 the machines failed, not the command: try again;",
+    "  128 + signal (130 Ctrl-C, 143 SIGTERM) stopped: what is saved or finished stays",
+]
 DISK_ERRORS = {errno.ENOSPC: "disk full", errno.EFBIG: "file size limit reached", errno.EDQUOT: "disk quota reached"}
 
 
@@ -43,12 +51,38 @@ def usage() -> str:
     """The text of `bert-jax --help`."""
     lines = ["usage: bert-jax [--version] STAGE [options]      (bert-jax STAGE --help tells a stage's options)", ""]
     lines += [f"  {name:<10} {text}" for name, text in STAGES.items()]
-    lines += ["", "Every stage takes --debug, which shows the traceback of an error."]
+    lines += ["", "Every stage takes --debug, which shows the traceback of an error.", "", *EXIT_STATUSES]
     return "\n".join(lines)
 
 
+def entry() -> None:
+    """The command: run one stage and end the process."""
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = EXIT_BUG
+    if status and "jax" in sys.modules:
+        _end_now(status)
+    sys.exit(status)
+
+
+def _end_now(status: int) -> None:
+    """End a process that failed: nothing that its libraries' threads still wait for may hold it up.
+
+    What it wrote is whole or absent, and every `with` was left on the way here.
+    """
+    # Not imported here: where it is missing there is nobody to leave, and imports may be what was interrupted.
+    if (distributed := sys.modules.get("bert_jax.distributed")) is not None:
+        distributed.leave()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader has gone
+            stream.flush()
+    os._exit(status)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage. Returns the exit status: 0 done, 2 the user can mend it, 128 + signal interrupted and saved."""
+    """Run one stage. Returns the exit status; see `usage`."""
     if argv is None:  # the whole process is ours: a traceback is printed after this returns
         make_output_printable()
         return _main(sys.argv[1:])
@@ -70,16 +104,19 @@ def _main(arguments: list[str]) -> int:
         _require_characters(arguments)
         if stage not in STAGES:
             raise UserError(f"there is no stage '{stage}': the stages are {', '.join(STAGES)} (see bert-jax --help)")
-        if stage in COMPUTING:
-            keep_freed_memory()
-        module = importlib.import_module(f"bert_jax.pipelines.{stage.replace('-', '_')}")
-        return module.main(rest) or 0
+        with stopping.answering(stage):
+            if stage in COMPUTING:
+                keep_freed_memory()  # before the first thread
+            with stopping.watching():
+                module = importlib.import_module(f"bert_jax.pipelines.{stage.replace('-', '_')}")
+                return module.main(rest) or 0
     except Interrupted as stop:
         print(f"bert-jax {stage}: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
-    except KeyboardInterrupt:
-        print(f"bert-jax {stage}: interrupted; the same command goes on or starts again", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, stopping.Signalled) else signal.SIGINT
+        print(f"bert-jax {stage}: {stopping.end_line(number)}", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:  # the reader of our output (head, less) has gone: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -87,7 +124,7 @@ def _main(arguments: list[str]) -> int:
         if debug:
             raise
         print(f"bert-jax {stage}: {describe_error(error)}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return EXIT_TRY_AGAIN if isinstance(error, TryAgain) else EXIT_USER_ERROR
 
 
 def _require_characters(arguments: Sequence[str]) -> None:
@@ -112,4 +149,4 @@ def describe_error(error: UserError | OSError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -9,23 +9,32 @@ service does this beside the steps: it catches SIGTERM in any process (its threa
 notice through the coordinator, and names a step that no process has begun (`stop_agreed`). A sum of flags over the
 devices in every step would do the same at the price of a collective and of a transfer a step.
 
+A process that does not come is waited for CONNECT_SECONDS. Then a thread ends this one with a line and EXIT_TRY_AGAIN: JAX
+itself aborts in native code, without a word of ours.
+
 A process that dies is missed after HEARTBEAT_SECONDS: the coordinator then ends all others, with a message of JAX's. A
 process that gives up by itself says why, and ends the others after SHUTDOWN_SECONDS at most.
 """
 
+import os
+import socket
+import sys
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bert_jax.errors import UserError
+from bert_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError
 
 HEARTBEAT_SECONDS = 100
 SHUTDOWN_SECONDS = 60
 CONNECT_SECONDS = 300
+SILENT_SECONDS = 2  # of waiting for the others, before it is said
 
 EXPLICIT = "--coordinator HOST:PORT --processes N --process-id I"
 
@@ -36,40 +45,99 @@ def initialize(
     process_id: int | None = None,
     *,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    connect_seconds: float = CONNECT_SECONDS,
 ) -> None:
-    """Join the other processes; to be called before JAX looks for devices.
+    """Join the other processes; to be called before JAX looks for devices. Ends this one if they do not come.
 
     Args:
       coordinator: HOST:PORT of process 0, which opens that port; None: as the cluster says (TPU pods, Slurm, Open MPI).
       processes: how many there are.
       process_id: this one's number, from 0.
       heartbeat_seconds: after so long without a sign of life a process counts as dead.
+      connect_seconds: after so long without all others this process ends, with a line and EXIT_TRY_AGAIN.
 
     Raises:
-      UserError: some of the three are given and some are not, they are not possible, there is no cluster to ask, or no
-        connection.
+      UserError: some of the three are given and some are not, they are not possible, or there is no cluster to ask.
+      TryAgain: no connection.
     """
     check_place(coordinator, processes, process_id)
     if jax.config.jax_cpu_collectives_implementation is None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process_id,
-            initialization_timeout=CONNECT_SECONDS,
-            heartbeat_timeout_seconds=heartbeat_seconds,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )
+        with _ended_if_alone(Place(coordinator, processes, process_id), connect_seconds):
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process_id,
+                initialization_timeout=int(connect_seconds) + 60,  # never reached
+                heartbeat_timeout_seconds=heartbeat_seconds,
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            )
     except ValueError as error:
         raise UserError(
             f"--distributed: no cluster was found (TPU pod, Slurm, Open MPI: {error}): give {EXPLICIT}"
         ) from error
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            f"process {process_id} found no connection to {coordinator} in {CONNECT_SECONDS} s"
-            f" ({str(error).splitlines()[0]}): check that all {processes} processes are started and that the port is open"
+        raise TryAgain(
+            f"process {process_id} found no connection to {coordinator} ({str(error).splitlines()[0]}): check that all"
+            f" {processes} processes are started and that the port is free and open"
         ) from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among the others; all None: as the cluster says."""
+
+    coordinator: str | None
+    processes: int | None
+    process_id: int | None
+
+    def waits_for(self) -> str:
+        """Whom the connection needs."""
+        if self.coordinator is None or self.processes is None:
+            return "the other processes that the cluster tells of"
+        if self.process_id == 0:
+            others = "process 1" if self.processes == 2 else f"processes 1 to {self.processes - 1}"
+            return f"{others} of {self.processes} to come to {self.coordinator}"
+        return f"process 0 at {self.coordinator} and all others of {self.processes}"
+
+    def found(self) -> str:
+        """What can be seen of the others from here, behind a comma; empty where nothing can."""
+        if self.coordinator is None or self.process_id == 0:
+            return ""
+        host, _, port = self.coordinator.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError as error:
+            return f", where nothing answers ({error.strerror or error})"
+        return ", of which process 0 is there"
+
+
+@contextmanager
+def _ended_if_alone(place: Place, seconds: float) -> Iterator[None]:
+    """Say what is waited for inside; end the process where that takes longer than `seconds`."""
+    connected = threading.Event()
+
+    def watch() -> None:
+        if connected.wait(min(SILENT_SECONDS, seconds)):
+            return
+        _tell(f"waiting for {place.waits_for()}, at most {seconds:g} s")
+        if not connected.wait(seconds - min(SILENT_SECONDS, seconds)):
+            _tell(
+                f"gave up after {seconds:g} s of waiting for {place.waits_for()}{place.found()}: start all processes with"
+                " the same command, see that they reach that port, and try again"
+            )
+            os._exit(EXIT_TRY_AGAIN)
+
+    threading.Thread(target=watch, name="waiting for other processes", daemon=True).start()
+    try:
+        yield
+    finally:
+        connected.set()
+
+
+def _tell(line: str) -> None:
+    print(f"bert-jax: {line}", file=sys.stderr, flush=True)
 
 
 def check_place(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
@@ -92,6 +160,13 @@ def check_place(coordinator: str | None, processes: int | None, process_id: int 
         raise UserError(f"--processes {processes} is not possible: use 1 or more")
     if not 0 <= process_id < processes:
         raise UserError(f"--process-id {process_id} is not one of {processes} processes: use 0 to {processes - 1}")
+
+
+def leave() -> None:
+    """Tell the other processes that this one ends, if there are any; they end too, after SHUTDOWN_SECONDS at most."""
+    if jax.distributed.is_initialized():
+        with suppress(jax.errors.JaxRuntimeError):
+            jax.distributed.shutdown()
 
 
 def is_main() -> bool:

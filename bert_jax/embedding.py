@@ -8,6 +8,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, write_json
+from bert_jax.output_lock import LOCK_FILE, locked
 from bert_jax.pretrained import Pretrained, SHOWN, TextBatch
 
 POOLINGS = ("mean", "cls", "pooled")
@@ -149,9 +151,17 @@ def embed_lines(
       name: of the lines' file, for messages.
 
     Raises:
-      UserError: as `check` and `embed`; `output` is there already and whole, or is something else.
+      UserError: as `check` and `embed`; `output` is there already and whole, or is something else, or another process
+        writes there.
     """
     check(settings, model)
+    with nullcontext() if output.suffix == ".npz" else locked(output, "embed"):
+        return _embed_lines(lines, total, model, settings, output, name)
+
+
+def _embed_lines(
+    lines: Iterable[str], total: int, model: Pretrained, settings: EmbedSettings, output: Path, name: str
+) -> dict[str, Any]:
     _clear(output)
     with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
         counts = {"texts": 0, "truncated": 0}
@@ -186,7 +196,7 @@ def embed_lines(
 def _clear(output: Path) -> None:
     """See that there is room for the result: shards without their record are those of a start that was cut off."""
     if output.suffix != ".npz" and output.is_dir():
-        files = list(output.iterdir())
+        files = [file for file in output.iterdir() if file.name != LOCK_FILE]
         if not all(_LEFT_BEHIND.fullmatch(file.name) for file in files):  # which the record is not
             raise UserError(f"{output} is there already: choose another --output")
         if files:

@@ -3,12 +3,21 @@
 
 from collections.abc import Iterable
 
+EXIT_USER_ERROR, EXIT_TRY_AGAIN = 2, 75
+
 
 class UserError(Exception):
     """Something the user can mend.
 
     The message is one line that says what is wrong, where (file, record, field, the values that disagree) and the
     command or change that mends it. The command line prints it without a traceback and exits with status 2.
+    """
+
+
+class TryAgain(UserError):
+    """Nothing is wrong with what was asked for: the machines around it failed (a process is missing or has gone).
+
+    The same command may do another time, so the command line exits with status 75, EX_TEMPFAIL of sysexits.h.
     """
 
 

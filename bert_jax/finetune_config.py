@@ -119,7 +119,7 @@ class FinetuneConfig:
         changed = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
         for name, kinds in ACTS_IN.items():
             if name in changed and kind not in kinds:
-                raise UserError(f"{name} is for {' and '.join(kinds)} and does nothing in {kind}: leave it out")
+                raise UserError(f"{name} is for {', '.join(kinds)} and does nothing in {kind}: leave it out")
         windows = self.too_long == "windows" or (self.too_long is None and kind in ("span", "tagging"))
         for name in ("stride", "fusion"):
             if name in changed and not windows:

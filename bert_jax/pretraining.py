@@ -2,6 +2,7 @@
 """Pre-training, put together: configuration + data -> run directory. Checks everything before it compiles."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, UTC
 from pathlib import Path
@@ -18,11 +19,12 @@ from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.config import PretrainConfig
 from bert_jax.data.shards import DataDirectory, open_data
 from bert_jax.distributed import all_or_none, is_main
-from bert_jax.errors import Interrupted, UserError
+from bert_jax.errors import Interrupted, TryAgain, UserError
 from bert_jax.evaluation import require_segments
 from bert_jax.files import write_json
 from bert_jax.metrics import Window
 from bert_jax.model_description import MODEL_FILE
+from bert_jax.output_lock import locked
 from bert_jax.run_directory import forget_metrics_after, join_run, RunDirectory, start_or_resume
 from bert_jax.session import say, Session, TRAIN
 from bert_jax.settings import to_dict
@@ -45,11 +47,19 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
       resume_command: printed when the run is interrupted.
 
     Raises:
-      UserError: bad input, named; a loss that is not finite.
+      UserError: bad input, named; a loss that is not finite; another process writes into `output`.
       Interrupted: asked to stop; the state is saved.
     """
     use_compilation_cache()
     distributed.require_connection()
+    with ExitStack() as held:
+        with all_or_none():
+            if is_main():
+                held.enter_context(locked(output, "pretrain"))
+        return _pretrain(config, data_path, output, resume_command)
+
+
+def _pretrain(config: PretrainConfig, data_path: Path, output: Path, resume_command: str) -> RunDirectory:
     with all_or_none():
         data = open_data(data_path)
         training = prepare_training(config, data)
@@ -58,6 +68,7 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
     run = open_run_directory(output, config, data, tokenizer)
     # Stops are listened for until the last save is complete.
     with listen_for_stop() as stop, Checkpoints(run.checkpoints, config.keep_checkpoints) as checkpoints:
+        stop.idle = True
         if distributed.of_main(checkpoints.latest or 0) == config.total_steps:
             last = len(config.phases) - 1
             say(
@@ -110,7 +121,8 @@ def train_session(session: Session, state: TrainState, done: int, stop: StopRequ
     """Train from step `done` on; returns the steps done.
 
     Raises:
-      UserError: a loss that is not finite; of several processes, another one has gone.
+      UserError: a loss that is not finite.
+      TryAgain: of several processes, another one has gone.
     """
     if is_main():
         record_environment(session.run, session.training.mesh)
@@ -125,7 +137,7 @@ def train_session(session: Session, state: TrainState, done: int, stop: StopRequ
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() == 1:
                 raise
-            raise UserError(
+            raise TryAgain(
                 f"process {jax.process_index()} cannot go on ({first_line(error)}): has another one gone? The newest"
                 " complete checkpoint is good: start all processes again with the same command"
             ) from error

@@ -16,6 +16,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.model_description import description_from, ModelDescription
 from bert_jax.model_description import MODEL_FILE as DESCRIPTION_FILE
+from bert_jax.output_lock import LOCK_FILE
 from bert_jax.settings import differences, load_config, to_dict
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE
@@ -25,7 +26,7 @@ from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
 # What a start that was cut off may have left in the directory.
 PASSPORT = "passport.json"
 _NAMES = (VOCABULARY_FILE, MODEL_FILE, CONFIG_FILE, PASSPORT)
-WRITTEN_BEFORE_CONFIG = {*_NAMES, *(f"{name}.partial" for name in (*_NAMES, "config.json"))}
+WRITTEN_BEFORE_CONFIG = {LOCK_FILE, *_NAMES, *(f"{name}.partial" for name in (*_NAMES, "config.json"))}
 
 
 @dataclass(frozen=True)

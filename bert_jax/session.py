@@ -4,7 +4,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -154,7 +154,7 @@ class Session:
             probability = self.config.objective.probability_at(begin + step, self.config.total_steps)
             return self.arrangement(number).batch(self.config.seed, step, rows, seen, probability)
 
-        def batches(first: int) -> Iterator[Batch]:
+        def batches(first: int) -> Generator[Batch]:
             return feed(batch, first - begin, end - begin)
 
         return Phase(number, begin, end, partial(self._compile, number), batches)
@@ -178,6 +178,8 @@ class Session:
         steps = {
             shape.sequence_length: compile_train_step(self.training, shape, self.tokenizer.mask_id) for shape in shapes
         }
+        if self._evaluates(number):
+            self.scoring(number)  # its program too: within the steps, a stop would have to wait for it
         say(f"phase {number}: compiled in {time.perf_counter() - begin:.1f} s")
         assert self.bar is not None
         self.bar.unpause()  # the bar's rate does not count it
@@ -186,6 +188,12 @@ class Session:
             return steps[batch["input_ids"].shape[1]](state, batch)
 
         return step
+
+    def _evaluates(self, number: int) -> bool:
+        """Whether a phase comes to an evaluation."""
+        end, every = self.phase_ends()[number], self.config.eval_every
+        begin = end - self.config.phases[number].steps
+        return end == self.config.total_steps or (bool(every) and end // every > begin // every)
 
     def measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
         """Take in a step: check it, show it, log it when it is due."""

@@ -7,19 +7,21 @@ The position in the data is the step, so a checkpoint needs no state of any iter
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import jax
 
+from bert_jax import stopping
 from bert_jax.batch import Batch
 from bert_jax.distributed import stop_agreed
 from bert_jax.train_state import TrainState
 
 Sums = dict[str, float]
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Phase:
     number: int
     begin: int  # first step
     end: int  # the step after the last
-    compile: Callable[[], Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]]
-    feed: Callable[[int], Iterator[Batch]]  # from this step of the run on
+    compile: Callable[[], Step]
+    feed: Callable[[int], Generator[Batch]]  # from this step of the run on
 
 
 @dataclass(frozen=True)
@@ -63,24 +65,45 @@ class Hooks:
 class StopRequest:
     """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once.
 
-    Of several processes all stop after the same step, whichever of them got the signal; see distributed.py.
+    While nothing is under way that would be lost, as when a phase is compiled, the first one stops at once, too. Of
+    several processes all stop after the same step, whichever of them got the signal; see distributed.py.
     """
 
     def __init__(self, shared: bool = False) -> None:
         self.shared = shared
         self.signal_number: int | None = None  # set: the loop stops
-        self.asked = False
+        self.idle = False  # nothing would be lost
+        self.may_leave = False  # a program that is made just now: the state before it can be saved
+        self.called = 0.0
+        self._asked = self._said = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        # os.write: print may be interrupted in the middle of the progress bar's own.
-        os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
+        self.called = time.monotonic()
+        if self._asked or self._at_once():
+            raise stopping.Signalled(number)
+        self._asked = True
+        self._say(number)
         if self.shared:
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX spreads to the other processes
-        else:
-            self.signal_number = number
+            return
+        self.signal_number = number
+        if self.may_leave and stopping.is_building():
+            raise stopping.LeftBuilding(number)
+
+    def unanswered(self, number: int) -> None:
+        """See `stopping.Answer`: a step is waited for, whatever is before the first one is not."""
+        if self._asked or self._at_once():
+            stopping.end_without_unwinding("bert-jax", number)
+        self._say(number)
+
+    def _at_once(self) -> bool:
+        return self.idle and not self.shared
+
+    def _say(self, number: int) -> None:
+        if not self._said:
+            self._said = True
+            # os.write: print may be interrupted in the middle of the progress bar's own.
+            os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
 
     def reached(self, done: int) -> bool:
         """Whether to stop after `done` steps; asked once after each step."""
@@ -93,13 +116,8 @@ class StopRequest:
 def listen_for_stop() -> Iterator[StopRequest]:
     """While open, SIGINT and SIGTERM only set the request. Of several processes, JAX listens for SIGTERM."""
     request = StopRequest(shared=jax.process_count() > 1)
-    numbers = (signal.SIGINT,) if request.shared else (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, request) for number in numbers}
-    try:
+    with stopping.installed(request, (signal.SIGINT,) if request.shared else stopping.SIGNALS):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train(
@@ -124,9 +142,11 @@ def train(
 def _train_phase(
     state: TrainState, done: int, phase: Phase, schedule: Schedule, hooks: Hooks, stop: StopRequest
 ) -> tuple[TrainState, int]:
+    stop.idle = True  # the phase before this one is saved
     with jax.transfer_guard("allow"):  # constants of the program
         step = phase.compile()
-    batches = phase.feed(done)  # before the clock starts: what it imports is no step's time
+    feed = phase.feed(done)  # before the clock starts: what it imports is no step's time
+    stop.idle, saved = False, done
     clock = Stopwatch()
     unread: dict[str, jax.Array] | None = None
 
@@ -135,27 +155,49 @@ def _train_phase(
             values = {name: float(value) for name, value in jax.device_get(sums).items()}
             hooks.measured(steps, phase, values, clock.lap())
 
-    for batch in batches:
-        state, sums = step(state, hooks.put(batch))
-        # Read the step before only now that this one is under way, so that the device never waits for the host.
-        read(unread, done)
-        unread, done = sums, done + 1
-        stopping = stop.reached(done)
-        # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
-        save = stopping or schedule.save_due(done) or done == phase.end
-        if save or schedule.eval_due(done):
-            # A step's sums are read and found finite before its state may replace a good checkpoint.
-            read(unread, done)
-            unread = None
-            with clock.paused():
-                if schedule.eval_due(done):
-                    hooks.evaluate(done, state)
-                if save:
+    with closing(feed) as batches:
+        for batch in batches:
+            begun = _begin_step(step, state, hooks.put(batch), stop)
+            if begun is None:  # a stop came while its program was compiled
+                if done > saved:
+                    read(unread, done)
+                    unread = None
                     hooks.save(done, state)
-        if stopping:
-            break
+                break
+            state, sums = begun
+            # Read the step before only now that this one is under way, so that the device never waits for the host.
+            read(unread, done)
+            unread, done = sums, done + 1
+            stopping = stop.reached(done)
+            # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
+            save = stopping or schedule.save_due(done) or done == phase.end
+            if save or schedule.eval_due(done):
+                # A step's sums are read and found finite before its state may replace a good checkpoint.
+                read(unread, done)
+                unread = None
+                with clock.paused():
+                    if schedule.eval_due(done):
+                        hooks.evaluate(done, state)
+                    if save:
+                        hooks.save(done, state)
+                        saved = done
+            if stopping:
+                break
     read(unread, done)
     return state, done
+
+
+def _begin_step(
+    step: Step, state: TrainState, batch: Any, stop: StopRequest
+) -> tuple[TrainState, dict[str, jax.Array]] | None:
+    """What a step gives; None where a stop was asked for while its program was compiled: `state` is then as it was."""
+    stop.may_leave = True
+    try:
+        return step(state, batch)
+    except stopping.LeftBuilding:
+        return None
+    finally:
+        stop.may_leave = False
 
 
 class Stopwatch:

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax import stopping
 from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.dropout import row_seeds
 from bert_jax.losses import cross_entropy, Scores
@@ -29,7 +30,8 @@ def compile_train_step(training: Training, shape: BatchShape, mask_id: int) -> C
 
     `sums` are the float32 scalars of `train_step`.
     """
-    return lower_train_step(training, shape, mask_id).compile()
+    with stopping.building():
+        return stopping.compiled(lower_train_step(training, shape, mask_id))
 
 
 def lower_train_step(training: Training, shape: BatchShape, mask_id: int) -> jax.stages.Lowered:
@@ -53,7 +55,7 @@ def compile_eval_step(training: Training, shape: BatchShape) -> Callable[..., An
 
     jitted = jax.jit(step, out_shardings=NamedSharding(training.mesh, P()))
     with jax.set_mesh(training.mesh):
-        return jitted.lower(training.abstract_state.params, abstract_batch(training, shape)).compile()
+        return stopping.compiled(jitted.lower(training.abstract_state.params, abstract_batch(training, shape)))
 
 
 def abstract_batch(training: Training, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:

@@ -5,6 +5,7 @@ and a small made-up corpus that many tests share."""
 import gc
 import os
 import tempfile
+import weakref
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling dominates the time of small programs: the backend's optimizations are left out here, not in `make demo`.
@@ -72,6 +73,39 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     options = ("--objective", *OBJECTIVES, *lengths, "--shard-size", 20_000, "--workers", 1)
     run_stage("prepare", "--input", text, "--vocab", vocab, "--output", data, *options)
     return Prepared(text, vocab, data)
+
+
+class TfDataIterators:
+    """The tf.data iterators that a test makes, from the moment `record` is called."""
+
+    def __init__(self) -> None:
+        self.autotuned: list[bool | None] = []  # of each: whether its options leave autotuning on (None means yes)
+        self._made: list[weakref.ref] = []
+
+    def record(self, patch: pytest.MonkeyPatch) -> None:
+        from tensorflow.python.data.ops.iterator_ops import OwnedIterator
+
+        begin = OwnedIterator.__init__
+
+        def recorded(iterator, dataset=None, *arguments, **options):
+            self.autotuned.append(dataset.options().autotune.enabled)
+            self._made.append(weakref.ref(iterator))
+            begin(iterator, dataset, *arguments, **options)
+
+        patch.setattr(OwnedIterator, "__init__", recorded)
+
+    @property
+    def open(self) -> int:
+        """How many of them still have their threads."""
+        return sum(reference() is not None for reference in self._made)
+
+
+@pytest.fixture
+def tf_data_iterators(monkeypatch) -> TfDataIterators:
+    pytest.importorskip("tensorflow")
+    iterators = TfDataIterators()
+    iterators.record(monkeypatch)
+    return iterators
 
 
 def run_stage(*arguments: object) -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints."""
 
+import errno
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +60,38 @@ def test_another_shape_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"/c/1: this checkpoint cannot be restored \("):
         checkpoints.restore(1, {"params": abstract({"other": jnp.ones(5)})})
     checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "free some space and"),
+        (ValueError("OUT_OF_RANGE: Error writing [OS error: File too large]"), "raise the limit on the size of files"),
+        (ValueError("PERMISSION_DENIED: [OS error: Permission denied]"), "make DIR writable and"),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "a8c0"), "find out what removed files there"),
+        (RuntimeError("a thread has died"), "see that DIR can be written to and"),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_the_advice_fits_what_failed_and_what_is_there(tmp_path, monkeypatch, reason, remedy, before):
+    folder = tmp_path / "c"
+    checkpoints = Checkpoints(folder, keep=2)
+    if before:
+        (folder / "1234").mkdir()
+    (folder / "1238.orbax-checkpoint-tmp").mkdir()
+
+    def fail(*_: object, **__: object) -> None:
+        raise reason
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(checkpoints._manager), "save", fail)
+        with pytest.raises(UserError) as caught:
+            checkpoints.save(1238, {"params": {"w": jnp.ones(3)}}, {})
+    checkpoints.close()
+    said = str(caught.value)
+    assert f"; {'the newest one there, of step 1,234, is good' if before else 'none there is complete yet'}: " in said
+    assert remedy.replace("DIR", str(folder)) in said
+    assert ("free some space" in said) == ("free" in remedy)
 
 
 def test_unfinished_saves_are_found(tmp_path):

@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joining other processes and agreeing with them, without them; test_multihost.py has real ones."""
 
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +17,13 @@ from bert_jax import distributed
 from bert_jax.cli import main
 from bert_jax.distributed import all_or_none, initialize, require_connection, require_same
 from bert_jax.errors import UserError
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +39,57 @@ from bert_jax.errors import UserError
 def test_a_place_that_is_not_possible(place, message):
     with pytest.raises(UserError, match=message):
         initialize(*place)
+
+
+ALONE = [
+    (("127.0.0.1:PORT", 2, 0), "process 1 of 2 to come to 127.0.0.1:PORT"),
+    (("127.0.0.1:PORT", 3, 0), "processes 1 to 2 of 3 to come to 127.0.0.1:PORT"),
+    (("127.0.0.1:PORT", 3, 2), "process 0 at 127.0.0.1:PORT and all others of 3"),
+    ((None, None, None), "the other processes that the cluster tells of"),
+]
+
+
+@pytest.mark.parametrize(("place", "awaited"), ALONE)
+def test_a_process_that_stays_alone_says_whom_it_waits_for_and_ends_to_be_tried_again(
+    place, awaited, monkeypatch, capsys, unused_port
+):
+    """Where JAX would abort in native code."""
+    ended = threading.Event()
+    statuses: list[int] = []
+
+    def end(status: int) -> None:
+        statuses.append(status)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: ended.wait(20))
+    coordinator, *numbers = place
+    initialize(coordinator and coordinator.replace("PORT", str(unused_port)), *numbers, connect_seconds=0.1)
+    assert statuses == [75]
+    awaited = awaited.replace("PORT", str(unused_port))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"bert-jax: waiting for {awaited}, at most 0.1 s"
+    assert second.startswith(f"bert-jax: gave up after 0.1 s of waiting for {awaited}")
+    assert ("where nothing answers (Connection refused)" in second) == (place[2] == 2)
+    assert second.endswith("try again")
+
+
+def test_nothing_is_said_and_nobody_ends_where_the_others_come_in_time(monkeypatch, capsys):
+    monkeypatch.setattr(os, "_exit", lambda _: pytest.fail("ended"))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    initialize("host:1234", 2, 1, connect_seconds=0.05)
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_jax_itself_is_ended_before_it_aborts(unused_port):
+    """In native code, where it waits for the others."""
+    program = (
+        "import sys; from bert_jax.distributed import initialize; initialize(sys.argv[1], 2, 0, connect_seconds=1)"
+    )
+    command = [sys.executable, "-c", program, f"127.0.0.1:{unused_port}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert (done.returncode, done.stderr.count("\n")) == (75, 2), done.stderr
 
 
 def test_a_machine_that_is_no_cluster(monkeypatch):

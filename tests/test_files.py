@@ -2,10 +2,12 @@
 """Files are whole or absent. The tensors in them are tested with the shards and the conversion."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
 
+from bert_jax.cli import describe_error
 from bert_jax.files import complete_or_absent, file_sha256, map_tensors, parse_json_object, write_json, write_tensors
 
 
@@ -20,6 +22,34 @@ def test_a_failed_write_leaves_no_file_and_says_where(tmp_path):
     with pytest.raises(OSError, match="No space left") as caught:
         fail()
     assert caught.value.filename == str(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_array(file):
+    np.save(file, np.zeros(100_000))
+
+
+def save_arrays(file):
+    np.savez(file, one=np.zeros(10), two=np.zeros(100_000))
+
+
+def write_array(file):
+    np.zeros(100_000).tofile(file)
+
+
+@pytest.mark.parametrize("write", [save_array, save_arrays, write_array])
+def test_numpys_own_writes_say_why_they_fall_short(tmp_path, write):
+    """NumPy tells how many items were written and nothing else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught, complete_or_absent(tmp_path / "a") as file:
+            write(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert describe_error(caught.value) == (
+        f"file size limit reached at {tmp_path / 'a'}: free some space and run the same command again"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,7 +53,11 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("sst2", ("--positive", "1"), "--positive describes your own data: use it with --task own"),
         ("sst2", ("--skip", "bert.nothing"), "--skip bert.nothing: "),
         ("sst2", ("max_answer_length=9",), "max_answer_length is for span and does nothing in classification"),
-        ("conll2003", ("fusion=max",), "fusion is for classification and multi_label and regression and does nothing in tagging"),
+        (
+            "conll2003",
+            ("fusion=max",),
+            "fusion is for classification, multi_label, regression and does nothing in tagging",
+        ),
         ("conll2003", ("--text", "4", "--label", "1"), "word column 4 is not one of 0 to 3, or -1 to -4 from the end"),
         ("conll2003", ("--labels", "PER"), "eng.train, line 3, word"),
         ("sst2", ("--seeds", "0"), "--seeds 0: at least 1"),

@@ -13,7 +13,9 @@ PACKAGE = ROOT / "bert_jax"
 LAYERS = {
     "": 0,  # bert_jax/__init__.py: a version, and doors to what is above, opened when they are called
     **dict.fromkeys(["config", "finetune_config", "model_description", "settings", "batch", "sharding"], 0),
-    **dict.fromkeys(["errors", "files", "text_files", "terminal", "cores", "host_memory"], 0),
+    **dict.fromkeys(
+        ["errors", "files", "text_files", "terminal", "cores", "host_memory", "output_lock", "stopping"], 0
+    ),
     **dict.fromkeys(
         [
             "attention",

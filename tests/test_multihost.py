@@ -37,7 +37,7 @@ CONFIG = small_config(
 WORKER = """
 import os, sys, time
 sys.modules["tensorflow"] = None
-from bert_jax.cli import main
+from bert_jax.cli import entry
 if pace := float(os.environ.get("PACE", 0)):
     from bert_jax.session import Session
     measured = Session.measured
@@ -45,7 +45,7 @@ if pace := float(os.environ.get("PACE", 0)):
         time.sleep(pace)
         measured(self, *arguments)
     Session.measured = slowly
-sys.exit(main(sys.argv[1:]))
+entry()
 """
 
 

@@ -371,7 +371,7 @@ def test_two_runs_do_not_write_to_one_folder(command, begun, capsys):
     with (begun / "prepare-unfinished" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(command(begun)) == 2
-    assert "another bert-jax prepare is writing to" in capsys.readouterr().err
+    assert "prepare-unfinished: another bert-jax is writing there: wait for it" in capsys.readouterr().err
     assert main(command(begun)) == 0
 
 

@@ -553,6 +553,7 @@ def test_a_write_that_fails(few, straight, tmp_path):
     assert done.returncode == 2, done.stderr
     assert "bert-jax pretrain: " in done.stderr
     assert "a checkpoint could not be written (OUT_OF_RANGE" in done.stderr
+    assert "; the newest one there, of step 8, is good: raise the limit on the size of files" in done.stderr
     assert (run / "checkpoints" / "8").is_dir()
 
 
@@ -562,7 +563,9 @@ def test_disk_full(few, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000))
-        with pytest.raises(UserError, match=r"disk full: a checkpoint takes 0.\d MiB and 0.0 MiB are free"):
+        with pytest.raises(
+            UserError, match=r"disk full: a checkpoint takes 0.\d MiB and 0.0 MiB are free; none there is"
+        ):
             pretrain(CONFIG, few, run, resume_command="")
     assert not list((run / "checkpoints").iterdir())
     pretrain(CONFIG, few, run, resume_command="")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,18 @@ def test_text_that_is_not_utf8_is_named_by_its_example(data_dir):
     replaced = list(read_split(split, ReadingOptions(errors="replace"), counts))
     assert sorted(document.lines for document in replaced) == [["Good."], ["caf\ufffd"]]
     assert counts == ReadingCounts(replaced_bytes=1)
+
+
+def test_tf_data_is_closed_and_not_tuned(data_dirs, monkeypatch, tf_data_iterators):
+    """See tf_feed.py: read to the end, and left in the middle."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dirs["tfrecord"]))
+    for count in (len(TEXTS), 3):
+        documents = read_split(find_split("tfds:stories/en/train:body"), STRICT, ReadingCounts())
+        assert len(list(islice(documents, count))) == count
+        assert tf_data_iterators.open == 1
+        documents.close()
+        assert tf_data_iterators.open == 0
+    assert tf_data_iterators.autotuned == [False, False]
 
 
 BAD_SPECS = [

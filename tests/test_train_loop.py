@@ -4,7 +4,9 @@
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +15,11 @@ from conftest import small_config
 
 import bert_jax.session
 import bert_jax.train_loop
+from bert_jax import stopping
+from bert_jax.batch import batch_spec, BatchShape
+from bert_jax.data.feed import feed
 from bert_jax.pretraining import pretrain
+from bert_jax.session import Session
 from bert_jax.train_loop import Hooks, listen_for_stop, Phase, Schedule, StopRequest, Stopwatch, train
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -94,7 +100,7 @@ def run_made_up_steps(steps: int, stop: StopRequest, schedule: Schedule, on_step
         save=lambda done, _: events.append(f"save {done}"),
         put=put,
     )
-    phase = Phase(0, 0, steps, lambda: step, lambda begin: iter(range(begin + 1, steps + 1)))
+    phase = Phase(0, 0, steps, lambda: step, lambda begin: (batch for batch in range(begin + 1, steps + 1)))
     train(None, 0, [phase], schedule, hooks, stop)
     return events
 
@@ -107,6 +113,78 @@ def test_the_next_batch_is_on_the_device_before_the_host_waits():
         *("put 3", "begin 3", "read 2"),
         *("read 3", "evaluate 3", "save 3"),
     ]
+
+
+@pytest.mark.parametrize(("batch", "last"), [(1, "put 1"), (3, "save 2")])
+def test_a_stop_while_a_step_is_compiled_saves_what_was_done_before(batch, last, capfd):
+    """As fine-tuning compiles, when a new shape of batch comes; nothing is saved where nothing was done."""
+
+    def compile_at(step: int) -> None:
+        if step == batch:
+            with stopping.building():
+                signal.raise_signal(signal.SIGTERM)
+
+    with listen_for_stop() as stop:
+        events = run_made_up_steps(5, stop, Schedule(5, save_every=9, eval_every=0), compile_at)
+    assert [event for event in events if event != f"begin {batch}"][-1] == last
+    assert stop.signal_number == signal.SIGTERM
+    assert "SIGTERM: finishing" in capfd.readouterr().err
+
+
+def test_a_stop_while_a_phase_is_compiled_ends_at_once():
+    """Everything before it is saved: nothing to wait for."""
+
+    def compile_phase():
+        signal.raise_signal(signal.SIGTERM)
+
+    hooks = Hooks(*[lambda *_: pytest.fail("no step was begun")] * 4)
+    phase = Phase(0, 0, 3, compile_phase, lambda begin: (batch for batch in ()))
+    with pytest.raises(stopping.Signalled), listen_for_stop() as stop:
+        train(None, 0, [phase], Schedule(3, save_every=9, eval_every=0), hooks, stop)
+
+
+@pytest.mark.parametrize(("eval_every", "evaluating"), [(0, [1]), (8, [0, 1]), (9, [1]), (5, [0, 1]), (100, [1])])
+def test_the_programs_of_the_evaluations_that_a_phase_comes_to_are_compiled_when_it_begins(eval_every, evaluating):
+    """Phases of 8 and 4 steps; within the steps a stop would have to wait for the compiler."""
+    session = Session.__new__(Session)
+    session.config = replace(small_config(), eval_every=eval_every)
+    schedule = session.schedule()
+    due = [number for number, steps in enumerate((range(1, 9), range(9, 13))) if any(map(schedule.eval_due, steps))]
+    assert [number for number in (0, 1) if session._evaluates(number)] == due == evaluating
+
+
+class Stopped(Exception):
+    """Raised by a step."""
+
+
+@pytest.mark.parametrize("ended_by", ["the last step", "a stop", "an error"])
+def test_a_phase_closes_its_feed_however_it_ends(tf_data_iterators, ended_by):
+    """tf.data's autotuning thread may hold the end of an iterator up for more than a minute, and so of the run."""
+    stop, alive = StopRequest(), []
+
+    def make_batch(step: int):
+        return {name: np.zeros((1, 1), dtype) for name, (_, dtype) in batch_spec(BatchShape(1, 1, 1)).items()}
+
+    def step(state, batch):
+        alive.append(tf_data_iterators.open)
+        if ended_by == "a stop":
+            stop.signal_number = signal.SIGTERM
+        if ended_by == "an error":
+            raise Stopped
+        return state, {"loss": np.zeros(())}
+
+    hooks = Hooks(measured=lambda *_: None, evaluate=lambda *_: None, save=lambda *_: None, put=lambda batch: batch)
+    make_feed = partial(feed, make_batch, use_tf_data=True)
+    phases = [
+        Phase(0, 0, 3, lambda: step, partial(make_feed, end=3)),
+        Phase(1, 3, 6, lambda: step, partial(make_feed, end=6)),
+    ]
+    with pytest.raises(Stopped) if ended_by == "an error" else nullcontext() as caught:
+        train(None, 0, phases, Schedule(6, save_every=9, eval_every=0), hooks, stop)
+    del caught
+    assert alive == [1] * (6 if ended_by == "the last step" else 1), "one feed at a time"
+    assert tf_data_iterators.autotuned == [False] * (2 if ended_by == "the last step" else 1)
+    assert tf_data_iterators.open == 0
 
 
 def test_several_processes_stop_where_all_agree(monkeypatch, capfd):

@@ -10,7 +10,7 @@ these without special tokens.
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -218,8 +218,8 @@ def has_tensorflow() -> bool:
 
 def feed(
     make_batch: Callable[[int], Batch], begin: int, end: int, *, use_tf_data: bool | None = None
-) -> Iterator[Batch]:
-    """Batches of the steps `begin` to `end` - 1, made ahead of their use.
+) -> Generator[Batch]:
+    """Batches of the steps `begin` to `end` - 1, made ahead of their use; close it to end the threads that make them.
 
     Args:
       make_batch: step -> batch, such as the `batch` of an arrangement (packing.py) with its seed bound.
@@ -232,7 +232,7 @@ def feed(
     return plain_feed(make_batch, begin, end)
 
 
-def plain_feed(make_batch: Callable[[int], Batch], begin: int, end: int, ahead: int = 2) -> Iterator[Batch]:
+def plain_feed(make_batch: Callable[[int], Batch], begin: int, end: int, ahead: int = 2) -> Generator[Batch]:
     """The feed without TensorFlow: one thread makes up to `ahead` batches beforehand."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as pool:
         waiting: list[Future[Batch]] = []

@@ -10,13 +10,10 @@ and the settings: neither the number of processes nor an interruption changes a 
 """
 
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -40,6 +37,7 @@ from bert_jax.data.sources import parse_sources, Part, plan_parts, Source, total
 from bert_jax.data.statistics import sample_bits
 from bert_jax.data.work_folder import open_work_folder, part_is_finished, UNFINISHED, unfinished_chunks
 from bert_jax.errors import Interrupted, UserError
+from bert_jax.stopping import answering, Signalled
 from bert_jax.tokenization import Tokenizer
 
 # Measured, in bytes; see `_memory`.
@@ -186,32 +184,14 @@ def _memory_of_long_documents(work: Work) -> str:
     )
 
 
-class _Signalled(KeyboardInterrupt):
-    """A signal that asks to stop has come. No `Exception`, so that no library takes it for a failure of its own."""
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.number = number
-
-
 @contextmanager
 def _interruptible(folder: Path) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the block with `Interrupted`. Every file is whole or absent, so any moment will do."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Signalled(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only that one is told of signals
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-    except _Signalled as signalled:
+        with answering("prepare"):
+            yield
+    except Signalled as signalled:
         shards = sum(1 for _ in folder.glob("record-*.json"))
         raise Interrupted(
             f"interrupted; {shards} shards are finished and stay: run the same command again to go on", signalled.number
         ) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -239,13 +239,15 @@ def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Ite
 
 
 def _examples(builder: Any, split: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Decoded examples, in the order of the files."""
+    """Decoded examples, in the order of the files; tf.data's autotuning is off for the reason that tf_feed.py gives."""
     if builder.info.file_format.value == "array_record":
         return iter(builder.as_data_source(split))
 
     import tensorflow_datasets as tfds
 
-    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)
+    in_order.num_parallel_calls_for_decode = in_order.num_parallel_calls_for_interleave_files = 1
+    in_order.options.autotune.enabled = False
     only = tfds.decode.PartialDecoding(dict.fromkeys(fields, True))
     records = builder.as_dataset(split, read_config=in_order, shuffle_files=False, decoders=only)
     return iter(tfds.as_numpy(records))

@@ -2,7 +2,7 @@
 """The folder `prepare-unfinished`, which a run of `bert-jax prepare` works in and an interrupted one goes on in.
 
     request.json        what is made
-    lock                held by the process that works here
+    lock                held by the process that works here; see `output_lock`
     record-PPPPP-CCCCC  a finished chunk, beside its shards; see `chunks`
     part-PPPPP.json     a part that was read to its end: number of chunks, files with their sha256, what was met
 
@@ -12,7 +12,6 @@ documents are read again, and a chunk is finished where its record is of the sam
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from bert_jax.data.request import describe_file, is_file_of, require_same_settin
 from bert_jax.data.sources import Part, read_part, Source
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
+from bert_jax.output_lock import locked
 
 UNFINISHED = "prepare-unfinished"
 _REQUEST = "request.json"
@@ -49,9 +49,7 @@ def open_work_folder(output: Path, request: Mapping[str, Any]) -> Iterator[Path]
         raise UserError(f"--output {output} is a file: choose another --output")
     if not folder.is_dir():
         _require_empty(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        _require_lock(lock, output)
+    with locked(folder, "prepare"):
         try:
             _begin_or_go_on(folder, request)
             yield folder
@@ -69,17 +67,6 @@ def _require_empty(output: Path) -> None:
         raise UserError(
             f"--output {output} holds {foreign[0]}, not prepared data: choose another --output, new or empty"
         )
-
-
-def _require_lock(lock: Any, output: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of with the process, however that ends
-    except BlockingIOError:
-        raise UserError(
-            f"another bert-jax prepare is writing to {output}: wait for it, or choose another --output"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
 
 
 def _begin_or_go_on(folder: Path, request: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from bert_jax.finetuning.run_files import (
 from bert_jax.finetuning.split import Outcome
 from bert_jax.finetuning.steps import compile_train_step
 from bert_jax.metrics import check_finite
+from bert_jax.output_lock import locked
 from bert_jax.run_directory import append_metrics, forget_metrics_after
 from bert_jax.session import say
 from bert_jax.sharding import put_on_mesh
@@ -67,12 +68,17 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
       resume_command: printed when the run is interrupted.
 
     Raises:
-      UserError: bad input, named.
+      UserError: bad input, named; another process writes into `output`.
       Interrupted: asked to stop; the state is saved.
     """
     use_compilation_cache()
     if jax.process_count() > 1:
         raise UserError("fine-tuning runs in one process, on all of its devices: start it on one host")
+    with locked(output, "finetune"):
+        return _finetune(wanted, output, resume_command)
+
+
+def _finetune(wanted: Wanted, output: Path, resume_command: str) -> Result:
     prepared = Prepared(wanted)
     run = start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
     if run.scores_file.exists():  # written last
@@ -82,6 +88,7 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
         )
         return read_result(run)
     with listen_for_stop() as stop, Checkpoints(run.run.checkpoints, keep=1) as checkpoints:
+        stop.idle = True
         session = Session(prepared, run, checkpoints)
         session.train(stop)
     if stop.signal_number is not None and session.done < prepared.total_steps:
@@ -197,7 +204,7 @@ class Session:
         say(f"resuming {self.run.path} at step {latest:,} of {self.prepared.total_steps:,}")
         return TrainState(restored["params"], *restored["optimizer"]), latest
 
-    def _feed(self, first: int) -> Iterator[Batch]:
+    def _feed(self, first: int) -> Generator[Batch]:
         return plain_feed(self._batch, first, self.prepared.total_steps)
 
     def _batch(self, step: int) -> Batch:

@@ -18,6 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.model_description import MODEL_FILE, ModelDescription
+from bert_jax.output_lock import LOCK_FILE
 from bert_jax.run_directory import RunDirectory
 from bert_jax.settings import build, differences, to_dict
 from bert_jax.tasks.table import find_task, own_task, Task, with_columns
@@ -139,7 +140,7 @@ def start_or_resume(
     if file.is_file():
         _require_same(path, read_record(file), record)
         return Finetuned(run, read_record(file))
-    known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE}
+    known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE, LOCK_FILE}
     known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}
     if path.is_dir() and any(entry.name not in known for entry in path.iterdir()):
         raise UserError(f"{path}: is not empty and is no fine-tuned run: choose another --output")

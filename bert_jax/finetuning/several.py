@@ -13,6 +13,7 @@ import numpy as np
 from bert_jax.files import write_json
 from bert_jax.finetuning.run import finetune, Result, Wanted
 from bert_jax.finetuning.run_files import SEEDS_FILE
+from bert_jax.output_lock import locked
 from bert_jax.session import say
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
 
@@ -77,11 +78,12 @@ def run_all(entries: Sequence[Entry], output: Path, *, resume_command: str) -> d
       UserError, Interrupted: as `finetune`; the runs before are kept, and the same command goes on.
     """
     results: list[Result] = []
-    for number, entry in enumerate(entries, start=1):
-        say(f"run {number} of {len(entries)}: {entry.folder}")
-        results.append(finetune(entry.wanted, output / entry.folder, resume_command=resume_command))
-        record = summary(entries[:number], results)
-        write_json(output / SEEDS_FILE, record)
+    with locked(output, "finetune"):
+        for number, entry in enumerate(entries, start=1):
+            say(f"run {number} of {len(entries)}: {entry.folder}")
+            results.append(finetune(entry.wanted, output / entry.folder, resume_command=resume_command))
+            record = summary(entries[:number], results)
+            write_json(output / SEEDS_FILE, record)
     return record
 
 

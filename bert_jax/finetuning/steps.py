@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax import stopping
 from bert_jax.config import SchedulePart
 from bert_jax.dropout import row_seeds
 from bert_jax.finetune_config import ResolvedConfig
@@ -32,7 +33,8 @@ def compile_train_step(training: Finetuning, batch: Mapping[str, Any]) -> Callab
     `sums`: `loss`, `correct`, `weight`, `grad_norm`, `learning_rate`, `tokens` (valid ones), `places` (with padding).
     """
     own = _own_arguments(training)
-    compiled = lower_train_step(training, batch).compile()
+    with stopping.building():
+        compiled = stopping.compiled(lower_train_step(training, batch))
     return lambda state, batch: compiled(state, batch, *own)
 
 
@@ -66,7 +68,7 @@ def compile_prediction(training: Finetuning, batch: Mapping[str, Any]) -> Callab
 
     jitted = jax.jit(predict, out_shardings=NamedSharding(training.mesh, P()))
     with jax.set_mesh(training.mesh):
-        return jitted.lower(training.abstract_state.params, _abstract(training, batch)).compile()
+        return stopping.compiled(jitted.lower(training.abstract_state.params, _abstract(training, batch)))
 
 
 def _abstract(training: Finetuning, batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

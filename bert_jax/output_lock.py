@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lock of an output: one process at a time writes into a folder, and a second one is told which.
+
+The file `lock` in the folder carries the kernel's lock (flock), which ends with its owner, however that ends, and says
+who that is. Some file systems that hosts share keep such locks to each host, and some have none. So the owner also
+counts on in the file, every BEAT_SECONDS; where the kernel's lock cannot decide, a lock that was left behind is taken
+when it has stood still for DEAD_AFTER_SECONDS. (Where the kernel's lock cannot decide and nobody was there before, two
+processes that begin in the same instant are not told apart.)
+"""
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, UTC
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bert_jax.errors import UserError
+
+LOCK_FILE = "lock"
+BEAT_SECONDS, DEAD_AFTER_SECONDS = 5.0, 30.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def locked(folder: Path, stage: str) -> Iterator[None]:
+    """Keep `folder` for this process, which does `stage`; the folder is made, and removed again if it stays empty.
+
+    Raises:
+      UserError: another process has it, or `folder` is a file.
+    """
+    made = _make(folder)
+    try:
+        file = _take(folder)
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "stage": stage, "boot": _boot()}
+        owner["since"] = datetime.now(UTC).isoformat(timespec="seconds")
+        ended = threading.Event()
+        _sign(file, owner, 0)
+        beat = threading.Thread(target=_beat, args=(file, owner, ended), name="output lock", daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            beat.join()
+            if _is_at(file, folder / LOCK_FILE):
+                (folder / LOCK_FILE).unlink()
+            os.close(file)
+    finally:
+        for path in made:
+            with suppress(OSError):  # not empty
+                path.rmdir()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those it lies in. Returns what was made, the innermost first."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: choose another --output")
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _take(folder: Path) -> int:
+    """The open lock file, which is this process's now."""
+    path = folder / LOCK_FILE
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            decided = _lock(file, folder)
+            if _is_at(file, path):  # and was not removed by its owner in the meantime
+                signed = os.pread(file, 4096, 0)
+                if signed and not (decided and _owner(signed).get("boot") == _boot()):
+                    _require_still(path, signed)
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _lock(file: int, folder: Path) -> bool:
+    """Take the kernel's lock; returns whether there is such a thing here."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _refusal(folder, os.pread(file, 4096, 0)) from None
+    except OSError:
+        return False
+    return True
+
+
+def _require_still(path: Path, signed: bytes) -> None:
+    """Refuse a lock whose owner still counts on."""
+    owner = _spoken(signed)
+    tqdm.write(
+        f"{path}: was left by {owner}: watching for {DEAD_AFTER_SECONDS:g} s whether that is at work", file=sys.stderr
+    )
+    end = time.monotonic() + DEAD_AFTER_SECONDS
+    while time.monotonic() < end:
+        time.sleep(min(1.0, DEAD_AFTER_SECONDS / 10))
+        with suppress(FileNotFoundError):
+            if path.read_bytes() != signed:  # opened anew each time: only then does NFS ask the server
+                raise _refusal(path.parent, signed)
+
+
+def _refusal(folder: Path, signed: bytes) -> UserError:
+    return UserError(f"{folder}: {_spoken(signed)} is writing there: wait for it, end it, or choose another --output")
+
+
+def _owner(signed: bytes) -> Mapping[str, Any]:
+    """Who has signed a lock; empty where that cannot be read (it is just being written)."""
+    try:
+        owner = json.loads(signed)
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _spoken(signed: bytes) -> str:
+    owner = _owner(signed)
+    if not {"stage", "host", "pid", "since"} <= owner.keys():
+        return "another bert-jax"
+    return f"another bert-jax {owner['stage']} (process {owner['pid']} on {owner['host']}, since {owner['since']})"
+
+
+# ---- the owner's side ------------------------------------------------------------------------------------------------
+
+
+def _beat(file: int, owner: Mapping[str, Any], ended: threading.Event) -> None:
+    number = 0
+    while not ended.wait(BEAT_SECONDS):
+        number += 1
+        with suppress(OSError):  # a file system that is away for a moment
+            _sign(file, owner, number)
+
+
+def _sign(file: int, owner: Mapping[str, Any], number: int) -> None:
+    text = json.dumps({**owner, "beat": number}).encode()
+    os.pwrite(file, text, 0)
+    os.ftruncate(file, len(text))
+    os.fsync(file)  # so that other hosts see it
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _boot() -> str | None:
+    """What tells one running kernel, whose locks all its processes see, from others; None where it is not known."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return None

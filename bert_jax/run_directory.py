@@ -98,8 +98,23 @@ class RunDirectory:
         return json.loads(self.data_file.read_text(encoding="utf-8"))
 
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return load_tokenizer(self.path)
+        """The run's tokenizer.
+
+        Raises:
+          UserError: its files are missing, or are not those that the run was trained with.
+        """
+        if not (self.path / CONFIG_FILE).is_file():
+            raise UserError(
+                f"{self.path / CONFIG_FILE} is missing: copy it from where the vocabulary of this run came from"
+            )
+        tokenizer = load_tokenizer(self.path)
+        trained_with = self.manifest().get("tokenizer") if self.data_file.is_file() else None
+        if trained_with not in (None, tokenizer.fingerprint):
+            raise UserError(
+                f"{self.path}: the vocabulary and {CONFIG_FILE} there (fingerprint {tokenizer.fingerprint[:12]}...) are not"
+                f" those that the run was trained with ({str(trained_with)[:12]}...): copy both from the data it was trained on"
+            )
+        return tokenizer
 
 
 def open_run(path: str | Path) -> RunDirectory:
@@ -205,6 +220,7 @@ def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping
             " take these settings back to go on with that run"
         )
     old = run.manifest()
+    run.tokenizer()  # is whole, or refused
     if old["tokenizer"] != manifest["tokenizer"]:
         raise UserError(
             f"{run.path}: was trained with another vocabulary ({old['vocab_size']} entries,"

@@ -28,6 +28,8 @@ LAYERS = {
             "metrics",
             "accounting",
             "checkpoint",
+            "checkpoint_integrity",
+            "checksums",
         ],
         1,
     ),

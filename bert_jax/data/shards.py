@@ -202,16 +202,25 @@ class DataDirectory:
         return tokenizer
 
     def token_counts(self) -> np.ndarray:
-        """[V] int64, occurrences of each token id in the training split."""
+        """[V] int64, occurrences of each token id in the training split.
+
+        Raises:
+          UserError: the file is missing, or is not what the data was prepared with.
+        """
         path = self.directory / TOKEN_COUNTS
         try:
             counts = np.load(path)
-        except (FileNotFoundError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, MemoryError, OverflowError):
             raise UserError(f"{path} is missing or damaged: {remake(self.directory)}") from None
         if counts.shape != (self.vocab_size,):
             raise UserError(
                 f"{path} has shape {list(counts.shape)}, the vocabulary {self.vocab_size} entries:"
                 f" {remake(self.directory)}"
+            )
+        total, tokens = int(counts.sum()), self.manifest["splits"]["train"]["tokens"]
+        if counts.dtype != np.int64 or counts.min() < 0 or total != tokens:
+            raise UserError(
+                f"{path} was changed: it counts {total:,} tokens, {MANIFEST} {tokens:,}: {remake(self.directory)}"
             )
         return counts
 
@@ -240,7 +249,9 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
         name: Split(name, directory, tuple(open_shard(directory / shard["file"]) for shard in split["shards"]), split)
         for name, split in manifest["splits"].items()
     }
-    return DataDirectory(directory, manifest, splits, _fingerprint(manifest))
+    data = DataDirectory(directory, manifest, splits, _fingerprint(manifest))
+    data.token_counts()
+    return data
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -116,6 +116,12 @@ def start_or_resume(
     run, file = RunDirectory(path), path / FINETUNE_FILE
     if file.is_file():
         _require_same(path, read_record(file), record)
+        own = run.tokenizer().fingerprint
+        if own != tokenizer.fingerprint:
+            raise UserError(
+                f"{path}: the vocabulary and tokenizer_config.json there (fingerprint {own[:12]}...) are not those of the model"
+                f" it began with ({tokenizer.fingerprint[:12]}...): copy both from there"
+            )
         return Finetuned(run, read_record(file))
     known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE}
     known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}

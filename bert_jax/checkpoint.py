@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from bert_jax.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
 from bert_jax.distributed import all_or_none
 from bert_jax.errors import UserError
+from bert_jax.files import own_folder
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
 
@@ -31,8 +32,12 @@ class Checkpoints:
     """The checkpoints in one folder, by step."""
 
     def __init__(self, folder: Path, keep: int | None = None):
-        """Open a folder to write to, keeping the newest `keep`, or only to read (`keep` None)."""
-        self.folder = folder.absolute()
+        """Open a folder to write to, keeping the newest `keep`, or only to read (`keep` None).
+
+        Raises:
+          UserError: a folder to write to is a link.
+        """
+        self.folder = (folder if keep is None else own_folder(folder)).absolute()
         self.unfinished = unfinished_saves(self.folder)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -111,7 +116,11 @@ class Checkpoints:
     def remove_unfinished(self) -> None:
         """Remove what a save that was cut off has left; for the main process alone."""
         for name in self.unfinished:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            path = self.folder / name
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
     def wait(self) -> None:
         """Until the last save is complete.

@@ -6,10 +6,12 @@ header in JSON (name -> type, shape, place), then the tensors. It is opened by m
 the same whatever its size, and only what is read is loaded.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import ml_dtypes
 import numpy as np
+
+from bert_jax.errors import UserError
 
 # In the order by which the safetensors library sorts the tensors of a file, the last first: then each is aligned.
 TENSOR_TYPES: dict[str, np.dtype[Any]] = {
@@ -59,10 +63,15 @@ class TensorPlace(NamedTuple):
 
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` when it is complete and on disk, and else is removed."""
+    """A file to write that takes the name `path` when it is complete and on disk, and else is removed.
+
+    Until then it is `path`.partial, which is made anew: what stood under that name is removed, never opened, so a link
+    that somebody put there leads nowhere.
+    """
     temporary = path.with_name(f"{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a process that was killed
+        with open(temporary, "xb", opener=open_itself) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -72,6 +81,44 @@ def complete_or_absent(path: Path) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_itself(path: str, flags: int) -> int:
+    """An opener for `open`, for files of an output that are added to or locked: a link is refused, not followed.
+
+    Raises:
+      UserError: `path` is a link.
+    """
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path} is a link, and nothing outside an output is written: remove the link") from None
+        raise
+
+
+def own_folder(path: Path) -> Path:
+    """A folder inside an output, made where it is missing.
+
+    Raises:
+      UserError: it is a link: what is written there would lie outside.
+    """
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a link to {os.readlink(path)}, and nothing outside an output is written: put the folder itself there"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def new_folder(path: Path) -> Path:
+    """An empty folder, made anew: what stood under its name is removed, of a link the link itself."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    return path
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -5,7 +5,6 @@ config.json is written last, so a directory that has it is a run.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from bert_jax.config import OptimizerConfig, PretrainConfig
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import complete_or_absent, open_itself, write_json
 from bert_jax.model_description import description_from, ModelDescription
 from bert_jax.model_description import MODEL_FILE as DESCRIPTION_FILE
 from bert_jax.settings import differences, load_config, to_dict
@@ -237,7 +236,7 @@ def _shard_hashes(manifest: Mapping[str, Any]) -> list[str]:
 
 def append_metrics(run: RunDirectory, line: Mapping[str, Any]) -> None:
     """Add a line to metrics.jsonl."""
-    with run.metrics_file.open("a", encoding="utf-8") as file:
+    with open(run.metrics_file, "a", encoding="utf-8", opener=open_itself) as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -252,9 +251,8 @@ def forget_metrics_after(run: RunDirectory, step: int) -> int:
     lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
-        temporary = run.metrics_file.with_name("metrics.jsonl.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, run.metrics_file)
+        with complete_or_absent(run.metrics_file) as file:
+            file.write("".join(f"{line}\n" for line in kept).encode())
     return len(lines) - len(kept)
 
 

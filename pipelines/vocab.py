@@ -4,7 +4,6 @@
 import argparse
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -206,11 +205,10 @@ def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]"
 
 def _save(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
     """The whole folder appears at once."""
-    from bert_jax.files import write_json
+    from bert_jax.files import new_folder, write_json
 
     final = output.resolve()
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = new_folder(final.with_name(f".{final.name}.partial"))
     tokenizer.save(partial)
     write_json(partial / RECORD_FILE, record)
     os.replace(partial, final)

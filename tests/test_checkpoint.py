@@ -70,6 +70,20 @@ def test_unfinished_saves_are_found(tmp_path):
     assert unfinished_saves(tmp_path / "nowhere") == []
 
 
+@pytest.mark.parametrize("name", ["5.orbax-checkpoint-tmp", "5"])
+def test_nothing_is_written_through_a_link_among_the_checkpoints(tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / name).symlink_to(tmp_path / "outside")
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        checkpoints.remove_unfinished()
+        checkpoints.save(5, {"params": {"w": jnp.ones(3)}}, {})
+    assert list((tmp_path / "outside").iterdir()) == []
+    (tmp_path / "linked").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="linked is a link to"):
+        Checkpoints(tmp_path / "linked", keep=1)
+
+
 # ---- damage ----------------------------------------------------------------------------------------------------------
 
 ITEMS = {

@@ -175,7 +175,7 @@ def test_unfinished_corpus_is_made_again(installed: Path, tmp_path: Path) -> Non
     """Without corpus.json the text files are a part; an earlier one must not stay among the new."""
     output = tmp_path / "out"
     output.mkdir()
-    for name in ("corpus-00000.txt", "corpus-00007.txt", "corpus-00001.txt.tmp"):
+    for name in ("corpus-00000.txt", "corpus-00007.txt", "corpus-00001.txt.partial"):
         (output / name).write_text("An old line.\n")
     assert main(["corpus", "--output", str(output), "--workers", "1"]) == 0
     assert sorted(file.name for file in output.iterdir()) == ["corpus-00000.txt", "corpus.json"]

@@ -31,6 +31,21 @@ def test_metrics_after_a_step_are_taken_back(tmp_path):
     assert forget_metrics_after(RunDirectory(tmp_path / "new"), 0) == 0
 
 
+def test_metrics_are_not_written_through_links(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_text('{"step": 5}\n{"step": 10}\n')
+    before = theirs.read_text()
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.metrics_file.symlink_to(theirs)
+    with pytest.raises(UserError, match=r"metrics.jsonl is a link, and nothing outside an output is written: remove"):
+        append_metrics(run, {"step": 1})
+    (run.path / "metrics.jsonl.partial").symlink_to(theirs)
+    assert forget_metrics_after(run, 5) == 1
+    assert theirs.read_text() == before
+    assert run.metrics_file.read_text() == '{"step": 5}\n'
+
+
 class Vocabulary:
     """A tokenizer as far as a run directory needs one."""
 

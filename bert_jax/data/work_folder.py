@@ -25,7 +25,7 @@ from bert_jax.data.documents import ReadingCounts
 from bert_jax.data.request import describe_file, is_file_of, require_same_settings
 from bert_jax.data.sources import Part, read_part, Source
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import open_itself, own_folder, write_json
 
 UNFINISHED = "prepare-unfinished"
 _REQUEST = "request.json"
@@ -49,8 +49,8 @@ def open_work_folder(output: Path, request: Mapping[str, Any]) -> Iterator[Path]
         raise UserError(f"--output {output} is a file: choose another --output")
     if not folder.is_dir():
         _require_empty(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    own_folder(folder)
+    with open(folder / "lock", "w", opener=open_itself) as lock:
         _require_lock(lock, output)
         try:
             _begin_or_go_on(folder, request)

@@ -19,7 +19,7 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.data.feed import plain_feed
 from bert_jax.errors import Interrupted, UserError
-from bert_jax.files import write_json
+from bert_jax.files import own_folder, write_json
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, find_degenerate
 from bert_jax.finetuning.prediction import Predictor
@@ -268,7 +268,7 @@ class Session:
         if not self.outcomes and self.prepared.dev_splits:
             assert self.state is not None
             self.outcomes = self._outcomes(self.state.params)
-        folder = self.run.path / PREDICTIONS
+        folder = own_folder(self.run.path / PREDICTIONS)
         found: dict[str, float] = {}
         for name, outcome in self.outcomes.items():
             write_records(folder / f"{name}.jsonl", outcome.records)

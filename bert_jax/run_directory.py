@@ -12,7 +12,7 @@ from typing import Any
 
 from bert_jax.config import OptimizerConfig, PretrainConfig
 from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, open_itself, write_json
+from bert_jax.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
 from bert_jax.model_description import description_from, ModelDescription
 from bert_jax.model_description import MODEL_FILE as DESCRIPTION_FILE
 from bert_jax.settings import differences, load_config, to_dict
@@ -24,6 +24,7 @@ from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
 # What a start that was cut off may have left in the directory.
 PASSPORT = "passport.json"
 _NAMES = (VOCABULARY_FILE, MODEL_FILE, CONFIG_FILE, PASSPORT)
+_COPY_PASSPORT = "copy it from the data that the run was trained on"
 WRITTEN_BEFORE_CONFIG = {*_NAMES, *(f"{name}.partial" for name in (*_NAMES, "config.json"))}
 
 
@@ -81,11 +82,7 @@ class RunDirectory:
         file = self.path / DESCRIPTION_FILE
         if not file.is_file():
             return ModelDescription(self.config().model)
-        try:
-            values = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON ({error}): convert the checkpoint again") from None
-        return description_from(values, file)
+        return description_from(read_json(file, "convert the checkpoint again"), file)
 
     @property
     def is_converted(self) -> bool:
@@ -93,8 +90,15 @@ class RunDirectory:
         return (self.path / DESCRIPTION_FILE).is_file() and not self.data_file.is_file()
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest of the run's data."""
-        return json.loads(self.data_file.read_text(encoding="utf-8"))
+        """The manifest of the run's data.
+
+        Raises:
+          UserError: it is missing or broken.
+        """
+        try:
+            return read_json(self.data_file, _COPY_PASSPORT)
+        except FileNotFoundError:
+            raise UserError(f"{self.data_file} is missing: {_COPY_PASSPORT}") from None
 
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer.
@@ -220,6 +224,11 @@ def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping
         )
     old = run.manifest()
     run.tokenizer()  # is whole, or refused
+    with reading(run.data_file, _COPY_PASSPORT):
+        _check_same_data(run, old, manifest)
+
+
+def _check_same_data(run: RunDirectory, old: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
     if old["tokenizer"] != manifest["tokenizer"]:
         raise UserError(
             f"{run.path}: was trained with another vocabulary ({old['vocab_size']} entries,"
@@ -248,7 +257,7 @@ def forget_metrics_after(run: RunDirectory, step: int) -> int:
     """
     if not run.metrics_file.is_file():
         return 0
-    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    lines = run.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
         with complete_or_absent(run.metrics_file) as file:
@@ -258,6 +267,7 @@ def forget_metrics_after(run: RunDirectory, step: int) -> int:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
+        step = parse_json(line).get("step")
+    except ValueError:
+        step = None
+    return step if type(step) is int else float("inf")

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from bert_jax.data.docstrings import docstrings, is_prose, paragraphs
 from bert_jax.data.sentences import split_sentences
 from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent
+from bert_jax.files import complete_or_absent, read_json, reading
 
 FORMAT = 1
 MANIFEST = "corpus.json"
@@ -323,14 +323,17 @@ def finished_corpus(output: Path, megabytes: float | None, seed: int) -> dict[st
     if not path.exists():
         return None
     remedy = f"remove {output} or choose another --output"
-    try:
-        manifest = json.loads(path.read_bytes())
-        made_with, files = manifest["settings"], manifest["files"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not the passport of a corpus: {remedy}") from None
+    manifest = read_json(path, remedy)
+    with reading(path, remedy):
+        _check_corpus(output, path, manifest, {"megabytes": megabytes, "seed": seed}, remedy)
+    return manifest
+
+
+def _check_corpus(output: Path, path: Path, manifest: Mapping[str, Any], asked: Mapping[str, Any], remedy: str) -> None:
+    made_with, files = manifest["settings"], manifest["files"]
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} has format {manifest.get('format')}, this program reads {FORMAT}: {remedy}")
-    for name, value in {"megabytes": megabytes, "seed": seed}.items():
+    for name, value in asked.items():
         if made_with.get(name) != value:
             raise UserError(
                 f"{output} holds a corpus made with {_option(name, made_with.get(name))}, asked for is"
@@ -341,7 +344,6 @@ def finished_corpus(output: Path, megabytes: float | None, seed: int) -> dict[st
         if size != file["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes"
             raise UserError(f"{output / file['file']} {found}, {path} says {file['bytes']}: {remedy}")
-    return manifest
 
 
 def _option(name: str, value: Any) -> str:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from bert_jax.config import OBJECTIVES
 from bert_jax.data.instances import COLUMNS
 from bert_jax.errors import UserError
-from bert_jax.files import file_sha256, map_tensors, write_tensors
+from bert_jax.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 
 FORMAT = 2
@@ -239,6 +239,11 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
+    with reading(directory / MANIFEST, remake(directory)):
+        return _open_data(directory, manifest, verify_hashes)
+
+
+def _open_data(directory: Path, manifest: dict[str, Any], verify_hashes: bool | None) -> DataDirectory:
     records = _shard_records(manifest)
     for record in records:
         _check_record(directory, record, manifest["vocab_size"])
@@ -258,14 +263,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a complete data directory of this format; UserError otherwise."""
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        manifest = read_json(path, remake(directory))
+    except FileNotFoundError:
         what = f"has no {MANIFEST} (unfinished, or not prepared data)" if directory.exists() else "is missing"
         what = "was prepared by an older version" if (directory / "data.json").exists() else what
         raise UserError(f"{directory} {what}: run {prepare_command(directory)}") from None
-    except ValueError:
-        raise UserError(f"{path} is not JSON: {remake(directory)}") from None
-    found = manifest.get("format") if isinstance(manifest, dict) else None
+    found = manifest.get("format")
     if found != FORMAT:
         raise UserError(f"{path} is of format {found}, this version reads format {FORMAT}: {remake(directory)}")
     lacking = _REQUIRED - manifest.keys()
@@ -322,9 +325,9 @@ def prepare_command(directory: Path, output: str | Path = "", **changes: Any) ->
     `changes` are settings as the manifest names them, such as held_out=0.05.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((directory / MANIFEST).read_bytes())
         settings = {key: manifest[key] for key in _REPEATED_SETTINGS}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         settings = {}
     words = [f"bert-jax prepare --input PATH... --vocab VOCAB --output {output or directory}"]
     return " ".join(words + [_as_option(key, value) for key, value in {**settings, **changes}.items()])

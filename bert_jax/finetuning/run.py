@@ -19,7 +19,7 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.data.feed import plain_feed
 from bert_jax.errors import Interrupted, UserError
-from bert_jax.files import own_folder, write_json
+from bert_jax.files import own_folder, reading, write_json
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, find_degenerate
 from bert_jax.finetuning.prediction import Predictor
@@ -307,9 +307,10 @@ class Session:
 def read_result(run: Finetuned) -> Result:
     """Of a finished run, from its scores.json."""
     record = read_record(run.scores_file)
-    main, degenerate = record["main"], record["degenerate"]
-    found = Degenerate(**degenerate) if degenerate else None
-    return Result(run.path, main["metric"], main["split"], main["value"], record["scores"], found)
+    with reading(run.scores_file, "remove it and run the same command again: the run is only scored"):
+        main, degenerate = record["main"], record["degenerate"]
+        found = Degenerate(**degenerate) if degenerate else None
+        return Result(run.path, main["metric"], main["split"], main["value"], record["scores"], found)
 
 
 def main_metric(task: Task, scores: Mapping[str, float | None]) -> str:

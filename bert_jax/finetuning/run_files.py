@@ -15,7 +15,7 @@ from typing import Any
 
 from bert_jax.conversion.run_files import config_for
 from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, write_json
+from bert_jax.files import complete_or_absent, read_json, reading, write_json
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.model_description import MODEL_FILE, ModelDescription
 from bert_jax.run_directory import RunDirectory
@@ -24,6 +24,7 @@ from bert_jax.tasks.table import find_task, own_task, Task
 from bert_jax.tokenization import Tokenizer
 
 FINETUNE_FILE, SCORES_FILE, SEEDS_FILE, PREDICTIONS = "finetune.json", "scores.json", "seeds.json", "predictions"
+AGAIN = "remove its folder and fine-tune again"
 # What may change when a run that was stopped goes on.
 _RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
 
@@ -58,11 +59,13 @@ class Finetuned:
 
     def settings(self) -> FinetuneConfig:
         """Resolved."""
-        return build(FinetuneConfig, self.record["settings"])
+        with reading(self.path / FINETUNE_FILE, AGAIN):
+            return build(FinetuneConfig, self.record["settings"])
 
     def task(self) -> Task:
         """With the labels that the head has."""
-        return task_from(self.record["task"], tuple(self.record["labels"]) or None)
+        with reading(self.path / FINETUNE_FILE, AGAIN):
+            return task_from(self.record["task"], tuple(self.record["labels"]) or None)
 
     @property
     def scores_file(self) -> Path:
@@ -98,7 +101,8 @@ def open_finetuned(path: Path) -> Finetuned:
         best = read_record(seeds).get("best")
         if best is None:
             raise UserError(f"{path}: none of its runs has learned anything: look into {seeds}")
-        path = path / best
+        with reading(seeds, AGAIN):
+            path = path / best
     file = path / FINETUNE_FILE
     if not file.is_file():
         raise UserError(f"{path}: is no fine-tuned run (no {FINETUNE_FILE}): make one with bert-jax finetune")
@@ -115,7 +119,8 @@ def start_or_resume(
     """
     run, file = RunDirectory(path), path / FINETUNE_FILE
     if file.is_file():
-        _require_same(path, read_record(file), record)
+        with reading(file, AGAIN):
+            _require_same(path, read_record(file), record)
         own = run.tokenizer().fingerprint
         if own != tokenizer.fingerprint:
             raise UserError(
@@ -162,6 +167,6 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
 def read_record(file: Path) -> dict[str, Any]:
     """A file of a fine-tuned run; raises UserError where it is broken."""
     try:
-        return json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): remove its folder and fine-tune again") from None
+        return read_json(file, AGAIN)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: {AGAIN}") from None

@@ -183,7 +183,8 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        named = str(path) in str(error) or f"{path.parent}/" in str(error)  # it, or a file beside it that it tells of
+        raise UserError(str(error) if named else f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"holds other values than it should ({error})"
         raise UserError(f"{path} {what}: {remedy}") from None

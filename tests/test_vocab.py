@@ -116,7 +116,7 @@ def test_finished_output_is_reused(corpus, tmp_path, capsys):
         ("text", ["--size", "60"], "was made from other text: b.txt of"),
         ("file", ["--size", "60"], "was made from 2 files, --input has 3"),
         ("vocabulary", ["--size", "60"], "do not belong together"),
-        ("record", ["--size", "60"], "vocab.json cannot be read"),
+        ("record", ["--size", "60"], "vocab.json is not JSON of use here"),
         ("foreign", ["--size", "60"], "was not made by bert-jax vocab"),
     ],
 )

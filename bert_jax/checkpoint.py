@@ -8,19 +8,24 @@ taken for a complete one.
 
 import errno
 import gc
+import io
 import logging
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from bert_jax.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
 from bert_jax.distributed import all_or_none
 from bert_jax.errors import UserError
+from bert_jax.files import own_folder
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
 
@@ -29,8 +34,12 @@ class Checkpoints:
     """The checkpoints in one folder, by step."""
 
     def __init__(self, folder: Path, keep: int | None = None):
-        """Open a folder to write to, keeping the newest `keep`, or only to read (`keep` None)."""
-        self.folder = folder.absolute()
+        """Open a folder to write to, keeping the newest `keep`, or only to read (`keep` None).
+
+        Raises:
+          UserError: a folder to write to is a link.
+        """
+        self.folder = (folder if keep is None else own_folder(folder)).absolute()
         self.unfinished = unfinished_saves(self.folder)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -52,32 +61,68 @@ class Checkpoints:
             self._require_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with self._named_failures():  # this save's, or an earlier one's that was still under way
-            self._manager.save(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonSave(record)))
+            record_argument = ocp.args.JsonSave(sealed(record, items))
+            self._manager.save(step, args=ocp.args.Composite(**arguments, record=record_argument))
 
     def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
         """Read the named items of a checkpoint onto the shardings of their abstract trees, and `record`.
 
+        The arrays are compared with the checksums that they were saved with, and must be finite.
+
         Raises:
-          UserError: the checkpoint cannot be read as these.
+          UserError: the checkpoint cannot be read as these, or is not what was saved.
         """
-        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_items.items()}
+        restored = self._read(step, abstract_items)
+        items = {name: restored[name] for name in abstract_items}
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonRestore()))
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise UserError(
-                f"{self.folder / str(step)}: this checkpoint cannot be restored ({first_line(error)}): remove that"
-                " folder to go on from the one before it"
-            ) from error
-        return dict(restored.items())
+            record, saved = unsealed(restored["record"])
+            check_arrays(items, saved)
+        except Damaged as error:
+            raise UserError(f"{self.folder / str(step)}: {error}: {self._way_back(step)}") from None
+        return {**items, "record": record}
 
     def has(self, step: int, name: str) -> bool:
-        """Whether a checkpoint holds an item: a converted one may have parameters only."""
-        return (self.folder / str(step) / name).is_dir()
+        """Whether a checkpoint was saved with an item: a converted one may have parameters only.
+
+        Raises:
+          UserError: the checkpoint's record cannot be read.
+        """
+        try:
+            _, saved = unsealed(self._read(step, {})["record"])
+        except Damaged as error:
+            raise UserError(f"{self.folder / str(step)}: {error}: {self._way_back(step)}") from None
+        if saved is None:
+            return (self.folder / str(step) / name).is_dir()
+        return any(path.startswith(f"{name}/") for path in saved)
+
+    def _read(self, step: int, abstract_items: Mapping[str, Any]) -> Any:
+        """The items and `record` as they are stored."""
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_items.items()}
+        try:
+            with _without_echo():
+                return self._manager.restore(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonRestore()))
+        except Exception as error:  # Orbax raises whatever a damaged file makes of its code
+            found = damage_found(self.folder / str(step), abstract_items, error)
+            raise UserError(
+                f"{self.folder / str(step)}: this checkpoint cannot be restored ({found or first_line(error)}):"
+                f" {self._way_back(step)}"
+            ) from None
+
+    def _way_back(self, step: int) -> str:
+        """What to do without this checkpoint."""
+        earlier = max((other for other in self._manager.all_steps() if other < step), default=None)
+        if earlier is None:
+            return "there is none before it here: copy it again, or make it anew"
+        return f"remove that folder to go on from the one before it, of step {earlier:,}"
 
     def remove_unfinished(self) -> None:
         """Remove what a save that was cut off has left; for the main process alone."""
         for name in self.unfinished:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            path = self.folder / name
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
     def wait(self) -> None:
         """Until the last save is complete.
@@ -130,6 +175,28 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint could not be written ({reason}); {self._what_stays()}: {remedy} and run the"
                 " same command again"
             ) from None
+
+
+@contextmanager
+def _without_echo() -> Iterator[None]:
+    """Where reading fails, only the error is heard: other reads under way fail too, and print their tracebacks."""
+    heard, hook = io.StringIO(), sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        with redirect_stderr(heard):
+            try:
+                yield
+            except Exception as error:
+                error.__traceback__ = None
+                gc.collect()  # lets go of the other reads
+                time.sleep(0.2)  # until they have ended
+                heard.seek(0)
+                heard.truncate()
+                raise
+    finally:
+        sys.unraisablehook = hook
+        if heard.getvalue():
+            sys.stderr.write(heard.getvalue())
 
 
 def unfinished_saves(folder: Path) -> list[str]:

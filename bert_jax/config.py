@@ -29,8 +29,10 @@ def setting(default: Any, help: str) -> Any:
 
 
 def _require_positive(section: str, config: Any, name: str) -> None:
-    if not getattr(config, name) > 0:
-        raise UserError(f"{dotted(section, name)}={getattr(config, name)} must be more than 0")
+    value = getattr(config, name)
+    if not 0 < value < math.inf:
+        finite = " and finite" if value == math.inf else ""
+        raise UserError(f"{dotted(section, name)}={value} must be more than 0{finite}")
 
 
 def _require_not_negative(section: str, config: Any, name: str) -> None:

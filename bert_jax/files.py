@@ -6,10 +6,12 @@ header in JSON (name -> type, shape, place), then the tensors. It is opened by m
 the same whatever its size, and only what is read is loaded.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import ml_dtypes
 import numpy as np
+
+from bert_jax.errors import UserError
 
 # In the order by which the safetensors library sorts the tensors of a file, the last first: then each is aligned.
 TENSOR_TYPES: dict[str, np.dtype[Any]] = {
@@ -36,6 +40,8 @@ TENSOR_TYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype("<u8"),
 }
 _TYPE_NAMES = {dtype: name for name, dtype in TENSOR_TYPES.items()}
+# Of a JSON file: the largest known are tokenizers and indexes of some 20 MB, which nest seven deep.
+LARGEST_JSON, DEEPEST_JSON = 200_000_000, 64  # bytes, lists and objects in each other
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 
 
@@ -59,10 +65,15 @@ class TensorPlace(NamedTuple):
 
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` when it is complete and on disk, and else is removed."""
+    """A file to write that takes the name `path` when it is complete and on disk, and else is removed.
+
+    Until then it is `path`.partial, which is made anew: what stood under that name is removed, never opened, so a link
+    that somebody put there leads nowhere.
+    """
     temporary = path.with_name(f"{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a process that was killed
+        with open(temporary, "xb", opener=open_itself) as file:
             with _cause_named(file):
                 yield file
             file.flush()
@@ -87,10 +98,109 @@ def _cause_named(file: BinaryIO) -> Iterator[None]:
         raise
 
 
+def open_itself(path: str, flags: int) -> int:
+    """An opener for `open`, for files of an output that are added to or locked: a link is refused, not followed.
+
+    Raises:
+      UserError: `path` is a link.
+    """
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path} is a link, and nothing outside an output is written: remove the link") from None
+        raise
+
+
+def own_folder(path: Path) -> Path:
+    """A folder inside an output, made where it is missing.
+
+    Raises:
+      UserError: it is a link: what is written there would lie outside.
+    """
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a link to {os.readlink(path)}, and nothing outside an output is written: put the folder itself there"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def new_folder(path: Path) -> Path:
+    """An empty folder, made anew: what stood under its name is removed, of a link the link itself."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    return path
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with complete_or_absent(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
+    """What a JSON file holds: settings, records, indexes; every such file is read here, within the limits above.
+
+    Args:
+      path: the file.
+      remedy: what to do about a file that is broken, the end of the message.
+      kind: dict (an object) or list.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it is larger than LARGEST_JSON, not JSON, nested deeper than DEEPEST_JSON, or of another kind.
+    """
+    try:
+        if path.is_file() and path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, and at most {LARGEST_JSON:,} are read")
+        return parse_json(path.read_bytes(), kind)
+    except (NotADirectoryError, FileNotFoundError):
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON of use here: {error}: {remedy}") from None
+
+
+def parse_json(text: bytes | str, kind: type = dict, **options: Any) -> Any:
+    """What a piece of JSON holds, an object if nothing else is asked for; `options` are those of `json.loads`.
+
+    Raises:
+      ValueError: it is no JSON, nested deeper than DEEPEST_JSON, or of another kind.
+    """
+    too_deep = f"it is nested deeper than {DEEPEST_JSON}"
+    try:
+        content = json.loads(text, **options)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level, depth = [content], 0
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        depth += 1
+        if depth > DEEPEST_JSON:
+            raise ValueError(too_deep)
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+    if not isinstance(content, kind):
+        raise ValueError(f"it is a JSON {type(content).__name__}, not {'an object' if kind is dict else 'a list'}")
+    return content
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """While what `path` holds is taken apart: names that are missing and values of another type are one line.
+
+    Raises:
+      UserError: for what a wrong shape makes of code that trusts it; one raised inside, with the name of the file.
+    """
+    try:
+        yield
+    except UserError as error:
+        named = str(path) in str(error) or f"{path.parent}/" in str(error)  # it, or a file beside it that it tells of
+        raise UserError(str(error) if named else f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"holds other values than it should ({error})"
+        raise UserError(f"{path} {what}: {remedy}") from None
 
 
 def file_sha256(path: Path) -> str:
@@ -209,13 +319,7 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
             raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is in it twice")
         return content
 
-    try:
-        content = json.loads(text, object_pairs_hook=without_repetition)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"it is a JSON {type(content).__name__}, not an object")
-    return content
+    return parse_json(text, object_pairs_hook=without_repetition)
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from bert_jax.config import ModelConfig
 from bert_jax.errors import UserError
+from bert_jax.files import reading
+from bert_jax.settings import build
 
 MODEL_FILE = "model.json"
 
@@ -131,11 +133,11 @@ def description_from(values: dict[str, Any], path: Path) -> ModelDescription:
     Raises:
       UserError: it is none; `path` is named.
     """
-    try:
+    with reading(path, "convert the checkpoint again"):
         task = values.pop("task", None)
-        if task is not None:
-            lists = {name: tuple(task.get(name, ())) for name in ("labels", "layers")}
-            task = TaskHead(**{**task, **lists})
-        return ModelDescription(ModelConfig(**values.pop("model")), task=task, **values)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} describes no model ({error}): convert the checkpoint again") from None
+        head = None if task is None else build(TaskHead, task)
+        model = build(ModelConfig, values.pop("model"))
+        wrong = [name for name, value in values.items() if type(value) is not bool]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {values[wrong[0]]!r}")
+        return ModelDescription(model, task=head, **values)

@@ -5,7 +5,6 @@ config.json is written last, so a directory that has it is a run.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from bert_jax.config import OptimizerConfig, PretrainConfig
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
 from bert_jax.model_description import description_from, ModelDescription
 from bert_jax.model_description import MODEL_FILE as DESCRIPTION_FILE
 from bert_jax.output_lock import LOCK_FILE
@@ -26,6 +25,7 @@ from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
 # What a start that was cut off may have left in the directory.
 PASSPORT = "passport.json"
 _NAMES = (VOCABULARY_FILE, MODEL_FILE, CONFIG_FILE, PASSPORT)
+_COPY_PASSPORT = "copy it from the data that the run was trained on"
 WRITTEN_BEFORE_CONFIG = {LOCK_FILE, *_NAMES, *(f"{name}.partial" for name in (*_NAMES, "config.json"))}
 
 
@@ -83,11 +83,7 @@ class RunDirectory:
         file = self.path / DESCRIPTION_FILE
         if not file.is_file():
             return ModelDescription(self.config().model)
-        try:
-            values = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON ({error}): convert the checkpoint again") from None
-        return description_from(values, file)
+        return description_from(read_json(file, "convert the checkpoint again"), file)
 
     @property
     def is_converted(self) -> bool:
@@ -95,12 +91,34 @@ class RunDirectory:
         return (self.path / DESCRIPTION_FILE).is_file() and not self.data_file.is_file()
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest of the run's data."""
-        return json.loads(self.data_file.read_text(encoding="utf-8"))
+        """The manifest of the run's data.
+
+        Raises:
+          UserError: it is missing or broken.
+        """
+        try:
+            return read_json(self.data_file, _COPY_PASSPORT)
+        except FileNotFoundError:
+            raise UserError(f"{self.data_file} is missing: {_COPY_PASSPORT}") from None
 
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return load_tokenizer(self.path)
+        """The run's tokenizer.
+
+        Raises:
+          UserError: its files are missing, or are not those that the run was trained with.
+        """
+        if not (self.path / CONFIG_FILE).is_file():
+            raise UserError(
+                f"{self.path / CONFIG_FILE} is missing: copy it from where the vocabulary of this run came from"
+            )
+        tokenizer = load_tokenizer(self.path)
+        trained_with = self.manifest().get("tokenizer") if self.data_file.is_file() else None
+        if trained_with not in (None, tokenizer.fingerprint):
+            raise UserError(
+                f"{self.path}: the vocabulary and {CONFIG_FILE} there (fingerprint {tokenizer.fingerprint[:12]}...) are not"
+                f" those that the run was trained with ({str(trained_with)[:12]}...): copy both from the data it was trained on"
+            )
+        return tokenizer
 
 
 def open_run(path: str | Path) -> RunDirectory:
@@ -206,6 +224,12 @@ def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping
             " take these settings back to go on with that run"
         )
     old = run.manifest()
+    run.tokenizer()  # is whole, or refused
+    with reading(run.data_file, _COPY_PASSPORT):
+        _check_same_data(run, old, manifest)
+
+
+def _check_same_data(run: RunDirectory, old: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
     if old["tokenizer"] != manifest["tokenizer"]:
         raise UserError(
             f"{run.path}: was trained with another vocabulary ({old['vocab_size']} entries,"
@@ -222,7 +246,7 @@ def _shard_hashes(manifest: Mapping[str, Any]) -> list[str]:
 
 def append_metrics(run: RunDirectory, line: Mapping[str, Any]) -> None:
     """Add a line to metrics.jsonl."""
-    with run.metrics_file.open("a", encoding="utf-8") as file:
+    with open(run.metrics_file, "a", encoding="utf-8", opener=open_itself) as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -234,17 +258,17 @@ def forget_metrics_after(run: RunDirectory, step: int) -> int:
     """
     if not run.metrics_file.is_file():
         return 0
-    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    lines = run.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
-        temporary = run.metrics_file.with_name("metrics.jsonl.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, run.metrics_file)
+        with complete_or_absent(run.metrics_file) as file:
+            file.write("".join(f"{line}\n" for line in kept).encode())
     return len(lines) - len(kept)
 
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
+        step = parse_json(line).get("step")
+    except ValueError:
+        step = None
+    return step if type(step) is int else float("inf")

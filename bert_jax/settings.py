@@ -17,6 +17,7 @@ from typing import Any
 
 from bert_jax.config import dotted, MODEL_SIZES, PretrainConfig
 from bert_jax.errors import UserError
+from bert_jax.files import read_json, reading
 
 # Settings that a resumed run may change: they do not alter what is computed, only where, how often it is
 # reported, or in which order sums are taken.
@@ -72,7 +73,11 @@ def _build(cls: Any, values: Any, prefix: str) -> Any:
             if not isinstance(value, Sequence) or isinstance(value, str):
                 raise UserError(f"{key} must be a list, not {value!r}")
             item = typing.get_args(kind)[0]
-            arguments[name] = tuple(_build(item, entry, f"{key}.{i}.") for i, entry in enumerate(value))
+            entries = enumerate(value)
+            if dataclasses.is_dataclass(item):
+                arguments[name] = tuple(_build(item, entry, f"{key}.{i}.") for i, entry in entries)
+            else:
+                arguments[name] = tuple(_typed(f"{key}.{i}", item, entry) for i, entry in entries)
         else:
             arguments[name] = _typed(key, kind, value)
     return cls(**arguments)
@@ -88,6 +93,9 @@ def _suggest(key: str, known: Any, prefix: str) -> str:
 def _typed(key: str, kind: Any, value: Any) -> Any:
     """Check a value against its field's type; an int may stand for a float."""
     choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if type(value) in (int, float) and not -(2**63) <= value < 2**63:  # nor is NaN
+        shown = value if type(value) is float else "a longer number"
+        raise UserError(f"{key}={shown} is no number that can be used: it is out of range")
     if type(value) in choices:
         return value
     if float in choices and type(value) is int:
@@ -254,11 +262,10 @@ def _load_python(path: Path) -> PretrainConfig:
 
 
 def _load_json(path: Path) -> PretrainConfig:
+    remedy = "restore the file"
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+        values = read_json(path, remedy)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        raise UserError(f"{path}: is not JSON") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    with reading(path, remedy):
+        return from_dict(values)

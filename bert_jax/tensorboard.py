@@ -6,14 +6,19 @@ then waits for it forever.
 """
 
 import os
+import secrets
+import socket
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+
+from bert_jax.files import open_itself, own_folder
 
 
 class Board:
@@ -24,10 +29,14 @@ class Board:
 
         Raises:
           OSError: as all methods, where the file cannot be written.
+          UserError: the folder is a link.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        # The name is made of the second, and a run may be resumed within one.
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{done}")
+        own_folder(folder)
+        # TensorBoard reads files in the order of their seconds. The rest tells apart runs that are resumed within one,
+        # and cannot be guessed: nobody can have put a link there.
+        name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}.{done}.{secrets.token_hex(4)}"
+        self._file = open(folder / name, "xb", opener=open_itself)  # noqa: SIM115 - closed by `close`
+        self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -36,10 +45,14 @@ class Board:
         self._write(Event(step=step, summary=Summary(value=points)))
 
     def _write(self, event: Any) -> None:
+        """A record of TFRecord's format: length and content, each with its checksum."""
         event.wall_time = time.time()
-        self._writer.write_event(event)
-        self._writer.flush()
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
+        self._file.write(length + next(checksums) + content + next(checksums))
+        self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()
+        self._file.close()

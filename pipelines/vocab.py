@@ -2,9 +2,7 @@
 """`bert-jax vocab`: text -> vocabulary, with a record of what it was made of and how it fits; or two compared."""
 
 import argparse
-import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -215,6 +213,7 @@ def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]"
     """Whether `output` has this very vocabulary. Refuses a folder that holds anything else."""
     from bert_jax.data.request import require_same_text
     from bert_jax.data.text_sample import described
+    from bert_jax.files import read_json, reading
     from bert_jax.tokenization import load_tokenizer
 
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -222,15 +221,13 @@ def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]"
     remedy = f"remove {output} or choose another --output"
     if not (output / RECORD_FILE).exists():
         raise UserError(f"{output} is there and was not made by bert-jax vocab: {remedy}")
-    try:
-        record = json.loads((output / RECORD_FILE).read_text(encoding="utf-8"))
+    record = read_json(output / RECORD_FILE, remedy)
+    with reading(output / RECORD_FILE, remedy):
         recorded = {"text_format": "auto"} | record["settings"]  # which earlier records do not name
         for name, value in settings.items():
             if recorded.get(name) != value:
                 raise UserError(f"{output} was made with {name}={recorded.get(name)}, not {value}: {remedy}")
         require_same_text(output, record, {"sources": described(sources)}, sources, remedy)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{output / RECORD_FILE} cannot be read: {remedy}") from None
     if load_tokenizer(output).fingerprint != record.get("tokenizer"):
         raise UserError(f"{output} was edited since it was made: {remedy}")
     return True
@@ -238,11 +235,10 @@ def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]"
 
 def _save(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
     """The whole folder appears at once."""
-    from bert_jax.files import write_json
+    from bert_jax.files import new_folder, write_json
 
     final = output.resolve()
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = new_folder(final.with_name(f".{final.name}.partial"))
     tokenizer.save(partial)
     write_json(partial / RECORD_FILE, record)
     os.replace(partial, final)

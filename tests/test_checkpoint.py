@@ -2,7 +2,10 @@
 """Checkpoints."""
 
 import errno
+import json
 import os
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -99,3 +102,179 @@ def test_unfinished_saves_are_found(tmp_path):
     (tmp_path / "4").mkdir()
     assert unfinished_saves(tmp_path) == ["5.orbax-checkpoint-tmp"]
     assert unfinished_saves(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("name", ["5.orbax-checkpoint-tmp", "5"])
+def test_nothing_is_written_through_a_link_among_the_checkpoints(tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / name).symlink_to(tmp_path / "outside")
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        checkpoints.remove_unfinished()
+        checkpoints.save(5, {"params": {"w": jnp.ones(3)}}, {})
+    assert list((tmp_path / "outside").iterdir()) == []
+    (tmp_path / "linked").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="linked is a link to"):
+        Checkpoints(tmp_path / "linked", keep=1)
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+ITEMS = {
+    "params": {
+        "encoder": {"kernel": np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)},
+        "bias": np.arange(600, dtype=np.float32),
+    },
+    "optimizer": ({"mu": np.random.default_rng(1).standard_normal((40, 64)).astype(np.float32)}, np.int32(8)),
+}
+RECORD = {"window": {"steps": 2, "sums": {"loss": 0.1}}}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Checkpoints of steps 4 and 8, not to be written to."""
+    folder = tmp_path_factory.mktemp("saved") / "c"
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step in (4, 8):
+            checkpoints.save(step, jax.tree.map(jnp.asarray, ITEMS), RECORD)
+            checkpoints.wait()
+    return folder
+
+
+@pytest.fixture
+def damaged(saved, tmp_path):
+    """A copy of them, to be damaged."""
+    return shutil.copytree(saved, tmp_path / "c")
+
+
+def restore(folder, step=8):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore(step, abstract(jax.tree.map(jnp.asarray, ITEMS)))
+
+
+def refusal(folder):
+    with pytest.raises(UserError) as caught:
+        restore(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def largest_file(folder, item):
+    return max(
+        (path for path in (folder / "8" / item).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+
+
+def flip(path, place, bit=3):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_what_is_whole_is_restored(saved):
+    restored = restore(saved)
+    jax.tree.map(np.testing.assert_array_equal, {name: restored[name] for name in ITEMS}, ITEMS)
+    assert restored["record"] == RECORD
+
+
+@pytest.mark.parametrize(
+    ("item", "array"), [("params", r"params/(encoder/kernel|bias)"), ("optimizer", "optimizer/0/mu")]
+)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_flipped_bit_of_an_array_is_refused_by_its_name(damaged, item, array, share):
+    file = largest_file(damaged, item)
+    flip(file, int(share * file.stat().st_size))
+    message = refusal(damaged)
+    assert str(damaged / "8") in message
+    assert "of step 4" in message
+    assert re.search(f"array {array} ", message), message
+
+
+def test_each_item_is_checked_without_the_others(damaged):
+    """A stage that asks for parameters alone is refused theirs, and does not read the moments."""
+    file = largest_file(damaged, "optimizer")
+    flip(file, file.stat().st_size // 2)
+    with Checkpoints(damaged) as checkpoints:
+        checkpoints.restore(8, {"params": abstract(jax.tree.map(jnp.asarray, ITEMS["params"]))})
+    file = largest_file(damaged, "params")
+    flip(file, file.stat().st_size // 2)
+    with Checkpoints(damaged) as checkpoints, pytest.raises(UserError, match="array params/"):
+        checkpoints.restore(8, {"params": abstract(jax.tree.map(jnp.asarray, ITEMS["params"]))})
+
+
+@pytest.mark.parametrize(
+    "name", ["record/metadata", "params/manifest.ocdbt", "optimizer/_METADATA", "optimizer/manifest.ocdbt"]
+)
+def test_a_missing_file_is_named(damaged, capfd, name):
+    (damaged / "8" / name).unlink()
+    assert f"({name} is missing): remove that folder to go on from the one before it, of step 4" in refusal(damaged)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["record/metadata", "params/_METADATA", "params/array_metadatas/process_0", "optimizer/manifest.ocdbt"]
+)
+def test_a_cut_file_is_named(damaged, capfd, name):
+    file = damaged / "8" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert f"{name} is damaged" in refusal(damaged)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("item", ["params", "optimizer"])
+def test_a_cut_or_missing_array_is_one_line(damaged, capfd, item):
+    file = largest_file(damaged, item)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert f"array {item}/" in refusal(damaged)
+    file.unlink()
+    assert f"array {item}/" in refusal(damaged)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"steps": 2', '"steps": 3'), ('"checksums"', '"checksumz"'), ('"checksum"', '"checksux"')]
+)
+def test_a_changed_record_is_refused(damaged, old, new):
+    file = damaged / "8" / "record" / "metadata"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    assert "record/metadata is not what was saved" in refusal(damaged)
+
+
+def test_an_optimizer_that_is_gone_is_not_one_that_never_was(damaged):
+    with Checkpoints(damaged) as checkpoints:
+        assert checkpoints.has(8, "params")
+        assert checkpoints.has(8, "optimizer")
+        assert not checkpoints.has(8, "other")
+    shutil.rmtree(damaged / "8" / "optimizer")
+    with Checkpoints(damaged) as checkpoints:
+        assert checkpoints.has(8, "optimizer")
+    assert "optimizer/_METADATA is missing" in refusal(damaged)
+
+
+def test_checkpoints_of_earlier_versions_have_no_checksums_and_are_read(damaged):
+    file = damaged / "8" / "record" / "metadata"
+    file.write_text(json.dumps(RECORD))
+    assert restore(damaged)["record"] == RECORD
+    with Checkpoints(damaged) as checkpoints:
+        assert checkpoints.has(8, "optimizer")
+        assert not checkpoints.has(8, "other")
+
+
+def test_the_only_checkpoint_has_none_before_it(damaged):
+    shutil.rmtree(damaged / "4")
+    (damaged / "8" / "record" / "metadata").unlink()
+    assert "there is none before it here" in refusal(damaged)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    items = {"params": {"w": jnp.ones(3), "b": jnp.array([1.0, value])}}
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        checkpoints.save(1, items, {})
+    with (
+        Checkpoints(tmp_path / "c") as checkpoints,
+        pytest.raises(UserError, match="array params/b holds values that are"),
+    ):
+        checkpoints.restore(1, abstract(items))

@@ -175,7 +175,7 @@ def test_unfinished_corpus_is_made_again(installed: Path, tmp_path: Path) -> Non
     """Without corpus.json the text files are a part; an earlier one must not stay among the new."""
     output = tmp_path / "out"
     output.mkdir()
-    for name in ("corpus-00000.txt", "corpus-00007.txt", "corpus-00001.txt.tmp"):
+    for name in ("corpus-00000.txt", "corpus-00007.txt", "corpus-00001.txt.partial"):
         (output / name).write_text("An old line.\n")
     assert main(["corpus", "--output", str(output), "--workers", "1"]) == 0
     assert sorted(file.name for file in output.iterdir()) == ["corpus-00000.txt", "corpus.json"]
@@ -220,7 +220,7 @@ def test_settings_that_do_not_fit_are_refused(
     [
         (lambda output: (output / "corpus-00000.txt").unlink(), "corpus-00000.txt is missing"),
         (lambda output: (output / "corpus-00000.txt").write_text("A"), "corpus-00000.txt has 1 bytes"),
-        (lambda output: (output / "corpus.json").write_text("[]"), "is not the passport of a corpus"),
+        (lambda output: (output / "corpus.json").write_text("[]"), "it is a JSON list, not an object"),
         (
             lambda output: (output / "corpus.json").write_text('{"format": 9, "settings": {}, "files": []}'),
             "has format 9, this program reads 1",

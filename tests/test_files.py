@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from bert_jax.cli import describe_error
-from bert_jax.files import complete_or_absent, file_sha256, map_tensors, parse_json_object, write_json, write_tensors
+from bert_jax.errors import UserError
+from bert_jax.files import (
+    complete_or_absent,
+    file_sha256,
+    map_tensors,
+    new_folder,
+    open_itself,
+    own_folder,
+    parse_json_object,
+    write_json,
+    write_tensors,
+)
 
 
 def test_a_failed_write_leaves_no_file_and_says_where(tmp_path):
@@ -83,3 +94,72 @@ def test_json_is_read_strictly():
         parse_json_object(b'{"a": {"b": 1, "b": 1}}')
     with pytest.raises(ValueError, match="a JSON list, not an object"):
         parse_json_object(b"[]")
+
+
+# ---- links -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder beside the output, with a file, neither of which may change."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "theirs").write_text("theirs")
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+    assert (folder / "theirs").read_text() == "theirs"
+
+
+def link_to_a_file(place, outside):
+    place.symlink_to(outside / "theirs")
+
+
+def link_to_nothing(place, outside):
+    place.symlink_to(outside / "new")
+
+
+def hard_link(place, outside):
+    place.hardlink_to(outside / "theirs")
+
+
+def leftover(place, outside):
+    place.write_text("of a process that was killed, longer than what comes")
+
+
+@pytest.mark.parametrize("plant", [link_to_a_file, link_to_nothing, hard_link, leftover])
+@pytest.mark.parametrize("name", ["a.partial", "a"])
+def test_what_stands_under_a_name_is_never_written_through(tmp_path, outside, plant, name):
+    plant(tmp_path / name, outside)
+    write_json(tmp_path / "a", {"new": 1})
+    assert (tmp_path / "a").read_text() == '{\n  "new": 1\n}\n'
+    assert not (tmp_path / "a").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "outside"]
+
+
+@pytest.mark.parametrize("mode", ["a", "w", "xb"])
+def test_a_file_that_is_added_to_is_no_link(tmp_path, outside, mode):
+    (tmp_path / "a").symlink_to(outside / ("new" if mode == "xb" else "theirs"))
+    with pytest.raises((UserError, FileExistsError)), open(tmp_path / "a", mode, opener=open_itself):
+        pass
+    (tmp_path / "a").unlink()
+    for _ in range(2):
+        with open(tmp_path / "a", "a", opener=open_itself) as file:
+            file.write("line\n")
+    assert (tmp_path / "a").read_text() == "line\nline\n"
+
+
+def test_a_folder_of_an_output_is_no_link(tmp_path, outside):
+    (tmp_path / "a").symlink_to(outside)
+    with pytest.raises(UserError, match=r"/a is a link to .*/outside, and nothing outside an output is written"):
+        own_folder(tmp_path / "a")
+    assert own_folder(tmp_path / "b" / "c").is_dir()
+    assert own_folder(tmp_path / "b" / "c").is_dir()
+
+
+@pytest.mark.parametrize("plant", [link_to_a_file, leftover, lambda place, outside: place.symlink_to(outside)])
+def test_a_new_folder_takes_the_place_of_what_was_there(tmp_path, outside, plant):
+    plant(tmp_path / "a", outside)
+    assert list(new_folder(tmp_path / "a").iterdir()) == []
+    (tmp_path / "a" / "b").mkdir()
+    assert list(new_folder(tmp_path / "a").iterdir()) == []
+    assert not (tmp_path / "a").is_symlink()

@@ -90,7 +90,7 @@ def test_layers_are_read_as_numbers():
         ("warmup_share=1", "warmup_share=1.0 must be at least 0 and less than 1"),
         ("learning_rate=0", "learning_rate=0.0 must be more than 0"),
         ("batch_size=0", "batch_size=0 must be more than 0"),
-        ("epochs=nan", "epochs=nan must be more than 0"),
+        ("epochs=nan", "epochs=nan is no number that can be used"),
         ("max_length=4", "max_length=4 is too short: use at least 8"),
         ("buckets=0", "buckets=0 must be at least 1"),
         ("too_long=cut", "too_long=cut is not known: choose one of error, truncate, windows, none"),

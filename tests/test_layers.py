@@ -30,6 +30,8 @@ LAYERS = {
             "metrics",
             "accounting",
             "checkpoint",
+            "checkpoint_integrity",
+            "checksums",
         ],
         1,
     ),

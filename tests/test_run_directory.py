@@ -31,6 +31,21 @@ def test_metrics_after_a_step_are_taken_back(tmp_path):
     assert forget_metrics_after(RunDirectory(tmp_path / "new"), 0) == 0
 
 
+def test_metrics_are_not_written_through_links(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_text('{"step": 5}\n{"step": 10}\n')
+    before = theirs.read_text()
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.metrics_file.symlink_to(theirs)
+    with pytest.raises(UserError, match=r"metrics.jsonl is a link, and nothing outside an output is written: remove"):
+        append_metrics(run, {"step": 1})
+    (run.path / "metrics.jsonl.partial").symlink_to(theirs)
+    assert forget_metrics_after(run, 5) == 1
+    assert theirs.read_text() == before
+    assert run.metrics_file.read_text() == '{"step": 5}\n'
+
+
 class Vocabulary:
     """A tokenizer as far as a run directory needs one."""
 
@@ -63,19 +78,49 @@ def test_a_start_that_was_cut_off_begins_again(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokenizer": "cd" * 32}, r"trained with another vocabulary \(9 entries, abababababab\) than the data's"),
+        ({"tokenizer": "cd" * 32}, r"trained with another vocabulary \(9 entries, [0-9a-f]{12}\) than the data's"),
         ({"splits": {"train": {"shards": [{"sha256": "2"}]}}}, "was trained on other data than this --data"),
     ],
 )
 def test_a_run_goes_on_with_its_own_data_only(tmp_path, change, message):
-    start_or_resume(tmp_path, PretrainConfig(), PASSPORT, Vocabulary())
-    moved = PASSPORT | {"bert_jax": "a later version", "warnings": ["of it"]}
-    assert start_or_resume(tmp_path, PretrainConfig(), moved, Vocabulary()).manifest() == PASSPORT
+    own = PASSPORT | {"tokenizer": TOKENIZER.fingerprint}
+    start_or_resume(tmp_path, PretrainConfig(), own, TOKENIZER)
+    moved = own | {"bert_jax": "a later version", "warnings": ["of it"]}
+    assert start_or_resume(tmp_path, PretrainConfig(), moved, TOKENIZER).manifest() == own
     with pytest.raises(UserError, match=message):
-        start_or_resume(tmp_path, PretrainConfig(), PASSPORT | change, Vocabulary())
+        start_or_resume(tmp_path, PretrainConfig(), own | change, TOKENIZER)
 
 
 TOKENIZER = WordPieceTokenizer(VOCABULARY, lowercase=True)
+
+
+def lines_changed_round(folder):
+    file = folder / "vocab.txt"
+    first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([*others, first]) + "\n")
+
+
+def another_tokenizer(folder):
+    WordPieceTokenizer(VOCABULARY, lowercase=False).save(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lines_changed_round, "do not belong together"),
+        (another_tokenizer, r"are not those that the run was trained with \([0-9a-f]{12}\.\.\.\): copy both"),
+        (lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config.json is missing: copy it"),
+        (lambda folder: (folder / "vocab.txt").unlink(), "vocab.txt is missing"),
+    ],
+)
+def test_a_run_with_other_tokenizer_files_does_not_go_on(tmp_path, damage, message):
+    own = PASSPORT | {"tokenizer": TOKENIZER.fingerprint}
+    run = start_or_resume(tmp_path, PretrainConfig(), own, TOKENIZER)
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message):
+        start_or_resume(tmp_path, PretrainConfig(), own, TOKENIZER)
+    with pytest.raises(UserError, match=message):
+        run.tokenizer()
 
 
 def converted(folder: Path, config: PretrainConfig) -> None:

@@ -13,6 +13,7 @@ from bert_jax.data.shards import MANIFEST, open_data, open_shard, TOKEN_COUNTS, 
 from bert_jax.errors import UserError
 
 VOCAB_SIZE = 60
+COUNTS = np.bincount(np.arange(50), minlength=VOCAB_SIZE)  # of the tokens of TENSORS
 WORD_STARTS = np.arange(50) % 3 != 1
 TENSORS = {
     "tokens": np.arange(50, dtype=np.uint16),
@@ -56,7 +57,7 @@ def data(tmp_path):
         "splits": splits,
     }
     (directory / MANIFEST).write_text(json.dumps(manifest))
-    np.save(directory / TOKEN_COUNTS, np.ones(VOCAB_SIZE, np.int64))
+    np.save(directory / TOKEN_COUNTS, COUNTS)
     return directory
 
 
@@ -176,7 +177,7 @@ def test_a_directory_gives_what_the_feed_needs(data):
     assert split.num_examples("nsp", 16) == 3
     assert split.shards[0].table("nsp", 32).tolist() == TABLES["nsp_32"].tolist()
     assert opened.vocab_size == VOCAB_SIZE
-    assert opened.token_counts().tolist() == [1] * VOCAB_SIZE
+    assert opened.token_counts().tolist() == COUNTS.tolist()
 
 
 def test_the_fingerprint_is_of_the_content_and_not_of_the_place(data, tmp_path):
@@ -264,7 +265,7 @@ def test_an_id_beyond_the_vocabulary_is_refused(data):
     [
         (lambda path: path.unlink(), "has no passport.json .*: run bert-jax prepare"),
         (lambda path: path.write_text("{"), "passport.json is not JSON"),
-        (lambda path: path.write_text("[]"), "is of format None"),
+        (lambda path: path.write_text("[]"), "it is a JSON list, not an object"),
         (lambda path: change_manifest(path.parent, format=3), "is of format 3, this version reads format 2"),
         (lambda path: path.write_text('{"format": 2, "splits": {}}'), "lacks held_out, kinds, sequence_lengths"),
         (lambda path: path.rename(path.with_name("data.json")), "was prepared by an older version: run bert-jax prep"),
@@ -281,7 +282,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path):
         open_data(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no array", np.ones(VOCAB_SIZE + 1)])
+@pytest.mark.parametrize("content", [None, b"", b"no array", np.ones(VOCAB_SIZE + 1), COUNTS.astype(np.float64)])
 def test_damaged_token_counts_are_refused(data, content):
     path = data / TOKEN_COUNTS
     if content is None:
@@ -291,4 +292,16 @@ def test_damaged_token_counts_are_refused(data, content):
     else:
         np.save(path, content)
     with pytest.raises(UserError, match=TOKEN_COUNTS):
-        open_data(data).token_counts()
+        open_data(data)
+
+
+@pytest.mark.parametrize("place", [-8 * VOCAB_SIZE, -VOCAB_SIZE, -1])
+def test_a_flipped_bit_of_the_token_counts_is_refused(data, place):
+    path = data / TOKEN_COUNTS
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=f"{TOKEN_COUNTS} was changed: it counts .* tokens, {MANIFEST} 50: copy it again"
+    ):
+        open_data(data)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from bert_jax.errors import UserError
 from bert_jax.tensorboard import Board
 
 
@@ -52,3 +53,18 @@ for step in range(1, 1000):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     assert "OSError: [Errno 27] File too large" in done.stderr
+
+
+def test_events_stay_in_their_folder(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "tensorboard").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=r"tensorboard is a link to .*outside"):
+        Board(tmp_path / "tensorboard", 0)
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_the_name_of_an_event_file_cannot_be_guessed(tmp_path):
+    """Two of the same second, process and step would else have one name, which a link could stand under."""
+    for _ in range(3):
+        Board(tmp_path, 5).close()
+    assert len(list(tmp_path.iterdir())) == 3

@@ -83,7 +83,7 @@ def test_hugging_face_directory_is_obeyed(tmp_path):
         with pytest.raises(UserError, match=words):
             load_tokenizer(tmp_path)
     config.write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer_config\.json cannot be read"):
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is not JSON of use here"):
         load_tokenizer(tmp_path)
 
 

@@ -147,7 +147,7 @@ def test_finished_output_is_reused(corpus, tmp_path, capsys):
         ("text", ["--size", "60"], "was made from other text: b.txt of"),
         ("file", ["--size", "60"], "was made from 2 files, --input has 3"),
         ("vocabulary", ["--size", "60"], "do not belong together"),
-        ("record", ["--size", "60"], "vocab.json cannot be read"),
+        ("record", ["--size", "60"], "vocab.json is not JSON of use here"),
         ("foreign", ["--size", "60"], "was not made by bert-jax vocab"),
     ],
 )
@@ -175,14 +175,21 @@ def test_other_output_is_refused(corpus, tmp_path, capsys, change, options, word
     assert (output / "vocab.txt").read_bytes() == before
 
 
-def test_unfinished_output_is_made_again(corpus, tmp_path):
-    """What a killed run leaves is neither taken for a vocabulary nor in the way; nor is an empty folder."""
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "vocab.txt").write_text("[PAD]\n")
+@pytest.mark.parametrize("linked", [False, True])
+def test_unfinished_output_is_made_again(corpus, tmp_path, linked):
+    """What a killed run leaves is neither taken for a vocabulary nor in the way; nor is an empty folder, nor a link."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "vocab.txt").write_text("[PAD]\n")
+    if linked:
+        (tmp_path / ".out.partial").symlink_to(tmp_path / "theirs")
+    else:
+        (tmp_path / ".out.partial").mkdir()
+        (tmp_path / ".out.partial" / "vocab.txt").write_text("[PAD]\n")
     (tmp_path / "out").mkdir()
     assert run(corpus, tmp_path / "out", "--size", "60") == 0
     assert load_tokenizer(tmp_path / "out").vocab_size == 60
     assert not (tmp_path / ".out.partial").exists()
+    assert [(path.name, path.read_text()) for path in (tmp_path / "theirs").iterdir()] == [("vocab.txt", "[PAD]\n")]
 
 
 @pytest.mark.parametrize(

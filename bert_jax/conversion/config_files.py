@@ -7,14 +7,15 @@ entry of ours in it, which Google's code reads over.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bert_jax import files
 from bert_jax.config import ModelConfig
 from bert_jax.errors import listed, UserError
 from bert_jax.model_description import ModelDescription, TaskHead
+from bert_jax.settings import build
 
 GOOGLE_CONFIG, HUGGING_FACE_CONFIG = "bert_config.json", "config.json"
 GELU_FORM = "gelu_form"
@@ -62,14 +63,9 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: it is missing or is none.
     """
     try:
-        values = json.loads(path.read_bytes())
+        return files.read_json(path, "restore the file")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it says what shape the model has; put it beside the checkpoint") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): restore the file") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no named values: restore the file")
-    return values
 
 
 def _shape(path: Path, values: Mapping[str, Any], hidden_act: str, **others: Any) -> ModelConfig:
@@ -83,12 +79,10 @@ def _shape(path: Path, values: Mapping[str, Any], hidden_act: str, **others: Any
         value = values[name]
         right = type(value) is int if name in _INTEGERS else type(value) in (int, float)
         if not right:
-            raise UserError(f"{path} says {name}={value!r}, which is no number: restore the file")
-        found[name] = value if name in _INTEGERS else float(value)
-    try:
-        return ModelConfig(**found, hidden_act=hidden_act, **others)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+            raise UserError(f"{path} says {name}={str(value)[:40]!r}, which is no number: restore the file")
+        found[name] = value
+    with files.reading(path, "restore the file"):
+        return build(ModelConfig, {**found, "hidden_act": hidden_act, **others})
 
 
 # ---- google-research/bert ------------------------------------------------------------------------------------------
@@ -163,12 +157,9 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     activation = values.get("hidden_act", "gelu")
     if activation not in _FORMS:
         raise UserError(f"{path} says hidden_act={activation}: only models with gelu can be converted")
-    try:
-        others = {"layer_norm_eps": float(values.get("layer_norm_eps", 1e-12))}
-    except (TypeError, ValueError):
-        raise UserError(f"{path} says layer_norm_eps={values['layer_norm_eps']!r}: restore the file") from None
+    epsilon = values.get("layer_norm_eps", 1e-12)
     tied = bool(values.get("tie_word_embeddings", True))
-    return _shape(path, values, gelu_form or _FORMS[activation], tie_word_embeddings=tied, **others)
+    return _shape(path, values, gelu_form or _FORMS[activation], tie_word_embeddings=tied, layer_norm_eps=epsilon)
 
 
 def task_of(values: Mapping[str, Any], outputs: int, span: bool) -> TaskHead | None:

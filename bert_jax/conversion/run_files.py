@@ -6,7 +6,6 @@ are; a run without it was pre-trained here and has all of pre-training.
 """
 
 import functools
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from bert_jax.conversion import names
 from bert_jax.conversion.names import Row
 from bert_jax.conversion.tensors import Entry, StoredTensors
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import read_json, write_json
 from bert_jax.model_description import MODEL_FILE, ModelDescription
 from bert_jax.optimizer import make_optimizer, MomentsState
 from bert_jax.run_directory import open_run, RunDirectory
@@ -42,8 +41,8 @@ def is_run(path: Path) -> bool:
     if not (run.config_file.is_file() and run.checkpoints.is_dir()):
         return False
     try:
-        return "model_type" not in json.loads(run.config_file.read_bytes())
-    except ValueError:
+        return "model_type" not in read_json(run.config_file, "")
+    except UserError:
         return True  # which is told when it is opened
 
 

@@ -21,7 +21,7 @@ from bert_jax.conversion.names import GLOBAL_STEP
 from bert_jax.conversion.tensors import Entry, StoredTensors, Writable
 from bert_jax.data.feed import has_tensorflow
 from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent
+from bert_jax.files import complete_or_absent, new_folder
 
 # A data file and the memory to write it hold this much, or one tensor if that is larger. 512 MiB: BERT-base (418 MiB) is
 # one file, as Google's.
@@ -200,9 +200,7 @@ def write_tf1(prefix: Path, tensors: Sequence[Writable]) -> None:
     if index.exists():
         raise UserError(f"{index} exists and is not overwritten: remove the checkpoint or give another place")
     in_order = sorted(tensors, key=lambda tensor: tensor.name)  # as in Google's data files
-    partial = prefix.with_name(f"{prefix.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
+    partial = new_folder(prefix.with_name(f"{prefix.name}.partial"))  # one may be there of a run that was killed
     try:
         pieces = partial / "pieces"
         saved = [_save(tf, pieces / str(number), piece) for number, piece in enumerate(_pieces(in_order))]

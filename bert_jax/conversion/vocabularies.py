@@ -7,7 +7,7 @@ from typing import Any
 
 from bert_jax.conversion.config_files import read_json
 from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, write_json
+from bert_jax.files import complete_or_absent, reading, write_json
 from bert_jax.tokenization import load_tokenizer, Tokenizer, WordPieceTokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS
 from bert_jax.tokenization.loading import RECORDED
@@ -34,7 +34,11 @@ def find_tokenizer(folder: Path, asked: Path | None = None) -> Tokenizer | None:
 
 def read_library_file(path: Path) -> Tokenizer:
     """A tokenizer.json with BERT's WordPiece, as Hugging Face's library writes it where it writes no vocab.txt."""
-    values = read_json(path)
+    with reading(path, "give --vocab"):
+        return _from_library(path, read_json(path))
+
+
+def _from_library(path: Path, values: dict[str, Any]) -> Tokenizer:
     model, normalizer = values.get("model") or {}, values.get("normalizer") or {}
     if model.get("type") != "WordPiece" or normalizer.get("type") != "BertNormalizer":
         raise UserError(

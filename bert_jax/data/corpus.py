@@ -33,6 +33,7 @@ from tqdm import tqdm
 from bert_jax.data.docstrings import docstrings, is_prose, paragraphs
 from bert_jax.data.sentences import split_sentences
 from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, read_json, reading
 
 FORMAT = 1
 MANIFEST = "corpus.json"
@@ -219,7 +220,7 @@ def write_corpus(
     folders = package_folders() if folders is None else folders
     modules = mixed_order(find_modules(folders), seed)
     output.mkdir(parents=True, exist_ok=True)
-    for file in [*output.glob("corpus-[0-9]*.txt"), *output.glob("corpus*.tmp")]:
+    for file in [*output.glob("corpus-[0-9]*.txt"), *output.glob("corpus*.partial")]:
         file.unlink()
     limit = float("inf") if megabytes is None else megabytes * 1e6
     counts: Counter[str] = Counter()
@@ -258,7 +259,8 @@ def write_corpus(
         "packages": package_versions(modules, folders),
         "files": files,
     }
-    _replace(output / MANIFEST, (json.dumps(manifest) + "\n").encode())
+    with complete_or_absent(output / MANIFEST) as opened:
+        opened.write((json.dumps(manifest) + "\n").encode())
     return manifest
 
 
@@ -291,14 +293,9 @@ def _progress(modules: int, megabytes: float | None) -> tqdm:
 
 def _write_file(output: Path, number: int, text: bytes) -> dict[str, Any]:
     path = output / f"corpus-{number:05d}.txt"
-    _replace(path, text)
+    with complete_or_absent(path) as file:
+        file.write(text)
     return {"file": path.name, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def package_versions(modules: Sequence[Module], folders: Sequence[Path]) -> dict[str, str]:
@@ -326,14 +323,17 @@ def finished_corpus(output: Path, megabytes: float | None, seed: int) -> dict[st
     if not path.exists():
         return None
     remedy = f"remove {output} or choose another --output"
-    try:
-        manifest = json.loads(path.read_bytes())
-        made_with, files = manifest["settings"], manifest["files"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not the passport of a corpus: {remedy}") from None
+    manifest = read_json(path, remedy)
+    with reading(path, remedy):
+        _check_corpus(output, path, manifest, {"megabytes": megabytes, "seed": seed}, remedy)
+    return manifest
+
+
+def _check_corpus(output: Path, path: Path, manifest: Mapping[str, Any], asked: Mapping[str, Any], remedy: str) -> None:
+    made_with, files = manifest["settings"], manifest["files"]
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} has format {manifest.get('format')}, this program reads {FORMAT}: {remedy}")
-    for name, value in {"megabytes": megabytes, "seed": seed}.items():
+    for name, value in asked.items():
         if made_with.get(name) != value:
             raise UserError(
                 f"{output} holds a corpus made with {_option(name, made_with.get(name))}, asked for is"
@@ -344,7 +344,6 @@ def finished_corpus(output: Path, megabytes: float | None, seed: int) -> dict[st
         if size != file["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes"
             raise UserError(f"{output / file['file']} {found}, {path} says {file['bytes']}: {remedy}")
-    return manifest
 
 
 def _option(name: str, value: Any) -> str:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from bert_jax.config import OBJECTIVES
 from bert_jax.data.instances import COLUMNS
 from bert_jax.errors import UserError
-from bert_jax.files import file_sha256, map_tensors, write_tensors
+from bert_jax.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 
 FORMAT = 2
@@ -202,16 +202,25 @@ class DataDirectory:
         return tokenizer
 
     def token_counts(self) -> np.ndarray:
-        """[V] int64, occurrences of each token id in the training split."""
+        """[V] int64, occurrences of each token id in the training split.
+
+        Raises:
+          UserError: the file is missing, or is not what the data was prepared with.
+        """
         path = self.directory / TOKEN_COUNTS
         try:
             counts = np.load(path)
-        except (FileNotFoundError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, MemoryError, OverflowError):
             raise UserError(f"{path} is missing or damaged: {remake(self.directory)}") from None
         if counts.shape != (self.vocab_size,):
             raise UserError(
                 f"{path} has shape {list(counts.shape)}, the vocabulary {self.vocab_size} entries:"
                 f" {remake(self.directory)}"
+            )
+        total, tokens = int(counts.sum()), self.manifest["splits"]["train"]["tokens"]
+        if counts.dtype != np.int64 or counts.min() < 0 or total != tokens:
+            raise UserError(
+                f"{path} was changed: it counts {total:,} tokens, {MANIFEST} {tokens:,}: {remake(self.directory)}"
             )
         return counts
 
@@ -230,6 +239,11 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
+    with reading(directory / MANIFEST, remake(directory)):
+        return _open_data(directory, manifest, verify_hashes)
+
+
+def _open_data(directory: Path, manifest: dict[str, Any], verify_hashes: bool | None) -> DataDirectory:
     records = _shard_records(manifest)
     for record in records:
         _check_record(directory, record, manifest["vocab_size"])
@@ -240,21 +254,21 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
         name: Split(name, directory, tuple(open_shard(directory / shard["file"]) for shard in split["shards"]), split)
         for name, split in manifest["splits"].items()
     }
-    return DataDirectory(directory, manifest, splits, _fingerprint(manifest))
+    data = DataDirectory(directory, manifest, splits, _fingerprint(manifest))
+    data.token_counts()
+    return data
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a complete data directory of this format; UserError otherwise."""
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        manifest = read_json(path, remake(directory))
+    except FileNotFoundError:
         what = f"has no {MANIFEST} (unfinished, or not prepared data)" if directory.exists() else "is missing"
         what = "was prepared by an older version" if (directory / "data.json").exists() else what
         raise UserError(f"{directory} {what}: run {prepare_command(directory)}") from None
-    except ValueError:
-        raise UserError(f"{path} is not JSON: {remake(directory)}") from None
-    found = manifest.get("format") if isinstance(manifest, dict) else None
+    found = manifest.get("format")
     if found != FORMAT:
         raise UserError(f"{path} is of format {found}, this version reads format {FORMAT}: {remake(directory)}")
     lacking = _REQUIRED - manifest.keys()
@@ -311,9 +325,9 @@ def prepare_command(directory: Path, output: str | Path = "", **changes: Any) ->
     `changes` are settings as the manifest names them, such as held_out=0.05.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((directory / MANIFEST).read_bytes())
         settings = {key: manifest[key] for key in _REPEATED_SETTINGS}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         settings = {}
     words = [f"bert-jax prepare --input PATH... --vocab VOCAB --output {output or directory}"]
     return " ".join(words + [_as_option(key, value) for key, value in {**settings, **changes}.items()])

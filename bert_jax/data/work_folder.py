@@ -12,7 +12,6 @@ documents are read again, and a chunk is finished where its record is of the sam
 
 import contextlib
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from bert_jax.data.documents import ReadingCounts
 from bert_jax.data.request import describe_file, is_file_of, require_same_settings
 from bert_jax.data.sources import Part, read_part, Source
 from bert_jax.errors import UserError
-from bert_jax.files import write_json
+from bert_jax.files import own_folder, read_json, write_json
 from bert_jax.output_lock import locked
 
 UNFINISHED = "prepare-unfinished"
@@ -49,6 +48,7 @@ def open_work_folder(output: Path, request: Mapping[str, Any]) -> Iterator[Path]
         raise UserError(f"--output {output} is a file: choose another --output")
     if not folder.is_dir():
         _require_empty(output)
+    own_folder(folder)
     with locked(folder, "prepare"):
         try:
             _begin_or_go_on(folder, request)
@@ -76,7 +76,7 @@ def _begin_or_go_on(folder: Path, request: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, request)
         return
-    begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = read_json(path, f"remove {folder} to begin anew")
     mend = f"give the same again to go on, or remove {folder} to begin anew"
     for name in ("format", "bert_jax"):
         if begun.get(name) != request[name]:
@@ -101,7 +101,7 @@ def record_path(folder: Path, part: int, chunk: int) -> Path:
 def read_record(path: Path) -> dict[str, Any] | None:
     """A record, or None where it is not there."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, f"remove {path} and run the same command again")
     except FileNotFoundError:
         return None
 

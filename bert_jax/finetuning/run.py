@@ -19,7 +19,7 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.compilation_cache import use_compilation_cache
 from bert_jax.data.feed import plain_feed
 from bert_jax.errors import Interrupted, UserError
-from bert_jax.files import write_json
+from bert_jax.files import own_folder, reading, write_json
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
 from bert_jax.finetuning.prediction import Predictor
@@ -280,7 +280,7 @@ class Session:
         if not self.outcomes and self.prepared.dev_splits:
             assert self.state is not None
             self.outcomes = self._outcomes(self.state.params)
-        folder = self.run.path / PREDICTIONS
+        folder = own_folder(self.run.path / PREDICTIONS)
         found: dict[str, float] = {}
         for name, outcome in self.outcomes.items():
             write_records(folder / f"{name}.jsonl", outcome.records)
@@ -323,10 +323,11 @@ class Session:
 def read_result(run: Finetuned) -> Result:
     """Of a finished run, from its scores.json."""
     record = read_record(run.scores_file)
-    main, degenerate = record["main"], record["degenerate"]
-    found = Degenerate(**degenerate) if degenerate else None
-    told = (found, record.get("undecided"), record.get("f1_of"))
-    return Result(run.path, main["metric"], main["split"], main["value"], record["scores"], *told)
+    with reading(run.scores_file, "remove it and run the same command again: the run is only scored"):
+        main, degenerate = record["main"], record["degenerate"]
+        found = Degenerate(**degenerate) if degenerate else None
+        told = (found, record.get("undecided"), record.get("f1_of"))
+        return Result(run.path, main["metric"], main["split"], main["value"], record["scores"], *told)
 
 
 def main_metric(task: Task, scores: Mapping[str, float | None]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bert_jax.conversion.run_files import config_for
 from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, write_json
+from bert_jax.files import complete_or_absent, read_json, reading, write_json
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.model_description import MODEL_FILE, ModelDescription
 from bert_jax.output_lock import LOCK_FILE
@@ -25,6 +25,7 @@ from bert_jax.tasks.table import find_task, own_task, Task, with_columns
 from bert_jax.tokenization import Tokenizer
 
 FINETUNE_FILE, SCORES_FILE, SEEDS_FILE, PREDICTIONS = "finetune.json", "scores.json", "seeds.json", "predictions"
+AGAIN = "remove its folder and fine-tune again"
 # What may change when a run that was stopped goes on.
 _RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
 
@@ -76,11 +77,13 @@ class Finetuned:
 
     def settings(self) -> FinetuneConfig:
         """Resolved."""
-        return build(FinetuneConfig, self.record["settings"])
+        with reading(self.path / FINETUNE_FILE, AGAIN):
+            return build(FinetuneConfig, self.record["settings"])
 
     def task(self) -> Task:
         """With the labels that the head has."""
-        return task_from(self.record["task"], tuple(self.record["labels"]) or None)
+        with reading(self.path / FINETUNE_FILE, AGAIN):
+            return task_from(self.record["task"], tuple(self.record["labels"]) or None)
 
     @property
     def scores_file(self) -> Path:
@@ -121,7 +124,8 @@ def open_finetuned(path: Path) -> Finetuned:
         best = read_record(seeds).get("best")
         if best is None:
             raise UserError(f"{path}: none of its runs has learned anything: look into {seeds}")
-        path = path / best
+        with reading(seeds, AGAIN):
+            path = path / best
     file = path / FINETUNE_FILE
     if not file.is_file():
         raise UserError(f"{path}: is no fine-tuned run (no {FINETUNE_FILE}): make one with bert-jax finetune")
@@ -138,7 +142,14 @@ def start_or_resume(
     """
     run, file = RunDirectory(path), path / FINETUNE_FILE
     if file.is_file():
-        _require_same(path, read_record(file), record)
+        with reading(file, AGAIN):
+            _require_same(path, read_record(file), record)
+        own = run.tokenizer().fingerprint
+        if own != tokenizer.fingerprint:
+            raise UserError(
+                f"{path}: the vocabulary and tokenizer_config.json there (fingerprint {own[:12]}...) are not those of the model"
+                f" it began with ({tokenizer.fingerprint[:12]}...): copy both from there"
+            )
         return Finetuned(run, read_record(file))
     known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE, LOCK_FILE}
     known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}
@@ -212,6 +223,6 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
 def read_record(file: Path) -> dict[str, Any]:
     """A file of a fine-tuned run; raises UserError where it is broken."""
     try:
-        return json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): remove its folder and fine-tune again") from None
+        return read_json(file, AGAIN)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: {AGAIN}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import parse_json, reading
 from bert_jax.report.metric_words import is_metric, PER_CENT_KINDS
 from bert_jax.report.run_files import number, read_json, read_metrics, Record
 from bert_jax.tasks.table import Task, TASKS
@@ -216,7 +217,8 @@ def load_finetuned(directory: Path) -> FinetunedRun:
     _require(directory / RUN_FILE, record, ("task", "title", "kind", "metrics", "labels", "settings"))
     outcome = read_json(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored")
     lines, unreadable = read_metrics(directory / "metrics.jsonl")
-    split = (outcome or {}).get("main", {}).get("split") or "dev"
+    with reading(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored"):
+        split = (outcome or {}).get("main", {}).get("split") or "dev"
     return FinetunedRun(
         directory=directory,
         record=record,
@@ -240,10 +242,10 @@ def read_predictions(path: Path) -> list[Record]:
     with path.open(encoding="utf-8") as lines:
         for line_number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
-                record = None
-            if not isinstance(record, dict) or "predicted" not in record:
+                record = {}
+            if "predicted" not in record:
                 raise UserError(f"{path}, line {line_number}: is no prediction: remove the file and {AGAIN}")
             records.append(record)
     return records
@@ -260,9 +262,10 @@ def load_several(directory: Path) -> SeveralRuns:
         raise UserError(f"{directory}: has no runs of several seeds (no {SEEDS_FILE}): {AGAIN} --seeds 5")
     _require(directory / SEEDS_FILE, record, ("title", "metric", "split", "runs"))
     runs = []
-    for entry in record["runs"]:
-        folder = directory / str(entry["folder"])
-        runs.append(SeedRun(entry, load_finetuned(folder) if (folder / RUN_FILE).is_file() else None))
+    with reading(directory / SEEDS_FILE, AGAIN):
+        for entry in record["runs"]:
+            folder = directory / str(entry["folder"])
+            runs.append(SeedRun(entry, load_finetuned(folder) if (folder / RUN_FILE).is_file() else None))
     return SeveralRuns(directory, record, runs)
 
 

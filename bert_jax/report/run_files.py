@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a run directory: its files -> `Run`, and the figures that follow from them at once."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bert_jax import files
 from bert_jax.config import PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.run_directory import open_run, RunDirectory
@@ -110,14 +110,9 @@ def _vocabulary(files: RunDirectory) -> Sequence[str]:
 def read_json(path: Path, remedy: str) -> Record | None:
     """The object in a JSON file; None where there is no file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path, remedy)
     except FileNotFoundError:
         return None
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: is not a JSON object: {remedy}")
-    return value
 
 
 def read_metrics(path: Path) -> tuple[list[Record], list[int]]:
@@ -141,10 +136,10 @@ def read_metrics(path: Path) -> tuple[list[Record], list[int]]:
 
 def _parse_record(line: str) -> Record | None:
     try:
-        record = json.loads(line)
+        record = files.parse_json(line)
     except ValueError:
         return None
-    known = isinstance(record, dict) and record.get("kind") in ("train", "eval", "data", "dev")
+    known = record.get("kind") in ("train", "eval", "data", "dev")
     return record if known and type(record.get("step")) is int else None
 
 

@@ -5,13 +5,13 @@ A WordPiece vocabulary is a file vocab.txt with an entry a line (id = line numbe
 sentencepiece.model. tokenizer_config.json beside it says how text is normalised before it is looked up.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import read_json, reading
 from bert_jax.text_files import foreign_encoding, mend_encoding
 from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS, Tokenizer
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer
@@ -140,15 +140,16 @@ def _require_fingerprint(tokenizer: Tokenizer, file: Path, config: Mapping[str, 
 
 def _read_config(config_file: Path) -> dict[str, Any]:
     """Our tokenizer_config.json, or Hugging Face's in our words."""
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        if config.get("kind") not in ("wordpiece", "sentencepiece"):
-            return _from_hugging_face(config_file, config)
-        return {name: config[name] for name in ("lowercase", "strip_accents", "fingerprint")}
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{config_file} cannot be read ({type(error).__name__}: {error}): remove it, or make the vocabulary again"
-        ) from None
+    remedy = "remove it, or make the vocabulary again"
+    config = read_json(config_file, remedy)
+    if config.get("kind") not in ("wordpiece", "sentencepiece"):
+        return _from_hugging_face(config_file, config)
+    with reading(config_file, remedy):
+        known = {name: config[name] for name in ("lowercase", "strip_accents", "fingerprint")}
+        for name, kinds in {"lowercase": bool, "strip_accents": bool | None, "fingerprint": str | None}.items():
+            if not isinstance(known[name], kinds):
+                raise TypeError(f"{name} is {str(known[name])[:40]}")
+        return known
 
 
 def _from_hugging_face(config_file: Path, config: dict[str, Any]) -> dict[str, Any]:

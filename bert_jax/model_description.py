@@ -15,6 +15,7 @@ MODEL_FILE = "model.json"
 # What a head predicts, and from what: the [CLS] of an example through the pooler, or every token.
 TASKS = {
     "classification": "pooled",
+    "multi_label": "pooled",  # any number of the classes is right: a sigmoid for each
     "regression": "pooled",
     "choice": "pooled",  # a score for each choice; the choices of a question are examples of their own
     "span": "tokens",  # scores of a token as the first and as the last of an answer

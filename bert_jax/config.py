@@ -19,6 +19,7 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTIONS = ("auto", "reference", "xla", "pallas_tpu", "pallas_gpu", "cudnn")
 FREEZES = ("none", "embeddings", "encoder")
+MOST_LAYERS = 1_000  # of a model
 MASKINGS = ("token", "whole_word", "span")
 PACKINGS = ("padded", "packed", "buckets")
 
@@ -81,7 +82,7 @@ class ModelConfig:
 
     vocab_size: int = setting(30_522, "rows of the word embedding; at least the entries of the vocabulary")
     hidden_size: int = setting(768, "features; divisible by num_attention_heads")
-    num_hidden_layers: int = setting(12, "layers")
+    num_hidden_layers: int = setting(12, f"layers, {MOST_LAYERS:,} at most")
     num_attention_heads: int = setting(12, "heads; the head size is hidden_size / num_attention_heads")
     intermediate_size: int = setting(3_072, "features inside the feed-forward layer; 4 x hidden_size in the paper")
     max_position_embeddings: int = setting(512, "rows of the position table; the longest sequence, in tokens")
@@ -103,6 +104,8 @@ class ModelConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _require_share("model", self, name, below_one=True)
         _require_choice("model", self, "hidden_act", HIDDEN_ACTIVATIONS)
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise UserError(f"model.num_hidden_layers={self.num_hidden_layers} is more than {MOST_LAYERS:,}: use fewer")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"model.hidden_size={self.hidden_size} is not divisible by"

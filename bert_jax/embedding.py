@@ -5,8 +5,10 @@ Shapes: N texts, B rows, S tokens, D features, K chosen layers.
 """
 
 import hashlib
+import json
 import re
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.conversion.run_files import flat
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.output_lock import LOCK_FILE, locked
@@ -139,28 +142,41 @@ def embed_lines(
     settings: EmbedSettings,
     output: Path,
     name: str = "input",
+    input_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Vectors of lines into an .npz file or a directory of .npy shards; returns its record.
 
     Args:
       lines: texts, one a line; an empty one has a vector too, so that line n is vector n.
       total: bytes of all lines, for the progress bar.
-      output: a name that ends in .npz (an array `embeddings` [N, width] in one file), or a directory
+      output: a name that ends in .npz (arrays `embeddings` [N, width] and `record`, its JSON, in one file), or a directory
         (embeddings-00000.npy, ... of `shard_size` vectors, and embeddings.json, written last), which is new, empty, or
         what a start that was cut off has left: then it is begun anew.
       name: of the lines' file, for messages.
+      input_sha256: of that file; with it a finished result of the same is recognised: its record is returned, with
+        `made_before`, and nothing is written.
 
     Raises:
-      UserError: as `check` and `embed`; `output` is there already and whole, or is something else, or another process
-        writes there.
+      UserError: as `check` and `embed`; `output` is there already and of something else, or another process writes there.
     """
     check(settings, model)
+    request = None
+    if input_sha256 is not None:
+        request = {"settings": asdict(settings), "input": input_sha256, "weights": _weights_sha256(model)}
+        if (made := _made_before(output, request)) is not None:
+            return made | {"made_before": True}
     with nullcontext() if output.suffix == ".npz" else locked(output, "embed"):
-        return _embed_lines(lines, total, model, settings, output, name)
+        return _embed_lines(lines, total, model, settings, output, name, request)
 
 
 def _embed_lines(
-    lines: Iterable[str], total: int, model: Pretrained, settings: EmbedSettings, output: Path, name: str
+    lines: Iterable[str],
+    total: int,
+    model: Pretrained,
+    settings: EmbedSettings,
+    output: Path,
+    name: str,
+    request: dict[str, Any] | None,
 ) -> dict[str, Any]:
     _clear(output)
     with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
@@ -179,11 +195,12 @@ def _embed_lines(
             "settings": asdict(settings),
             "width": width_of(settings, model),
             "model": model.description.to_dict(),
+            "request": request,
         }
         if output.suffix == ".npz":
             everything = np.concatenate([*blocks(), np.empty((0, width_of(settings, model)), settings.dtype)])
             with complete_or_absent(output) as file:
-                np.savez(file, embeddings=everything)
+                np.savez(file, embeddings=everything, record=np.array(json.dumps(record | counts)))
             return record | counts
         output.mkdir(exist_ok=True)
         record["shards"] = [
@@ -191,6 +208,37 @@ def _embed_lines(
         ]
         write_json(output / RECORD, record | counts)
         return record | counts
+
+
+def _weights_sha256(model: Pretrained) -> str:
+    """A hash of all that decides about a vector of the model: parameters and tokenizer."""
+    digest = hashlib.sha256(model.tokenizer.fingerprint.encode())
+    for path, leaf in sorted(flat(model.params).items()):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
+
+
+def _made_before(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a result that is there, if it is of the same texts, weights and settings, and its files are whole."""
+    try:
+        if output.suffix == ".npz":
+            with np.load(output, allow_pickle=False) as arrays:
+                record = json.loads(str(arrays["record"]))
+                arrays["embeddings"]  # has a checksum in the archive
+        else:
+            record = json.loads((output / RECORD).read_bytes())
+        if json.loads(json.dumps(request)) != record["request"]:
+            return None
+        for shard in record.get("shards", []):
+            vectors = np.load(output / shard["file"], allow_pickle=False)
+            if hashlib.sha256(vectors).hexdigest() != shard["sha256"]:
+                raise UserError(
+                    f"{output / shard['file']} was changed since it was made: remove {output} to do it again"
+                )
+        return record
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None  # nothing there, or something else, which `_clear` names
 
 
 def _clear(output: Path) -> None:

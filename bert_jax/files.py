@@ -43,6 +43,8 @@ _TYPE_NAMES = {dtype: name for name, dtype in TENSOR_TYPES.items()}
 # Of a JSON file: the largest known are tokenizers and indexes of some 20 MB, which nest seven deep.
 LARGEST_JSON, DEEPEST_JSON = 200_000_000, 64  # bytes, lists and objects in each other
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+MOST_TENSORS = 50_000  # of a file; a checkpoint of 1,000 layers with Adam's moments has 48,000
+_MOST_AXES = 64  # of a tensor, as in NumPy
 
 
 class TensorKind(NamedTuple):
@@ -297,6 +299,8 @@ def tensor_places(path: Path) -> dict[str, TensorPlace]:
             raise ValueError(f"its {size} bytes do not begin with a safetensors header")
         entries = parse_json_object(file.read(length))
     entries.pop("__metadata__", None)
+    if len(entries) > MOST_TENSORS:
+        raise ValueError(f"it names {len(entries):,} tensors, and a file has {MOST_TENSORS:,} at most")
     claims = [(_span(name, entry), name, _kind(name, entry)) for name, entry in entries.items()]
     places, reached = {}, 8 + length
     for (begin, end), name, kind in sorted(claims, key=lambda claim: claim[0]):
@@ -315,8 +319,9 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
     def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is in it twice")
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise ValueError(f"{twice:.80} is in it twice")
         return content
 
     return parse_json(text, object_pairs_hook=without_repetition)
@@ -325,21 +330,23 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
 def _span(name: str, entry: Any) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not _whole_numbers(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name} has the place {offsets}, not two numbers of bytes")
+        raise ValueError(f"{name} has the place {offsets!r:.80}, not two numbers of bytes")
     return offsets[0], offsets[1]
 
 
 def _kind(name: str, entry: Mapping[str, Any]) -> TensorKind:
     dtype, shape = entry.get("dtype"), entry.get("shape")
     if not isinstance(dtype, str) or dtype not in TENSOR_TYPES:
-        raise ValueError(f"{name} is of type {dtype}, not one of {', '.join(TENSOR_TYPES)}")
+        raise ValueError(f"{name} is of type {dtype!s:.80}, not one of {', '.join(TENSOR_TYPES)}")
     if not _whole_numbers(shape):
-        raise ValueError(f"{name} has the shape {shape}, not a list of sizes")
+        raise ValueError(f"{name} has the shape {shape!r:.80}, not a list of sizes")
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"{name} has {len(shape):,} axes, and a tensor {_MOST_AXES} at most")
     return TensorKind(TENSOR_TYPES[dtype], tuple(shape))
 
 
 def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
 
 
 def _check_span(name: str, kind: TensorKind, begin: int, end: int, reached: int) -> None:

@@ -22,6 +22,8 @@ from bert_jax.tokenization.encoding import CONFIG_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
 
+_OF_HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # with or without an index
+
 # What a start that was cut off may have left in the directory.
 PASSPORT = "passport.json"
 _NAMES = (VOCABULARY_FILE, MODEL_FILE, CONFIG_FILE, PASSPORT)
@@ -128,9 +130,34 @@ def open_run(path: str | Path) -> RunDirectory:
       UserError: the directory is none.
     """
     run = RunDirectory(Path(path))
+    other = _other_format(run)
+    if other is not None:
+        raise UserError(
+            f"{path}: is a checkpoint of {other}, not a run directory: make one of it with bert-jax convert {path} RUN"
+            " --to bert-jax"
+        )
     if not run.config_file.is_file():
         raise UserError(f"{path}: is not a run directory (no config.json): make one with bert-jax pretrain")
     return run
+
+
+def _other_format(run: RunDirectory) -> str | None:
+    """Whose checkpoint lies where a run is looked for, by the names of its files; None: nobody's."""
+    path = run.path
+    if run.checkpoints.is_dir():
+        return None
+    if any((path / f"{name}{index}").is_file() for name in _OF_HUGGING_FACE for index in ("", ".index.json")):
+        return "Hugging Face's transformers"
+    if path.name.endswith(tuple(_OF_HUGGING_FACE)) and path.is_file():
+        return "Hugging Face's transformers"
+    index = path.with_name(f"{path.name}.index") if path.name else path
+    if (
+        index.is_file()
+        or (path.is_file() and path.suffix == ".index")
+        or (path.is_dir() and any(path.glob("*.ckpt*.index")))
+    ):
+        return "TensorFlow 1"
+    return None
 
 
 def start_or_resume(

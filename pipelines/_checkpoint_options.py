@@ -29,7 +29,11 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, source: str) -> None
     option("--task", choices=tuple(TASKS), help="what a fine-tuned head predicts, where the config does not say")
     option("--gelu", choices=HIDDEN_ACTIVATIONS, help="the form of GELU, where the config means another than it says")
     option(
-        "--skip", action="append", default=[], metavar="TENSOR", help="leave out a tensor that has no place in a BERT"
+        "--skip",
+        action="append",
+        default=[],
+        metavar="TENSOR",
+        help="leave out a tensor that has no place in a BERT; a pattern with * or ? names several",
     )
 
 

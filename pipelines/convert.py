@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.compare and (arguments.to is not None or arguments.dtype != "float32"):
         raise UserError("--compare writes nothing: leave out --to and --dtype, or leave out --compare to convert")
     from bert_jax.conversion.convert import compare, convert
+    from bert_jax.conversion.finished import CERTIFICATE, was_made
 
     asked = _checkpoint_options.asked(arguments)
     peer = arguments.peer_python
@@ -36,6 +37,9 @@ def main(argv: Sequence[str]) -> int:
         certificate = compare(arguments.source, arguments.destination, asked, peer)
     else:
         place = arguments.source, arguments.destination
+        if was_made(*place, arguments.to, asked, arguments.dtype):
+            print(f"{arguments.destination} holds this conversion already; its certificate is in {CERTIFICATE}")
+            return 0
         certificate = convert(*place, arguments.to, asked, arguments.dtype, peer)
     print(f"{arguments.source}: {certificate.source.format}, {certificate.source.description.summary()}")
     print("\n".join(certificate.lines()))

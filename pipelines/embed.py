@@ -17,6 +17,7 @@ def main(argv: Sequence[str]) -> int:
     if not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
     from bert_jax.embedding import embed_lines, EmbedSettings
+    from bert_jax.files import file_sha256
     from bert_jax.pretrained import load
     from bert_jax.tasks.task_files import read_lines
     from bert_jax.train_state import COMPUTE_DTYPES
@@ -39,7 +40,11 @@ def main(argv: Sequence[str]) -> int:
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
     lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))
     size = arguments.input.stat().st_size
-    record = embed_lines(lines, size, model, settings, arguments.output, str(arguments.input))
+    digest = file_sha256(arguments.input)
+    record = embed_lines(lines, size, model, settings, arguments.output, str(arguments.input), digest)
+    if record.get("made_before"):
+        print(f"{arguments.output} holds these vectors already: {record['texts']:,} of {record['width']}")
+        return 0
     cut = f", {record['truncated']:,} of them cut to {model.description.model.max_position_embeddings} tokens"
     print(f"{arguments.output}: {record['texts']:,} vectors of {record['width']}{cut if record['truncated'] else ''}")
     print(json.dumps(record["settings"]))

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion between all formats, with its certificate; what is recognised and named instead of converted."""
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -253,8 +255,8 @@ def test_places_that_do_not_fit_are_refused(tmp_path):
         convert(tmp_path / "empty", tmp_path / "result", "tf1")
     with pytest.raises(UserError, match="source is not empty: choose another place"):
         convert(source, source, "tf1")
-    (source / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UserError, match=r"more than one checkpoint: model\.safetensors .*pytorch_model\.bin"):
+    (source / "bert_model.ckpt.index").write_bytes(bytes.fromhex("57fb808b247547db"))
+    with pytest.raises(UserError, match=r"more than one checkpoint: model\.safetensors .*bert_model\.ckpt \(tf1\)"):
         convert(source, tmp_path / "result", "tf1")
 
 
@@ -358,7 +360,7 @@ def test_the_certificate_says_what_was_done(tmp_path, capsys):
         "tokenizer_config.json",
         "vocab.txt",
     }
-    assert main(["convert", str(source), str(tmp_path / "google"), "--to", "tf1"]) == 2
+    assert main(["convert", str(source), str(source), "--to", "tf1"]) == 2
     assert "is not empty" in capsys.readouterr().err
 
 
@@ -659,3 +661,47 @@ def test_tensors_are_left_out_as_asked(tmp_path):
     assert not certificate.result.description.nsp
     with pytest.raises(UserError, match=r"--skip none\.such: .* holds no such tensor"):
         convert(source, tmp_path / "no", "huggingface", Asked(skip=("none.such",)))
+
+
+def test_a_finished_conversion_is_recognised_by_its_content(tmp_path, capsys):
+    """Given again, also by another path: nothing is done. Of other weights, or with other options: refused."""
+    source = write_hugging_face(tmp_path / "source", KINDS["encoder"])
+    result = tmp_path / "result"
+    command = ["convert", str(source), str(result), "--to", "huggingface"]
+    assert main(command) == 0
+    times = {file.name: file.stat().st_mtime_ns for file in result.iterdir()}
+    moved = source.rename(tmp_path / "moved")
+    command[1] = f"{moved}/"
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "holds this conversion already" in capsys.readouterr().out
+    assert {file.name: file.stat().st_mtime_ns for file in result.iterdir()} == times
+    assert main([*command, "--gelu", "gelu_erf"]) == 2
+    assert "holds another conversion (asked differ)" in capsys.readouterr().err
+    (result / "vocab.txt").write_text("changed")
+    assert main(command) == 2
+    assert f"{result / 'vocab.txt'} was changed since it was converted" in capsys.readouterr().err
+    (moved / "vocab.txt").write_text("".join(f"{entry}\n" for entry in reversed(VOCABULARY)))
+    assert main(command) == 2
+    assert "holds another conversion (files of SRC differ)" in capsys.readouterr().err
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path, capsys):
+    """Not what another process works in, what did not hold and was told of, or what has another name."""
+    source = write_hugging_face(tmp_path / "source", KINDS["encoder"])
+    folders = {
+        name: tmp_path / name for name in ("x.partial-killed", "x.partial-kept", "x.partial-busy", "y.partial-z")
+    }
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "config.json").touch()
+    (folders["x.partial-kept"] / "conversion.json").touch()
+    busy = os.open(folders["x.partial-busy"], os.O_RDONLY)
+    fcntl.flock(busy, fcntl.LOCK_EX)
+    try:
+        assert convert(source, tmp_path / "x", "huggingface").holds
+    finally:
+        os.close(busy)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["source", "x", "x.partial-busy", "x.partial-kept", "y.partial-z"]
+    assert "removed" in capsys.readouterr().err

@@ -82,7 +82,10 @@ def test_shards_hold_what_one_file_holds(tmp_path, folder, monkeypatch):
     np.testing.assert_allclose(
         whole[4], embed([lines[4]], alone, EmbedSettings())[0][0], atol=2e-3
     )  # float16 in the file
+    assert main([*command, str(tmp_path / "all.npz")]) == 0, "the same again is recognised"
+    (tmp_path / "lines.txt").write_text("another line\n")
     assert main([*command, str(tmp_path / "all.npz")]) == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "all.npz")["embeddings"], whole)
 
 
 def test_long_texts_are_refused_or_cut_and_counted(model):
@@ -116,9 +119,15 @@ def test_what_was_cut_off_is_begun_anew_and_what_is_whole_is_kept(tmp_path, fold
     assert "shards was cut off before its end: begun anew" in capsys.readouterr().err
     assert sorted(file.name for file in output.iterdir()) == ["embeddings-00000.npy", "embeddings.json"]
     whole = (output / "embeddings-00000.npy").read_bytes()
-    assert main(command) == 2
+    assert main(command) == 0
+    assert "holds these vectors already: 3 of 24" in capsys.readouterr().out
+    assert main([*command, "--pooling", "cls"]) == 2
     assert "is there already: choose another --output" in capsys.readouterr().err
     assert (output / "embeddings-00000.npy").read_bytes() == whole
+    (output / "embeddings-00000.npy").write_bytes(whole[:-1] + b"\x01")
+    assert main(command) == 2
+    assert "embeddings-00000.npy was changed since it was made" in capsys.readouterr().err
+    (output / "embeddings-00000.npy").write_bytes(whole)
     (output / "embeddings.json").rename(output / "mine.json")
     assert main(command) == 2
     assert (output / "embeddings-00000.npy").read_bytes() == whole

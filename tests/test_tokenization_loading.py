@@ -75,13 +75,12 @@ def test_hugging_face_directory_is_obeyed(tmp_path):
     assert load_tokenizer(tmp_path).strip_accents
     config.write_text(json.dumps({"do_lower_case": True, "strip_accents": False}))
     assert not load_tokenizer(tmp_path).strip_accents
-    for wrong, words in (
-        ({"do_lower_case": True, "tokenize_chinese_chars": False}, "tokenize_chinese_chars"),
-        ({}, r"does not say do_lower_case, .*: write it there \(true or false\), or remove the file"),
-    ):
-        config.write_text(json.dumps(wrong))
-        with pytest.raises(UserError, match=words):
-            load_tokenizer(tmp_path)
+    config.write_text(json.dumps({"model_max_length": 512}))  # does not say it: the capitals decide
+    assert not load_tokenizer(tmp_path).lowercase
+    assert load_tokenizer(tmp_path, lowercase=True).lowercase
+    config.write_text(json.dumps({"do_lower_case": "yes"}))
+    with pytest.raises(UserError, match="do_lower_case='yes', which is neither true nor false"):
+        load_tokenizer(tmp_path)
     config.write_text("{")
     with pytest.raises(UserError, match=r"tokenizer_config\.json is not JSON of use here"):
         load_tokenizer(tmp_path)

@@ -4,8 +4,9 @@
 Opening reads names, shapes and configurations only. `weight` then reads a tensor in our layout, in float32.
 """
 
+import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.conversion import names
+from bert_jax.conversion.config_fields import not_kept, not_kept_of_google
 from bert_jax.conversion.config_files import (
     GOOGLE_CONFIG,
     HUGGING_FACE_CONFIG,
+    LABELLED,
+    labels_of,
     read_google,
     read_hugging_face,
     read_json,
@@ -25,23 +29,24 @@ from bert_jax.conversion.config_files import (
 )
 from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, OUTPUT_BIAS, Row, SECOND_NAMES, TF1
 from bert_jax.conversion.run_files import filled, is_run, nested, open_run_tensors, RUN_CONFIG, RunParameters
-from bert_jax.conversion.safetensors_files import open_safetensors
-from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.conversion.slots import moments_of, optimizer_tensors
+from bert_jax.conversion.tensors import Entry, StoredTensors, without_prefix
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
-from bert_jax.conversion.torch_files import open_torch
 from bert_jax.conversion.vocabularies import find_tokenizer
+from bert_jax.conversion.vocabularies import not_kept as settings_not_kept
+from bert_jax.conversion.weight_files import (
+    HUGGING_FACE_FILES,
+    open_weights,
+    other_files,
+    refuse_other_frameworks,
+    same_weights,
+)
 from bert_jax.errors import listed, UserError
 from bert_jax.model_description import ModelDescription, TaskHead, TASKS
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE
 from bert_jax.tokenization.loading import RECORDED
 
-HUGGING_FACE_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -53,7 +58,7 @@ class Asked:
     task: str | None = None  # one of TASKS, where a head could be several
     vocabulary: Path | None = None
     padding_rows: str | None = None  # drop or keep rows beyond the vocabulary; None: refuse them
-    skip: tuple[str, ...] = ()  # names of tensors to leave out
+    skip: tuple[str, ...] = ()  # names of tensors to leave out, or patterns with * and ?
     head: bool = True  # False: a fine-tuned head is not taken, so that nothing need say what it predicts
 
 
@@ -104,34 +109,57 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     format, where = detect(path)
     notes: list[str] = []
     run = None
+    config: dict[str, Any] = {}
     if format == BERT_JAX:
         tensors, description, run = open_run_tensors(path)
-        config: dict[str, Any] = {}
         model = description.model
     elif format == HUGGING_FACE:
         config_file = where.parent / HUGGING_FACE_CONFIG
         config = read_json(config_file)
         model = read_hugging_face(config_file, asked.gelu)
-        tensors = open_safetensors(where) if "safetensors" in where.name else open_torch(where)
+        tensors = open_weights(where)
+        notes += [same_weights(tensors, other) for other in other_files(path, where)]
     else:
         config_file = where.parent / GOOGLE_CONFIG
-        config = {}
         model, notes = read_google(config_file, asked.gelu)
+        notes += not_kept_of_google(read_json(config_file))
         tensors = open_tf1(where)
+    tensors, left_out = _named(tensors, format, asked, notes)
     found = names.canonical(list(tensors.entries), format)
     by_canonical = _by_canonical(found, tensors.path)
-    unknown = set(asked.skip) - set(by_canonical.values())
-    if unknown:
-        raise UserError(f"--skip {min(unknown)}: {tensors.path} holds no such tensor")
     if format != BERT_JAX:
-        kept = {name: own for name, own in by_canonical.items() if own not in asked.skip}
+        kept = {name: own for name, own in by_canonical.items() if own not in left_out}
         description = _describe(format, model, config, kept, tensors, asked)
     _refuse_idle_options(path, description, asked)
-    tokenizer = find_tokenizer(where if format == BERT_JAX else where.parent, asked.vocabulary)
+    folder = where if format == BERT_JAX else where.parent
+    tokenizer = find_tokenizer(folder, asked.vocabulary)
+    if format == HUGGING_FACE:
+        notes += not_kept(config, description, tokenizer.pad_id if tokenizer else None)
+    if format != BERT_JAX and asked.vocabulary is None:
+        notes += settings_not_kept(folder, model.max_position_embeddings)
     notes += _conclusions(format, description, tokenizer, asked)
-    own_names, skipped = _account(format, description, by_canonical, tensors, asked)
+    own_names, skipped = _account(format, description, by_canonical, tensors, left_out)
     checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run)
     return _fit_vocabulary(checkpoint, asked)
+
+
+def _named(tensors: StoredTensors, format: str, asked: Asked, notes: list[str]) -> tuple[StoredTensors, frozenset[str]]:
+    """The tensors without a prefix of all their names, which is noted, and those that are left out as asked."""
+    left_out: set[str] = set()
+    for pattern in asked.skip:
+        matching = fnmatch.filter(tensors.entries, pattern) if pattern not in tensors.entries else [pattern]
+        if not matching:
+            raise UserError(f"--skip {pattern}: {tensors.path} holds no such tensor")
+        left_out.update(matching)
+    prefix = names.prefix_of(tensors.entries.keys() - left_out, format)
+    if not prefix:
+        return tensors, frozenset(left_out)
+    try:
+        tensors = without_prefix(tensors, prefix)
+    except ValueError as error:
+        raise UserError(f"{tensors.path}: {error}: leave one out by --skip") from None
+    notes.append(f"the names of the tensors begin with {prefix}, which is taken off")
+    return tensors, frozenset(name.removeprefix(prefix) for name in left_out)
 
 
 # ---- which format --------------------------------------------------------------------------------------------------
@@ -148,7 +176,7 @@ def detect(path: Path) -> tuple[str, Path]:
         return HUGGING_FACE, path
     if path.is_dir():
         present = [path / name for name in HUGGING_FACE_FILES if (path / name).is_file()]
-        found += [(HUGGING_FACE, file) for file in present]
+        found += [(HUGGING_FACE, file) for file in present[:1]]  # the others are compared with it
         found += [(BERT_JAX, path)] if is_run(path) else []
     elif not path.exists() and not path.parent.is_dir():
         raise UserError(f"{path} is missing: give a checkpoint's directory, or the prefix of one of TensorFlow's")
@@ -157,6 +185,7 @@ def detect(path: Path) -> tuple[str, Path]:
     if len(found) == 1:
         return found[0]
     if not found:
+        refuse_other_frameworks(path)
         raise UserError(
             f"{path} holds no checkpoint: neither {RUN_CONFIG} with checkpoints/ (ours), nor {listed(HUGGING_FACE_FILES)}"
             " (Hugging Face), nor a *.index file (TensorFlow 1)"
@@ -226,13 +255,14 @@ def _describe(
 def _task(
     config: Mapping[str, Any], kernel: str, outputs: int, span: bool, format: str, asked: Asked, path: Path
 ) -> TaskHead:
+    config_file = path.parent / HUGGING_FACE_CONFIG
     if asked.task is not None and (asked.task == "span") == span:
-        known = task_of(config, outputs, span)
+        labels = labels_of(config, outputs) if asked.task in LABELLED else ()
         try:
-            return TaskHead(asked.task, outputs, known.labels if known and known.kind == asked.task else ())
+            return TaskHead(asked.task, outputs, labels)
         except UserError as error:
             raise UserError(f"--task {asked.task}: {path} has {kernel} of {outputs} outputs: {error}") from None
-    told = task_of(config, outputs, span)
+    told = task_of(config, outputs, span, config_file)
     if told is None and format == TF1:
         told = TaskHead("classification", outputs)  # run_classifier.py is the one that Google published
     if told is None and not asked.head:
@@ -302,7 +332,8 @@ _LAYER_NUMBER = {
 
 def _check_layers(format: str, model: ModelConfig, own: Iterable[str], path: Path) -> None:
     numbers = {int(match[1]) for name in own if (match := _LAYER_NUMBER[format].match(name))}
-    if numbers and numbers != set(range(model.num_hidden_layers)):
+    count = model.num_hidden_layers
+    if numbers and (len(numbers), min(numbers), max(numbers)) != (count, 0, count - 1):
         raise UserError(
             f"{path} holds layers {min(numbers)} to {max(numbers)} ({len(numbers)} of them) and its config says"
             f" num_hidden_layers={model.num_hidden_layers}: they do not belong together"
@@ -310,7 +341,11 @@ def _check_layers(format: str, model: ModelConfig, own: Iterable[str], path: Pat
 
 
 def _account(
-    format: str, description: ModelDescription, own: Mapping[str, str], tensors: StoredTensors, asked: Asked
+    format: str,
+    description: ModelDescription,
+    own: Mapping[str, str],
+    tensors: StoredTensors,
+    left_out: Collection[str],
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Every tensor is used, skipped with a reason, or an error."""
     used: dict[str, str] = {}
@@ -319,15 +354,18 @@ def _account(
         name = row.name(format)
         if name not in own or (name == OUTPUT_BIAS and untied):
             name = next((second for second, first in SECOND_NAMES.items() if first == name and second in own), name)
-        if name not in own or own[name] in asked.skip:
-            raise UserError(f"{tensors.path} lacks {name}, which the other tensors need: it was cut or never whole")
+        if name not in own or own[name] in left_out:
+            raise UserError(_lacking(name, format, description, own, tensors.path))
         _check_shape(row, format, description, tensors.entries[own[name]], own[name], tensors.path)
         used[row.ours] = own[name]
     skipped, homeless = {}, []
+    taken = set(used.values())
+    optimizer = _of_optimizer(format, tensors, taken | set(left_out))
     for name, stored_name in own.items():
-        if stored_name in used.values():
+        if stored_name in taken:
             continue
-        reason = "left out as asked" if stored_name in asked.skip else names.reason_to_skip(name, format)
+        reason = "left out as asked" if stored_name in left_out else names.reason_to_skip(name, format)
+        reason = optimizer.get(stored_name) if reason is None else reason
         if name == names.POSITION_IDS:
             _require_counting(tensors, stored_name)
         if reason is None and name == OUTPUT_BIAS and untied:
@@ -340,11 +378,41 @@ def _account(
         else:
             skipped[stored_name] = reason
     if homeless:
+        several = " (a pattern, such as 'name*', leaves out several)" if len(homeless) > 1 else ""
         raise UserError(
             f"{tensors.path} holds {listed(homeless)}, which has no place in a BERT: leave it out by"
-            f" --skip {homeless[0]}, if it is not needed"
+            f" --skip {homeless[0]}, if it is not needed{several}"
         )
     return used, skipped
+
+
+def _lacking(name: str, format: str, description: ModelDescription, own: Mapping[str, str], path: Path) -> str:
+    """What is said where a tensor is missing: it was cut off, or the tensors are called otherwise."""
+    known = {row.name(format) for row in names.rows_of(description)} | SECOND_NAMES.keys()
+    others = [own_name for name, own_name in own.items() if name not in known]
+    strange = [own_name for own_name in others if names.reason_to_skip(own_name, format) is None]
+    if not strange or format == BERT_JAX:
+        return f"{path} lacks {name}, which the other tensors need: it was cut or never whole"
+    return (
+        f"{path} lacks {name}, and holds {len(strange):,} tensors that are called otherwise than a BERT's ({listed(strange)}):"
+        " it is another model's, or one with names of its own, which must become those of transformers first"
+    )
+
+
+def _of_optimizer(format: str, tensors: StoredTensors, taken: Collection[str]) -> dict[str, str]:
+    """An optimizer's tensors -> why they are left out: as moments, of which `optimizer_for` tells, or as what they are."""
+    if format != TF1:
+        return {}
+    variables = {name: entry for name, entry in tensors.entries.items() if name in taken}
+    others = {name: entry for name, entry in tensors.entries.items() if name not in taken}
+    slots = optimizer_tensors(others, variables)
+    moments = moments_of(others) or ()
+    kinds = sorted({slot for slot in slots.values() if slot not in moments and slot != names.GLOBAL_STEP})
+    reason = f"an optimizer's: {listed(kinds)}"
+    return {
+        name: names.OPTIMIZER_STATE if slot in moments or slot == names.GLOBAL_STEP else reason
+        for name, slot in slots.items()
+    }
 
 
 def _require_counting(tensors: StoredTensors, name: str) -> None:

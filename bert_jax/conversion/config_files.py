@@ -36,12 +36,20 @@ _INTEGERS = frozenset(_SHARED[:7])
 _FORMS = {"gelu": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
 _ARCHITECTURES = {
     "classification": "BertForSequenceClassification",
+    "multi_label": "BertForSequenceClassification",
     "regression": "BertForSequenceClassification",
     "choice": "BertForMultipleChoice",
     "span": "BertForQuestionAnswering",
     "tagging": "BertForTokenClassification",
 }
 _KINDS = {name: kind for kind, name in reversed(_ARCHITECTURES.items())}
+# transformers' problem_type, by which it takes the softmax of a text's scores, the sigmoid of each, or none.
+_PROBLEMS = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+LABELLED = ("classification", "multi_label", "regression", "tagging")  # kinds whose outputs have names that are shown
 _RELATIVES = {
     "roberta": "positions count from 2, there is one segment, and its heads and vocabulary are others",
     "xlm-roberta": "positions count from 2, there is one segment, and its heads and vocabulary are others",
@@ -103,7 +111,8 @@ def read_google(path: Path, gelu_form: str | None = None) -> tuple[ModelConfig, 
     decided = "as asked" if gelu_form else f"as its {GELU_FORM} says" if GELU_FORM in values else ""
     why = decided or "as google-research/bert computes it now; give --gelu gelu_erf for its form of 2018"
     tied = values.get("tie_word_embeddings", True)
-    return _shape(path, values, form, tie_word_embeddings=tied), [f"hidden_act=gelu is taken for {form}, {why}"]
+    model = _shape(path, values, form, tie_word_embeddings=tied)
+    return model, [f"hidden_act=gelu is taken for {form}, {why}"]
 
 
 def google_config(description: ModelDescription) -> tuple[dict[str, Any], list[str]]:
@@ -151,9 +160,13 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
         ("position_embedding_type", "absolute"),
         ("is_decoder", False),
         ("add_cross_attention", False),
+        ("is_encoder_decoder", False),
+        ("pruned_heads", {}),
     ):
-        if values.get(name, wanted) != wanted:
-            raise UserError(f"{path} says {name}={values[name]}: only models with {name}={wanted} can be converted")
+        if values.get(name) not in (wanted, None):
+            raise UserError(
+                f"{path} says {name}={values[name]!s:.80}: only models with {name}={wanted} can be converted"
+            )
     activation = values.get("hidden_act", "gelu")
     if activation not in _FORMS:
         raise UserError(f"{path} says hidden_act={activation}: only models with gelu can be converted")
@@ -162,22 +175,58 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     return _shape(path, values, gelu_form or _FORMS[activation], tie_word_embeddings=tied, layer_norm_eps=epsilon)
 
 
-def task_of(values: Mapping[str, Any], outputs: int, span: bool) -> TaskHead | None:
-    """What config.json says about a head with `outputs` outputs; None where it does not say."""
-    kinds = {_KINDS[name] for name in values.get("architectures") or () if name in _KINDS}
+def task_of(values: Mapping[str, Any], outputs: int, span: bool, path: Path) -> TaskHead | None:
+    """What config.json, of `path`, says about a head with `outputs` outputs; None where it does not say.
+
+    Raises:
+      UserError: it contradicts itself, or says what no head of ours is.
+    """
     if span:
         return TaskHead("span", outputs)
+    kinds = {_KINDS[name] for name in _architectures(values, path) if name in _KINDS}
     if len(kinds) != 1:
         return None
     kind = kinds.pop()
-    if kind == "classification" and (outputs == 1 or values.get("problem_type") == "regression"):
-        kind = "regression"
+    if kind == "classification":
+        kind = _kind_of_text(values.get("problem_type"), outputs, path)
+    try:
+        return TaskHead(kind, outputs, labels_of(values, outputs) if kind in LABELLED else ())
+    except UserError as error:
+        raise UserError(f"{path} says {kind} of {outputs} outputs, which cannot be converted: {error}") from None
+
+
+def _architectures(values: Mapping[str, Any], path: Path) -> list[str]:
+    names = values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} says architectures={names!r:.80}, which is no list of names: correct it")
+    return names
+
+
+def _kind_of_text(problem: Any, outputs: int, path: Path) -> str:
+    """Which of the kinds that are one class to transformers, which decides by problem_type, and else by the outputs."""
+    if problem is None:
+        return "regression" if outputs == 1 else "classification"
+    kind = next((kind for kind, name in _PROBLEMS.items() if name == problem), None)
+    if kind is None:
+        known = ", ".join(_PROBLEMS.values())
+        raise UserError(
+            f"{path} says problem_type={problem!r:.80}, which transformers does not know: use one of {known}"
+        )
+    if kind == "classification" and outputs == 1:
+        raise UserError(
+            f"{path} says problem_type={problem} of 1 output, which is no choice: write regression or"
+            f" {_PROBLEMS['multi_label']}"
+        )
+    return kind
+
+
+def labels_of(values: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
+    """The names that config.json gives the outputs; none where it does not name each."""
     names = values.get("id2label")
     numbers = [str(number) for number in range(outputs)]
-    labels: tuple[str, ...] = ()
-    if isinstance(names, dict) and set(names) == set(numbers):
-        labels = tuple(str(names[number]) for number in numbers)
-    return TaskHead(kind, outputs, labels if kind in ("classification", "tagging") else ())
+    if not isinstance(names, dict) or set(names) != set(numbers):
+        return ()
+    return tuple(str(names[number]) for number in numbers)
 
 
 def hugging_face_shape(model: ModelConfig) -> dict[str, Any]:
@@ -205,8 +254,8 @@ def hugging_face_config(description: ModelDescription, pad_id: int) -> dict[str,
         names = list(task.labels or (f"LABEL_{number}" for number in range(task.outputs)))
         values["id2label"] = {str(number): name for number, name in enumerate(names)}
         values["label2id"] = {name: number for number, name in enumerate(names)}
-    if task is not None and task.kind == "regression":
-        values["problem_type"] = "regression"
+    if task is not None and task.kind in _PROBLEMS:
+        values["problem_type"] = _PROBLEMS[task.kind]
     return values
 
 

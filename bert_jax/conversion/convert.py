@@ -5,12 +5,15 @@ The result is written beside its place and takes it when the certificate holds, 
 """
 
 import dataclasses
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +34,7 @@ from bert_jax.conversion.checkpoints import (
 )
 from bert_jax.conversion.config_files import GOOGLE_CONFIG, google_config, HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.extension import extended, Extension, plan_extension
+from bert_jax.conversion.finished import CERTIFICATE, request_for
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, OptimizerState, unequal_moments
 from bert_jax.conversion.run_files import config_for, write_run
@@ -43,7 +47,6 @@ from bert_jax.files import file_sha256, write_json
 from bert_jax.model_description import ModelDescription, TASKS
 from bert_jax.run_directory import open_run
 
-CERTIFICATE = "conversion.json"
 TF1_PREFIX = "bert_model.ckpt"
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -101,7 +104,8 @@ def convert(
     opened = open_checkpoint(source, asked)
     require_plain_head(source, opened.description)
     _refuse_idle_peer(peer_python, opened.format, to)
-    return _write_and_prove(opened, destination, to, dtype, peer_python)
+    request = request_for(source, to, asked, dtype)
+    return _write_and_prove(opened, destination, to, dtype, peer_python, request=request)
 
 
 def extend(
@@ -175,6 +179,7 @@ def _write_and_prove(
     dtype: str,
     peer_python: Path | None,
     before: "Before | None" = None,
+    request: Mapping[str, Any] | None = None,
 ) -> Certificate:
     check_norms(opened)
     with _beside(destination) as folder:
@@ -188,7 +193,7 @@ def _write_and_prove(
             kept = optimizer_for(result, to)[0]
             unequal += unequal_moments(optimizer, kept, result.rows) if kept else ["the optimizer's state is gone"]
         certificate = replace(certificate, unequal=unequal)
-        _record(certificate, folder)
+        _record(certificate, folder, request)
         if certificate.holds:
             _put_in_place(folder, destination)
     return certificate if certificate.holds else replace(certificate, left_in=folder)
@@ -201,7 +206,7 @@ def _unequal_vocabulary(source: Checkpoint, result: Checkpoint) -> list[str]:
         return [] if ours is theirs else ["vocabulary: only on one side"]
     if list(ours.vocabulary) != list(theirs.vocabulary):
         return ["vocabulary: its entries, or their order, are others"]
-    if result.format != TF1 and (ours.lowercase, ours.strip_accents) != (theirs.lowercase, theirs.strip_accents):
+    if result.format != TF1 and ours.settings() != theirs.settings():
         return ["vocabulary: text is normalised in another way"]
     return []
 
@@ -259,9 +264,10 @@ def _write(source: Checkpoint, folder: Path, to: str, dtype: str, optimizer: Opt
     skipped: dict[str, list[str]] = {}
     for name, reason in source.skipped.items():
         skipped.setdefault(reason, []).append(name)
-    taken = {names.OPTIMIZER_STATE, names.OPTIMIZER_STEPS}  # which `optimizer_for` has told of
     return notes + [
-        f"{len(own)} skipped ({reason}): {own[0]}" for reason, own in skipped.items() if reason not in taken
+        f"{len(own):,} skipped ({reason}): {own[0]}"
+        for reason, own in skipped.items()
+        if reason != names.OPTIMIZER_STATE
     ]
 
 
@@ -372,13 +378,35 @@ def _narrowed(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
 def _beside(destination: Path) -> Iterator[Path]:
     """A new folder beside the destination. It goes when something is raised, and stays otherwise."""
     destination.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_behind(destination)
     folder = Path(tempfile.mkdtemp(prefix=f"{destination.name}.partial-", dir=destination.parent))
     folder.chmod(0o755)  # mkdtemp makes it for its owner alone
+    lock = os.open(folder, os.O_RDONLY)  # by which `_remove_left_behind` knows that somebody is at work
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+def _remove_left_behind(destination: Path) -> None:
+    """Remove what conversions to the same place have left that were killed. One that was finished is kept: it was said."""
+    for folder in destination.parent.glob(f"{glob.escape(destination.name)}.partial-*"):
+        if folder.is_symlink() or not folder.is_dir() or (folder / CERTIFICATE).exists():
+            continue
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its owner is at work, or nobody can tell
+            continue
+        finally:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+        tqdm.write(f"removed {folder}, which a conversion that was killed had left", file=sys.stderr)
 
 
 def _put_in_place(folder: Path, destination: Path) -> None:
@@ -387,8 +415,8 @@ def _put_in_place(folder: Path, destination: Path) -> None:
     os.replace(folder, destination)
 
 
-def _record(certificate: Certificate, folder: Path) -> None:
-    """conversion.json."""
+def _record(certificate: Certificate, folder: Path, request: Mapping[str, Any] | None) -> None:
+    """conversion.json; `request`: by which the same conversion is recognised, see finished.py."""
     source, result = certificate.source, certificate.result
     record: dict[str, Any] = {
         "bert_jax": __version__,
@@ -412,6 +440,7 @@ def _record(certificate: Certificate, folder: Path) -> None:
         "skipped": dict(source.skipped),
         "left_out": [row.ours for row in source.rows if row.ours not in result.own_names],
         "notes": certificate.notes,
+        "request": request,
     }
     write_json(folder / CERTIFICATE, record)
 

@@ -81,8 +81,8 @@ def extended(checkpoint: Checkpoint, extension: Extension) -> Checkpoint:
 
 
 def _plan(tokenizer: WordPieceTokenizer, words: Sequence[str], positions: int, fill_unused: bool) -> Extension:
-    vocabulary = list(tokenizer.vocabulary)
-    known = set(vocabulary)
+    vocabulary = list(tokenizer.entries)
+    known, behind = set(tokenizer.vocabulary), tokenizer.vocab_size - len(tokenizer.entries)
     free = [index for index, entry in enumerate(vocabulary) if _UNUSED.fullmatch(entry)] if fill_unused else []
     added: dict[str, int] = {}
     pieces: dict[str, Sequence[int]] = {}
@@ -92,9 +92,14 @@ def _plan(tokenizer: WordPieceTokenizer, words: Sequence[str], positions: int, f
         if word in added:
             raise UserError(f"'{word}' is asked for twice: leave one out")
         pieces[word] = _pieces(tokenizer, word)
+        if behind and not free:  # a row more would move the ids of the added tokens
+            raise UserError(
+                f"'{word}' has no place: behind the vocabulary are the ids of {behind} added tokens, so new words can only"
+                " take the places of [unusedN] entries"
+            )
         added[word] = free.pop(0) if free else len(vocabulary)
         vocabulary[added[word] : added[word] + 1] = [word]
-    grown = WordPieceTokenizer(vocabulary, tokenizer.lowercase, tokenizer.strip_accents, tokenizer.decided_by)
+    grown = tokenizer.with_entries(vocabulary)
     for word, index in added.items():
         if grown.encode(word).ids != [index]:
             found = " ".join(grown.encode(word).pieces)

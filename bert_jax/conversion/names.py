@@ -9,7 +9,7 @@ for the matrices that it makes by hand, which are called `output_weights` and ar
 Shapes: V vocabulary, P positions, G segments, D features, F features of the feed-forward layer, C outputs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from bert_jax.model_description import ModelDescription, TaskHead
@@ -166,22 +166,37 @@ def shape_of(row: Row, description: ModelDescription) -> tuple[int, ...]:
 _OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
-def canonical(names: list[str], format: str) -> dict[str, str]:
-    """Names as a checkpoint has them -> names as the table has them.
+# With this name every encoder has one tensor; what stands before it stands before all names of the model.
+_ANCHORS = {HUGGING_FACE: "embeddings.word_embeddings.weight", TF1: "bert/embeddings/word_embeddings"}
 
-    Hugging Face's: DataParallel's `module.` in front of all is taken off, `bert.` is put before an encoder's where it is
-    missing, and the older LayerNorm.gamma and .beta become .weight and .bias.
+
+def prefix_of(names: Iterable[str], format: str) -> str:
+    """What stands before all names of a model, such as `_orig_mod.` or `module.`; "" where it is nothing, or not one thing.
+
+    Hugging Face's `bert.`, which stands before the names of the encoder alone, is not a part of it.
+    """
+    anchor = _ANCHORS.get(format)
+    prefixes = {name.removesuffix(anchor) for name in names if anchor and name.endswith(anchor)}
+    if len(prefixes) != 1:
+        return ""
+    prefix = prefixes.pop()
+    prefix = prefix.removesuffix("bert.") if format == HUGGING_FACE else prefix
+    return prefix if prefix.endswith((".", "/")) else ""
+
+
+def canonical(names: list[str], format: str) -> dict[str, str]:
+    """Names as a checkpoint has them, without a prefix of all -> names as the table has them.
+
+    Hugging Face's: `bert.` is put before an encoder's where it is missing, and the older LayerNorm.gamma and .beta become
+    .weight and .bias.
     """
     return dict(_canonical_hugging_face(names)) if format == HUGGING_FACE else {name: name for name in names}
 
 
 def _canonical_hugging_face(names: list[str]) -> Iterator[tuple[str, str]]:
-    wrapped = bool(names) and all(name.startswith("module.") for name in names)
-    inner = [name.removeprefix("module.") if wrapped else name for name in names]
-    bare = not any(name.startswith("bert.") for name in inner)
-    for name, own in zip(names, inner, strict=True):
-        if bare and own.startswith(("embeddings.", "encoder.", "pooler.")):
-            own = f"bert.{own}"
+    bare = not any(name.startswith("bert.") for name in names)
+    for name in names:
+        own = f"bert.{name}" if bare and name.startswith(("embeddings.", "encoder.", "pooler.")) else name
         for old, new in _OLD_ENDINGS.items():
             own = own.removesuffix(old) + new if own.endswith(old) else own
         yield name, own
@@ -201,14 +216,14 @@ OUTPUT_BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bia
 
 
 def reason_to_skip(name: str, format: str) -> str | None:
-    """Why a tensor that is not in the table may be left out; None: it may not. Optimizer state is asked for apart."""
+    """Why a tensor that is not in the table may be left out; None: it may not. For an optimizer's see slots.py."""
     for fits, reason in _SKIPPED[format]:
         if fits(name):
             return reason
     return None
 
 
-OPTIMIZER_STATE, OPTIMIZER_STEPS = "optimizer state", "optimizer steps done"
+OPTIMIZER_STATE = "optimizer state"  # of which `optimizer_for` tells
 
 _SKIPPED: dict[str, list[tuple[Callable[[str], bool], str]]] = {
     BERT_JAX: [],
@@ -216,8 +231,5 @@ _SKIPPED: dict[str, list[tuple[Callable[[str], bool], str]]] = {
         (lambda name: name == POSITION_IDS, "a buffer of 0, 1, 2, ..."),
         (lambda name: name == "bert.embeddings.token_type_ids", "a buffer of zeros"),
     ],
-    TF1: [
-        (lambda name: name.endswith(tuple(f"/{slot}" for slot in SLOTS)), OPTIMIZER_STATE),
-        (lambda name: name == GLOBAL_STEP, OPTIMIZER_STEPS),
-    ],
+    TF1: [],
 }

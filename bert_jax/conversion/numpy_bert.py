@@ -25,8 +25,12 @@ from bert_jax.errors import UserError
 
 NAMINGS = ("hugging_face", "tf1")
 # A fine-tuned head -> how many classes it has; None: as many as are stored.
-TASKS: Mapping[str, int | None] = {"classification": None, "regression": None, "choice": 1, "span": 2, "tagging": None}
-FROM_POOLED = ("classification", "regression", "choice")  # the other heads read every token
+TASKS: Mapping[str, int | None] = {
+    **dict.fromkeys(("classification", "multi_label", "regression", "tagging")),
+    "choice": 1,
+    "span": 2,
+}
+FROM_POOLED = ("classification", "multi_label", "regression", "choice")  # the other heads read every token
 
 INPUTS = ("input_ids", "segment_ids", "input_mask")
 WEIGHT_TYPES = ("float16", "bfloat16", "float32", "float64")
@@ -57,8 +61,8 @@ def forward(
     Returns:
       float32 arrays, those whose tensors are there: `sequence_output` [B, S, D], `pooled_output` [B, D], `mlm_logits`
       [B, S, V], `nsp_logits` [B, 2]; if asked for, `task_logits` ([B, C] from the pooled output for classification,
-      regression and choice, one row a choice; [B, S, C] for span, start before end, and tagging) and `hidden_states`
-      [L + 1, B, S, D]. Padding attends to the tokens of its row, as in both originals, and means nothing.
+      multi_label, regression and choice, one row a choice; [B, S, C] for span, start before end, and tagging) and
+      `hidden_states` [L + 1, B, S, D]. Padding attends to the tokens of its row, as in both originals, and means nothing.
 
     Raises:
       UserError: a tensor that is missing, of another shape than `model` says, not floating point or not finite; more

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adam's moments and the number of steps, from a TF1 checkpoint of a training run or from a run of ours.
 
-google-research/bert (optimization.py) keeps `<variable>/adam_m` and `/adam_v` beside each variable, laid out as it is.
+google-research/bert (optimization.py) keeps `<variable>/adam_m` and `/adam_v` beside each variable, laid out as it is; what
+other optimizers call them is in slots.py.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import check_numbers, Checkpoint
 from bert_jax.conversion.names import BERT_JAX, GLOBAL_STEP, HUGGING_FACE, Row, SLOTS, TF1
 from bert_jax.conversion.run_files import flat, nested, place_of, stacked_shapes
+from bert_jax.conversion.slots import moments_of
 from bert_jax.errors import UserError
 from bert_jax.optimizer import make_optimizer, MomentsState
 from bert_jax.run_directory import open_run, RunDirectory
@@ -49,6 +51,12 @@ def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | Non
         return None, [f"{left_out}the run was trained with lamb, and Adam cannot go on with its moments"]
     state = _of_tf1(checkpoint) if checkpoint.format == TF1 else _of_run(checkpoint)
     notes = [f"with the optimizer's moments after {state.step:,} steps"]
+    slots = moments_of(checkpoint.tensors.entries) if checkpoint.format == TF1 else None
+    if slots is not None and slots != SLOTS:
+        notes.append(
+            f"{slots.first} and {slots.second} are taken for the first and second moments of Adam; go on with"
+            " optimizer.name=adamw, if that Adam corrected bias"
+        )
     if name == "adamw" and to == TF1:
         notes.append("the run was trained with adamw, which corrects bias; adamw_bert, as Google's Adam, does not")
     return state, notes
@@ -57,7 +65,7 @@ def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | Non
 def has_optimizer(checkpoint: Checkpoint) -> bool:
     """Whether there is an optimizer's state."""
     if checkpoint.format == TF1:
-        return any(name.endswith(SLOTS) for name in checkpoint.tensors.entries)
+        return names.OPTIMIZER_STATE in checkpoint.skipped.values()
     if checkpoint.format != BERT_JAX:
         return False
     with Checkpoints(RunDirectory(checkpoint.path).checkpoints) as checkpoints:
@@ -76,7 +84,9 @@ def unequal_moments(source: OptimizerState, result: OptimizerState, rows: list[R
 
 def _of_tf1(checkpoint: Checkpoint) -> OptimizerState:
     entries = checkpoint.tensors.entries
-    wanted = [f"{checkpoint.own_names[row.ours]}/{slot}" for row in checkpoint.rows for slot in SLOTS]
+    slots = moments_of(entries)
+    assert slots is not None  # `has_optimizer` has seen to it
+    wanted = [f"{checkpoint.own_names[row.ours]}/{slot}" for row in checkpoint.rows for slot in slots]
     missing = [name for name in wanted if name not in entries]
     missing = [name for name in missing if not name.startswith(NO_GRADIENT)]
     if missing:
@@ -90,6 +100,11 @@ def _of_tf1(checkpoint: Checkpoint) -> OptimizerState:
             return np.zeros(names.shape_of(row, checkpoint.description), np.float32)
         array = checkpoint.tensors.read(name)
         check_numbers(checkpoint.path, name, array)
+        if slot == slots.second and (array < 0).any():
+            raise UserError(
+                f"{checkpoint.path}: {name} holds negative numbers, and is taken for a second moment of Adam: leave the"
+                f" optimizer's state out by --skip '*/{slots.first}' --skip '*/{slots.second}'"
+            )
         shape = names.shape_of(row, checkpoint.description)
         array = (array.T if row.is_transposed(TF1) else array)[: shape[0]]  # without padding rows of the vocabulary
         if array.shape != shape:
@@ -99,7 +114,7 @@ def _of_tf1(checkpoint: Checkpoint) -> OptimizerState:
         return np.ascontiguousarray(array, np.float32)
 
     step = int(checkpoint.tensors.read(GLOBAL_STEP))
-    return OptimizerState(step, lambda row: (moment(row, SLOTS[0]), moment(row, SLOTS[1])))
+    return OptimizerState(step, lambda row: (moment(row, slots.first), moment(row, slots.second)))
 
 
 def _of_run(checkpoint: Checkpoint) -> OptimizerState:

@@ -7,7 +7,7 @@ Beside the files is an index, `{"metadata": ..., "weight_map": {tensor name: fil
 from collections.abc import Callable
 from pathlib import Path
 
-from bert_jax.conversion.tensors import StoredTensors
+from bert_jax.conversion.tensors import require_few, StoredTensors
 from bert_jax.errors import listed, UserError
 from bert_jax.files import parse_json_object
 
@@ -21,6 +21,7 @@ def open_sharded(index: Path, open_file: Callable[[Path], StoredTensors]) -> Sto
     Raises UserError where a file is missing and where index and files do not tell of the same tensors.
     """
     weight_map = _weight_map(index)
+    require_few(index, len(weight_map))
     names = list(dict.fromkeys(weight_map.values()))
     _check_presence(index, names)
     shards = {name: open_file(index.parent / name) for name in names}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named tensors in files, read and written one at a time, so that no model is in memory twice."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,11 @@ from typing import NamedTuple
 
 import ml_dtypes  # noqa: F401  # NumPy knows bfloat16 by it
 import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.files import MOST_TENSORS
+
+MOST_AXES = 64  # of a tensor, as in NumPy
 
 
 class Entry(NamedTuple):
@@ -19,7 +25,7 @@ class Entry(NamedTuple):
     @property
     def bytes(self) -> int:
         """Its size."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,14 @@ class StoredTensors:
     path: Path  # for messages
     entries: Mapping[str, Entry]
     read: Callable[[str], np.ndarray]  # a name -> the tensor, of its entry's shape and dtype; reads it anew each time
+
+
+def require_few(path: Path, count: int) -> None:
+    """Refuse a checkpoint of more than MOST_TENSORS tensors."""
+    if count > MOST_TENSORS:
+        raise UserError(
+            f"{path} names {count:,} tensors, and a checkpoint has {MOST_TENSORS:,} at most: it is no model"
+        )
 
 
 class Writable(NamedTuple):
@@ -43,6 +57,21 @@ def stored(path: Path, arrays: Mapping[str, np.ndarray]) -> StoredTensors:
     """Arrays in memory, in the place of a file's."""
     entries = {name: Entry(array.shape, array.dtype.name) for name, array in arrays.items()}
     return StoredTensors(path, entries, arrays.__getitem__)
+
+
+def without_prefix(tensors: StoredTensors, prefix: str) -> StoredTensors:
+    """The same under shorter names: `prefix` is taken off those that begin with it.
+
+    Raises ValueError, which names both, where two would be called the same.
+    """
+    own: dict[str, str] = {}
+    for name in tensors.entries:
+        short = name.removeprefix(prefix)
+        if short in own:
+            raise ValueError(f"{own[short]} and {name} are one name without {prefix}")
+        own[short] = name
+    entries = {short: tensors.entries[name] for short, name in own.items()}
+    return StoredTensors(tensors.path, entries, lambda name: tensors.read(own[name]))
 
 
 def each(tensors: StoredTensors) -> Iterator[Writable]:

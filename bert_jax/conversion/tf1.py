@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.conversion.names import GLOBAL_STEP
-from bert_jax.conversion.tensors import Entry, StoredTensors, Writable
+from bert_jax.conversion.tensors import Entry, require_few, StoredTensors, Writable
 from bert_jax.data.feed import has_tensorflow
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, new_folder
@@ -26,6 +26,7 @@ from bert_jax.files import complete_or_absent, new_folder
 # A data file and the memory to write it hold this much, or one tensor if that is larger. 512 MiB: BERT-base (418 MiB) is
 # one file, as Google's.
 PIECE_BYTES = 512 * 2**20
+LARGEST_INDEX = 16 * 2**20  # bytes; that of BERT-large with Adam's moments has 50,000
 _INDEX_END = bytes.fromhex("57fb808b247547db")  # an index is a sorted string table as LevelDB's, and ends as these do
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # TensorFlow 2 puts it into its own checkpoints
 _SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
@@ -138,6 +139,11 @@ def open_tf1(prefix: Path) -> StoredTensors:
     tf = _tensorflow()
     # Its Python binding turns some of TensorFlow's errors into Python's own.
     failures = (tf.errors.OpError, IndexError, ValueError, NotImplementedError)
+    index = prefix.with_name(f"{prefix.name}.index")
+    if index.stat().st_size > LARGEST_INDEX:
+        raise UserError(
+            f"{index} has {index.stat().st_size:,} bytes, and an index {LARGEST_INDEX:,} at most: it is another file"
+        )
     try:
         reader = tf.train.load_checkpoint(str(prefix))
     except failures as error:
@@ -148,9 +154,13 @@ def open_tf1(prefix: Path) -> StoredTensors:
             f"{prefix} is an object-based checkpoint of TensorFlow 2, which has no names of variables: give the TF1"
             " checkpoint of this model, or export it as a Hugging Face directory"
         )
+    require_few(index, len(shapes))
     entries = {name: _entry(prefix, name, shapes[name], dtypes[name]) for name in sorted(shapes)}
+    held = sum(file.stat().st_size for file in _data_files(prefix))
 
     def read(name: str) -> np.ndarray:
+        if entries[name].bytes > held:  # TensorFlow takes the memory before it looks
+            raise UserError(_unreadable(prefix, entries, name, f"it should be {entries[name].bytes:,} bytes"))
         try:
             return np.asarray(reader.get_tensor(name))
         except failures as error:

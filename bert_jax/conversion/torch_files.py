@@ -13,7 +13,7 @@ Two containers: since PyTorch 1.6 a zip archive with the records NAME/data.pkl a
 import io
 import math
 import pickle
-import pickletools
+import reprlib
 import struct
 import zipfile
 import zlib
@@ -25,8 +25,9 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from bert_jax.conversion.pickle_bounds import LARGEST_PICKLE, require_bounded
 from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_pointer
-from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.conversion.tensors import Entry, MOST_AXES, require_few, StoredTensors
 from bert_jax.errors import listed, UserError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -45,6 +46,9 @@ _WRAPPERS = ("state_dict", "model")  # the entries of a training checkpoint that
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before PyTorch 1.6
 _LOCAL_HEADER = 30  # bytes of a zip record's own header before its name
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)  # what zipfile raises
+_SHOWN = 200  # characters of what a library said
+LARGEST_EXPANSION = 10  # how many times its size a file with compressed records may hold: weights hardly compress
+MOST_SHARING = 4  # how many times the bytes of all storages the tensors together may have: tied ones are stored once
 _AGAIN = "copy or download it again"
 _SAVE_AGAIN = "load it with PyTorch and save model.state_dict() alone"
 
@@ -62,10 +66,12 @@ def open_torch(path: Path) -> StoredTensors:
 def _open_file(path: Path) -> StoredTensors:
     saved = _open_container(path)
     tensors = _state_dict(path, saved.content)
+    require_few(path, len(tensors))
     size = path.stat().st_size
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor)
         _check_storage(path, name, tensor.storage, saved.storages, size)
+    _check_sharing(path, tensors, size)
     entries = {name: Entry(tensor.shape, tensor.storage.dtype.name) for name, tensor in tensors.items()}
 
     def read(name: str) -> np.ndarray:
@@ -162,7 +168,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, identity: Any) -> _Storage:
         tag, kind, key, _, length, *views = identity
         if (tag, type(kind), type(key), type(length)) != ("storage", _StorageType, str, int) or length < 0:
-            raise pickle.UnpicklingError(f"{identity!r:.80} is no storage")
+            raise pickle.UnpicklingError(f"{reprlib.repr(identity)} is no storage")
         storage = _Storage(key, kind.dtype, length)
         known = self.storages.setdefault(key, storage)
         if storage != known:
@@ -176,25 +182,18 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _unpickle(path: Path, file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
-    """The pickle that begins where the file stands, and the storages it refers to, by their keys."""
+    """The pickle that begins where the file stands, which is in memory, and the storages it refers to, by their keys."""
     begin = file.tell()
     unpickler = _Unpickler(path, file)
     try:
-        _check_memo(file, begin)
+        require_bounded(file)
         file.seek(begin)
         return unpickler.load(), unpickler.storages
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way; it calls nothing that is not of this file
-        raise UserError(f"{path} is cut short or damaged ({type(error).__name__}: {error}): {_AGAIN}") from None
-
-
-def _check_memo(file: BinaryIO, begin: int) -> None:
-    """A pickle numbers what it remembers, from 0. The unpickler's table is as long as the largest number, whatever it is."""
-    for opcode, number, position in pickletools.genops(file):
-        after = (position or 0) - begin
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(number, int) and number > after:
-            raise pickle.UnpicklingError(f"{opcode.name} {number} after {after} bytes")
+        said = f"{error}"[:_SHOWN]
+        raise UserError(f"{path} is cut short or damaged ({type(error).__name__}: {said}): {_AGAIN}") from None
 
 
 # ---- the two containers ------------------------------------------------------------------------------------
@@ -240,7 +239,13 @@ def _open_zip(path: Path, file: BinaryIO) -> _Saved:
         records = _records(path, archive)
         root = _root(path, records)
         byte_order = _record(archive, root + "byteorder") if root + "byteorder" in records else b"little"
-        content, _ = _unpickle(path, io.BytesIO(_record(archive, root + "data.pkl")))
+        described = records[f"{root}data.pkl"].file_size
+        if described > LARGEST_PICKLE:
+            raise UserError(
+                f"{path}: its {root}data.pkl has {described:,} bytes, and a description of tensors {LARGEST_PICKLE:,} at"
+                f" most: {_SAVE_AGAIN}"
+            )
+        content, _ = _unpickle(path, io.BytesIO(_record(archive, f"{root}data.pkl")))
         prefix = f"{root}data/"
         storages = {name.removeprefix(prefix): info for name, info in records.items() if name.startswith(prefix)}
         places = {key: _place(path, file, info) for key, info in storages.items()}
@@ -260,6 +265,12 @@ def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
             raise UserError(f"{path} is compressed otherwise than by deflating: {_SAVE_AGAIN}")
         if not 0 <= info.header_offset < path.stat().st_size:
             raise zipfile.BadZipFile(f"{info.filename} should begin at byte {info.header_offset}")
+    compressed = sum(info.file_size for info in infos if info.compress_type != zipfile.ZIP_STORED)
+    if compressed > LARGEST_EXPANSION * path.stat().st_size:
+        raise UserError(
+            f"{path}, {path.stat().st_size:,} bytes, says that its compressed records hold {compressed:,}, more than"
+            f" {LARGEST_EXPANSION} times as many: {_SAVE_AGAIN}"
+        )
     return records
 
 
@@ -297,12 +308,14 @@ def _place(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> _Place:
 
 
 def _open_row_of_pickles(path: Path, file: BinaryIO) -> _Saved:
-    if _unpickle(path, file)[0] != _MAGIC or _unpickle(path, file)[0] != _VERSION:
+    pickles = io.BytesIO(file.read(LARGEST_PICKLE))  # where they end is known when they are loaded
+    if _unpickle(path, pickles)[0] != _MAGIC or _unpickle(path, pickles)[0] != _VERSION:
         raise UserError(f"{path} is a pickle, but not one of torch.save: {_SAVE_AGAIN}")
-    machine, _ = _unpickle(path, file)
+    machine, _ = _unpickle(path, pickles)
     _check_byte_order(path, isinstance(machine, dict) and machine.get("little_endian") is True)
-    content, storages = _unpickle(path, file)
-    keys, _ = _unpickle(path, file)
+    content, storages = _unpickle(path, pickles)
+    keys, _ = _unpickle(path, pickles)
+    file.seek(pickles.tell())
     return _Saved(content, _places_after_lengths(path, file, keys, storages))
 
 
@@ -311,7 +324,9 @@ def _places_after_lengths(path: Path, file: BinaryIO, keys: Any, storages: Mappi
     places = {}
     for key in keys if isinstance(keys, list) else []:
         if not isinstance(key, str) or key not in storages:
-            raise UserError(f"{path} is damaged: it lists storage {key!r}, which no tensor lies in: {_AGAIN}")
+            raise UserError(
+                f"{path} is damaged: it lists storage {reprlib.repr(key)}, which no tensor lies in: {_AGAIN}"
+            )
         length_bytes = file.read(8)
         if len(length_bytes) < 8:
             break
@@ -343,7 +358,7 @@ def _state_dict(path: Path, content: Any) -> dict[str, _Tensor]:
         raise UserError(f"{path} holds two models, {' and '.join(inner)}: {_SAVE_AGAIN}")
     tensors = content[inner[0]] if inner else content
     others = [f"{name} ({_kind_of(value)})" for name, value in tensors.items() if not isinstance(value, _Tensor)]
-    others += [f"{name!r}, a name that is no text" for name in tensors if not isinstance(name, str)]
+    others += [f"{reprlib.repr(name)}, a name that is no text" for name in tensors if not isinstance(name, str)]
     if others:
         raise UserError(f"{path} holds values that are no tensors: {listed(others)}: {_SAVE_AGAIN}")
     if not tensors:
@@ -361,8 +376,12 @@ def _check_tensor(path: Path, name: str, tensor: _Tensor) -> None:
     storage, offset, shape, strides = tensor
     length = storage.length if storage.view_length is None else storage.view_length
     numbers = (offset, storage.begin, length, *shape, *strides)
-    if len(shape) != len(strides) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise UserError(f"{path} is damaged: {name} has shape {shape}, strides {strides} and offset {offset}: {_AGAIN}")
+    right = all(type(number) is int and number >= 0 for number in numbers)
+    if len(shape) != len(strides) or len(shape) > MOST_AXES or not right or math.prod(filter(None, shape)) >= 2**60:
+        shown = [reprlib.repr(value) for value in (shape, strides, offset)]
+        raise UserError(
+            f"{path} is damaged: {name} has shape {shown[0]}, strides {shown[1]} and offset {shown[2]}: {_AGAIN}"
+        )
     if storage.begin + length > storage.length:
         end = storage.begin + length
         raise UserError(f"{path} is damaged: {name} lies in a view to number {end} of {storage.length}: {_AGAIN}")
@@ -370,6 +389,18 @@ def _check_tensor(path: Path, name: str, tensor: _Tensor) -> None:
         raise UserError(
             f"{path} is damaged: {name}, {list(shape)} with strides {list(strides)}, reaches to number"
             f" {offset + _reach(tensor)} of a storage of {length}: {_AGAIN}"
+        )
+
+
+def _check_sharing(path: Path, tensors: Mapping[str, _Tensor], size: int) -> None:
+    """Tensors may lie in each other, but not make a small file into a large model."""
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    held = max(size, sum(storage.length * storage.dtype.itemsize for storage in storages.values()))
+    wanted = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
+    if wanted > MOST_SHARING * held:
+        raise UserError(
+            f"{path}: its {len(tensors)} tensors are {wanted:,} bytes and lie in {held:,}, more than {MOST_SHARING} times over:"
+            f" {_SAVE_AGAIN}"
         )
 
 

@@ -2,19 +2,19 @@
 """The tokenizer that belongs to a checkpoint, and its files as each format wants them."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bert_jax.conversion.config_files import read_json
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, reading, write_json
+from bert_jax.errors import listed, UserError
+from bert_jax.files import complete_or_absent, write_json
 from bert_jax.tokenization import load_tokenizer, Tokenizer, WordPieceTokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS
-from bert_jax.tokenization.loading import RECORDED
+from bert_jax.tokenization.hugging_face import LIBRARY_FILE, read_description, SPECIAL_NAMES, SPECIAL_TOKENS_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE
-from bert_jax.tokenization.wordpiece import library_model, VOCABULARY_FILE
-
-LIBRARY_FILE = "tokenizer.json"  # of the tokenizers library
+from bert_jax.tokenization.switches import LONGEST_WORD_OF_TRANSFORMERS, Switches
+from bert_jax.tokenization.wordpiece import library_model, library_tokenizer, VOCABULARY_FILE
 
 
 def find_tokenizer(folder: Path, asked: Path | None = None) -> Tokenizer | None:
@@ -25,36 +25,22 @@ def find_tokenizer(folder: Path, asked: Path | None = None) -> Tokenizer | None:
     """
     if asked is not None:
         return load_tokenizer(asked)
-    if (folder / VOCABULARY_FILE).is_file() or (folder / MODEL_FILE).is_file():
+    if any((folder / name).is_file() for name in (VOCABULARY_FILE, MODEL_FILE, LIBRARY_FILE)):
         return load_tokenizer(folder)
-    if (folder / LIBRARY_FILE).is_file():
-        return read_library_file(folder / LIBRARY_FILE)
     return None
 
 
-def read_library_file(path: Path) -> Tokenizer:
-    """A tokenizer.json with BERT's WordPiece, as Hugging Face's library writes it where it writes no vocab.txt."""
-    with reading(path, "give --vocab"):
-        return _from_library(path, read_json(path))
-
-
-def _from_library(path: Path, values: dict[str, Any]) -> Tokenizer:
-    model, normalizer = values.get("model") or {}, values.get("normalizer") or {}
-    if model.get("type") != "WordPiece" or normalizer.get("type") != "BertNormalizer":
-        raise UserError(
-            f"{path} holds a {model.get('type')} tokenizer with {normalizer.get('type')}, not BERT's WordPiece: give --vocab"
+def not_kept(folder: Path, positions: int) -> Iterator[str]:
+    """What transformers' files of a tokenizer say that has no place here, a line each."""
+    described = read_description(folder)
+    if described is None:
+        return
+    yield from described.notes
+    if described.longest is not None and described.longest < positions:
+        yield (
+            f"left out of {CONFIG_FILE}: model_max_length={described.longest}; texts may be as long as the {positions}"
+            " positions of the model"
         )
-    entries = model["vocab"]
-    if sorted(entries.values()) != list(range(len(entries))):
-        raise UserError(f"{path}: the ids of its vocabulary are not 0 to {len(entries) - 1}: give --vocab")
-    vocabulary = sorted(entries, key=entries.__getitem__)
-    missing = [token for token in SPECIAL_TOKENS if token not in entries]
-    if missing:
-        raise UserError(f"{path} lacks the special tokens {', '.join(missing)}: give --vocab")
-    if not normalizer.get("handle_chinese_chars", True):
-        raise UserError(f"{path} does not part Chinese characters, which BERT's tokenizer does: give --vocab")
-    lowercase, strip = bool(normalizer.get("lowercase", True)), normalizer.get("strip_accents")
-    return WordPieceTokenizer(vocabulary, lowercase, strip, decided_by=f"{RECORDED} {path.name}")
 
 
 def write_google_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[str]:
@@ -63,10 +49,27 @@ def write_google_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[str]:
         raise UserError(
             "a SentencePiece vocabulary has no place in a checkpoint of google-research/bert: convert to huggingface"
         )
-    for name, content in tokenizer.files().items():
-        with complete_or_absent(folder / name) as file:
-            file.write(content)
-    return [f"vocab.txt does not say it: run Google's code with --do_lower_case={tokenizer.lowercase}"]
+    with complete_or_absent(folder / VOCABULARY_FILE) as file:
+        file.write("".join(f"{entry}\n" for entry in tokenizer.vocabulary).encode())
+    return [
+        f"vocab.txt does not say it: run Google's code with --do_lower_case={tokenizer.lowercase}",
+        *_lost(tokenizer),
+    ]
+
+
+def _lost(tokenizer: WordPieceTokenizer) -> Iterator[str]:
+    """What google-research/bert's tokenizer does otherwise."""
+    switches = tokenizer.switches
+    if switches.added_tokens:
+        added = listed(token.content for token in switches.added_tokens)
+        yield f"the added tokens {added} are entries of vocab.txt: Google's code may cut them, and finds none with punctuation"
+    if not switches.tokenize_chinese_chars:
+        yield "tokenize_chinese_chars=false is left out: Google's code parts ideographs, so ids of Chinese text are others"
+    if tokenizer.strip_accents != tokenizer.lowercase:
+        yield f"strip_accents={str(tokenizer.strip_accents).lower()} is left out: Google's code strips where it lower-cases"
+    if switches.max_input_chars_per_word != Switches().max_input_chars_per_word:
+        longest = switches.max_input_chars_per_word
+        yield f"max_input_chars_per_word={longest} is left out: to Google's code it is {Switches().max_input_chars_per_word}"
 
 
 def write_hugging_face_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> list[str]:
@@ -75,41 +78,48 @@ def write_hugging_face_tokenizer(tokenizer: Tokenizer, folder: Path, longest: in
         raise UserError(
             "a SentencePiece vocabulary is no tokenizer of Hugging Face's BERT: only WordPiece can be converted"
         )
-    special = {f"{name}_token": f"[{token}]" for name, token in
-               (("cls", "CLS"), ("mask", "MASK"), ("pad", "PAD"), ("sep", "SEP"), ("unk", "UNK"))}  # fmt: skip
     for name, content in tokenizer.files().items():
         with complete_or_absent(folder / name) as file:
             file.write(content)
-    write_json(
-        folder / CONFIG_FILE,
-        {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": tokenizer.lowercase,
-            "strip_accents": tokenizer.strip_accents,
-            "tokenize_chinese_chars": True,
-            "model_max_length": longest,
-            **special,
-        },
-    )
-    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / CONFIG_FILE, _transformers_config(tokenizer, longest))
+    write_json(folder / SPECIAL_TOKENS_FILE, SPECIAL_NAMES)
     with complete_or_absent(folder / LIBRARY_FILE) as file:
         file.write(json.dumps(_library_tokenizer(tokenizer), ensure_ascii=False).encode())
-    return []
+    longest_word = tokenizer.switches.max_input_chars_per_word
+    if longest_word <= LONGEST_WORD_OF_TRANSFORMERS:
+        return []
+    return [
+        f"words of {LONGEST_WORD_OF_TRANSFORMERS + 1} to {longest_word} characters are [UNK] to transformers' BertTokenizer,"
+        " whatever its files say, and pieces here"
+    ]
+
+
+def _transformers_config(tokenizer: WordPieceTokenizer, longest: int) -> dict[str, Any]:
+    """tokenizer_config.json; `longest`: tokens of a text."""
+    values: dict[str, Any] = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": tokenizer.lowercase,
+        "strip_accents": tokenizer.strip_accents,
+        "tokenize_chinese_chars": tokenizer.switches.tokenize_chinese_chars,
+        "model_max_length": longest,
+        **SPECIAL_NAMES,
+    }
+    if tokenizer.switches.added_tokens:
+        ids = {token: index for index, token in enumerate(tokenizer.vocabulary)}
+        values["added_tokens_decoder"] = {
+            str(ids[token.content]): asdict(token) for token in tokenizer.switches.added_tokens
+        }
+    return values
 
 
 def _library_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
     """tokenizer.json, by the library itself: [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
     import tokenizers
 
-    ids = {token: index for index, token in enumerate(tokenizer.vocabulary)}
-    library = tokenizers.Tokenizer(library_model(ids))
-    library.normalizer = tokenizers.normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=True,
-        strip_accents=tokenizer.strip_accents,
-        lowercase=tokenizer.lowercase,
-    )
-    library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    switches = tokenizer.switches
+    ids = {token: index for index, token in enumerate(tokenizer.entries)}
+    library = library_tokenizer(tokenizer.lowercase, tokenizer.strip_accents, switches.tokenize_chinese_chars)
+    library.model = library_model(ids, switches.max_input_chars_per_word)
     library.decoder = tokenizers.decoders.WordPiece(prefix="##")
     library.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
@@ -117,4 +127,5 @@ def _library_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
         special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
     )
     library.add_special_tokens(list(SPECIAL_TOKENS))
+    library.add_tokens([tokenizers.AddedToken(**asdict(token)) for token in switches.added_tokens])
     return json.loads(library.to_str())

@@ -3,6 +3,7 @@
 
 encoding.py       what a tokenizer is: the interface of the two kinds, and what they return
 wordpiece.py      WordPiece, ids as google-research/bert's
+switches.py       what a tokenizer of Hugging Face's may do otherwise
 normalization.py  where the `tokenizers` library and google-research/bert differ
 sentencepiece.py  SentencePiece, unigram and BPE
 chunks.py         where text may be cut without a change of the ids
@@ -10,6 +11,7 @@ flat.py           the fast path: a cache of chunks, ids of many texts in one arr
 words.py          where words begin, in any language
 training.py       text -> WordPiece vocabulary
 loading.py        files -> tokenizer
+hugging_face.py   the files that transformers writes beside a vocabulary
 """
 
 from bert_jax.tokenization.encoding import Encoding, FlatEncoding, SPECIAL_TOKENS, Tokenizer

@@ -2,11 +2,12 @@
 """Files -> tokenizer, with a word of what is wrong with them.
 
 A WordPiece vocabulary is a file vocab.txt with an entry a line (id = line number - 1), a SentencePiece vocabulary a file
-sentencepiece.model. tokenizer_config.json beside it says how text is normalised before it is looked up.
+sentencepiece.model. tokenizer_config.json beside it says how text is normalised before it is looked up. What transformers
+writes is read in hugging_face.py.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from bert_jax.errors import UserError
 from bert_jax.files import read_json, reading
 from bert_jax.text_files import foreign_encoding, mend_encoding
 from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS, Tokenizer
+from bert_jax.tokenization.hugging_face import Described, LARGEST_FILE, LIBRARY_FILE, read_description
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer
+from bert_jax.tokenization.switches import switches_from
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE, WordPieceTokenizer
 
 Settings = Mapping[str, bool | None]  # lowercase and strip_accents, None where nothing is asked
@@ -26,30 +29,74 @@ CASED_SHARE = 0.01  # of the entries: with at least so many capitals a bare voca
 def load_tokenizer(path: Path, lowercase: bool | None = None, strip_accents: bool | None = None) -> Tokenizer:
     """The tokenizer of a vocabulary file (vocab.txt, *.model) or of a directory with one: a run, data, a vocabulary.
 
-    A tokenizer_config.json beside it is obeyed: ours, whose fingerprint must fit, or Hugging Face's of a vocab.txt.
-    Without one, `lowercase` decides about a vocab.txt; where it is None, text is lower-cased if less than CASED_SHARE
-    of the entries have a capital letter. A SentencePiece model says itself how it normalises. `decided_by` of the
-    result says which it was. Raises UserError for what does not fit.
+    A tokenizer_config.json beside it is obeyed: ours, whose fingerprint must fit, or Hugging Face's of a vocab.txt, with
+    its tokenizer.json, which may stand in the place of a vocab.txt too. Where they do not say it, `lowercase` decides about
+    a vocab.txt; where it is None, text is lower-cased if less than CASED_SHARE of the entries have a capital letter. A
+    SentencePiece model says itself how it normalises. `decided_by` of the result says which it was. Raises UserError for
+    what does not fit.
     """
     file = _vocabulary_file(Path(path))
     asked = {"lowercase": lowercase, "strip_accents": strip_accents}
     if file.suffix == ".model":
         return _load_sentencepiece(file, asked)
-    vocabulary = _read_vocabulary(file)
     config_file = file.parent / CONFIG_FILE
-    if file.name == VOCABULARY_FILE and config_file.exists():
-        config = _read_config(config_file)
-        _refuse_other(asked, config, config_file, f"give a copy of {file.name} without {CONFIG_FILE}")
-        decided_by = f"{RECORDED} {config_file.name}"
-        tokenizer = WordPieceTokenizer(vocabulary, config["lowercase"], config["strip_accents"], decided_by)
-        _require_fingerprint(tokenizer, file, config, config_file)
+    ours = _read_config(config_file) if file.name == VOCABULARY_FILE and config_file.exists() else None
+    if ours is not None:
+        _refuse_other(asked, ours, config_file, f"give a copy of {file.name} without {CONFIG_FILE}")
+        decided_by, settings = f"{RECORDED} {config_file.name}", (ours["lowercase"], ours["strip_accents"])
+        tokenizer = WordPieceTokenizer(_read_vocabulary(file), *settings, decided_by, ours["switches"])
+        _require_fingerprint(tokenizer, file, ours, config_file)
         return tokenizer
-    if lowercase is not None:
-        return WordPieceTokenizer(vocabulary, lowercase, strip_accents)
+    described = read_description(file.parent) if file.name in (VOCABULARY_FILE, LIBRARY_FILE) else None
+    if described is not None:
+        return _load_described(file, described, asked)
+    return _load_bare(file, _read_vocabulary(file), asked)
+
+
+def _load_bare(file: Path, vocabulary: Sequence[str], asked: Settings) -> WordPieceTokenizer:
+    """A vocabulary that no file says the case of."""
+    lowercase, decided_by = (asked["lowercase"], "as asked")
+    if lowercase is None:
+        lowercase, decided_by = _by_capitals(file, vocabulary)
+    return WordPieceTokenizer(vocabulary, lowercase, asked["strip_accents"], decided_by)
+
+
+def _by_capitals(file: Path, vocabulary: Sequence[str]) -> tuple[bool, str]:
+    """Whether text is to be lower-cased, and what decided."""
     capitals = sum(_has_capital(entry) for entry in vocabulary)
-    lowercase = capitals < CASED_SHARE * len(vocabulary)
-    decided_by = f"{capitals} of the {len(vocabulary)} entries of {file.name} have capital letters"
-    return WordPieceTokenizer(vocabulary, lowercase, strip_accents, decided_by)
+    said = f"{capitals} of the {len(vocabulary)} entries of {file.name} have capital letters"
+    return capitals < CASED_SHARE * len(vocabulary), said
+
+
+def _load_described(file: Path, described: Described, asked: Settings) -> WordPieceTokenizer:
+    """A vocabulary with transformers' files beside it, or tokenizer.json alone."""
+    vocabulary = described.entries if file.name == LIBRARY_FILE else _read_vocabulary(file)
+    assert vocabulary is not None  # a tokenizer.json has entries
+    if described.entries is not None and file.name != LIBRARY_FILE:
+        _require_same_entries(file, vocabulary, described.entries)
+    lowercase, decided_by = described.lowercase, f"{RECORDED} {described.decided_by}"
+    if lowercase is not None:
+        strip = lowercase if described.strip_accents is None else described.strip_accents
+        remedy = f"give a copy of {file.name} without {described.decided_by}"
+        found = {"lowercase": lowercase, "strip_accents": strip}
+        _refuse_other(asked, found, file.parent / described.decided_by, remedy)
+    elif asked["lowercase"] is not None:
+        lowercase, decided_by = asked["lowercase"], "as asked"
+    else:
+        lowercase, decided_by = _by_capitals(file, vocabulary)
+    return WordPieceTokenizer(vocabulary, lowercase, described.strip_accents, decided_by, described.switches)
+
+
+def _require_same_entries(file: Path, vocabulary: Sequence[str], others: Sequence[str]) -> None:
+    """vocab.txt and tokenizer.json are of one vocabulary; the latter has repeated entries once."""
+    ids = {entry: index for index, entry in enumerate(vocabulary)}
+    different = next((entry for index, entry in enumerate(others) if ids.get(entry.strip()) != index), None)
+    if len(vocabulary) == len(ids) and (different is not None or len(others) != len(vocabulary)):
+        what = f"of {len(others)} entries" if different is None else f"where {different!r} is another id or none"
+        raise UserError(
+            f"{file}, of {len(vocabulary)} entries, and the {LIBRARY_FILE} beside it, {what}, are not of one vocabulary:"
+            " remove the wrong one, or name the right one by --vocab"
+        )
 
 
 def _vocabulary_file(path: Path) -> Path:
@@ -58,6 +105,8 @@ def _vocabulary_file(path: Path) -> Path:
             raise UserError(f"{path} is missing: give a {VOCABULARY_FILE}, a {MODEL_FILE} or a directory that has one")
         return path
     present = [path / name for name in (VOCABULARY_FILE, MODEL_FILE) if (path / name).exists()]
+    if not present and (path / LIBRARY_FILE).exists():
+        return path / LIBRARY_FILE
     if len(present) == 2:
         raise UserError(f"{path} has both {VOCABULARY_FILE} and {MODEL_FILE}: name the one that is meant")
     if not present:
@@ -74,12 +123,13 @@ def _load_sentencepiece(file: Path, asked: Settings) -> SentencePieceTokenizer:
     config_file = file.parent / CONFIG_FILE
     recorded = file.name == MODEL_FILE and config_file.exists()
     decided_by = f"{RECORDED} {config_file.name}" if recorded else f"{file.name} normalises so"
+    _require_small(file)
     try:
         tokenizer = SentencePieceTokenizer(file.read_bytes(), decided_by)
     except UserError as error:
         raise UserError(f"{file} is of no use here: {error}") from None
     if recorded:
-        _require_fingerprint(tokenizer, file, _read_config(config_file), config_file)
+        _require_fingerprint(tokenizer, file, _read_config(config_file) or {}, config_file)
     _refuse_other(asked, tokenizer.settings(), file, "make another model with `bert-jax vocab`")
     return tokenizer
 
@@ -91,12 +141,19 @@ def _has_capital(entry: str) -> bool:
     return entry != entry.lower() and not re.fullmatch(r"\[.+\]|<.+>", entry)  # not [MASK], <S>
 
 
+def _require_small(file: Path) -> None:
+    size = file.stat().st_size
+    if size > LARGEST_FILE:
+        raise UserError(f"{file} has {size:,} bytes, and a vocabulary {LARGEST_FILE:,} at most: it is another file")
+
+
 def _read_vocabulary(file: Path) -> list[str]:
     """The entries, stripped of white space as google-research/bert's load_vocab does; each line has an id.
 
     Equal entries stay, empty ones too, as published vocabularies have them: the ids behind them are those that the model
-    was trained with. Only \\n and \\r\\n end a line: other separators (U+2028, a lone \\r) are entries' characters.
+    was trained with. Only \n and \r\n end a line: other separators (U+2028, a lone \\r) are entries' characters.
     """
+    _require_small(file)
     raw = file.read_bytes()
     if (encoding := foreign_encoding(raw)) is not None:
         raise UserError(f"{file} is {mend_encoding(encoding)}")
@@ -138,28 +195,15 @@ def _require_fingerprint(tokenizer: Tokenizer, file: Path, config: Mapping[str, 
         )
 
 
-def _read_config(config_file: Path) -> dict[str, Any]:
-    """Our tokenizer_config.json, or Hugging Face's in our words."""
+def _read_config(config_file: Path) -> dict[str, Any] | None:
+    """Our tokenizer_config.json; None where it is Hugging Face's."""
     remedy = "remove it, or make the vocabulary again"
     config = read_json(config_file, remedy)
     if config.get("kind") not in ("wordpiece", "sentencepiece"):
-        return _from_hugging_face(config_file, config)
+        return None
     with reading(config_file, remedy):
         known = {name: config[name] for name in ("lowercase", "strip_accents", "fingerprint")}
         for name, kinds in {"lowercase": bool, "strip_accents": bool | None, "fingerprint": str | None}.items():
             if not isinstance(known[name], kinds):
                 raise TypeError(f"{name} is {str(known[name])[:40]}")
-        return known
-
-
-def _from_hugging_face(config_file: Path, config: dict[str, Any]) -> dict[str, Any]:
-    if "do_lower_case" not in config:
-        raise UserError(
-            f"{config_file} does not say do_lower_case, as one of a BERT's tokenizer does: write it there (true or false), or"
-            " remove the file, and the capitals of the vocabulary decide"
-        )
-    if config.get("tokenize_chinese_chars") is False:
-        raise UserError(f"{config_file} says tokenize_chinese_chars false, which BERT's tokenizer does not have")
-    strip_accents = config.get("strip_accents")
-    lowercase = bool(config["do_lower_case"])
-    return {"lowercase": lowercase, "strip_accents": lowercase if strip_accents is None else strip_accents}
+        return known | {"switches": switches_from(config)}

@@ -35,12 +35,21 @@ class Evening(dict[int, str]):
       normalizer, pre_tokenizer: the library's.
       lowercase, strip_accents: what the normalizer was made with.
       known: the characters of the vocabulary. One of them that the library misjudges gets a stand-in of its own.
+      ideographs_apart: as the normalizer was told.
     """
 
-    def __init__(self, normalizer: Any, pre_tokenizer: Any, lowercase: bool, strip_accents: bool, known: Iterable[str]):
+    def __init__(
+        self,
+        normalizer: Any,
+        pre_tokenizer: Any,
+        lowercase: bool,
+        strip_accents: bool,
+        known: Iterable[str],
+        ideographs_apart: bool = True,
+    ):
         super().__init__()
         self._normalizer, self._pre_tokenizer = normalizer, pre_tokenizer
-        self._lowercase, self._strip_accents = lowercase, strip_accents
+        self._lowercase, self._strip_accents, self._ideographs_apart = lowercase, strip_accents, ideographs_apart
         known = frozenset(known)
         pools = {name: iter([free for free in pool if free not in known]) for name, pool in _POOLS.items()}
         self._shared = {name: next(pool) for name, pool in pools.items()}
@@ -84,23 +93,26 @@ class Evening(dict[int, str]):
             return False
         normal = self._normalizer.normalize_str(f"a{character}b")
         pieces = [piece for piece, _ in self._pre_tokenizer.pre_tokenize_str(normal)]
-        return pieces == basic_tokens(f"a{character}b", self._lowercase, self._strip_accents)
+        expected = basic_tokens(f"a{character}b", self._lowercase, self._strip_accents, self._ideographs_apart)
+        return pieces == expected
 
     def _class(self, character: str) -> str:
         if is_dropped(character):
             return "dropped"
-        if _IDEOGRAPH.match(character):
+        if self._ideographs_apart and _IDEOGRAPH.match(character):
             return "ideograph"
         if _is_punctuation(character):
             return "punctuation"
         return "mark" if self._strip_accents and unicodedata.category(character) == "Mn" else "ordinary"
 
 
-def basic_tokens(text: str, lowercase: bool, strip_accents: bool) -> list[str]:
+def basic_tokens(text: str, lowercase: bool, strip_accents: bool, ideographs_apart: bool = True) -> list[str]:
     """Words and punctuation characters, as google-research/bert's BasicTokenizer; slow."""
     kept = "".join(" " if is_space(character) else character for character in text if not is_dropped(character))
     tokens: list[str] = []
-    for word in _IDEOGRAPH.sub(r" \g<0> ", kept).split():
+    if ideographs_apart:
+        kept = _IDEOGRAPH.sub(r" \g<0> ", kept)
+    for word in kept.split():
         if lowercase:
             word = word.lower()
         if strip_accents:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.scoring.labels import label_key
 
 Word = Callable[[Any, str], str | None]  # (cell, place) -> a label as text; None where there is none
 _NOTHING = "\\N"  # as databases export what is not known
@@ -49,15 +50,15 @@ def _parts(cell: Any, place: str, separator: str | None) -> list[Any]:
 
 def class_numbers(words: Iterable[str], labels: Sequence[str], place: str) -> tuple[int, ...]:
     """Return the numbers of classes, ascending. UserError names one that the task does not have."""
-    known = {label: number for number, label in enumerate(labels)}
+    known = {label_key(label): number for number, label in enumerate(labels)}
     found = []
     for word in words:
-        if word not in known:
+        if label_key(word) not in known:
             shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
             raise UserError(
                 f"{place}: class {word} is not one of {shown}: correct it, or give all classes with --labels"
             )
-        found.append(known[word])
+        found.append(known[label_key(word)])
     return tuple(sorted(found))
 
 

@@ -11,7 +11,6 @@ from tokenization_samples import VOCABULARY
 from bert_jax.config import ModelConfig, PretrainConfig
 from bert_jax.conversion.config_files import read_google, read_hugging_face
 from bert_jax.conversion.sharded import open_sharded
-from bert_jax.conversion.vocabularies import read_library_file
 from bert_jax.data.corpus import finished_corpus
 from bert_jax.data.shards import read_manifest
 from bert_jax.data.work_folder import read_record as read_work_record
@@ -88,7 +87,7 @@ READERS = {
             "model": {"type": "WordPiece", "vocab": {entry: number for number, entry in enumerate(VOCABULARY)}},
             "normalizer": {"type": "BertNormalizer", "lowercase": True, "strip_accents": None},
         },
-        read_library_file,
+        load_tokenizer,
     ),
     "bert_config.json": (SHAPE | {"hidden_act": "gelu"}, read_google),
     "hugging.json": (SHAPE | {"hidden_act": "gelu", "model_type": "bert"}, read_hugging_face),

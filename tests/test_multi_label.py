@@ -15,7 +15,7 @@ from finetune_samples import command, MODEL, read_lines, sentences, write_model
 from bert_jax.cli import main
 from bert_jax.errors import UserError
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.finetuning.degenerate import find_degenerate
+from bert_jax.finetuning.degenerate import judge
 from bert_jax.finetuning.losses import task_scores
 from bert_jax.finetuning.multi_label_split import sigmoid
 from bert_jax.finetuning.saved import confusion_lines, SavedModel
@@ -155,12 +155,12 @@ def test_the_loss_is_the_binary_cross_entropy_of_each_class():
 def test_one_set_of_classes_for_everything_is_degenerate():
     gold = np.array([[True, False], [False, True], [False, False]] * 20)
     outcome = Outcome({"micro_f1": 0.0}, gold, np.zeros_like(gold), [], lambda folder: [])
-    found = find_degenerate("multi_label", outcome, FinetuneConfig(), 100, 0.5)
+    found = judge("multi_label", outcome, FinetuneConfig(), 100, 0.5).degenerate
     assert found.kind == "one set of classes"
     assert "40 are of others" in found.explanation
-    assert find_degenerate("multi_label", Outcome({}, gold, gold, [], list), FinetuneConfig(), 100, 0.5) is None
+    assert judge("multi_label", Outcome({}, gold, gold, [], list), FinetuneConfig(), 100, 0.5).degenerate is None
     same = np.zeros_like(gold)
-    assert find_degenerate("multi_label", Outcome({}, same, same, [], list), FinetuneConfig(), 100, 0.5) is None
+    assert judge("multi_label", Outcome({}, same, same, [], list), FinetuneConfig(), 100, 0.5).undecided is not None
 
 
 # ---- a run ---------------------------------------------------------------------------------------------------------

@@ -4,10 +4,14 @@ and a small made-up corpus that many tests share."""
 
 import gc
 import os
+import signal
 import tempfile
 import weakref
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# A shell starts what runs in its background with SIGINT ignored, and the stages that tests start would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Compiling dominates the time of small programs: the backend's optimizations are left out here, not in `make demo`.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()

@@ -315,7 +315,7 @@ def test_the_command_prints_tables_and_tells_by_its_status_what_failed(monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peer-python", "/no/such/python"], "--peer-python /no/such/python: no such file"),
+        (["--only", "peer", "--peer-python", "/no/such/python"], "--peer-python /no/such/python: no such file"),
         (["no_such_config"], "there is no configuration 'no_such_config'"),
         (["model.layers=3"], "unknown setting 'model.layers'"),
         (["base", "phases.0.batch_size=none"], "is not of type"),

@@ -21,7 +21,8 @@ from bert_jax.finetuning.prepared import Prepared, Wanted
 from bert_jax.finetuning.run_files import Finetuned, OwnTask, start_or_resume
 from bert_jax.settings import override
 
-CONFIG = override(FinetuneConfig(), [*SETTINGS, "max_query_length=4"])
+CONFIG = override(FinetuneConfig(), SETTINGS)
+OF_QUESTIONS = replace(CONFIG, max_query_length=4)
 OWN = {
     "classification": OwnTask("classification", ("sentence",), "label", labels=("0", "1")),
     "regression": OwnTask("regression", ("sentence1", "sentence2"), "score", id="index"),
@@ -54,7 +55,7 @@ def begin(wanted: Wanted, output: Path) -> Finetuned:
 
 
 def of(folder: Path, kind: str) -> Wanted:
-    return Wanted(OWN[kind], str(folder / kind), folder / "model", CONFIG)
+    return Wanted(OWN[kind], str(folder / kind), folder / "model", OF_QUESTIONS if kind == "span" else CONFIG)
 
 
 @pytest.mark.parametrize("kind", OWN)

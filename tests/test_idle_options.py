@@ -48,7 +48,15 @@ IDLE = {
     },
     **{
         ("finetune", name): [f"{SST2} --{name} {value}"]
-        for name, value in {"kind": "tagging", "text": "a", "label": "b", "id": "c", "choices": "d"}.items()
+        for name, value in {
+            "kind": "tagging",
+            "text": "a",
+            "label": "b",
+            "id": "c",
+            "choices": "d",
+            "positive": "e",
+            "separator": ";",
+        }.items()
     },
     ("finetune", "labels"): [f"{SST2} --labels a b", f"{OWN} --labels a b"],
     ("finetune", "seeds"): [f"{SST2} --sweep --seeds 2"],
@@ -105,7 +113,7 @@ ALWAYS = {
     "embed": {"model", "input", "output", "pooling", "layers", "too_long", "dtype", "compute_dtype"} | CHECKPOINT,
     "evaluate": {"run", "data", "sequence_length", "json", "text"},
     "fill-mask": {"run", "texts", "top_k", "json"},
-    "finetune": {"settings", "task", "data", "model", "output", "from_scratch"} | (CHECKPOINT - {"skip"}),
+    "finetune": {"settings", "task", "data", "model", "output", "from_scratch"} | CHECKPOINT,
     "plan": {"config", "settings", "topology", "quick", "json"},
     "predict": {"run", "data"},
     "prepare": {"input", "vocab", "output", "lowercase", "errors", "text_format", "splitter", "segmenter", "licence"}
@@ -178,7 +186,7 @@ CONDITIONAL = {"stride", "combine"}  # act with too_long=windows, with layers
 IN_EVERY_KIND = {
     "seed", "learning_rate", "batch_size", "epochs", "warmup_share", "bias_correction", "weight_decay", "clip_norm",
     "layer_decay", "freeze", "max_length", "too_long", "layers", "lstm", "mesh", "compute_dtype", "remat", "scan_layers",
-    "attention", "buckets", "log_every", "evals_per_epoch",
+    "attention", "buckets", "log_every", "evals_per_epoch", "single_segment",
 }  # fmt: skip
 
 
@@ -210,6 +218,7 @@ def test_settings_that_need_another_are_refused_without_it(kind):
 
 NEEDED = {
     "classification": {"text": ["a"], "label": "b"},
+    "multi_label": {"text": ["a"], "label": "b"},
     "regression": {"text": ["a"], "label": "b"},
     "choice": {"text": ["a"], "label": "b", "choices": ["c", "d"]},
     "span": {},
@@ -217,6 +226,7 @@ NEEDED = {
 }
 REFUSED = {
     "classification": {"choices"},
+    "multi_label": {"choices"},
     "regression": {"choices", "labels"},
     "choice": set(),
     "span": {"text", "label", "id", "labels", "choices"},

@@ -258,7 +258,7 @@ def test_a_finished_run_says_so(few, straight, capsys):
 
 def test_a_loss_that_is_not_finite_stops_the_run(few, tmp_path):
     """The step is named and nothing is overwritten: the checkpoints are those of before."""
-    too_fast = OptimizerConfig(learning_rate=1e30, warmup_steps=0)
+    too_fast = OptimizerConfig(learning_rate=1e18, warmup_steps=0)
     config = replace(CONFIG, model=PLAIN, optimizer=too_fast, save_every=1)
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"step \d: the loss or the gradient is not finite \(mlm_loss=.*nothing is o"):

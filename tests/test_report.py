@@ -23,6 +23,7 @@ from bert_jax.report.run_files import load_run
 from bert_jax.report.summary import parameter_count
 from bert_jax.report.template import fill, save_page
 from bert_jax.settings import flatten, to_dict
+from bert_jax.tokenization import WordPieceTokenizer
 
 CONFIG = PretrainConfig(
     model=ModelConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
@@ -107,8 +108,10 @@ def sources_of(*files: tuple[str, int]) -> list[dict[str, Any]]:
     return [{"source": "text", "files": [{"file": name, "bytes": size, "sha256": "0"} for name, size in files]}]
 
 
+TOKENIZER = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "[MASK]"], lowercase=True)
 PASSPORT = {
-    "format": 2, "tokenizer": "ab" * 32, "vocab_size": 50, "seed": 0, "short_seq_prob": 0.1, "random_next_prob": 0.5,
+    "format": 2, "tokenizer": TOKENIZER.fingerprint, "vocab_size": 50, "seed": 0,
+    "short_seq_prob": 0.1, "random_next_prob": 0.5,
     "kinds": ["nsp", "sop", "full_sentences"], "sequence_lengths": [16, 32], "held_out": 0.05, "licence": "CC0-1.0",
     "sources": sources_of(("own.txt", 7654321)),
     "warnings": ["own.txt: 40 % of the lines <b>repeat</b>"],
@@ -148,7 +151,7 @@ def write_run(directory: Path, **files: Any) -> Path:
     contents = {**contents, "metrics": lines, **files}
     metrics = contents.pop("metrics")
     directory.mkdir(exist_ok=True)
-    (directory / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n[MASK]\n")
+    TOKENIZER.save(directory)
     for name, value in contents.items():
         if value is not None:
             (directory / f"{name}.json").write_text(json.dumps(value))
@@ -603,10 +606,10 @@ def spoil(name: str, content: str) -> Callable[[Path], object]:
     ("damage", "words"),
     [
         (lambda run: (run / "config.json").unlink(), "is not a run directory"),
-        (spoil("config.json", "{"), "config.json: is not JSON"),
+        (spoil("config.json", "{"), "config.json is not JSON of use here"),
         (spoil("config.json", '{"sed": 1}'), "unknown setting 'sed'"),
-        (spoil("evaluation.json", '{"step": 1'), "evaluation.json: is not a JSON object"),
-        (spoil("passport.json", "[]"), "passport.json: is not a JSON object"),
+        (spoil("evaluation.json", '{"step": 1'), "evaluation.json is not JSON of use here"),
+        (spoil("passport.json", "[]"), "passport.json is not JSON of use here: it is a JSON list"),
     ],
 )
 def test_refusals_are_one_line(

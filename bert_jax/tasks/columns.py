@@ -111,7 +111,9 @@ def with_labels(task: Task, source: str | Path) -> Task:
     _need_labels(records, columns, "train")
     key = _key(records, columns.label)
     if task.kind == "multi_label":
-        words = sorted({word for place, cells in records.lines for word in _listed_words(cells[key], place, columns)})
+        words = distinct_labels(
+            {word for place, cells in records.lines for word in _listed_words(cells[key], place, columns)}
+        )
         if not words:
             raise UserError(f"{records.name}: no example has a class: nothing can be learned")
     else:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bert_jax.pretrained import Pretrained
+    from bert_jax.use.model import Pretrained
 
 __version__ = "0.1.0"
 
 
 def load(path: str | Path, **options: Any) -> "Pretrained":
-    """A model and its tokenizer from a run, a directory of Hugging Face's or a TF1 checkpoint: see `pretrained.load`."""
-    from bert_jax import pretrained  # JAX is imported where it is used: `bert-jax --help` answers at once
+    """A model and its tokenizer from a run, a directory of Hugging Face's or a TF1 checkpoint: see `use.model.load`."""
+    from bert_jax.use import model  # JAX is imported where it is used: `bert-jax --help` answers at once
 
-    return pretrained.load(path, **options)
+    return model.load(path, **options)

@@ -13,10 +13,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from bert_jax import __version__, stopping
+from bert_jax import __version__
 from bert_jax.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, Interrupted, TryAgain, UserError
-from bert_jax.host_memory import keep_freed_memory
-from bert_jax.terminal import make_output_printable, printable_output
+from bert_jax.host import keep_freed_memory
+from bert_jax.process import stopping
+from bert_jax.process.terminal import make_output_printable, printable_output
 
 STAGES = {
     "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
@@ -73,7 +74,7 @@ def _end_now(status: int) -> None:
     What it wrote is whole or absent, and every `with` was left on the way here.
     """
     # Not imported here: where it is missing there is nobody to leave, and imports may be what was interrupted.
-    if (distributed := sys.modules.get("bert_jax.distributed")) is not None:
+    if (distributed := sys.modules.get("bert_jax.mesh.distributed")) is not None:
         distributed.leave()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # its reader has gone

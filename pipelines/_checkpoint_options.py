@@ -5,8 +5,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.config import HIDDEN_ACTIVATIONS
-from bert_jax.model_description import TASKS
+from bert_jax.config.description import TASKS
+from bert_jax.config.pretrain import HIDDEN_ACTIVATIONS
 
 if TYPE_CHECKING:
     from bert_jax.conversion.checkpoints import Asked

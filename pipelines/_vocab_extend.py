@@ -65,8 +65,8 @@ def _words(path: Path) -> list[str]:
 def _suggest(model: Path, inputs: Sequence[str], most: int, asked: "Asked") -> "list[Suggestion]":
     from bert_jax.conversion.checkpoints import open_checkpoint
     from bert_jax.conversion.extension import suggest
-    from bert_jax.data.documents import read_documents
-    from bert_jax.data.sources import parse_sources
+    from bert_jax.text.documents import read_documents
+    from bert_jax.text.sources import parse_sources
     from bert_jax.tokenization import WordPieceTokenizer
 
     tokenizer = open_checkpoint(model, asked).tokenizer

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.config.settings import load_config
 from bert_jax.errors import UserError
-from bert_jax.settings import load_config
 
 FAILED = 1  # exit status: something could not be measured
 

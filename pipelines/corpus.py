@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--megabytes {arguments.megabytes:g} must be more than 0; leave it out to take all")
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers} must be at least 1")
-    from bert_jax.data import corpus
+    from bert_jax.text import corpus
 
     made = corpus.finished_corpus(arguments.output, arguments.megabytes, arguments.seed)
     if made is not None:

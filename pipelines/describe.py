@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.config import MODEL_SIZES, PretrainConfig
-from bert_jax.settings import config_names, load_config, override
+from bert_jax.config.pretrain import MODEL_SIZES, PretrainConfig
+from bert_jax.config.settings import config_names, load_config, override
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,10 +42,10 @@ def count(config: PretrainConfig) -> dict[str, Any]:
     """All figures, by name."""
     import jax
 
-    from bert_jax.accounting import count_bytes, count_parameters, formula_parameters
-    from bert_jax.config import MeshConfig
-    from bert_jax.sharding import make_mesh
-    from bert_jax.train_state import Training
+    from bert_jax.config.pretrain import MeshConfig
+    from bert_jax.mesh.sharding import make_mesh
+    from bert_jax.model.accounting import count_bytes, count_parameters, formula_parameters
+    from bert_jax.train.state import Training
 
     state = Training(config, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])).abstract_state
     params = state.params
@@ -61,7 +61,7 @@ def count(config: PretrainConfig) -> dict[str, Any]:
 
 def describe_phase(config: PretrainConfig, number: int) -> dict[str, Any]:
     """FLOPs of a full row (one example, no padding, the share that is picked in the phase's middle) and of the phase."""
-    from bert_jax.accounting import training_flops
+    from bert_jax.model.accounting import training_flops
 
     phase = config.phases[number]
     length, begin = phase.sequence_length, sum(earlier.steps for earlier in config.phases[:number])

@@ -25,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = parser().parse_args(argv)
 
-    from bert_jax.doctor import as_text, examine
+    from bert_jax.checks.examination import examine
+    from bert_jax.checks.printing import as_text
 
     examination = examine(arguments.path)
     if arguments.json:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from bert_jax.config import ObjectiveConfig
+from bert_jax.config.pretrain import ObjectiveConfig
 from bert_jax.errors import listed, UserError
 
 if TYPE_CHECKING:
-    from bert_jax.run_directory import RunDirectory
+    from bert_jax.runs.directory import RunDirectory
 
 DESCRIPTION = """\
 Score a run's newest checkpoint: on held-out data (--data), which writes evaluation.json, or on any text (--text), beside n-gram
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.split not in (None, "validation", "train"):
         raise UserError(f"--split {arguments.split}: prepared data has validation and train")
 
-    from bert_jax.run_directory import open_run
+    from bert_jax.runs.directory import open_run
 
     run = open_run(arguments.run)
     scores = _of_data(run, arguments) if arguments.text is None else _of_text(run, arguments)
@@ -87,7 +87,7 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     from bert_jax.files import write_json
     from bert_jax.finetuning.run import metric_words
     from bert_jax.finetuning.saved import confusion_lines, SavedModel
-    from bert_jax.session import say
+    from bert_jax.train.session import say
 
     name = arguments.split or "dev"
     model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)
@@ -127,9 +127,9 @@ def _refuse_idle(arguments: argparse.Namespace) -> None:
 
 
 def _of_data(run: "RunDirectory", arguments: argparse.Namespace) -> dict[str, Any]:
-    from bert_jax.data.shards import open_data
-    from bert_jax.evaluation import evaluate_run
+    from bert_jax.feed.shards import open_data
     from bert_jax.files import write_json
+    from bert_jax.use.evaluation import evaluate_run
 
     split = arguments.split or "validation"
     scores = evaluate_run(run, open_data(arguments.data), split, arguments.sequence_length)
@@ -146,9 +146,9 @@ def _of_data(run: "RunDirectory", arguments: argparse.Namespace) -> dict[str, An
 def _of_text(run: "RunDirectory", arguments: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are ours to count
 
-    from bert_jax.data.shards import open_data
+    from bert_jax.feed.shards import open_data
     from bert_jax.files import write_json
-    from bert_jax.intrinsic import evaluate_text, SCORES_FILE, TextSettings
+    from bert_jax.use.intrinsic import evaluate_text, SCORES_FILE, TextSettings
 
     output = arguments.output or run.path / SCORES_FILE
     if not output.absolute().parent.is_dir():
@@ -218,7 +218,7 @@ def _baseline_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _pair_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from bert_jax.batch import pair_words
+    from bert_jax.feed.batch import pair_words
 
     words = pair_words(ObjectiveConfig(scores["objective"]))
     if words is not None:

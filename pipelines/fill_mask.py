@@ -12,8 +12,8 @@ from typing import Any, TYPE_CHECKING
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from bert_jax.batch import PairWords
-    from bert_jax.inference import Prediction
+    from bert_jax.feed.batch import PairWords
+    from bert_jax.use.fill_mask import Prediction
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,10 +36,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.top_k < 1:
         raise UserError(f"--top-k {arguments.top_k} is not possible: use 1 or more")
 
-    from bert_jax.batch import pair_words
-    from bert_jax.inference import Inference, MASK, SEPARATOR, shorten
-    from bert_jax.run_directory import open_run
-    from bert_jax.text_files import text_lines
+    from bert_jax.feed.batch import pair_words
+    from bert_jax.runs.directory import open_run
+    from bert_jax.text.lines import text_lines
+    from bert_jax.use.fill_mask import Inference, MASK, SEPARATOR, shorten
 
     run = open_run(arguments.run)
     texts = arguments.texts or [

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.settings import override, settings_help
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.settings import override, settings_help
 from bert_jax.tasks.table import TASKS
 
 
@@ -110,7 +110,7 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
         return _named_task(arguments, given) if given else arguments.task
     if arguments.kind is None:
         raise UserError("--task own needs --kind: classification, multi_label, regression, choice, span or tagging")
-    from bert_jax.finetuning.run_files import OwnTask
+    from bert_jax.finetuning.directory import OwnTask
 
     columns: dict[str, Any] = {name: tuple(map(_column, getattr(arguments, name))) for name in ("text", "choices")}
     labels = tuple(arguments.labels) if arguments.labels else None
@@ -123,7 +123,7 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
 
 def _named_task(arguments: argparse.Namespace, given: Sequence[str]) -> Any:
     """A task of the table whose files have other columns, or more labels than its training file."""
-    from bert_jax.finetuning.run_files import OwnTask
+    from bert_jax.finetuning.directory import OwnTask
     from bert_jax.tasks.table import find_task
 
     task = find_task(arguments.task)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.config.settings import load_config, override
 from bert_jax.errors import UserError
-from bert_jax.settings import load_config, override
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
     if not local and "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"  # this process compiles only: leave accelerators to those who run
 
-    from bert_jax.chips import parse_topology
     from bert_jax.files import write_json
+    from bert_jax.mesh.chips import parse_topology
     from bert_jax.plan import as_text, local_machine, make_plan, topology_machine
 
     if local and arguments.slices != 1:

@@ -57,11 +57,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
+    from bert_jax.finetuning.directory import PREDICTIONS
     from bert_jax.finetuning.run import spoken
-    from bert_jax.finetuning.run_files import PREDICTIONS
     from bert_jax.finetuning.saved import write_outcome
-    from bert_jax.session import say
     from bert_jax.tasks.submissions import zip_submissions
+    from bert_jax.train.session import say
 
     name = arguments.split or "test"
     task = model.other_task(arguments.task) if arguments.task else None
@@ -112,7 +112,7 @@ def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
 
 def _blocks(file: Any) -> Iterator[tuple[int, list[str]]]:
     """Lines of standard input with the number of the first; a person who types gets an answer a line."""
-    from bert_jax.text_files import text_lines
+    from bert_jax.text.lines import text_lines
 
     block: list[str] = []
     number = characters = 0

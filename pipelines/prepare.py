@@ -96,8 +96,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     options = parser().parse_args(argv)
 
-    from bert_jax.data.preparation import prepare
     from bert_jax.errors import UserError
+    from bert_jax.prepare.preparation import prepare
     from bert_jax.tokenization import load_tokenizer
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are ours to count
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
         runner_options=shlex.split(options.runner_options),
     )
 
-    from bert_jax.passport import write_page  # takes half a second to import
+    from bert_jax.pages.passport import write_page  # takes half a second to import
 
     page = options.output / "passport.html"
     if made or not page.exists():
@@ -133,9 +133,9 @@ def main(argv: Sequence[str]) -> int:
 
 def settings_of(options: argparse.Namespace) -> Any:
     """The settings, checked."""
-    from bert_jax.config import OBJECTIVES
-    from bert_jax.data.request import PrepareSettings
+    from bert_jax.config.pretrain import OBJECTIVES
     from bert_jax.errors import UserError
+    from bert_jax.prepare.request import PrepareSettings
 
     unknown = [name for name in options.objective if name not in OBJECTIVES]
     if unknown:
@@ -154,8 +154,8 @@ def settings_of(options: argparse.Namespace) -> Any:
 
 def _refuse_idle(options: argparse.Namespace, kinds: set[str]) -> None:
     """Options that would do nothing."""
-    from bert_jax.data.instances import PAIRS
     from bert_jax.errors import UserError
+    from bert_jax.prepare.instances import PAIRS
 
     def changed(name: str) -> bool:
         return getattr(options, name) != parser().get_default(name)

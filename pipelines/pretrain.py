@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.settings import load_config, override, settings_help
+from bert_jax.config.settings import load_config, override, settings_help
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_intermixed_args(argv)
     config = override(load_config(arguments.config), arguments.settings)
 
-    from bert_jax import distributed
-    from bert_jax.pretraining import pretrain
+    from bert_jax.mesh import distributed
+    from bert_jax.train.pretraining import pretrain
 
     place = (arguments.coordinator, arguments.processes, arguments.process_id)
     if arguments.distributed or any(part is not None for part in place):

@@ -9,7 +9,7 @@ from pathlib import Path
 def main(argv: Sequence[str]) -> None:
     """Write the report of a run and print its path."""
     arguments = parser().parse_args(argv)
-    from bert_jax.report.any_run import write_any
+    from bert_jax.pages.any_run import write_any
 
     print(write_any(arguments.run))
 

@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> int:
 
 def score_squad(arguments: argparse.Namespace) -> None:
     """Print the scores of answers to questions."""
-    from bert_jax.scoring import squad
-    from bert_jax.scoring.cmrc import scores_cmrc
+    from bert_jax.tasks.scoring import squad
+    from bert_jax.tasks.scoring.cmrc import scores_cmrc
 
     if arguments.version != "2.0" and (arguments.na_probs or arguments.na_threshold is not None):
         raise UserError(
@@ -73,7 +73,7 @@ def _tell(what: str, names: Sequence[str]) -> None:
 
 def score_conll(arguments: argparse.Namespace) -> None:
     """Print what conlleval prints of a file, or the same as JSON."""
-    from bert_jax.scoring import conll
+    from bert_jax.tasks.scoring import conll
 
     if arguments.outside != conll.OUTSIDE.prefix and not arguments.raw:
         raise UserError(f"--outside {arguments.outside} is for bare types: give --raw too, or leave it out")
@@ -115,7 +115,7 @@ def score_glue(arguments: argparse.Namespace) -> None:
 
 def _score_all(arguments: argparse.Namespace) -> None:
     """Every task whose predictions are in the folder, under the names of a submission, and the averages."""
-    from bert_jax.scoring.glue import PAPER_AVERAGE, paper_average, SITE_AVERAGE, site_average
+    from bert_jax.tasks.scoring.glue import PAPER_AVERAGE, paper_average, SITE_AVERAGE, site_average
     from bert_jax.tasks.table import TASKS
 
     if arguments.split is not None:
@@ -154,9 +154,9 @@ def _score_all(arguments: argparse.Namespace) -> None:
 
 def _score_task(task: Any, split: str, data: Path, predictions: Path) -> tuple[dict[str, Any], list[str]]:
     """Title, number of examples and scores of a task's split; notes for people."""
-    from bert_jax.scoring import glue
     from bert_jax.tasks.columns import read_examples
     from bert_jax.tasks.examples import Sentence
+    from bert_jax.tasks.scoring import glue
 
     if task.kind not in ("classification", "regression", "choice"):
         scorer = "conll" if task.kind == "tagging" else "squad"
@@ -188,7 +188,7 @@ def _split_of(files: Mapping[str, Sequence[str]], name: str) -> str:
 
 
 def _official(scores: Mapping[str, float | None]) -> dict[str, float | None]:
-    from bert_jax.scoring.glue import OFFICIAL_NAMES
+    from bert_jax.tasks.scoring.glue import OFFICIAL_NAMES
 
     return {OFFICIAL_NAMES.get(name, name): value for name, value in scores.items()}
 

@@ -11,9 +11,9 @@ from typing import Any, TYPE_CHECKING
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from bert_jax.data.documents import ReadingOptions
-    from bert_jax.data.sources import Source
-    from bert_jax.data.text_sample import EvenSample
+    from bert_jax.text.documents import ReadingOptions
+    from bert_jax.text.sample import EvenSample
+    from bert_jax.text.sources import Source
     from bert_jax.tokenization import Tokenizer
 
 RECORD_FILE = "vocab.json"
@@ -36,9 +36,9 @@ def main(argv: Sequence[str]) -> int | None:
     if argv[:1] == ["extend"]:
         return extend(argv[1:])
     options = _parse(argv)
-    from bert_jax.data.documents import ReadingOptions
-    from bert_jax.data.sources import parse_sources
-    from bert_jax.data.text_sample import read_sample
+    from bert_jax.text.documents import ReadingOptions
+    from bert_jax.text.sample import read_sample
+    from bert_jax.text.sources import parse_sources
     from bert_jax.tokenization.fit import measure
 
     options.sample_characters = options.sample_characters or SAMPLE_CHARACTERS[options.model]
@@ -176,8 +176,8 @@ def _accents(options: argparse.Namespace) -> str:
 
 def _scripts_of_marks(sentences: Sequence[str]) -> tuple[str, ...]:
     """The scripts of the text whose marks are parts of words."""
-    from bert_jax.data.marks import scripts_of_marks
-    from bert_jax.data.scripts import CLASSES, count_classes
+    from bert_jax.text.mark_counts import scripts_of_marks
+    from bert_jax.text.scripts import CLASSES, count_classes
 
     counts = count_classes("".join(sentences)).tolist()
     return scripts_of_marks(dict(zip(CLASSES, counts, strict=True)))
@@ -211,9 +211,9 @@ class _Shown:
 
 def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]") -> bool:
     """Whether `output` has this very vocabulary. Refuses a folder that holds anything else."""
-    from bert_jax.data.request import require_same_text
-    from bert_jax.data.text_sample import described
     from bert_jax.files import read_json, reading
+    from bert_jax.prepare.request import require_same_text
+    from bert_jax.text.sample import described
     from bert_jax.tokenization import load_tokenizer
 
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -284,8 +284,8 @@ def _print_accents(
     settings: dict[str, Any], tokenizer: "Tokenizer", statistics: dict[str, Any], scripts: Sequence[str]
 ) -> None:
     """What stripping takes, or why nothing is stripped."""
-    from bert_jax.data.marks import describe_loss
-    from bert_jax.tokenization.marks import MarkLoss
+    from bert_jax.text.mark_counts import describe_loss
+    from bert_jax.text.marks import MarkLoss
 
     if not tokenizer.strip_accents:
         if settings["accents"] == BY_SCRIPT:
@@ -315,7 +315,7 @@ ROWS = {
 
 def compare(paths: Sequence[Path], sources: "Sequence[Source]", reading: "ReadingOptions", most_characters: int) -> int:
     """Print two vocabularies side by side, as they fit the text."""
-    from bert_jax.data.text_sample import read_sample
+    from bert_jax.text.sample import read_sample
     from bert_jax.tokenization import load_tokenizer
     from bert_jax.tokenization.fit import measure, shared_entries, split_worse
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.attention import attention
+from bert_jax.model.attention import attention
 
 # How the tokens of a row are laid out, by the row's length: lengths of examples, the rest is padding.
 LAYOUTS = {
@@ -46,7 +46,7 @@ def make_sample(length: int, heads: int = 2, head_size: int = 64, layouts: tuple
 
 
 def numpy_keep(seeds: np.ndarray, length: int, rate: float) -> np.ndarray:
-    """The definition in `bert_jax.dropout`, restated: [B, H, 2] -> [B, H, Q, K] bool."""
+    """The definition in `bert_jax.model.dropout`, restated: [B, H, 2] -> [B, H, Q, K] bool."""
 
     def constant(number: int) -> np.ndarray:
         return np.array([number], np.uint32)  # arrays wrap around silently

@@ -32,7 +32,7 @@ import numpy as np
 import pytest
 
 from bert_jax.cli import main
-from bert_jax.config import MeshConfig, ModelConfig, OBJECTIVES, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.pretrain import MeshConfig, ModelConfig, OBJECTIVES, OptimizerConfig, PhaseConfig, PretrainConfig
 
 TOPICS = {
     "sea": ["ship", "wave", "harbour", "sailor", "storm", "anchor", "island", "tide"],

@@ -14,10 +14,10 @@ import numpy as np
 from bert_jax.tools.golden_from_torch import formula_weights
 from safetensors.numpy import save_file
 
-from bert_jax.config import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
 from bert_jax.conversion.names import Row, shape_of
-from bert_jax.conversion.run_files import write_run
-from bert_jax.model_description import ModelDescription, TaskHead
+from bert_jax.conversion.own_format import write_run
 from bert_jax.tokenization import WordPieceTokenizer
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "the", "of"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from conversion_samples import hugging_face_shapes, write_hugging_face
 
-from bert_jax.config import ModelConfig
-from bert_jax.model_description import ModelDescription
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.pretrain import ModelConfig
 from bert_jax.tokenization import WordPieceTokenizer
 
 WORDS = [

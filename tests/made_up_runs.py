@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import PhaseConfig, PretrainConfig
-from bert_jax.settings import to_dict
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.settings import to_dict
 
 PHASES = (PhaseConfig(128, 20_000, 256, 20), PhaseConfig(512, 2_000, 256, 80))
 CONFIG = dataclasses.replace(

@@ -12,7 +12,11 @@ from attention_samples import numpy_attention as numpy_attention_and_gradients
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.attention import (
+from bert_jax.cli import main
+from bert_jax.config.pretrain import ATTENTIONS, MeshConfig
+from bert_jax.errors import UserError
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.model.attention import (
     attention,
     AttentionCase,
     IMPLEMENTATIONS,
@@ -20,10 +24,6 @@ from bert_jax.attention import (
     refusal,
     resolve_implementation,
 )
-from bert_jax.cli import main
-from bert_jax.config import ATTENTIONS, MeshConfig
-from bert_jax.errors import UserError
-from bert_jax.sharding import make_mesh
 
 B, S, H, D = 2, 9, 3, 4  # rows, tokens, heads, head size
 RATE = 0.3

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.attention.blocks import column_part, kept, row_part
-from bert_jax.dropout import dropout_bits, keep_mask
+from bert_jax.model.attention.blocks import column_part, kept, row_part
+from bert_jax.model.dropout import dropout_bits, keep_mask
 
 SEEDS = jax.random.bits(jax.random.key(0), (8, 2), jnp.uint32)
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bert_jax import attention
-from bert_jax.attention import AttentionCase, interpreted_kernels
-from bert_jax.attention.check import check_at_start, compare_with_reference
-from bert_jax.attention.reference import reference_attention
 from bert_jax.errors import UserError
+from bert_jax.model import attention
+from bert_jax.model.attention import AttentionCase, interpreted_kernels
+from bert_jax.model.attention.check import check_at_start, compare_with_reference
+from bert_jax.model.attention.reference import reference_attention
 
 CASE = AttentionCase("cpu", "cpu", (16, 32), 2, 64, jnp.float32, 0.1)
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 from attention_samples import assert_near, make_sample, numpy_attention
 
-from bert_jax.attention import AttentionCase, refusal
-from bert_jax.attention.cudnn import cudnn_attention
+from bert_jax.model.attention import AttentionCase, refusal
+from bert_jax.model.attention.cudnn import cudnn_attention
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from attention_samples import assert_near, assert_only_own_gradients, make_sample, numpy_attention, run
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from bert_jax.attention import attention, AttentionCase, interpreted_kernels, pallas_gpu, refusal
+from bert_jax.model.attention import attention, AttentionCase, interpreted_kernels, pallas_gpu, refusal
 
 # ---- interpreted ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from attention_samples import assert_near, assert_only_own_gradients, make_sample, numpy_attention, run
 
-from bert_jax.attention import attention
+from bert_jax.model.attention import attention
 
 
 @pytest.mark.parametrize(("length", "rate"), [(48, 0.0), (256, 0.1)])

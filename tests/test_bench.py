@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from conftest import small_config
 
-from bert_jax.attention import IMPLEMENTATIONS
 from bert_jax.bench import runner
 from bert_jax.bench.page import render
 from bert_jax.bench.results import failures
@@ -24,7 +23,8 @@ from bert_jax.bench.subjects import SUBJECTS
 from bert_jax.bench.suite import AttentionSize, Case, make_case, on_one_device, Suite, suite_for
 from bert_jax.bench.tables import tables_of
 from bert_jax.cli import main
-from bert_jax.config import MeshConfig
+from bert_jax.config.pretrain import MeshConfig
+from bert_jax.model.attention import IMPLEMENTATIONS
 
 MODEL = {
     "vocab_size": 36,

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.batch import batch_spec, BatchShape
 from bert_jax.bench.made_up import (
     draw_documents,
     draw_lengths,
@@ -20,8 +19,9 @@ from bert_jax.bench.made_up import (
     work_of,
 )
 from bert_jax.bench.suite import make_case
-from bert_jax.config import ModelConfig, ObjectiveConfig, OBJECTIVES
-from bert_jax.train_step import batch_statistics
+from bert_jax.config.pretrain import ModelConfig, ObjectiveConfig, OBJECTIVES
+from bert_jax.feed.batch import batch_spec, BatchShape
+from bert_jax.train.step import batch_statistics
 
 
 @pytest.mark.parametrize("packed", [False, True])

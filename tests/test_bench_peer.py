@@ -10,15 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.accounting import count_parameters
 from bert_jax.bench import peer
 from bert_jax.bench.made_up import made_up_arrangement
 from bert_jax.bench.peer import find_peer, IGNORED, peer_batch, peer_process, PeerError
 from bert_jax.bench.suite import make_case
-from bert_jax.config import ModelConfig
+from bert_jax.config.pretrain import ModelConfig
 from bert_jax.conversion.config_files import hugging_face_shape
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.model.accounting import count_parameters
+from bert_jax.train.state import Training
 
 PEER_PYTHON = "BERT_JAX_PEER_PYTHON"  # a Python with torch and transformers
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.checkpoint import Checkpoints, unfinished_saves
 from bert_jax.errors import UserError
+from bert_jax.runs.checkpoint import Checkpoints, unfinished_saves
 
 
 def abstract(tree):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bert_jax import checksums
+from bert_jax.runs import checksums
 
 KINDS = [np.float32, np.int32, np.uint8, np.bool_, np.float16, ml_dtypes.bfloat16]
 

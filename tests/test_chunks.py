@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from bert_jax.data.chunks import Chunk, cut, Text
-from bert_jax.data.documents import RawDocument
+from bert_jax.prepare.chunks import Chunk, cut, Text
+from bert_jax.text.documents import RawDocument
 
 
 def documents(*sizes: int) -> list[RawDocument]:

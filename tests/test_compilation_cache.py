@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from bert_jax.compilation_cache import default_folder, use_compilation_cache
+from bert_jax.mesh.compilation_cache import default_folder, use_compilation_cache
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bert_jax.config import MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
 
 DEFAULT = PretrainConfig()
 

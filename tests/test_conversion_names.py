@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from conversion_samples import hugging_face_shapes, KINDS, PRETRAINING
 
+from bert_jax.config.description import ModelDescription
 from bert_jax.conversion import names
 from bert_jax.conversion.config_files import read_google
 from bert_jax.conversion.names import HUGGING_FACE, TF1
 from bert_jax.conversion.tf1 import open_tf1
-from bert_jax.model_description import ModelDescription
 
 DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data")))
 

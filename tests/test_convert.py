@@ -16,15 +16,15 @@ from conversion_samples import KINDS, PRETRAINING, sample_weights, VOCABULARY, w
 from safetensors.numpy import load_file, save_file
 
 from bert_jax.cli import main
-from bert_jax.config import OptimizerConfig, PretrainConfig
+from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.pretrain import OptimizerConfig, PretrainConfig
 from bert_jax.conversion.certificate import compare_tensors, differences
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import Certificate, compare, convert
 from bert_jax.conversion.tf1 import open_tf1, write_tf1
 from bert_jax.errors import UserError
-from bert_jax.model_description import ModelDescription, TaskHead
-from bert_jax.pretraining import pretrain
-from bert_jax.run_directory import open_run
+from bert_jax.runs.directory import open_run
+from bert_jax.train.pretraining import pretrain
 
 pytest.importorskip("tensorflow", reason="TensorFlow writes and reads its own checkpoints")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bert_jax.cli import main
-from bert_jax.data import corpus
-from bert_jax.data.documents import read_documents
+from bert_jax.text import corpus
+from bert_jax.text.documents import read_documents
 
 COLOURS = ["red", "green", "blue", "white", "black", "brown", "grey", "pink"]
 

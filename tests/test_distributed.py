@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from bert_jax import distributed
 from bert_jax.cli import main
-from bert_jax.distributed import all_or_none, initialize, require_connection, require_same
 from bert_jax.errors import UserError
+from bert_jax.mesh import distributed
+from bert_jax.mesh.distributed import all_or_none, initialize, require_connection, require_same
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_nothing_is_said_and_nobody_ends_where_the_others_come_in_time(monkeypat
 def test_jax_itself_is_ended_before_it_aborts(unused_port):
     """In native code, where it waits for the others."""
     program = (
-        "import sys; from bert_jax.distributed import initialize; initialize(sys.argv[1], 2, 0, connect_seconds=1)"
+        "import sys; from bert_jax.mesh.distributed import initialize; initialize(sys.argv[1], 2, 0, connect_seconds=1)"
     )
     command = [sys.executable, "-c", program, f"127.0.0.1:{unused_port}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)

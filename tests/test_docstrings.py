@@ -3,7 +3,7 @@
 
 import pytest
 
-from bert_jax.data import docstrings
+from bert_jax.text import docstrings
 
 
 def test_docstrings_come_in_the_order_of_the_source() -> None:

@@ -21,14 +21,15 @@ from made_up_runs import (
     write_run,
 )
 
+from bert_jax.checks.configuration import recipe_rate
+from bert_jax.checks.examination import examine
+from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
+from bert_jax.checks.first_batches import doubts
+from bert_jax.checks.printing import as_text
 from bert_jax.cli import main
-from bert_jax.config import MODEL_SIZES, ModelConfig, ObjectiveConfig, OptimizerConfig, PhaseConfig
-from bert_jax.data.findings import Finding, NOTE, OK, PROBLEM, WARNING
-from bert_jax.doctor import as_text, examine
-from bert_jax.doctor.plan import recipe_rate
+from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig, ObjectiveConfig, OptimizerConfig, PhaseConfig
+from bert_jax.config.settings import override
 from bert_jax.errors import UserError
-from bert_jax.first_batches import doubts
-from bert_jax.settings import override
 from bert_jax.tokenization import SPECIAL_TOKENS, WordPieceTokenizer
 
 TINY = ModelConfig(**MODEL_SIZES["tiny"])

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bert_jax.data import documents
-from bert_jax.data.documents import read_documents, read_raw, ReadingCounts, ReadingOptions, sentences_of
 from bert_jax.errors import UserError
+from bert_jax.text import documents
+from bert_jax.text.documents import read_documents, read_raw, ReadingCounts, ReadingOptions, sentences_of
 
 PLAIN = "\ufeff\n  First sentence. With a second one.\r\nAnother line\n\n\n \t\nSecond document.\nIts end"
 WIKI = (

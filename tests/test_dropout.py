@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.dropout import dropout, dropout_bits, fold_seeds, keep_mask, row_seeds
+from bert_jax.model.dropout import dropout, dropout_bits, fold_seeds, keep_mask, row_seeds
 
 RATE = 0.1
 

@@ -18,9 +18,10 @@ import pytest
 from bert_jax.tools.golden_from_torch import formula_weights, SIZES
 from flax import nnx
 
-from bert_jax.config import MODEL_SIZES, ModelConfig
-from bert_jax.dropout import fold_seeds, keep_mask
-from bert_jax.encoder import (
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig
+from bert_jax.model.dropout import fold_seeds, keep_mask
+from bert_jax.model.encoder import (
     ATTENTION_OUTPUT_SITE,
     Compute,
     EMBEDDING_SITE,
@@ -32,9 +33,8 @@ from bert_jax.encoder import (
     LayerNorm,
     SelfAttention,
 )
-from bert_jax.heads import BertModel
-from bert_jax.losses import cross_entropy
-from bert_jax.model_description import ModelDescription
+from bert_jax.model.heads import BertModel
+from bert_jax.train.losses import cross_entropy
 
 GOLDEN_CONFIG = ModelConfig(**SIZES)
 GOLDEN_ACTS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new"}  # ours -> Hugging Face's

@@ -9,11 +9,11 @@ import pytest
 from conftest import run_stage, small_config
 
 from bert_jax.cli import main
-from bert_jax.data.shards import open_data
-from bert_jax.evaluation import make_examples, ScorePass, unigram_report
-from bert_jax.inference import Inference
-from bert_jax.run_directory import open_run
-from bert_jax.settings import to_dict
+from bert_jax.config.settings import to_dict
+from bert_jax.feed.shards import open_data
+from bert_jax.runs.directory import open_run
+from bert_jax.use.evaluation import make_examples, ScorePass, unigram_report
+from bert_jax.use.fill_mask import Inference
 
 CONFIG = small_config()
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert_jax.batch import batch_spec, BatchShape
-from bert_jax.config import ObjectiveConfig, OBJECTIVES
-from bert_jax.data.feed import EMPTY, evaluation_batch, Examples, feed, SpecialIds
-from bert_jax.data.packing import make_arrangement
-from bert_jax.data.shards import open_data
+from bert_jax.config.pretrain import ObjectiveConfig, OBJECTIVES
 from bert_jax.errors import UserError
+from bert_jax.feed.batch import batch_spec, BatchShape
+from bert_jax.feed.feed import EMPTY, evaluation_batch, Examples, feed, SpecialIds
+from bert_jax.feed.packing import make_arrangement
+from bert_jax.feed.shards import open_data
 
 SIZE, ROWS = 32, 7
 
@@ -192,8 +192,8 @@ import sys
 sys.modules["tensorflow"] = None  # import tensorflow now fails
 import bert_jax
 from pathlib import Path
-from bert_jax.settings import from_dict
-from bert_jax.pretraining import pretrain
+from bert_jax.config.settings import from_dict
+from bert_jax.train.pretraining import pretrain
 import json
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
 """
@@ -203,8 +203,8 @@ def test_training_without_tensorflow(prepared, tmp_path):
     """`import bert_jax` and pre-training work where tensorflow cannot be imported, to the same bit."""
     import json
 
-    from bert_jax.pretraining import pretrain
-    from bert_jax.settings import to_dict
+    from bert_jax.config.settings import to_dict
+    from bert_jax.train.pretraining import pretrain
 
     config = small_config(phases=small_config().phases[:1], save_every=8)
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, json.dumps(to_dict(config))]

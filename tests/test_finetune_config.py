@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from bert_jax.config import ModelConfig, PretrainConfig
+from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
+from bert_jax.config.pretrain import ModelConfig, PretrainConfig
+from bert_jax.config.settings import build, differences, flatten, override, settings_help, to_dict
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
 from bert_jax.finetuning import run
 from bert_jax.finetuning.splits import resolved
-from bert_jax.optimizer import learning_rate_schedule
-from bert_jax.session import Session
-from bert_jax.settings import build, differences, flatten, override, settings_help, to_dict
 from bert_jax.tasks.table import find_task
+from bert_jax.train.optimizer import learning_rate_schedule
+from bert_jax.train.session import Session
 
 
 def test_defaults_are_those_of_the_paper():

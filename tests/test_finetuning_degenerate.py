@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.finetuning.degenerate import advice, Degenerate, judge, Judgement, step_ratio
 from bert_jax.finetuning.split import Outcome
-from bert_jax.scoring import glue
+from bert_jax.tasks.scoring import glue
 
 CONFIG = FinetuneConfig()
 RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bert_jax.finetuning.losses import task_scores
-from bert_jax.losses import Scores
 from bert_jax.tasks.rows import IGNORE
+from bert_jax.train.losses import Scores
 
 B, S, C = 6, 5, 3
 

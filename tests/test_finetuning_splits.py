@@ -20,13 +20,13 @@ from finetune_samples import (
     write_swag,
 )
 
+from bert_jax.config.description import TaskHead
+from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.finetuning.batches import Draw, NOBODY, Schedule
-from bert_jax.finetuning.run_files import write_records
+from bert_jax.finetuning.directory import write_records
 from bert_jax.finetuning.split import Source, Split
 from bert_jax.finetuning.splits import load_split, resolved
-from bert_jax.model_description import TaskHead
 from bert_jax.tasks.rows import IGNORE
 from bert_jax.tasks.table import find_task, own_task
 

@@ -9,12 +9,12 @@ import numpy as np
 from finetune_samples import MODEL
 from flax import nnx
 
-from bert_jax.config import MeshConfig
-from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
+from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
+from bert_jax.config.pretrain import MeshConfig
 from bert_jax.finetuning.steps import Finetuning, lower_train_step, train_step
-from bert_jax.model_description import ModelDescription, TaskHead
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import DROPOUT, Training, TrainState
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.train.state import DROPOUT, Training, TrainState
 
 RATE = 1e-2
 N, S = 5, 8  # the last row fills up

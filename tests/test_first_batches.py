@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import bert_jax.data.feed
-from bert_jax.batch import BatchShape
-from bert_jax.config import ObjectiveConfig
-from bert_jax.data.feed import EMPTY, Examples, SpecialIds
-from bert_jax.data.packing import make_arrangement
-from bert_jax.data.shards import open_data
-from bert_jax.first_batches import described, doubts, measure, word_counts, word_numbers
+import bert_jax.feed.feed
+from bert_jax.checks.first_batches import described, doubts, measure, word_counts, word_numbers
+from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.feed.batch import BatchShape
+from bert_jax.feed.feed import EMPTY, Examples, SpecialIds
+from bert_jax.feed.packing import make_arrangement
+from bert_jax.feed.shards import open_data
 
 SIZE = 32
 
@@ -108,9 +108,9 @@ def test_words_of_packed_examples_by_hand():
 
 def broken(monkeypatch, change) -> None:
     """Masking that follows another objective than the configured one."""
-    right = bert_jax.data.feed.mask_tokens
+    right = bert_jax.feed.feed.mask_tokens
     monkeypatch.setattr(
-        bert_jax.data.feed,
+        bert_jax.feed.feed,
         "mask_tokens",
         lambda tokens, wanted, objective, **ids: change(right, tokens, wanted, objective, ids),
     )
@@ -198,7 +198,7 @@ def test_labels_that_are_all_the_same_are_named(data, monkeypatch, label, words)
     table = type(data.split("train").shards[0]).table
     constant = np.array([1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, label])
     monkeypatch.setattr(
-        "bert_jax.data.shards.Shard.table", lambda self, *name: table(self, *name) * constant[0] + constant[1]
+        "bert_jax.feed.shards.Shard.table", lambda self, *name: table(self, *name) * constant[0] + constant[1]
     )
     found = doubts_of(data, ObjectiveConfig("mlm_sop"))
     assert len(found) == 1

@@ -17,10 +17,10 @@ import pytest
 from bert_jax.tools.golden_from_torch import formula_weights, SIZES
 from flax import nnx
 
-from bert_jax.config import ModelConfig
-from bert_jax.encoder import Compute, Dense
-from bert_jax.heads import BertModel, MlmHead
-from bert_jax.model_description import ModelDescription
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.pretrain import ModelConfig
+from bert_jax.model.encoder import Compute, Dense
+from bert_jax.model.heads import BertModel, MlmHead
 
 GOLDEN_ACTS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new"}  # ours -> Hugging Face's
 

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.chips import parse_topology, topology_devices
-from bert_jax.hlo import (
+from bert_jax.mesh.chips import parse_topology, topology_devices
+from bert_jax.plan.hlo import (
     buffer_shapes,
     Collective,
     collectives,

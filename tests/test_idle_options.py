@@ -11,9 +11,9 @@ import importlib
 import pytest
 
 from bert_jax.cli import main, STAGES
+from bert_jax.config.description import TASKS
+from bert_jax.config.finetune import ACTS_IN, FinetuneConfig
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import ACTS_IN, FinetuneConfig
-from bert_jax.model_description import TASKS
 from bert_jax.tasks.table import own_task, with_columns
 
 PREPARE = "prepare --input FILE --vocab VOCAB --output OUT"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.data.instances import COLUMNS, IN_ORDER, IS_NEXT, KINDS, make_table, NOT_NEXT, special_tokens, SWAPPED
+from bert_jax.prepare.instances import COLUMNS, IN_ORDER, IS_NEXT, KINDS, make_table, NOT_NEXT, special_tokens, SWAPPED
 
 # Made by google-research/bert's own functions; the file says how. Numbers only.
 GOLDEN = json.loads(Path(__file__).with_name("golden_instances.json").read_text(encoding="utf-8"))

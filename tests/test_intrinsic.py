@@ -13,17 +13,17 @@ from conversion_samples import KINDS, PRETRAINING, VOCABULARY, write_hugging_fac
 from bert_jax.cli import main
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.numpy_bert import forward
-from bert_jax.conversion.run_files import config_for, write_run
-from bert_jax.data.feed import evaluation_batch
-from bert_jax.data.ngrams import contexts_of, fit_ngrams
-from bert_jax.data.preparation import prepare
-from bert_jax.data.request import PrepareSettings
-from bert_jax.data.shards import open_data
-from bert_jax.evaluation import make_examples
-from bert_jax.intrinsic import evaluate_text, segments_of, text_offsets, Words
-from bert_jax.pseudo_likelihood import choose_sentences
-from bert_jax.run_directory import open_run
+from bert_jax.conversion.own_format import config_for, write_run
+from bert_jax.feed.feed import evaluation_batch
+from bert_jax.feed.shards import open_data
+from bert_jax.prepare.preparation import prepare
+from bert_jax.prepare.request import PrepareSettings
+from bert_jax.runs.directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
+from bert_jax.use.evaluation import make_examples
+from bert_jax.use.intrinsic import evaluate_text, segments_of, text_offsets, Words
+from bert_jax.use.ngrams import contexts_of, fit_ngrams
+from bert_jax.use.pseudo_likelihood import choose_sentences
 
 LENGTH = 20  # the model's positions
 TOKENIZER = WordPieceTokenizer(VOCABULARY, lowercase=True)

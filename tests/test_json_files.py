@@ -8,22 +8,22 @@ import random
 import pytest
 from tokenization_samples import VOCABULARY
 
-from bert_jax.config import ModelConfig, PretrainConfig
+from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.pretrain import ModelConfig, PretrainConfig
+from bert_jax.config.settings import load_config, to_dict
 from bert_jax.conversion.config_files import read_google, read_hugging_face
 from bert_jax.conversion.sharded import open_sharded
-from bert_jax.data.corpus import finished_corpus
-from bert_jax.data.shards import read_manifest
-from bert_jax.data.work_folder import read_record as read_work_record
 from bert_jax.errors import UserError
+from bert_jax.feed.shards import read_manifest
 from bert_jax.files import DEEPEST_JSON, parse_json, read_json, write_json
-from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.finetuning.directory import Finetuned, open_finetuned
 from bert_jax.finetuning.run import read_result
-from bert_jax.finetuning.run_files import Finetuned, open_finetuned
-from bert_jax.model_description import ModelDescription, TaskHead
-from bert_jax.report.finetuned_files import load_finetuned, load_several
-from bert_jax.report.run_files import read_metrics
-from bert_jax.run_directory import forget_metrics_after, RunDirectory
-from bert_jax.settings import load_config, to_dict
+from bert_jax.prepare.work_folder import read_record as read_work_record
+from bert_jax.runs.directory import forget_metrics_after, RunDirectory
+from bert_jax.runs.finetuned import load_finetuned, load_several
+from bert_jax.runs.reading import read_metrics
+from bert_jax.text.corpus import finished_corpus
 from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
 
 TOKENIZER = WordPieceTokenizer(VOCABULARY, lowercase=True)

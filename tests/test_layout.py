@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from bert_jax.batch import BatchShape
-from bert_jax.data.layout import (
+from bert_jax.feed.batch import BatchShape
+from bert_jax.feed.layout import (
     example_fields,
     fit_predictions,
     lay_out,

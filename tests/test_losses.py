@@ -4,7 +4,7 @@
 import jax
 import numpy as np
 
-from bert_jax import losses
+from bert_jax.train import losses
 
 cross_entropy = jax.jit(losses.cross_entropy)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_packing import made_up_examples
 
-from bert_jax.config import ObjectiveConfig
-from bert_jax.data.mask_statistics import chi_square_test, expected_shares, mask_report
-from bert_jax.data.packing import make_arrangement
+from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.feed.mask_statistics import chi_square_test, expected_shares, mask_report
+from bert_jax.feed.packing import make_arrangement
 
 MASK, VOCAB = 4, 1_000
 

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from bert_jax.config import ObjectiveConfig
-from bert_jax.data.masking import (
+from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.feed.masking import (
     mask_seeds,
     mask_tokens,
     pick_units,

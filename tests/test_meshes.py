@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert_jax.batch import batch_spec, BatchShape
-from bert_jax.config import MeshConfig, PhaseConfig, PretrainConfig
-from bert_jax.sharding import make_mesh, put_on_mesh
-from bert_jax.train_state import Training
-from bert_jax.train_step import compile_train_step
+from bert_jax.config.pretrain import MeshConfig, PhaseConfig, PretrainConfig
+from bert_jax.feed.batch import batch_spec, BatchShape
+from bert_jax.mesh.sharding import make_mesh, put_on_mesh
+from bert_jax.train.state import Training
+from bert_jax.train.step import compile_train_step
 
 SHAPE = BatchShape(rows=16, sequence_length=16, max_predictions=3)
 STEPS = 3

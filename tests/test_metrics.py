@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from bert_jax.accounting import training_flops
-from bert_jax.config import ModelConfig
+from bert_jax.config.pretrain import ModelConfig
 from bert_jax.errors import UserError
-from bert_jax.metrics import check_finite, mean_scores, wilson_interval, Window
+from bert_jax.model.accounting import training_flops
+from bert_jax.train.metrics import check_finite, mean_scores, wilson_interval, Window
 
 STEP = {
     "mlm_loss": 60.0,

@@ -13,17 +13,17 @@ from bert_jax.pipelines import predict
 from finetune_samples import command, MODEL, read_lines, sentences, write_model
 
 from bert_jax.cli import main
+from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.finetuning.degenerate import judge
 from bert_jax.finetuning.losses import task_scores
 from bert_jax.finetuning.multi_label_split import sigmoid
 from bert_jax.finetuning.saved import confusion_lines, SavedModel
 from bert_jax.finetuning.split import Outcome
-from bert_jax.report.finetuned import render
-from bert_jax.report.finetuned_files import load_finetuned
-from bert_jax.scoring import multi_label
+from bert_jax.pages.finetune import render
+from bert_jax.runs.finetuned import load_finetuned
 from bert_jax.tasks.columns import read_examples, with_labels
+from bert_jax.tasks.scoring import multi_label
 from bert_jax.tasks.table import own_task, Task
 
 OPTIONS = ["--kind", "multi_label", "--text", "text"]

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert_jax.checkpoint import Checkpoints
-from bert_jax.config import MeshConfig, OptimizerConfig, PhaseConfig, PretrainConfig
-from bert_jax.pretraining import pretrain
-from bert_jax.settings import to_dict
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training
+from bert_jax.config.pretrain import MeshConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.settings import to_dict
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.train.pretraining import pretrain
+from bert_jax.train.state import Training
 
 STEPS = 24
 CONFIG = small_config(
@@ -39,7 +39,7 @@ import os, sys, time
 sys.modules["tensorflow"] = None
 from bert_jax.cli import entry
 if pace := float(os.environ.get("PACE", 0)):
-    from bert_jax.session import Session
+    from bert_jax.train.session import Session
     measured = Session.measured
     def slowly(self, *arguments):
         time.sleep(pace)

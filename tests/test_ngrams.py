@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.data import ngrams
-from bert_jax.data.ngrams import ADDED, contexts_of, DISCOUNTS, fit_ngrams, NgramCounts, NgramModels
-from bert_jax.data.shards import Shard
 from bert_jax.errors import UserError
+from bert_jax.feed.shards import Shard
+from bert_jax.use import ngrams
+from bert_jax.use.ngrams import ADDED, contexts_of, DISCOUNTS, fit_ngrams, NgramCounts, NgramModels
 
 
 def make_shard(documents):

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bert_jax.data.order import examples_at, permute, stream_keys
+from bert_jax.feed.order import examples_at, permute, stream_keys
 
 
 def keys_of(seed: int, epochs: np.ndarray) -> np.ndarray:

@@ -15,14 +15,14 @@ import time
 import pytest
 from conftest import small_config
 
-import bert_jax.embedding
-from bert_jax import output_lock
-from bert_jax.embedding import embed_lines
+import bert_jax.use.embedding
 from bert_jax.errors import UserError
 from bert_jax.finetuning.run import finetune
 from bert_jax.finetuning.several import run_all
-from bert_jax.output_lock import LOCK_FILE, locked
-from bert_jax.pretraining import pretrain
+from bert_jax.process import output_lock
+from bert_jax.process.output_lock import LOCK_FILE, locked
+from bert_jax.train.pretraining import pretrain
+from bert_jax.use.embedding import embed_lines
 
 ELSEWHERE = {
     "host": "elsewhere",
@@ -52,7 +52,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_second_process_is_refused_at_its_start_and_told_of_the_first(stage, tmp_path, monkeypatch):
     """Nothing of what it was given is looked at before. `prepare`: test_preparation.py."""
-    monkeypatch.setattr(bert_jax.embedding, "check", lambda *_: None)
+    monkeypatch.setattr(bert_jax.use.embedding, "check", lambda *_: None)
     output = tmp_path / "output"
     with locked(output, "pretrain"):
         words = rf"output: another bert-jax pretrain \(process {os.getpid()} on {socket.gethostname()}, since 20.*\) is writing"
@@ -88,7 +88,7 @@ def test_what_was_made_for_the_lock_goes_with_it_where_it_stays_empty(tmp_path, 
 OWNER = """
 import sys, time
 from pathlib import Path
-from bert_jax.output_lock import locked
+from bert_jax.process.output_lock import locked
 with locked(Path(sys.argv[1]), "pretrain"):
     print("mine", flush=True)
     time.sleep(60)

@@ -13,18 +13,18 @@ import pytest
 from conftest import small_config
 from jax.sharding import Mesh
 
-from bert_jax.accounting import count_bytes
-from bert_jax.chips import CHIPS, parse_topology
 from bert_jax.cli import main
-from bert_jax.config import MeshConfig
+from bert_jax.config.pretrain import MeshConfig
 from bert_jax.errors import UserError
-from bert_jax.hlo import Collective
+from bert_jax.mesh.chips import CHIPS, parse_topology
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.model.accounting import count_bytes
 from bert_jax.plan import as_text, local_machine, make_plan, topology_machine
 from bert_jax.plan.estimate import collective_seconds, estimate_step
+from bert_jax.plan.hlo import Collective
 from bert_jax.plan.machine import wires
 from bert_jax.plan.program import bytes_on_device, Program, refused
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training
+from bert_jax.train.state import Training
 
 AXES = ("dcn", "data", "fsdp", "tensor")
 V5E, V5P, H200 = (next(chip for chip in CHIPS if chip.name == name) for name in ("v5e", "v5p", "H200"))

@@ -7,11 +7,11 @@ import jax
 import pytest
 from conftest import small_config
 
-from bert_jax.config import MeshConfig, PhaseConfig
+from bert_jax.config.pretrain import MeshConfig, PhaseConfig
+from bert_jax.mesh.sharding import make_mesh
 from bert_jax.plan.fitting import largest_micro_batch, smallest_change
 from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import micro_batch_rows, Program
-from bert_jax.sharding import make_mesh
 
 LIMIT = 1_000
 

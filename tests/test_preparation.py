@@ -17,9 +17,9 @@ import pytest
 from conftest import made_up_text
 
 from bert_jax.cli import main
-from bert_jax.data import publishing
-from bert_jax.data.shards import MANIFEST
+from bert_jax.feed.shards import MANIFEST
 from bert_jax.files import file_sha256
+from bert_jax.prepare import publishing
 
 OBJECTIVES = ("--objective", "mlm_nsp", "mlm_sop", "mlm_full_sentences", "mlm_document")
 

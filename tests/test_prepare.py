@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from bert_jax.cli import main
-from bert_jax.data.shards import DataDirectory, MANIFEST, open_data
 from bert_jax.errors import UserError
+from bert_jax.feed.shards import DataDirectory, MANIFEST, open_data
 from bert_jax.tokenization import load_tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

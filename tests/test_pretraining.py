@@ -20,10 +20,9 @@ import pytest
 from conftest import made_up_text, run_stage, small_config, TOPICS
 from tqdm import tqdm
 
-import bert_jax.evaluation
-import bert_jax.session
-from bert_jax.checkpoint import Checkpoints
-from bert_jax.config import (
+import bert_jax.train.session
+import bert_jax.use.evaluation
+from bert_jax.config.pretrain import (
     MeshConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -33,13 +32,14 @@ from bert_jax.config import (
     PhaseConfig,
     PretrainConfig,
 )
-from bert_jax.data.shards import open_data
+from bert_jax.config.settings import to_dict
 from bert_jax.errors import Interrupted, UserError
-from bert_jax.pretraining import pretrain
-from bert_jax.session import Session
-from bert_jax.settings import to_dict
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training, TrainState
+from bert_jax.feed.shards import open_data
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.train.pretraining import pretrain
+from bert_jax.train.session import Session
+from bert_jax.train.state import Training, TrainState
 
 CONFIG = small_config()
 # Without dropout, which the runs of CONFIG have and which takes long to compile.
@@ -68,7 +68,10 @@ def compiled_once():
         return jax.device_put(drawn(training), shardings, may_alias=False)  # a step overwrites its state
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((bert_jax.session, "compile_train_step"), (bert_jax.evaluation, "compile_eval_step")):
+        for module, name in (
+            (bert_jax.train.session, "compile_train_step"),
+            (bert_jax.use.evaluation, "compile_eval_step"),
+        ):
             patch.setattr(module, name, shared(getattr(module, name)))
         patch.setattr(Training, "abstract_state", property(shared(Training.abstract_state.func)))
         patch.setattr(Training, "initial_state", initial_state)
@@ -122,14 +125,14 @@ def scores(run: Path) -> list[dict]:
 
 def stop_after(monkeypatch, steps: int) -> None:
     """SIGTERM to ourselves when that many steps have been measured."""
-    original = bert_jax.session.Session.measured
+    original = bert_jax.train.session.Session.measured
 
     def measured(self, done, *arguments):
         original(self, done, *arguments)
         if done == steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(bert_jax.session.Session, "measured", measured)
+    monkeypatch.setattr(bert_jax.train.session.Session, "measured", measured)
 
 
 def assert_same(run: Path, straight: Path) -> None:
@@ -201,8 +204,8 @@ RUN = """
 import json, sys
 sys.modules["tensorflow"] = None  # the plain feed: the same batches, and seconds saved
 from pathlib import Path
-from bert_jax.settings import from_dict
-from bert_jax.pretraining import pretrain
+from bert_jax.config.settings import from_dict
+from bert_jax.train.pretraining import pretrain
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
 """
 
@@ -371,7 +374,7 @@ def test_each_width_is_compiled_once(short, monkeypatch, capsys):
         compiled.append((shape.rows, shape.sequence_length, shape.max_predictions))
         return lambda state, batch: shape.sequence_length
 
-    monkeypatch.setattr(bert_jax.session, "compile_train_step", compile_train_step)
+    monkeypatch.setattr(bert_jax.train.session, "compile_train_step", compile_train_step)
     session = session_of(varied(packing="buckets"), short)
     session.bar = tqdm(disable=True)
     (phase,) = session.phases(0)

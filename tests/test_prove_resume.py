@@ -11,7 +11,7 @@ from bert_jax.tools import prove_resume
 from bert_jax.tools.prove_resume import draw_moments, kill_at, Moment
 
 from bert_jax.errors import UserError
-from bert_jax.run_directory import RunDirectory
+from bert_jax.runs.directory import RunDirectory
 
 
 def run_with(folder: Path, steps: list[int], seconds: float = 3.0) -> RunDirectory:

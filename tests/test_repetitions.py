@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bert_jax.data.repetitions import hash_of, Occurrences, RepeatedLines, Repetitions, shortened
+from bert_jax.text.repetitions import hash_of, Occurrences, RepeatedLines, Repetitions, shortened
 
 
 def digests(texts):

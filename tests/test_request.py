@@ -3,8 +3,8 @@
 
 import pytest
 
-from bert_jax.data.request import PrepareSettings
 from bert_jax.errors import UserError
+from bert_jax.prepare.request import PrepareSettings
 
 
 @pytest.mark.parametrize(

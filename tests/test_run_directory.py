@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from tokenization_samples import VOCABULARY
 
-from bert_jax.config import ModelConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config.settings import to_dict
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
-from bert_jax.model_description import ModelDescription
-from bert_jax.run_directory import append_metrics, forget_metrics_after, open_run, RunDirectory, start_or_resume
-from bert_jax.settings import to_dict
+from bert_jax.runs.directory import append_metrics, forget_metrics_after, open_run, RunDirectory, start_or_resume
 from bert_jax.tokenization import WordPieceTokenizer
 
 

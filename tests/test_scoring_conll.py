@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.scoring import conll
+from bert_jax.tasks.scoring import conll
 
 PRINTED = {
     "B- begins a phrase in IOB1 only after one of its type": (

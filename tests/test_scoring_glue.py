@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.scoring import glue
+from bert_jax.tasks.scoring import glue
 
 BINARY = [0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 0]
 BINARY_PREDICTED = [0, 1, 0, 0, 1, 1, 1, 1, 0, 1, 1, 1]

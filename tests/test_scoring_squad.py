@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.scoring import cmrc, squad
+from bert_jax.tasks.scoring import cmrc, squad
 
 TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from bert_jax.scoring.tags import tag_scores
+from bert_jax.tasks.scoring.tags import tag_scores
 
 
 def scores(gold: str, predicted: str, classes: str | None = None, left_out: tuple[int, ...] = ()) -> dict:

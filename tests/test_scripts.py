@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bert_jax.data.scripts import class_table, CLASSES, code_points, count_classes, OTHER_LETTERS, SCRIPT_RANGES
+from bert_jax.text.scripts import class_table, CLASSES, code_points, count_classes, OTHER_LETTERS, SCRIPT_RANGES
 
 # What Unicode calls the letters of a script; a name begins with it.
 NAMES = {

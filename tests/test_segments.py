@@ -12,13 +12,13 @@ import pytest
 from finetune_samples import MODEL, SETTINGS, tokenizer, write_model, write_squad, write_sst2, write_stsb, write_swag
 
 import bert_jax
-from bert_jax.config import ObjectiveConfig, OBJECTIVES, PretrainConfig
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.pretrain import ObjectiveConfig, OBJECTIVES, PretrainConfig
+from bert_jax.config.settings import override
 from bert_jax.errors import UserError
-from bert_jax.evaluation import require_segments
-from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.finetuning.prepared import Prepared, Wanted
-from bert_jax.inference import Inference
-from bert_jax.settings import override
+from bert_jax.use.evaluation import require_segments
+from bert_jax.use.fill_mask import Inference
 
 ONE = replace(MODEL, type_vocab_size=1)
 PAIRS = {"stsb": write_stsb, "swag": write_swag, "squad1": lambda folder: write_squad(folder, "1.1")}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data.documents import read_raw, ReadingCounts, ReadingOptions
-from bert_jax.data.sentences import load_splitter, split_sentences
 from bert_jax.errors import UserError
+from bert_jax.text.documents import read_raw, ReadingCounts, ReadingOptions
+from bert_jax.text.sentences import load_splitter, split_sentences
 
 TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

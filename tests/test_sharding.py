@@ -10,10 +10,10 @@ import pytest
 from conftest import small_config
 from jax.sharding import PartitionSpec as P
 
-import bert_jax.sharding
-from bert_jax.config import MeshConfig, ModelConfig
+import bert_jax.mesh.sharding
+from bert_jax.config.pretrain import MeshConfig, ModelConfig
 from bert_jax.errors import UserError
-from bert_jax.sharding import (
+from bert_jax.mesh.sharding import (
     AXES,
     check_batch,
     check_heads,
@@ -26,7 +26,7 @@ from bert_jax.sharding import (
     put_on_mesh,
     RULES,
 )
-from bert_jax.train_state import Training
+from bert_jax.train.state import Training
 
 # ---- the mesh --------------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ def test_an_unknown_parameter_is_an_error():
 
 
 def test_a_rule_that_cuts_twice_over_an_axis_is_an_error(monkeypatch):
-    monkeypatch.setattr(bert_jax.sharding, "RULES", ((r"pooler/kernel$", P("fsdp", ("tensor", "fsdp"))),))
+    monkeypatch.setattr(bert_jax.mesh.sharding, "RULES", ((r"pooler/kernel$", P("fsdp", ("tensor", "fsdp"))),))
     with pytest.raises(ValueError, match=r"sharding rule .* does not suit pooler/kernel"):
         partition_spec("pooler/kernel", (16, 16), make_mesh(MeshConfig(1, 2, 4)))
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bert_jax.data.shards import MANIFEST, open_data, open_shard, TOKEN_COUNTS, token_dtype, write_shard
 from bert_jax.errors import UserError
+from bert_jax.feed.shards import MANIFEST, open_data, open_shard, TOKEN_COUNTS, token_dtype, write_shard
 
 VOCAB_SIZE = 60
 COUNTS = np.bincount(np.arange(50), minlength=VOCAB_SIZE)  # of the tokens of TENSORS
@@ -245,7 +245,7 @@ def test_a_shard_of_the_same_size_and_other_content_is_found(data):
 
 
 def test_large_data_is_read_through_only_when_asked(data, monkeypatch):
-    monkeypatch.setattr("bert_jax.data.shards.ALWAYS_VERIFIED", 100)
+    monkeypatch.setattr("bert_jax.feed.shards.ALWAYS_VERIFIED", 100)
     path = data / "train-00000-of-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     open_data(data)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data.documents import ReadingCounts, ReadingOptions
-from bert_jax.data.sources import parse_sources, Part, plan_parts, read_part, total_bytes
 from bert_jax.errors import UserError
+from bert_jax.text.documents import ReadingCounts, ReadingOptions
+from bert_jax.text.sources import parse_sources, Part, plan_parts, read_part, total_bytes
 
 
 def write(path: Path, content: str = "text") -> Path:

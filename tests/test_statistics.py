@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.data.marks import MarkCounts
-from bert_jax.data.statistics import BIN_STARTS, Lengths, merge_statistics, sample_bits, TextStatistics
+from bert_jax.text.mark_counts import MarkCounts
+from bert_jax.text.statistics import BIN_STARTS, Lengths, merge_statistics, sample_bits, TextStatistics
 
 TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

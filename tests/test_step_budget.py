@@ -26,14 +26,14 @@ import jax
 import pytest
 from conftest import small_config
 
-from bert_jax import hlo
-from bert_jax.accounting import training_flops
-from bert_jax.batch import BatchShape
-from bert_jax.chips import parse_topology, topology_devices
-from bert_jax.config import MeshConfig, ModelConfig, PhaseConfig, PretrainConfig
-from bert_jax.sharding import COPIES, make_mesh
-from bert_jax.train_state import Training
-from bert_jax.train_step import lower_train_step
+from bert_jax.config.pretrain import MeshConfig, ModelConfig, PhaseConfig, PretrainConfig
+from bert_jax.feed.batch import BatchShape
+from bert_jax.mesh.chips import parse_topology, topology_devices
+from bert_jax.mesh.sharding import COPIES, make_mesh
+from bert_jax.model.accounting import training_flops
+from bert_jax.plan import hlo
+from bert_jax.train.state import Training
+from bert_jax.train.step import lower_train_step
 
 BUDGETS = Path(__file__).with_name("budgets")
 RECORD = "BERT_JAX_RECORD_BUDGETS"

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from bert_jax import stopping
 from bert_jax.cli import main, STAGES
-from bert_jax.train_loop import listen_for_stop, StopRequest
+from bert_jax.process import stopping
+from bert_jax.train.loop import listen_for_stop, StopRequest
 
 # The main thread spends minutes in native code, where Python calls no handler.
 NATIVE = """
@@ -176,8 +176,8 @@ def fails(arguments):
     threading.Thread(target=time.sleep, args=(300,)).start()  # a library's that Python's end waits for
     raise ERROR("no")
 
-sys.modules["jax"] = sys.modules["bert_jax.distributed"] = type(sys)("stand-in")  # importing them takes seconds
-sys.modules["bert_jax.distributed"].leave = lambda: None
+sys.modules["jax"] = sys.modules["bert_jax.mesh.distributed"] = type(sys)("stand-in")  # importing them takes seconds
+sys.modules["bert_jax.mesh.distributed"].leave = lambda: None
 sys.modules["bert_jax.pipelines.report"] = type(sys)("report")
 sys.modules["bert_jax.pipelines.report"].main = fails
 sys.argv = ["bert-jax", "report"]

@@ -13,13 +13,13 @@ from flax import nnx
 
 import bert_jax
 from bert_jax.cli import main
+from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.conversion.names import Row, shape_of
-from bert_jax.conversion.run_files import config_for, write_run
-from bert_jax.encoder import EncoderOutput
+from bert_jax.conversion.own_format import config_for, write_run
 from bert_jax.errors import UserError
-from bert_jax.heads import BertModel
-from bert_jax.model_description import ModelDescription, TaskHead
-from bert_jax.task_heads import BiLstm, ScalarMix, TaskFeatures, WindowFusion
+from bert_jax.model.encoder import EncoderOutput
+from bert_jax.model.heads import BertModel
+from bert_jax.model.task_heads import BiLstm, ScalarMix, TaskFeatures, WindowFusion
 from bert_jax.tokenization import WordPieceTokenizer
 
 # torch 2.13: torch.nn.LSTM(3, 2, bidirectional=True), its weights and its input sines of a count (`sines` below), rows of 4

@@ -10,13 +10,13 @@ import pytest
 from question_samples import google, uncased
 
 from bert_jax.errors import UserError
-from bert_jax.scoring.squad import scores_v2
 from bert_jax.tasks import answers
 from bert_jax.tasks.answers import Answered, AnswerSettings, Candidate, find_answers, tune_thresholds
 from bert_jax.tasks.examples import Answer, Question
 from bert_jax.tasks.question_rows import question_rows, QuestionRows, QuestionSettings, Window
 from bert_jax.tasks.questions import read_questions
 from bert_jax.tasks.rows import Row
+from bert_jax.tasks.scoring.squad import scores_v2
 
 CONTEXT = "cat sat on mat the a b c cat sat on mat"  # of 12 tokens, with SHORT the windows [0, 8), [3, 11), [6, 12)
 SHORT = QuestionSettings(max_length=12, doc_stride=3, max_query_length=4)

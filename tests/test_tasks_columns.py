@@ -512,7 +512,7 @@ def test_what_tfds_does_not_have_is_refused(tfds_folder, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_nested_fields_of_tfds_are_plain(tfds_folder, monkeypatch):
-    from bert_jax.data.tfds_source import read_records
+    from bert_jax.text.tfds_source import read_records
 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_folder))
     data = read_records("tfds:glue/mnli", "validation_matched", ["spans", "words"], ["idx", "nothing"])
@@ -566,7 +566,7 @@ def test_packed_files_are_told_by_their_bytes(tmp_path, packed):
     ],
 )
 def test_lines_and_cells_have_a_limit(tmp_path, monkeypatch, name, content, words):
-    monkeypatch.setattr("bert_jax.text_files.LONGEST_LINE", 2**20)
+    monkeypatch.setattr("bert_jax.text.lines.LONGEST_LINE", 2**20)
     monkeypatch.setattr("bert_jax.tasks.columns.LONGEST_LINE", 2**20)
     (tmp_path / name).write_text(content.format(long="x" * 2**20, half="x" * (2**19 + 9)))
     assert words in refusal("sst2", "dev", tmp_path / name)

@@ -7,8 +7,8 @@ import zipfile
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.scoring.glue import class_numbers, read_predictions
 from bert_jax.tasks.examples import ChoiceExample, TextExample
+from bert_jax.tasks.scoring.glue import class_numbers, read_predictions
 from bert_jax.tasks.submissions import predicted_word, write_predictions, write_submission, zip_submissions
 from bert_jax.tasks.table import GLUE, own_task, TASKS
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.tensorboard import Board
+from bert_jax.runs.tensorboard import Board
 
 
 def events_of(folder):
@@ -44,7 +44,7 @@ def test_a_full_disk_is_an_error_and_no_wait(tmp_path):
     script = f"""
 import resource
 from pathlib import Path
-from bert_jax.tensorboard import Board
+from bert_jax.runs.tensorboard import Board
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 board = Board(Path({str(tmp_path)!r}), 0)
 for step in range(1, 1000):

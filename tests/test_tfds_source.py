@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.data.documents import RawDocument, ReadingCounts, ReadingOptions
-from bert_jax.data.sources import parse_sources, plan_parts, read_part
-from bert_jax.data.tfds_source import find_split, read_split
 from bert_jax.errors import UserError
+from bert_jax.text.documents import RawDocument, ReadingCounts, ReadingOptions
+from bert_jax.text.sources import parse_sources, plan_parts, read_part
+from bert_jax.text.tfds_source import find_split, read_split
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -173,7 +173,7 @@ def test_the_latest_version_is_taken(tmp_path, monkeypatch):
     for version in ("1.9.0", "1.10.0", "incomplete.1.11.0"):
         (tmp_path / "x" / version).mkdir(parents=True)
         (tmp_path / "x" / version / "dataset_info.json").write_text("{}")
-    from bert_jax.data.tfds_source import _find_folder
+    from bert_jax.text.tfds_source import _find_folder
 
     assert _find_folder("", "x", None, None).name == "1.10.0"
     assert _find_folder("", "x", None, "1.9.0").name == "1.9.0"
@@ -201,8 +201,8 @@ WITHOUT_TENSORFLOW = """
 
     found = importlib.machinery.PathFinder.find_spec
     importlib.machinery.PathFinder.find_spec = lambda name, *rest: None if name == "tensorflow" else found(name, *rest)
-    from bert_jax.data.documents import ReadingCounts, ReadingOptions
-    from bert_jax.data.tfds_source import find_split, read_split
+    from bert_jax.text.documents import ReadingCounts, ReadingOptions
+    from bert_jax.text.tfds_source import find_split, read_split
     from bert_jax.errors import UserError
 
     for folder in sys.argv[1:]:

@@ -5,10 +5,10 @@ import unicodedata
 
 import pytest
 
+from bert_jax.text.marks import count_words, loses_marks, measure_marks, without_marks
 from bert_jax.tokenization import WordPieceTokenizer
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS
 from bert_jax.tokenization.fit import measure
-from bert_jax.tokenization.marks import count_words, loses_marks, measure_marks, without_marks
 from bert_jax.tokenization.normalization import basic_tokens
 
 HINDI, THAI, JAPANESE = "में है हैं हैं राम", "ไป่ ไป้ ไป กา", "がっこう かっこう"

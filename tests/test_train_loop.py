@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-import bert_jax.session
-import bert_jax.train_loop
-from bert_jax import stopping
-from bert_jax.batch import batch_spec, BatchShape
-from bert_jax.data.feed import feed
-from bert_jax.pretraining import pretrain
-from bert_jax.session import Session
-from bert_jax.train_loop import Hooks, listen_for_stop, Phase, Schedule, StopRequest, Stopwatch, train
+import bert_jax.train.loop
+import bert_jax.train.session
+from bert_jax.feed.batch import batch_spec, BatchShape
+from bert_jax.feed.feed import feed
+from bert_jax.process import stopping
+from bert_jax.train.loop import Hooks, listen_for_stop, Phase, Schedule, StopRequest, Stopwatch, train
+from bert_jax.train.pretraining import pretrain
+from bert_jax.train.session import Session
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -36,8 +36,8 @@ def test_schedule():
 def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, monkeypatch):
     """From the first step's measurement to the last step's, nothing is compiled; each phase compiles its step once."""
     events: list[str] = []
-    measured = bert_jax.session.Session.measured
-    compile_step = bert_jax.session.compile_train_step
+    measured = bert_jax.train.session.Session.measured
+    compile_step = bert_jax.train.session.compile_train_step
 
     def note_step(self, done, *arguments):
         measured(self, done, *arguments)
@@ -47,8 +47,8 @@ def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, mo
         events.append("train step")
         return compile_step(*arguments)
 
-    monkeypatch.setattr(bert_jax.session.Session, "measured", note_step)
-    monkeypatch.setattr(bert_jax.session, "compile_train_step", note_compile)
+    monkeypatch.setattr(bert_jax.train.session.Session, "measured", note_step)
+    monkeypatch.setattr(bert_jax.train.session, "compile_train_step", note_compile)
     listener = lambda name, *_, **__: events.append("compile") if name == COMPILED else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
@@ -66,7 +66,7 @@ def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, mo
 
 def test_a_hidden_transfer_is_an_error(prepared, tmp_path, monkeypatch):
     """A batch that was not put on the mesh by name does not slip through."""
-    monkeypatch.setattr(bert_jax.session, "put_on_mesh", lambda mesh, batch: batch)
+    monkeypatch.setattr(bert_jax.train.session, "put_on_mesh", lambda mesh, batch: batch)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         pretrain(small_config(), prepared.data, tmp_path / "run", resume_command="")
 
@@ -191,7 +191,7 @@ def test_several_processes_stop_where_all_agree(monkeypatch, capfd):
     """A signal is passed on and the loop goes on until the step that JAX names, in every process."""
     sent, asked = [], []
     monkeypatch.setattr(os, "kill", lambda process, number: sent.append((process, number)))
-    monkeypatch.setattr(bert_jax.train_loop, "stop_agreed", lambda done: asked.append(done) or done == 4)
+    monkeypatch.setattr(bert_jax.train.loop, "stop_agreed", lambda done: asked.append(done) or done == 4)
     stop = StopRequest(shared=True)
     interrupt = lambda step: stop(signal.SIGINT, None) if step == 2 else None  # noqa: E731
     events = run_made_up_steps(9, stop, Schedule(9, save_every=99, eval_every=0), interrupt)

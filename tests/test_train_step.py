@@ -10,18 +10,18 @@ import pytest
 from conftest import small_config
 from flax import nnx
 
-from bert_jax.batch import BatchShape
-from bert_jax.config import MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
-from bert_jax.evaluation import put_on_mesh
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training, TrainState
-from bert_jax.train_step import (
+from bert_jax.config.pretrain import MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from bert_jax.feed.batch import BatchShape
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.train.state import Training, TrainState
+from bert_jax.train.step import (
     batch_statistics,
     compile_eval_step,
     compile_train_step,
     pretraining_scores,
     train_step,
 )
+from bert_jax.use.evaluation import put_on_mesh
 
 B, S, M = 16, 16, 4
 VOCAB, MASK = 96, 4

@@ -19,7 +19,7 @@ from bert_jax.conversion.optimizer_state import optimizer_for
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
 from bert_jax.conversion.tensors import Entry, stored
 from bert_jax.errors import UserError
-from bert_jax.run_directory import open_run
+from bert_jax.runs.directory import open_run
 
 DESCRIPTION = KINDS["classification"]
 WEIGHTS = sample_weights(DESCRIPTION)

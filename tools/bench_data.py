@@ -37,9 +37,9 @@ from typing import Any, NamedTuple
 from bert_jax.tools import bench_data_sides as sides  # type: ignore[import-not-found,unused-ignore]
 from tqdm import tqdm
 
-from bert_jax.data.documents import read_documents
-from bert_jax.data.sources import parse_sources
 from bert_jax.errors import UserError
+from bert_jax.text.documents import read_documents
+from bert_jax.text.sources import parse_sources
 
 GOOGLE = "google-research/bert"
 TOKENIZERS = "tokenizers"

@@ -164,7 +164,7 @@ def our_feed(data: str, sequence_length: int, max_predictions: int, rows: int, b
     _stay_on_one_core()
     import numpy as np
 
-    from bert_jax.data.feed import feed, has_tensorflow
+    from bert_jax.feed.feed import feed, has_tensorflow
 
     found: Figures = {}
     for packing in ("padded", "packed"):
@@ -187,11 +187,11 @@ def our_feed(data: str, sequence_length: int, max_predictions: int, rows: int, b
 
 def _arranged(data: Path, packing: str, sequence_length: int, max_predictions: int, rows: int) -> tuple[Any, Any]:
     """Examples of the training split, and their arrangement in rows."""
-    from bert_jax.batch import BatchShape
-    from bert_jax.config import ObjectiveConfig, PretrainConfig
-    from bert_jax.data.feed import Examples, SpecialIds
-    from bert_jax.data.packing import make_arrangement
-    from bert_jax.data.shards import open_data
+    from bert_jax.config.pretrain import ObjectiveConfig, PretrainConfig
+    from bert_jax.feed.batch import BatchShape
+    from bert_jax.feed.feed import Examples, SpecialIds
+    from bert_jax.feed.packing import make_arrangement
+    from bert_jax.feed.shards import open_data
     from bert_jax.tokenization import load_tokenizer
 
     default = PretrainConfig()

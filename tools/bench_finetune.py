@@ -35,7 +35,8 @@ from bert_jax.tools.bench_data import (  # type: ignore[import-not-found,unused-
     three_digits,
 )
 
-from bert_jax.config import ModelConfig
+from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.pretrain import ModelConfig
 from bert_jax.conversion import names
 from bert_jax.conversion.config_files import HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.names import HUGGING_FACE, Row
@@ -43,7 +44,6 @@ from bert_jax.conversion.safetensors_files import write_safetensors
 from bert_jax.conversion.tensors import Entry, Writable
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
-from bert_jax.model_description import ModelDescription, TaskHead
 from bert_jax.tokenization import load_tokenizer
 
 HEAD_SIZE = 64

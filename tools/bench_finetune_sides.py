@@ -25,12 +25,12 @@ LEARNING_RATE, WEIGHT_DECAY, WARMUP_SHARE, DROPOUT = 2e-5, 0.01, 0.1, 0.1
 
 def ours(data: str, model: str, epochs: int, batch_size: int, max_length: int, options: dict[str, Any]) -> Figures:
     """`bert-jax finetune` as the command runs it, in a folder without a dev split: nothing is scored."""
-    from bert_jax.host_memory import keep_freed_memory
+    from bert_jax.host import keep_freed_memory
 
     keep_freed_memory()  # as the command does
     from bench_data_sides import cpu_seconds, metered, versions  # type: ignore[import-not-found,unused-ignore]
 
-    from bert_jax.finetune_config import FinetuneConfig
+    from bert_jax.config.finetune import FinetuneConfig
     from bert_jax.finetuning import prediction, run
 
     examples = len(_texts(data))

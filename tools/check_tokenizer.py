@@ -28,10 +28,10 @@ import numpy as np
 from tqdm import tqdm
 
 import bert_jax
-from bert_jax.data.documents import read_documents
-from bert_jax.data.sources import parse_sources, total_bytes
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, write_json
+from bert_jax.text.documents import read_documents
+from bert_jax.text.sources import parse_sources, total_bytes
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 
 CONTEXTS = {"alone": "{}", "inside a word": "a{}b", "between spaces": " {} "}

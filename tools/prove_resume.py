@@ -23,11 +23,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.checkpoint import Checkpoints
 from bert_jax.errors import UserError
-from bert_jax.run_directory import open_run, RunDirectory
-from bert_jax.sharding import make_mesh
-from bert_jax.train_state import Training
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.directory import open_run, RunDirectory
+from bert_jax.train.state import Training
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import markupsafe
 from matplotlib.ticker import MaxNLocator
 
 from bert_jax.bench.tables import seconds, times
-from bert_jax.report.drawing import (
+from bert_jax.pages.drawing import (
     blank_chart,
     draw,
     draw_reference,
@@ -25,8 +25,8 @@ from bert_jax.report.drawing import (
     TRAINING,
     WIDTH,
 )
-from bert_jax.report.panels import Panel
-from bert_jax.report.wording import decimal, percent
+from bert_jax.pages.panels import Panel
+from bert_jax.pages.wording import decimal, percent
 
 Record = Mapping[str, Any]
 OURS, THEIRS = TRAINING, HELD_OUT  # the two colours of a report's curves

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up batches through the real training loop (`train_loop.train`), without evaluation, checkpoints or files."""
+"""Made-up batches through the real training loop (`train.loop.train`), without evaluation, checkpoints or files."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 
-from bert_jax.batch import Batch
-from bert_jax.data.feed import plain_feed
-from bert_jax.sharding import put_on_mesh
-from bert_jax.train_loop import Hooks, Phase, Schedule, StopRequest, Sums, train
-from bert_jax.train_state import Training, TrainState
+from bert_jax.feed.batch import Batch
+from bert_jax.feed.feed import plain_feed
+from bert_jax.mesh.sharding import put_on_mesh
+from bert_jax.train.loop import Hooks, Phase, Schedule, StopRequest, Sums, train
+from bert_jax.train.state import Training, TrainState
 
 
 def run_loop(

@@ -3,7 +3,7 @@
 
 Documents have a topic; a topic has sixteen words of its own, and each word a few that like to follow it. So a masked word
 can be guessed from its neighbours' topic, better from the word before it, and whether B goes on A's topic is a question
-with an answer. Masks, packing and batches are those of `bert_jax.data`.
+with an answer. Masks, packing and batches are those of `bert_jax.feed`.
 
 Shapes: B rows, D documents, E examples in a row, K examples, T tokens of all documents.
 """
@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.accounting import training_flops
-from bert_jax.batch import Batch, BatchShape
-from bert_jax.config import ModelConfig, PretrainConfig
-from bert_jax.data.feed import Examples
-from bert_jax.data.instances import PAIRS, special_tokens
-from bert_jax.data.layout import SpecialIds
-from bert_jax.data.packing import Arrangement, make_arrangement
-from bert_jax.data.shards import Shard, Split, table_name, token_dtype
+from bert_jax.config.pretrain import ModelConfig, PretrainConfig
+from bert_jax.feed.batch import Batch, BatchShape
+from bert_jax.feed.feed import Examples
+from bert_jax.feed.layout import SpecialIds
+from bert_jax.feed.packing import Arrangement, make_arrangement
+from bert_jax.feed.shards import Shard, Split, table_name, token_dtype
+from bert_jax.model.accounting import training_flops
+from bert_jax.prepare.instances import PAIRS, special_tokens
 
 SPECIAL = SpecialIds(pad=0, cls=1, sep=2, mask=3)
 FIRST_WORD = 4

@@ -7,8 +7,8 @@ from typing import Any
 from bert_jax.bench.charts import panels_of
 from bert_jax.bench.results import failures, Report
 from bert_jax.bench.tables import flop_rate, tables_of, times
-from bert_jax.report.template import fill
-from bert_jax.report.wording import counted, decimal, duration, moment, percent
+from bert_jax.pages.template import fill
+from bert_jax.pages.wording import counted, decimal, duration, moment, percent
 
 TITLES = {
     "ceiling": ("Ceiling", "What one device can do at most, measured here."),

@@ -16,7 +16,7 @@ from typing import Any, IO
 
 import numpy as np
 
-from bert_jax.batch import Batch
+from bert_jax.feed.batch import Batch
 
 SCRIPT = Path(__file__).with_name("peer_torch.py")
 IGNORED = -100  # label of a token that is not predicted

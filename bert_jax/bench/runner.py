@@ -15,7 +15,7 @@ from bert_jax.bench.results import failures, FORMAT, Report
 from bert_jax.bench.subjects import SUBJECTS
 from bert_jax.bench.suite import Suite, suite_for, suite_of, suite_with
 from bert_jax.bench.workbench import one_line, Workbench
-from bert_jax.config import PretrainConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.files import write_json
 
 
@@ -80,7 +80,7 @@ def _write(report: Report, output: Path | None) -> None:
     if output is None:
         return
     from bert_jax.bench.page import render  # matplotlib: only where there is something to draw
-    from bert_jax.report.template import save_page
+    from bert_jax.pages.template import save_page
 
     write_json(output / "bench.json", report)
     save_page(render(report), output / "bench.html")

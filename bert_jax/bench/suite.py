@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bert_jax.batch import BatchShape
-from bert_jax.config import MeshConfig, MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
-from bert_jax.settings import override
+from bert_jax.config.pretrain import MeshConfig, MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.settings import override
+from bert_jax.feed.batch import BatchShape
 
 STEPS = 100_000  # of a run that is never finished: the schedule asks for a length
 PACKED_EXAMPLES = 4  # in a row at most

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bert_jax.report.wording import count, decimal, percent, SPACE
+from bert_jax.pages.wording import count, decimal, percent, SPACE
 
 Record = Mapping[str, Any]
 Rows = list[list[str]]

@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
-from bert_jax.attention import AttentionCase
-from bert_jax.batch import Batch
 from bert_jax.bench.made_up import made_up_arrangement, SPECIAL, Work, work_of
 from bert_jax.bench.measure import is_out_of_memory
 from bert_jax.bench.suite import AttentionSize, Case, Suite
-from bert_jax.config import MeshConfig
-from bert_jax.data.packing import Arrangement
-from bert_jax.sharding import make_mesh, put_on_mesh
-from bert_jax.train_state import resolve_compute_dtype, Training, TrainState
-from bert_jax.train_step import compile_train_step
+from bert_jax.config.pretrain import MeshConfig
+from bert_jax.feed.batch import Batch
+from bert_jax.feed.packing import Arrangement
+from bert_jax.mesh.sharding import make_mesh, put_on_mesh
+from bert_jax.model.attention import AttentionCase
+from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
+from bert_jax.train.step import compile_train_step
 
 Record = dict[str, Any]
 MOST_HALVINGS = 4  # of a batch that does not fit

@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.config import ModelConfig
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.pretrain import ModelConfig
 from bert_jax.conversion import names, numpy_bert
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE
-from bert_jax.encoder import Compute
 from bert_jax.errors import UserError
-from bert_jax.heads import BertModel, BertOutput
-from bert_jax.model_description import ModelDescription
+from bert_jax.model.encoder import Compute
+from bert_jax.model.heads import BertModel, BertOutput
 
 TOLERANCE = 1e-4  # of a whole network in float32, times the largest value of the output where that is more than 1
 PEER_SCRIPT = Path(__file__).with_name("transformers_forward.py")
@@ -125,7 +125,7 @@ def _task_logits(description: ModelDescription, logits: Any) -> Any:
 
 
 def our_batch(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The fields of `bert_jax.batch` for rows of one example; every position is predicted."""
+    """The fields of `bert_jax.feed.batch` for rows of one example; every position is predicted."""
     rows, size = inputs["input_ids"].shape
     positions = np.ascontiguousarray(np.broadcast_to(np.arange(size, dtype=np.int32), (rows, size)))
     return {

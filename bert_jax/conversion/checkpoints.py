@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config import ModelConfig
+from bert_jax.config.description import ModelDescription, TaskHead, TASKS
+from bert_jax.config.pretrain import ModelConfig
 from bert_jax.conversion import names
 from bert_jax.conversion.config_fields import not_kept, not_kept_of_google
 from bert_jax.conversion.config_files import (
@@ -28,7 +29,7 @@ from bert_jax.conversion.config_files import (
     with_vocab_size,
 )
 from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, OUTPUT_BIAS, Row, SECOND_NAMES, TF1
-from bert_jax.conversion.run_files import filled, is_run, nested, open_run_tensors, RUN_CONFIG, RunParameters
+from bert_jax.conversion.own_format import filled, is_run, nested, open_run_tensors, RUN_CONFIG, RunParameters
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
 from bert_jax.conversion.tensors import Entry, StoredTensors, without_prefix
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
@@ -42,7 +43,6 @@ from bert_jax.conversion.weight_files import (
     same_weights,
 )
 from bert_jax.errors import listed, UserError
-from bert_jax.model_description import ModelDescription, TaskHead, TASKS
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import CONFIG_FILE
 from bert_jax.tokenization.loading import RECORDED

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax import files
-from bert_jax.config import ModelConfig
+from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.settings import build
 from bert_jax.errors import listed, UserError
-from bert_jax.model_description import ModelDescription, TaskHead
-from bert_jax.settings import build
 
 GOOGLE_CONFIG, HUGGING_FACE_CONFIG = "bert_config.json", "config.json"
 GELU_FORM = "gelu_form"

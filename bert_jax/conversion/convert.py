@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax import __version__
+from bert_jax.config.description import ModelDescription, TASKS
 from bert_jax.conversion import names
 from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
 from bert_jax.conversion.checkpoints import (
@@ -37,15 +38,14 @@ from bert_jax.conversion.extension import extended, Extension, plan_extension
 from bert_jax.conversion.finished import CERTIFICATE, request_for
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, OptimizerState, unequal_moments
-from bert_jax.conversion.run_files import config_for, write_run
+from bert_jax.conversion.own_format import config_for, write_run
 from bert_jax.conversion.safetensors_files import write_safetensors
 from bert_jax.conversion.tensors import Entry, Writable
 from bert_jax.conversion.tf1 import write_tf1
 from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, write_json
-from bert_jax.model_description import ModelDescription, TASKS
-from bert_jax.run_directory import open_run
+from bert_jax.runs.directory import open_run
 
 TF1_PREFIX = "bert_model.ckpt"
 DTYPES = ("float32", "float16", "bfloat16")

@@ -13,7 +13,7 @@ from bert_jax.conversion.checkpoints import Asked, detect
 from bert_jax.conversion.names import BERT_JAX, TF1
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, parse_json_object
-from bert_jax.run_directory import RunDirectory
+from bert_jax.runs.directory import RunDirectory
 
 CERTIFICATE = "conversion.json"
 _OF_A_CHECKPOINT = (".json", ".txt", ".model", ".bin", ".safetensors")

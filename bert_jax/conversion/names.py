@@ -12,7 +12,7 @@ Shapes: V vocabulary, P positions, G segments, D features, F features of the fee
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from bert_jax.model_description import ModelDescription, TaskHead
+from bert_jax.config.description import ModelDescription, TaskHead
 
 BERT_JAX, HUGGING_FACE, TF1 = FORMATS = ("bert-jax", "huggingface", "tf1")
 LAYER = "encoder/layers/{n}/"

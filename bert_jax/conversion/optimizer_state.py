@@ -12,15 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.checkpoint import Checkpoints
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import check_numbers, Checkpoint
 from bert_jax.conversion.names import BERT_JAX, GLOBAL_STEP, HUGGING_FACE, Row, SLOTS, TF1
-from bert_jax.conversion.run_files import flat, nested, place_of, stacked_shapes
+from bert_jax.conversion.own_format import flat, nested, place_of, stacked_shapes
 from bert_jax.conversion.slots import moments_of
 from bert_jax.errors import UserError
-from bert_jax.optimizer import make_optimizer, MomentsState
-from bert_jax.run_directory import open_run, RunDirectory
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.directory import open_run, RunDirectory
+from bert_jax.train.optimizer import make_optimizer, MomentsState
 
 NO_GRADIENT = "bert/pooler/"  # has no slots in a run that trains a head on the tokens
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.batch import Batch
-from bert_jax.data.order import BATCHES, EXAMPLES, permute, stream_keys
-from bert_jax.data.ranges import counts_of, ranges
+from bert_jax.feed.batch import Batch
+from bert_jax.feed.order import BATCHES, EXAMPLES, permute, stream_keys
 from bert_jax.tasks.rows import IGNORE, Row
+from bert_jax.tokenization.ranges import counts_of, ranges
 
 POOL = 64  # batches among which examples of like length are put together
 WIDTH_STEP = 8  # widths are multiples of it
@@ -38,7 +38,7 @@ class RowTable:
         return len(self.lengths)
 
     def fields(self, rows: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """The fields of `bert_jax.batch` that the encoder reads, [B, S]; a row NOBODY is padding."""
+        """The fields of `bert_jax.feed.batch` that the encoder reads, [B, S]; a row NOBODY is padding."""
         real = np.flatnonzero(rows != NOBODY)
         chosen = rows[real]
         lengths = self.lengths[chosen]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.finetuning.split import Outcome
-from bert_jax.metrics import wilson_interval
+from bert_jax.train.metrics import wilson_interval
 
 ALIKE = 0.02  # a rating's standard deviation, as a share of that of the true ones, below which all are the same
 NEAR_CHANCE = 0.01  # of a loss, as a share of that of always saying the classes' shares

@@ -9,8 +9,8 @@ Shapes: B rows, S tokens, N examples, C classes or choices.
 import jax
 import jax.numpy as jnp
 
-from bert_jax.losses import cross_entropy, Scores
 from bert_jax.tasks.rows import IGNORE
+from bert_jax.train.losses import cross_entropy, Scores
 
 Arrays = dict[str, jax.Array]
 
@@ -19,7 +19,7 @@ def task_scores(kind: str, logits: jax.Array, batch: Arrays) -> Scores:
     """Sums of the loss and of right predictions over a batch.
 
     Args:
-      kind: one of `model_description.TASKS`.
+      kind: one of `description.TASKS`.
       logits: of `BertModel.task_logits`, float32.
       batch: the encoder's fields, `example_weights` [N], and
         classification, choice: `labels` [N] int32; regression: `targets` [N] float32; multi_label: `targets` [N, C] float32,

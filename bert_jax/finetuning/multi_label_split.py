@@ -13,8 +13,8 @@ import numpy as np
 from bert_jax.finetuning.batches import Draw, NOBODY
 from bert_jax.finetuning.split import Outcome, Outputs
 from bert_jax.finetuning.text_split import TextSplit
-from bert_jax.scoring import multi_label
 from bert_jax.tasks.examples import TextExample
+from bert_jax.tasks.scoring import multi_label
 from bert_jax.tasks.submissions import write_predictions
 from bert_jax.tasks.table import Task
 

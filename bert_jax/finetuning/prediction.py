@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from bert_jax.batch import Batch
-from bert_jax.data.feed import plain_feed
+from bert_jax.feed.batch import Batch
+from bert_jax.feed.feed import plain_feed
 from bert_jax.finetuning.batches import (
     choose_widths,
     Draw,
@@ -25,7 +25,7 @@ from bert_jax.finetuning.batches import (
 )
 from bert_jax.finetuning.split import Outputs
 from bert_jax.finetuning.steps import compile_prediction, Finetuning
-from bert_jax.sharding import put_on_mesh, row_shards
+from bert_jax.mesh.sharding import put_on_mesh, row_shards
 
 
 class Predictor:

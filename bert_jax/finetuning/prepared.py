@@ -10,27 +10,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.attention import AttentionCase
+from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
+from bert_jax.config.settings import to_dict
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
-from bert_jax.conversion.run_files import flat, nested
+from bert_jax.conversion.own_format import flat, nested
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import FinetuneConfig, ResolvedConfig
 from bert_jax.finetuning.batches import choose_widths, Schedule
-from bert_jax.finetuning.run_files import OwnTask, task_record
+from bert_jax.finetuning.directory import OwnTask, task_record
 from bert_jax.finetuning.split import Source, Split
 from bert_jax.finetuning.splits import load_split, resolved
 from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import read_sentences
-from bert_jax.model_description import ModelDescription, TaskHead
-from bert_jax.session import say
-from bert_jax.settings import to_dict
-from bert_jax.sharding import check_batch, check_heads, make_mesh, row_shards
+from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, row_shards
+from bert_jax.model.attention import AttentionCase
 from bert_jax.tasks.columns import with_labels
 from bert_jax.tasks.schemes import detect_scheme, labels_of, named_labels, scheme_named
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train_state import resolve_compute_dtype, Training, TrainState
+from bert_jax.train.session import say
+from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 
 from bert_jax.finetuning.batches import Draw, units_of_examples, units_of_rows
 from bert_jax.finetuning.split import content_of, Outcome, Outputs, row_table, Source
-from bert_jax.scoring import cmrc, squad
 from bert_jax.tasks import answers
 from bert_jax.tasks.examples import Question
 from bert_jax.tasks.question_rows import question_rows, QuestionSettings
 from bert_jax.tasks.questions import read_questions, read_tfds_questions
+from bert_jax.tasks.scoring import cmrc, squad
 from bert_jax.tasks.table import is_test, Task, TFDS
 from bert_jax.tasks.task_files import find_file
 

@@ -12,37 +12,37 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from bert_jax.attention import resolve_implementation
-from bert_jax.attention.check import check_at_start
-from bert_jax.batch import Batch
-from bert_jax.checkpoint import Checkpoints
-from bert_jax.compilation_cache import use_compilation_cache
-from bert_jax.data.feed import plain_feed
 from bert_jax.errors import Interrupted, UserError
+from bert_jax.feed.batch import Batch
+from bert_jax.feed.feed import plain_feed
 from bert_jax.files import own_folder, reading, write_json
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
-from bert_jax.finetuning.prediction import Predictor
-from bert_jax.finetuning.prepared import Prepared, Wanted
-from bert_jax.finetuning.run_files import (
+from bert_jax.finetuning.directory import (
     Finetuned,
     PREDICTIONS,
     read_record,
     start_or_resume,
     write_records,
 )
+from bert_jax.finetuning.prediction import Predictor
+from bert_jax.finetuning.prepared import Prepared, Wanted
 from bert_jax.finetuning.split import Outcome
 from bert_jax.finetuning.steps import compile_train_step
-from bert_jax.metrics import check_finite
-from bert_jax.output_lock import locked
-from bert_jax.run_directory import append_metrics, forget_metrics_after
-from bert_jax.session import say
-from bert_jax.sharding import put_on_mesh
+from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.mesh.sharding import put_on_mesh
+from bert_jax.model.attention import resolve_implementation
+from bert_jax.model.attention.check import check_at_start
+from bert_jax.process.output_lock import locked
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.directory import append_metrics, forget_metrics_after
+from bert_jax.runs.tensorboard import Board
 from bert_jax.tasks.table import Task
-from bert_jax.tensorboard import Board
-from bert_jax.train_loop import Hooks, listen_for_stop, Phase, StopRequest, train
-from bert_jax.train_loop import Schedule as Due
-from bert_jax.train_state import TrainState
+from bert_jax.train.loop import Hooks, listen_for_stop, Phase, StopRequest, train
+from bert_jax.train.loop import Schedule as Due
+from bert_jax.train.metrics import check_finite
+from bert_jax.train.session import say
+from bert_jax.train.state import TrainState
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bert_jax.checkpoint import Checkpoints
-from bert_jax.compilation_cache import use_compilation_cache
-from bert_jax.config import MeshConfig
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.finetune import ACTS_IN, FinetuneConfig, ResolvedConfig
+from bert_jax.config.pretrain import MeshConfig
 from bert_jax.errors import UserError
-from bert_jax.finetune_config import ACTS_IN, FinetuneConfig, ResolvedConfig
+from bert_jax.finetuning.directory import Finetuned, open_finetuned, write_records
 from bert_jax.finetuning.multi_label_split import class_lines
 from bert_jax.finetuning.prediction import Predictor
 from bert_jax.finetuning.question_split import QuestionSplit
-from bert_jax.finetuning.run_files import Finetuned, open_finetuned, write_records
 from bert_jax.finetuning.split import Outcome, Source, Split
 from bert_jax.finetuning.splits import load_split, text_split
 from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import TaggingSplit
-from bert_jax.model_description import ModelDescription
-from bert_jax.scoring.glue import confusion_matrix
-from bert_jax.sharding import make_mesh
+from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.tasks.examples import Question, Sentence, TextExample
 from bert_jax.tasks.questions import read_question_lines
+from bert_jax.tasks.scoring.glue import confusion_matrix
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train_state import resolve_compute_dtype, Training
+from bert_jax.train.state import resolve_compute_dtype, Training
 
 MOST_CLASSES = 12  # of a confusion matrix in a terminal
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from bert_jax.config import ModelConfig
-from bert_jax.finetune_config import FinetuneConfig
+from bert_jax.config.description import TaskHead
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.pretrain import ModelConfig
 from bert_jax.finetuning.batches import Draw, RowTable, Units
-from bert_jax.model_description import TaskHead
 from bert_jax.tasks.rows import Row
 from bert_jax.tasks.table import Task
 from bert_jax.tasks.text_rows import unknown_note

@@ -13,15 +13,15 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax import stopping
-from bert_jax.config import SchedulePart
-from bert_jax.dropout import row_seeds
-from bert_jax.finetune_config import ResolvedConfig
+from bert_jax.config.finetune import ResolvedConfig
+from bert_jax.config.pretrain import SchedulePart
 from bert_jax.finetuning.losses import task_scores
-from bert_jax.losses import Scores
-from bert_jax.optimizer import learning_rate_schedule, make_optimizer
-from bert_jax.sharding import ROWS
-from bert_jax.train_state import DROPOUT, Training, TrainState
+from bert_jax.mesh.sharding import ROWS
+from bert_jax.model.dropout import row_seeds
+from bert_jax.process import stopping
+from bert_jax.train.losses import Scores
+from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.train.state import DROPOUT, Training, TrainState
 
 Arrays = dict[str, jax.Array]
 Finetuning = Training[ResolvedConfig]

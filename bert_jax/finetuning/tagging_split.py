@@ -13,11 +13,11 @@ import numpy as np
 from bert_jax.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, units_of_rows
 from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
-from bert_jax.scoring.tags import tag_scores
 from bert_jax.tasks import schemes
 from bert_jax.tasks.columns import read_examples, unknown_advice
 from bert_jax.tasks.conll import read_conll, write_conll
 from bert_jax.tasks.examples import Sentence
+from bert_jax.tasks.scoring.tags import tag_scores
 from bert_jax.tasks.table import is_test, Task, TFDS
 from bert_jax.tasks.tagging_rows import decode, tagging_rows
 from bert_jax.tasks.task_files import find_file, plain_suffix

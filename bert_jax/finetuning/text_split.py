@@ -13,9 +13,9 @@ import numpy as np
 from bert_jax.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, NOBODY, units_of_examples
 from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
-from bert_jax.scoring import glue
 from bert_jax.tasks.columns import read_examples
 from bert_jax.tasks.examples import ChoiceExample, TextExample
+from bert_jax.tasks.scoring import glue
 from bert_jax.tasks.submissions import write_predictions, write_submission
 from bert_jax.tasks.table import Task
 from bert_jax.tasks.text_rows import text_rows

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
-from bert_jax.chips import Chip
-from bert_jax.hlo import Collective
+from bert_jax.mesh.chips import Chip
+from bert_jax.plan.hlo import Collective
 from bert_jax.plan.machine import group_size, Machine, wires
 from bert_jax.plan.program import Program
 

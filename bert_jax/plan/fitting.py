@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bert_jax.config import PretrainConfig
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.settings import override
 from bert_jax.errors import UserError
+from bert_jax.mesh.sharding import make_mesh, row_shards
 from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import compile_phase, Program
-from bert_jax.settings import override
-from bert_jax.sharding import make_mesh, row_shards
 
 Compile = Callable[[PretrainConfig, int, Machine], Program]
 TRIES = 4  # sizes that are compiled, at most

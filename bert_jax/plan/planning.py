@@ -11,16 +11,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bert_jax.attention import resolve_implementation
-from bert_jax.config import PretrainConfig
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.settings import to_dict
+from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
+from bert_jax.model.attention import resolve_implementation
 from bert_jax.plan.estimate import assumptions, Estimate, estimate_step
 from bert_jax.plan.fitting import Change, Largest, largest_micro_batch, only_copies, smallest_change
 from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import compile_phase, Program
-from bert_jax.pretraining import attention_case
-from bert_jax.settings import to_dict
-from bert_jax.sharding import check_batch, check_heads, make_mesh
-from bert_jax.train_state import Training
+from bert_jax.train.pretraining import attention_case
+from bert_jax.train.state import Training
 
 DAY = 86_400.0  # seconds
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import jax
 
-from bert_jax import hlo
-from bert_jax.accounting import training_flops
-from bert_jax.batch import BatchShape
-from bert_jax.config import PretrainConfig
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.feed.batch import BatchShape
+from bert_jax.mesh.sharding import check_batch, make_mesh, row_shards
+from bert_jax.model.accounting import training_flops
+from bert_jax.plan import hlo
 from bert_jax.plan.machine import Machine
-from bert_jax.sharding import check_batch, make_mesh, row_shards
-from bert_jax.train_state import Training
-from bert_jax.train_step import abstract_batch, compile_train_step
+from bert_jax.train.state import Training
+from bert_jax.train.step import abstract_batch, compile_train_step
 
 MASK_ID = 103  # the program compares with it once; no vocabulary is needed here
 

@@ -3,8 +3,8 @@
 
 from collections.abc import Iterator
 
-from bert_jax.chips import GIB
-from bert_jax.config import PretrainConfig
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.mesh.chips import GIB
 from bert_jax.plan.estimate import Estimate
 from bert_jax.plan.fitting import COARSE
 from bert_jax.plan.planning import PhasePlan, Plan

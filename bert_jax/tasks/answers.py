@@ -21,9 +21,9 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent
-from bert_jax.scoring.squad import answer_scores, best_threshold
 from bert_jax.tasks.examples import Question
 from bert_jax.tasks.question_rows import QuestionRows, Window
+from bert_jax.tasks.scoring.squad import answer_scores, best_threshold
 
 NORMALISATIONS = ("nbest", "window", "question")
 _BLOCK = 256  # rows whose candidates are looked for at once

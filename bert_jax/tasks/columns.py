@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
-from bert_jax.scoring.labels import distinct_labels, label_key
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.multi_label import class_numbers, flagged_classes, listed_classes
+from bert_jax.tasks.scoring.labels import distinct_labels, label_key
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
 from bert_jax.tasks.task_files import find_file, plain_suffix, read_lines
-from bert_jax.text_files import EmptyLines, json_record, LONGEST_LINE
+from bert_jax.text.lines import EmptyLines, json_record, LONGEST_LINE
+from bert_jax.text.tfds_source import read_records
 
 _NOTHING = ("", "\\N")  # what stands where there is no label; the second is how databases export it
 _LISTED = 12  # columns, labels or lines in a message

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.scoring.labels import label_key
+from bert_jax.tasks.scoring.labels import label_key
 
 Word = Callable[[Any, str], str | None]  # (cell, place) -> a label as text; None where there is none
 _NOTHING = "\\N"  # as databases export what is not known

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.tfds_source import read_records
 from bert_jax.errors import UserError
-from bert_jax.scoring.squad import read_json
 from bert_jax.tasks.examples import Answer, Question
+from bert_jax.tasks.scoring.squad import read_json
 from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
-from bert_jax.text_files import json_record
+from bert_jax.text.lines import json_record
+from bert_jax.text.tfds_source import read_records
 
 _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
 _SHAPE = "a SQuAD file is data[].paragraphs[] with context and qas[], which have id, question and answers[]"

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from bert_jax.config.description import TASKS as KINDS
 from bert_jax.errors import UserError
-from bert_jax.model_description import TASKS as KINDS
-from bert_jax.scoring.labels import distinct_labels, label_key
+from bert_jax.tasks.scoring.labels import distinct_labels, label_key
 
 # Appendix A.3: what the authors searched on every task. Section 4.1 has 4e-5 too, for GLUE.
 LEARNING_RATES = (5e-5, 3e-5, 2e-5)
@@ -95,7 +95,7 @@ class Task:
 
     name: str
     title: str  # and the name of its folder in GLUE
-    kind: str  # one of model_description.TASKS
+    kind: str  # one of description.TASKS
     metrics: tuple[str, ...]
     files: Mapping[str, tuple[str, ...]]
     labels: tuple[str, ...] | None = None
@@ -486,7 +486,7 @@ def own_task(
     list of words and a list of tags, whose fields must be named.
 
     Args:
-      kind: one of model_description.TASKS.
+      kind: one of description.TASKS.
       text: one text or two; choice: the context (and the common beginning of the continuations); tagging: the words.
       labels: the classes in the order of their numbers, of tagging also the types of its phrases (see
         `schemes.named_labels`); None: those of the training file.

@@ -4,10 +4,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bert_jax.data.streams import open_stream
 from bert_jax.errors import UserError
 from bert_jax.tasks.table import Task
-from bert_jax.text_files import decode_text, text_lines
+from bert_jax.text.lines import decode_text, text_lines
+from bert_jax.text.streams import open_stream
 
 LARGEST_TEXT = 2**30  # bytes, unpacked, of a file that is read as a whole: a JSON file of questions, a CoNLL file
 _COMPRESSED = (".xz", ".gz", ".bz2", ".zst")  # endings; what a file is packed with is told by its first bytes

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.data.ranges import ranges
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.rows import Row, TOO_LONG
 from bert_jax.tokenization.encoding import Tokenizer
+from bert_jax.tokenization.ranges import ranges
 
 MOST_UNKNOWN = 0.2  # share of [UNK] above which the text is likely of another script than the vocabulary
 _SHORTEST = 4  # tokens of a row: [CLS], a piece and two [SEP]

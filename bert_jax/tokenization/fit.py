@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.text.marks import count_words, loses_marks, measure_marks
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.flat import FlatEncoding
-from bert_jax.tokenization.marks import count_words, loses_marks, measure_marks
 from bert_jax.tokenization.words import words_of_characters
 
 _WORD = re.compile(r"[^\W_]+")

@@ -13,7 +13,7 @@ from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, reading
-from bert_jax.text_files import foreign_encoding, mend_encoding
+from bert_jax.text.lines import foreign_encoding, mend_encoding
 from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS, Tokenizer
 from bert_jax.tokenization.hugging_face import Described, LARGEST_FILE, LIBRARY_FILE, read_description
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer

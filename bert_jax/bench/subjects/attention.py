@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.attention import attention, IMPLEMENTATIONS, refusal
 from bert_jax.bench.made_up import draw_lengths
 from bert_jax.bench.measure import alternate, summaries, timed
 from bert_jax.bench.suite import AttentionSize
 from bert_jax.bench.workbench import Record, Workbench
+from bert_jax.model.attention import attention, IMPLEMENTATIONS, refusal
 
 RATES = (0.0, 0.1)  # of dropout
 

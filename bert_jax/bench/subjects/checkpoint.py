@@ -9,11 +9,11 @@ from pathlib import Path
 
 import jax
 
-from bert_jax.accounting import count_bytes
 from bert_jax.bench.measure import alternate, paired_ratio, summaries
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import Record, Runner, Workbench
-from bert_jax.checkpoint import Checkpoints
+from bert_jax.model.accounting import count_bytes
+from bert_jax.runs.checkpoint import Checkpoints
 
 
 def measure(bench: Workbench) -> Iterator[Record]:

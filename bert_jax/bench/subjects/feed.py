@@ -8,8 +8,8 @@ from bert_jax.bench.made_up import made_up_arrangement, work_of
 from bert_jax.bench.measure import summary
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import Record, Workbench
-from bert_jax.data.feed import plain_feed
-from bert_jax.data.packing import Arrangement
+from bert_jax.feed.feed import plain_feed
+from bert_jax.feed.packing import Arrangement
 
 
 def measure(bench: Workbench) -> Iterator[Record]:

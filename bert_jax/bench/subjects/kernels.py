@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from bert_jax.attention import IMPLEMENTATIONS, refusal
-from bert_jax.attention.case import interpreted_kernels
-from bert_jax.attention.check import compare_with_reference
 from bert_jax.bench.suite import AttentionSize
 from bert_jax.bench.workbench import Record, Workbench
+from bert_jax.model.attention import IMPLEMENTATIONS, refusal
+from bert_jax.model.attention.case import interpreted_kernels
+from bert_jax.model.attention.check import compare_with_reference
 
 RATES = (0.0, 0.1)  # of dropout
 

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is likely wrong with prepared data or with a run, and what to do about it.
+
+  findings       what a check says: severity, what was seen, what it usually comes from, what to do
+  text, examples, passport
+                 prepared data, by its passport
+  first_batches  what a run is about to be trained on, measured before the first step
+  configuration  what a run's configuration says: recipe, data for the steps, held-out text
+  losses         what its curves say: no learning, divergence, memorising, pair labels
+  signals        gradient norms, throughput, masks as measured
+  examination    a directory -> findings
+  printing       findings -> what is printed
+
+Every check gives a finding, also where all is well, with the numbers it looked at. Thresholds are named constants, each
+with its reason.
+"""

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is about to be trained on, measured on its first batches before the first step.
+
+A wrong collator costs weeks and shows in no loss curve (huggingface/transformers#11768: whole-word masking that masked
+tokens). So nothing here trusts the code that picks and replaces: treatments are read from the arrays that the model
+gets, and words from the shards.
+
+Shapes: B rows, S tokens in a row, M predicted positions in a row, E examples in a row at most.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.feed.batch import Batch, pair_words
+from bert_jax.feed.feed import EMPTY, Examples
+from bert_jax.feed.mask_statistics import mask_report, TREATMENTS
+from bert_jax.feed.masking import Masks
+from bert_jax.feed.packing import Arrangement
+
+ENOUGH_PICKED = 20_000  # tokens; a split of 80/10/10 is then known to a percentage point
+MOST_BATCHES = 100
+NO_ACCIDENT = 1e-6  # a p-value below it: so seldom that a right split would not show it in a life's runs
+FEWEST_EXPECTED = 5  # of each treatment; with fewer the chi-square test does not hold
+PICKED_TOLERANCE = 0.2  # of the configured share; counts of short rows are rounded
+PAIR_SHARES = (0.3, 0.7)  # of one label; rows of few tokens have more NotNext, as the original's do
+
+
+def measure(
+    arrangement: Arrangement, seed: int, probability: float, *, steps: int, seen: int, mask_id: int, vocab_size: int
+) -> dict[str, Any]:
+    """Statistics of the first batches of a phase, as JSON can hold them.
+
+    Args:
+      arrangement: of the phase.
+      seed: of the run.
+      probability: share of tokens that is picked at the phase's first step.
+      steps: of the phase; no more batches are made.
+      seen: rows that earlier phases used, as `Arrangement.batch` takes it.
+      mask_id, vocab_size: of the tokenizer.
+
+    Returns:
+      What `mask_report` gives; and `batches`; `whole_word_share`, of the picked tokens those whose whole word is picked;
+      `long_word_share`, of the words those of several tokens; `mean_unit_words`, words picked as one.
+    """
+    made: list[tuple[Batch, Masks]] = []
+    words = np.zeros(4, np.int64)
+    picked = 0
+    for step in range(min(steps, MOST_BATCHES)):
+        batch, masks = arrangement.masked_batch(seed, step, seen=seen, probability=probability)
+        found = arrangement.packing.rows(seed, step, slice(None), seen)
+        words += word_counts(batch, word_numbers(arrangement.examples, found.indices, found.shape.sequence_length))
+        made.append((batch, masks._replace(shown=shown_tokens(batch))))
+        picked += len(masks.picked)
+        if picked >= ENOUGH_PICKED:
+            break
+    report = mask_report(made, arrangement.examples.objective, mask_id, vocab_size)
+    in_whole_words, picked_words, long_words, all_words = words.tolist()
+    return {
+        "batches": len(made),
+        **report,
+        "whole_word_share": in_whole_words / max(picked, 1),
+        "long_word_share": long_words / max(all_words, 1),
+        "mean_unit_words": picked_words / report["units"] if report["units"] else None,
+    }
+
+
+def shown_tokens(batch: Batch) -> np.ndarray:
+    """What the model sees at the predicted positions, in the order of the text: [P]."""
+    shown = np.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
+    return shown[batch["masked_lm_weights"] > 0]
+
+
+def word_numbers(examples: Examples, indices: np.ndarray, sequence_length: int) -> np.ndarray:
+    """Which word each token of a batch belongs to: [B, E] indices -> [B, S] int64, from 1; 0: special or padding.
+
+    A word ends with its segment.
+    """
+    numbers = np.zeros((len(indices), sequence_length), np.int64)
+    last = 0
+    for row, own in enumerate(indices):
+        begin = 0
+        for index in own[own != EMPTY]:
+            shard = int(np.searchsorted(examples.ends, index, side="right"))
+            table = examples.tables[shard]
+            a_start, a_length, b_start, b_length, _ = table[index - examples.ends[shard] + len(table)].tolist()
+            for start, length in ((a_start, a_length), (b_start, b_length)):
+                if length:
+                    starts = word_start_bits(examples.split.shards[shard].word_starts, start, start + length)
+                    numbers[row, begin + 1 : begin + 1 + length] = last + np.cumsum(starts)
+                    last = int(numbers[row, begin + length])
+                    begin += length + 1  # [CLS] or [SEP] before it
+            begin += 1  # the last [SEP]
+    return numbers
+
+
+def word_start_bits(packed: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Whether each of the tokens `begin` to `end` - 1 begins a word; the first does, even in the middle of one."""
+    bits = np.unpackbits(packed[begin >> 3 : (end + 7) >> 3], bitorder="little")
+    starts = bits[begin & 7 : (begin & 7) + end - begin].astype(bool)
+    starts[0] = True
+    return starts
+
+
+def word_counts(batch: Batch, numbers: np.ndarray) -> np.ndarray:
+    """[4] counts: picked tokens whose whole word is picked, words with a picked token, words of several tokens, words."""
+    slots = np.take_along_axis(numbers, batch["masked_lm_positions"], axis=1)
+    slots = slots[batch["masked_lm_weights"] > 0]
+    lengths = np.bincount(numbers.ravel())[1:]  # by word
+    picked = np.bincount(slots, minlength=len(lengths) + 1)[1:]
+    whole = picked[picked == lengths].sum()
+    return np.array([whole, np.count_nonzero(picked), np.count_nonzero(lengths > 1), len(lengths)])
+
+
+# ---- for the person who starts a run --------------------------------------------------------------------------------
+
+
+def described(report: Mapping[str, Any], objective: ObjectiveConfig, probability: float) -> list[str]:
+    """The figures in a few lines."""
+    total = max(sum(report["treatment"].values()), 1)
+    shown, expected = (
+        ", ".join(f"{name} {value:.1%}" for name, value in zip(("[MASK]", "random", "kept"), shares, strict=True))
+        for shares in ([report["treatment"][name] / total for name in TREATMENTS], report["expected"].values())
+    )
+    lines = [
+        f"measured on the first {report['batches']} batches: {report['rows']:,} rows, {report['examples']:,} examples,"
+        f" {report['picked']:,} picked tokens",
+        f"  rows      {report['valid_token_share']:.1%} of their tokens are not padding;"
+        f" {report['examples_per_row']:.2f} examples a row",
+        f"  picked    {report['picked_share']:.2%} of the tokens ({probability:.2%} configured), by"
+        f" {objective.masking.replace('_', ' ')}",
+        f"  shown as  {shown} (expected {expected}; chi-square p = {report['p_value']:.2g})",
+        f"  words     {report['long_word_share']:.1%} of them have several tokens; {report['whole_word_share']:.1%} of the"
+        " picked tokens are in words picked whole",
+    ]
+    if objective.masking != "token" and report["units"]:
+        tokens, words_in = report["mean_unit_length"], report["mean_unit_words"]
+        lines.append(f"  units     {tokens:.2f} tokens, {words_in:.2f} words picked as one")
+    words = pair_words(objective)
+    if words is not None and report["is_next_share"] is not None:
+        lines.append(f"  pairs     {report['is_next_share']:.1%} {words.labels[0]}, the rest {words.labels[1]}")
+    return lines
+
+
+def doubts(report: Mapping[str, Any], objective: ObjectiveConfig, probability: float) -> list[str]:
+    """What is not as configured, one line each."""
+    found = []
+    counted = sum(report["treatment"].values())
+    enough = all(counted * share >= FEWEST_EXPECTED for share in report["expected"].values() if share > 0)
+    if report["p_value"] < NO_ACCIDENT and (enough or report["chi_square"] is None):
+        seen = "/".join(f"{100 * report['treatment'][name] / counted:.1f}" for name in TREATMENTS)
+        wanted = "/".join(f"{100 * share:.1f}" for share in report["expected"].values())
+        found.append(
+            f"picked tokens are shown as [MASK]/random/kept {seen} %, not {wanted} % as configured"
+            f" (p = {report['p_value']:.1g}): masking is broken: do not train on this"
+        )
+    share = report["picked_share"]
+    if abs(share - probability) > PICKED_TOLERANCE * probability:
+        found.append(
+            f"{share:.1%} of the tokens are picked, {probability:.1%} are configured: rows may be too short for that"
+            " share, or units longer than what a row may pick"
+        )
+    return found + _unit_doubts(report, objective) + _pair_doubts(report, objective)
+
+
+def _unit_doubts(report: Mapping[str, Any], objective: ObjectiveConfig) -> list[str]:
+    if objective.masking == "token":
+        return []
+    found = []
+    if report["picked"] and report["units"] == report["picked"]:
+        found.append(
+            f"objective.masking={objective.masking} picks single tokens only: no unit has several, so it masks as"
+            " masking=token would; Chinese needs bert-jax prepare --segmenter jieba, and words that are all in the"
+            " vocabulary have one token each"
+        )
+    if objective.masking == "whole_word" and report["whole_word_share"] < 1:
+        found.append(
+            f"objective.masking=whole_word, but {1 - report['whole_word_share']:.1%} of the picked tokens belong to words"
+            " that are picked in part: masking is broken: do not train on this"
+        )
+    return found
+
+
+def _pair_doubts(report: Mapping[str, Any], objective: ObjectiveConfig) -> list[str]:
+    words, share = pair_words(objective), report["is_next_share"]
+    if words is None:
+        return []
+    if share is None:
+        return [f"{words.short}: no pair has a label: the head for {words.task} would learn nothing"]
+    low, high = PAIR_SHARES
+    if low <= share <= high:
+        return []
+    return [
+        f"{share:.1%} of the pairs are {words.labels[0]}, {1 - share:.1%} {words.labels[1]}: {words.short} is hard to learn"
+        " from so uneven labels: bert-jax doctor says more of the data"
+    ]

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What in the passport of prepared data usually means a mistake: `bert-jax prepare` warns of it, `bert-jax doctor`
+explains it, the passport's page shows it.
+
+Every check gives a finding also where nothing is wrong, with what was measured.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from bert_jax.checks import examples, text
+from bert_jax.checks.findings import Finding, NOTE, OK, Passport, serious
+from bert_jax.feed.shards import prepare_command
+
+CHECKS = (
+    text.vocabulary,
+    text.unknown_tokens,
+    text.marks,
+    text.commonest_token,
+    text.repeated_sentences,
+    text.repeated_documents,
+    text.characters,
+    text.dropped,
+    text.documents,
+    text.held_out,
+    examples.pair_labels,
+    examples.pair_sources,
+    examples.unpaired,
+    examples.cut_tokens,
+    examples.filled_rows,
+    examples.masks,
+    text.contamination,
+    text.licence,
+)
+
+
+def check_passport(passport: Passport, directory: Path, data: str | None = None) -> list[Finding]:
+    """All findings about prepared data.
+
+    Args:
+      passport: the manifest, as in passport.json.
+      directory: where it lies; the commands repeat its settings.
+      data: what the commands call the data, and name new data after; the directory if not given.
+    """
+    name = data or str(directory)
+
+    def remake(suffix: str, **changes: Any) -> str:
+        return prepare_command(directory, f"{name}-{suffix}", **changes)
+
+    return [finding for check in CHECKS for finding in _merged(list(check(passport, remake)))]
+
+
+def warnings(passport: Passport) -> list[str]:
+    """What `bert-jax prepare` warns of, one line each, problems first."""
+    return [finding.line() for finding in serious(check_passport(passport, Path("DATA")))]
+
+
+def _merged(findings: list[Finding]) -> list[Finding]:
+    """Those of one check that need no action, in one finding; each that does stays."""
+    kept = [finding for finding in findings if finding.severity not in (OK, NOTE)]
+    for severity in (NOTE, OK):
+        alike = [finding for finding in findings if finding.severity == severity]
+        for subject in dict.fromkeys(finding.subject for finding in alike):
+            group = [finding for finding in alike if finding.subject == subject]
+            kept.append(dataclasses.replace(group[0], seen="; ".join(finding.seen for finding in group)))
+    return kept

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own side: a run directory as named tensors, layer by layer, and named tensors as a run directory.
+
+A converted directory has what a run has: config.json, the vocabulary, checkpoints/. model.json tells which heads there
+are; a run without it was pre-trained here and has all of pre-training.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bert_jax.config.description import MODEL_FILE, ModelDescription
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.settings import to_dict
+from bert_jax.conversion import names
+from bert_jax.conversion.names import Row
+from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.errors import UserError
+from bert_jax.files import read_json, write_json
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.directory import open_run, RunDirectory
+from bert_jax.train.optimizer import make_optimizer, MomentsState
+
+RUN_CONFIG = "config.json"
+_LAYER = re.compile(r"encoder/layers/(\d+)/")
+Moments = Callable[[Row], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run of ours; Hugging Face's has a config.json too, and no checkpoints/."""
+    run = RunDirectory(path)
+    if not (run.config_file.is_file() and run.checkpoints.is_dir()):
+        return False
+    try:
+        return "model_type" not in read_json(run.config_file, "")
+    except UserError:
+        return True  # which is told when it is opened
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+class RunParameters:
+    """The parameters of a run's newest checkpoint. Orbax restores a tree as a whole: it is in memory once it is asked for."""
+
+    def __init__(self, path: Path, description: ModelDescription):
+        self._path = path
+        self._description = description
+
+    @functools.cached_property
+    def tree(self) -> dict[str, Any]:
+        """Nested, on the first device, layers stacked."""
+        return restore_parameters(self._path, self._description)
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(array) for name, array in flat(self.tree).items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor by its name in the table, that of one layer."""
+        stacked, number = place_of(name)
+        return self._arrays[stacked] if number is None else self._arrays[stacked][number]
+
+
+def open_run_tensors(path: Path) -> tuple[StoredTensors, ModelDescription, RunParameters]:
+    """The newest checkpoint of a run: its tensors, each layer's by themselves, what it holds, and all of it as one tree."""
+    description = open_run(path).description()
+    parameters = RunParameters(path, description)
+
+    shapes = {row.ours: names.shape_of(row, description) for row in names.rows_of(description)}
+    entries = {name: Entry(shape, "float32") for name, shape in shapes.items()}
+    return StoredTensors(path, entries, parameters.read), description, parameters
+
+
+def restore_parameters(path: Path, description: ModelDescription) -> dict[str, Any]:
+    """The parameters of a run's newest checkpoint, as a nested dictionary of arrays on the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {
+        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=device)
+        for name, shape in stacked_shapes(description).items()
+    }
+    with Checkpoints(RunDirectory(path).checkpoints) as checkpoints:
+        if checkpoints.latest is None:
+            raise UserError(f"{path}: has no complete checkpoint: go on with bert-jax pretrain")
+        return checkpoints.restore(checkpoints.latest, {"params": nested(abstract)})["params"]
+
+
+def stacked_shapes(description: ModelDescription) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of each parameter, layers stacked."""
+    shapes = {}
+    for row in names.rows_of(description):
+        path, number = place_of(row.ours)
+        shape = names.shape_of(row, description)
+        shapes[path] = shape if number is None else (description.model.num_hidden_layers, *shape)
+    return shapes
+
+
+def place_of(name: str) -> tuple[str, int | None]:
+    """encoder/layers/3/... -> its path with layers stacked, and 3."""
+    match = _LAYER.match(name)
+    return (name, None) if match is None else (f"encoder/layers/{name[match.end() :]}", int(match[1]))
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """a/b -> value as {a: {b: value}}."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *folders, last = path.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[last] = value
+    return tree
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The inverse of `nested`."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        result |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return result
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_run(
+    folder: Path,
+    description: ModelDescription,
+    weight: Callable[[Row], np.ndarray],
+    config: PretrainConfig,
+    step: int = 0,
+    moments: Moments | None = None,
+) -> None:
+    """config.json, model.json and a checkpoint of `step`; each tensor is asked for once.
+
+    Args:
+      folder: an existing directory.
+      description: what the checkpoint holds.
+      weight: a row of the table -> the tensor, float32.
+      config: the run's, whose optimizer has these moments.
+      step: optimizer steps done.
+      moments: as `weight`, of Adam's moments; None: no optimizer state.
+    """
+    params = nested(filled(description, weight))
+    items: dict[str, Any] = {"params": params}
+    if moments is not None:
+        items["optimizer"] = (_optimizer_state(config, params, description, moments, step), np.asarray(step, np.int32))
+    with Checkpoints(RunDirectory(folder).checkpoints, keep=1) as checkpoints:
+        checkpoints.save(step, items, {"window": {}})
+    write_json(folder / MODEL_FILE, description.to_dict())
+    write_json(RunDirectory(folder).config_file, to_dict(config))
+
+
+def config_for(description: ModelDescription) -> PretrainConfig:
+    """A configuration for a model that was not trained here: the recipe's, with rows as long as its positions."""
+    length = min(512, description.model.max_position_embeddings)
+    phase = PhaseConfig(length, steps=1_000_000, max_predictions_per_seq=math.ceil(0.15 * length))
+    return replace(PretrainConfig(), model=description.model, phases=(phase,))
+
+
+def filled(description: ModelDescription, weight: Callable[[Row], np.ndarray]) -> dict[str, jax.Array]:
+    """Path -> parameter, layers stacked; each tensor is asked for once. (Orbax would copy NumPy's arrays before it saves.)"""
+    arrays = {path: np.empty(shape, np.float32) for path, shape in stacked_shapes(description).items()}
+    for row in names.rows_of(description):
+        path, number = place_of(row.ours)
+        arrays[path][... if number is None else number] = weight(row)
+    return {path: jnp.asarray(array) for path, array in arrays.items()}
+
+
+def _optimizer_state(
+    config: PretrainConfig, params: Any, description: ModelDescription, moments: Moments, step: int
+) -> Any:
+    mu = nested(filled(description, lambda row: moments(row)[0]))
+    nu = nested(filled(description, lambda row: moments(row)[1]))
+
+    def with_moments(state: Any) -> Any:
+        if isinstance(state, MomentsState):
+            return MomentsState(jnp.asarray(step, jnp.int32), mu, nu)
+        return (
+            state._replace(count=np.asarray(step, np.int32)) if isinstance(state, optax.ScaleByScheduleState) else state
+        )
+
+    shapes = jax.eval_shape(make_optimizer(config.optimizer, lambda step: step).init, params)
+    is_state = lambda leaf: isinstance(leaf, (MomentsState, optax.ScaleByScheduleState))  # noqa: E731
+    return jax.tree.map(with_moments, shapes, is_leaf=is_state)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fields of a batch: names, shapes and types, and what the labels say. The names are those of google-research/bert.
+
+A row may hold several packed examples; a row with one example is the case E = 1.
+
+Shapes: B rows, S tokens in a row, M predicted positions in a row, E packed examples in a row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from bert_jax.config.pretrain import ObjectiveConfig, OBJECTIVES
+
+Batch = Mapping[str, np.ndarray]
+
+
+class PairWords(NamedTuple):
+    """How people speak of the label of a pair. Fields, parameters and metrics are named `nsp` whatever it says."""
+
+    task: str  # as in `config.OBJECTIVES`
+    short: str
+    labels: tuple[str, str]  # what 0 and 1 say
+    question: str
+
+
+PAIR_WORDS: Mapping[str, PairWords] = {
+    words.task: words
+    for words in (
+        PairWords(
+            "next sentence",
+            "NSP",
+            ("IsNext", "NotNext"),
+            "Does sentence B follow sentence A in the text (IsNext), or is it drawn from elsewhere (NotNext)?",
+        ),
+        PairWords(
+            "sentence order",
+            "SOP",
+            ("in order", "swapped"),
+            "Do sentences A and B stand in the order of the text (in order), or are they swapped?",
+        ),
+    )
+}
+
+
+def pair_words(objective: ObjectiveConfig) -> PairWords | None:
+    """The words for the label that an objective predicts; None where it predicts none."""
+    task = OBJECTIVES[objective.name].pair_label
+    return None if task is None else PAIR_WORDS[task]
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The sizes of a batch."""
+
+    rows: int  # B
+    sequence_length: int  # S
+    max_predictions: int  # M
+    examples_per_row: int = 1  # E
+
+
+def batch_spec(shape: BatchShape) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Name -> (shape, dtype) of every field.
+
+    input_ids               [B, S] int32    word pieces, with the picked tokens replaced
+    segment_ids             [B, S] int32    0 in sentence A, 1 in sentence B (token type)
+    sequence_ids            [B, S] int32    which packed example a token belongs to, from 1; 0 = padding
+    position_ids            [B, S] int32    restart at 0 in each packed example
+    masked_lm_positions     [B, M] int32    predicted positions
+    masked_lm_ids           [B, M] int32    their true ids
+    masked_lm_weights       [B, M] float32  1 real, 0 filler
+    cls_positions           [B, E] int32    where each packed example's [CLS] stands
+    next_sentence_labels    [B, E] int32    0 = IsNext, 1 = NotNext; SOP: 0 = in order, 1 = swapped
+    next_sentence_weights   [B, E] float32  1 real, 0 no example
+    """
+    tokens = (shape.rows, shape.sequence_length)
+    predictions = (shape.rows, shape.max_predictions)
+    examples = (shape.rows, shape.examples_per_row)
+    int32, float32 = np.dtype(np.int32), np.dtype(np.float32)
+    return {
+        "input_ids": (tokens, int32),
+        "segment_ids": (tokens, int32),
+        "sequence_ids": (tokens, int32),
+        "position_ids": (tokens, int32),
+        "masked_lm_positions": (predictions, int32),
+        "masked_lm_ids": (predictions, int32),
+        "masked_lm_weights": (predictions, float32),
+        "cls_positions": (examples, int32),
+        "next_sentence_labels": (examples, int32),
+        "next_sentence_weights": (examples, float32),
+    }

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of a fine-tuned run: that of any run (config.json, model.json, vocabulary, checkpoints/), and
+
+finetune.json   the task, every setting, where the weights came from; written before the first step
+metrics.jsonl   loss and scores over the steps
+predictions/    an object for each example, and the official files
+scores.json     scores by split, written last: a run that has it is finished
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config.description import MODEL_FILE, ModelDescription
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.settings import build, differences, to_dict
+from bert_jax.conversion.own_format import config_for
+from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, read_json, reading, write_json
+from bert_jax.process.output_lock import LOCK_FILE
+from bert_jax.runs.directory import RunDirectory
+from bert_jax.tasks.table import find_task, own_task, Task, with_columns
+from bert_jax.tokenization import Tokenizer
+
+FINETUNE_FILE, SCORES_FILE, SEEDS_FILE, PREDICTIONS = "finetune.json", "scores.json", "seeds.json", "predictions"
+AGAIN = "remove its folder and fine-tune again"
+# What may change when a run that was stopped goes on.
+_RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """How a task on one's own files was named on the command line.
+
+    name: of a task of the table (of tagging) whose files have other columns or more labels; None: it is one's own.
+    """
+
+    kind: str
+    text: tuple[str | int, ...] = ()
+    label: str | int | None = None
+    id: str | int | None = None
+    labels: tuple[str, ...] | None = None
+    choices: tuple[str | int, ...] = ()
+    name: str | None = None
+    positive: str | None = None
+    separator: str | None = None
+
+    def task(self) -> Task:
+        """As the table would have it."""
+        if self.name is not None:
+            return with_columns(self.name, self.text, self.label, self.labels)
+        return own_task(
+            self.kind,
+            self.text,
+            self.label,
+            self.id,
+            self.labels,
+            self.choices,
+            positive=self.positive,
+            separator=self.separator,
+        )
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuned run that is there."""
+
+    run: RunDirectory
+    record: dict[str, Any]  # finetune.json
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.run.path
+
+    def settings(self) -> FinetuneConfig:
+        """Resolved."""
+        with reading(self.path / FINETUNE_FILE, AGAIN):
+            return build(FinetuneConfig, self.record["settings"])
+
+    def task(self) -> Task:
+        """With the labels that the head has."""
+        with reading(self.path / FINETUNE_FILE, AGAIN):
+            return task_from(self.record["task"], tuple(self.record["labels"]) or None)
+
+    @property
+    def scores_file(self) -> Path:
+        """There where the run is finished."""
+        return self.path / SCORES_FILE
+
+
+def task_record(task: str | OwnTask) -> dict[str, Any]:
+    """What finetune.json says of the task; `task_from` inverts it."""
+    return {"name": task} if isinstance(task, str) else {"own": to_dict(task)}
+
+
+def _named(record: Mapping[str, Any]) -> str | OwnTask:
+    """Invert `task_record`; a record that JSON held has lists where there were tuples."""
+    if "name" in record:
+        return str(record["name"])
+    own: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record["own"].items()
+    }
+    return OwnTask(**own)
+
+
+def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task:
+    """The task of a run."""
+    named = _named(record)
+    task = named.task() if isinstance(named, OwnTask) else find_task(named)
+    return task.with_classes(labels) if labels and task.kind in ("classification", "multi_label") else task
+
+
+def open_finetuned(path: Path) -> Finetuned:
+    """A fine-tuned run; of a folder of several seeds the best one.
+
+    Raises:
+      UserError: there is none.
+    """
+    seeds = path / SEEDS_FILE
+    if seeds.is_file():
+        best = read_record(seeds).get("best")
+        if best is None:
+            raise UserError(f"{path}: none of its runs has learned anything: look into {seeds}")
+        with reading(seeds, AGAIN):
+            path = path / best
+    file = path / FINETUNE_FILE
+    if not file.is_file():
+        raise UserError(f"{path}: is no fine-tuned run (no {FINETUNE_FILE}): make one with bert-jax finetune")
+    return Finetuned(RunDirectory(path), read_record(file))
+
+
+def start_or_resume(
+    path: Path, record: dict[str, Any], description: ModelDescription, tokenizer: Tokenizer
+) -> Finetuned:
+    """The directory for a run: made anew, or recognised as the same.
+
+    Raises:
+      UserError: it holds something else, or a run with other settings.
+    """
+    run, file = RunDirectory(path), path / FINETUNE_FILE
+    if file.is_file():
+        with reading(file, AGAIN):
+            _require_same(path, read_record(file), record)
+        own = run.tokenizer().fingerprint
+        if own != tokenizer.fingerprint:
+            raise UserError(
+                f"{path}: the vocabulary and tokenizer_config.json there (fingerprint {own[:12]}...) are not those of the model"
+                f" it began with ({tokenizer.fingerprint[:12]}...): copy both from there"
+            )
+        return Finetuned(run, read_record(file))
+    known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE, LOCK_FILE}
+    known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}
+    if path.is_dir() and any(entry.name not in known for entry in path.iterdir()):
+        raise UserError(f"{path}: is not empty and is no fine-tuned run: choose another --output")
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(path)
+    write_json(path / MODEL_FILE, description.to_dict())
+    write_json(run.config_file, to_dict(config_for(description)))
+    write_json(file, record)  # last: with it the directory is a run
+    return Finetuned(run, record)
+
+
+def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse a run of other settings, or of a task, data or weights that say something else, whatever their paths are."""
+    changed = [
+        line
+        for line in differences(build(FinetuneConfig, old["settings"]), build(FinetuneConfig, new["settings"]))
+        if not line.startswith(_RESUMABLE)
+    ]
+    changed += _task_changes(old["task"], new["task"])
+    for name in ("labels", "examples"):
+        if old.get(name) != new[name]:
+            changed.append(f"{name}: {old.get(name)} -> {new[name]}")
+    changed += _content_changes(old, new)
+    if changed:
+        raise UserError(
+            f"{path}: holds another fine-tuned run ({'; '.join(changed[:5])}): choose another --output, or take these back to"
+            " go on with that run"
+        )
+
+
+def _task_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = _named(old), _named(new)
+    if isinstance(before, OwnTask) and isinstance(after, OwnTask):
+        told = {f"--{name}": (getattr(before, name), getattr(after, name)) for name in asdict(after)}
+    else:
+        one, other = (named if isinstance(named, str) else "own" for named in (before, after))
+        told = {"--task": (one, other)}
+    return [f"{option}: {_spelled(one)} -> {_spelled(other)}" for option, (one, other) in told.items() if one != other]
+
+
+def _spelled(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _content_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say which examples and weights are other ones; a record without digests, of an older version, says it of rows alone."""
+    splits = [
+        name for name, content in new["content"].items() if old.get("content", new["content"]).get(name) != content
+    ]
+    changed = [f"the examples of {name} are others than those that {old['data']} held" for name in splits]
+    if not changed and old["training_rows"] != new["training_rows"]:
+        changed.append(f"the rows made from {new['data']} are others than they were")
+    before, after = old["source"], new["source"]
+    if before["from_scratch"] != after["from_scratch"]:
+        changed.append(f"--from-scratch: {before['from_scratch']} -> {after['from_scratch']}")
+    elif before.get("digest", after["digest"]) != after["digest"]:
+        changed.append(f"the weights or the vocabulary of {after['path']} are not those that {before['path']} held")
+    return changed
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_or_absent(path) as file:
+        for record in records:
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """A file of a fine-tuned run; raises UserError where it is broken."""
+    try:
+        return read_json(file, AGAIN)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: {AGAIN}") from None

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mesh, and the one table that says how parameters and batches are cut over it.
+
+Axes: `dcn` and `data` (copies of the parameters, each on its own rows; `dcn` over the slower network), `fsdp` (rows,
+parameters and optimizer state cut), `tensor` (heads, feed-forward features, vocabulary cut). The model knows
+no more of this than `keep_rows`.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bert_jax.config.pretrain import MeshConfig
+from bert_jax.errors import UserError
+from bert_jax.feed.batch import Batch
+
+AXES = ("dcn", "data", "fsdp", "tensor")
+COPIES = ("dcn", "data")  # every place along them holds the same parameters
+ROWS = P((*COPIES, "fsdp"))  # the first axis of every field of a batch
+
+# Path of a parameter -> how its axes are cut; the first line that matches and whose sizes divide is taken.
+# `layers/` parameters have the axis of layers in front, which stays whole.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"embeddings/word$", P("tensor", "fsdp")),
+    (r"embeddings/word$", P(None, ("fsdp", "tensor"))),  # a vocabulary that tensor does not divide
+    (r"embeddings/(position|segment)$", P(None, "fsdp")),
+    (r"layers/attention/(query|key|value)/kernel$", P(None, "fsdp", "tensor")),
+    (r"layers/attention/(query|key|value)/bias$", P(None, "tensor")),
+    (r"layers/attention/output/kernel$", P(None, "tensor", "fsdp")),
+    (r"layers/feed_forward/intermediate/kernel$", P(None, "fsdp", "tensor")),
+    (r"layers/feed_forward/intermediate/bias$", P(None, "tensor")),
+    (r"layers/feed_forward/output/kernel$", P(None, "tensor", "fsdp")),
+    (r"layers/.*/(bias|scale)$", P()),
+    (r"pooler/kernel$", P("fsdp", None)),
+    (r"mlm/transform/kernel$", P("fsdp", None)),
+    (r"mlm/decoder$", P("tensor", "fsdp")),
+    (r"mlm/decoder$", P(None, ("fsdp", "tensor"))),
+    (r"mlm/bias$", P("tensor")),
+    (r"mlm/bias$", P()),
+    (r"(nsp|task)/kernel$", P("fsdp", None)),
+    (r"features/(lstm/|mix/|fusion/)", P()),
+    (r"(bias|scale)$", P()),
+)
+
+
+def parameter_path(path: tuple[Any, ...]) -> str:
+    """A key path of jax.tree_util as `encoder/layers/attention/query/kernel`."""
+    return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
+
+
+# ---- the mesh --------------------------------------------------------------------------------------------------------
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices` (default: all), `dcn` over slices or nodes and the other axes inside them.
+
+    Sizes that are all given may use a part of the devices, in a single process.
+
+    Raises:
+      UserError: the sizes do not suit the devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = mesh_sizes(config, devices)
+    used = math.prod(sizes)
+    if used < len(devices) and len({device.process_index for device in devices}) > 1:
+        raise UserError(
+            f"mesh {config} uses {used} of {len(devices)} devices, and in a run of several processes all must be used:"
+            " set mesh.data=-1"
+        )
+    inner = sizes[1:]
+    groups = [_arranged(group, inner) for group in device_groups(config, devices, sizes[0])]
+    return Mesh(np.stack(groups), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(config: MeshConfig, devices: Sequence[jax.Device]) -> list[int]:
+    """The sizes of `AXES`, with -1 replaced.
+
+    Raises:
+      UserError: they do not suit the number of devices.
+    """
+    sizes = [getattr(config, axis) for axis in AXES]
+    count = len(devices)
+    if -1 in sizes:
+        free, others = AXES[sizes.index(-1)], -math.prod(sizes)
+        if count % others:
+            raise UserError(
+                f"mesh {config} does not fit {count} devices: the sizes without {free} multiply to {others} and {count} is"
+                f" not divisible by that: make it {nearest(others, divisors(count))}"
+            )
+        sizes[sizes.index(-1)] = count // others
+    if math.prod(sizes) > count:
+        others = math.prod(sizes) // config.data
+        change = f"mesh.data={count // others}" if count % others == 0 else "smaller sizes, one of them -1"
+        raise UserError(f"mesh {config} needs {math.prod(sizes)} devices and there are {count}: set {change}")
+    return sizes
+
+
+def device_groups(config: MeshConfig, devices: Sequence[jax.Device], dcn: int) -> list[list[jax.Device]]:
+    """The devices at each place of the axis `dcn`.
+
+    A group is a slice of TPUs, which have a fast network of their own. Elsewhere it is one or more whole nodes (processes),
+    and in a single process any equal part.
+
+    Raises:
+      UserError: `dcn` is not the number of slices, or does not divide the nodes.
+    """
+    slices = _grouped(devices, "slice_index")
+    if len(slices) > 1 and devices[0].platform == "tpu":
+        if dcn != len(slices):
+            raise UserError(
+                f"mesh {config} does not suit {len(slices)} slices of {len(slices[0])} devices, which only dcn joins: set"
+                f" mesh.dcn={len(slices)} and mesh.data=-1"
+            )
+        return slices
+    nodes = slices if len(slices) > 1 else _grouped(devices, "process_index")
+    if len(nodes) > 1 and len(nodes) % dcn:
+        raise UserError(
+            f"mesh {config}: dcn={dcn} does not divide the {len(nodes)} nodes that it joins: set"
+            f" mesh.dcn={nearest(dcn, divisors(len(nodes)))}"
+        )
+    ordered = [device for node in nodes for device in node]
+    share = len(ordered) // dcn
+    return [ordered[begin : begin + share] for begin in range(0, share * dcn, share)]
+
+
+def _grouped(devices: Sequence[jax.Device], attribute: str) -> list[list[jax.Device]]:
+    """The devices by the value of an attribute, both in order; those without it are one group."""
+    groups: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        groups.setdefault(getattr(device, attribute, 0), []).append(device)
+    return [groups[value] for value in sorted(groups)]
+
+
+def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+    """As many of the devices as the sizes need: TPUs so that neighbours in the mesh are wired, others in their order."""
+    devices = devices[: math.prod(sizes)]
+    if devices[0].platform == "tpu":
+        return jax.make_mesh(sizes, AXES[1:], axis_types=(AxisType.Auto,) * len(sizes), devices=devices).devices
+    return np.array(devices).reshape(sizes)
+
+
+def check_heads(heads: int, mesh: Mesh) -> None:
+    """Refuse attention heads that the axis `tensor` would cut apart.
+
+    Raises:
+      UserError: with the nearest sizes that divide them.
+    """
+    ways = mesh.shape["tensor"]
+    if heads % ways:
+        raise UserError(
+            f"mesh.tensor={ways} does not divide model.num_attention_heads={heads}, and a head is never cut: set"
+            f" mesh.tensor={nearest(ways, divisors(heads))}"
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """All of them, ascending."""
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def nearest(wanted: int, choices: Sequence[int]) -> str:
+    """The choice below and the one above what was wanted, in words; `choices` ascend."""
+    below = [choice for choice in choices if choice <= wanted][-1:]
+    above = [choice for choice in choices if choice > wanted][:1]
+    return " or ".join(map(str, below + above))
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """How the parameter at `path` is cut, by the table.
+
+    Raises:
+      UserError: its sizes are not divisible by the mesh.
+      ValueError: the table has no line for it, or cuts it twice over one axis.
+    """
+    matching = [spec for pattern, spec in RULES if re.search(pattern, path)]
+    if not matching:
+        raise ValueError(f"no sharding rule matches the parameter {path}")
+    for spec in matching:
+        names = [name for entry in spec for name in _names(entry)]
+        if len(names) != len(set(names)) or len(spec) > len(shape):
+            raise ValueError(f"sharding rule {spec} does not suit {path} of shape {shape}")
+        if all(size % _ways(entry, mesh) == 0 for size, entry in zip(shape, spec, strict=False)):
+            return spec
+    size, entry = next(cut for cut in zip(shape, matching[-1], strict=False) if cut[0] % _ways(cut[1], mesh))
+    ways, axes = _ways(entry, mesh), " x ".join(_names(entry))
+    raise UserError(
+        f"the parameter {path} of shape {shape} cannot be cut over the mesh {MeshConfig(**mesh.shape)}: {axes}={ways} does"
+        f" not divide {size}: make it {nearest(ways, divisors(size))}"
+    )
+
+
+def parameter_shardings(parameters: Any, mesh: Mesh) -> Any:
+    """A sharding for each array of a parameter tree or of an optimizer state that holds such trees.
+
+    A leaf is recognised by the end of its path; scalars (counters) are whole everywhere.
+    """
+
+    def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        spec = P() if leaf.ndim == 0 else partition_spec(parameter_path(path), leaf.shape, mesh)
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(choose, parameters)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def keep_rows(x: jax.Array) -> jax.Array:
+    """An activation [B, ...] cut by rows and whole otherwise, over the mesh that is in force; without one, `x`.
+
+    Left to itself, the partitioner follows the parameters: with `fsdp` it would cut features instead of rows and exchange
+    activations in every layer.
+    """
+    axes = uncut(ROWS[0])
+    return jax.lax.with_sharding_constraint(x, P(axes, *(None,) * (x.ndim - 1))) if axes else x
+
+
+def uncut(axes: Sequence[str]) -> tuple[str, ...]:
+    """Those of `axes` over which the mesh in force (`jax.set_mesh`) leaves the cutting to the partitioner: none without a
+    mesh, and none that a `jax.shard_map` has cut already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return tuple(axis for axis in axes if kinds.get(axis) == AxisType.Auto)
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Parts that the rows of a batch are cut into."""
+    return math.prod(mesh.shape[axis] for axis in ROWS[0])
+
+
+def own_row_shards(mesh: Mesh, process: int | None = None) -> list[int]:
+    """The parts of a batch's rows that a process (default: this one) feeds: those that its devices hold.
+
+    Where `tensor` goes over processes, these feed the same rows.
+    """
+    process = jax.process_index() if process is None else process
+    holders = mesh.devices.reshape(row_shards(mesh), -1)  # `ROWS` are the axes in front
+    return [number for number, devices in enumerate(holders) if any(d.process_index == process for d in devices)]
+
+
+def own_rows(batch_size: int, mesh: Mesh, process: int | None = None) -> np.ndarray:
+    """The rows of the global batch that a process feeds, ascending: [rows] int64."""
+    size = batch_size // row_shards(mesh)
+    parts = [np.arange(number * size, (number + 1) * size) for number in own_row_shards(mesh, process)]
+    return np.concatenate(parts)
+
+
+def put_on_mesh(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
+    """This process's rows (`own_rows`) -> arrays of the global batch."""
+    rows = NamedSharding(mesh, ROWS)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), rows)
+    own, devices = own_row_shards(mesh), list(mesh.local_devices)
+    holders = mesh.devices.reshape(row_shards(mesh), -1)
+    # For each of this process's devices, which of the parts it feeds goes there.
+    places = [next(n for n, part in enumerate(own) if device in holders[part]) for device in devices]
+
+    def put(field: np.ndarray) -> jax.Array:
+        size = len(field) // len(own)
+        parts = [field[place * size : (place + 1) * size] for place in places]
+        shape = (size * row_shards(mesh), *field.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, rows, jax.device_put(parts, devices))
+
+    return {name: put(field) for name, field in batch.items()}
+
+
+def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, where: str) -> None:
+    """Refuse a batch that does not divide over micro-batches and devices.
+
+    Raises:
+      UserError: with the nearest batch sizes that do.
+    """
+    unit = micro_batches * row_shards(mesh)
+    if batch_size % unit:
+        below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+        choices = f"{below} or {above}" if below else str(above)
+        shards = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in ROWS[0] if axis != "dcn" or mesh.shape[axis] > 1)
+        raise UserError(
+            f"{where}={batch_size} is not divisible by micro_batches={micro_batches} x {shards} = {unit}: use {choices}"
+        )
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _ways(entry: Any, mesh: Mesh) -> int:
+    return math.prod(mesh.shape[name] for name in _names(entry))

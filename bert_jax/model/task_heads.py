@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may stand between the encoder and a fine-tuned model's dense layer: a choice of layers, a BiLSTM, windows fused.
+
+Shapes: B rows, S tokens, D features of the encoder, K chosen layers, H features of one direction of the LSTM, N examples.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.config.description import TaskHead
+from bert_jax.config.pretrain import ModelConfig
+from bert_jax.mesh.sharding import keep_rows
+from bert_jax.model.dropout import dropout
+from bert_jax.model.encoder import EncoderOutput, initial_weights
+
+
+class ScalarMix(nnx.Module):
+    """scale * sum_k softmax(weights)_k x_k of K layers, weights and scale learned.
+
+    ELMo (1802.05365), equation 1.
+    """
+
+    def __init__(self, layers: int):
+        self.weights = nnx.Param(jnp.zeros(layers))
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[K, B, S, D] -> [B, S, D] float32."""
+        shares = jax.nn.softmax(self.weights[...])
+        return self.scale[...] * jnp.einsum("k,kbsd->bsd", shares, x.astype(jnp.float32))
+
+
+class Lstm(nnx.Module):
+    """One direction of an LSTM (Hochreiter and Schmidhuber 1997, with forget gates); gates in the order i, f, g, o."""
+
+    def __init__(self, inputs: int, size: int, *, rngs: nnx.Rngs):
+        initial = jax.nn.initializers
+        self.input = nnx.Param(initial.glorot_uniform()(rngs.params(), (inputs, 4 * size)))
+        self.recurrent = nnx.Param(initial.orthogonal()(rngs.params(), (size, 4 * size)))
+        # Forget gates begin open: Jozefowicz et al. 2015, section 2.2.
+        self.bias = nnx.Param(jnp.zeros(4 * size).at[size : 2 * size].set(1))
+        self.size = size
+
+    def __call__(self, x: jax.Array, valid: jax.Array, *, reverse: bool) -> jax.Array:
+        """[B, S, D], [B, S] bool -> [B, S, H] float32; where nothing is valid the state stays as it was."""
+        gates = x.astype(jnp.float32) @ self.input[...] + self.bias[...][None, None]
+        recurrent = self.recurrent[...]
+        state = jnp.zeros((x.shape[0], self.size))
+
+        def step(carry: tuple[jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]) -> tuple[tuple, jax.Array]:
+            hidden, cell = carry
+            own, is_valid = at
+            i, f, g, o = jnp.split(own + hidden @ recurrent, 4, axis=-1)
+            new_cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+            new_hidden = jax.nn.sigmoid(o) * jnp.tanh(new_cell)
+            keep = is_valid[:, None]
+            hidden, cell = jnp.where(keep, new_hidden, hidden), jnp.where(keep, new_cell, cell)
+            return (hidden, cell), hidden
+
+        over_tokens = (gates.swapaxes(0, 1), valid.T)
+        return jax.lax.scan(step, (state, state), over_tokens, reverse=reverse)[1].swapaxes(0, 1)
+
+
+class BiLstm(nnx.Module):
+    """Both directions beside each other."""
+
+    def __init__(self, inputs: int, size: int, *, rngs: nnx.Rngs):
+        self.forward = Lstm(inputs, size, rngs=rngs)
+        self.backward = Lstm(inputs, size, rngs=rngs)
+
+    def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
+        """[B, S, D], [B, S] bool -> [B, S, 2 H]."""
+        directions = (self.forward(x, valid, reverse=False), self.backward(x, valid, reverse=True))
+        return keep_rows(jnp.concatenate(directions, axis=-1))
+
+    @staticmethod
+    def ends(x: jax.Array) -> jax.Array:
+        """What both directions have read when they are through: [B, S, 2 H] -> [B, 1, 2 H].
+
+        Padding is behind a row's tokens, and there the forward state is still that of the last of them.
+        """
+        forward, backward = jnp.split(x, 2, axis=-1)
+        return jnp.concatenate([forward[:, -1:], backward[:, :1]], axis=-1)
+
+
+class WindowFusion(nnx.Module):
+    """One vector of an example from those of its windows: their mean, maximum, or a mean with learned weights."""
+
+    def __init__(self, task: TaskHead, inputs: int, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.kind = task.fusion
+        # Weights are softmax(x . query): a mean to begin with.
+        self.query = nnx.Param(initial_weights(config, rngs, (inputs,))) if task.fusion == "attention" else None
+
+    def __call__(self, x: jax.Array, examples: jax.Array, count: int) -> jax.Array:
+        """[B, 1, D] of rows, [B] int32 number of the example of each (`count`: of none) -> [N, 1, D] float32."""
+        x = x[:, 0].astype(jnp.float32)
+
+        def summed(values: jax.Array) -> jax.Array:
+            return jax.ops.segment_sum(values, examples, count)
+
+        if self.kind == "max":
+            largest = jax.ops.segment_max(x, examples, count)
+            return jnp.where(jnp.isfinite(largest), largest, 0)[:, None]
+        weights = jnp.ones(len(x))
+        if self.query is not None:
+            scores = x @ self.query[...]
+            highest = jax.ops.segment_max(scores, examples, count)
+            highest = jnp.where(jnp.isfinite(highest), highest, 0)
+            # Rows of no example: whatever their scores are, no infinity may reach the gradient.
+            weights = jnp.exp(jnp.where(examples < count, scores - highest[jnp.minimum(examples, count - 1)], 0))
+        total = jnp.maximum(summed(weights), jnp.finfo(jnp.float32).tiny)
+        return (summed(x * weights[:, None]) / total[:, None])[:, None]
+
+
+class TaskFeatures(nnx.Module):
+    """What the dense layer of a task reads."""
+
+    def __init__(self, task: TaskHead, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.task, self.config = task, config
+        self.mix = ScalarMix(len(task.layers)) if task.layers and task.combine == "mix" else None
+        self.lstm = BiLstm(task.lstm_inputs(config.hidden_size), task.lstm, rngs=rngs) if task.lstm else None
+        self.width = task.width(config.hidden_size)
+        self.fusion = WindowFusion(task, self.width, config, rngs=rngs) if task.is_pooled else None
+
+    def __call__(self, encoded: EncoderOutput, batch: dict[str, jax.Array], seeds: jax.Array | None) -> jax.Array:
+        """Features of rows [B, 1, W], of examples [N, 1, W] where `batch` groups rows, or of tokens [B, S, W].
+
+        Args:
+          encoded: with all layers where `task.layers` are given.
+          batch: `sequence_ids`; and for texts of several windows `row_examples` [B] int32 (N: of none) and
+            `example_weights` [N].
+          seeds: [B, 2] of the head's dropout, or None. Spans have none, as in run_squad.py.
+        """
+        x = self._tokens(encoded, batch["sequence_ids"] > 0)
+        if self.task.kind != "span":
+            x = dropout(x, self.config.hidden_dropout_prob, seeds)
+        if self.fusion is not None and "row_examples" in batch:
+            x = self.fusion(x, batch["row_examples"], len(batch["example_weights"]))
+        return x
+
+    def _tokens(self, encoded: EncoderOutput, valid: jax.Array) -> jax.Array:
+        if self.task.needs_pooler:
+            assert encoded.pooled_output is not None  # ModelDescription sees to it
+            return encoded.pooled_output
+        x = self._chosen(encoded)
+        if self.lstm is None:
+            return x[:, :1] if self.task.is_pooled else x
+        x = self.lstm(x, valid)
+        return BiLstm.ends(x) if self.task.is_pooled else x
+
+    def _chosen(self, encoded: EncoderOutput) -> jax.Array:
+        """The chosen layers as one: [B, S, W]."""
+        if not self.task.layers:
+            return encoded.sequence_output
+        assert encoded.all_layers is not None
+        chosen = encoded.all_layers[jnp.asarray(self.task.layers)]  # [K, B, S, D]
+        if self.mix is not None:
+            return self.mix(chosen)
+        combined = {"sum": jnp.sum, "mean": jnp.mean}
+        if self.task.combine in combined:
+            return combined[self.task.combine](chosen, axis=0)
+        return jnp.concatenate(list(chosen), axis=-1)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classes: precision, recall and F1 of each, and the confusion matrix, which the page draws as a table of shaded cells.
+
+C: classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bert_jax.pages.wording import count, percent, SPACE
+from bert_jax.tasks.scoring.glue import confusion_matrix
+
+MOST_CLASSES = 40  # of a matrix; the rarest beyond it are put together
+NUMBERED = 4  # from more classes on, columns are headed by numbers
+DENSE = 12  # from more classes on, cells have no figures
+HEAD = ["Class", "Precision", "Recall", "F1", "Support", "Predicted"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Of a confusion matrix: how many of the row's class are called the column's, and which share of the row that is."""
+
+    count: int
+    share: float
+    words: str  # shown on pointing at it
+    right: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix to be drawn; rows are the truth, columns what is predicted."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    dense: bool
+    note: str
+
+
+class Classes:
+    """Truth and predictions of a split by class.
+
+    Shown are the classes that occur in one of them; means are over all `classes` of the task, as macro_f1 of scoring.glue.
+    """
+
+    def __init__(self, gold: Sequence[int], predicted: Sequence[int], words: Callable[[int], str], classes: int = 0):
+        matrix = confusion_matrix(gold, predicted).astype(np.int64)  # [C, C]
+        occurring = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
+        self.matrix = matrix[np.ix_(occurring, occurring)]
+        self.words = [words(int(place)) for place in occurring]
+        self.classes = max(classes, len(occurring))
+
+    @property
+    def right(self) -> int:
+        """Examples whose class is predicted."""
+        return int(np.trace(self.matrix))
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Rows of `HEAD`, and their mean; a precision or recall of nothing is a dash."""
+        right, support, predicted = np.diag(self.matrix), self.matrix.sum(1), self.matrix.sum(0)
+        rows = [
+            (word, *_rates(int(r), int(p), int(s)), count(int(s)), count(int(p)))
+            for word, r, p, s in zip(self.words, right, predicted, support, strict=True)
+        ]
+        # What cannot be divided is 0, and so are the classes that do not occur.
+        means = [_divided(right, by).sum() / self.classes for by in (predicted, support)]
+        f1 = _divided(2 * right, predicted + support).sum() / self.classes
+        rates = [percent(float(mean)) for mean in (*means, f1)]
+        absent = self.classes - len(self.words)
+        name = f"mean of all {self.classes} classes, {absent} of them absent" if absent else "mean of the classes"
+        return [*rows, (name, *rates, count(int(support.sum())), count(int(predicted.sum())))]
+
+    def drawn(self) -> Matrix:
+        """The matrix, the rarest classes put together where there are very many."""
+        matrix, words = self.matrix, self.words
+        note = "Rows: truth, columns: predicted; a fully coloured cell holds its whole row."
+        note += f" {count(self.right)} of {count(int(matrix.sum()))} right."
+        if len(words) > MOST_CLASSES:
+            matrix, words = _folded(matrix, words)
+            note += f" The {len(self.words) - MOST_CLASSES + 1} rarest classes are one row and column."
+        numbered = len(words) > NUMBERED
+        if numbered:
+            note += " Columns have the numbers of the rows."
+        names = [f"{place}{SPACE}{word}" for place, word in enumerate(words, 1)] if numbered else words
+        columns = [str(place) for place in range(1, len(words) + 1)] if numbered else words
+        rows = [(name, _cells(matrix, words, place)) for place, name in enumerate(names)]
+        return Matrix(columns, rows, len(words) > DENSE, note)
+
+    def confusions(self, most: int = 10) -> list[tuple[str, ...]]:
+        """The commonest mistakes: (truth, predicted, how often, share of the true class)."""
+        wrong = self.matrix - np.diag(np.diag(self.matrix))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        pairs = [divmod(int(place), len(self.words)) for place in order if wrong.flat[place]]
+        rows: list[tuple[str, ...]] = []
+        for row, column in pairs:
+            times = int(wrong[row, column])
+            share = percent(times / int(self.matrix[row].sum()))
+            rows.append((self.words[row], self.words[column], count(times), share))
+        return rows
+
+
+def _rates(right: int, predicted: int, support: int) -> tuple[str, str, str]:
+    precision = percent(right / predicted) if predicted else "–"
+    recall = percent(right / support) if support else "–"
+    return precision, recall, percent(2 * right / (predicted + support))
+
+
+def _divided(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def _folded(matrix: np.ndarray, words: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The commonest classes in their order, and the others as one."""
+    common = np.sort(np.argsort(-matrix.sum(1), kind="stable")[: MOST_CLASSES - 1])
+    places = np.full(len(words), MOST_CLASSES - 1)
+    places[common] = np.arange(MOST_CLASSES - 1)
+    folded = np.zeros((MOST_CLASSES, MOST_CLASSES), np.int64)
+    np.add.at(folded, (places[:, None], places[None, :]), matrix)
+    return folded, [*(words[place] for place in common), f"{len(words) - MOST_CLASSES + 1} others"]
+
+
+def _cells(matrix: np.ndarray, words: Sequence[str], row: int) -> list[Cell]:
+    whole = int(matrix[row].sum())
+    cells = []
+    for column, times in enumerate(matrix[row].tolist()):
+        share = times / whole if whole else 0.0
+        text = f"{words[row]}, predicted {words[column]}: {count(times)} ({percent(share)})"
+        cells.append(Cell(times, share, text, row == column))
+    return cells
+
+
+def class_section(classes: Classes) -> dict[str, Any]:
+    """What the page prints of classes: the matrix, scores of each, and the commonest confusions where there are many."""
+    confusions = classes.confusions() if len(classes.words) > 2 else []
+    return {"head": HEAD, "rows": classes.table(), "matrix": classes.drawn(), "confusions": confusions}

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands at the top of the page: name, status, facts and key figures of a run."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig, PretrainConfig
+from bert_jax.feed.batch import pair_words
+from bert_jax.pages.wording import (
+    count,
+    counted,
+    decimal,
+    duration,
+    exponential,
+    interval,
+    millions,
+    moment,
+    percent,
+    perplexity,
+    picked_words,
+    SPACE,
+    teraflops,
+)
+from bert_jax.runs.reading import number, Record, Run, series
+
+
+def headline(run: Run) -> dict[str, Any]:
+    """Name, status, and the facts of one line each."""
+    return {
+        "name": run.directory.resolve().name,
+        "finished": run.finished,
+        "status": status_words(run),
+        "progress": min(run.last_step / run.config.total_steps, 1.0),
+        "facts": [
+            ("Model", model_words(run.config.model)),
+            ("Objective", objective_words(run.config)),
+            ("Data", data_words(run)),
+            ("Device", device_words(run)),
+            ("Time", time_words(run)),
+        ],
+    }
+
+
+def status_words(run: Run) -> str:
+    """How far the run is. A run that is still at work reads as stopped: its files do not tell."""
+    step, total = count(run.last_step), count(run.config.total_steps)
+    if run.finished:
+        return f"finished, {total} steps"
+    return f"stopped at step {step} of {total}" if run.last_step else "no step logged yet"
+
+
+def model_words(model: ModelConfig) -> str:
+    """Size and shape of a model."""
+    names = [name for name, shape in MODEL_SIZES.items() if all(getattr(model, key) == shape[key] for key in shape)]
+    name = f"BERT-{names[0]}, " if names and names[0].isalpha() else ""
+    shape = f"{model.num_hidden_layers} layers × {model.hidden_size:,} features"
+    return f"{name}{shape}, {model.num_attention_heads} heads, {millions(parameter_count(model))} parameters"
+
+
+def objective_words(config: PretrainConfig) -> str:
+    """What is predicted, and how rows are filled."""
+    objective = config.objective
+    picked = f"{picked_words(objective, 0)} picked by {objective.masking.replace('_', ' ')}"
+    rows = f", up to {config.examples_per_row} examples a row" if config.packing == "packed" else ""
+    return f"{objective.name}, {picked}; rows {config.packing.replace('buckets', 'in buckets')}{rows}"
+
+
+def parameter_count(model: ModelConfig) -> int:
+    """Parameters of the encoder with its pooler, without MLM and NSP head: 109,482,240 for BERT-base."""
+    hidden, inner = model.hidden_size, model.intermediate_size
+    layer_norm = 2 * hidden
+    rows = model.vocab_size + model.max_position_embeddings + model.type_vocab_size
+    attention = 4 * (hidden * hidden + hidden) + layer_norm
+    feed_forward = 2 * hidden * inner + inner + hidden + layer_norm
+    pooler = hidden * hidden + hidden
+    return rows * hidden + layer_norm + model.num_hidden_layers * (attention + feed_forward) + pooler
+
+
+def data_words(run: Run) -> str:
+    """Size of the training text."""
+    if run.data is None:
+        return "not recorded: passport.json is missing"
+    tokens, files = number(run.train_split, "tokens"), input_files(run.data)
+    return f"{count(tokens)} tokens for training, from {counted(len(files), 'file')}"
+
+
+def input_files(passport: Record) -> list[Record]:
+    """The files of all sources; a source that is no file (a TFDS split) stands by its own name."""
+    found: list[Record] = []
+    for source in passport.get("sources", []):
+        found += source.get("files") or [{"file": source.get("source", "")}]
+    return found
+
+
+def device_words(run: Run) -> str:
+    """Devices and the version of JAX."""
+    if run.environment is None:
+        return "not recorded: environment.json is missing"
+    devices, version = (run.environment.get(key, "not recorded") for key in ("devices", "jax"))
+    return f"{devices}, {run.config.compute_dtype}, JAX {version}"
+
+
+def time_words(run: Run) -> str:
+    """Time in training steps, and when the run started."""
+    started = moment((run.environment or {}).get("started", "at a time not recorded"))
+    spent = f"{duration(run.seconds)} in training steps, " if run.seconds else ""
+    return f"{spent}last started {started}"
+
+
+# ---- key figures ----------------------------------------------------------------------------------------------------
+
+
+def newest_scores(run: Run) -> tuple[Record, str]:
+    """The best founded scores there are, and where they come from."""
+    if run.evaluation is not None:
+        split, step = run.evaluation.get("split", "held-out"), number(run.evaluation, "step")
+        return run.evaluation, f"{split}, step {count(step)}"
+    if run.evals:
+        return run.evals[-1], f"held-out, step {count(run.evals[-1]['step'])}"
+    if run.train:
+        return run.train[-1], f"training text, step {count(run.train[-1]['step'])}"
+    return {}, "no value yet"
+
+
+def tiles(run: Run) -> list[dict[str, str]]:
+    """The key figures: label, value, unit and a line below."""
+    record, where = newest_scores(run)
+    found = [_loss_tile(record, where), _perplexity_tile(run, record), _mlm_accuracy_tile(run, record)]
+    words = pair_words(run.config.objective)
+    if words is not None:
+        found.append(_pair_tile(record, words.short))
+    return [*found, _entropy_tile(run, record), _throughput_tile(run)]
+
+
+def _tile(label: str, value: str, unit: str, note: str) -> dict[str, str]:
+    return {"label": label, "value": value, "unit": unit, "note": note}
+
+
+def _value(value: float | None, text: Callable[[float], str]) -> str:
+    """A value for a tile, a dash where there is none."""
+    return "–" if value is None else text(value)
+
+
+def _interval(record: Record, key: str) -> str:
+    ends = interval(record.get(key), 1)
+    return f"95{SPACE}% interval {ends}" if ends else "no interval before an evaluation"
+
+
+def _loss_tile(record: Record, where: str) -> dict[str, str]:
+    return _tile("MLM loss", _value(number(record, "mlm_loss"), decimal), "nats", where)
+
+
+def _perplexity_tile(run: Run, record: Record) -> dict[str, str]:
+    value = number(record, "mlm_perplexity")
+    value = exponential(number(record, "mlm_loss")) if value is None else value
+    baseline = exponential(number(record, "unigram_loss") or run.unigram_entropy)
+    note = f"word frequencies alone: {perplexity(baseline)}" if baseline else ""
+    return _tile("Perplexity", _value(value, perplexity), "", note)
+
+
+def _mlm_accuracy_tile(run: Run, record: Record) -> dict[str, str]:
+    accuracy = number(record, "mlm_accuracy")
+    token, share = run.commonest_token or ("", None)
+    token, share = record.get("commonest_token", token), record.get("commonest_token_accuracy", share)
+    note = _interval(record, "mlm_accuracy_95")
+    if accuracy is not None and share:
+        note += f"; {accuracy / share:.1f} times as often right as always “{token}”"
+    return _accuracy_tile("MLM accuracy", accuracy, note)
+
+
+def _pair_tile(record: Record, short: str) -> dict[str, str]:
+    share = number(record, "is_next_share")
+    guess = f"guessing: 50{SPACE}%" if share is None else f"always the commoner label: {percent(max(share, 1 - share))}"
+    note = f"{_interval(record, 'nsp_accuracy_95')}; {guess}"
+    return _accuracy_tile(f"{short} accuracy", number(record, "nsp_accuracy"), note)
+
+
+def _accuracy_tile(label: str, accuracy: float | None, note: str) -> dict[str, str]:
+    return _tile(label, _value(accuracy, lambda value: f"{100 * value:.1f}"), "%", note)
+
+
+def _entropy_tile(run: Run, record: Record) -> dict[str, str]:
+    loss, entropy = number(record, "mlm_loss"), number(record, "unigram_entropy") or run.unigram_entropy
+    gain = None if loss is None or entropy is None else entropy - loss
+    side = "above" if gain is not None and gain < 0 else "below"
+    note = f"entropy of word frequencies: {decimal(entropy, unit='nats')}"
+    text = _value(gain, lambda value: decimal(abs(value), 2))
+    return _tile(f"{side.capitalize()} unigram entropy", text, "nats", note)
+
+
+def _throughput_tile(run: Run) -> dict[str, str]:
+    rates = [rate for _, rate in series(run.train, "tokens_per_second")]
+    flops = [rate for _, rate in series(run.train, "model_flops_per_second")]
+    notes = [f"median of {counted(len(rates), 'interval')}"] if rates else []
+    if flops:
+        median, peak = statistics.median(flops), run.peak_flops
+        notes.append(f"{percent(median / peak)} of peak" if peak else f"{teraflops(median, 3)}, no peak known")
+    return _tile("Throughput", _value(statistics.median(rates) if rates else None, count), "tokens/s", "; ".join(notes))

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tagging: scores of each type as conlleval counts them, and what is taken for what."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from bert_jax.pages.class_tables import class_section, Classes
+from bert_jax.pages.wording import count, percent, SPACE
+from bert_jax.runs.finetuned import FinetunedRun, prediction_fields
+from bert_jax.runs.reading import Record
+from bert_jax.tasks.schemes import in_scheme, OUTSIDE, parse, Span, spans_of
+from bert_jax.tasks.scoring import conll
+
+MOST_CONFUSIONS = 12
+HEAD = ["Type", "Precision", "Recall", "F1", "In the file", "Found", "Correct"]
+NOTHING = "nothing"
+
+
+class Confusion(NamedTuple):
+    """What became of a phrase, or what a phrase was made of."""
+
+    truth: str
+    predicted: str
+
+
+def is_phrases(records: Sequence[Record]) -> bool:
+    """Whether tags mark phrases (a scheme such as IOB2), and are no classes of words."""
+    tags = {tag for record in records for tag in [*record["label"], *record["predicted"]]}
+    return all(parse(tag) is not None for tag in tags) and any("-" in tag or "_" in tag for tag in tags)
+
+
+def tag_section(run: FinetunedRun) -> dict[str, Any]:
+    """What the page prints of tags: `types` and `confusions` of phrases, and words by class."""
+    records = run.labelled
+    phrases = is_phrases(records)
+    classes = class_section(word_classes(records, phrases, run.record["labels"]))
+    return {
+        "types": type_rows(records) if phrases else [],
+        "head": HEAD,
+        "confusions": confusion_rows(records) if phrases else [],
+        "classes": {**classes, "confusions": []} if phrases else classes,
+        "phrases": phrases,
+    }
+
+
+def type_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """A row of `HEAD` for each type, and for all."""
+    gold, predicted = ([in_scheme(tags, "IOB2") for tags in field] for field in prediction_fields(records))
+    found = conll.scores(gold, predicted)
+    return [_type_row(name, row) for name, row in [*found["types"].items(), ("all", found)]]
+
+
+def _type_row(name: str, row: Record) -> tuple[str, ...]:
+    rates = (f"{row[key]:.2f}{SPACE}%" for key in ("precision", "recall", "FB1"))
+    return (name or "(no type)", *rates, *(count(row[key]) for key in ("phrases", "found", "correct")))
+
+
+# ---- what is taken for what ------------------------------------------------------------------------------------------
+
+
+def confusion_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The commonest mistakes on phrases: (truth, predicted, how often, an example)."""
+    counts: Counter[Confusion] = Counter()
+    examples: dict[Confusion, str] = {}
+    for record in records:
+        words = record["text"].split(" ")
+        for confusion, span in phrase_confusions(record["label"], record["predicted"]):
+            counts[confusion] += 1
+            examples.setdefault(confusion, " ".join(words[span.begin : span.end]))
+    return [(*confusion, count(times), examples[confusion]) for confusion, times in counts.most_common(MOST_CONFUSIONS)]
+
+
+def phrase_confusions(gold: Sequence[str], predicted: Sequence[str]) -> Iterator[tuple[Confusion, Span]]:
+    """Every mistake of a sentence: gold phrases that are not found, then predicted phrases where there is nothing."""
+    wanted, found = spans_of(gold), spans_of(predicted)
+    for span in wanted:
+        if span not in found:
+            yield Confusion(span.type, _taken_for(span, found)), span
+    for span in found:
+        if not any(_overlap(span, other) for other in wanted):
+            yield Confusion(NOTHING, span.type), span
+
+
+def _taken_for(span: Span, found: Sequence[Span]) -> str:
+    """What was predicted in the place of a phrase: the phrase that shares the most words with it."""
+    best = max(found, key=lambda other: _overlap(span, other), default=None)
+    if best is None or not _overlap(span, best):
+        return NOTHING
+    same_place = best[:2] == span[:2]
+    return best.type if same_place else f"{best.type}, other words"
+
+
+def _overlap(one: Span, other: Span) -> int:
+    return max(0, min(one.end, other.end) - max(one.begin, other.begin))
+
+
+def word_classes(records: Sequence[Record], phrases: bool, tags: Sequence[str]) -> Classes:
+    """Every word by its tag (`tags`: of the task), of phrases by their type; O is first, the others by name."""
+
+    def kind(tag: str) -> str:
+        parsed = parse(tag) if phrases else None
+        return tag if parsed is None or tag == OUTSIDE else parsed.type or "(no type)"
+
+    gold, predicted = ([kind(tag) for tags in field for tag in tags] for field in prediction_fields(records))
+    names = sorted({*gold, *predicted, *map(kind, tags)}, key=lambda name: (name != OUTSIDE, name))
+    places = {name: place for place, name in enumerate(names)}
+    return Classes([places[name] for name in gold], [places[name] for name in predicted], names.__getitem__, len(names))
+
+
+def share_right(records: Sequence[Record]) -> str:
+    """Sentences without a mistake."""
+    right = sum(record["label"] == record["predicted"] for record in records)
+    return f"{count(right)} of {count(len(records))} ({percent(right / len(records))})" if records else "–"

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From text to prepared data: what `bert-jax prepare` does.
+
+    --input -> sources -> parts -> documents -> chunks -> (processes) -> shards and records -> manifest
+
+This process reads the parts and cuts them into chunks; other processes turn each chunk into its shards
+(`chunks.process_chunk`); the records are added up at the end (`publishing`). What comes out is a function of the text
+and the settings: neither the number of processes nor an interruption changes a byte. Finished chunks stay in the folder
+`prepare-unfinished` of the output (`work_folder`), and the same command goes on from there.
+"""
+
+import shutil
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bert_jax.cores import usable_cores
+from bert_jax.errors import Interrupted, UserError
+from bert_jax.feed.shards import MANIFEST, open_data
+from bert_jax.prepare.beam import process_on_beam
+from bert_jax.prepare.chunks import Chunk, process_chunk, Work
+from bert_jax.prepare.contamination import EvaluationNgrams
+from bert_jax.prepare.pool import process_in_pool, WAITING
+from bert_jax.prepare.publishing import publish, read_plan, write_plan
+from bert_jax.prepare.request import (
+    make_request,
+    PrepareSettings,
+    require_same_settings,
+    require_same_text,
+    SMALLEST_SHARD,
+)
+from bert_jax.prepare.work_folder import open_work_folder, part_is_finished, UNFINISHED, unfinished_chunks
+from bert_jax.process.stopping import answering, Signalled
+from bert_jax.text.documents import LONGEST_DOCUMENT, MOST_LINES
+from bert_jax.text.sources import parse_sources, Part, plan_parts, Source, total_bytes
+from bert_jax.text.statistics import sample_bits
+from bert_jax.tokenization import Tokenizer
+
+# Measured, in bytes; see `_memory`.
+_HERE_BYTES, _WORKER_BYTES, _OF_SHARD_IN_WORKER = 150_000_000, 190_000_000, 3.4
+_OF_LONG_DOCUMENT = 6
+_SEGMENTER_BYTES, _OF_NGRAMS_IN_WORKER = 120_000_000, 4
+
+
+def prepare(
+    inputs: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    output: Path,
+    settings: PrepareSettings,
+    evaluation_data: Sequence[Path] = (),
+    workers: int | None = None,
+    runner: str | None = None,
+    runner_options: Sequence[str] = (),
+) -> tuple[dict[str, Any], bool]:
+    """Prepare the text of `inputs` into the directory `output`.
+
+    Args:
+      inputs: as `sources.parse_sources` takes them.
+      evaluation_data: files whose overlap with the text is measured.
+      workers: processes; None: as many as there are cores, or fewer for a small text. It does not change the result.
+        With more than one, a script must call this below `if __name__ == "__main__":` (see `multiprocessing`).
+      runner: of Apache Beam, in the place of processes here; see `beam`. It does not change the result either.
+
+    Returns:
+      The manifest, and whether it was made now; it is not where `output` holds the same already.
+
+    Raises:
+      UserError: text that cannot be used, or an `output` that holds something else.
+      Interrupted: by Ctrl-C or SIGTERM; what is finished stays.
+    """
+    _require_outside(output, inputs)
+    sources = parse_sources(inputs)
+    size = total_bytes(sources)
+    settings = settings.with_shard_size(size)
+    evaluation = EvaluationNgrams.from_files(evaluation_data) if evaluation_data else None
+    request = make_request(sources, tokenizer, settings, evaluation)
+    if (output / MANIFEST).exists():
+        return _made_before(output, request, sources), False
+    parts = plan_parts(sources, settings.shard_size)
+    with open_work_folder(output, request) as folder, _interruptible(folder):
+        plan = read_plan(folder)
+        if plan is None:
+            work = Work(folder, tokenizer, settings, sample_bits(size), evaluation)
+            if runner is None:
+                _process(parts, sources, work, workers or _fitting_workers(parts, settings))
+            else:
+                process_on_beam(parts, sources, work, runner, runner_options)
+            try:
+                plan = write_plan(folder, request, parts, work)
+            except UserError:  # what is finished will not do for these settings
+                shutil.rmtree(folder)
+                raise
+        else:
+            require_same_text(output, plan["manifest"], request, sources, f"remove {folder} to begin anew")
+        return publish(folder, output, plan), True
+
+
+def _require_outside(output: Path, inputs: Sequence[str | Path]) -> None:
+    for path in [Path(path) for item in map(str, inputs) for path in (item, item.rpartition("@")[0]) if path]:
+        if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"--output {output} lies inside --input {path}: choose a folder outside")
+
+
+def _made_before(output: Path, request: Mapping[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+    """The manifest of data that is there, if it is what is asked for."""
+    manifest = dict(open_data(output).manifest)
+    mend = f"remove {output} or choose another --output"
+    require_same_settings(f"{output} was made", manifest, request, mend)
+    require_same_text(output, manifest, request, sources, mend)
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)  # of a run that was ended after it wrote the manifest
+    return manifest
+
+
+def _fitting_workers(parts: Sequence[Part], settings: PrepareSettings) -> int:
+    return min(usable_cores(), sum(part.bytes for part in parts) // settings.shard_size + 1)
+
+
+def _process(parts: Sequence[Part], sources: Sequence[Source], work: Work, workers: int) -> None:
+    """Make the shards of all parts that are not there yet."""
+    total = sum(part.bytes for part in parts)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as progress:
+        shards = sum(1 for _ in work.folder.glob("record-*.json"))
+        if shards:
+            progress.write(f"goes on: {shards} shard(s) are finished", file=sys.stderr)
+        progress.write(_memory(work, workers), file=sys.stderr)
+        if max(part.bytes for part in parts) > max(work.settings.shard_size, SMALLEST_SHARD):
+            progress.write(_memory_of_long_documents(work), file=sys.stderr)
+        with closing(_read(parts, sources, work, progress)) as chunks:
+            run = process_in_pool(chunks, work, workers) if workers > 1 else _process_here(chunks, work)
+            with closing(run) as finished:
+                for chunk_bytes in finished:
+                    shards += 1
+                    progress.set_postfix_str(f"{shards} shards", refresh=False)
+                    progress.update(chunk_bytes)
+
+
+def _read(parts: Sequence[Part], sources: Sequence[Source], work: Work, progress: tqdm) -> Generator[Chunk]:
+    def skip(count: int) -> None:  # no progress of this run, so not a part of its speed
+        if not progress.disable:
+            progress.n += count
+            progress.initial += count
+            progress.last_print_n += count
+
+    for part in parts:
+        if part_is_finished(work.folder, part, sources):
+            skip(part.bytes)
+        else:
+            yield from unfinished_chunks(part, sources, work, skip)
+
+
+def _process_here(chunks: Iterator[Chunk], work: Work) -> Generator[int]:
+    for chunk in chunks:
+        process_chunk(chunk, work)
+        yield chunk.stored_bytes
+
+
+# ---- said beforehand, and when stopped ---------------------------------------------------------------------
+
+
+def _memory(work: Work, workers: int) -> str:
+    """The most that is needed, for people. A document longer than a shard needs more."""
+    size = work.settings.shard_size
+    worker = _WORKER_BYTES + _OF_SHARD_IN_WORKER * size
+    if work.settings.segmenter != "none":
+        worker += _SEGMENTER_BYTES
+    if work.evaluation is not None:
+        worker += _OF_NGRAMS_IN_WORKER * sum(file.ngrams.nbytes for file in work.evaluation.files)
+    here = _HERE_BYTES + (workers + WAITING + 1) * size
+    if workers == 1:
+        return f"memory: at most about {int(worker + 2 * size) // 10**6} MB"
+    return f"memory: at most about {here // 10**6} MB here + {int(worker) // 10**6} MB for each of {workers} workers"
+
+
+def _memory_of_long_documents(work: Work) -> str:
+    """What is needed beyond that, where a file is so large that a document may be larger than a shard."""
+    return (
+        f"memory: a document of more than {work.settings.shard_size / 1e6:,.0f} MB takes about {_OF_LONG_DOCUMENT} bytes"
+        f" more for each of its bytes; the longest that is taken has {LONGEST_DOCUMENT / 1e6:,.0f} million characters in"
+        f" {MOST_LINES:,} lines"
+    )
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block with `Interrupted`. Every file is whole or absent, so any moment will do."""
+    try:
+        with answering("prepare"):
+            yield
+    except Signalled as signalled:
+        shards = sum(1 for _ in folder.glob("record-*.json"))
+        raise Interrupted(
+            f"interrupted; {shards} shards are finished and stay: run the same command again to go on", signalled.number
+        ) from None

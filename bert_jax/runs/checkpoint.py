@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a run, through Orbax: asynchronous, with a keep policy. The only importer of orbax.
+
+A checkpoint holds the device's state (parameters, optimizer, step) and a small JSON record of the host's side. Orbax
+writes into a folder with a temporary name and renames it when all is there, so a save that was cut off is never
+taken for a complete one.
+"""
+
+import errno
+import gc
+import io
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from bert_jax.errors import UserError
+from bert_jax.files import own_folder
+from bert_jax.mesh.distributed import all_or_none
+from bert_jax.runs.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
+
+
+class Checkpoints:
+    """The checkpoints in one folder, by step."""
+
+    def __init__(self, folder: Path, keep: int | None = None):
+        """Open a folder to write to, keeping the newest `keep`, or only to read (`keep` None).
+
+        Raises:
+          UserError: a folder to write to is a link.
+        """
+        self.folder = (folder if keep is None else own_folder(folder)).absolute()
+        self.unfinished = unfinished_saves(self.folder)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, items: Mapping[str, Any], record: dict[str, Any]) -> None:
+        """Begin to save; the arrays are copied before this returns, the writing goes on behind.
+
+        Args:
+          step: optimizer steps done.
+          items: name -> pytree of arrays; each can be restored on its own.
+          record: what JSON can hold.
+        """
+        with all_or_none():
+            self._require_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        with self._named_failures():  # this save's, or an earlier one's that was still under way
+            record_argument = ocp.args.JsonSave(sealed(record, items))
+            self._manager.save(step, args=ocp.args.Composite(**arguments, record=record_argument))
+
+    def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the named items of a checkpoint onto the shardings of their abstract trees, and `record`.
+
+        The arrays are compared with the checksums that they were saved with, and must be finite.
+
+        Raises:
+          UserError: the checkpoint cannot be read as these, or is not what was saved.
+        """
+        restored = self._read(step, abstract_items)
+        items = {name: restored[name] for name in abstract_items}
+        try:
+            record, saved = unsealed(restored["record"])
+            check_arrays(items, saved)
+        except Damaged as error:
+            raise UserError(f"{self.folder / str(step)}: {error}: {self._way_back(step)}") from None
+        return {**items, "record": record}
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether a checkpoint was saved with an item: a converted one may have parameters only.
+
+        Raises:
+          UserError: the checkpoint's record cannot be read.
+        """
+        try:
+            _, saved = unsealed(self._read(step, {})["record"])
+        except Damaged as error:
+            raise UserError(f"{self.folder / str(step)}: {error}: {self._way_back(step)}") from None
+        if saved is None:
+            return (self.folder / str(step) / name).is_dir()
+        return any(path.startswith(f"{name}/") for path in saved)
+
+    def _read(self, step: int, abstract_items: Mapping[str, Any]) -> Any:
+        """The items and `record` as they are stored."""
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_items.items()}
+        try:
+            with _without_echo():
+                return self._manager.restore(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonRestore()))
+        except Exception as error:  # Orbax raises whatever a damaged file makes of its code
+            found = damage_found(self.folder / str(step), abstract_items, error)
+            raise UserError(
+                f"{self.folder / str(step)}: this checkpoint cannot be restored ({found or first_line(error)}):"
+                f" {self._way_back(step)}"
+            ) from None
+
+    def _way_back(self, step: int) -> str:
+        """What to do without this checkpoint."""
+        earlier = max((other for other in self._manager.all_steps() if other < step), default=None)
+        if earlier is None:
+            return "there is none before it here: copy it again, or make it anew"
+        return f"remove that folder to go on from the one before it, of step {earlier:,}"
+
+    def remove_unfinished(self) -> None:
+        """Remove what a save that was cut off has left; for the main process alone."""
+        for name in self.unfinished:
+            path = self.folder / name
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def wait(self) -> None:
+        """Until the last save is complete.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        with self._named_failures():
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        # What has gone wrong first is what is told.
+        with suppress(UserError) if failure else nullcontext():
+            self.close()
+
+    def close(self) -> None:
+        """Wait and free the manager; raises as `wait`."""
+        with self._named_failures():
+            self._manager.close()
+
+    def _require_space(self, needed: int) -> None:
+        """Refuse to begin a save that the disk cannot hold; folders that are no local disk are not asked."""
+        if not self.folder.is_dir():
+            return
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"{self.folder}: disk full: a checkpoint takes {needed / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are"
+                f" free; {self._what_stays()}: free some space and run the same command again"
+            )
+
+    def _what_stays(self) -> str:
+        """What a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
+        steps = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
+        return f"the newest one there, of step {max(steps):,}, is good" if steps else "none there is complete yet"
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """Turn what tensorstore raises on a full disk, and the like, into one line."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            reason, remedy = first_line(error), remedy_for(error, self.folder)
+            error.__traceback__ = None
+            gc.collect()  # pending writes hold on to the failed ones and would complain when Python ends
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({reason}); {self._what_stays()}: {remedy} and run the"
+                " same command again"
+            ) from None
+
+
+@contextmanager
+def _without_echo() -> Iterator[None]:
+    """Where reading fails, only the error is heard: other reads under way fail too, and print their tracebacks."""
+    heard, hook = io.StringIO(), sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        with redirect_stderr(heard):
+            try:
+                yield
+            except Exception as error:
+                error.__traceback__ = None
+                gc.collect()  # lets go of the other reads
+                time.sleep(0.2)  # until they have ended
+                heard.seek(0)
+                heard.truncate()
+                raise
+    finally:
+        sys.unraisablehook = hook
+        if heard.getvalue():
+            sys.stderr.write(heard.getvalue())
+
+
+def unfinished_saves(folder: Path) -> list[str]:
+    """Names of the folders that a cut off save has left behind."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if "orbax-checkpoint-tmp" in path.name)
+
+
+def remedy_for(error: Exception, folder: Path) -> str:
+    """What to do about a write into `folder` that failed. Of libraries' errors only the text is there."""
+    named = {getattr(error, "errno", None)} | {
+        number for number in errno.errorcode if os.strerror(number) in str(error)
+    }
+    if named & {errno.ENOSPC, errno.EDQUOT}:
+        return "free some space"
+    if named & {errno.EFBIG}:
+        return "raise the limit on the size of files (ulimit -f)"
+    if named & {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"make {folder} writable"
+    if named & {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}:
+        return "find out what removed files there meanwhile (only this process may write there)"
+    return f"see that {folder} can be written to"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, for one-line messages."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run directory: everything a run makes, under names that every later command knows.
+
+config.json is written last, so a directory that has it is a run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config.description import description_from, ModelDescription
+from bert_jax.config.description import MODEL_FILE as DESCRIPTION_FILE
+from bert_jax.config.pretrain import OptimizerConfig, PretrainConfig
+from bert_jax.config.settings import differences, load_config, to_dict
+from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
+from bert_jax.process.output_lock import LOCK_FILE
+from bert_jax.tokenization import load_tokenizer, Tokenizer
+from bert_jax.tokenization.encoding import CONFIG_FILE
+from bert_jax.tokenization.sentencepiece import MODEL_FILE
+from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
+
+_OF_HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # with or without an index
+
+# What a start that was cut off may have left in the directory.
+PASSPORT = "passport.json"
+_NAMES = (VOCABULARY_FILE, MODEL_FILE, CONFIG_FILE, PASSPORT)
+_COPY_PASSPORT = "copy it from the data that the run was trained on"
+WRITTEN_BEFORE_CONFIG = {LOCK_FILE, *_NAMES, *(f"{name}.partial" for name in (*_NAMES, "config.json"))}
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
+    def data_file(self) -> Path:
+        """Copy of the passport (the manifest) of the data the run is trained on."""
+        return self.path / PASSPORT
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and devices."""
+        return self.path / "environment.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, a folder for each step."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """Scores on held-out data."""
+        return self.path / "evaluation.json"
+
+    def config(self) -> PretrainConfig:
+        """The run's configuration."""
+        return load_config(self.config_file)
+
+    def description(self) -> ModelDescription:
+        """What its checkpoints hold: all of pre-training, unless a conversion has written down something else.
+
+        Raises:
+          UserError: what it has written down cannot be read.
+        """
+        file = self.path / DESCRIPTION_FILE
+        if not file.is_file():
+            return ModelDescription(self.config().model)
+        return description_from(read_json(file, "convert the checkpoint again"), file)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether its checkpoint came from elsewhere and no data was named yet to go on with."""
+        return (self.path / DESCRIPTION_FILE).is_file() and not self.data_file.is_file()
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the run's data.
+
+        Raises:
+          UserError: it is missing or broken.
+        """
+        try:
+            return read_json(self.data_file, _COPY_PASSPORT)
+        except FileNotFoundError:
+            raise UserError(f"{self.data_file} is missing: {_COPY_PASSPORT}") from None
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer.
+
+        Raises:
+          UserError: its files are missing, or are not those that the run was trained with.
+        """
+        if not (self.path / CONFIG_FILE).is_file():
+            raise UserError(
+                f"{self.path / CONFIG_FILE} is missing: copy it from where the vocabulary of this run came from"
+            )
+        tokenizer = load_tokenizer(self.path)
+        trained_with = self.manifest().get("tokenizer") if self.data_file.is_file() else None
+        if trained_with not in (None, tokenizer.fingerprint):
+            raise UserError(
+                f"{self.path}: the vocabulary and {CONFIG_FILE} there (fingerprint {tokenizer.fingerprint[:12]}...) are not"
+                f" those that the run was trained with ({str(trained_with)[:12]}...): copy both from the data it was trained on"
+            )
+        return tokenizer
+
+
+def open_run(path: str | Path) -> RunDirectory:
+    """An existing run.
+
+    Raises:
+      UserError: the directory is none.
+    """
+    run = RunDirectory(Path(path))
+    other = _other_format(run)
+    if other is not None:
+        raise UserError(
+            f"{path}: is a checkpoint of {other}, not a run directory: make one of it with bert-jax convert {path} RUN"
+            " --to bert-jax"
+        )
+    if not run.config_file.is_file():
+        raise UserError(f"{path}: is not a run directory (no config.json): make one with bert-jax pretrain")
+    return run
+
+
+def _other_format(run: RunDirectory) -> str | None:
+    """Whose checkpoint lies where a run is looked for, by the names of its files; None: nobody's."""
+    path = run.path
+    if run.checkpoints.is_dir():
+        return None
+    if any((path / f"{name}{index}").is_file() for name in _OF_HUGGING_FACE for index in ("", ".index.json")):
+        return "Hugging Face's transformers"
+    if path.name.endswith(tuple(_OF_HUGGING_FACE)) and path.is_file():
+        return "Hugging Face's transformers"
+    index = path.with_name(f"{path.name}.index") if path.name else path
+    if (
+        index.is_file()
+        or (path.is_file() and path.suffix == ".index")
+        or (path.is_dir() and any(path.glob("*.ckpt*.index")))
+    ):
+        return "TensorFlow 1"
+    return None
+
+
+def start_or_resume(
+    path: Path, config: PretrainConfig, manifest: Mapping[str, Any], tokenizer: Tokenizer
+) -> RunDirectory:
+    """The run directory for this configuration and data: made anew, or recognised as the same run.
+
+    Raises:
+      UserError: the directory holds something else, or a run with another configuration, vocabulary or data.
+    """
+    run = RunDirectory(path)
+    if run.is_converted:
+        _check_same_model(run, config, tokenizer)
+        write_json(run.config_file, to_dict(config))
+        write_json(run.data_file, dict(manifest))  # the last of the two: until then the run is a converted one
+    elif run.config_file.is_file():
+        _check_same_run(run, config, manifest)
+    else:
+        if path.is_dir() and any(entry.name not in WRITTEN_BEFORE_CONFIG for entry in path.iterdir()):
+            raise UserError(f"{path}: is not empty and is not a run directory: choose another --output")
+        path.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(path)
+        write_json(run.data_file, dict(manifest))
+    write_json(run.config_file, to_dict(config))
+    return run
+
+
+def join_run(path: Path, config: PretrainConfig) -> RunDirectory:
+    """The run directory that the main process has made or recognised, as any process of the run sees it.
+
+    Raises:
+      UserError: it sees another folder, or none.
+    """
+    run = RunDirectory(path)
+    if not run.config_file.is_file() or run.config() != config:
+        raise UserError(
+            f"{path}: is not there, or not the same, for every process: --output must be a folder that all hosts share"
+        )
+    return run
+
+
+def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Tokenizer) -> None:
+    """A converted checkpoint is gone on with under any recipe, with its own model and vocabulary."""
+    description = run.description()
+    if not description.is_pretraining:
+        raise UserError(f"{run.path}: holds {description.summary()}: pre-training needs pooler, MLM and NSP heads")
+    _check_converted_state(run, config)
+    changed = [
+        line for line in differences(run.config(), config) if line.startswith("model.") and "dropout" not in line
+    ]
+    if changed:
+        raise UserError(f"{run.path}: holds another model ({'; '.join(changed[:5])}): take these settings back")
+    own = run.tokenizer()
+    if own.fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"{run.path}: its vocabulary ({own.vocab_size} entries, {own.fingerprint[:12]}) is not the data's"
+            f" ({tokenizer.vocab_size} entries, {tokenizer.fingerprint[:12]}): prepare the data with --vocab {run.path}"
+        )
+
+
+def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
+    """That training can go on at the converted step with what the checkpoint holds, before anything is written."""
+    step = max((int(folder.name) for folder in run.checkpoints.glob("[0-9]*") if folder.name.isdigit()), default=None)
+    if step is None:
+        raise UserError(f"{run.path}: was converted, and its checkpoint is gone: convert it again")
+    if step > config.total_steps:
+        raise UserError(
+            f"{run.path}: its checkpoint is of step {step:,}, beyond the {config.total_steps:,} of this configuration: raise"
+            " phases.0.steps"
+        )
+    own, other = run.config().optimizer, config.optimizer
+    has_moments = (run.checkpoints / str(step) / "optimizer").is_dir()
+    if has_moments and _parts_with_state(own) != _parts_with_state(other):
+        raise UserError(
+            f"{run.path}: its moments are those of optimizer.name={own.name} with optimizer.clip_norm={own.clip_norm}, and"
+            f" optimizer.name={other.name} with optimizer.clip_norm={other.clip_norm} cannot go on with them: take its"
+            " settings, or convert the weights alone (by way of --to huggingface)"
+        )
+
+
+def _parts_with_state(optimizer: OptimizerConfig) -> tuple[bool, bool]:
+    """What `make_optimizer` chains beside the moments, as far as settings decide: LAMB's trust ratio, clipping."""
+    return optimizer.name == "lamb", bool(optimizer.clip_norm)
+
+
+def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
+    changed = differences(run.config(), config)
+    if changed:
+        raise UserError(
+            f"{run.path}: holds a run of another configuration ({'; '.join(changed[:5])}): choose another --output, or"
+            " take these settings back to go on with that run"
+        )
+    old = run.manifest()
+    run.tokenizer()  # is whole, or refused
+    with reading(run.data_file, _COPY_PASSPORT):
+        _check_same_data(run, old, manifest)
+
+
+def _check_same_data(run: RunDirectory, old: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    if old["tokenizer"] != manifest["tokenizer"]:
+        raise UserError(
+            f"{run.path}: was trained with another vocabulary ({old['vocab_size']} entries,"
+            f" {old['tokenizer'][:12]}) than the data's ({manifest['vocab_size']} entries,"
+            f" {manifest['tokenizer'][:12]}): prepare the data with --vocab {run.path}"
+        )
+    if _shard_hashes(old) != _shard_hashes(manifest):
+        raise UserError(f"{run.path}: was trained on other data than this --data: name that data or another --output")
+
+
+def _shard_hashes(manifest: Mapping[str, Any]) -> list[str]:
+    return [shard["sha256"] for split in manifest["splits"].values() for shard in split["shards"]]
+
+
+def append_metrics(run: RunDirectory, line: Mapping[str, Any]) -> None:
+    """Add a line to metrics.jsonl."""
+    with open(run.metrics_file, "a", encoding="utf-8", opener=open_itself) as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def forget_metrics_after(run: RunDirectory, step: int) -> int:
+    """Drop the lines of steps after `step`, which a run resumed there computes again; a torn last line goes too.
+
+    Returns:
+      The number of lines dropped.
+    """
+    if not run.metrics_file.is_file():
+        return 0
+    lines = run.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        with complete_or_absent(run.metrics_file) as file:
+            file.write("".join(f"{line}\n" for line in kept).encode())
+    return len(lines) - len(kept)
+
+
+def _step_of(line: str) -> float:
+    try:
+        step = parse_json(line).get("step")
+    except ValueError:
+        step = None
+    return step if type(step) is int else float("inf")

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading what fine-tuning made: the directory of a run, of several runs of one task, and of several tasks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bert_jax.errors import UserError
+from bert_jax.files import parse_json, reading
+from bert_jax.pages.metric_words import is_metric, PER_CENT_KINDS
+from bert_jax.runs.reading import number, read_json, read_metrics, Record
+from bert_jax.tasks.table import Task, TASKS
+
+# The names are those of `bert_jax.finetuning.directory`, which a page must not import: it loads JAX.
+RUN_FILE, SEEDS_FILE, SCORES_FILE = "finetune.json", "seeds.json", "scores.json"
+MOST_CURVES = 3
+AGAIN = "make it again with bert-jax finetune"
+
+
+@dataclass(frozen=True)
+class FinetunedRun:
+    """What the files of a fine-tuned run say. A file that is not there is None, or empty."""
+
+    directory: Path
+    record: Record  # finetune.json
+    outcome: Record | None  # scores.json, written last
+    train: list[Record]  # lines of metrics.jsonl by step
+    dev: list[Record]  # of every dev split
+    predictions: list[Record]  # of the main split, an object for each example
+    unreadable: list[int]  # line numbers of metrics.jsonl, from 1
+
+    @property
+    def kind(self) -> str:
+        """Of the task; one of description.TASKS."""
+        return str(self.record["kind"])
+
+    @property
+    def title(self) -> str:
+        """Of the task."""
+        return str(self.record["title"])
+
+    @property
+    def task(self) -> Task | None:
+        """Of the table; None for one's own data."""
+        return TASKS.get(self.record["task"].get("name", ""))
+
+    @property
+    def settings(self) -> Record:
+        """Every setting, resolved."""
+        return self.record["settings"]
+
+    @property
+    def split(self) -> str:
+        """The split that the main score, the predictions and the tables are of."""
+        return (self.outcome or {}).get("main", {}).get("split") or "dev"
+
+    @property
+    def scores(self) -> Mapping[str, Record]:
+        """By split and metric, in the units of the official scorers."""
+        return (self.outcome or {}).get("scores", {})
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that were measured, the main one first."""
+        found = dict.fromkeys(name for name in self.scores.get(self.split, {}) if is_metric(name))
+        for line in self.dev if not found else ():
+            found |= dict.fromkeys(name for name in line if is_metric(name))
+        wanted = [(self.outcome or {}).get("main", {}).get("metric"), *self.record["metrics"]]
+        return list(dict.fromkeys([*(name for name in wanted if name in found), *found]))
+
+    @property
+    def drawn_metrics(self) -> list[str]:
+        """Those of them that get a curve: the task's own where the scorer names them so."""
+        return [name for name in self.metrics if name in self.record["metrics"]] or self.metrics[:MOST_CURVES]
+
+    @property
+    def per_cent(self) -> bool:
+        """Whether scores are per cent (SQuAD, CoNLL) and not fractions (GLUE)."""
+        return self.kind in PER_CENT_KINDS
+
+    @property
+    def degenerate(self) -> Record | None:
+        """What is degenerate about the run: `kind` and `explanation`."""
+        return (self.outcome or {}).get("degenerate")
+
+    @property
+    def undecided(self) -> str | None:
+        """Why the scores cannot tell whether anything was learned."""
+        return (self.outcome or {}).get("undecided")
+
+    @property
+    def total_steps(self) -> int:
+        """That the run is to make."""
+        return int(number(self.record, "total_steps") or 0)
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps known to be completed."""
+        return max((record["step"] for record in [*self.train, *self.dev]), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Scores are written."""
+        return self.outcome is not None
+
+    @cached_property
+    def labelled(self) -> list[Record]:
+        """The predictions whose truth is known."""
+        return [record for record in self.predictions if record.get("label") is not None]
+
+    def class_words(self, place: int) -> str:
+        """A class in words: "1 positive"."""
+        if self.kind == "choice":
+            return f"choice {place + 1}"
+        labels: Sequence[str] = self.record["labels"]
+        name = str(labels[place]) if 0 <= place < len(labels) else f"class {place}"
+        known = self.task
+        if known is not None and known.meanings is not None and tuple(labels) == known.labels:
+            return f"{name} {known.meanings[place]}"
+        return name
+
+    def main_dev(self) -> list[Record]:
+        """Lines of metrics.jsonl of the main split."""
+        return [line for line in self.dev if line.get("split", self.split) == self.split]
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One of several runs: its entry in seeds.json, and its files where they are there."""
+
+    entry: Record
+    run: FinetunedRun | None
+
+    @property
+    def folder(self) -> str:
+        """Its name, relative to the folder of all."""
+        return str(self.entry["folder"])
+
+    @property
+    def value(self) -> float | None:
+        """Main score."""
+        return number(self.entry, "value")
+
+    @property
+    def degenerate(self) -> Record | None:
+        """What is degenerate about the run."""
+        return self.entry.get("degenerate")
+
+
+@dataclass(frozen=True)
+class SeveralRuns:
+    """What seeds.json says: several seeds of one task, or the settings of a sweep."""
+
+    directory: Path
+    record: Record
+    runs: list[SeedRun]
+
+    @property
+    def kind(self) -> str:
+        """Of the task; classification where no run can be read."""
+        return next((one.run.kind for one in self.runs if one.run), "classification")
+
+    @property
+    def per_cent(self) -> bool:
+        """Whether scores are per cent and not fractions."""
+        return self.kind in PER_CENT_KINDS
+
+    @property
+    def metric(self) -> str:
+        """Name of the main score."""
+        return str(self.record["metric"])
+
+    @property
+    def split(self) -> str:
+        """That it is of."""
+        return str(self.record["split"])
+
+    @property
+    def values(self) -> list[float]:
+        """Main scores of the runs that count."""
+        return [one.value for one in self.sound if one.value is not None]
+
+    @property
+    def best(self) -> SeedRun | None:
+        """Of the runs that count; of equal ones that which seeds.json names."""
+        named = self.record.get("best")
+        return max(self.sound, key=lambda one: (one.value, one.folder == named), default=None)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the runs differ in settings."""
+        return len({json.dumps(one.entry.get("settings"), sort_keys=True) for one in self.runs}) > 1
+
+    @property
+    def sound(self) -> list[SeedRun]:
+        """The runs that count: scored, and not degenerate."""
+        return [one for one in self.runs if one.value is not None and one.degenerate is None]
+
+    @property
+    def collapsed(self) -> list[SeedRun]:
+        """The degenerate ones."""
+        return [one for one in self.runs if one.degenerate is not None]
+
+
+def load_finetuned(directory: Path) -> FinetunedRun:
+    """Read the directory of a fine-tuned run.
+
+    Raises:
+      UserError: it is none, or one of its files cannot be read.
+    """
+    record = read_json(directory / RUN_FILE, AGAIN)
+    if record is None:
+        raise UserError(f"{directory}: is no fine-tuned run (no {RUN_FILE}): {AGAIN}")
+    _require(directory / RUN_FILE, record, ("task", "title", "kind", "metrics", "labels", "settings"))
+    outcome = read_json(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored")
+    lines, unreadable = read_metrics(directory / "metrics.jsonl")
+    with reading(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored"):
+        split = (outcome or {}).get("main", {}).get("split") or "dev"
+    return FinetunedRun(
+        directory=directory,
+        record=record,
+        outcome=outcome,
+        train=[line for line in lines if line["kind"] == "train"],
+        dev=[line for line in lines if line["kind"] == "dev"],
+        predictions=read_predictions(directory / "predictions" / f"{split}.jsonl"),
+        unreadable=unreadable,
+    )
+
+
+def read_predictions(path: Path) -> list[Record]:
+    """The objects of a file of predictions; none where there is no file.
+
+    Raises:
+      UserError: a line is no JSON object with `predicted`.
+    """
+    if not path.is_file():
+        return []
+    records: list[Record] = []
+    with path.open(encoding="utf-8") as lines:
+        for line_number, line in enumerate(lines, start=1):
+            try:
+                record = parse_json(line)
+            except ValueError:
+                record = {}
+            if "predicted" not in record:
+                raise UserError(f"{path}, line {line_number}: is no prediction: remove the file and {AGAIN}")
+            records.append(record)
+    return records
+
+
+def load_several(directory: Path) -> SeveralRuns:
+    """Read a folder of several runs of one task; a run whose folder is not there has no files.
+
+    Raises:
+      UserError: it is none, or one of its files cannot be read.
+    """
+    record = read_json(directory / SEEDS_FILE, AGAIN)
+    if record is None:
+        raise UserError(f"{directory}: has no runs of several seeds (no {SEEDS_FILE}): {AGAIN} --seeds 5")
+    _require(directory / SEEDS_FILE, record, ("title", "metric", "split", "runs"))
+    runs = []
+    with reading(directory / SEEDS_FILE, AGAIN):
+        for entry in record["runs"]:
+            folder = directory / str(entry["folder"])
+            runs.append(SeedRun(entry, load_finetuned(folder) if (folder / RUN_FILE).is_file() else None))
+    return SeveralRuns(directory, record, runs)
+
+
+def _require(path: Path, record: Record, names: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in record]:
+        raise UserError(f"{path}: lacks {', '.join(missing)}: {AGAIN}")
+
+
+def is_fine_tuned(directory: Path) -> bool:
+    """Whether it holds a fine-tuned run, or several of one task."""
+    return (directory / RUN_FILE).is_file() or (directory / SEEDS_FILE).is_file()
+
+
+def parts_of(directory: Path) -> list[Path]:
+    """The folders in it that hold fine-tuned runs, by name; a folder of several tasks has nothing else."""
+    if not directory.is_dir():
+        return []
+    return [folder for folder in sorted(directory.iterdir()) if folder.is_dir() and is_fine_tuned(folder)]
+
+
+def prediction_fields(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
+    """Truth and prediction of every record."""
+    return [record["label"] for record in records], [record["predicted"] for record in records]

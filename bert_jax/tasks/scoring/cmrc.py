@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CMRC 2018's scores for Chinese questions, as its official cmrc2018_evaluate.py (v5, v6) computes them; DRCD has them too.
+
+Texts are compared without case and without punctuation. `EM` wants them equal. `F1` is that of the longest run of
+segments that both have: a Chinese character is a segment, and what lies between is cut into English words. The official
+program asks NLTK for these; here its rules for a single sentence are restated. In Latin text of several sentences, where
+NLTK consults a trained model for where sentences end, a full stop may stay with its word here.
+"""
+
+import re
+from collections.abc import Sequence
+
+from bert_jax.tasks.scoring.squad import Answers, Predictions, require_answers
+
+PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+
+_CHINESE = re.compile("([\u4e00-\u9fa5])")
+_SPLIT = ';@#$%&?!()[]{}<>«»„‘‒–—―"'
+_WORD = re.compile(
+    rf"""
+      \.{{2,}}                                     # dots are one word
+    | [{re.escape(_SPLIT)}]                        # each a word
+    | ,(?!\d)                                      # a comma, but in 1,000
+    | \.(?=[\])}}>"'»\ ]*\s*$)                     # the full stop at the end
+    | (?: [^\s.,{re.escape(_SPLIT)}] | ,(?=\d) | \.(?!\.|[\])}}>"'»\ ]*\s*$) )+
+    """,
+    re.VERBOSE,
+)
+_QUOTE_BEFORE_WORD = re.compile(r"'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)")
+_WORD_WITH_ENDING = re.compile(r"(.*[^'])('s|'m|'d|'ll|'re|'ve|n't|')")
+_TWO_WORDS = re.compile(r"\b(cannot|gimme|gonna|gotta|lemme)\b|\bwanna$")  # divided after three letters
+
+
+def scores_cmrc(answers: Answers, predictions: Predictions) -> dict[str, float]:
+    """The official names: `F1`, `EM` and their `AVERAGE` in per cent, `TOTAL` questions, `SKIP` of them without prediction.
+
+    What has no prediction is scored 0. UserError where a question has no answers.
+    """
+    require_answers(answers, "cmrc")
+    f1 = exact = 0.0
+    for name, texts in answers.items():
+        if name in predictions:
+            f1 += f1_score(texts, predictions[name])
+            exact += exact_score(texts, predictions[name])
+    f1, exact = 100.0 * f1 / len(answers), 100.0 * exact / len(answers)
+    skipped = sum(name not in predictions for name in answers)
+    return {"AVERAGE": (exact + f1) * 0.5, "F1": f1, "EM": exact, "TOTAL": len(answers), "SKIP": skipped}
+
+
+def f1_score(answers: Sequence[str], predicted: str) -> float:
+    """The best F1 of the longest common run of segments, 0 to 1."""
+    segments = segments_of(predicted)
+    return max(_run_f1(segments_of(answer), segments) for answer in answers)
+
+
+def _run_f1(answer: Sequence[str], predicted: Sequence[str]) -> float:
+    common = longest_common_run(answer, predicted)
+    if common == 0:
+        return 0
+    precision, recall = common / len(predicted), common / len(answer)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def exact_score(answers: Sequence[str], predicted: str) -> int:
+    """1 where the text is that of an answer, but for case and punctuation; else 0."""
+    return int(without_punctuation(predicted) in [without_punctuation(answer) for answer in answers])
+
+
+def without_punctuation(text: str) -> str:
+    """Lower case, without surrounding white space and CMRC's list of punctuation."""
+    return "".join(character for character in text.lower().strip() if character not in PUNCTUATION)
+
+
+def segments_of(text: str) -> list[str]:
+    """Chinese characters one by one, and the words between them."""
+    parts = _CHINESE.split(without_punctuation(text))  # text, character, text, character, ..., text
+    return [segment for n, part in enumerate(parts) for segment in ([part] if n % 2 else latin_words(part))]
+
+
+def latin_words(text: str) -> list[str]:
+    """Words and punctuation of a lower-cased sentence, as NLTK cuts them."""
+    words: list[str] = []
+    for match in _WORD.finditer(text):
+        if match[0] == '"':
+            before = text[: match.start()]
+            words.append("``" if before in ("", '"') or before[-1] in " ([{<«‘„" else "''")
+        else:
+            divided = _TWO_WORDS.sub(lambda found: f" {found[0][:3]} {found[0][3:]} ", match[0])
+            words += [part for word in divided.split() for part in _without_quotes(word)]
+    return words
+
+
+def _without_quotes(word: str) -> list[str]:
+    """A word, its quotation mark before it and its ending ('s, n't) after it."""
+    if _QUOTE_BEFORE_WORD.match(word):
+        return ["'", *_without_quotes(word[1:])]
+    parts = _WORD_WITH_ENDING.fullmatch(word)
+    return [parts[1], parts[2]] if parts else [word]
+
+
+def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest stretch of segments that is in both."""
+    longest = 0
+    ends: dict[int, int] = {}  # place in `other` -> length of the common run that ends there
+    places: dict[str, list[int]] = {}
+    for place, segment in enumerate(other):
+        places.setdefault(segment, []).append(place)
+    for segment in one:
+        ends = {place: ends.get(place - 1, 0) + 1 for place in places.get(segment, ())}
+        longest = max(longest, *ends.values()) if ends else longest
+    return longest

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `--input` names -> sources of text -> parts that can be read apart from each other.
+
+An item of `--input` is a file, a folder, a glob or `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD`, each with `@WEIGHT`
+after it if its text is to count more or less than once: with weight 2 every document is taken twice, with 0.25 a
+quarter of the documents, chosen by a hash of their text. A path that exists as it stands is that path.
+"""
+
+import glob
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bert_jax.errors import UserError
+from bert_jax.files import file_sha256
+from bert_jax.text.documents import RawDocument, read_raw, ReadingCounts, ReadingOptions
+from bert_jax.text.tfds_source import find_split, read_split, TfdsSplit
+
+_CORPUS_RECORD = "corpus.json"  # what `bert-jax corpus` leaves beside its text
+_WEIGHT = re.compile(r"(.+)@([^@/]*)", re.DOTALL)
+_MOST_REPETITIONS = 1000
+_TFDS = "tfds:"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One item of `--input`.
+
+    name: the item without its weight and without the folders above it, the same wherever the text lies.
+    files: in the order in which they are read; those of a TFDS split are its record files.
+    folder: the folder that the names of the files begin below.
+    tfds: the split, None for files of text.
+    """
+
+    name: str
+    weight: float
+    files: tuple[Path, ...]
+    folder: Path
+    tfds: TfdsSplit | None = None
+
+    def name_of(self, file: Path) -> str:
+        """The name of one of the files, below `folder`."""
+        return file.relative_to(self.folder).as_posix()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive files of one source, on one of the passes over it. Reading it needs no other part.
+
+    share: of its documents; less than 1 on the last pass of a source whose weight is not a whole number.
+    bytes: of its files, as stored.
+    """
+
+    number: int
+    source: int
+    repetition: int
+    share: float
+    files: tuple[Path, ...]
+    tfds: TfdsSplit | None
+    bytes: int
+
+
+# ---- sources -----------------------------------------------------------------------------------------------
+
+
+def parse_sources(inputs: Sequence[str | Path]) -> list[Source]:
+    """The sources that the items of `--input` name.
+
+    A folder stands for all files below it in sorted order, without hidden ones (.git, .DS_Store) and without the record
+    that `bert-jax corpus` leaves; a glob for what it matches, in sorted order.
+
+    Raises:
+      UserError: an item that is missing, an empty file, a folder without files, a glob that matches nothing, a file
+        that is reached twice or is not a regular file, a weight that is not one, a data set that TFDS does not have.
+    """
+    sources = [_parse(str(item)) for item in inputs]
+    _require_once(sources)
+    return sources
+
+
+def total_bytes(sources: Sequence[Source]) -> int:
+    """Bytes of all files as stored, each once whatever its weight."""
+    return sum(file.stat().st_size for source in sources for file in source.files)
+
+
+def _parse(item: str) -> Source:
+    text, weight = item, 1.0
+    if not os.path.exists(item) and (match := _WEIGHT.fullmatch(item)):
+        text, weight = match[1], _weight(item, match[2])
+    if text.startswith(_TFDS) and not os.path.exists(text):
+        split = find_split(text)
+        return Source(text, weight, split.files, split.folder, split)
+    path = Path(text)
+    if path.is_dir():
+        files, folder = _files_below(path), path
+    elif path.exists():
+        files, folder = [path], path.parent
+    elif glob.has_magic(text):
+        files, folder = _files_matching(text)
+    else:
+        raise UserError(f"{text} is missing: check --input")
+    for file in files:
+        _require_text(file)
+    name = path.relative_to(folder).as_posix() if path != folder else path.resolve().name
+    return Source(name, weight, tuple(files), folder)
+
+
+def _weight(item: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight <= _MOST_REPETITIONS:
+        raise UserError(
+            f"--input {item} is missing, and {text!r} after its @ is not a weight: check the path, or give a number"
+            f" above 0, at most {_MOST_REPETITIONS} (2: every document twice, 0.25: a quarter of them)"
+        )
+    return weight
+
+
+def _files_below(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CORPUS_RECORD)
+    files = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not files:
+        raise UserError(f"{folder} has no files in it: check --input")
+    return files
+
+
+def _files_matching(pattern: str) -> tuple[list[Path], Path]:
+    """The files that a glob matches, those below matching folders too, and the folder above its first wildcard."""
+    files: list[Path] = []
+    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
+        files += _files_below(path) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{pattern} matches no file: check --input")
+    parts = Path(pattern).parts
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    return list(dict.fromkeys(files)), Path(*parts[:first])
+
+
+def _require_text(file: Path) -> None:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the name of the file {str(file)!a} is not UTF-8, and could not be recorded: rename it"
+        ) from None
+    if not file.is_file():
+        raise UserError(f"{file} is not a regular file: write its text to a file first")
+    if not file.stat().st_size:
+        raise UserError(f"{file} is empty: remove it or leave it out of --input")
+
+
+def _require_once(sources: Sequence[Source]) -> None:
+    """Refuse a file or a TFDS split that is named twice. Slices of one split may be sources of their own."""
+    seen: dict[Path | str, str] = {}
+    for source in sources:
+        named: dict[Path | str, str] = {source.name: source.name}
+        if source.tfds is None:
+            named = {file.resolve(): str(file) for file in source.files}
+        for what, name in named.items():
+            if what in seen:
+                raise UserError(
+                    f"{name} is given twice (as {seen[what]} too): leave one out; to count its text twice give {name}@2"
+                )
+        seen |= named
+
+
+# ---- parts -------------------------------------------------------------------------------------------------
+
+
+def plan_parts(sources: Sequence[Source], part_bytes: int) -> list[Part]:
+    """The parts of all passes over all sources, in the order of the sources.
+
+    Files are put together until they have `part_bytes`, as stored. A file that has as much stands by itself, and so
+    does a TFDS split. A function of the sizes of the files alone.
+    """
+    parts: list[Part] = []
+    for index, source in enumerate(sources):
+        sizes = [file.stat().st_size for file in source.files]
+        groups = [range(len(sizes))] if source.tfds else _groups(sizes, part_bytes)
+        for repetition, share in enumerate(_passes(source.weight)):
+            for group in groups:
+                files, size = tuple(source.files[place] for place in group), sum(sizes[place] for place in group)
+                parts.append(Part(len(parts), index, repetition, share, files, source.tfds, size))
+    return parts
+
+
+def _groups(sizes: Sequence[int], part_bytes: int) -> list[range]:
+    """Ranges of consecutive files. A rest of less than a quarter of a part joins the range before it."""
+    groups: list[range] = []
+    begin = total = 0
+    for place, size in enumerate(sizes):
+        if size >= part_bytes and place > begin:
+            groups.append(range(begin, place))
+            begin, total = place, 0
+        total += size
+        if total >= part_bytes:
+            groups.append(range(begin, place + 1))
+            begin, total = place + 1, 0
+    if begin < len(sizes):
+        if groups and total < part_bytes / 4:
+            begin = groups.pop().start
+        groups.append(range(begin, len(sizes)))
+    return groups
+
+
+def _passes(weight: float) -> list[float]:
+    """The share of the documents that each pass takes."""
+    whole = math.floor(weight)
+    rest = weight - whole
+    return [1.0] * whole + ([rest] if rest else [])
+
+
+def read_part(
+    part: Part,
+    sources: Sequence[Source],
+    options: ReadingOptions,
+    counts: ReadingCounts,
+    on_bytes: Callable[[int], None] | None = None,
+    on_file: Callable[[Path, str], None] | None = None,
+) -> Iterator[RawDocument]:
+    """The documents of one part; of a part with a share less than 1 only those that are chosen.
+
+    Args:
+      counts: what is left out or replaced on the way is added to these.
+      on_bytes: told how many more bytes of the files, as stored, have been read.
+      on_file: told of each file that has been read to its end, with its sha256 in hex.
+
+    Raises:
+      UserError: as `documents.read_raw`, or as `tfds_source.read_split`.
+    """
+    for document in _all_documents(part, options, counts, on_bytes, on_file):
+        if part.share >= 1 or _hash(document) < part.share:
+            yield document
+
+
+def _all_documents(
+    part: Part,
+    options: ReadingOptions,
+    counts: ReadingCounts,
+    on_bytes: Callable[[int], None] | None,
+    on_file: Callable[[Path, str], None] | None,
+) -> Iterator[RawDocument]:
+    if part.tfds is not None:
+        yield from read_split(part.tfds, options, counts, on_bytes)
+        if on_file is not None:
+            for file in part.files:
+                on_file(file, file_sha256(file))
+        return
+    for file in part.files:
+        digest = hashlib.sha256()
+        yield from read_raw(file, options, counts, on_bytes, digest)
+        if on_file is not None:
+            on_file(file, digest.hexdigest())
+
+
+def _hash(document: RawDocument) -> float:
+    """A hash of the text in [0, 1); the choice of held-out documents is made by another one."""
+    digest = hashlib.blake2b("\n".join(document.lines).encode(), digest_size=8, person=b"share")
+    return (int.from_bytes(digest.digest()) >> 11) / 2**53

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: dispatch step n, then read the sums of step n - 1; evaluate, save, stop cleanly. Knows no task.
+
+The position in the data is the step, so a checkpoint needs no state of any iterator.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import jax
+
+from bert_jax.feed.batch import Batch
+from bert_jax.mesh.distributed import stop_agreed
+from bert_jax.process import stopping
+from bert_jax.train.state import TrainState
+
+Sums = dict[str, float]
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps at one sequence length, compiled when it begins."""
+
+    number: int
+    begin: int  # first step
+    end: int  # the step after the last
+    compile: Callable[[], Step]
+    feed: Callable[[int], Generator[Batch]]  # from this step of the run on
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """After how many steps something is due; the last step is always due for both."""
+
+    total_steps: int
+    save_every: int
+    eval_every: int  # 0: only at the end
+
+    def save_due(self, done: int) -> bool:
+        """Whether to save after `done` steps."""
+        return done == self.total_steps or done % self.save_every == 0
+
+    def eval_due(self, done: int) -> bool:
+        """Whether to evaluate after `done` steps."""
+        return done == self.total_steps or (self.eval_every > 0 and done % self.eval_every == 0)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls; each gets the number of steps done."""
+
+    measured: Callable[[int, Phase, Sums, float], None]  # the sums of a step and the seconds it took; may raise
+    evaluate: Callable[[int, TrainState], None]
+    save: Callable[[int, TrainState], None]
+    put: Callable[[Batch], Any]  # a host's rows -> global arrays on the mesh
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once.
+
+    While nothing is under way that would be lost, as when a phase is compiled, the first one stops at once, too. Of
+    several processes all stop after the same step, whichever of them got the signal; see distributed.py.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
+        self.signal_number: int | None = None  # set: the loop stops
+        self.idle = False  # nothing would be lost
+        self.may_leave = False  # a program that is made just now: the state before it can be saved
+        self.called = 0.0
+        self._asked = self._said = False
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        self.called = time.monotonic()
+        if self._asked or self._at_once():
+            raise stopping.Signalled(number)
+        self._asked = True
+        self._say(number)
+        if self.shared:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX spreads to the other processes
+            return
+        self.signal_number = number
+        if self.may_leave and stopping.is_building():
+            raise stopping.LeftBuilding(number)
+
+    def unanswered(self, number: int) -> None:
+        """See `stopping.Answer`: a step is waited for, whatever is before the first one is not."""
+        if self._asked or self._at_once():
+            stopping.end_without_unwinding("bert-jax", number)
+        self._say(number)
+
+    def _at_once(self) -> bool:
+        return self.idle and not self.shared
+
+    def _say(self, number: int) -> None:
+        if not self._said:
+            self._said = True
+            # os.write: print may be interrupted in the middle of the progress bar's own.
+            os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
+
+    def reached(self, done: int) -> bool:
+        """Whether to stop after `done` steps; asked once after each step."""
+        if self.shared and stop_agreed(done):
+            self.signal_number = signal.SIGTERM
+        return self.signal_number is not None
+
+
+@contextmanager
+def listen_for_stop() -> Iterator[StopRequest]:
+    """While open, SIGINT and SIGTERM only set the request. Of several processes, JAX listens for SIGTERM."""
+    request = StopRequest(shared=jax.process_count() > 1)
+    with stopping.installed(request, (signal.SIGINT,) if request.shared else stopping.SIGNALS):
+        yield request
+
+
+def train(
+    state: TrainState, done: int, phases: list[Phase], schedule: Schedule, hooks: Hooks, stop: StopRequest
+) -> int:
+    """Run from step `done` to the end or until a stop is asked for. The state is donated.
+
+    Returns:
+      The number of steps done; the state after them is saved.
+    """
+    # Everything that crosses between host and device in this loop is asked for by name.
+    with jax.transfer_guard("disallow"):
+        for phase in phases:
+            if done >= phase.end:
+                continue
+            state, done = _train_phase(state, done, phase, schedule, hooks, stop)
+            if stop.signal_number is not None:
+                break
+    return done
+
+
+def _train_phase(
+    state: TrainState, done: int, phase: Phase, schedule: Schedule, hooks: Hooks, stop: StopRequest
+) -> tuple[TrainState, int]:
+    stop.idle = True  # the phase before this one is saved
+    with jax.transfer_guard("allow"):  # constants of the program
+        step = phase.compile()
+    feed = phase.feed(done)  # before the clock starts: what it imports is no step's time
+    stop.idle, saved = False, done
+    clock = Stopwatch()
+    unread: dict[str, jax.Array] | None = None
+
+    def read(sums: dict[str, jax.Array] | None, steps: int) -> None:
+        if sums is not None:
+            values = {name: float(value) for name, value in jax.device_get(sums).items()}
+            hooks.measured(steps, phase, values, clock.lap())
+
+    with closing(feed) as batches:
+        for batch in batches:
+            begun = _begin_step(step, state, hooks.put(batch), stop)
+            if begun is None:  # a stop came while its program was compiled
+                if done > saved:
+                    read(unread, done)
+                    unread = None
+                    hooks.save(done, state)
+                break
+            state, sums = begun
+            # Read the step before only now that this one is under way, so that the device never waits for the host.
+            read(unread, done)
+            unread, done = sums, done + 1
+            stopping = stop.reached(done)
+            # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
+            save = stopping or schedule.save_due(done) or done == phase.end
+            if save or schedule.eval_due(done):
+                # A step's sums are read and found finite before its state may replace a good checkpoint.
+                read(unread, done)
+                unread = None
+                with clock.paused():
+                    if schedule.eval_due(done):
+                        hooks.evaluate(done, state)
+                    if save:
+                        hooks.save(done, state)
+                        saved = done
+            if stopping:
+                break
+    read(unread, done)
+    return state, done
+
+
+def _begin_step(
+    step: Step, state: TrainState, batch: Any, stop: StopRequest
+) -> tuple[TrainState, dict[str, jax.Array]] | None:
+    """What a step gives; None where a stop was asked for while its program was compiled: `state` is then as it was."""
+    stop.may_leave = True
+    try:
+        return step(state, batch)
+    except stopping.LeftBuilding:
+        return None
+    finally:
+        stop.may_leave = False
+
+
+class Stopwatch:
+    """Seconds between laps, without the pauses."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.perf_counter()
+        seconds, self._begin = now - self._begin, now
+        return seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        begin = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - begin

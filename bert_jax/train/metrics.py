@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured while training: sums read from the device, added up on the host, divided once.
+
+The names `nsp_*` and `is_next_share` are those of the label of a pair, whatever it says: with objective mlm_sop they
+are scores of sentence order and the share of pairs that stand in order.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bert_jax.config.pretrain import ModelConfig
+from bert_jax.errors import UserError
+from bert_jax.model.accounting import training_flops
+
+WATCHED = ("mlm_loss", "nsp_loss", "loss", "grad_norm", "parameter_norm")  # sums that must be finite
+LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last line of metrics.jsonl; part of a checkpoint, so that a resumed run's lines
+    are those of an uninterrupted one."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, sums: Mapping[str, float], seconds: float) -> None:
+        """Take in one step."""
+        self.steps += 1
+        self.seconds += seconds
+        for name, value in sums.items():
+            self.sums[name] = value if name in LAST_VALUE else self.sums.get(name, 0.0) + value
+
+    def as_record(self) -> dict[str, Any]:
+        """What a checkpoint keeps; `Window(**record)` gives it back."""
+        return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
+
+    def line(self, step: int, phase: int, model: ModelConfig, nsp: bool) -> dict[str, Any]:
+        """The line of metrics.jsonl for the steps up to `step`."""
+        sums = self.sums
+        picked, seconds = sums["mlm_weight"], max(self.seconds, 1e-9)
+        scores = mean_scores(sums, nsp)
+        flops = training_flops(model, sums["valid_tokens"], sums["squared_lengths"], picked)
+        shares = {
+            "picked_share": picked / sums["valid_tokens"],
+            "mask_share": sums["masked"] / picked,
+            "kept_share": sums["kept"] / picked,
+            "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
+            "valid_token_share": sums["valid_tokens"] / sums["row_tokens"],
+            "examples_per_row": sums["examples"] / sums["rows"],
+        }
+        if nsp and sums["nsp_weight"]:
+            shares["is_next_share"] = 1 - sums["not_next"] / sums["nsp_weight"]
+        return {
+            "kind": "train",
+            "step": step,
+            "phase": phase,
+            "loss": scores["mlm_loss"] + scores.get("nsp_loss", 0.0),
+            **scores,
+            "grad_norm": sums["grad_norm"],
+            "learning_rate": sums["learning_rate"],
+            "valid_tokens": int(sums["valid_tokens"]),
+            "seconds": seconds,
+            "tokens_per_second": sums["valid_tokens"] / seconds,
+            "sequences_per_second": sums["examples"] / seconds,
+            "model_flops_per_second": flops / seconds,
+            **shares,
+        }
+
+
+def mean_scores(sums: Mapping[str, float], nsp: bool) -> dict[str, float]:
+    """Loss (nats) and accuracy of each objective from their sums."""
+    scores = {}
+    for name in ("mlm", "nsp") if nsp else ("mlm",):
+        weight = max(sums[f"{name}_weight"], 1.0)
+        scores[f"{name}_loss"] = sums[f"{name}_loss"] / weight
+        scores[f"{name}_accuracy"] = sums[f"{name}_correct"] / weight
+    return scores
+
+
+def check_finite(step: int, sums: Mapping[str, float], run: str, remedy: str) -> None:
+    """Refuse to go on from a step whose loss or gradient is not a finite number.
+
+    Args:
+      step: that was done.
+      sums: of the step, by name.
+      run: what holds the checkpoints of before.
+      remedy: which of the stage's settings to change.
+
+    Raises:
+      UserError: naming the step and the values.
+    """
+    watched = {name: sums[name] for name in WATCHED if name in sums}
+    if not all(math.isfinite(value) for value in watched.values()):
+        values = ", ".join(f"{name}={value}" for name, value in watched.items())
+        raise UserError(
+            f"step {step}: the loss or the gradient is not finite ({values}): the run stops and nothing is overwritten;"
+            f" what {run} holds is of before: {remedy} in a new run"
+        )
+
+
+def wilson_interval(correct: float, total: float, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927); (0, 1) without observations."""
+    if total == 0:
+        return 0.0, 1.0
+    share, scale = correct / total, 1 + z * z / total
+    middle = (share + z * z / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
+    return max(middle - half, 0.0), min(middle + half, 1.0)

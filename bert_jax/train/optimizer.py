@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimizers and their schedule, as optax transformations.
+
+`adamw_bert` is the original's Adam: decoupled weight decay and no bias correction (google-research/bert,
+optimization.py). `adamw` has the correction (1711.05101). `lamb` is 1904.00962, algorithm 2, with bias correction.
+
+All of them leave LayerNorm and biases without decay; LAMB leaves these without its trust ratio too, as the published
+implementation does, and takes the ratio of each layer on its own although layers are stacked in one array.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bert_jax.config.pretrain import OptimizerConfig, SchedulePart
+from bert_jax.mesh.sharding import parameter_path
+
+Parameters = Any  # a pytree of arrays
+STACKED = re.compile(r"(^|/)layers/")  # parameters with a leading axis of layers
+NOT_DECAYED = re.compile(r"(^|/)(bias|scale|mix/weights)$")
+
+
+def is_decayed(path: str) -> bool:
+    """Weight decay holds for kernels and tables, not for LayerNorm and biases."""
+    return not NOT_DECAYED.search(path)
+
+
+def decay_mask(parameters: Parameters) -> Any:
+    """True where weight decay holds, in the tree of `parameters`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), parameters)
+
+
+def learning_rate_schedule(parts: Sequence[SchedulePart]) -> Callable[[jax.Array | int], jax.Array]:
+    """Step (from 0) -> learning rate, float32.
+
+    As the original: `peak * step / warmup` during warm-up, then `peak * (1 - step / total)`: the decay counts from
+    step 0, so the peak itself is not quite reached, and step 0 has rate 0. Each part counts its own steps.
+    """
+    begins = [part.begin for part in parts]
+    lengths = [part.steps for part in parts]
+    peaks = [part.learning_rate for part in parts]
+    warmups = [part.warmup_steps for part in parts]
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        part = jnp.searchsorted(jnp.asarray(begins), step, side="right") - 1
+        local = (jnp.asarray(step) - jnp.asarray(begins)[part]).astype(jnp.float32)
+        peak = jnp.asarray(peaks, jnp.float32)[part]
+        warmup = jnp.asarray(warmups, jnp.float32)[part]
+        rising = peak * local / jnp.maximum(warmup, 1)
+        length = jnp.asarray(lengths, jnp.float32)[part]
+        falling = peak * jnp.maximum(length - local, 0) / length
+        return jnp.where(local < warmup, rising, falling)
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clip by global norm, moments, decay, (trust ratio), learning rate, (rates of layers)."""
+    steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.freeze != "none":
+        steps.insert(0, scale_by_factors(lambda parameters: trained_parts(parameters, config.freeze)))
+    steps.append(scale_by_moments(config.b1, config.b2, config.eps, bias_correction=config.name != "adamw_bert"))
+    steps.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+    if config.name == "lamb":
+        steps.append(scale_by_layer_trust_ratio())
+    steps.append(optax.scale_by_learning_rate(schedule))
+    if config.layer_decay != 1:
+        steps.append(scale_by_factors(lambda parameters: layer_rates(parameters, config.layer_decay)))
+    if config.freeze != "none":  # decay too
+        steps.append(scale_by_factors(lambda parameters: trained_parts(parameters, config.freeze)))
+    return optax.chain(*steps)
+
+
+def layer_rates(parameters: Parameters, decay: float) -> Any:
+    """Of L layers, layer l has decay^(L + 1 - l), the embeddings are layer 0, and all above them has 1.
+
+    Universal Language Model Fine-tuning (1801.06146), section 3.2; counted as ELECTRA (2003.10555) does.
+
+    Returns:
+      A factor for each parameter that broadcasts against it: of stacked layers [L, 1, ...].
+    """
+    return _by_depth(parameters, lambda depth, layers: decay ** (layers + 1 - depth))
+
+
+def trained_parts(parameters: Parameters, freeze: str) -> Any:
+    """0 where `optimizer.freeze` keeps a parameter as it is, 1 elsewhere; as `layer_rates`."""
+    if freeze == "encoder":  # its pooler too
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: 0.0 if parameter_path(path).startswith("encoder/") else 1.0, parameters
+        )
+    lowest = 0 if freeze == "embeddings" else int(freeze)
+    return _by_depth(parameters, lambda depth, layers: (depth > lowest) * 1.0)
+
+
+def _by_depth(parameters: Parameters, factor: Callable[[Any, int], Any]) -> Any:
+    """`factor` of the depth of each parameter, of L: embeddings 0, stacked layers [L, 1, ...] of 1 to L, the rest L + 1."""
+    leaves = jax.tree_util.tree_leaves_with_path(parameters)
+    layers = next(leaf.shape[0] for path, leaf in leaves if STACKED.search(parameter_path(path)))
+
+    def of(path: tuple[Any, ...], leaf: jax.Array) -> Any:
+        name = parameter_path(path)
+        if STACKED.search(name):
+            depths = np.arange(1, layers + 1).reshape(-1, *(1,) * (leaf.ndim - 1))
+            return np.asarray(factor(depths, layers), np.float32)
+        return float(factor(0 if "embeddings/" in name else layers + 1, layers))
+
+    return jax.tree_util.tree_map_with_path(of, parameters)
+
+
+def scale_by_factors(factors: Callable[[Parameters], Any]) -> optax.GradientTransformation:
+    """Multiply updates by constants that follow from the parameters' names."""
+
+    def apply(updates: Parameters, state: Any, parameters: Parameters) -> tuple[Parameters, Any]:
+        return jax.tree.map(lambda update, by: update * by, updates, factors(parameters)), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), apply)
+
+
+class MomentsState(NamedTuple):
+    """First and second moments of the gradient."""
+
+    updates: jax.Array  # [] int32, how many so far
+    mu: Parameters
+    nu: Parameters
+
+
+def scale_by_moments(b1: float, b2: float, eps: float, *, bias_correction: bool) -> optax.GradientTransformation:
+    """m / (sqrt(v) + eps) with moments m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, corrected or not."""
+
+    def init(parameters: Parameters) -> MomentsState:
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        return MomentsState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, parameters))
+
+    def update(gradients: Parameters, state: MomentsState, _: Any = None) -> tuple[Parameters, MomentsState]:
+        updates = state.updates + 1
+        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradients, state.mu)
+        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(g), gradients, state.nu)
+        first, second = (1 - b1**updates, 1 - b2**updates) if bias_correction else (1, 1)
+        scaled = jax.tree.map(lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu)
+        return scaled, MomentsState(updates, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's trust ratio |parameter| / |update|, 1 where either is 0, of each layer's array on its own."""
+
+    def rescale(path: tuple[Any, ...], update: jax.Array, parameter: jax.Array) -> jax.Array:
+        name = parameter_path(path)
+        if not is_decayed(name):
+            return update
+        axes = tuple(range(1 if STACKED.search(name) else 0, update.ndim))
+        size = jnp.sqrt(jnp.square(parameter).sum(axes, keepdims=True))
+        step = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))
+        return update * jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1), 1)
+
+    def apply(updates: Parameters, state: Any, parameters: Parameters) -> tuple[Parameters, Any]:
+        return jax.tree_util.tree_map_with_path(rescale, updates, parameters), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), apply)

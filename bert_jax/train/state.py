@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a training run, made sharded: abstract shapes -> shardings -> initialisation under jit.
+
+No array is ever whole on one device unless the mesh says so.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig, SchedulePart
+from bert_jax.feed.packing import bucket_widths
+from bert_jax.mesh.sharding import parameter_shardings
+from bert_jax.model.encoder import Compute
+from bert_jax.model.heads import BertModel
+from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# Purposes that are folded into the run's seed, so that no two uses share random numbers.
+INITIAL_WEIGHTS, DROPOUT = 1, 2
+
+
+def resolve_compute_dtype(name: str, platform: str) -> str:
+    """What `auto` stands for: bfloat16 where there are units for it, float32 on a CPU."""
+    if name != "auto":
+        return name
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
+def row_lengths(config: PretrainConfig, phase: PhaseConfig) -> list[int]:
+    """The lengths of rows, in tokens, that a phase has."""
+    if config.packing == "buckets":
+        return bucket_widths(phase.sequence_length, config.buckets)
+    return [phase.sequence_length]
+
+
+class TrainState(NamedTuple):
+    """A plain pytree: all that a checkpoint holds of the device's side."""
+
+    params: dict[str, Any]  # float32
+    opt_state: Any
+    step: jax.Array  # [] int32, optimizer steps done
+
+
+class TrainingConfig(Protocol):
+    """What pre-training and fine-tuning are both configured by."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def compute_dtype(self) -> str: ...
+    @property
+    def remat(self) -> str: ...
+    @property
+    def scan_layers(self) -> bool: ...
+    @property
+    def attention(self) -> str: ...
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+    def schedule_parts(self) -> list[SchedulePart]: ...
+
+
+@dataclass(frozen=True)
+class Training[C: TrainingConfig]:
+    """What a run's configuration and mesh determine: the model's graph, the optimizer, shapes and shardings."""
+
+    config: C
+    mesh: Mesh
+    fine_tuned: ModelDescription | None = None  # None: pre-training, of the configuration's model
+
+    @property
+    def description(self) -> ModelDescription:
+        """The encoder and its heads."""
+        return self.fine_tuned or ModelDescription(self.config.model)
+
+    @cached_property
+    def compute(self) -> Compute:
+        """How the network is computed."""
+        config = self.config
+        dtype = COMPUTE_DTYPES[resolve_compute_dtype(config.compute_dtype, self.platform)]
+        return Compute(dtype, config.remat, config.scan_layers, config.attention)
+
+    @property
+    def platform(self) -> str:
+        """Of the mesh's devices: cpu, gpu, tpu."""
+        return self.mesh.devices.flat[0].platform
+
+    @cached_property
+    def graph(self) -> nnx.GraphDef:
+        """The static side of the model: `nnx.merge(graph, params)` gives it back."""
+        return nnx.split(nnx.eval_shape(lambda: self._model(jax.random.key(0))))[0]
+
+    @cached_property
+    def schedule(self) -> optax.Schedule:
+        """Step -> learning rate."""
+        return learning_rate_schedule(self.config.schedule_parts())
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optax transformation."""
+        return make_optimizer(self.config.optimizer, self.schedule)
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state; nothing is allocated."""
+        shapes = jax.eval_shape(self._create, self.key(INITIAL_WEIGHTS))
+        shardings = parameter_shardings(shapes, self.mesh)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+        )
+
+    def key(self, purpose: int) -> jax.Array:
+        """The run's random key for one purpose."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+
+    def initial_state(self) -> TrainState:
+        """Create the state, each array on the devices where it belongs."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        # It runs once: on a CPU, compiling random numbers with every optimization takes longer than drawing them.
+        options = {"xla_backend_optimization_level": 1} if self.platform == "cpu" else None
+        return jax.jit(self._create, out_shardings=shardings, compiler_options=options)(self.key(INITIAL_WEIGHTS))
+
+    def _create(self, key: jax.Array) -> TrainState:
+        params = nnx.to_pure_dict(nnx.split(self._model(key))[1])
+        return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    def _model(self, key: jax.Array) -> BertModel:
+        return BertModel(self.description, self.compute, rngs=nnx.Rngs(params=key))

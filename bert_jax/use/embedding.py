@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text -> vectors: one for each line of a file, from any layers of any checkpoint, in shards.
+
+Shapes: N texts, B rows, S tokens, D features, K chosen layers.
+"""
+
+import hashlib
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from bert_jax.conversion.own_format import flat
+from bert_jax.errors import UserError
+from bert_jax.files import complete_or_absent, write_json
+from bert_jax.process.output_lock import LOCK_FILE, locked
+from bert_jax.use.model import Pretrained, SHOWN, TextBatch
+
+POOLINGS = ("mean", "cls", "pooled")
+COMBINATIONS = ("concat", "sum", "mean")
+TOO_LONG = ("error", "truncate")
+RECORD = "embeddings.json"
+_LEFT_BEHIND = re.compile(r"embeddings-\d{5,}\.npy(\.partial)?|embeddings\.json\.partial")  # before there is a record
+_BLOCK = 4096  # texts that are sorted by length and kept in memory at once
+_BLOCK_CHARACTERS = 2**22  # held at once, and one line more
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """What a vector is made of."""
+
+    pooling: str = "mean"  # of tokens, [CLS] and [SEP] among them; cls: the first token; pooled: the pooler's output
+    layers: tuple[int, ...] = (-1,)  # 0: the embeddings, 1: the first layer, -1: the last
+    combine: str = "concat"  # of layers
+    too_long: str = "error"
+    dtype: str = "float32"
+    shard_size: int = 100_000  # vectors in a file
+
+
+def check(settings: EmbedSettings, model: Pretrained) -> None:
+    """Refuse what the model cannot give.
+
+    Raises:
+      UserError: naming the option.
+    """
+    layers = model.description.model.num_hidden_layers
+    wrong = [layer for layer in settings.layers if not -layers - 1 <= layer <= layers]
+    if wrong:
+        raise UserError(
+            f"--layers {wrong[0]}: the model has layers 1 to {layers} (-1 is the last); 0 is the output of its embeddings"
+        )
+    if settings.pooling == "pooled" and not model.description.pooler:
+        raise UserError("--pooling pooled: this checkpoint has no pooler: use mean or cls")
+    if settings.pooling == "pooled" and settings.layers != (-1,):
+        raise UserError("--pooling pooled stands on the last layer: leave out --layers")
+    if settings.shard_size < 1:
+        raise UserError(f"--shard-size {settings.shard_size} must be at least 1")
+
+
+def width_of(settings: EmbedSettings, model: Pretrained) -> int:
+    """Numbers in a vector."""
+    parts = len(settings.layers) if settings.combine == "concat" and settings.pooling != "pooled" else 1
+    return parts * model.description.model.hidden_size
+
+
+# ---- vectors -------------------------------------------------------------------------------------------------------
+
+
+def embed(
+    texts: Sequence[str], model: Pretrained, settings: EmbedSettings, place: str = "text", first: int = 0
+) -> tuple[np.ndarray, int]:
+    """Vectors of texts, [N, width], in their order, and how many texts were cut.
+
+    Args:
+      texts: each its own row.
+      model: whatever `bert_jax.load` gives.
+      settings: what a vector is made of.
+      place, first: what a text is called in a message, by its number, the first being `first`: "lines.txt, line", 1.
+
+    Raises:
+      UserError: a text is too long, and `too_long` is error.
+    """
+    rows, cut = _rows(texts, model, settings, place, first)
+    vectors = np.empty((len(rows), width_of(settings, model)), settings.dtype)
+    for batch in model.batches(rows):
+        vectors[batch.numbers] = np.asarray(_vectors(batch, model, settings))[: len(batch.numbers)]
+    return vectors, cut
+
+
+def _rows(
+    texts: Sequence[str], model: Pretrained, settings: EmbedSettings, place: str, first: int
+) -> tuple[list[tuple[list[int], list[int]]], int]:
+    longest, cut, rows = model.description.model.max_position_embeddings, 0, []
+    for number, text in enumerate(texts, start=first):
+        ids, segments = model.ids(text)
+        if len(ids) > longest:
+            if settings.too_long == "error":
+                raise UserError(
+                    f"{place} {number}: {text[:SHOWN]!r} is {len(ids)} tokens long, and the model has {longest} positions:"
+                    " shorten it, or give --too-long truncate"
+                )
+            ids, segments, cut = [*ids[: longest - 1], ids[-1]], segments[:longest], cut + 1
+        rows.append((ids, segments))
+    return rows, cut
+
+
+def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> jax.Array:
+    """[B, width] of a batch."""
+    encoded = model(batch.fields, all_layers=settings.pooling != "pooled").encoder
+    if settings.pooling == "pooled":
+        assert encoded.pooled_output is not None  # `check` has seen to it
+        return encoded.pooled_output[:, 0]
+    assert encoded.all_layers is not None
+    chosen = encoded.all_layers[jnp.asarray(settings.layers)].astype(jnp.float32)  # [K, B, S, D]
+    if settings.pooling == "cls":
+        pooled = chosen[:, :, 0]
+    else:
+        valid = jnp.asarray(batch.fields["sequence_ids"] > 0, jnp.float32)[None, :, :, None]
+        pooled = (chosen * valid).sum(2) / jnp.maximum(valid.sum(2), 1)
+    if settings.combine == "concat":
+        return jnp.concatenate(list(pooled), axis=-1)
+    return pooled.sum(0) if settings.combine == "sum" else pooled.mean(0)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def embed_lines(
+    lines: Iterable[str],
+    total: int,
+    model: Pretrained,
+    settings: EmbedSettings,
+    output: Path,
+    name: str = "input",
+    input_sha256: str | None = None,
+) -> dict[str, Any]:
+    """Vectors of lines into an .npz file or a directory of .npy shards; returns its record.
+
+    Args:
+      lines: texts, one a line; an empty one has a vector too, so that line n is vector n.
+      total: bytes of all lines, for the progress bar.
+      output: a name that ends in .npz (arrays `embeddings` [N, width] and `record`, its JSON, in one file), or a directory
+        (embeddings-00000.npy, ... of `shard_size` vectors, and embeddings.json, written last), which is new, empty, or
+        what a start that was cut off has left: then it is begun anew.
+      name: of the lines' file, for messages.
+      input_sha256: of that file; with it a finished result of the same is recognised: its record is returned, with
+        `made_before`, and nothing is written.
+
+    Raises:
+      UserError: as `check` and `embed`; `output` is there already and of something else, or another process writes there.
+    """
+    check(settings, model)
+    request = None
+    if input_sha256 is not None:
+        request = {"settings": asdict(settings), "input": input_sha256, "weights": _weights_sha256(model)}
+        if (made := _made_before(output, request)) is not None:
+            return made | {"made_before": True}
+    with nullcontext() if output.suffix == ".npz" else locked(output, "embed"):
+        return _embed_lines(lines, total, model, settings, output, name, request)
+
+
+def _embed_lines(
+    lines: Iterable[str],
+    total: int,
+    model: Pretrained,
+    settings: EmbedSettings,
+    output: Path,
+    name: str,
+    request: dict[str, Any] | None,
+) -> dict[str, Any]:
+    _clear(output)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
+        counts = {"texts": 0, "truncated": 0}
+
+        def blocks() -> Iterator[np.ndarray]:
+            for block in _blocks(lines):
+                vectors, cut = embed(block, model, settings, f"{name}, line", counts["texts"] + 1)
+                counts["texts"] += len(block)
+                counts["truncated"] += cut
+                bar.update(sum(len(line.encode()) + 1 for line in block))
+                bar.set_postfix_str(f"{counts['texts']:,} texts", refresh=False)
+                yield vectors
+
+        record = {
+            "settings": asdict(settings),
+            "width": width_of(settings, model),
+            "model": model.description.to_dict(),
+            "request": request,
+        }
+        if output.suffix == ".npz":
+            everything = np.concatenate([*blocks(), np.empty((0, width_of(settings, model)), settings.dtype)])
+            with complete_or_absent(output) as file:
+                np.savez(file, embeddings=everything, record=np.array(json.dumps(record | counts)))
+            return record | counts
+        output.mkdir(exist_ok=True)
+        record["shards"] = [
+            _write_shard(output, number, shard) for number, shard in enumerate(_shards(blocks(), settings))
+        ]
+        write_json(output / RECORD, record | counts)
+        return record | counts
+
+
+def _weights_sha256(model: Pretrained) -> str:
+    """A hash of all that decides about a vector of the model: parameters and tokenizer."""
+    digest = hashlib.sha256(model.tokenizer.fingerprint.encode())
+    for path, leaf in sorted(flat(model.params).items()):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
+
+
+def _made_before(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a result that is there, if it is of the same texts, weights and settings, and its files are whole."""
+    try:
+        if output.suffix == ".npz":
+            with np.load(output, allow_pickle=False) as arrays:
+                record = json.loads(str(arrays["record"]))
+                arrays["embeddings"]  # has a checksum in the archive
+        else:
+            record = json.loads((output / RECORD).read_bytes())
+        if json.loads(json.dumps(request)) != record["request"]:
+            return None
+        for shard in record.get("shards", []):
+            vectors = np.load(output / shard["file"], allow_pickle=False)
+            if hashlib.sha256(vectors).hexdigest() != shard["sha256"]:
+                raise UserError(
+                    f"{output / shard['file']} was changed since it was made: remove {output} to do it again"
+                )
+        return record
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None  # nothing there, or something else, which `_clear` names
+
+
+def _clear(output: Path) -> None:
+    """See that there is room for the result: shards without their record are those of a start that was cut off."""
+    if output.suffix != ".npz" and output.is_dir():
+        files = [file for file in output.iterdir() if file.name != LOCK_FILE]
+        if not all(_LEFT_BEHIND.fullmatch(file.name) for file in files):  # which the record is not
+            raise UserError(f"{output} is there already: choose another --output")
+        if files:
+            tqdm.write(f"{output} was cut off before its end: begun anew", file=sys.stderr)
+        for file in files:
+            file.unlink()
+    elif output.exists():
+        raise UserError(f"{output} is there already: choose another --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    block: list[str] = []
+    characters = 0
+    for line in lines:
+        block.append(line)
+        characters += len(line)
+        if len(block) == _BLOCK or characters >= _BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _shards(blocks: Iterable[np.ndarray], settings: EmbedSettings) -> Iterator[np.ndarray]:
+    """Blocks -> arrays of exactly `shard_size` vectors, the last one of what is left."""
+    held: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        while count >= settings.shard_size:
+            together = np.concatenate(held)
+            yield together[: settings.shard_size]
+            held, count = [together[settings.shard_size :]], count - settings.shard_size
+    if count:
+        yield np.concatenate(held)
+
+
+def _write_shard(folder: Path, number: int, vectors: np.ndarray) -> dict[str, Any]:
+    name = f"embeddings-{number:05}.npy"
+    with complete_or_absent(folder / name) as file:
+        np.save(file, vectors)
+    return {"file": name, "vectors": len(vectors), "sha256": hashlib.sha256(vectors).hexdigest()}

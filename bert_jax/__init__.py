@@ -4,10 +4,13 @@
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from bert_jax.host import __version__
+
 if TYPE_CHECKING:
     from bert_jax.use.model import Pretrained
 
-__version__ = "0.1.0"
+
+__all__ = ["__version__", "load"]
 
 
 def load(path: str | Path, **options: Any) -> "Pretrained":

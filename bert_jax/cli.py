@@ -13,9 +13,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from bert_jax import __version__
 from bert_jax.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, Interrupted, TryAgain, UserError
-from bert_jax.host import keep_freed_memory
+from bert_jax.host import __version__, keep_freed_memory
 from bert_jax.process import stopping
 from bert_jax.process.terminal import make_output_printable, printable_output
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freed memory stays with the process where programs run on the CPU.
+"""What this process is and runs on: version, cores, memory, what is installed. Imported before anything heavy.
 
-XLA asks for a program's temporary memory anew at every call. By default glibc gives such large blocks back to the
-system when they are freed, so that each step begins with pages that the kernel has to find and clear, 24,000 of them in a
-step of 2 layers of 128 with 2,048 tokens. This module is imported before anything heavy and needs the standard library
-only.
+Freed memory stays with the process where programs run on the CPU. XLA asks for a program's temporary memory anew at every
+call, and by default glibc gives such large blocks back to the system when they are freed, so that each step begins with
+pages that the kernel has to find and clear, 24,000 of them in a step of 2 layers of 128 with 2,048 tokens. The standard
+library is all that is needed here.
 """
 
 import ctypes
 import importlib.util
 import os
+
+__version__ = "0.1.0"
 
 # Parameters of mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -48,4 +50,17 @@ def _has_glibc() -> bool:
     try:
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (AttributeError, OSError, ValueError):  # Windows; macOS and musl do not know the name
+        return False
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has, in a batch job or a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_tensorflow() -> bool:
+    """Whether TensorFlow can be imported; it is not imported here."""
+    try:
+        return importlib.util.find_spec("tensorflow") is not None
+    except (ImportError, ValueError):  # blocked or half removed
         return False

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.cores import usable_cores
 from bert_jax.errors import UserError
+from bert_jax.host import usable_cores
 
 MOST_WORKERS = 16  # more do not pay: the files are read in half a minute of one core
 

@@ -164,7 +164,8 @@ def our_feed(data: str, sequence_length: int, max_predictions: int, rows: int, b
     _stay_on_one_core()
     import numpy as np
 
-    from bert_jax.feed.feed import feed, has_tensorflow
+    from bert_jax.feed.feed import feed
+    from bert_jax.host import has_tensorflow
 
     found: Figures = {}
     for packing in ("padded", "packed"):

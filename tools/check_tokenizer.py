@@ -163,7 +163,7 @@ def flat_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
 def versions(google: Path) -> dict[str, str]:
     """What the result depends on."""
     return {
-        "bert_jax": bert_jax.__version__,
+        "bert_jax": bert_jax.host.__version__,
         "python": platform.python_version(),
         "unicode": unicodedata.unidata_version,
         "tokenizers": importlib.metadata.version("tokenizers"),

@@ -10,8 +10,7 @@ from typing import Any
 
 import jax
 
-from bert_jax import __version__
-from bert_jax.cores import usable_cores
+from bert_jax.host import __version__, usable_cores
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "OMP_", "CUDA_VISIBLE")  # beginnings of environment variables

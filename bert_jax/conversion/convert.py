@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from bert_jax import __version__
 from bert_jax.config.description import ModelDescription, TASKS
 from bert_jax.conversion import names
 from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
@@ -45,6 +44,7 @@ from bert_jax.conversion.tf1 import write_tf1
 from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, write_json
+from bert_jax.host import __version__
 from bert_jax.runs.directory import open_run
 
 TF1_PREFIX = "bert_model.ckpt"

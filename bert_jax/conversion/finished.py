@@ -8,11 +8,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bert_jax import __version__
 from bert_jax.conversion.checkpoints import Asked, detect
 from bert_jax.conversion.names import BERT_JAX, TF1
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, parse_json_object
+from bert_jax.host import __version__
 from bert_jax.runs.directory import RunDirectory
 
 CERTIFICATE = "conversion.json"

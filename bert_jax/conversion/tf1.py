@@ -20,8 +20,8 @@ import numpy as np
 from bert_jax.conversion.names import GLOBAL_STEP
 from bert_jax.conversion.tensors import Entry, require_few, StoredTensors, Writable
 from bert_jax.errors import UserError
-from bert_jax.feed.feed import has_tensorflow
 from bert_jax.files import complete_or_absent, new_folder
+from bert_jax.host import has_tensorflow
 
 # A data file and the memory to write it hold this much, or one tensor if that is larger. 512 MiB: BERT-base (418 MiB) is
 # one file, as Google's.

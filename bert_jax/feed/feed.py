@@ -9,7 +9,6 @@ Shapes: B rows, S tokens in a row, E examples in a row at most, K examples of a 
 these without special tokens.
 """
 
-import importlib.util
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from bert_jax.feed.layout import (
 from bert_jax.feed.masking import mask_seeds, mask_tokens, Masks, Tokens, wanted_counts
 from bert_jax.feed.order import examples_at
 from bert_jax.feed.shards import Split
+from bert_jax.host import has_tensorflow
 from bert_jax.prepare.instances import PAIRS, special_tokens
 from bert_jax.tokenization.ranges import counts_of
 
@@ -206,14 +206,6 @@ def evaluation_batch(examples: Examples, batch_size: int, step: int, rows: slice
     _, indices = examples_at(np.where(inside, positions, 0), len(examples), EVALUATION_SEED)
     indices = np.where(inside, indices, EMPTY)
     return examples.batch(indices[:, None], np.zeros_like(indices), EVALUATION_SEED)
-
-
-def has_tensorflow() -> bool:
-    """Whether TensorFlow can be imported; it is not imported here."""
-    try:
-        return importlib.util.find_spec("tensorflow") is not None
-    except (ImportError, ValueError):  # blocked or half removed
-        return False
 
 
 def feed(

@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bert_jax.cores import usable_cores
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.feed.shards import MANIFEST, open_data
+from bert_jax.host import usable_cores
 from bert_jax.prepare.beam import process_on_beam
 from bert_jax.prepare.chunks import Chunk, process_chunk, Work
 from bert_jax.prepare.contamination import EvaluationNgrams

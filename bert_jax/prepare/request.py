@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax import __version__
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import FORMAT, objective_of
 from bert_jax.files import file_sha256
+from bert_jax.host import __version__
 from bert_jax.prepare.contamination import EvaluationNgrams
 from bert_jax.prepare.instances import KINDS, SHORTEST_SEQUENCE
 from bert_jax.text.documents import ReadingOptions

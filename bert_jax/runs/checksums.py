@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.cores import usable_cores
+from bert_jax.host import usable_cores
 
 _MOST_THREADS = 8  # reading memory is what takes the time
 _PLACE, _MIX = 0x9E3779B1, 0x85EBCA6B  # odd, so that multiplying by them loses nothing

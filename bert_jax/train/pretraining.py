@@ -10,13 +10,13 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bert_jax import __version__
 from bert_jax.config.description import MODEL_FILE
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.errors import Interrupted, TryAgain, UserError
 from bert_jax.feed.shards import DataDirectory, open_data
 from bert_jax.files import write_json
+from bert_jax.host import __version__
 from bert_jax.mesh import distributed
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.distributed import all_or_none, is_main

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from bert_jax.checks import first_batches
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch, pair_words
-from bert_jax.feed.feed import feed, has_tensorflow
+from bert_jax.feed.feed import feed
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory
+from bert_jax.host import has_tensorflow
 from bert_jax.mesh.distributed import is_main
 from bert_jax.mesh.sharding import own_rows, put_on_mesh
 from bert_jax.runs.checkpoint import Checkpoints

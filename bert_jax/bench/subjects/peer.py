@@ -13,7 +13,7 @@ from bert_jax.bench.peer import find_peer, peer_batch, peer_process, PeerProcess
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import Prepared, Record, Runner, Workbench
 from bert_jax.conversion.config_files import hugging_face_shape
-from bert_jax.cores import usable_cores
+from bert_jax.host import usable_cores
 
 ABSENT = "PyTorch transformers is not installed beside bert_jax: name a Python that has it with --peer-python"
 

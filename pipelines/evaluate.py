@@ -87,7 +87,7 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     from bert_jax.files import write_json
     from bert_jax.finetuning.run import metric_words
     from bert_jax.finetuning.saved import confusion_lines, SavedModel
-    from bert_jax.train.session import say
+    from bert_jax.mesh.distributed import say
 
     name = arguments.split or "dev"
     model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)

@@ -60,8 +60,8 @@ def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
     from bert_jax.finetuning.directory import PREDICTIONS
     from bert_jax.finetuning.run import spoken
     from bert_jax.finetuning.saved import write_outcome
+    from bert_jax.mesh.distributed import say
     from bert_jax.tasks.submissions import zip_submissions
-    from bert_jax.train.session import say
 
     name = arguments.split or "test"
     task = model.other_task(arguments.task) if arguments.task else None

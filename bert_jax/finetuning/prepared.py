@@ -22,6 +22,7 @@ from bert_jax.finetuning.split import Source, Split
 from bert_jax.finetuning.splits import load_split, resolved
 from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import read_sentences
+from bert_jax.mesh.distributed import say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, row_shards
 from bert_jax.model.attention import AttentionCase
 from bert_jax.tasks.columns import with_labels
@@ -29,7 +30,6 @@ from bert_jax.tasks.schemes import detect_scheme, labels_of, named_labels, schem
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.session import say
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 
 

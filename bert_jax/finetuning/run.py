@@ -30,6 +30,7 @@ from bert_jax.finetuning.prepared import Prepared, Wanted
 from bert_jax.finetuning.split import Outcome
 from bert_jax.finetuning.steps import compile_train_step
 from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.mesh.distributed import say
 from bert_jax.mesh.sharding import put_on_mesh
 from bert_jax.model.attention import resolve_implementation
 from bert_jax.model.attention.check import check_at_start
@@ -41,7 +42,6 @@ from bert_jax.tasks.table import Task
 from bert_jax.train.loop import Hooks, listen_for_stop, Phase, StopRequest, train
 from bert_jax.train.loop import Schedule as Due
 from bert_jax.train.metrics import check_finite
-from bert_jax.train.session import say
 from bert_jax.train.state import TrainState
 
 

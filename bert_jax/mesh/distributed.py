@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from bert_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError
 
@@ -241,3 +242,9 @@ def of_main(number: int) -> int:
 def stop_agreed(step: int) -> bool:
     """Whether all processes stop after this step because one got SIGTERM; to be asked after every step, in each."""
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def say(line: str) -> None:
+    """A line for the person who watches, above any progress bar; of several processes, the main one speaks."""
+    if is_main():
+        tqdm.write(line, file=sys.stderr)

@@ -19,7 +19,7 @@ from bert_jax.files import write_json
 from bert_jax.host import __version__
 from bert_jax.mesh import distributed
 from bert_jax.mesh.compilation_cache import use_compilation_cache
-from bert_jax.mesh.distributed import all_or_none, is_main
+from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
 from bert_jax.model.accounting import device_peak
 from bert_jax.model.attention import AttentionCase, resolve_implementation
@@ -30,7 +30,7 @@ from bert_jax.runs.directory import forget_metrics_after, join_run, RunDirectory
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.loop import listen_for_stop, StopRequest, train
 from bert_jax.train.metrics import Window
-from bert_jax.train.session import say, Session, TRAIN
+from bert_jax.train.session import Session, TRAIN
 from bert_jax.train.state import resolve_compute_dtype, row_lengths, Training, TrainState
 from bert_jax.use.evaluation import require_segments
 

@@ -18,7 +18,7 @@ from bert_jax.feed.feed import feed
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory
 from bert_jax.host import has_tensorflow
-from bert_jax.mesh.distributed import is_main
+from bert_jax.mesh.distributed import is_main, say
 from bert_jax.mesh.sharding import own_rows, put_on_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import append_metrics, RunDirectory
@@ -31,12 +31,6 @@ from bert_jax.train.step import compile_train_step
 from bert_jax.use.evaluation import evaluation_rows, make_examples, ScorePass
 
 TRAIN, VALIDATION = "train", "validation"  # splits of prepared data
-
-
-def say(line: str) -> None:
-    """A line for the person who watches, above any progress bar; of several processes, the main one speaks."""
-    if is_main():
-        tqdm.write(line, file=sys.stderr)
 
 
 class Session:

@@ -13,8 +13,9 @@ from bert_jax.config.pretrain import ObjectiveConfig
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.feed import EMPTY, Examples, feed, SpecialIds
 from bert_jax.feed.masking import wanted_counts
-from bert_jax.feed.packing import bucket_widths, make_arrangement, plan_rows, sort_by_length
+from bert_jax.feed.packing import make_arrangement, plan_rows, sort_by_length
 from bert_jax.feed.shards import Shard, Split, table_name
+from bert_jax.feed.widths import bucket_widths
 from bert_jax.prepare.instances import make_table
 
 SIZE, MOST = 64, 16

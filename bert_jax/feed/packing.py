@@ -23,8 +23,7 @@ from bert_jax.feed.batch import Batch, BatchShape
 from bert_jax.feed.feed import EMPTY, Examples
 from bert_jax.feed.masking import Masks
 from bert_jax.feed.order import BATCHES, BUCKETS, examples_at, permute, ROWS, SLOTS, stream_keys
-
-WIDTH_MULTIPLE = 8  # the widths of buckets, in tokens
+from bert_jax.feed.widths import bucket_widths
 
 
 class Rows(NamedTuple):
@@ -291,12 +290,6 @@ class Packed:
 
 
 # ---- rows of like length ---------------------------------------------------------------------------------------------
-
-
-def bucket_widths(sequence_length: int, buckets: int) -> list[int]:
-    """Row widths, evenly up to the sequence length and rounded up to multiples of 8, ascending."""
-    even = (-(-sequence_length * number // buckets) for number in range(1, buckets + 1))
-    return sorted({min(-(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, sequence_length) for width in even})
 
 
 def bucket_ends(by_length: ByLength, widths: Sequence[int], batch_size: int) -> np.ndarray:

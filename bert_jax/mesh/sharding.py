@@ -8,7 +8,7 @@ no more of this than `keep_rows`.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.config.pretrain import MeshConfig
 from bert_jax.errors import UserError
-from bert_jax.feed.batch import Batch
 
 AXES = ("dcn", "data", "fsdp", "tensor")
 COPIES = ("dcn", "data")  # every place along them holds the same parameters
@@ -254,7 +253,7 @@ def own_rows(batch_size: int, mesh: Mesh, process: int | None = None) -> np.ndar
     return np.concatenate(parts)
 
 
-def put_on_mesh(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
+def put_on_mesh(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """This process's rows (`own_rows`) -> arrays of the global batch."""
     rows = NamedSharding(mesh, ROWS)
     if jax.process_count() == 1:

@@ -15,8 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig, SchedulePart
-from bert_jax.feed.packing import bucket_widths
+from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, SchedulePart
 from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel
@@ -33,13 +32,6 @@ def resolve_compute_dtype(name: str, platform: str) -> str:
     if name != "auto":
         return name
     return "float32" if platform == "cpu" else "bfloat16"
-
-
-def row_lengths(config: PretrainConfig, phase: PhaseConfig) -> list[int]:
-    """The lengths of rows, in tokens, that a phase has."""
-    if config.packing == "buckets":
-        return bucket_widths(phase.sequence_length, config.buckets)
-    return [phase.sequence_length]
 
 
 class TrainState(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_jax.config.description import TASKS
-from bert_jax.config.pretrain import HIDDEN_ACTIVATIONS
+from bert_jax.config.model import HIDDEN_ACTIVATIONS
 
 if TYPE_CHECKING:
     from bert_jax.conversion.checkpoints import Asked

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax.config.pretrain import MODEL_SIZES, PretrainConfig
+from bert_jax.config.model import MODEL_SIZES
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import config_names, load_config, override
 
 
@@ -42,7 +43,7 @@ def count(config: PretrainConfig) -> dict[str, Any]:
     """All figures, by name."""
     import jax
 
-    from bert_jax.config.pretrain import MeshConfig
+    from bert_jax.config.training import MeshConfig
     from bert_jax.mesh.sharding import make_mesh
     from bert_jax.model.accounting import count_bytes, count_parameters, formula_parameters
     from bert_jax.train.state import Training

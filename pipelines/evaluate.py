@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.errors import listed, UserError
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _baseline_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _pair_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from bert_jax.feed.batch import pair_words
+    from bert_jax.config.objective import pair_words
 
     words = pair_words(ObjectiveConfig(scores["objective"]))
     if words is not None:

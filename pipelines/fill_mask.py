@@ -12,7 +12,7 @@ from typing import Any, TYPE_CHECKING
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from bert_jax.feed.batch import PairWords
+    from bert_jax.config.objective import PairWords
     from bert_jax.use.fill_mask import Prediction
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.top_k < 1:
         raise UserError(f"--top-k {arguments.top_k} is not possible: use 1 or more")
 
-    from bert_jax.feed.batch import pair_words
+    from bert_jax.config.objective import pair_words
     from bert_jax.runs.directory import open_run
     from bert_jax.text.lines import text_lines
     from bert_jax.use.fill_mask import Inference, MASK, SEPARATOR, shorten

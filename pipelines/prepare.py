@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
 
 def settings_of(options: argparse.Namespace) -> Any:
     """The settings, checked."""
-    from bert_jax.config.pretrain import OBJECTIVES
+    from bert_jax.config.objective import OBJECTIVES
     from bert_jax.errors import UserError
     from bert_jax.prepare.request import PrepareSettings
 

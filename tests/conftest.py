@@ -32,7 +32,10 @@ import numpy as np
 import pytest
 
 from bert_jax.cli import main
-from bert_jax.config.pretrain import MeshConfig, ModelConfig, OBJECTIVES, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.objective import OBJECTIVES
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import MeshConfig, OptimizerConfig
 
 TOPICS = {
     "sea": ["ship", "wave", "harbour", "sailor", "storm", "anchor", "island", "tide"],

@@ -15,7 +15,9 @@ from bert_jax.tools.golden_from_torch import formula_weights
 from safetensors.numpy import save_file
 
 from bert_jax.config.description import ModelDescription, TaskHead
-from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.conversion.names import Row, shape_of
 from bert_jax.conversion.own_format import write_run
 from bert_jax.tokenization import WordPieceTokenizer

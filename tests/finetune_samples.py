@@ -10,7 +10,7 @@ import numpy as np
 from conversion_samples import hugging_face_shapes, write_hugging_face
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.tokenization import WordPieceTokenizer
 
 WORDS = [

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bert_jax.cli import main
-from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.model.accounting import formula_parameters, training_flops
 
 BASE, LARGE = ModelConfig(**MODEL_SIZES["base"]), ModelConfig(**MODEL_SIZES["large"])

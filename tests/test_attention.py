@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.cli import main
-from bert_jax.config.pretrain import ATTENTIONS, MeshConfig
+from bert_jax.config.training import ATTENTIONS, MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.attention import (

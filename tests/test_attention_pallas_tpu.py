@@ -11,7 +11,7 @@ from attention_samples import assert_near, assert_only_own_gradients, make_sampl
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.config.pretrain import MeshConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.mesh.chips import parse_topology, topology_devices
 from bert_jax.mesh.sharding import make_mesh, ROWS
 from bert_jax.model.attention import attention, AttentionCase, interpreted_kernels, refusal

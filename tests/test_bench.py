@@ -23,7 +23,7 @@ from bert_jax.bench.subjects import SUBJECTS
 from bert_jax.bench.suite import AttentionSize, Case, make_case, on_one_device, Suite, suite_for
 from bert_jax.bench.tables import tables_of
 from bert_jax.cli import main
-from bert_jax.config.pretrain import MeshConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.model.attention import IMPLEMENTATIONS
 
 MODEL = {

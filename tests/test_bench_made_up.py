@@ -19,7 +19,8 @@ from bert_jax.bench.made_up import (
     work_of,
 )
 from bert_jax.bench.suite import make_case
-from bert_jax.config.pretrain import ModelConfig, ObjectiveConfig, OBJECTIVES
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.train.step import batch_statistics
 

@@ -14,7 +14,7 @@ from bert_jax.bench import peer
 from bert_jax.bench.made_up import made_up_arrangement
 from bert_jax.bench.peer import find_peer, IGNORED, peer_batch, peer_process, PeerError
 from bert_jax.bench.suite import make_case
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.accounting import count_parameters

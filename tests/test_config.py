@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import OptimizerConfig
 
 DEFAULT = PretrainConfig()
 

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription, TaskHead
-from bert_jax.config.pretrain import OptimizerConfig, PretrainConfig
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.conversion.certificate import compare_tensors, differences
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import Certificate, compare, convert

@@ -27,8 +27,11 @@ from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.checks.first_batches import doubts
 from bert_jax.checks.printing import as_text
 from bert_jax.cli import main
-from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig, ObjectiveConfig, OptimizerConfig, PhaseConfig
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
+from bert_jax.config.objective import ObjectiveConfig
+from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.config.settings import override
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.errors import UserError
 from bert_jax.tokenization import SPECIAL_TOKENS, WordPieceTokenizer
 

@@ -19,7 +19,7 @@ from bert_jax.tools.golden_from_torch import formula_weights, SIZES
 from flax import nnx
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.model.dropout import fold_seeds, keep_mask
 from bert_jax.model.encoder import (
     ATTENTION_OUTPUT_SITE,

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
-from bert_jax.config.pretrain import ModelConfig, PretrainConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import build, differences, flatten, override, settings_help, to_dict
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run

@@ -11,7 +11,7 @@ from flax import nnx
 
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
-from bert_jax.config.pretrain import MeshConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.finetuning.steps import Finetuning, lower_train_step, train_step
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.train.state import DROPOUT, Training, TrainState

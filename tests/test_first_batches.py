@@ -10,7 +10,7 @@ import pytest
 
 import bert_jax.feed.feed
 from bert_jax.checks.first_batches import described, doubts, measure, word_counts, word_numbers
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.feed.feed import EMPTY, Examples, SpecialIds
 from bert_jax.feed.packing import make_arrangement

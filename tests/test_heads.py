@@ -18,7 +18,7 @@ from bert_jax.tools.golden_from_torch import formula_weights, SIZES
 from flax import nnx
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.model.encoder import Compute, Dense
 from bert_jax.model.heads import BertModel, MlmHead
 

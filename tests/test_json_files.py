@@ -10,7 +10,8 @@ from tokenization_samples import VOCABULARY
 
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.pretrain import ModelConfig, PretrainConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, to_dict
 from bert_jax.conversion.config_files import read_google, read_hugging_face
 from bert_jax.conversion.sharded import open_sharded

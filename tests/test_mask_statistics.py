@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_packing import made_up_examples
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.mask_statistics import chi_square_test, expected_shares, mask_report
 from bert_jax.feed.packing import make_arrangement
 

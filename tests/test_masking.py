@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.masking import (
     mask_seeds,
     mask_tokens,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert_jax.config.pretrain import MeshConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
 from bert_jax.train.state import Training

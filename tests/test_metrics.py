@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.errors import UserError
 from bert_jax.model.accounting import training_flops
 from bert_jax.train.metrics import check_finite, mean_scores, wilson_interval, Window

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert_jax.config.pretrain import MeshConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
+from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.train.pretraining import pretrain

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from bert_jax.tools.golden_from_torch import CHOICES, formula_weights, HEADS_SIZES, shapes_of, SIZES
 
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import numpy_bert
 from bert_jax.conversion.numpy_bert import forward, NAMINGS, TASKS
 from bert_jax.conversion.tensors import Entry, stored, StoredTensors
@@ -383,7 +383,7 @@ def test_shares_neither_model_nor_names_with_the_library():
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     ours = {name for name in imported if name and name.startswith("bert_jax")}
-    assert ours == {"bert_jax.config.pretrain", "bert_jax.conversion.tensors", "bert_jax.errors"}
+    assert ours == {"bert_jax.config.model", "bert_jax.conversion.tensors", "bert_jax.errors"}
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

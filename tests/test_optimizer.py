@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config.pretrain import OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.train.optimizer import decay_mask, layer_rates, learning_rate_schedule, make_optimizer, trained_parts
 
 STEPS = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.feed import EMPTY, Examples, feed, SpecialIds
 from bert_jax.feed.masking import wanted_counts

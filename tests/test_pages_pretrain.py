@@ -16,8 +16,10 @@ import pytest
 from matplotlib import rcParams
 
 from bert_jax.cli import main
-from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import flatten, to_dict
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.pages import charts, panels, pretrain_data
 from bert_jax.pages import pretrain_tables as tables
 from bert_jax.pages.drawing import blank_chart, spread, Steps, svg, thin

@@ -7,7 +7,8 @@ import jax
 import pytest
 from conftest import small_config
 
-from bert_jax.config.pretrain import MeshConfig, PhaseConfig
+from bert_jax.config.pretrain import PhaseConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.plan.fitting import largest_micro_batch, smallest_change
 from bert_jax.plan.machine import Machine

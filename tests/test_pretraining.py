@@ -22,17 +22,11 @@ from tqdm import tqdm
 
 import bert_jax.train.session
 import bert_jax.use.evaluation
-from bert_jax.config.pretrain import (
-    MeshConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OBJECTIVES,
-    OptimizerConfig,
-    PACKINGS,
-    PhaseConfig,
-    PretrainConfig,
-)
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
+from bert_jax.config.pretrain import PACKINGS, PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
+from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh

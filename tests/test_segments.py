@@ -13,7 +13,8 @@ from finetune_samples import MODEL, SETTINGS, tokenizer, write_model, write_squa
 
 import bert_jax
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.pretrain import ObjectiveConfig, OBJECTIVES, PretrainConfig
+from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override
 from bert_jax.errors import UserError
 from bert_jax.finetuning.prepared import Prepared, Wanted

@@ -26,7 +26,9 @@ import jax
 import pytest
 from conftest import small_config
 
-from bert_jax.config.pretrain import MeshConfig, ModelConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.chips import parse_topology, topology_devices
 from bert_jax.mesh.sharding import COPIES, make_mesh

@@ -10,7 +10,9 @@ import pytest
 from conftest import small_config
 from flax import nnx
 
-from bert_jax.config.pretrain import MeshConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.objective import ObjectiveConfig
+from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.train.state import Training, TrainState

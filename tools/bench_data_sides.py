@@ -188,7 +188,8 @@ def our_feed(data: str, sequence_length: int, max_predictions: int, rows: int, b
 
 def _arranged(data: Path, packing: str, sequence_length: int, max_predictions: int, rows: int) -> tuple[Any, Any]:
     """Examples of the training split, and their arrangement in rows."""
-    from bert_jax.config.pretrain import ObjectiveConfig, PretrainConfig
+    from bert_jax.config.objective import ObjectiveConfig
+    from bert_jax.config.pretrain import PretrainConfig
     from bert_jax.feed.batch import BatchShape
     from bert_jax.feed.feed import Examples, SpecialIds
     from bert_jax.feed.packing import make_arrangement

@@ -36,7 +36,7 @@ from bert_jax.tools.bench_data import (  # type: ignore[import-not-found,unused-
 )
 
 from bert_jax.config.description import ModelDescription, TaskHead
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import names
 from bert_jax.conversion.config_files import HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.names import HUGGING_FACE, Row

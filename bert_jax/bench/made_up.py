@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.config.pretrain import ModelConfig, PretrainConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import Batch, BatchShape
 from bert_jax.feed.feed import Examples
 from bert_jax.feed.layout import SpecialIds

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bert_jax.config.pretrain import MeshConfig, MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import override
+from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.feed.batch import BatchShape
 
 STEPS = 100_000  # of a run that is never finished: the schedule asks for a length

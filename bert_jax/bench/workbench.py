@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bert_jax.bench.made_up import made_up_arrangement, SPECIAL, Work, work_of
 from bert_jax.bench.measure import is_out_of_memory
 from bert_jax.bench.suite import AttentionSize, Case, Suite
-from bert_jax.config.pretrain import MeshConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.packing import Arrangement
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh

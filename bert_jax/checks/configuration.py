@@ -8,7 +8,8 @@ from typing import Any
 from bert_jax.checks.commands import packed, pretrain_again
 from bert_jax.checks.examples import LEAST_FILLED
 from bert_jax.checks.findings import Finding, NOTE, OK, WARNING
-from bert_jax.config.pretrain import PhaseConfig, SchedulePart
+from bert_jax.config.pretrain import PhaseConfig
+from bert_jax.config.training import SchedulePart
 from bert_jax.runs.reading import number, Run
 
 # The paper's recipe (1810.04805, appendix A.2) for width 768: Adam, 1e-4 for batches of 256, warm-up 10,000 of 1,000,000.

@@ -8,7 +8,7 @@ from bert_jax.checks.commands import pretrain_again
 from bert_jax.checks.configuration import FAR_FROM_RECIPE, LEAST_SPREAD, passes, recipe_rate, wide_range
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.checks.text import MOST_REPEATED_SENTENCES, MOST_UNKNOWN, SMALLEST_VOCABULARY
-from bert_jax.feed.batch import pair_words
+from bert_jax.config.objective import pair_words
 from bert_jax.runs.reading import number, Record, Run, series
 
 Points = Sequence[tuple[float, float]]

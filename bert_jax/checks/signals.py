@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bert_jax.checks.commands import packed, pretrain_again
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.checks.first_batches import PICKED_TOLERANCE
-from bert_jax.config.pretrain import SchedulePart
+from bert_jax.config.training import SchedulePart
 from bert_jax.feed.mask_statistics import expected_shares
 from bert_jax.runs.reading import mean_share, number, Record, Run, series
 

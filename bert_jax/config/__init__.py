@@ -4,16 +4,10 @@
 A configuration file imports from here. The library imports from the modules, so that a step knows no more than it needs.
 """
 
-from bert_jax.config.pretrain import (
-    MeshConfig,
-    MODEL_SIZES,
-    ModelConfig,
-    ObjectiveConfig,
-    OBJECTIVES,
-    OptimizerConfig,
-    PhaseConfig,
-    PretrainConfig,
-)
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
+from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import MeshConfig, OptimizerConfig
 
 __all__ = [
     "MODEL_SIZES",

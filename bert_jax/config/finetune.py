@@ -4,16 +4,16 @@
 from dataclasses import dataclass, fields
 
 from bert_jax.config.description import COMBINATIONS, FUSIONS
-from bert_jax.config.pretrain import (
+from bert_jax.config.fields import setting
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import require_update
+from bert_jax.config.training import (
     ATTENTIONS,
     COMPUTE_DTYPES,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
     REMAT_POLICIES,
-    require_update,
     SchedulePart,
-    setting,
 )
 from bert_jax.errors import UserError
 
@@ -80,7 +80,7 @@ class FinetuneConfig:
     combine: str = setting("concat", "of several layers: concat, sum, mean, or mix (a sum with learned weights)")
     lstm: int = setting(0, "features of each direction of a BiLSTM below the head; 0: none")
     fusion: str = setting("mean", "of the windows of a text: mean, max, or attention (a mean with learned weights)")
-    mesh: MeshConfig = MeshConfig()  # noqa: RUF009  # frozen
+    mesh: MeshConfig = MeshConfig()  # frozen
     compute_dtype: str = setting("auto", "float32, bfloat16, or auto: bfloat16 on TPU and GPU")
     remat: str = setting("none", "recompute in the backward pass: none, dots (all but matrix products), full (a layer)")
     scan_layers: bool | None = setting(

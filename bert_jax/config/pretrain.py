@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be configured: frozen dataclasses, checked on construction.
+"""One pre-training run, as it is configured: phases, and the model, objective, optimizer and mesh of the other files.
 
 Every field carries its unit or its trap in `help`; `bert-jax pretrain --help` prints these. `settings.py` reads and
 writes them.
@@ -7,33 +7,25 @@ writes them.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from bert_jax.config.fields import dotted, require_choice, require_positive, setting
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.objective import ObjectiveConfig
+from bert_jax.config.training import (
+    ATTENTIONS,
+    COMPUTE_DTYPES,
+    FREEZES,
+    MeshConfig,
+    OptimizerConfig,
+    REMAT_POLICIES,
+    SchedulePart,
+)
 from bert_jax.errors import UserError
 
-HIDDEN_ACTIVATIONS = ("gelu_tanh", "gelu_erf")
-OPTIMIZERS = ("adamw_bert", "adamw", "lamb")
-COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
-REMAT_POLICIES = ("none", "dots", "full")
-ATTENTIONS = ("auto", "reference", "xla", "pallas_tpu", "pallas_gpu", "cudnn")
-FREEZES = ("none", "embeddings", "encoder")
 MOST_LAYERS = 1_000  # of a model
-MASKINGS = ("token", "whole_word", "span")
 PACKINGS = ("padded", "packed", "buckets")
-
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with a default and the line that `--help` prints for it."""
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-def _require_positive(section: str, config: Any, name: str) -> None:
-    value = getattr(config, name)
-    if not 0 < value < math.inf:
-        finite = " and finite" if value == math.inf else ""
-        raise UserError(f"{dotted(section, name)}={value} must be more than 0{finite}")
 
 
 def _require_not_negative(section: str, config: Any, name: str) -> None:
@@ -58,183 +50,6 @@ def require_update(section: str, config: Any) -> None:
         )
 
 
-def _require_share(section: str, config: Any, name: str, below_one: bool = False) -> None:
-    value = getattr(config, name)
-    if not (0 <= value < 1 or (value == 1 and not below_one)):
-        bound = "at least 0 and less than 1" if below_one else "from 0 to 1"
-        raise UserError(f"{dotted(section, name)}={value} must be {bound}")
-
-
-def _require_choice(section: str, config: Any, name: str, choices: Sequence[str]) -> None:
-    value = getattr(config, name)
-    if value not in choices:
-        raise UserError(f"{dotted(section, name)}={value} is not known: choose one of {', '.join(choices)}")
-
-
-def dotted(section: str, name: str) -> str:
-    """`section.name`, or `name` alone in the outermost section."""
-    return f"{section}.{name}" if section else name
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a BERT encoder; the names are those of Google's bert_config.json. Defaults: BERT-base, uncased."""
-
-    vocab_size: int = setting(30_522, "rows of the word embedding; at least the entries of the vocabulary")
-    hidden_size: int = setting(768, "features; divisible by num_attention_heads")
-    num_hidden_layers: int = setting(12, f"layers, {MOST_LAYERS:,} at most")
-    num_attention_heads: int = setting(12, "heads; the head size is hidden_size / num_attention_heads")
-    intermediate_size: int = setting(3_072, "features inside the feed-forward layer; 4 x hidden_size in the paper")
-    max_position_embeddings: int = setting(512, "rows of the position table; the longest sequence, in tokens")
-    type_vocab_size: int = setting(2, "rows of the segment (token type) table")
-    hidden_act: str = setting(
-        "gelu_tanh", "gelu_tanh (google-research/bert) or gelu_erf (Hugging Face's 'gelu'); they differ by up to 5e-4"
-    )
-    hidden_dropout_prob: float = setting(0.1, "dropout of embeddings and of each sub-layer's output")
-    attention_probs_dropout_prob: float = setting(0.1, "dropout of attention probabilities")
-    initializer_range: float = setting(0.02, "standard deviation of the truncated normal that weights start from")
-    layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm, inside the square root")
-    tie_word_embeddings: bool = setting(True, "use the word embedding as the MLM output matrix")
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-            _require_positive("model", self, name)
-        for name in ("max_position_embeddings", "type_vocab_size", "initializer_range", "layer_norm_eps"):
-            _require_positive("model", self, name)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            _require_share("model", self, name, below_one=True)
-        _require_choice("model", self, "hidden_act", HIDDEN_ACTIVATIONS)
-        if self.num_hidden_layers > MOST_LAYERS:
-            raise UserError(f"model.num_hidden_layers={self.num_hidden_layers} is more than {MOST_LAYERS:,}: use fewer")
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"model.hidden_size={self.hidden_size} is not divisible by"
-                f" model.num_attention_heads={self.num_attention_heads}: change one of them"
-            )
-
-    @property
-    def head_size(self) -> int:
-        """Features of one attention head."""
-        return self.hidden_size // self.num_attention_heads
-
-    def require_segments(self, segments: int, what: str, remedy: str) -> None:
-        """Refuse rows of more segments than the table has rows: a look-up beyond its end would give the last one's.
-
-        Args:
-          segments: that the rows have.
-          what: they are, and has them ("train.tsv, line 2").
-          remedy: what the user can do at this place.
-
-        Raises:
-          UserError: there are more than `type_vocab_size`.
-        """
-        if segments > self.type_vocab_size:
-            raise UserError(
-                f"{what} has {segments} segments, and the model knows {self.type_vocab_size}"
-                f" (type_vocab_size={self.type_vocab_size}): {remedy}"
-            )
-
-
-def _shape(layers: int, hidden: int, heads: int) -> dict[str, Any]:
-    return {
-        "num_hidden_layers": layers,
-        "hidden_size": hidden,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden,
-    }
-
-
-MODEL_SIZES: Mapping[str, Mapping[str, Any]] = {
-    "tiny": _shape(2, 128, 2),
-    "mini": _shape(4, 256, 4),
-    "small": _shape(4, 512, 8),
-    "medium": _shape(8, 512, 8),
-    "base": _shape(12, 768, 12),
-    "large": _shape(24, 1024, 16),
-    # The size table of the paper (its table 6), written layers x hidden x heads.
-    "3x768x12": _shape(3, 768, 12),
-    "6x768x3": _shape(6, 768, 3),
-    "6x768x12": _shape(6, 768, 12),
-    "12x768x12": _shape(12, 768, 12),
-    "12x1024x16": _shape(12, 1024, 16),
-    "24x1024x16": _shape(24, 1024, 16),
-}
-
-
-class Objective(NamedTuple):
-    """A row of the table of objectives."""
-
-    examples: str  # which examples of the prepared data it trains on; see `bert_jax.prepare.instances`
-    pair_label: str | None  # what the label of a pair says, where it is predicted
-
-
-OBJECTIVES: Mapping[str, Objective] = {
-    "mlm_nsp": Objective("nsp", "next sentence"),  # BERT
-    "mlm_pairs": Objective("nsp", None),  # "No NSP" of the paper's ablation: the same rows, their label not predicted
-    "mlm_sop": Objective("sop", "sentence order"),  # ALBERT (1909.11942)
-    "mlm_full_sentences": Objective("full_sentences", None),  # RoBERTa (1907.11692), rows go across documents
-    "mlm_document": Objective("document", None),  # RoBERTa's doc-sentences: rows stay inside a document
-}
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """What is predicted. Of the picked tokens `mask_share` become [MASK], `random_share` a random id, the rest stay."""
-
-    name: str = setting(
-        "mlm_nsp", "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences or mlm_document"
-    )
-    masking: str = setting("token", "what is picked as one: token, whole_word, or span of words (geometric lengths)")
-    mlm_probability: float = setting(0.15, "share of tokens that are picked and predicted")
-    mlm_probability_end: float | None = setting(
-        None, "none: that share stays; a number: it goes there in a straight line, reached at the last step of the run"
-    )
-    mask_share: float = setting(0.8, "share of picked tokens replaced by [MASK]")
-    random_share: float = setting(0.1, "share of picked tokens replaced by a random entry of the vocabulary")
-    span_end_probability: float = setting(
-        0.2, "masking=span: probability that a span ends after a word (SpanBERT: 0.2)"
-    )
-    longest_span: int = setting(10, "masking=span: words of a span at most (SpanBERT: 10)")
-
-    def __post_init__(self) -> None:
-        _require_choice("objective", self, "name", tuple(OBJECTIVES))
-        _require_choice("objective", self, "masking", MASKINGS)
-        for name in ("mlm_probability", "mask_share", "random_share", "span_end_probability"):
-            _require_share("objective", self, name)
-        if self.mlm_probability_end is not None:
-            _require_share("objective", self, "mlm_probability_end")
-            _require_positive("objective", self, "mlm_probability_end")
-        for name in ("mlm_probability", "span_end_probability", "longest_span"):
-            _require_positive("objective", self, name)
-        if self.mask_share + self.random_share > 1 + 1e-9:
-            raise UserError(
-                f"objective.mask_share={self.mask_share} and objective.random_share={self.random_share} add up to"
-                " more than 1: lower one of them"
-            )
-
-    @property
-    def examples(self) -> str:
-        """Which examples of the prepared data are trained on."""
-        return OBJECTIVES[self.name].examples
-
-    @property
-    def nsp(self) -> bool:
-        """Whether the label of a pair is predicted: next sentence (NSP) or sentence order (SOP)."""
-        return OBJECTIVES[self.name].pair_label is not None
-
-    @property
-    def highest_probability(self) -> float:
-        """The largest share of tokens that is picked in the course of the run."""
-        return max(self.mlm_probability, self.mlm_probability_end or 0.0)
-
-    def probability_at(self, step: float, total_steps: int) -> float:
-        """The share of tokens that is picked in step `step` (from 0) of the run."""
-        if self.mlm_probability_end is None:
-            return self.mlm_probability
-        progress = step / max(total_steps - 1, 1)
-        return self.mlm_probability + (self.mlm_probability_end - self.mlm_probability) * progress
-
-
 @dataclass(frozen=True)
 class PhaseConfig:
     """A stretch of training at one sequence length."""
@@ -248,7 +63,7 @@ class PhaseConfig:
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "steps", "batch_size", "max_predictions_per_seq"):
-            _require_positive("phases", self, name)
+            require_positive("phases", self, name)
         if self.sequence_length < 8:
             raise UserError(f"phases.sequence_length={self.sequence_length} is too short: use at least 8")
         if (self.learning_rate is None) != (self.warmup_steps is None):
@@ -257,69 +72,6 @@ class PhaseConfig:
             raise UserError(f"phases.learning_rate={self.learning_rate} must be more than 0 and finite")
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise UserError(f"phases.warmup_steps={self.warmup_steps} is negative: use 0 or more")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer and its schedule: linear warm-up from 0, then linear decay to 0 at the last step."""
-
-    name: str = setting(
-        "adamw_bert", "adamw_bert (no bias correction, as the original), adamw (with bias correction) or lamb"
-    )
-    learning_rate: float = setting(1e-4, "peak")
-    warmup_steps: int = setting(10_000, "steps")
-    weight_decay: float = setting(0.01, "decoupled; not applied to LayerNorm and biases")
-    b1: float = setting(0.9, "decay of the first moment")
-    b2: float = setting(0.999, "decay of the second moment")
-    eps: float = setting(1e-6, "added to the square root of the second moment")
-    clip_norm: float = setting(1.0, "largest global norm of the gradient; 0: no clipping")
-    layer_decay: float = setting(
-        1.0, "what the rate of a layer is multiplied by for each layer above it; 1: all learn alike"
-    )
-    freeze: str = setting(
-        "none", "none, embeddings, encoder, or a number: the embeddings and as many of the lowest layers"
-    )
-
-    def __post_init__(self) -> None:
-        _require_choice("optimizer", self, "name", OPTIMIZERS)
-        for name in ("learning_rate", "eps"):
-            _require_positive("optimizer", self, name)
-        for name in ("b1", "b2"):
-            _require_share("optimizer", self, name, below_one=True)
-        _require_not_negative("optimizer", self, "warmup_steps")
-        require_update("optimizer", self)
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Devices along each axis of the mesh; one of them may be -1: all devices that are left."""
-
-    data: int = setting(-1, "copies of the parameters, each on its own rows of the batch")
-    fsdp: int = setting(1, "parameters, optimizer state and rows cut over this many devices")
-    tensor: int = setting(1, "heads, feed-forward features and vocabulary cut over this many devices")
-    dcn: int = setting(1, "slices or nodes joined by a slower network: as `data`, and the outermost axis")
-
-    def __post_init__(self) -> None:
-        sizes = dataclasses.astuple(self)
-        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-            raise UserError(f"mesh sizes {self} are not possible: use numbers from 1, and -1 at most once")
-
-    def __str__(self) -> str:
-        """As on the command line; `dcn` where it is used."""
-        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
-        if self.dcn != 1:
-            sizes = {"dcn": self.dcn, **sizes}
-        return ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-
-
-@dataclass(frozen=True)
-class SchedulePart:
-    """A warm-up to `learning_rate` and the decay after it."""
-
-    begin: int  # first step
-    steps: int
-    learning_rate: float  # peak
-    warmup_steps: int
 
 
 @dataclass(frozen=True)
@@ -359,13 +111,13 @@ class PretrainConfig:
         if not self.phases:
             raise UserError("phases is empty: a run needs at least one phase")
         for name in ("micro_batches", "log_every", "eval_batches", "save_every", "keep_checkpoints"):
-            _require_positive("", self, name)
+            require_positive("", self, name)
         for name in ("examples_per_row", "buckets"):
-            _require_positive("", self, name)
-        _require_choice("", self, "packing", PACKINGS)
-        _require_choice("", self, "compute_dtype", COMPUTE_DTYPES)
-        _require_choice("", self, "remat", REMAT_POLICIES)
-        _require_choice("", self, "attention", ATTENTIONS)
+            require_positive("", self, name)
+        require_choice("", self, "packing", PACKINGS)
+        require_choice("", self, "compute_dtype", COMPUTE_DTYPES)
+        require_choice("", self, "remat", REMAT_POLICIES)
+        require_choice("", self, "attention", ATTENTIONS)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed} is out of range: use 0 to 4294967295")
         if self.eval_every < 0:

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config.pretrain import dotted, MODEL_SIZES, PretrainConfig
+from bert_jax.config.fields import dotted
+from bert_jax.config.model import MODEL_SIZES
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, reading
 

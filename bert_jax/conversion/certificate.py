@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import names, numpy_bert
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config.description import ModelDescription, TaskHead, TASKS
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import names
 from bert_jax.conversion.config_fields import not_kept, not_kept_of_google
 from bert_jax.conversion.config_files import (

@@ -13,7 +13,7 @@ from typing import Any
 
 from bert_jax import files
 from bert_jax.config.description import ModelDescription, TaskHead
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.settings import build
 from bert_jax.errors import listed, UserError
 

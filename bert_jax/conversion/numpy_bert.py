@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import erf  # type: ignore[import-untyped]
 
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.conversion.tensors import StoredTensors
 from bert_jax.errors import UserError
 

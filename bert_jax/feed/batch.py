@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of a batch: names, shapes and types, and what the labels say. The names are those of google-research/bert.
+"""The fields of a batch: names, shapes and types. The names are those of google-research/bert.
 
 A row may hold several packed examples; a row with one example is the case E = 1.
 
@@ -8,47 +8,10 @@ Shapes: B rows, S tokens in a row, M predicted positions in a row, E packed exam
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.config.pretrain import ObjectiveConfig, OBJECTIVES
-
 Batch = Mapping[str, np.ndarray]
-
-
-class PairWords(NamedTuple):
-    """How people speak of the label of a pair. Fields, parameters and metrics are named `nsp` whatever it says."""
-
-    task: str  # as in `config.OBJECTIVES`
-    short: str
-    labels: tuple[str, str]  # what 0 and 1 say
-    question: str
-
-
-PAIR_WORDS: Mapping[str, PairWords] = {
-    words.task: words
-    for words in (
-        PairWords(
-            "next sentence",
-            "NSP",
-            ("IsNext", "NotNext"),
-            "Does sentence B follow sentence A in the text (IsNext), or is it drawn from elsewhere (NotNext)?",
-        ),
-        PairWords(
-            "sentence order",
-            "SOP",
-            ("in order", "swapped"),
-            "Do sentences A and B stand in the order of the text (in order), or are they swapped?",
-        ),
-    )
-}
-
-
-def pair_words(objective: ObjectiveConfig) -> PairWords | None:
-    """The words for the label that an objective predicts; None where it predicts none."""
-    task = OBJECTIVES[objective.name].pair_label
-    return None if task is None else PAIR_WORDS[task]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import Batch, BatchShape
 from bert_jax.feed.layout import (
     example_fields,

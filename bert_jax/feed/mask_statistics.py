@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.masking import Masks
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.feed.feed import EVALUATION_SEED, Examples, SpecialIds
 from bert_jax.feed.mask_statistics import mask_report

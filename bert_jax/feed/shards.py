@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bert_jax.config.pretrain import OBJECTIVES
+from bert_jax.config.objective import OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
 from bert_jax.prepare.instances import COLUMNS

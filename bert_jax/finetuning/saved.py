@@ -9,7 +9,7 @@ from typing import Any
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.finetune import ACTS_IN, FinetuneConfig, ResolvedConfig
-from bert_jax.config.pretrain import MeshConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.finetuning.directory import Finetuned, open_finetuned, write_records
 from bert_jax.finetuning.multi_label_split import class_lines

@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.finetuning.batches import Draw, RowTable, Units
 from bert_jax.tasks.rows import Row
 from bert_jax.tasks.table import Task

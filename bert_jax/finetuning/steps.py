@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.config.finetune import ResolvedConfig
-from bert_jax.config.pretrain import SchedulePart
+from bert_jax.config.training import SchedulePart
 from bert_jax.finetuning.losses import task_scores
 from bert_jax.mesh.sharding import ROWS
 from bert_jax.model.dropout import row_seeds

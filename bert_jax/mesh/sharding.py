@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.config.pretrain import MeshConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.errors import UserError
 
 AXES = ("dcn", "data", "fsdp", "tensor")

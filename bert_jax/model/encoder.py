@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.mesh.sharding import keep_rows
 from bert_jax.model.attention import attention, RESIDUALS
 from bert_jax.model.custom_gradients import dense, gelu_dense, kernel_gradient, layer_norm

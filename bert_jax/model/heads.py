@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.model.custom_gradients import gelu, logits
 from bert_jax.model.dropout import fold_seeds
 from bert_jax.model.encoder import (

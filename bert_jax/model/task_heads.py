@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config.description import TaskHead
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.mesh.sharding import keep_rows
 from bert_jax.model.dropout import dropout
 from bert_jax.model.encoder import EncoderOutput, initial_weights

@@ -8,7 +8,7 @@ from typing import Any
 
 import markupsafe
 
-from bert_jax.feed.batch import pair_words
+from bert_jax.config.objective import pair_words
 from bert_jax.pages.charts import (
     gradient_norm_chart,
     mlm_accuracy_chart,

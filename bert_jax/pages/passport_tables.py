@@ -7,7 +7,7 @@ from typing import Any
 
 import markupsafe
 
-from bert_jax.feed.batch import PAIR_WORDS
+from bert_jax.config.objective import PAIR_WORDS
 from bert_jax.pages.panels import Panel
 from bert_jax.pages.passport_charts import BIN, example_chart, length_chart
 from bert_jax.pages.wording import count, counted, decimal, millions, moment, percent, plain, SPACE

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from bert_jax.feed.batch import pair_words
+from bert_jax.config.objective import pair_words
 from bert_jax.pages.drawing import MOST_POINTS
 from bert_jax.pages.notices import evaluate_command, notices
 from bert_jax.pages.panels import mlm_panels, optimizer_panels, pair_panels, picked_tokens, speed_panels

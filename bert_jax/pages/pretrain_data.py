@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bert_jax.feed.batch import pair_words
+from bert_jax.config.objective import pair_words
 from bert_jax.pages.pretrain_summary import input_files
 from bert_jax.pages.wording import count, decimal, percent, picked_words, SPACE
 from bert_jax.runs.reading import mean_share, number, Record, Run

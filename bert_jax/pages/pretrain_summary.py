@@ -5,8 +5,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from bert_jax.config.pretrain import MODEL_SIZES, ModelConfig, PretrainConfig
-from bert_jax.feed.batch import pair_words
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
+from bert_jax.config.objective import pair_words
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.pages.wording import (
     count,
     counted,

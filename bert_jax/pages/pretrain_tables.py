@@ -4,9 +4,9 @@
 import dataclasses
 from typing import Any
 
+from bert_jax.config.objective import pair_words, PairWords
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import flatten, to_dict
-from bert_jax.feed.batch import pair_words, PairWords
 from bert_jax.pages.pretrain_summary import newest_scores
 from bert_jax.pages.wording import (
     count,

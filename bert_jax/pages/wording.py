@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, UTC
 from typing import Any
 
-from bert_jax.config.pretrain import ObjectiveConfig
+from bert_jax.config.objective import ObjectiveConfig
 
 SPACE = "\N{NO-BREAK SPACE}"
 GUESSING_LOSS = math.log(2)  # nats; of a fair coin for the label of a pair

@@ -12,8 +12,9 @@ from typing import Any
 
 from bert_jax.config.description import description_from, ModelDescription
 from bert_jax.config.description import MODEL_FILE as DESCRIPTION_FILE
-from bert_jax.config.pretrain import OptimizerConfig, PretrainConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, load_config, to_dict
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
 from bert_jax.process.output_lock import LOCK_FILE

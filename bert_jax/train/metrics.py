@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bert_jax.config.pretrain import ModelConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.errors import UserError
 from bert_jax.model.accounting import training_flops
 

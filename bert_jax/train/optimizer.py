@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bert_jax.config.pretrain import OptimizerConfig, SchedulePart
+from bert_jax.config.training import OptimizerConfig, SchedulePart
 from bert_jax.mesh.sharding import parameter_path
 
 Parameters = Any  # a pytree of arrays

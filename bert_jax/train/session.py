@@ -12,8 +12,9 @@ import jax
 from tqdm import tqdm
 
 from bert_jax.checks import first_batches
+from bert_jax.config.objective import pair_words
 from bert_jax.config.pretrain import PhaseConfig
-from bert_jax.feed.batch import Batch, pair_words
+from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import feed
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory

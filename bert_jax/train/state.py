@@ -15,7 +15,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import ModelConfig, OptimizerConfig, SchedulePart
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.training import OptimizerConfig, SchedulePart
 from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel

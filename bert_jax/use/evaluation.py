@@ -16,9 +16,10 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from bert_jax.config.objective import pair_words
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.errors import UserError
-from bert_jax.feed.batch import Batch, BatchShape, pair_words
+from bert_jax.feed.batch import Batch, BatchShape
 from bert_jax.feed.feed import evaluation_batch, Examples, plain_feed, SpecialIds
 from bert_jax.feed.shards import DataDirectory, Split
 from bert_jax.mesh.compilation_cache import use_compilation_cache

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.config.pretrain import MeshConfig
+from bert_jax.config.training import MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.prepare.instances import PAIRS

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a BERT encoder, and the published sizes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bert_jax.config.fields import require_choice, require_positive, require_share, setting
+from bert_jax.config.pretrain import MOST_LAYERS
+from bert_jax.errors import UserError
+
+HIDDEN_ACTIVATIONS = ("gelu_tanh", "gelu_erf")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a BERT encoder; the names are those of Google's bert_config.json. Defaults: BERT-base, uncased."""
+
+    vocab_size: int = setting(30_522, "rows of the word embedding; at least the entries of the vocabulary")
+    hidden_size: int = setting(768, "features; divisible by num_attention_heads")
+    num_hidden_layers: int = setting(12, f"layers, {MOST_LAYERS:,} at most")
+    num_attention_heads: int = setting(12, "heads; the head size is hidden_size / num_attention_heads")
+    intermediate_size: int = setting(3_072, "features inside the feed-forward layer; 4 x hidden_size in the paper")
+    max_position_embeddings: int = setting(512, "rows of the position table; the longest sequence, in tokens")
+    type_vocab_size: int = setting(2, "rows of the segment (token type) table")
+    hidden_act: str = setting(
+        "gelu_tanh", "gelu_tanh (google-research/bert) or gelu_erf (Hugging Face's 'gelu'); they differ by up to 5e-4"
+    )
+    hidden_dropout_prob: float = setting(0.1, "dropout of embeddings and of each sub-layer's output")
+    attention_probs_dropout_prob: float = setting(0.1, "dropout of attention probabilities")
+    initializer_range: float = setting(0.02, "standard deviation of the truncated normal that weights start from")
+    layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm, inside the square root")
+    tie_word_embeddings: bool = setting(True, "use the word embedding as the MLM output matrix")
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            require_positive("model", self, name)
+        for name in ("max_position_embeddings", "type_vocab_size", "initializer_range", "layer_norm_eps"):
+            require_positive("model", self, name)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            require_share("model", self, name, below_one=True)
+        require_choice("model", self, "hidden_act", HIDDEN_ACTIVATIONS)
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise UserError(f"model.num_hidden_layers={self.num_hidden_layers} is more than {MOST_LAYERS:,}: use fewer")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"model.hidden_size={self.hidden_size} is not divisible by"
+                f" model.num_attention_heads={self.num_attention_heads}: change one of them"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def require_segments(self, segments: int, what: str, remedy: str) -> None:
+        """Refuse rows of more segments than the table has rows: a look-up beyond its end would give the last one's.
+
+        Args:
+          segments: that the rows have.
+          what: they are, and has them ("train.tsv, line 2").
+          remedy: what the user can do at this place.
+
+        Raises:
+          UserError: there are more than `type_vocab_size`.
+        """
+        if segments > self.type_vocab_size:
+            raise UserError(
+                f"{what} has {segments} segments, and the model knows {self.type_vocab_size}"
+                f" (type_vocab_size={self.type_vocab_size}): {remedy}"
+            )
+
+
+def _shape(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+    }
+
+
+MODEL_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "tiny": _shape(2, 128, 2),
+    "mini": _shape(4, 256, 4),
+    "small": _shape(4, 512, 8),
+    "medium": _shape(8, 512, 8),
+    "base": _shape(12, 768, 12),
+    "large": _shape(24, 1024, 16),
+    # The size table of the paper (its table 6), written layers x hidden x heads.
+    "3x768x12": _shape(3, 768, 12),
+    "6x768x3": _shape(6, 768, 3),
+    "6x768x12": _shape(6, 768, 12),
+    "12x768x12": _shape(12, 768, 12),
+    "12x1024x16": _shape(12, 1024, 16),
+    "24x1024x16": _shape(24, 1024, 16),
+}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pre-training predicts: masked tokens, and the label of a pair."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bert_jax.config.fields import require_choice, require_positive, require_share, setting
+from bert_jax.errors import UserError
+
+MASKINGS = ("token", "whole_word", "span")
+
+
+class Objective(NamedTuple):
+    """A row of the table of objectives."""
+
+    examples: str  # which examples of the prepared data it trains on; see `bert_jax.prepare.instances`
+    pair_label: str | None  # what the label of a pair says, where it is predicted
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "mlm_nsp": Objective("nsp", "next sentence"),  # BERT
+    "mlm_pairs": Objective("nsp", None),  # "No NSP" of the paper's ablation: the same rows, their label not predicted
+    "mlm_sop": Objective("sop", "sentence order"),  # ALBERT (1909.11942)
+    "mlm_full_sentences": Objective("full_sentences", None),  # RoBERTa (1907.11692), rows go across documents
+    "mlm_document": Objective("document", None),  # RoBERTa's doc-sentences: rows stay inside a document
+}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is predicted. Of the picked tokens `mask_share` become [MASK], `random_share` a random id, the rest stay."""
+
+    name: str = setting(
+        "mlm_nsp", "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences or mlm_document"
+    )
+    masking: str = setting("token", "what is picked as one: token, whole_word, or span of words (geometric lengths)")
+    mlm_probability: float = setting(0.15, "share of tokens that are picked and predicted")
+    mlm_probability_end: float | None = setting(
+        None, "none: that share stays; a number: it goes there in a straight line, reached at the last step of the run"
+    )
+    mask_share: float = setting(0.8, "share of picked tokens replaced by [MASK]")
+    random_share: float = setting(0.1, "share of picked tokens replaced by a random entry of the vocabulary")
+    span_end_probability: float = setting(
+        0.2, "masking=span: probability that a span ends after a word (SpanBERT: 0.2)"
+    )
+    longest_span: int = setting(10, "masking=span: words of a span at most (SpanBERT: 10)")
+
+    def __post_init__(self) -> None:
+        require_choice("objective", self, "name", tuple(OBJECTIVES))
+        require_choice("objective", self, "masking", MASKINGS)
+        for name in ("mlm_probability", "mask_share", "random_share", "span_end_probability"):
+            require_share("objective", self, name)
+        if self.mlm_probability_end is not None:
+            require_share("objective", self, "mlm_probability_end")
+            require_positive("objective", self, "mlm_probability_end")
+        for name in ("mlm_probability", "span_end_probability", "longest_span"):
+            require_positive("objective", self, name)
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise UserError(
+                f"objective.mask_share={self.mask_share} and objective.random_share={self.random_share} add up to"
+                " more than 1: lower one of them"
+            )
+
+    @property
+    def examples(self) -> str:
+        """Which examples of the prepared data are trained on."""
+        return OBJECTIVES[self.name].examples
+
+    @property
+    def nsp(self) -> bool:
+        """Whether the label of a pair is predicted: next sentence (NSP) or sentence order (SOP)."""
+        return OBJECTIVES[self.name].pair_label is not None
+
+    @property
+    def highest_probability(self) -> float:
+        """The largest share of tokens that is picked in the course of the run."""
+        return max(self.mlm_probability, self.mlm_probability_end or 0.0)
+
+    def probability_at(self, step: float, total_steps: int) -> float:
+        """The share of tokens that is picked in step `step` (from 0) of the run."""
+        if self.mlm_probability_end is None:
+            return self.mlm_probability
+        progress = step / max(total_steps - 1, 1)
+        return self.mlm_probability + (self.mlm_probability_end - self.mlm_probability) * progress
+
+
+class PairWords(NamedTuple):
+    """How people speak of the label of a pair. Fields, parameters and metrics are named `nsp` whatever it says."""
+
+    task: str  # as in `OBJECTIVES`
+    short: str
+    labels: tuple[str, str]  # what 0 and 1 say
+    question: str
+
+
+PAIR_WORDS: Mapping[str, PairWords] = {
+    words.task: words
+    for words in (
+        PairWords(
+            "next sentence",
+            "NSP",
+            ("IsNext", "NotNext"),
+            "Does sentence B follow sentence A in the text (IsNext), or is it drawn from elsewhere (NotNext)?",
+        ),
+        PairWords(
+            "sentence order",
+            "SOP",
+            ("in order", "swapped"),
+            "Do sentences A and B stand in the order of the text (in order), or are they swapped?",
+        ),
+    )
+}
+
+
+def pair_words(objective: ObjectiveConfig) -> PairWords | None:
+    """The words for the label that an objective predicts; None where it predicts none."""
+    task = OBJECTIVES[objective.name].pair_label
+    return None if task is None else PAIR_WORDS[task]

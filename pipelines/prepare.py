@@ -155,7 +155,7 @@ def settings_of(options: argparse.Namespace) -> Any:
 def _refuse_idle(options: argparse.Namespace, kinds: set[str]) -> None:
     """Options that would do nothing."""
     from bert_jax.errors import UserError
-    from bert_jax.prepare.instances import PAIRS
+    from bert_jax.feed.kinds import PAIRS
 
     def changed(name: str) -> bool:
         return getattr(options, name) != parser().get_default(name)

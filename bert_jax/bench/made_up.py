@@ -17,11 +17,11 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import Batch, BatchShape
 from bert_jax.feed.feed import Examples
+from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import Shard, Split, table_name, token_dtype
 from bert_jax.model.accounting import training_flops
-from bert_jax.prepare.instances import PAIRS, special_tokens
 
 SPECIAL = SpecialIds(pad=0, cls=1, sep=2, mask=3)
 FIRST_WORD = 4

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bert_jax.checks.findings import Finding, NOTE, OK, Passport, percent, PROBLEM, Remake, WARNING
-from bert_jax.prepare.instances import PAIRS, special_tokens
+from bert_jax.feed.kinds import PAIRS, special_tokens
 
 IS_NEXT_RANGE = (0.45, 0.55)
 # In short rows the first sentence often fills the whole chunk, and B must then be drawn elsewhere: google-research/bert

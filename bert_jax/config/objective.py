@@ -14,7 +14,7 @@ MASKINGS = ("token", "whole_word", "span")
 class Objective(NamedTuple):
     """A row of the table of objectives."""
 
-    examples: str  # which examples of the prepared data it trains on; see `bert_jax.prepare.instances`
+    examples: str  # which examples of the prepared data it trains on; see `bert_jax.feed.kinds`
     pair_label: str | None  # what the label of a pair says, where it is predicted
 
 

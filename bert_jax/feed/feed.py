@@ -20,6 +20,7 @@ import numpy as np
 
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import Batch, BatchShape
+from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.layout import (
     example_fields,
     fit_predictions,
@@ -34,7 +35,6 @@ from bert_jax.feed.masking import mask_seeds, mask_tokens, Masks, Tokens, wanted
 from bert_jax.feed.order import examples_at
 from bert_jax.feed.shards import Split
 from bert_jax.host import has_tensorflow
-from bert_jax.prepare.instances import PAIRS, special_tokens
 from bert_jax.tokenization.ranges import counts_of
 
 EVALUATION_SEED = 0  # of masks of held-out data: the same in every run, so that scores can be compared
@@ -61,7 +61,7 @@ class Examples:
 
     @property
     def kind(self) -> str:
-        """Which examples of the prepared data these are; see `bert_jax.prepare.instances`."""
+        """Which examples of the prepared data these are; see `bert_jax.feed.kinds`."""
         return self.objective.examples
 
     @cached_property

@@ -8,8 +8,8 @@ A shard is a safetensors file (see `files.py`), memory-mapped, with the tensors
                                    t >> 3 (np.packbits with bitorder="little")
     sentence_starts  [N + 1]       int64, token offset of each sentence; the last is T
     document_starts  [D + 1]       int64, sentence index of each document; the last is N
-    <kind>_<S>       [K, 5]        int32, the examples of a kind (`instances.KINDS`) for rows of S tokens; columns as
-                                   `instances.COLUMNS`
+    <kind>_<S>       [K, 5]        int32, the examples of a kind (`kinds.KINDS`) for rows of S tokens; columns as
+                                   `kinds.COLUMNS`
 
 Special tokens are not stored.
 
@@ -28,9 +28,11 @@ from tqdm import tqdm
 
 from bert_jax.config.objective import OBJECTIVES
 from bert_jax.errors import UserError
+from bert_jax.feed.kinds import COLUMNS
 from bert_jax.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
-from bert_jax.prepare.instances import COLUMNS
 from bert_jax.tokenization import load_tokenizer, Tokenizer
+
+TRAIN, VALIDATION = "train", "validation"  # splits of prepared data
 
 FORMAT = 2
 MANIFEST = "passport.json"

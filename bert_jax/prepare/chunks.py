@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.feed.shards import table_name, token_dtype, write_shard
+from bert_jax.feed.kinds import PAIRS, special_tokens
+from bert_jax.feed.shards import table_name, token_dtype, TRAIN, VALIDATION, write_shard
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.prepare.contamination import EvaluationNgrams
-from bert_jax.prepare.instances import make_table, PAIRS, special_tokens, Table
+from bert_jax.prepare.instances import make_table, Table
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.text.documents import RawDocument, sentences_of
 from bert_jax.text.mark_counts import MarkCounts
@@ -34,7 +35,6 @@ from bert_jax.text.sentences import load_splitter
 from bert_jax.text.statistics import TextStatistics
 from bert_jax.tokenization import load_segmenter, Segmenter, Tokenizer
 
-TRAIN, VALIDATION = "train", "validation"
 SPLITS = (TRAIN, VALIDATION)
 HISTOGRAM_BIN = 16  # tokens
 

@@ -23,12 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = ("nsp", "sop", "full_sentences", "document")
-PAIRS = ("nsp", "sop")
-COLUMNS = ("a_start", "a_length", "b_start", "b_length", "label")
-IS_NEXT, NOT_NEXT = 0, 1
-IN_ORDER, SWAPPED = 0, 1
-SHORTEST_SEQUENCE = 8
+from bert_jax.feed.kinds import COLUMNS, IN_ORDER, IS_NEXT, NOT_NEXT, PAIRS, SHORTEST_SEQUENCE, special_tokens, SWAPPED
+
 _DRAWN_AT_ONCE = 10_000  # tokens
 
 
@@ -38,11 +34,6 @@ class Table(NamedTuple):
     examples: np.ndarray  # [K, 5] int32, columns `COLUMNS`
     same_document_negatives: int = 0  # nsp: NotNext pairs whose B had to come from A's own document
     unpaired_documents: int = 0  # nsp, sop: documents of a single sentence that nothing could be paired with
-
-
-def special_tokens(kind: str) -> int:
-    """[CLS] and [SEP]s in a row."""
-    return 3 if kind in PAIRS else 2
 
 
 def make_table(

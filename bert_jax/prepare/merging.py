@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from bert_jax.errors import UserError
-from bert_jax.feed.shards import table_name
-from bert_jax.prepare.chunks import SPLITS, TRAIN, Work
+from bert_jax.feed.shards import table_name, TRAIN
+from bert_jax.prepare.chunks import SPLITS, Work
 from bert_jax.prepare.contamination import contamination_report
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.prepare.work_folder import part_path, read_record, record_path

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.feed.kinds import KINDS, SHORTEST_SEQUENCE
 from bert_jax.feed.shards import FORMAT, objective_of
 from bert_jax.files import file_sha256
 from bert_jax.host import __version__
 from bert_jax.prepare.contamination import EvaluationNgrams
-from bert_jax.prepare.instances import KINDS, SHORTEST_SEQUENCE
 from bert_jax.text.documents import ReadingOptions
 from bert_jax.text.sentences import load_splitter, RULES, splitter_version
 from bert_jax.text.sources import Source

@@ -14,7 +14,7 @@ from bert_jax.config.description import MODEL_FILE
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.errors import Interrupted, TryAgain, UserError
-from bert_jax.feed.shards import DataDirectory, open_data
+from bert_jax.feed.shards import DataDirectory, open_data, TRAIN
 from bert_jax.feed.widths import row_lengths
 from bert_jax.files import write_json
 from bert_jax.host import __version__
@@ -31,7 +31,7 @@ from bert_jax.runs.directory import forget_metrics_after, join_run, RunDirectory
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.loop import listen_for_stop, StopRequest, train
 from bert_jax.train.metrics import Window
-from bert_jax.train.session import Session, TRAIN
+from bert_jax.train.session import Session
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.use.evaluation import require_segments
 

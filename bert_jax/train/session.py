@@ -17,7 +17,7 @@ from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import feed
 from bert_jax.feed.packing import Arrangement, make_arrangement
-from bert_jax.feed.shards import DataDirectory
+from bert_jax.feed.shards import DataDirectory, TRAIN, VALIDATION
 from bert_jax.host import has_tensorflow
 from bert_jax.mesh.distributed import is_main, say
 from bert_jax.mesh.sharding import own_rows, put_on_mesh
@@ -30,8 +30,6 @@ from bert_jax.train.metrics import check_finite, mean_scores, Window
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step
 from bert_jax.use.evaluation import evaluation_rows, make_examples, ScorePass
-
-TRAIN, VALIDATION = "train", "validation"  # splits of prepared data
 
 
 class Session:

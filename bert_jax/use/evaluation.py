@@ -21,10 +21,10 @@ from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.feed.batch import Batch, BatchShape
 from bert_jax.feed.feed import evaluation_batch, Examples, plain_feed, SpecialIds
+from bert_jax.feed.kinds import PAIRS
 from bert_jax.feed.shards import DataDirectory, Split
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
-from bert_jax.prepare.instances import PAIRS
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.losses import Scores

@@ -15,8 +15,8 @@ from flax import nnx
 
 from bert_jax.config.training import MeshConfig
 from bert_jax.errors import UserError
+from bert_jax.feed.kinds import PAIRS
 from bert_jax.mesh.sharding import make_mesh
-from bert_jax.prepare.instances import PAIRS
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.train.state import Training

@@ -32,11 +32,11 @@ from bert_jax.conversion.own_format import restore_parameters
 from bert_jax.errors import Interrupted, listed, UserError
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import evaluation_batch, EVALUATION_SEED, Examples, plain_feed
+from bert_jax.feed.kinds import PAIRS
 from bert_jax.feed.order import examples_at
 from bert_jax.feed.shards import DataDirectory, open_data, Split
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.model.encoder import Compute
-from bert_jax.prepare.instances import PAIRS
 from bert_jax.prepare.preparation import prepare
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.runs.checkpoint import Checkpoints

@@ -10,9 +10,10 @@ from conftest import run_stage, small_config
 
 from bert_jax.cli import main
 from bert_jax.config.settings import to_dict
+from bert_jax.feed.examples import make_examples
 from bert_jax.feed.shards import open_data
 from bert_jax.runs.directory import open_run
-from bert_jax.use.evaluation import make_examples, ScorePass, unigram_report
+from bert_jax.use.evaluation import ScorePass, unigram_report
 from bert_jax.use.fill_mask import Inference
 
 CONFIG = small_config()

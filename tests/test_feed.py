@@ -16,7 +16,9 @@ from conftest import small_config
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.feed.batch import batch_spec, BatchShape
-from bert_jax.feed.feed import EMPTY, evaluation_batch, Examples, feed, SpecialIds
+from bert_jax.feed.examples import EMPTY, evaluation_batch, Examples
+from bert_jax.feed.feed import feed
+from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import make_arrangement
 from bert_jax.feed.shards import open_data
 

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import bert_jax.feed.feed
+import bert_jax.feed.examples
+import bert_jax.feed.masking
 from bert_jax.checks.first_batches import described, doubts, measure, word_counts, word_numbers
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import BatchShape
-from bert_jax.feed.feed import EMPTY, Examples, SpecialIds
+from bert_jax.feed.examples import EMPTY, Examples
+from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import make_arrangement
 from bert_jax.feed.shards import open_data
 
@@ -108,9 +110,9 @@ def test_words_of_packed_examples_by_hand():
 
 def broken(monkeypatch, change) -> None:
     """Masking that follows another objective than the configured one."""
-    right = bert_jax.feed.feed.mask_tokens
+    right = bert_jax.feed.masking.mask_tokens
     monkeypatch.setattr(
-        bert_jax.feed.feed,
+        bert_jax.feed.examples,
         "mask_tokens",
         lambda tokens, wanted, objective, **ids: change(right, tokens, wanted, objective, ids),
     )

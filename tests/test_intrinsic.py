@@ -14,13 +14,12 @@ from bert_jax.cli import main
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.numpy_bert import forward
 from bert_jax.conversion.own_format import config_for, write_run
-from bert_jax.feed.feed import evaluation_batch
+from bert_jax.feed.examples import evaluation_batch, make_examples
 from bert_jax.feed.shards import open_data
 from bert_jax.prepare.preparation import prepare
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.runs.directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
-from bert_jax.use.evaluation import make_examples
 from bert_jax.use.intrinsic import evaluate_text, segments_of, text_offsets, Words
 from bert_jax.use.ngrams import contexts_of, fit_ngrams
 from bert_jax.use.pseudo_likelihood import choose_sentences

@@ -191,7 +191,8 @@ def _arranged(data: Path, packing: str, sequence_length: int, max_predictions: i
     from bert_jax.config.objective import ObjectiveConfig
     from bert_jax.config.pretrain import PretrainConfig
     from bert_jax.feed.batch import BatchShape
-    from bert_jax.feed.feed import Examples, SpecialIds
+    from bert_jax.feed.examples import Examples
+    from bert_jax.feed.layout import SpecialIds
     from bert_jax.feed.packing import make_arrangement
     from bert_jax.feed.shards import open_data
     from bert_jax.tokenization import load_tokenizer

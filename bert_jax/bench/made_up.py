@@ -16,7 +16,7 @@ import numpy as np
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import Batch, BatchShape
-from bert_jax.feed.feed import Examples
+from bert_jax.feed.examples import Examples
 from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import Arrangement, make_arrangement

@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.config.objective import ObjectiveConfig, pair_words
 from bert_jax.feed.batch import Batch
-from bert_jax.feed.feed import EMPTY, Examples
+from bert_jax.feed.examples import EMPTY, Examples
 from bert_jax.feed.mask_statistics import mask_report, TREATMENTS
 from bert_jax.feed.masking import Masks
 from bert_jax.feed.packing import Arrangement

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bert_jax.feed.batch import Batch, BatchShape
-from bert_jax.feed.feed import EMPTY, Examples
+from bert_jax.feed.examples import EMPTY, Examples
 from bert_jax.feed.masking import Masks
 from bert_jax.feed.order import BATCHES, BUCKETS, examples_at, permute, ROWS, SLOTS, stream_keys
 from bert_jax.feed.widths import bucket_widths

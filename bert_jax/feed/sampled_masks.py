@@ -8,7 +8,8 @@ import numpy as np
 
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import BatchShape
-from bert_jax.feed.feed import EVALUATION_SEED, Examples, SpecialIds
+from bert_jax.feed.examples import EVALUATION_SEED, Examples
+from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.mask_statistics import mask_report
 from bert_jax.feed.shards import objective_of, Split, table_name
 from bert_jax.tokenization import Tokenizer

@@ -15,6 +15,7 @@ from bert_jax.checks import first_batches
 from bert_jax.config.objective import pair_words
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
+from bert_jax.feed.examples import make_examples
 from bert_jax.feed.feed import feed
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory, TRAIN, VALIDATION
@@ -29,7 +30,7 @@ from bert_jax.train.loop import Hooks, Phase, Schedule
 from bert_jax.train.metrics import check_finite, mean_scores, Window
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step
-from bert_jax.use.evaluation import evaluation_rows, make_examples, ScorePass
+from bert_jax.use.evaluation import evaluation_rows, ScorePass
 
 
 class Session:

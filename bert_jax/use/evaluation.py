@@ -19,10 +19,11 @@ from tqdm import tqdm
 from bert_jax.config.objective import pair_words
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.errors import UserError
-from bert_jax.feed.batch import Batch, BatchShape
-from bert_jax.feed.feed import evaluation_batch, Examples, plain_feed, SpecialIds
+from bert_jax.feed.batch import Batch
+from bert_jax.feed.examples import evaluation_batch, Examples, make_examples
+from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import PAIRS
-from bert_jax.feed.shards import DataDirectory, Split
+from bert_jax.feed.shards import DataDirectory
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.runs.directory import RunDirectory
@@ -42,19 +43,6 @@ def evaluation_rows(phase: PhaseConfig, mesh: Mesh) -> int:
     """Rows of an evaluation's batch: no more than fit without micro-batches, and divisible by the mesh."""
     shards = row_shards(mesh)
     return -(-min(phase.batch_size, MOST_ROWS) // shards) * shards
-
-
-def make_examples(
-    split: Split, tokenizer: Tokenizer, config: PretrainConfig, phase: PhaseConfig, rows: int | None = None
-) -> Examples:
-    """The masked examples of a split, as a phase of the run asks for them; `rows`: of a batch, if not the phase's."""
-    return Examples(
-        split=split,
-        shape=BatchShape(rows or phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq),
-        objective=config.objective,
-        special=SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id),
-        vocab_size=tokenizer.vocab_size,
-    )
 
 
 class ScorePass:

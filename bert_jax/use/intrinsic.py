@@ -31,7 +31,8 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.conversion.own_format import restore_parameters
 from bert_jax.errors import Interrupted, listed, UserError
 from bert_jax.feed.batch import Batch
-from bert_jax.feed.feed import evaluation_batch, EVALUATION_SEED, Examples, plain_feed
+from bert_jax.feed.examples import evaluation_batch, EVALUATION_SEED, Examples, make_examples
+from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import PAIRS
 from bert_jax.feed.order import examples_at
 from bert_jax.feed.shards import DataDirectory, open_data, Split
@@ -46,7 +47,6 @@ from bert_jax.use.evaluation import (
     add_sums,
     check_vocabulary,
     choose_phase,
-    make_examples,
     mlm_report,
     nsp_report,
     read_behind,

@@ -20,8 +20,8 @@ import pytest
 from conftest import made_up_text, run_stage, small_config, TOPICS
 from tqdm import tqdm
 
+import bert_jax.train.evaluation
 import bert_jax.train.session
-import bert_jax.use.evaluation
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.config.pretrain import PACKINGS, PhaseConfig, PretrainConfig
@@ -64,7 +64,7 @@ def compiled_once():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (bert_jax.train.session, "compile_train_step"),
-            (bert_jax.use.evaluation, "compile_eval_step"),
+            (bert_jax.train.evaluation, "compile_eval_step"),
         ):
             patch.setattr(module, name, shared(getattr(module, name)))
         patch.setattr(Training, "abstract_state", property(shared(Training.abstract_state.func)))

@@ -14,7 +14,7 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.feed.batch import BatchShape
-from bert_jax.mesh.sharding import make_mesh
+from bert_jax.mesh.sharding import make_mesh, put_on_mesh
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import (
     batch_statistics,
@@ -23,7 +23,6 @@ from bert_jax.train.step import (
     pretraining_scores,
     train_step,
 )
-from bert_jax.use.evaluation import put_on_mesh
 
 B, S, M = 16, 16, 4
 VOCAB, MASK = 96, 4

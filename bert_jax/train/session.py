@@ -26,11 +26,11 @@ from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import append_metrics, RunDirectory
 from bert_jax.runs.tensorboard import Board
 from bert_jax.tokenization import Tokenizer
+from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.loop import Hooks, Phase, Schedule
 from bert_jax.train.metrics import check_finite, mean_scores, Window
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step
-from bert_jax.use.evaluation import evaluation_rows, ScorePass
 
 
 class Session:

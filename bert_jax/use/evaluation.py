@@ -8,12 +8,9 @@ They stand beside what needs no model: the unigram model of the training text, a
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from bert_jax.config.objective import pair_words
@@ -25,84 +22,14 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import PAIRS
 from bert_jax.feed.shards import DataDirectory
 from bert_jax.mesh.compilation_cache import use_compilation_cache
-from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.losses import Scores
+from bert_jax.train.evaluation import add_sums, evaluation_rows, ScorePass
 from bert_jax.train.metrics import mean_scores, wilson_interval
-from bert_jax.train.state import Training
-from bert_jax.train.step import compile_eval_step
 from bert_jax.use.fill_mask import Inference
 
-MOST_ROWS = 256  # of an evaluation's batch
 SAMPLES = 8
 SAMPLE_TOKENS = (12, 60)  # shortest and longest example shown as a sample
-
-
-def evaluation_rows(phase: PhaseConfig, mesh: Mesh) -> int:
-    """Rows of an evaluation's batch: no more than fit without micro-batches, and divisible by the mesh."""
-    shards = row_shards(mesh)
-    return -(-min(phase.batch_size, MOST_ROWS) // shards) * shards
-
-
-class ScorePass:
-    """A pass over held-out examples with one compiled step."""
-
-    def __init__(self, training: Training, examples: Examples):
-        self.examples = examples
-        self.mesh = training.mesh
-        self.step = compile_eval_step(training, examples.shape)
-
-    def batches(self, limit: int | None = None) -> int:
-        """Batches of a pass, `limit` at most."""
-        count = -(-len(self.examples) // self.examples.shape.rows)
-        return count if limit is None else min(count, limit)
-
-    def batch(self, number: int) -> Batch:
-        """This process's rows of one batch of the pass."""
-        size = self.examples.shape.rows
-        return evaluation_batch(self.examples, size, number, own_rows(size, self.mesh))
-
-    def total(self, params: Any, limit: int | None = None) -> dict[str, float]:
-        """Sums over the examples, or over the first `limit` batches of them in a fixed order."""
-        totals: dict[str, float] = {}
-        for _, scores in self.scores(params, plain_feed(self.batch, 0, self.batches(limit))):
-            add_sums(totals, scores)
-        return totals
-
-    def scores(self, params: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, float]]]:
-        """Each batch with its sums, read when the next one is under way, so that the device never waits for the host."""
-        begun = ((batch, self.step(params, put_on_mesh(self.mesh, batch))) for batch in batches)
-        for batch, (mlm, nsp) in read_behind(begun):
-            yield batch, read_sums(mlm, nsp)
-
-
-def read_behind[Begun](begun: Iterable[tuple[Begun, Any]]) -> Iterator[tuple[Begun, Any]]:
-    """Pairs of anything and arrays on the device -> the same with the arrays read, one pair later, when the next one is
-    under way."""
-    waiting: tuple[Begun, Any] | None = None
-    for pair in begun:
-        if waiting is not None:
-            yield waiting[0], jax.device_get(waiting[1])
-        waiting = pair
-    if waiting is not None:
-        yield waiting[0], jax.device_get(waiting[1])
-
-
-def read_sums(mlm: Scores, nsp: Scores) -> dict[str, float]:
-    """The sums of a step on the host, by name."""
-    named = (("mlm", mlm), ("nsp", nsp))
-    return {
-        f"{name}_{part}": float(value)
-        for name, scores in named
-        for part, value in jax.device_get(scores)._asdict().items()
-    }
-
-
-def add_sums(totals: dict[str, float], sums: dict[str, float]) -> None:
-    """Add `sums` to `totals` by name."""
-    for name, value in sums.items():
-        totals[name] = totals.get(name, 0.0) + value
 
 
 def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_length: int | None) -> dict[str, Any]:

@@ -42,16 +42,9 @@ from bert_jax.prepare.preparation import prepare
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import RunDirectory
+from bert_jax.train.evaluation import add_sums, read_behind
 from bert_jax.train.state import COMPUTE_DTYPES, resolve_compute_dtype
-from bert_jax.use.evaluation import (
-    add_sums,
-    check_vocabulary,
-    choose_phase,
-    mlm_report,
-    nsp_report,
-    read_behind,
-    treatment_counts,
-)
+from bert_jax.use.evaluation import check_vocabulary, choose_phase, mlm_report, nsp_report, treatment_counts
 from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE
 from bert_jax.use.ngrams import contexts_of, fit_ngrams, NgramModels
 from bert_jax.use.pseudo_likelihood import choose_sentences, head_scores, pseudo_log_likelihoods

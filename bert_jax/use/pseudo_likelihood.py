@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax.feed.batch import Batch
-from bert_jax.use.evaluation import read_behind
+from bert_jax.train.evaluation import read_behind
 from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE, WIDTH_STEP
 
 

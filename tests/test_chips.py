@@ -8,7 +8,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.mesh.chips import CHIPS, find_chip, parse_topology, topology_devices
-from bert_jax.model.accounting import device_peak
+from bert_jax.mesh.peak import device_peak
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.mesh.chips import Chip, find_chip, Topology, topology_devices
-from bert_jax.model.accounting import device_peak
+from bert_jax.mesh.peak import device_peak
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from bert_jax.host import __version__
 from bert_jax.mesh import distributed
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.distributed import all_or_none, is_main, say
+from bert_jax.mesh.peak import device_peak
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
-from bert_jax.model.accounting import device_peak
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.model.attention.check import check_at_start
 from bert_jax.process.output_lock import locked

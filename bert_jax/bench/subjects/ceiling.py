@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bert_jax.bench.measure import alternate, summary, timed
 from bert_jax.bench.workbench import Record, Workbench
-from bert_jax.model.accounting import device_peak
+from bert_jax.mesh.peak import device_peak
 
 
 def measure(bench: Workbench) -> Iterator[Record]:

@@ -10,7 +10,7 @@ from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, sum
 from bert_jax.bench.subjects.ceiling import matrix_product, product_flops
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import arrangement_of, Prepared, Record, Runner, Workbench
-from bert_jax.model.accounting import device_peak
+from bert_jax.mesh.peak import device_peak
 
 # Dropout of the hidden states and of attention's probabilities.
 DROPOUTS = {"as configured": {}, "none in attention": {"attention_probs_dropout_prob": 0.0},

@@ -15,7 +15,7 @@ from bert_jax.host import __version__
 from bert_jax.prepare.contamination import EvaluationNgrams
 from bert_jax.text.documents import ReadingOptions
 from bert_jax.text.sentences import load_splitter, RULES, splitter_version
-from bert_jax.text.sources import Source
+from bert_jax.text.sources import describe_file, Source
 from bert_jax.tokenization import Tokenizer
 
 SEGMENTERS = ("none", "jieba")
@@ -100,12 +100,6 @@ def make_request(
             for source in sources
         ],
     }
-
-
-def describe_file(source: Source, file: Path) -> dict[str, Any]:
-    """Name, size and time of a file, without reading it."""
-    status = file.stat()
-    return {"file": source.name_of(file), "bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
 # ---- the same or not ---------------------------------------------------------------------------------------

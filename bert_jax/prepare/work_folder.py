@@ -21,10 +21,10 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.files import own_folder, read_json, write_json
 from bert_jax.prepare.chunks import Chunk, cut, SPLITS, Work
-from bert_jax.prepare.request import describe_file, is_file_of, require_same_settings
+from bert_jax.prepare.request import is_file_of, require_same_settings
 from bert_jax.process.output_lock import locked
 from bert_jax.text.documents import ReadingCounts
-from bert_jax.text.sources import Part, read_part, Source
+from bert_jax.text.sources import describe_file, Part, read_part, Source
 
 UNFINISHED = "prepare-unfinished"
 _REQUEST = "request.json"

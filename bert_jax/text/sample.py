@@ -9,9 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bert_jax.prepare.request import describe_file
 from bert_jax.text.documents import ReadingCounts, ReadingOptions, sentences_of
-from bert_jax.text.sources import plan_parts, read_part, Source
+from bert_jax.text.sources import describe_file, plan_parts, read_part, Source
 
 _ONE_PART = 2**62  # bytes
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256
@@ -263,3 +264,9 @@ def _hash(document: RawDocument) -> float:
     """A hash of the text in [0, 1); the choice of held-out documents is made by another one."""
     digest = hashlib.blake2b("\n".join(document.lines).encode(), digest_size=8, person=b"share")
     return (int.from_bytes(digest.digest()) >> 11) / 2**53
+
+
+def describe_file(source: Source, file: Path) -> dict[str, Any]:
+    """Name, size and time of a file, without reading it."""
+    status = file.stat()
+    return {"file": source.name_of(file), "bytes": status.st_size, "modified": status.st_mtime_ns}

@@ -14,6 +14,7 @@ from typing import Any, TYPE_CHECKING
 
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.errors import listed, UserError
+from bert_jax.runs.names import FINETUNE_FILE, SEEDS_FILE
 
 if TYPE_CHECKING:
     from bert_jax.runs.directory import RunDirectory
@@ -59,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
-    if any((arguments.run / name).is_file() for name in FINETUNED):
+    if any((arguments.run / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE)):
         return _of_finetuned(arguments)
     _refuse_idle(arguments)
     if arguments.split not in (None, "validation", "train"):
@@ -72,9 +73,6 @@ def main(argv: Sequence[str]) -> int:
     describe = describe_data if arguments.text is None else describe_text
     print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
     return 0
-
-
-FINETUNED = ("finetune.json", "seeds.json")  # one of them makes a directory a fine-tuned run
 
 
 def _of_finetuned(arguments: argparse.Namespace) -> int:

@@ -5,13 +5,14 @@ import math
 import shlex
 from typing import Any
 
+from bert_jax.runs.names import CONFIG_FILE
 from bert_jax.runs.reading import Run
 
 
 def pretrain_again(run: Run, **changes: Any) -> str:
     """The command for another run, with some settings changed."""
     settings = " ".join(f"{key}={value}" for key, value in changes.items())
-    config = shlex.quote(str(run.directory / "config.json"))
+    config = shlex.quote(str(run.directory / CONFIG_FILE))
     return f"bert-jax pretrain {config} --data DATA --output {shlex.quote(f'{run.directory}-2')} {settings}".rstrip()
 
 

@@ -13,9 +13,10 @@ from bert_jax.checks.passport import check_passport
 from bert_jax.checks.signals import check_signals
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest, table_name
+from bert_jax.runs.names import CONFIG_FILE
 from bert_jax.runs.reading import load_run, Run
 from bert_jax.tokenization import load_tokenizer
-from bert_jax.tokenization.encoding import CONFIG_FILE
+from bert_jax.tokenization.encoding import TOKENIZER_FILE
 
 ASKED_OF_THE_RUN = {"Held-out text", "Padding"}  # subjects that the run's own checks judge
 
@@ -46,7 +47,7 @@ def examine(path: Path) -> Examination:
     Raises:
       UserError: it is neither, or one of its files cannot be read.
     """
-    if (path / "config.json").is_file():
+    if (path / CONFIG_FILE).is_file():
         return _examine_run(path)
     if (path / MANIFEST).is_file() or (path / "data.json").is_file():
         passport = _with_accents(read_manifest(path), path)
@@ -77,7 +78,7 @@ def _of_data(run: Run) -> list[Finding]:
 
 def _with_accents(passport: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """The passport, with whether accents are stripped where an earlier version wrote it: the tokenizer beside it knows."""
-    if "strip_accents" in passport or not (directory / CONFIG_FILE).is_file():
+    if "strip_accents" in passport or not (directory / TOKENIZER_FILE).is_file():
         return dict(passport)
     return {**passport, "strip_accents": load_tokenizer(directory).strip_accents}
 

@@ -12,8 +12,6 @@ from bert_jax.config.settings import build
 from bert_jax.errors import UserError
 from bert_jax.files import reading
 
-MODEL_FILE = "model.json"
-
 # What a head predicts, and from what: the [CLS] of an example through the pooler, or every token.
 TASKS = {
     "classification": "pooled",

@@ -29,7 +29,7 @@ from bert_jax.conversion.config_files import (
     with_vocab_size,
 )
 from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, OUTPUT_BIAS, Row, SECOND_NAMES, TF1
-from bert_jax.conversion.own_format import filled, is_run, nested, open_run_tensors, RUN_CONFIG, RunParameters
+from bert_jax.conversion.own_format import filled, is_run, nested, open_run_tensors, RunParameters
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
 from bert_jax.conversion.tensors import Entry, StoredTensors, without_prefix
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
@@ -43,8 +43,9 @@ from bert_jax.conversion.weight_files import (
     same_weights,
 )
 from bert_jax.errors import listed, UserError
+from bert_jax.runs.names import CONFIG_FILE
 from bert_jax.tokenization import Tokenizer
-from bert_jax.tokenization.encoding import CONFIG_FILE
+from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.loading import RECORDED
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -187,7 +188,7 @@ def detect(path: Path) -> tuple[str, Path]:
     if not found:
         refuse_other_frameworks(path)
         raise UserError(
-            f"{path} holds no checkpoint: neither {RUN_CONFIG} with checkpoints/ (ours), nor {listed(HUGGING_FACE_FILES)}"
+            f"{path} holds no checkpoint: neither {CONFIG_FILE} with checkpoints/ (ours), nor {listed(HUGGING_FACE_FILES)}"
             " (Hugging Face), nor a *.index file (TensorFlow 1)"
         )
     described = listed(f"{place.name} ({format})" for format, place in found)
@@ -314,7 +315,7 @@ def _conclusions(
     if tokenizer is not None and not tokenizer.decided_by.startswith(RECORDED):
         case = "lower-cased" if tokenizer.lowercase else "cased"
         yield (
-            f"text is taken to be {case}: {tokenizer.decided_by}; do_lower_case in a {CONFIG_FILE} beside them decides"
+            f"text is taken to be {case}: {tokenizer.decided_by}; do_lower_case in a {TOKENIZER_FILE} beside them decides"
             " otherwise"
         )
     if tokenizer is not None and tokenizer.unreachable:

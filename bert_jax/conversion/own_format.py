@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bert_jax.config.description import MODEL_FILE, ModelDescription
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.conversion import names
@@ -28,9 +28,9 @@ from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import open_run, RunDirectory
+from bert_jax.runs.names import MODEL_FILE
 from bert_jax.train.optimizer import make_optimizer, MomentsState
 
-RUN_CONFIG = "config.json"
 _LAYER = re.compile(r"encoder/layers/(\d+)/")
 Moments = Callable[[Row], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout
 

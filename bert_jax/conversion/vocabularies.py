@@ -10,7 +10,7 @@ from typing import Any
 from bert_jax.errors import listed, UserError
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.tokenization import load_tokenizer, Tokenizer, WordPieceTokenizer
-from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS
+from bert_jax.tokenization.encoding import SPECIAL_TOKENS, TOKENIZER_FILE
 from bert_jax.tokenization.hugging_face import LIBRARY_FILE, read_description, SPECIAL_NAMES, SPECIAL_TOKENS_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE
 from bert_jax.tokenization.switches import LONGEST_WORD_OF_TRANSFORMERS, Switches
@@ -38,7 +38,7 @@ def not_kept(folder: Path, positions: int) -> Iterator[str]:
     yield from described.notes
     if described.longest is not None and described.longest < positions:
         yield (
-            f"left out of {CONFIG_FILE}: model_max_length={described.longest}; texts may be as long as the {positions}"
+            f"left out of {TOKENIZER_FILE}: model_max_length={described.longest}; texts may be as long as the {positions}"
             " positions of the model"
         )
 
@@ -81,7 +81,7 @@ def write_hugging_face_tokenizer(tokenizer: Tokenizer, folder: Path, longest: in
     for name, content in tokenizer.files().items():
         with complete_or_absent(folder / name) as file:
             file.write(content)
-    write_json(folder / CONFIG_FILE, _transformers_config(tokenizer, longest))
+    write_json(folder / TOKENIZER_FILE, _transformers_config(tokenizer, longest))
     write_json(folder / SPECIAL_TOKENS_FILE, SPECIAL_NAMES)
     with complete_or_absent(folder / LIBRARY_FILE) as file:
         file.write(json.dumps(_library_tokenizer(tokenizer), ensure_ascii=False).encode())

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config.description import MODEL_FILE, ModelDescription
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.settings import build, differences, to_dict
 from bert_jax.conversion.own_format import config_for
@@ -21,10 +21,10 @@ from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, read_json, reading, write_json
 from bert_jax.process.output_lock import LOCK_FILE
 from bert_jax.runs.directory import RunDirectory
+from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, MODEL_FILE, SCORES_FILE, SEEDS_FILE
 from bert_jax.tasks.table import find_task, own_task, Task, with_columns
 from bert_jax.tokenization import Tokenizer
 
-FINETUNE_FILE, SCORES_FILE, SEEDS_FILE, PREDICTIONS = "finetune.json", "scores.json", "seeds.json", "predictions"
 AGAIN = "remove its folder and fine-tune again"
 # What may change when a run that was stopped goes on.
 _RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
@@ -151,7 +151,7 @@ def start_or_resume(
                 f" it began with ({tokenizer.fingerprint[:12]}...): copy both from there"
             )
         return Finetuned(run, read_record(file))
-    known = {*tokenizer.files(), "tokenizer_config.json", "config.json", MODEL_FILE, LOCK_FILE}
+    known = {*tokenizer.files(), "tokenizer_config.json", CONFIG_FILE, MODEL_FILE, LOCK_FILE}
     known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}
     if path.is_dir() and any(entry.name not in known for entry in path.iterdir()):
         raise UserError(f"{path}: is not empty and is no fine-tuned run: choose another --output")

@@ -18,13 +18,7 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.files import own_folder, reading, write_json
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
-from bert_jax.finetuning.directory import (
-    Finetuned,
-    PREDICTIONS,
-    read_record,
-    start_or_resume,
-    write_records,
-)
+from bert_jax.finetuning.directory import Finetuned, read_record, start_or_resume, write_records
 from bert_jax.finetuning.prediction import Predictor
 from bert_jax.finetuning.prepared import Prepared, Wanted
 from bert_jax.finetuning.split import Outcome
@@ -37,6 +31,7 @@ from bert_jax.model.attention.check import check_at_start
 from bert_jax.process.output_lock import locked
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import append_metrics, forget_metrics_after
+from bert_jax.runs.names import FINETUNE_FILE, PREDICTIONS
 from bert_jax.runs.tensorboard import Board
 from bert_jax.tasks.table import Task
 from bert_jax.train.loop import Hooks, listen_for_stop, Phase, StopRequest, train
@@ -287,7 +282,7 @@ class Session:
             outcome.write(folder)
             found |= outcome.found
         record = {**self.run.record, "found": found}
-        write_json(self.run.path / "finetune.json", record)
+        write_json(self.run.path / FINETUNE_FILE, record)
         return self._write_scores()
 
     def _write_scores(self) -> Result:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from bert_jax.files import write_json
-from bert_jax.finetuning.directory import SEEDS_FILE
 from bert_jax.finetuning.run import finetune, Result, Wanted
 from bert_jax.mesh.distributed import say
 from bert_jax.process.output_lock import locked
+from bert_jax.runs.names import SEEDS_FILE
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
 
 SWEPT = ("learning_rate", "batch_size", "epochs")

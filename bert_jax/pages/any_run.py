@@ -9,7 +9,8 @@ from bert_jax.pages.finetune import write_finetuned
 from bert_jax.pages.pretrain import write_report
 from bert_jax.pages.several_runs import write_several
 from bert_jax.pages.several_tasks import write_tasks
-from bert_jax.runs.finetuned import load_several, parts_of, RUN_FILE, SEEDS_FILE
+from bert_jax.runs.finetuned import load_several, parts_of
+from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, SEEDS_FILE
 
 FEW = 3  # runs that are reported without a progress bar
 
@@ -24,9 +25,9 @@ def write_any(directory: Path) -> Path:
         folders = [directory / one.folder for one in load_several(directory).runs if one.run is not None]
         _write_all(folders)
         return write_several(directory)
-    if (directory / RUN_FILE).is_file():
+    if (directory / FINETUNE_FILE).is_file():
         return write_finetuned(directory)
-    if not (directory / "config.json").is_file() and (parts := parts_of(directory)):
+    if not (directory / CONFIG_FILE).is_file() and (parts := parts_of(directory)):
         _write_all(parts)
         return write_tasks(directory, parts)
     return write_report(directory)

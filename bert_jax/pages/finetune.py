@@ -15,6 +15,7 @@ from bert_jax.pages.rating_tables import rating_section
 from bert_jax.pages.tag_tables import share_right, tag_section
 from bert_jax.pages.template import fill, save_page
 from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, prediction_fields
+from bert_jax.runs.names import REPORT_FILE
 
 
 def write_finetuned(directory: Path) -> Path:
@@ -23,7 +24,7 @@ def write_finetuned(directory: Path) -> Path:
     Raises:
       UserError: not such a directory, or one of its files cannot be read.
     """
-    return save_page(render(load_finetuned(directory)), directory / "report.html")
+    return save_page(render(load_finetuned(directory)), directory / REPORT_FILE)
 
 
 def render(run: FinetunedRun) -> str:

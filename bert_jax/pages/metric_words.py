@@ -3,8 +3,6 @@
 
 from bert_jax.pages.wording import SPACE
 
-# The official programs of these give per cent, those of GLUE fractions.
-PER_CENT_KINDS = ("span", "tagging")
 CORRELATIONS = ("mcc", "pearson", "spearman")  # known without "%", times 100 (BERT's table 1)
 
 _NAMES = {
@@ -24,13 +22,6 @@ _NAMES = {
     "NoAns_exact": "exact match, no answer",
     "NoAns_f1": "F1, no answer",
 }
-# What lines of metrics.jsonl and dictionaries of scores hold beside metrics.
-_OTHERS = {"kind", "split", "step", "epoch", "total", "TOTAL", "SKIP", "HasAns_total", "NoAns_total"}
-
-
-def is_metric(name: str) -> bool:
-    """Whether it is a score, and no count, threshold or place."""
-    return name not in _OTHERS and not name.endswith("_thresh")
 
 
 def metric_name(name: str) -> str:

@@ -12,6 +12,7 @@ from bert_jax.pages.pretrain_samples import sample_card
 from bert_jax.pages.pretrain_summary import headline, tiles
 from bert_jax.pages.pretrain_tables import evaluation_table, machine, settings
 from bert_jax.pages.template import fill, save_page
+from bert_jax.runs.names import REPORT_FILE
 from bert_jax.runs.reading import load_run, Run
 
 
@@ -21,7 +22,7 @@ def write_report(run_directory: Path) -> Path:
     Raises:
       UserError: not a run directory, or one of its JSON files cannot be read.
     """
-    return save_page(render(load_run(run_directory)), run_directory / "report.html")
+    return save_page(render(load_run(run_directory)), run_directory / REPORT_FILE)
 
 
 def render(run: Run) -> str:

@@ -12,6 +12,7 @@ from bert_jax.pages.several_charts import curves_panel, Spread, spread_of, strip
 from bert_jax.pages.template import fill, save_page
 from bert_jax.pages.wording import counted, plain, SPACE
 from bert_jax.runs.finetuned import load_several, SeedRun, SeveralRuns
+from bert_jax.runs.names import REPORT_FILE
 
 SETTING_WORDS = {"learning_rate": "Learning rate", "batch_size": "Batch", "epochs": "Epochs"}
 
@@ -22,7 +23,7 @@ def write_several(directory: Path) -> Path:
     Raises:
       UserError: not such a folder, or one of its files cannot be read.
     """
-    return save_page(render_several(load_several(directory)), directory / "report.html")
+    return save_page(render_several(load_several(directory)), directory / REPORT_FILE)
 
 
 def render_several(several: SeveralRuns) -> str:

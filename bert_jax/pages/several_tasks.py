@@ -13,7 +13,8 @@ from bert_jax.pages.notices import Notice
 from bert_jax.pages.several_charts import spread_of
 from bert_jax.pages.template import fill, save_page
 from bert_jax.pages.wording import counted, plain
-from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, load_several, SEEDS_FILE, SeveralRuns
+from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, load_several, SeveralRuns
+from bert_jax.runs.names import REPORT_FILE, SEEDS_FILE
 from bert_jax.tasks.scoring.glue import TaskScores
 
 
@@ -27,7 +28,7 @@ def write_tasks(directory: Path, parts: Sequence[Path]) -> Path:
     Raises:
       UserError: one of their files cannot be read.
     """
-    return save_page(render_tasks(directory, parts), directory / "report.html")
+    return save_page(render_tasks(directory, parts), directory / REPORT_FILE)
 
 
 def render_tasks(directory: Path, parts: Sequence[Path]) -> str:

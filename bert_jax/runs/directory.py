@@ -11,25 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.description import description_from, ModelDescription
-from bert_jax.config.description import MODEL_FILE as DESCRIPTION_FILE
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, load_config, to_dict
 from bert_jax.config.training import OptimizerConfig
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
 from bert_jax.process.output_lock import LOCK_FILE
+from bert_jax.runs.names import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    EVALUATION_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PASSPORT,
+    TENSORBOARD,
+)
 from bert_jax.tokenization import load_tokenizer, Tokenizer
-from bert_jax.tokenization.encoding import CONFIG_FILE
-from bert_jax.tokenization.sentencepiece import MODEL_FILE
+from bert_jax.tokenization.encoding import TOKENIZER_FILE
+from bert_jax.tokenization.sentencepiece import MODEL_FILE as SENTENCEPIECE_FILE
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
 
 _OF_HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # with or without an index
 
 # What a start that was cut off may have left in the directory.
-PASSPORT = "passport.json"
-_NAMES = (VOCABULARY_FILE, MODEL_FILE, CONFIG_FILE, PASSPORT)
+_NAMES = (VOCABULARY_FILE, SENTENCEPIECE_FILE, TOKENIZER_FILE, PASSPORT)
 _COPY_PASSPORT = "copy it from the data that the run was trained on"
-WRITTEN_BEFORE_CONFIG = {LOCK_FILE, *_NAMES, *(f"{name}.partial" for name in (*_NAMES, "config.json"))}
+WRITTEN_BEFORE_CONFIG = {LOCK_FILE, *_NAMES, *(f"{name}.partial" for name in (*_NAMES, CONFIG_FILE))}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class RunDirectory:
     @property
     def config_file(self) -> Path:
         """The resolved configuration."""
-        return self.path / "config.json"
+        return self.path / CONFIG_FILE
 
     @property
     def data_file(self) -> Path:
@@ -51,27 +59,27 @@ class RunDirectory:
     @property
     def environment_file(self) -> Path:
         """Versions and devices."""
-        return self.path / "environment.json"
+        return self.path / ENVIRONMENT_FILE
 
     @property
     def checkpoints(self) -> Path:
         """Orbax checkpoints, a folder for each step."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def metrics_file(self) -> Path:
         """One JSON object a line."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_FILE
 
     @property
     def tensorboard(self) -> Path:
         """TensorBoard events."""
-        return self.path / "tensorboard"
+        return self.path / TENSORBOARD
 
     @property
     def evaluation_file(self) -> Path:
         """Scores on held-out data."""
-        return self.path / "evaluation.json"
+        return self.path / EVALUATION_FILE
 
     def config(self) -> PretrainConfig:
         """The run's configuration."""
@@ -83,7 +91,7 @@ class RunDirectory:
         Raises:
           UserError: what it has written down cannot be read.
         """
-        file = self.path / DESCRIPTION_FILE
+        file = self.path / MODEL_FILE
         if not file.is_file():
             return ModelDescription(self.config().model)
         return description_from(read_json(file, "convert the checkpoint again"), file)
@@ -91,7 +99,7 @@ class RunDirectory:
     @property
     def is_converted(self) -> bool:
         """Whether its checkpoint came from elsewhere and no data was named yet to go on with."""
-        return (self.path / DESCRIPTION_FILE).is_file() and not self.data_file.is_file()
+        return (self.path / MODEL_FILE).is_file() and not self.data_file.is_file()
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the run's data.
@@ -110,15 +118,15 @@ class RunDirectory:
         Raises:
           UserError: its files are missing, or are not those that the run was trained with.
         """
-        if not (self.path / CONFIG_FILE).is_file():
+        if not (self.path / TOKENIZER_FILE).is_file():
             raise UserError(
-                f"{self.path / CONFIG_FILE} is missing: copy it from where the vocabulary of this run came from"
+                f"{self.path / TOKENIZER_FILE} is missing: copy it from where the vocabulary of this run came from"
             )
         tokenizer = load_tokenizer(self.path)
         trained_with = self.manifest().get("tokenizer") if self.data_file.is_file() else None
         if trained_with not in (None, tokenizer.fingerprint):
             raise UserError(
-                f"{self.path}: the vocabulary and {CONFIG_FILE} there (fingerprint {tokenizer.fingerprint[:12]}...) are not"
+                f"{self.path}: the vocabulary and {TOKENIZER_FILE} there (fingerprint {tokenizer.fingerprint[:12]}...) are not"
                 f" those that the run was trained with ({str(trained_with)[:12]}...): copy both from the data it was trained on"
             )
         return tokenizer

@@ -10,12 +10,15 @@ from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import parse_json, reading
-from bert_jax.pages.metric_words import is_metric, PER_CENT_KINDS
+from bert_jax.runs.names import FINETUNE_FILE, METRICS_FILE, PREDICTIONS, SCORES_FILE, SEEDS_FILE
 from bert_jax.runs.reading import number, read_json, read_metrics, Record
 from bert_jax.tasks.table import Task, TASKS
 
-# The names are those of `bert_jax.finetuning.directory`, which a page must not import: it loads JAX.
-RUN_FILE, SEEDS_FILE, SCORES_FILE = "finetune.json", "seeds.json", "scores.json"
+# The official programs of these give per cent, those of GLUE fractions.
+PER_CENT_KINDS = ("span", "tagging")
+# What lines of metrics.jsonl and dictionaries of scores hold beside metrics.
+_OTHERS = {"kind", "split", "step", "epoch", "total", "TOTAL", "SKIP", "HasAns_total", "NoAns_total"}
+
 MOST_CURVES = 3
 AGAIN = "make it again with bert-jax finetune"
 
@@ -211,12 +214,12 @@ def load_finetuned(directory: Path) -> FinetunedRun:
     Raises:
       UserError: it is none, or one of its files cannot be read.
     """
-    record = read_json(directory / RUN_FILE, AGAIN)
+    record = read_json(directory / FINETUNE_FILE, AGAIN)
     if record is None:
-        raise UserError(f"{directory}: is no fine-tuned run (no {RUN_FILE}): {AGAIN}")
-    _require(directory / RUN_FILE, record, ("task", "title", "kind", "metrics", "labels", "settings"))
+        raise UserError(f"{directory}: is no fine-tuned run (no {FINETUNE_FILE}): {AGAIN}")
+    _require(directory / FINETUNE_FILE, record, ("task", "title", "kind", "metrics", "labels", "settings"))
     outcome = read_json(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored")
-    lines, unreadable = read_metrics(directory / "metrics.jsonl")
+    lines, unreadable = read_metrics(directory / METRICS_FILE)
     with reading(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored"):
         split = (outcome or {}).get("main", {}).get("split") or "dev"
     return FinetunedRun(
@@ -225,7 +228,7 @@ def load_finetuned(directory: Path) -> FinetunedRun:
         outcome=outcome,
         train=[line for line in lines if line["kind"] == "train"],
         dev=[line for line in lines if line["kind"] == "dev"],
-        predictions=read_predictions(directory / "predictions" / f"{split}.jsonl"),
+        predictions=read_predictions(directory / PREDICTIONS / f"{split}.jsonl"),
         unreadable=unreadable,
     )
 
@@ -265,7 +268,7 @@ def load_several(directory: Path) -> SeveralRuns:
     with reading(directory / SEEDS_FILE, AGAIN):
         for entry in record["runs"]:
             folder = directory / str(entry["folder"])
-            runs.append(SeedRun(entry, load_finetuned(folder) if (folder / RUN_FILE).is_file() else None))
+            runs.append(SeedRun(entry, load_finetuned(folder) if (folder / FINETUNE_FILE).is_file() else None))
     return SeveralRuns(directory, record, runs)
 
 
@@ -276,7 +279,7 @@ def _require(path: Path, record: Record, names: Sequence[str]) -> None:
 
 def is_fine_tuned(directory: Path) -> bool:
     """Whether it holds a fine-tuned run, or several of one task."""
-    return (directory / RUN_FILE).is_file() or (directory / SEEDS_FILE).is_file()
+    return (directory / FINETUNE_FILE).is_file() or (directory / SEEDS_FILE).is_file()
 
 
 def parts_of(directory: Path) -> list[Path]:
@@ -289,3 +292,8 @@ def parts_of(directory: Path) -> list[Path]:
 def prediction_fields(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
     """Truth and prediction of every record."""
     return [record["label"] for record in records], [record["predicted"] for record in records]
+
+
+def is_metric(name: str) -> bool:
+    """Whether it is a score, and no count, threshold or place."""
+    return name not in _OTHERS and not name.endswith("_thresh")

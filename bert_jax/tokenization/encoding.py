@@ -18,7 +18,7 @@ from bert_jax.tokenization.flat import ChunkCache, Flat, FlatEncoding, flattened
 from bert_jax.tokenization.words import has_cjk, Segmenter, word_starts
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer_config.json"
 
 Spans = list[tuple[int, int]]  # [begin, end) of each token in characters of the text as it was given
 
@@ -113,7 +113,7 @@ class Tokenizer(abc.ABC):
         for name, content in self.files().items():
             with complete_or_absent(directory / name) as file:
                 file.write(content)
-        write_json(directory / CONFIG_FILE, self.settings() | {"fingerprint": self.fingerprint})
+        write_json(directory / TOKENIZER_FILE, self.settings() | {"fingerprint": self.fingerprint})
 
     @abc.abstractmethod
     def files(self) -> dict[str, bytes]:

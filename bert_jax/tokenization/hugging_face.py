@@ -12,7 +12,7 @@ from typing import Any
 
 from bert_jax.errors import listed, UserError
 from bert_jax.files import read_json
-from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS
+from bert_jax.tokenization.encoding import SPECIAL_TOKENS, TOKENIZER_FILE
 from bert_jax.tokenization.switches import AddedToken, LONGEST_WORD_OF_TRANSFORMERS, Switches
 
 LIBRARY_FILE = "tokenizer.json"  # of the tokenizers library
@@ -59,11 +59,11 @@ def read_description(folder: Path) -> Described | None:
     Raises:
       UserError: a file that cannot be read, or describes a tokenizer that is not BERT's WordPiece, by file and field.
     """
-    names = (CONFIG_FILE, LIBRARY_FILE, ADDED_TOKENS_FILE)
+    names = (TOKENIZER_FILE, LIBRARY_FILE, ADDED_TOKENS_FILE)
     if not any((folder / name).is_file() for name in names):
         return None
-    config, library = _object(folder / CONFIG_FILE), _object(folder / LIBRARY_FILE)
-    _require_bert(folder / CONFIG_FILE, config)
+    config, library = _object(folder / TOKENIZER_FILE), _object(folder / LIBRARY_FILE)
+    _require_bert(folder / TOKENIZER_FILE, config)
     normalizer: Mapping[str, Any] = {}
     model: Mapping[str, Any] = {}
     entries = None
@@ -80,7 +80,7 @@ def read_description(folder: Path) -> Described | None:
     added = tuple(_added_tokens(folder, config, library, special))
     notes = [*_contradictions(config, normalizer), *_left_out(config, library)]
     lowercase = taken["do_lower_case"]
-    decided_by = CONFIG_FILE if isinstance(config.get("do_lower_case"), bool) else LIBRARY_FILE
+    decided_by = TOKENIZER_FILE if isinstance(config.get("do_lower_case"), bool) else LIBRARY_FILE
     longest = config.get("model_max_length")
     return Described(
         lowercase, decided_by, taken["strip_accents"], Switches(apart, longest_word, added), entries, tuple(notes),
@@ -110,7 +110,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _decided(folder: Path, config: Mapping[str, Any], name: str, normalizer: Mapping[str, Any], inner: str) -> Any:
     """A switch, by tokenizer_config.json, else by tokenizer.json; None where neither says it."""
-    for file, values, key in ((CONFIG_FILE, config, name), (LIBRARY_FILE, normalizer, inner)):
+    for file, values, key in ((TOKENIZER_FILE, config, name), (LIBRARY_FILE, normalizer, inner)):
         value = values.get(key)
         if value is not None and not isinstance(value, bool):
             raise UserError(f"{folder / file} says {key}={value!r:.80}, which is neither true nor false: correct it")
@@ -124,7 +124,7 @@ def _contradictions(config: Mapping[str, Any], normalizer: Mapping[str, Any]) ->
         first, second = config.get(name), normalizer.get(inner)
         if first is not None and second is not None and first != second:
             yield (
-                f"{CONFIG_FILE} says {name}={str(first).lower()}, {LIBRARY_FILE} {inner}={str(second).lower()}: the former"
+                f"{TOKENIZER_FILE} says {name}={str(first).lower()}, {LIBRARY_FILE} {inner}={str(second).lower()}: the former"
                 " counts, as for transformers"
             )
 
@@ -243,12 +243,12 @@ def _written_tokens(
         yield LIBRARY_FILE, _number(folder / LIBRARY_FILE, _field(token, "id")), token
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
-        raise UserError(f"{folder / CONFIG_FILE}: its added_tokens_decoder is no object: correct it")
+        raise UserError(f"{folder / TOKENIZER_FILE}: its added_tokens_decoder is no object: correct it")
     for number, token in decoder.items():
-        yield CONFIG_FILE, _number(folder / CONFIG_FILE, number), token
+        yield TOKENIZER_FILE, _number(folder / TOKENIZER_FILE, number), token
     for content, number in _object(folder / ADDED_TOKENS_FILE).items():
         yield ADDED_TOKENS_FILE, _number(folder / ADDED_TOKENS_FILE, number), content
-    for file, values in ((CONFIG_FILE, config), (SPECIAL_TOKENS_FILE, special)):
+    for file, values in ((TOKENIZER_FILE, config), (SPECIAL_TOKENS_FILE, special)):
         for name in ("additional_special_tokens", "extra_special_tokens"):
             for token in _listed_in(folder / file, values, name):
                 yield SPECIAL_TOKENS_FILE, float("inf"), token
@@ -294,7 +294,7 @@ def _left_out(config: Mapping[str, Any], library: Mapping[str, Any]) -> Iterator
     others = config.keys() - _READ - _WITHOUT_EFFECT
     said += [f"{name}={config[name]!r:.40}" for name in sorted(others) if config[name] is not None]
     if said:
-        yield f"left out of {CONFIG_FILE}, for which there is no place: {listed(said, 12)}"
+        yield f"left out of {TOKENIZER_FILE}, for which there is no place: {listed(said, 12)}"
     cut = [name for name in ("truncation", "padding") if library.get(name)]
     if cut:
         yield f"left out of {LIBRARY_FILE}: its {' and '.join(cut)}; texts are cut and padded where they are used"

@@ -14,7 +14,7 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, reading
 from bert_jax.text.lines import foreign_encoding, mend_encoding
-from bert_jax.tokenization.encoding import CONFIG_FILE, SPECIAL_TOKENS, Tokenizer
+from bert_jax.tokenization.encoding import SPECIAL_TOKENS, Tokenizer, TOKENIZER_FILE
 from bert_jax.tokenization.hugging_face import Described, LARGEST_FILE, LIBRARY_FILE, read_description
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from bert_jax.tokenization.switches import switches_from
@@ -39,10 +39,10 @@ def load_tokenizer(path: Path, lowercase: bool | None = None, strip_accents: boo
     asked = {"lowercase": lowercase, "strip_accents": strip_accents}
     if file.suffix == ".model":
         return _load_sentencepiece(file, asked)
-    config_file = file.parent / CONFIG_FILE
+    config_file = file.parent / TOKENIZER_FILE
     ours = _read_config(config_file) if file.name == VOCABULARY_FILE and config_file.exists() else None
     if ours is not None:
-        _refuse_other(asked, ours, config_file, f"give a copy of {file.name} without {CONFIG_FILE}")
+        _refuse_other(asked, ours, config_file, f"give a copy of {file.name} without {TOKENIZER_FILE}")
         decided_by, settings = f"{RECORDED} {config_file.name}", (ours["lowercase"], ours["strip_accents"])
         tokenizer = WordPieceTokenizer(_read_vocabulary(file), *settings, decided_by, ours["switches"])
         _require_fingerprint(tokenizer, file, ours, config_file)
@@ -120,7 +120,7 @@ def _vocabulary_file(path: Path) -> Path:
 
 
 def _load_sentencepiece(file: Path, asked: Settings) -> SentencePieceTokenizer:
-    config_file = file.parent / CONFIG_FILE
+    config_file = file.parent / TOKENIZER_FILE
     recorded = file.name == MODEL_FILE and config_file.exists()
     decided_by = f"{RECORDED} {config_file.name}" if recorded else f"{file.name} normalises so"
     _require_small(file)
@@ -191,7 +191,7 @@ def _require_fingerprint(tokenizer: Tokenizer, file: Path, config: Mapping[str, 
         raise UserError(
             f"{file} and {config_file} do not belong together: the fingerprint is"
             f" {tokenizer.fingerprint[:12]}, recorded is {str(recorded)[:12]}; one of them was edited:"
-            f" restore it, or remove {CONFIG_FILE} and start anew"
+            f" restore it, or remove {TOKENIZER_FILE} and start anew"
         )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bert_jax.config.description import MODEL_FILE
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.errors import Interrupted, TryAgain, UserError
@@ -28,6 +27,7 @@ from bert_jax.model.attention.check import check_at_start
 from bert_jax.process.output_lock import locked
 from bert_jax.runs.checkpoint import Checkpoints, first_line
 from bert_jax.runs.directory import forget_metrics_after, join_run, RunDirectory, start_or_resume
+from bert_jax.runs.names import MODEL_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.loop import listen_for_stop, StopRequest, train
 from bert_jax.train.metrics import Window

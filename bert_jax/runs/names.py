@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of the files in a run directory, of pre-training and of fine-tuning. No file of a run is named elsewhere."""
+
+CONFIG_FILE = "config.json"  # resolved, and written last: a directory that has it is a run
+MODEL_FILE = "model.json"  # which heads the checkpoint has, where a conversion or a fine-tuning made it
+PASSPORT = "passport.json"  # a copy: what the data is, that the run is trained on
+ENVIRONMENT_FILE = "environment.json"  # versions and devices
+CHECKPOINTS = "checkpoints"  # a folder for each step
+METRICS_FILE = "metrics.jsonl"  # one JSON object a line
+TENSORBOARD = "tensorboard"  # the same curves, as TensorBoard's events
+EVALUATION_FILE = "evaluation.json"  # scores on held-out data
+REPORT_FILE = "report.html"
+
+# A fine-tuned run has these too; SEEDS_FILE lies in the folder of several runs.
+FINETUNE_FILE = "finetune.json"  # the task, every setting, where the weights came from; written before the first step
+SCORES_FILE = "scores.json"  # by split; written last: a run that has it is finished
+SEEDS_FILE = "seeds.json"
+PREDICTIONS = "predictions"  # a folder: an object for each example, and the official files

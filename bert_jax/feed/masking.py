@@ -23,8 +23,8 @@ from bert_jax.tokenization.ranges import counts_of, ranges
 
 # Odd, so that position -> key is one to one within an example.
 _STRIDE = np.uint32(0x9E3779B9)
-# One stream of random numbers for each use.
 UNBOUNDED = 2**32 - 1  # as a bound of keys
+# One stream of random numbers for each use.
 _TREATMENT, _ENTRY, _LENGTH = np.uint32(0x85EBCA6B), np.uint32(0x27D4EB2F), np.uint32(0x165667B1)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """tf.data around the vectorised batch function: parallel calls, one per batch, in order, made ahead.
 
-The only importer of TensorFlow.
+Nothing else of a run imports TensorFlow.
 
 Autotuning is off: its thread sleeps in growing periods and misses the wake-up at the end, so that the destructor of an
 iterator may wait for it for more than a minute. The numbers below are therefore fixed.

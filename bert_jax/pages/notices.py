@@ -12,7 +12,7 @@ from bert_jax.runs.reading import number, Run, series
 
 @dataclass(frozen=True)
 class Notice:
-    """Something to know before reading on: `kind` is warning or note."""
+    """Something to know before reading on: `kind` is problem, warning or note."""
 
     kind: str
     text: str

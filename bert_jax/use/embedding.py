@@ -26,7 +26,6 @@ from bert_jax.files import complete_or_absent, write_json
 from bert_jax.process.output_lock import LOCK_FILE, locked
 from bert_jax.use.model import Pretrained, SHOWN, TextBatch
 
-POOLINGS = ("mean", "cls", "pooled")
 COMBINATIONS = ("concat", "sum", "mean")
 TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"

@@ -204,7 +204,7 @@ def _forward_kernel(
     seeds_ref: Any, ids_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, o_ref: Any, lse_ref: Any, *, plan: Plan
 ) -> None:
     """Scores lie query-major, [Q, K]: the sums of softmax run along lanes."""
-    kept = 1 - plan.dropout_rate
+    kept_share = 1 - plan.dropout_rate
     first_head = pl.program_id(1) * plan.program_heads
 
     def one_row(row: Any) -> None:
@@ -218,7 +218,7 @@ def _forward_kernel(
             total = p.sum(axis=1, keepdims=True)
             if plan.dropout_rate:
                 p = jnp.where(_keep(seeds_ref, row, first_head + head, 0, p.shape, plan), p, 0.0)
-            o_head = _dot(p.astype(v.dtype), v, 1, 0) * (1 / (total * kept))
+            o_head = _dot(p.astype(v.dtype), v, 1, 0) * (1 / (total * kept_share))
             o = _put_lanes_of(head, o, o_head, plan)
             lse_ref[row, 0, head : head + 1, :] = _row(top + jnp.log(total))
         o_ref[row] = o.astype(o_ref.dtype)
@@ -247,7 +247,7 @@ def _backward_kernel(
 
     dv = c (p keep)' do,   ds = c p (keep (do v') - delta / c),   dq = ds k,   dk = ds' q,   delta = rowsum(do o).
     """
-    kept, scale = 1 - plan.dropout_rate, plan.head_size**-0.5
+    kept_share, scale = 1 - plan.dropout_rate, plan.head_size**-0.5
     first_head = pl.program_id(1) * plan.program_heads
 
     def one_row(row: Any) -> None:
@@ -263,13 +263,13 @@ def _backward_kernel(
             if plan.dropout_rate:
                 keep = _keep(seeds_ref, row, first_head + head, 1, p.shape, plan)
                 dp, p_kept = jnp.where(keep, dp, 0.0), jnp.where(keep, p, 0.0)
-            ds = (p * (dp - delta[head] * kept)).astype(k.dtype)
+            ds = (p * (dp - delta[head] * kept_share)).astype(k.dtype)
             dv += _dot(p_kept.astype(d_o.dtype), d_o_head, 1, 0)
             dk += _dot(ds, q_head, 1, 0)
             dq += _dot(ds, k_head, 0, 0)
-        dq_ref[row] = (dq * (scale / kept)).astype(dq_ref.dtype)
-        dk_ref[row] = (dk * (1 / kept)).astype(dk_ref.dtype)
-        dv_ref[row] = (dv * (1 / kept)).astype(dv_ref.dtype)
+        dq_ref[row] = (dq * (scale / kept_share)).astype(dq_ref.dtype)
+        dk_ref[row] = (dk * (1 / kept_share)).astype(dk_ref.dtype)
+        dv_ref[row] = (dv * (1 / kept_share)).astype(dv_ref.dtype)
 
     _for_each_row(plan, one_row)
 

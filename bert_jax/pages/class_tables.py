@@ -46,7 +46,7 @@ class Classes:
     """
 
     def __init__(self, gold: Sequence[int], predicted: Sequence[int], words: Callable[[int], str], classes: int = 0):
-        matrix = confusion_matrix(gold, predicted).astype(np.int64)  # [C, C]
+        matrix = confusion_matrix(gold, predicted)  # [C, C]
         occurring = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
         self.matrix = matrix[np.ix_(occurring, occurring)]
         self.words = [words(int(place)) for place in occurring]

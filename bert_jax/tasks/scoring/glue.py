@@ -86,7 +86,7 @@ def _f1_of(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 def mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
     """Matthews' correlation for any number of classes (R_K of Gorodkin 2004), 0 where gold or predicted is constant."""
-    matrix = confusion_matrix(gold, predicted)
+    matrix = confusion_matrix(gold, predicted).astype(np.float64)
     of_gold, of_predicted, total = matrix.sum(axis=1), matrix.sum(axis=0), float(matrix.sum())  # [C], [C]
     covariance = np.trace(matrix) * total - of_gold @ of_predicted
     variances = (total**2 - of_gold @ of_gold) * (total**2 - of_predicted @ of_predicted)
@@ -94,10 +94,10 @@ def mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def confusion_matrix(gold: Numbers, predicted: Numbers, classes: int = 0) -> np.ndarray:
-    """Float [C, C]: how many of class i were called j. C is `classes`, or as many as the highest number needs."""
+    """[C, C] int64: how many of class i were called j. C is `classes`, or as many as the highest number needs."""
     rows, columns = np.asarray(gold, np.int64), np.asarray(predicted, np.int64)
     size = max(classes, int(rows.max()) + 1, int(columns.max()) + 1)
-    return np.bincount(rows * size + columns, minlength=size * size).reshape(size, size).astype(np.float64)
+    return np.bincount(rows * size + columns, minlength=size * size).reshape(size, size)
 
 
 def pearson(gold: np.ndarray, predicted: np.ndarray) -> float | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of docs/architecture.md, read from the imports."""
+"""The rooms of docs/architecture.md: read from the folders of bert_jax/ and from what their files import."""
 
 import ast
 from pathlib import Path
@@ -9,65 +9,32 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bert_jax"
 
-# The layer of a module, by the longest prefix of its name below bert_jax.
-LAYERS = {
-    "": 0,  # bert_jax/__init__.py: a version, and doors to what is above, opened when they are called
-    **dict.fromkeys(["config", "finetune_config", "model_description", "settings", "batch", "sharding"], 0),
-    **dict.fromkeys(
-        ["errors", "files", "text_files", "terminal", "cores", "host_memory", "output_lock", "stopping"], 0
-    ),
-    **dict.fromkeys(
-        [
-            "attention",
-            "dropout",
-            "residuals",
-            "chips",
-            "hlo",
-            "distributed",
-            "compilation_cache",
-            "optimizer",
-            "losses",
-            "metrics",
-            "accounting",
-            "checkpoint",
-            "checkpoint_integrity",
-            "checksums",
-        ],
-        1,
-    ),
-    **dict.fromkeys(["tokenization", "data", "run_directory", "tensorboard", "first_batches", "scoring", "tasks"], 1),
-    **dict.fromkeys(["encoder", "task_heads", "heads"], 2),
-    **dict.fromkeys(["train_state", "train_step"], 3),
-    **dict.fromkeys(
-        [
-            "train_loop",
-            "evaluation",
-            "inference",
-            "pretraining",
-            "report",
-            "passport",
-            "doctor",
-            "plan",
-            "bench",
-            "session",
-            "conversion",
-            "pretrained",
-            "embedding",
-            "finetuning",
-            "intrinsic",
-            "pseudo_likelihood",
-        ],
-        4,
-    ),
-    "cli": 5,
-}
+# The rooms, from the ground up. A room imports from floors below its own only; files of a room import each other.
+FLOORS = (
+    ("errors", "host"),  # the ground: loose files
+    ("files",),
+    ("config", "text", "process"),
+    ("tokenization",),
+    ("feed", "tasks", "mesh"),
+    ("runs", "model"),
+    ("checks",),
+    ("prepare", "train", "pages"),
+    ("conversion", "plan"),
+    ("use", "finetuning", "bench"),
+    ("", "cli"),  # the doors: `import bert_jax`, and the command line, which imports a stage when it is asked for
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Rooms that are of use without JAX, and what nothing in them reaches, however far.
+WITHOUT_JAX = ("config", "text", "tokenization", "feed", "tasks", "prepare")
+JAX = {"jax", "flax", "optax", "orbax"}
+
 ONLY_IMPORTER = {
-    "orbax": {"checkpoint"},
-    "tensorflow": {"data.tf_feed", "conversion.tf1"},
-    "tensorflow_datasets": {"data.tfds_source"},
-    "apache_beam": {"data.beam"},
+    "orbax": {"runs.checkpoint"},
+    "tensorflow": {"feed.tf_feed", "conversion.tf1"},
+    "tensorflow_datasets": {"text.tfds_source"},
+    "apache_beam": {"prepare.beam"},
     "safetensors": {"conversion.safetensors_files"},
-    "tensorboardX": {"tensorboard"},
+    "tensorboardX": {"runs.tensorboard"},
     "sentencepiece": {"tokenization.sentencepiece"},
 }
 
@@ -91,64 +58,78 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def own_imports(path: Path) -> set[str]:
-    """Modules of ours that a file imports, below bert_jax."""
-    names = {name.removeprefix("bert_jax").lstrip(".") for name in imports_of(path) if name.split(".")[0] == "bert_jax"}
-    return {name for name in names if name in MODULES}
+IMPORTS = {module: imports_of(path) for module, path in MODULES.items()}
+LIBRARIES = {module: {name.split(".")[0] for name in imports} for module, imports in IMPORTS.items()}
 
 
-def layer_of(module: str) -> int:
-    return LAYERS[module.split(".")[0]]
+def own_imports(module: str) -> set[str]:
+    """Modules of ours that a module imports, below bert_jax; a package is left out where something in it is imported."""
+    below = {name.removeprefix("bert_jax").lstrip(".") for name in IMPORTS[module] if name.split(".")[0] == "bert_jax"}
+    found = {name for name in below if name in MODULES}
+    return {name for name in found if not any(other.startswith(f"{name}.") or name == "" for other in found - {name})}
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {""}))
-def test_imports_never_point_up(module):
-    for imported in own_imports(MODULES[module]):
-        assert layer_of(imported) <= layer_of(module), f"{module} imports {imported}, which is above it"
+def room(module: str) -> str:
+    return module.split(".")[0]
 
 
-def test_layer_zero_imports_nothing_but_layer_zero():
-    for module in ("config", "finetune_config", "settings", "batch", "sharding", "errors", "files", "text_files"):
-        assert {layer_of(imported) for imported in own_imports(MODULES[module])} <= {0}
+def reached(start: str) -> set[str]:
+    """The modules of ours that a module imports, directly or by way of others."""
+    found, pending = set(), {start}
+    while pending:
+        module = pending.pop()
+        found.add(module)
+        pending |= own_imports(module) - found
+    return found - {start}
+
+
+def test_every_folder_is_a_room_and_no_file_is_loose_but_the_ground_and_the_doors():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    loose = {module_name(path) for path in PACKAGE.glob("*.py")}
+    assert sorted(folders | loose) == sorted(FLOOR)
+    assert loose == {*FLOORS[0], *FLOORS[1], *FLOORS[-1]}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down(module):
+    for imported in own_imports(module):
+        below = FLOOR[room(imported)] < FLOOR[room(module)]
+        assert below or room(imported) == room(module) != "", f"{module} imports {imported}, which is no floor below"
 
 
 def test_no_cycles():
-    pending = {module: own_imports(path) - {module, ""} for module, path in MODULES.items()}
-    # A package's __init__ may gather its own modules.
+    pending = {module: own_imports(module) - {module} for module in MODULES}
     while free := {module for module, needed in pending.items() if not needed & pending.keys()}:
         pending = {module: needed for module, needed in pending.items() if module not in free}
     assert not pending, f"import cycle among {sorted(pending)}"
 
 
-def test_data_never_imports_the_model_or_jax():
-    for module, path in MODULES.items():
-        if module.startswith("data"):
-            roots = {name.split(".")[0] for name in imports_of(path)}
-            assert not roots & {"jax", "flax", "optax"}, module
-            assert own_imports(path) <= {
-                name for name in MODULES if layer_of(name) == 0 or name.startswith(("data", "tokenization"))
-            }, module
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if room(module) in WITHOUT_JAX))
+def test_text_tasks_and_feed_never_reach_jax(module):
+    for name in {module, *reached(module)}:
+        assert not LIBRARIES[name] & JAX, f"{module} reaches {name}"
 
 
-def test_tasks_and_scorers_are_of_use_without_jax():
-    for module, path in MODULES.items():
-        if module.startswith(("tasks", "scoring")):
-            assert not {name.split(".")[0] for name in imports_of(path)} & {"jax", "flax", "optax"}, module
-    for module in (name for name in MODULES if name.startswith("scoring")):
-        roots = {name.split(".")[0] for name in own_imports(MODULES[module])}
-        assert roots <= {"scoring", "errors", "files", "text_files", ""}, module
+def test_the_train_step_knows_no_data():
+    rooms = {room(name) for name in reached("train.step") - {"feed.batch"}}
+    assert rooms <= {"errors", "config", "mesh", "model", "train"}
+
+
+def test_scorers_are_of_use_by_themselves():
+    for module in MODULES:
+        if module.startswith("tasks.scoring"):
+            assert {name for name in own_imports(module) if not name.startswith("tasks.scoring")} <= {"errors", "files"}
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IMPORTER))
 def test_one_importer(library):
-    importers = {name for name, path in MODULES.items() if any(i.split(".")[0] == library for i in imports_of(path))}
-    assert importers == ONLY_IMPORTER[library]
+    assert {name for name in MODULES if library in LIBRARIES[name]} == ONLY_IMPORTER[library]
 
 
 def test_library_never_imports_what_stands_above_it():
-    for module, path in MODULES.items():
-        above = {name for name in imports_of(path) if name.startswith(("bert_jax.pipelines", "bert_jax.configs"))}
-        assert not above, module
+    for module, imports in IMPORTS.items():
+        above = ("bert_jax.pipelines", "bert_jax.configs", "bert_jax.tools")
+        assert not {name for name in imports if name.startswith(above)}, module
 
 
 def test_stages_and_their_files_agree():

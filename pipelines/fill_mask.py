@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
     from bert_jax.config.objective import PairWords
-    from bert_jax.use.fill_mask import Prediction
+    from bert_jax.use.fill_mask import TextPrediction
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def as_json(text: str, prediction: "Prediction", words: "PairWords | None") -> str:
+def as_json(text: str, prediction: "TextPrediction", words: "PairWords | None") -> str:
     """One line of JSON; the probability of the pair's label 0 is `is_next` or `in_order`."""
     fields: dict[str, Any] = {"text": text, "masks": [dataclasses.asdict(slot) for slot in prediction.masks]}
     if words is not None:
@@ -69,7 +69,7 @@ def as_json(text: str, prediction: "Prediction", words: "PairWords | None") -> s
     return json.dumps(fields, ensure_ascii=False)
 
 
-def as_text(text: str, prediction: "Prediction", words: "PairWords | None") -> str:
+def as_text(text: str, prediction: "TextPrediction", words: "PairWords | None") -> str:
     """A text and its predictions for people; `words`: for the label of its pair, None where it is not told."""
     lines = [text]
     for slot in prediction.masks:

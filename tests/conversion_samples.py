@@ -18,7 +18,7 @@ from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.training import OptimizerConfig
-from bert_jax.conversion.names import Row, shape_of
+from bert_jax.conversion.names import NameRow, shape_of
 from bert_jax.conversion.own_format import write_run
 from bert_jax.tokenization import WordPieceTokenizer
 
@@ -164,7 +164,7 @@ def write_own_run(folder: Path, more_rows: int = 0, **optimizer: object) -> Pret
     config = PretrainConfig(model=model, phases=(phase,), optimizer=recipe, seed=5, packing="buckets")
     description = ModelDescription(model)
 
-    def weight(row: Row) -> np.ndarray:
+    def weight(row: NameRow) -> np.ndarray:
         normal = np.random.default_rng(zlib.crc32(row.ours.encode())).standard_normal(shape_of(row, description))
         return (row.ours.endswith("scale") + 0.3 * normal).astype(np.float32)
 

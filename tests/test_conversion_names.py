@@ -17,7 +17,7 @@ from bert_jax.conversion.tf1 import open_tf1
 DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data")))
 
 
-def stored_shape(row: names.Row, format: str, description: ModelDescription) -> tuple[int, ...]:
+def stored_shape(row: names.NameRow, format: str, description: ModelDescription) -> tuple[int, ...]:
     shape = names.shape_of(row, description)
     return shape[::-1] if row.is_transposed(format) else shape
 

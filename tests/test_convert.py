@@ -476,7 +476,7 @@ def test_a_converted_run_fills_masks(tmp_path, capsys):
 
 def google_run(folder: Path, source: Path) -> Certificate:
     """A TF1 checkpoint of a training run: with Adam's moments and the number of steps."""
-    from bert_jax.conversion.tensors import Entry, Writable
+    from bert_jax.conversion.tensors import TensorEntry, Writable
 
     certificate = convert(source, folder / "weights", "tf1")
     tensors = open_tf1(folder / "weights" / "bert_model.ckpt")
@@ -492,7 +492,7 @@ def google_run(folder: Path, source: Path) -> Certificate:
     write_tf1(
         folder / "run" / "model.ckpt-1234",
         [
-            Writable(name, Entry(array.shape, array.dtype.name), lambda array=array: array)
+            Writable(name, TensorEntry(array.shape, array.dtype.name), lambda array=array: array)
             for name, array in arrays.items()
         ],
     )

@@ -119,7 +119,7 @@ def test_refused_by_name(assignment, message):
     assert named <= known, "the name of a setting that is not there"
 
 
-@pytest.mark.parametrize(("session", "config"), [(run.Session, FinetuneConfig()), (Session, PretrainConfig())])
+@pytest.mark.parametrize(("session", "config"), [(run.FinetuneSession, FinetuneConfig()), (Session, PretrainConfig())])
 def test_a_loss_that_is_not_finite_is_mended_by_settings_of_the_stage(session, config):
     at = SimpleNamespace(checkpoints="checkpoints", run=SimpleNamespace(checkpoints="checkpoints"))
     measured = getattr(session, "_measured", None) or session.measured

@@ -19,7 +19,7 @@ from bert_jax.config.settings import override
 from bert_jax.conversion.checkpoints import Asked
 from bert_jax.errors import UserError
 from bert_jax.finetuning.directory import Finetuned, OwnTask, start_or_resume
-from bert_jax.finetuning.prepared import Prepared, Wanted
+from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 
 CONFIG = override(FinetuneConfig(), SETTINGS)
 OF_QUESTIONS = replace(CONFIG, max_query_length=4)
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 
 def begin(wanted: Wanted, output: Path) -> Finetuned:
-    prepared = Prepared(wanted)
+    prepared = FinetuneSetup(wanted)
     return start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
 
 
@@ -137,7 +137,7 @@ def test_another_description_of_own_data_is_named_by_its_option(folder, tmp_path
 
 def test_a_run_of_an_older_version_goes_on(folder, tmp_path):
     """Its record has no digests; its rows are compared."""
-    prepared = Prepared(of(folder, "classification"))
+    prepared = FinetuneSetup(of(folder, "classification"))
     record = prepared.record()
     old = {name: value for name, value in record.items() if name != "content"}
     old["source"] = {name: value for name, value in record["source"].items() if name != "digest"}
@@ -161,5 +161,5 @@ def test_a_head_that_nothing_describes_is_no_obstacle(folder, tmp_path):
     (model / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSomething"]}))
     wanted = replace(of(folder, "classification"), model=model)
     with pytest.raises(UserError, match=r"does not say what classifier.weight of 3 outputs predicts"):
-        Prepared(wanted)
-    assert Prepared(replace(wanted, asked=Asked(head=False))).head.labels == ("0", "1")
+        FinetuneSetup(wanted)
+    assert FinetuneSetup(replace(wanted, asked=Asked(head=False))).head.labels == ("0", "1")

@@ -11,10 +11,10 @@ from bert_jax.finetuning import batches
 from bert_jax.finetuning.batches import (
     choose_widths,
     encoder_fields,
+    EpochOrder,
     NOBODY,
     passes,
     RowTable,
-    Schedule,
     Units,
     units_of_examples,
     units_of_rows,
@@ -52,7 +52,7 @@ UNITS = ("rows", "choices", "windows, all two", "windows")
 @pytest.mark.parametrize(("size", "multiple"), [(1, 1), (8, 8), (5, 1)])
 def test_every_example_is_seen_once_an_epoch(name, size, multiple):
     units = units_named(name)
-    schedule = Schedule(units, size, [16, LONGEST], seed=3, row_multiple=multiple)
+    schedule = EpochOrder(units, size, [16, LONGEST], seed=3, row_multiple=multiple)
     assert schedule.steps_per_epoch == -(-len(units) // size)
     orders = []
     for epoch in range(2):
@@ -69,8 +69,8 @@ def test_every_example_is_seen_once_an_epoch(name, size, multiple):
 def test_a_batch_is_a_function_of_seed_and_step(name):
     units = units_named(name)
 
-    def schedule(seed: int) -> Schedule:
-        return Schedule(units, 4, [16, LONGEST], seed)
+    def schedule(seed: int) -> EpochOrder:
+        return EpochOrder(units, 4, [16, LONGEST], seed)
 
     one, steps = schedule(5), range(3 * schedule(5).steps_per_epoch)
     drawn = [one.draw(step).examples.tolist() for step in steps]
@@ -83,7 +83,7 @@ def test_a_batch_is_a_function_of_seed_and_step(name):
 def test_rows_of_a_batch_are_those_of_its_examples(name):
     """Without `row_examples` place tells: row b belongs to example b // choices, as losses and predictions read it."""
     units = units_named(name)
-    schedule = Schedule(units, 4, [16, 32, LONGEST], seed=0)
+    schedule = EpochOrder(units, 4, [16, 32, LONGEST], seed=0)
     for step in range(schedule.steps_per_epoch):
         draw = schedule.draw(step)
         fields = encoder_fields(units, draw)
@@ -123,7 +123,7 @@ def test_fields_are_the_rows_and_padding():
 def test_shapes_are_few():
     """N rows, one and a half times as many, twice, three times ...: a program each, however windows fall."""
     units = units_of_examples(table_of(np.random.default_rng(2).integers(1, 30, 400).tolist()))
-    schedule = Schedule(units, 8, [LONGEST], seed=0, row_multiple=2)
+    schedule = EpochOrder(units, 8, [LONGEST], seed=0, row_multiple=2)
     shapes = {schedule.draw(step).shape for step in range(5 * schedule.steps_per_epoch)}
     assert {shape.rows for shape in shapes} <= {8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256}
     assert len(shapes) >= 3, "the test must meet several"
@@ -141,7 +141,7 @@ def test_capacity_holds_the_rows_and_is_never_twice_too_large(least, rows):
 def test_like_lengths_stand_together():
     """Within a pool the lengths of two batches do not overlap."""
     units = units_of_rows(table_of([1] * 200))
-    schedule = Schedule(units, 8, [LONGEST], seed=0)
+    schedule = EpochOrder(units, 8, [LONGEST], seed=0)
     spans = []
     for step in range(schedule.steps_per_epoch):
         examples = schedule.draw(step).examples

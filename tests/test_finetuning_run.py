@@ -118,14 +118,14 @@ def test_a_run_with_other_settings_is_refused_by_name(folder, capsys):
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Any) -> None:
-    measured = run.Session._measured
+    measured = run.FinetuneSession._measured
 
-    def acting(self: run.Session, done: int, *rest: Any) -> None:
+    def acting(self: run.FinetuneSession, done: int, *rest: Any) -> None:
         measured(self, done, *rest)
         if done == step:
             act()
 
-    monkeypatch.setattr(run.Session, "_measured", acting)
+    monkeypatch.setattr(run.FinetuneSession, "_measured", acting)
 
 
 def killed() -> None:

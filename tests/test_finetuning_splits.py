@@ -23,9 +23,9 @@ from finetune_samples import (
 from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.errors import UserError
-from bert_jax.finetuning.batches import Draw, NOBODY, Schedule
+from bert_jax.finetuning.batches import Draw, EpochOrder, NOBODY
 from bert_jax.finetuning.directory import write_records
-from bert_jax.finetuning.split import Source, Split
+from bert_jax.finetuning.split import SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, resolved
 from bert_jax.tasks.rows import IGNORE
 from bert_jax.tasks.table import find_task, own_task
@@ -33,14 +33,14 @@ from bert_jax.tasks.table import find_task, own_task
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
-def source(task: str, data: Path, head: TaskHead, **settings: object) -> Source:
+def source(task: str, data: Path, head: TaskHead, **settings: object) -> SplitRequest:
     found = find_task(task)
     config = resolved(FinetuneConfig(**{"max_length": 16, "max_query_length": 4} | settings), found, 32)
-    return Source(found, data, tokenizer(), config, head, MODEL)
+    return SplitRequest(found, data, tokenizer(), config, head, MODEL)
 
 
-def first_draw(split: Split, size: int = 5) -> Draw:
-    return Schedule(split.units, size, [16], seed=0).draw(0)
+def first_draw(split: TaskSplit, size: int = 5) -> Draw:
+    return EpochOrder(split.units, size, [16], seed=0).draw(0)
 
 
 # ---- texts ---------------------------------------------------------------------------------------------------------
@@ -129,13 +129,13 @@ def test_choices_of_different_number_are_refused(tmp_path):
     task = own_task("choice", ("context",), "label", None, None, ("ends",))
     config = resolved(FinetuneConfig(max_length=16), task, 32)
     with pytest.raises(UserError, match=r"dev.jsonl, line 2: 2 choices, and dev.jsonl, line 1 has 3"):
-        load_split(Source(task, tmp_path, tokenizer(), config, TaskHead("choice", 1), MODEL), "dev")
+        load_split(SplitRequest(task, tmp_path, tokenizer(), config, TaskHead("choice", 1), MODEL), "dev")
 
 
 # ---- questions -----------------------------------------------------------------------------------------------------
 
 
-def right_scores(split: Split, sure: float = 5.0) -> list[np.ndarray]:
+def right_scores(split: TaskSplit, sure: float = 5.0) -> list[np.ndarray]:
     """Scores of a network that knows: ann where "who" is asked, rome where "where" is, else [CLS]."""
     words = {name: tokenizer().encode(name).ids[0] for name in ("who", "ann", "rome")}
     outputs = []
@@ -229,7 +229,7 @@ def test_windows_of_a_question_share_a_softmax_if_asked(tmp_path):
 # ---- tags ----------------------------------------------------------------------------------------------------------
 
 
-def tag_scores(split: Split, labels: tuple[str, ...], wrong: str | None = None) -> list[np.ndarray]:
+def tag_scores(split: TaskSplit, labels: tuple[str, ...], wrong: str | None = None) -> list[np.ndarray]:
     """Scores of a network that knows ann and rome, but for the word `wrong`."""
     names = {tokenizer().encode("ann").ids[0]: "B-PER", tokenizer().encode("rome").ids[0]: "B-LOC"}
     outputs = []
@@ -296,7 +296,7 @@ def test_a_class_without_an_example_is_said(tmp_path):
     (tmp_path / "dev.tsv").write_text("text\tlabel\nthe film\ta\nthe plot\tc\n")
     task = own_task("classification", ("text",), "label", labels=["a", "b", "c"])
     config, head = resolved(FinetuneConfig(max_length=16), task, 32), TaskHead("classification", 3)
-    split = load_split(Source(task, tmp_path, tokenizer(), config, head, MODEL), "dev")
+    split = load_split(SplitRequest(task, tmp_path, tokenizer(), config, head, MODEL), "dev")
     assert [note.split(":")[0] for note in split.notes] == ["dev has no example of b"]
     outcome = split.outcome([np.eye(3)[label] for label in (0, 2)])
     assert outcome.scores == pytest.approx({"accuracy": 1.0, "mcc": 1.0, "macro_f1": 2 / 3})
@@ -305,7 +305,7 @@ def test_a_class_without_an_example_is_said(tmp_path):
 # ---- labels that only dev has ------------------------------------------------------------------------------------
 
 
-def ner_with(data: Path, dev: str, **settings: object) -> Split:
+def ner_with(data: Path, dev: str, **settings: object) -> TaskSplit:
     """Dev of CoNLL-2003 whose head knows persons and places."""
     (data / "eng.testa").write_text(dev.replace("|", "\n"))
     return load_split(source("conll2003", data, TaskHead("tagging", 5, TAGS), tag_scheme="IOB2", **settings), "dev")

@@ -16,11 +16,11 @@ from bert_jax.plan.hlo import (
     collectives,
     device_groups,
     estimated_cycles,
+    HloProgram,
     host_transfers,
     kernel_calls,
     matrix_products,
     parse_instruction,
-    Program,
     summed,
 )
 
@@ -288,7 +288,7 @@ def test_kernels_state_their_own_cost():
 
 
 def test_every_executed_instruction_belongs_to_a_known_computation():
-    program = Program(compiled_text(five_products, X, W))
+    program = HloProgram(compiled_text(five_products, X, W))
     assert program.entry in program.computations
     assert program.runs[program.entry] == 1
     assert max(program.runs.values()) == 6  # the loop's condition: five times true, once false

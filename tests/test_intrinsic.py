@@ -20,7 +20,7 @@ from bert_jax.prepare.preparation import prepare
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.runs.directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
-from bert_jax.use.intrinsic import evaluate_text, segments_of, text_offsets, Words
+from bert_jax.use.intrinsic import evaluate_text, segments_of, SplitTokens, text_offsets
 from bert_jax.use.ngrams import contexts_of, fit_ngrams
 from bert_jax.use.pseudo_likelihood import choose_sentences
 
@@ -129,7 +129,7 @@ def contexts_in_rows(batch, rows, places, labels, split):
     """The token before each masked one, found again by looking for the row's segment in the text."""
     true = batch["input_ids"].copy()
     true[rows, places] = labels
-    words = Words.of(split, len(VOCABULARY))
+    words = SplitTokens.of(split, len(VOCABULARY))
     text = words.tokens.tolist()
     contexts = []
     for row, place in zip(rows, places, strict=True):
@@ -151,7 +151,7 @@ def test_masked_tokens_are_found_in_the_text_of_several_shards(folder, made, tmp
     config = open_run(made[1]).config()
     objective = replace(config.objective, name={"nsp": "mlm_nsp"}.get(kind, "mlm_full_sentences"))
     examples = make_examples(split, TOKENIZER, replace(config, objective=objective), config.phases[-1], rows=7)
-    words, segments = Words.of(split, len(VOCABULARY)), segments_of(examples)
+    words, segments = SplitTokens.of(split, len(VOCABULARY)), segments_of(examples)
     found = 0
     for number in range(-(-len(examples) // 7)):
         batch = evaluation_batch(examples, 7, number)

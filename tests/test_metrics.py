@@ -8,7 +8,7 @@ import pytest
 from bert_jax.config.model import ModelConfig
 from bert_jax.errors import UserError
 from bert_jax.model.accounting import training_flops
-from bert_jax.train.metrics import check_finite, mean_scores, wilson_interval, Window
+from bert_jax.train.metrics import check_finite, mean_scores, MetricsWindow, wilson_interval
 
 STEP = {
     "mlm_loss": 60.0,
@@ -33,7 +33,7 @@ STEP = {
 
 def test_a_line_divides_sums_once():
     """Two steps with 20 and 60 predictions: the mean over predictions, not the mean of means."""
-    window = Window()
+    window = MetricsWindow()
     window.add(STEP, seconds=1.0)
     other = STEP | {"mlm_loss": 60.0, "mlm_weight": 60.0, "mlm_correct": 35.0, "grad_norm": 2.5, "masked": 48.0}
     window.add(other, seconds=3.0)
@@ -55,14 +55,14 @@ def test_a_line_divides_sums_once():
 
 
 def test_a_window_survives_a_checkpoint():
-    window = Window()
+    window = MetricsWindow()
     window.add(STEP, seconds=0.1)
-    assert Window(**window.as_record()) == window
+    assert MetricsWindow(**window.as_record()) == window
 
 
 def test_without_nsp_its_scores_are_absent():
     assert set(mean_scores(STEP, nsp=False)) == {"mlm_loss", "mlm_accuracy"}
-    window = Window()
+    window = MetricsWindow()
     window.add(STEP, seconds=1.0)
     assert not {"nsp_loss", "nsp_accuracy", "is_next_share"} & window.line(1, 0, ModelConfig(), nsp=False).keys()
 

@@ -25,7 +25,7 @@ from bert_jax.tools.golden_from_torch import CHOICES, formula_weights, HEADS_SIZ
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import numpy_bert
 from bert_jax.conversion.numpy_bert import forward, NAMINGS, TASKS
-from bert_jax.conversion.tensors import Entry, stored, StoredTensors
+from bert_jax.conversion.tensors import stored, StoredTensors, TensorEntry
 from bert_jax.errors import UserError
 
 Weights = dict[str, np.ndarray]
@@ -297,7 +297,7 @@ def test_one_tensor_is_in_memory_at_a_time():
         held.add(array)
         return array
 
-    entries = {name: Entry(value.shape, value.dtype.name) for name, value in weights.items()}
+    entries = {name: TensorEntry(value.shape, value.dtype.name) for name, value in weights.items()}
     forward(StoredTensors(PATH, entries, read), "tf1", MODEL, golden_inputs("bert_torch.npz"))
     assert sorted(asked) == sorted([*weights, "bert/embeddings/word_embeddings"])  # once more for the tied MLM head
     assert max(together) == 0, "a tensor was still held when the next one was read"

@@ -23,7 +23,7 @@ from bert_jax.plan import as_text, local_machine, make_plan, topology_machine
 from bert_jax.plan.estimate import collective_seconds, estimate_step
 from bert_jax.plan.hlo import Collective
 from bert_jax.plan.machine import wires
-from bert_jax.plan.program import bytes_on_device, Program, refused
+from bert_jax.plan.program import bytes_on_device, refused, StepProgram
 from bert_jax.train.state import Training
 
 AXES = ("dcn", "data", "fsdp", "tensor")
@@ -158,7 +158,7 @@ def test_between_slices_each_chip_sends_its_share():
     assert collective_seconds(collective, torus(4, 4, dcn=2), V5E) == pytest.approx(inside + between + 55e-6)
 
 
-PROGRAM = Program(
+PROGRAM = StepProgram(
     rows=8,
     needed=2**30,
     fits=True,

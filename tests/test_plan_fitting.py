@@ -12,7 +12,7 @@ from bert_jax.config.training import MeshConfig
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.plan.fitting import largest_micro_batch, smallest_change
 from bert_jax.plan.machine import Machine
-from bert_jax.plan.program import micro_batch_rows, Program
+from bert_jax.plan.program import micro_batch_rows, StepProgram
 
 LIMIT = 1_000
 
@@ -38,7 +38,7 @@ class MadeUpCompiler:
         self.calls.append((rows, (config.remat, mesh.shape["fsdp"], config.micro_batches)))
         fits = needed <= LIMIT
         known = int(needed) if fits or self.says_what_it_takes else 0
-        return Program(rows, known, fits, None, 0, 0, 0, "", 1.0, (), 0, 0, ())
+        return StepProgram(rows, known, fits, None, 0, 0, 0, "", 1.0, (), 0, 0, ())
 
 
 MACHINE = Machine("eight", jax.devices(), None, LIMIT, None, None)

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bert_jax.conversion.safetensors_files import open_safetensors, write_safetensors
-from bert_jax.conversion.tensors import each, Entry, stored, StoredTensors, Writable
+from bert_jax.conversion.tensors import each, stored, StoredTensors, TensorEntry, Writable
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256
 
@@ -33,9 +33,11 @@ def check(tensors: StoredTensors, expected: Mapping[str, np.ndarray]) -> None:
     assert tensors.entries.keys() == expected.keys()
     for name, array in expected.items():
         found = tensors.read(name)
-        assert tensors.entries[name] == Entry(array.shape, array.dtype.name) == Entry(found.shape, found.dtype.name), (
-            name
-        )
+        assert (
+            tensors.entries[name]
+            == TensorEntry(array.shape, array.dtype.name)
+            == TensorEntry(found.shape, found.dtype.name)
+        ), name
         np.testing.assert_array_equal(found, array, name)
 
 
@@ -65,13 +67,13 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path):
         alive.append(weakref.ref(array))
         return array
 
-    entry = Entry((5, 5), "float32")
+    entry = TensorEntry((5, 5), "float32")
     write_safetensors(tmp_path / "a", [Writable(name, entry, make) for name in "abc"])
     assert len(alive) == 3
 
 
 def test_a_tensor_that_is_not_of_its_entry_is_never_written(tmp_path):
-    wrong = [Writable("a", Entry((2, 3), "float32"), lambda: np.ones((3, 2), np.float32))]
+    wrong = [Writable("a", TensorEntry((2, 3), "float32"), lambda: np.ones((3, 2), np.float32))]
     with pytest.raises(ValueError, match=re.escape("a was made as float32 [3, 2], not float32 [2, 3]")):
         write_safetensors(tmp_path / "a", wrong)
     with pytest.raises(ValueError, match="two tensors have the same name"):
@@ -85,7 +87,7 @@ def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path):
     def fail() -> np.ndarray:
         raise UserError("the source went away")
 
-    tensors = [*each(stored(tmp_path, {"a": np.ones(1000)})), Writable("b", Entry((1,), "float64"), fail)]
+    tensors = [*each(stored(tmp_path, {"a": np.ones(1000)})), Writable("b", TensorEntry((1,), "float64"), fail)]
     with pytest.raises(UserError, match="went away"):
         write_safetensors(tmp_path / "a", tensors)
     check(open_safetensors(tmp_path / "a"), {"x": np.ones(2)})

@@ -173,7 +173,7 @@ NAMES = ["0", "1", "2"]
 NLI = {"contradiction": 0, "entailment": 1, "neutral": 2}
 
 
-def read(tmp_path, text: str, names: list[str] = NAMES) -> list[glue.Prediction]:
+def read(tmp_path, text: str, names: list[str] = NAMES) -> list[glue.PredictedExample]:
     path = tmp_path / "p.tsv"
     path.write_text(text, encoding="utf-8", newline="")
     return glue.read_predictions(path, names)

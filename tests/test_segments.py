@@ -17,7 +17,7 @@ from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override
 from bert_jax.errors import UserError
-from bert_jax.finetuning.prepared import Prepared, Wanted
+from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.use.evaluation import require_segments
 from bert_jax.use.fill_mask import Inference
 
@@ -37,9 +37,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def prepared(folder, task: str, *more: str) -> Prepared:
+def prepared(folder, task: str, *more: str) -> FinetuneSetup:
     config = override(FinetuneConfig(), [*SETTINGS, *(["max_query_length=4"] if task == "squad1" else []), *more])
-    return Prepared(Wanted(task, str(folder / task), folder / "one", config))
+    return FinetuneSetup(Wanted(task, str(folder / task), folder / "one", config))
 
 
 @pytest.mark.parametrize("task", PAIRS)

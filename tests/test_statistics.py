@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bert_jax.text.mark_counts import MarkCounts
-from bert_jax.text.statistics import BIN_STARTS, Lengths, merge_statistics, sample_bits, TextStatistics
+from bert_jax.text.statistics import BIN_STARTS, LengthHistogram, merge_statistics, sample_bits, TextStatistics
 
 TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -130,7 +130,7 @@ def test_bins_tell_every_short_length_apart_and_long_ones_to_a_quarter():
 
 
 def test_half_of_the_lengths_are_at_least_the_median():
-    lengths = Lengths()
+    lengths = LengthHistogram()
     lengths.add(np.array([1, 2, 3, 4, 100]))
     assert lengths.as_histogram()["median_at_least"] == 3
 

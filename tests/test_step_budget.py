@@ -163,7 +163,7 @@ def test_nothing_goes_to_the_host(name):
 
 def gathered(text: str) -> list[tuple[hlo.Instruction, hlo.Shape]]:
     """Every all-gather of a program and the arrays that come out."""
-    program = hlo.Program(text)
+    program = hlo.HloProgram(text)
     found = []
     for instruction, _ in program.collective_instructions():
         if instruction.collective_kind == "all-gather":

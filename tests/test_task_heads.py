@@ -14,7 +14,7 @@ from flax import nnx
 import bert_jax
 from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription, TaskHead
-from bert_jax.conversion.names import Row, shape_of
+from bert_jax.conversion.names import NameRow, shape_of
 from bert_jax.conversion.own_format import config_for, write_run
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import EncoderOutput
@@ -230,7 +230,7 @@ def saved(tmp_path_factory):
     description = ModelDescription(MODEL, pooler=False, mlm=False, nsp=False, task=task)
     weights: dict[str, np.ndarray] = {}
 
-    def weight(row: Row) -> np.ndarray:
+    def weight(row: NameRow) -> np.ndarray:
         weights[row.ours] = 0.3 * random(*shape_of(row, description), seed=len(weights)) + row.ours.endswith("scale")
         return weights[row.ours]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bert_jax.conversion import tf1
-from bert_jax.conversion.tensors import each, Entry, stored, Writable
+from bert_jax.conversion.tensors import each, stored, TensorEntry, Writable
 from bert_jax.conversion.tf1 import find_tf1, open_tf1, write_tf1
 from bert_jax.errors import UserError
 
@@ -110,7 +110,7 @@ def published(tf, request):
 def test_a_published_index_holds_the_variables_of_googles_code(published):
     config = json.loads((published.parent / "bert_config.json").read_text())
     tensors = open_tf1(published)
-    expected = {name: Entry(shape, "float32") for name, shape in google_variables(config).items()}
+    expected = {name: TensorEntry(shape, "float32") for name, shape in google_variables(config).items()}
     assert dict(tensors.entries) == expected
     assert list(tensors.entries) == sorted(expected, key=str.encode)
 
@@ -222,7 +222,10 @@ def test_a_tensor_that_cannot_be_made_leaves_nothing(tf, tmp_path, monkeypatch):
     def fail() -> np.ndarray:
         raise UserError("no such tensor")
 
-    good, bad = Writable("a", Entry((3,), "float32"), lambda: np.ones(3, np.float32)), Entry((3,), "float32")
+    good, bad = (
+        Writable("a", TensorEntry((3,), "float32"), lambda: np.ones(3, np.float32)),
+        TensorEntry((3,), "float32"),
+    )
     with pytest.raises(UserError, match=r"^no such tensor$"):
         write_tf1(tmp_path / NAME, [good, Writable("b", bad, fail)])
     assert names_in(tmp_path) == []
@@ -276,7 +279,7 @@ def test_no_more_than_a_piece_is_in_memory(tf, tmp_path, monkeypatch):
     piece twice, which TensorFlow's constants alone would need."""
     write(tmp_path / "warm", {"a": np.ones(3, np.float32)})
     monkeypatch.setattr(tf1, "PIECE_BYTES", 2**26)
-    entry = Entry((2**20,), "float32")
+    entry = TensorEntry((2**20,), "float32")
     tensors = [Writable(f"t{number}", entry, lambda: np.ones(2**20, np.float32)) for number in range(64)]
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now
     before = peak_memory()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from bert_jax.tools.golden_torch_files import contents
 
-from bert_jax.conversion.tensors import Entry
+from bert_jax.conversion.tensors import TensorEntry
 from bert_jax.conversion.torch_files import open_torch
 from bert_jax.errors import UserError
 
@@ -159,7 +159,9 @@ def test_files_of_pytorch_are_read_in_full(name):
     assert list(tensors.entries) == list(contents())
     for name, (kind, values) in contents().items():
         array = tensors.read(name)
-        assert tensors.entries[name] == Entry(values.shape, kind) == Entry(array.shape, array.dtype.name), name
+        assert tensors.entries[name] == TensorEntry(values.shape, kind) == TensorEntry(array.shape, array.dtype.name), (
+            name
+        )
         assert array.flags.c_contiguous, name
         np.testing.assert_array_equal(array, values.astype(kind), name)
 
@@ -177,7 +179,7 @@ def test_the_model_is_taken_out_of_a_training_checkpoint():
 def test_a_file_put_together_here_is_read(tmp_path, container):
     """Else the refusals below would prove nothing."""
     tensors = open_torch(write(tmp_path, container(CORRECT, {"0": WEIGHT})))
-    assert tensors.entries == {"weight": Entry((3, 4), "float32"), "bias": Entry((3,), "float32")}
+    assert tensors.entries == {"weight": TensorEntry((3, 4), "float32"), "bias": TensorEntry((3,), "float32")}
     assert tensors.read("weight").tolist() == WEIGHT.reshape(3, 4).tolist()
     assert tensors.read("bias").tolist() == [2, 3, 4]
 

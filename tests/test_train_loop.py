@@ -18,7 +18,7 @@ import bert_jax.train.session
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.feed import feed
 from bert_jax.process import stopping
-from bert_jax.train.loop import Hooks, listen_for_stop, Phase, Schedule, StopRequest, Stopwatch, train
+from bert_jax.train.loop import Hooks, listen_for_stop, LoopSchedule, Phase, StopRequest, Stopwatch, train
 from bert_jax.train.pretraining import pretrain
 from bert_jax.train.session import Session
 
@@ -27,10 +27,10 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 def test_schedule():
     """Every so many steps, and always at the end."""
-    schedule = Schedule(total_steps=10, save_every=4, eval_every=3)
+    schedule = LoopSchedule(total_steps=10, save_every=4, eval_every=3)
     assert [step for step in range(1, 11) if schedule.save_due(step)] == [4, 8, 10]
     assert [step for step in range(1, 11) if schedule.eval_due(step)] == [3, 6, 9, 10]
-    assert [step for step in range(1, 11) if Schedule(10, 4, 0).eval_due(step)] == [10]
+    assert [step for step in range(1, 11) if LoopSchedule(10, 4, 0).eval_due(step)] == [10]
 
 
 def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_hidden_transfer_is_an_error(prepared, tmp_path, monkeypatch):
         pretrain(small_config(), prepared.data, tmp_path / "run", resume_command="")
 
 
-def run_made_up_steps(steps: int, stop: StopRequest, schedule: Schedule, on_step=lambda step: None) -> list[str]:
+def run_made_up_steps(steps: int, stop: StopRequest, schedule: LoopSchedule, on_step=lambda step: None) -> list[str]:
     """What the loop does, in order, over steps that compute nothing."""
     events = []
 
@@ -107,7 +107,7 @@ def run_made_up_steps(steps: int, stop: StopRequest, schedule: Schedule, on_step
 
 def test_the_next_batch_is_on_the_device_before_the_host_waits():
     """While the device computes step n, batch n + 1 is put there and step n + 1 begun; only then is n waited for."""
-    assert run_made_up_steps(3, StopRequest(), Schedule(3, save_every=9, eval_every=0)) == [
+    assert run_made_up_steps(3, StopRequest(), LoopSchedule(3, save_every=9, eval_every=0)) == [
         *("put 1", "begin 1"),
         *("put 2", "begin 2", "read 1"),
         *("put 3", "begin 3", "read 2"),
@@ -125,7 +125,7 @@ def test_a_stop_while_a_step_is_compiled_saves_what_was_done_before(batch, last,
                 signal.raise_signal(signal.SIGTERM)
 
     with listen_for_stop() as stop:
-        events = run_made_up_steps(5, stop, Schedule(5, save_every=9, eval_every=0), compile_at)
+        events = run_made_up_steps(5, stop, LoopSchedule(5, save_every=9, eval_every=0), compile_at)
     assert [event for event in events if event != f"begin {batch}"][-1] == last
     assert stop.signal_number == signal.SIGTERM
     assert "SIGTERM: finishing" in capfd.readouterr().err
@@ -140,7 +140,7 @@ def test_a_stop_while_a_phase_is_compiled_ends_at_once():
     hooks = Hooks(*[lambda *_: pytest.fail("no step was begun")] * 4)
     phase = Phase(0, 0, 3, compile_phase, lambda begin: (batch for batch in ()))
     with pytest.raises(stopping.Signalled), listen_for_stop() as stop:
-        train(None, 0, [phase], Schedule(3, save_every=9, eval_every=0), hooks, stop)
+        train(None, 0, [phase], LoopSchedule(3, save_every=9, eval_every=0), hooks, stop)
 
 
 @pytest.mark.parametrize(("eval_every", "evaluating"), [(0, [1]), (8, [0, 1]), (9, [1]), (5, [0, 1]), (100, [1])])
@@ -180,7 +180,7 @@ def test_a_phase_closes_its_feed_however_it_ends(tf_data_iterators, ended_by):
         Phase(1, 3, 6, lambda: step, partial(make_feed, end=6)),
     ]
     with pytest.raises(Stopped) if ended_by == "an error" else nullcontext() as caught:
-        train(None, 0, phases, Schedule(6, save_every=9, eval_every=0), hooks, stop)
+        train(None, 0, phases, LoopSchedule(6, save_every=9, eval_every=0), hooks, stop)
     del caught
     assert alive == [1] * (6 if ended_by == "the last step" else 1), "one feed at a time"
     assert tf_data_iterators.autotuned == [False] * (2 if ended_by == "the last step" else 1)
@@ -194,7 +194,7 @@ def test_several_processes_stop_where_all_agree(monkeypatch, capfd):
     monkeypatch.setattr(bert_jax.train.loop, "stop_agreed", lambda done: asked.append(done) or done == 4)
     stop = StopRequest(shared=True)
     interrupt = lambda step: stop(signal.SIGINT, None) if step == 2 else None  # noqa: E731
-    events = run_made_up_steps(9, stop, Schedule(9, save_every=99, eval_every=0), interrupt)
+    events = run_made_up_steps(9, stop, LoopSchedule(9, save_every=99, eval_every=0), interrupt)
     assert sent == [(os.getpid(), signal.SIGTERM)]
     assert asked == [1, 2, 3, 4], "once after each step"
     assert events[-2:] == ["read 4", "save 4"]

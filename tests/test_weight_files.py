@@ -17,7 +17,7 @@ from bert_jax.conversion.config_files import google_config
 from bert_jax.conversion.names import HUGGING_FACE, prefix_of, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
-from bert_jax.conversion.tensors import Entry, stored
+from bert_jax.conversion.tensors import stored, TensorEntry
 from bert_jax.errors import UserError
 from bert_jax.runs.directory import open_run
 
@@ -146,9 +146,9 @@ def test_a_run_is_asked_for_and_the_way_to_one_is_told(tmp_path):
 # ---- an optimizer's tensors ----------------------------------------------------------------------------------------
 
 VARIABLES = {
-    "bert/x/kernel": Entry((6, 4), "float32"),
-    "bert/x/bias": Entry((4,), "float32"),
-    "output_bias": Entry((3,), "float32"),
+    "bert/x/kernel": TensorEntry((6, 4), "float32"),
+    "bert/x/bias": TensorEntry((4,), "float32"),
+    "output_bias": TensorEntry((3,), "float32"),
 }
 
 
@@ -173,14 +173,14 @@ VARIABLES = {
     ],
 )
 def test_an_optimizers_tensors_are_known_by_name_and_shape(name, shape, slot):
-    found = optimizer_tensors({name: Entry(shape, "float32")}, VARIABLES)
+    found = optimizer_tensors({name: TensorEntry(shape, "float32")}, VARIABLES)
     assert found == ({} if slot is None else {name: slot})
 
 
 def test_which_slots_are_moments():
-    def entries(*slots: str) -> dict[str, Entry]:
-        return {f"bert/x/kernel/{slot}": Entry((6, 4), "float32") for slot in slots} | {
-            "global_step": Entry((), "int64")
+    def entries(*slots: str) -> dict[str, TensorEntry]:
+        return {f"bert/x/kernel/{slot}": TensorEntry((6, 4), "float32") for slot in slots} | {
+            "global_step": TensorEntry((), "int64")
         }
 
     assert moments_of(entries("adam_m", "adam_v")) == ("adam_m", "adam_v")

@@ -54,7 +54,7 @@ ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for what is c
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedSides:
     """A line of the table. The ratio is ours to the peer's, more than 1 where we are better."""
 
     what: str
@@ -165,7 +165,7 @@ def left_out(options: argparse.Namespace) -> list[str]:
     return [name for name, value in given.items() if not value]
 
 
-def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Row], Measurements]:
+def measure(options: argparse.Namespace, folder: Path) -> tuple[list[ComparedSides], Measurements]:
     """All measurements, one after the other. The feed's data is what the whole text was prepared into."""
     measurements = Measurements(options.repetitions)
     rows = [*preparation(options, measurements, folder), *tokenisation(options, measurements, folder)]
@@ -178,7 +178,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Row], Measu
 # ---- the comparisons ---------------------------------------------------------------------------------------
 
 
-def preparation(options: argparse.Namespace, measurements: Measurements, folder: Path) -> Iterator[Row]:
+def preparation(options: argparse.Namespace, measurements: Measurements, folder: Path) -> Iterator[ComparedSides]:
     """`bert-jax prepare` and epochs of batches, beside create_pretraining_data.py."""
     text, warm_up = folder / "preparation.txt", folder / "warm-up.txt"
     megabytes = write_sentences(options.text, options.preparation_megabytes, text)
@@ -200,7 +200,7 @@ def preparation(options: argparse.Namespace, measurements: Measurements, folder:
         )
 
 
-def tokenisation(options: argparse.Namespace, measurements: Measurements, folder: Path) -> Iterator[Row]:
+def tokenisation(options: argparse.Namespace, measurements: Measurements, folder: Path) -> Iterator[ComparedSides]:
     """`encode_flat` beside `tokenizers`, on sentences."""
     text = folder / "tokenisation.txt"
     megabytes = write_sentences(options.text, options.tokenizer_megabytes, text)
@@ -220,7 +220,7 @@ def tokenisation(options: argparse.Namespace, measurements: Measurements, folder
         yield compare(title + cache, "MB per CPU-second", speeds, f"our_tokenizer: {ours}", *peer)
 
 
-def whole_text(options: argparse.Namespace, measurements: Measurements, folder: Path) -> Iterator[Row]:
+def whole_text(options: argparse.Namespace, measurements: Measurements, folder: Path) -> Iterator[ComparedSides]:
     """`bert-jax prepare` on all text with one worker and with two. Leaves the second's output in `folder`/data."""
     found = {}
     for workers, output in ((1, "data-of-one"), (2, "data")):
@@ -232,15 +232,17 @@ def whole_text(options: argparse.Namespace, measurements: Measurements, folder: 
     megabytes = text_bytes(options.text) / 1e6
     what = f"prepare, {megabytes:,.1f} MB"
     one, two = (found[workers]["wall_seconds"] for workers in (1, 2))
-    yield Row(f"{what}, one worker", "MB per CPU-second", megabytes / found[1]["cpu_seconds"])
-    yield Row(f"{what}, two workers", "s wall time", two, "one worker", one, one / two, "1.7x")
+    yield ComparedSides(f"{what}, one worker", "MB per CPU-second", megabytes / found[1]["cpu_seconds"])
+    yield ComparedSides(f"{what}, two workers", "s wall time", two, "one worker", one, one / two, "1.7x")
     for workers, figures in found.items():
         if "peak_bytes" in figures:
             name = f"{what}, {workers} worker{'s' * (workers > 1)}, memory of all processes"
-            yield Row(name, "MB at the peak", figures["peak_bytes"] / 1e6, wanted=f"below {1_000 + 300 * workers:,}")
+            yield ComparedSides(
+                name, "MB at the peak", figures["peak_bytes"] / 1e6, wanted=f"below {1_000 + 300 * workers:,}"
+            )
 
 
-def feed(options: argparse.Namespace, measurements: Measurements, folder: Path, length: int) -> Iterator[Row]:
+def feed(options: argparse.Namespace, measurements: Measurements, folder: Path, length: int) -> Iterator[ComparedSides]:
     """Batches of masked rows beside the collator. Only tokens that are not padding count; its rows have no padding."""
     data = {"data": str(folder / "data"), "sequence_length": length, "rows": ROWS}
     data |= {"max_predictions": MAX_PREDICTIONS[length]}
@@ -263,19 +265,23 @@ def feed(options: argparse.Namespace, measurements: Measurements, folder: Path, 
             yield compare(what, unit, speeds, name, "hugging_face_collator: tensors", peer, "")
 
 
-def text_to_feed(measurements: Measurements) -> Row:
+def text_to_feed(measurements: Measurements) -> ComparedSides:
     """From all of the text to the first batch of the longest rows, packed."""
     found = measurements.samples[f"feed [{ROWS}, {max(MAX_PREDICTIONS)}]"]
     ready = median(found["our_feed: packed, plain"], "ready_seconds")
     seconds = measurements.samples[ALL_TEXT]["workers: 2"][0]["wall_seconds"] + ready
-    return Row("all text to the first packed batch, two workers", "s wall time", seconds, wanted="a few minutes")
+    return ComparedSides(
+        "all text to the first packed batch, two workers", "s wall time", seconds, wanted="a few minutes"
+    )
 
 
-def compare(what: str, unit: str, speeds: Mapping[str, float], ours: str, theirs: str, peer: str, wanted: str) -> Row:
+def compare(
+    what: str, unit: str, speeds: Mapping[str, float], ours: str, theirs: str, peer: str, wanted: str
+) -> ComparedSides:
     """A row of two speeds; ours alone where the peer was left out."""
     if theirs not in speeds:
-        return Row(what, unit, speeds[ours], wanted=wanted)
-    return Row(what, unit, speeds[ours], peer, speeds[theirs], speeds[ours] / speeds[theirs], wanted)
+        return ComparedSides(what, unit, speeds[ours], wanted=wanted)
+    return ComparedSides(what, unit, speeds[ours], peer, speeds[theirs], speeds[ours] / speeds[theirs], wanted)
 
 
 def median(samples: Sequence[sides.Figures], name: str) -> float:
@@ -393,7 +399,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[ComparedSides]) -> str:
     """The rows in Markdown."""
     lines = ["| what | unit | ours | peer | | ratio | wanted |", "|---|---|--:|---|--:|--:|---|"]
     for row in rows:

@@ -39,9 +39,9 @@ from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import names
 from bert_jax.conversion.config_files import HUGGING_FACE_CONFIG, hugging_face_config
-from bert_jax.conversion.names import HUGGING_FACE, Row
+from bert_jax.conversion.names import HUGGING_FACE, NameRow
 from bert_jax.conversion.safetensors_files import write_safetensors
-from bert_jax.conversion.tensors import Entry, Writable
+from bert_jax.conversion.tensors import TensorEntry, Writable
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
 from bert_jax.tokenization import load_tokenizer
@@ -169,7 +169,7 @@ def write_model(size: str, vocab: Path, max_length: int, folder: Path) -> None:
     write_safetensors(folder / "model.safetensors", tensors)
 
 
-def _drawn(row: Row, description: ModelDescription, seed: int) -> Writable:
+def _drawn(row: NameRow, description: ModelDescription, seed: int) -> Writable:
     """A tensor as BERT begins: kernels and embeddings normal, norms 1, biases 0."""
     size = names.shape_of(row, description)
     size = size[::-1] if row.is_transposed(HUGGING_FACE) else size
@@ -180,7 +180,7 @@ def _drawn(row: Row, description: ModelDescription, seed: int) -> Writable:
         deviation = description.model.initializer_range
         return np.random.default_rng(seed).normal(0, deviation, size).astype(np.float32)
 
-    return Writable(row.huggingface, Entry(size, "float32"), make)
+    return Writable(row.huggingface, TensorEntry(size, "float32"), make)
 
 
 # ---- the comparison ------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def ours(data: str, model: str, epochs: int, batch_size: int, max_length: int, o
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [line for line in lines if line["kind"] == "train"][-1]
 
-    prepared = run.Prepared(wanted)
+    prepared = run.FinetuneSetup(wanted)
     predictor, units = prediction.Predictor(prepared.training), prepared.train_split.units
     params = prepared.initial_state().params
     for _ in range(2):

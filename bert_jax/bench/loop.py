@@ -12,7 +12,7 @@ import jax
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
 from bert_jax.mesh.sharding import put_on_mesh
-from bert_jax.train.loop import Hooks, Phase, Schedule, StopRequest, Sums, train
+from bert_jax.train.loop import Hooks, LoopSchedule, Phase, StopRequest, Sums, train
 from bert_jax.train.state import Training, TrainState
 
 
@@ -43,7 +43,7 @@ def run_loop(
         put=partial(put_on_mesh, training.mesh),
     )
     phase = Phase(0, 0, steps, lambda: step, lambda begin: plain_feed(make_batch, begin, steps))
-    train(state, 0, [phase], Schedule(steps, steps, 0), hooks, StopRequest())
+    train(state, 0, [phase], LoopSchedule(steps, steps, 0), hooks, StopRequest())
     return last[0], history
 
 

@@ -30,7 +30,7 @@ FOLLOWERS = (0.55, 0.25, 0.15, 0.05)  # how likely each of a word's followers is
 SHORTEST = 5  # tokens of an example: a word in A, one in B, three special ones
 
 
-class Lengths(NamedTuple):
+class MadeUpLengths(NamedTuple):
     """How long examples are: `full` of them fill a row, the others are evenly up to `short_end` of it."""
 
     full: float
@@ -39,7 +39,7 @@ class Lengths(NamedTuple):
 
 # By the shortest row it holds for. Short rows: google-research/bert's short_seq_prob of 0.1. Long ones: mean 254 and mean
 # square 9.5e4 at 512, as the Wikipedia of MLPerf (its README of packed data gives the mean).
-LENGTHS = {0: Lengths(0.9, 1.0), 384: Lengths(0.27, 0.61)}
+LENGTHS = {0: MadeUpLengths(0.9, 1.0), 384: MadeUpLengths(0.27, 0.61)}
 
 
 def draw_lengths(rng: np.random.Generator, count: int, sequence_length: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def unigram_entropy(examples: Examples) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-class Work(NamedTuple):
+class BatchWork(NamedTuple):
     """What a batch holds."""
 
     rows: int
@@ -129,12 +129,12 @@ class Work(NamedTuple):
         return training_flops(model, self.valid_tokens, self.squared_lengths, self.predictions)
 
 
-def work_of(batch: Batch) -> Work:
+def work_of(batch: Batch) -> BatchWork:
     """Count a batch."""
     numbers = batch["sequence_ids"]
     most = batch["cls_positions"].shape[1]
     lengths = np.stack([(numbers == 1 + place).sum(1) for place in range(most)], axis=1)  # [B, E]
-    return Work(
+    return BatchWork(
         rows=len(numbers),
         sequences=int((lengths > 0).sum()),
         slots=numbers.size,

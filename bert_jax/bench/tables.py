@@ -12,18 +12,18 @@ Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Table:
+class FigureTable:
     """Rows under a head; a table without rows is not shown."""
 
     head: tuple[str, ...]
     rows: Rows
     worded: bool = False  # text rather than figures
 
-    def without_empty_columns(self) -> "Table":
+    def without_empty_columns(self) -> "FigureTable":
         """Only the columns that say something."""
         used = [place for place in range(len(self.head)) if any(row[place] for row in self.rows)]
         rows = [[row[place] for place in used] for row in self.rows]
-        return Table(tuple(self.head[place] for place in used), rows, self.worded)
+        return FigureTable(tuple(self.head[place] for place in used), rows, self.worded)
 
     def as_text(self) -> str:
         """As Markdown, columns aligned."""
@@ -41,7 +41,7 @@ class Table:
         return "\n".join(written(line).replace(SPACE, " ") for line in (lines[0], rule, *lines[1:]))
 
 
-def tables_of(subject: str, entry: Record) -> list[Table]:
+def tables_of(subject: str, entry: Record) -> list[FigureTable]:
     """The tables of a subject's records; records that failed are in none."""
     records = [record for record in entry["records"] if "kind" in record and "error" not in record]
     return [table.without_empty_columns() for make in _TABLES[subject] if (table := make(records)).rows]
@@ -100,7 +100,7 @@ def _of(records: list[Record], kind: str) -> list[Record]:
 # ---- a table each ---------------------------------------------------------------------------------------------------
 
 
-def _products(records: list[Record]) -> Table:
+def _products(records: list[Record]) -> FigureTable:
     rows = []
     for record in _of(records, "product"):
         found = record["flops_per_second"]
@@ -109,10 +109,10 @@ def _products(records: list[Record]) -> Table:
     for record in _of(records, "copy"):
         found = record["bytes_per_second"]
         rows.append([record["name"], f"{found['median'] / 1e9:,.4g}{SPACE}GB/s", spread(found), ""])
-    return Table(("Ceiling", "Median", "Spread", "Of vendor's peak"), rows)
+    return FigureTable(("Ceiling", "Median", "Spread", "Of vendor's peak"), rows)
 
 
-def _kernels(records: list[Record]) -> Table:
+def _kernels(records: list[Record]) -> FigureTable:
     found = _of(records, "kernel")
     rows = [
         [
@@ -126,10 +126,10 @@ def _kernels(records: list[Record]) -> Table:
         for record in found
     ]
     errors = tuple(found[0]["errors"]) if found else ()
-    return Table(("Kernel", "Run", "Type", *errors, "Allowed", "Agrees"), rows)
+    return FigureTable(("Kernel", "Run", "Type", *errors, "Allowed", "Agrees"), rows)
 
 
-def _steps(records: list[Record]) -> Table:
+def _steps(records: list[Record]) -> FigureTable:
     rows = [
         [
             record["name"],
@@ -148,20 +148,20 @@ def _steps(records: list[Record]) -> Table:
     ]
     head = ("Step", "Rows", "Type", "Median", "Sequences/s", "Valid tokens/s", "Model FLOP/s", "Of measured ceiling",
             "Of vendor's peak", "Optimizer + clip", "Compile")  # fmt: skip
-    return Table(head, rows)
+    return FigureTable(head, rows)
 
 
-def _loops(records: list[Record]) -> Table:
+def _loops(records: list[Record]) -> FigureTable:
     rows = []
     for record in _of(records, "step"):
         if loop := record.get("loop"):
             medians = [one["median"] / loop["steps"] for one in loop["seconds"].values()]
             shares = (percent(share, 2) for share in (loop["idle_share"]["median"], loop["slower_share"]))
             rows.append([record["name"], *map(seconds, medians), *shares])
-    return Table(("Training loop", "A step in the loop", "Back to back", "Device idle", "Slower"), rows)
+    return FigureTable(("Training loop", "A step in the loop", "Back to back", "Device idle", "Slower"), rows)
 
 
-def _dropout(records: list[Record]) -> Table:
+def _dropout(records: list[Record]) -> FigureTable:
     rows = [
         [
             record["name"],
@@ -173,27 +173,27 @@ def _dropout(records: list[Record]) -> Table:
         for record in _of(records, "dropout")
     ]
     head = ("Dropout", "Rows", "As configured", "None in attention", "None", "Cost in attention", "Cost of all")
-    return Table(head, rows)
+    return FigureTable(head, rows)
 
 
-def _attention(records: list[Record]) -> Table:
+def _attention(records: list[Record]) -> FigureTable:
     rows = []
     for record in _of(records, "attention"):
         for name in record["implementations"]:
             found = [record["seconds"].get(f"{name} {what}") for what in ("forward", "forward + backward")]
             medians = [seconds(one["median"]) if one else "failed" for one in found]
             rows.append([record["name"], name, record["dtype"], *medians])
-    return Table(("Attention", "Implementation", "Type", "Forward", "Forward + backward"), rows)
+    return FigureTable(("Attention", "Implementation", "Type", "Forward", "Forward + backward"), rows)
 
 
-def _refusals(records: list[Record]) -> Table:
+def _refusals(records: list[Record]) -> FigureTable:
     reasons: dict[str, str] = {}
     for record in records:
         reasons |= record.get("refused", {})
-    return Table(("Not run here", "Why"), [[name, reason] for name, reason in reasons.items()], worded=True)
+    return FigureTable(("Not run here", "Why"), [[name, reason] for name, reason in reasons.items()], worded=True)
 
 
-def _feed(records: list[Record]) -> Table:
+def _feed(records: list[Record]) -> FigureTable:
     rows = [
         [
             record["name"],
@@ -204,10 +204,10 @@ def _feed(records: list[Record]) -> Table:
         ]
         for record in _of(records, "feed")
     ]
-    return Table(("Feed", "Rows", "Valid tokens in a row", "Valid tokens/s", "Spread"), rows)
+    return FigureTable(("Feed", "Rows", "Valid tokens in a row", "Valid tokens/s", "Spread"), rows)
 
 
-def _saves(records: list[Record]) -> Table:
+def _saves(records: list[Record]) -> FigureTable:
     rows = [
         [
             record["name"],
@@ -217,10 +217,10 @@ def _saves(records: list[Record]) -> Table:
         ]
         for record in _of(records, "checkpoint")
     ]
-    return Table(("Checkpoint", "State", "Asynchronous save blocks", "Synchronous", "Share"), rows)
+    return FigureTable(("Checkpoint", "State", "Asynchronous save blocks", "Synchronous", "Share"), rows)
 
 
-def _memory(records: list[Record]) -> Table:
+def _memory(records: list[Record]) -> FigureTable:
     rows = [
         [
             record["name"],
@@ -233,19 +233,19 @@ def _memory(records: list[Record]) -> Table:
         for record in _of(records, "memory")
     ]
     head = ("Memory of a device", "Rows", "State and batch", "Temporary", "Planned in all", "Process' peak so far")
-    return Table(head, rows)
+    return FigureTable(head, rows)
 
 
-def _largest(records: list[Record]) -> Table:
+def _largest(records: list[Record]) -> FigureTable:
     rows = [
         [record["name"], f"{count(record['largest_rows'])} x {record['sequence_length']}",
          ", ".join(f"{one['rows']} {'fit' if one['fits'] else 'did not fit'}" for one in record["tries"])]
         for record in _of(records, "largest batch")
     ]  # fmt: skip
-    return Table(("Largest batch", "Rows", "Tried"), rows)
+    return FigureTable(("Largest batch", "Rows", "Tried"), rows)
 
 
-def _training(records: list[Record]) -> Table:
+def _training(records: list[Record]) -> FigureTable:
     rows = [
         [
             record["name"],
@@ -259,10 +259,10 @@ def _training(records: list[Record]) -> Table:
     ]
     head = ("Training", "Steps", "Unigram entropy", "Final loss, float32", "Final loss, bfloat16", "Largest difference",
             "of running means")  # fmt: skip
-    return Table(head, rows)
+    return FigureTable(head, rows)
 
 
-def _peers(records: list[Record]) -> Table:
+def _peers(records: list[Record]) -> FigureTable:
     rows = [
         [
             record["name"],
@@ -275,10 +275,10 @@ def _peers(records: list[Record]) -> Table:
         for record in _of(records, "peer")
     ]
     head = ("Peer", "Rows", "Types", "Our step", "Its step", "Our valid tokens/s", "Its", "Ours is faster by")
-    return Table(head, rows)
+    return FigureTable(head, rows)
 
 
-_TABLES: Mapping[str, tuple[Callable[[list[Record]], Table], ...]] = {
+_TABLES: Mapping[str, tuple[Callable[[list[Record]], FigureTable], ...]] = {
     "ceiling": (_products,),
     "kernels": (_kernels, _refusals),
     "step": (_steps, _loops, _dropout),

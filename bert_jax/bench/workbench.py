@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
-from bert_jax.bench.made_up import made_up_arrangement, SPECIAL, Work, work_of
+from bert_jax.bench.made_up import BatchWork, made_up_arrangement, SPECIAL, work_of
 from bert_jax.bench.measure import is_out_of_memory
 from bert_jax.bench.suite import AttentionSize, Case, Suite
 from bert_jax.config.training import MeshConfig
@@ -32,7 +32,7 @@ MOST_HALVINGS = 4  # of a batch that does not fit
 
 
 @dataclass(frozen=True)
-class Prepared:
+class CompiledCase:
     """A case ready to run: its step compiled, a batch made. It holds no state of a run."""
 
     case: Case
@@ -42,7 +42,7 @@ class Prepared:
     batch: Batch
 
     @property
-    def work(self) -> Work:
+    def work(self) -> BatchWork:
         """Of the batch."""
         return work_of(self.batch)
 
@@ -72,7 +72,7 @@ class Prepared:
 class Runner:
     """A state and what changes it: the whole step, or the optimizer's update alone."""
 
-    def __init__(self, prepared: Prepared):
+    def __init__(self, prepared: CompiledCase):
         self.training = prepared.training
         self.state = prepared.training.initial_state()
         self.batch = put_on_mesh(prepared.training.mesh, prepared.batch)
@@ -115,7 +115,7 @@ class Workbench:
     suite: Suite
     peer_python: Path | None = None
     bar: tqdm | None = None
-    _prepared: dict[Case, Prepared] = field(default_factory=dict)
+    _prepared: dict[Case, CompiledCase] = field(default_factory=dict)
 
     @property
     def device(self) -> jax.Device:
@@ -139,14 +139,14 @@ class Workbench:
             dropout_rate=dropout_rate,
         )
 
-    def prepare(self, case: Case) -> Prepared:
+    def prepare(self, case: Case) -> CompiledCase:
         """Compile a case's step and make its batch; once for each case."""
         case = resolved(case)
         if case not in self._prepared:
             self._prepared[case] = prepare(case)
         return self._prepared[case]
 
-    def prepare_fitting(self, case: Case) -> Prepared:
+    def prepare_fitting(self, case: Case) -> CompiledCase:
         """As `prepare`, with half the rows (and a quarter, ...) where a step does not fit the device's memory."""
         if self.on_cpu:  # which does not say that there is no room; the system ends the process
             return self.prepare(case)
@@ -194,13 +194,13 @@ def resolved(case: Case) -> Case:
     return replace(case, config=replace(case.config, mesh=MeshConfig(**mesh.shape), compute_dtype=dtype))
 
 
-def prepare(case: Case) -> Prepared:
+def prepare(case: Case) -> CompiledCase:
     """Compile a case's step, and make its first batch."""
     training = Training(case.config, make_mesh(case.config.mesh, jax.local_devices()))
     begin = time.perf_counter()
     step = compile_train_step(training, case.shape, SPECIAL.mask)
     seconds = time.perf_counter() - begin
-    return Prepared(case, training, step, seconds, arrangement_of(case, 1).batch(case.config.seed, 0))
+    return CompiledCase(case, training, step, seconds, arrangement_of(case, 1).batch(case.config.seed, 0))
 
 
 def arrangement_of(case: Case, batches: int) -> Arrangement:

@@ -28,10 +28,10 @@ from bert_jax.conversion.config_files import (
     task_of,
     with_vocab_size,
 )
-from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, OUTPUT_BIAS, Row, SECOND_NAMES, TF1
+from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, NameRow, OUTPUT_BIAS, SECOND_NAMES, TF1
 from bert_jax.conversion.own_format import filled, is_run, nested, open_run_tensors, RunParameters
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
-from bert_jax.conversion.tensors import Entry, StoredTensors, without_prefix
+from bert_jax.conversion.tensors import StoredTensors, TensorEntry, without_prefix
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
 from bert_jax.conversion.vocabularies import find_tokenizer
 from bert_jax.conversion.vocabularies import not_kept as settings_not_kept
@@ -79,11 +79,11 @@ class Checkpoint:
     grown: bool = False  # its tables were extended, and an optimizer's state does not fit them
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[NameRow]:
         """The tensors of the model, as in the table."""
         return names.rows_of(self.description)
 
-    def weight(self, row: Row) -> np.ndarray:
+    def weight(self, row: NameRow) -> np.ndarray:
         """A tensor in our layout, float32; not yet looked at."""
         array = self.tensors.read(self.own_names[row.ours])
         array = array.T if row.is_transposed(self.format) else array
@@ -221,7 +221,7 @@ def _describe(
     """Which heads there are, by the tensors."""
     _check_layers(format, model, own, tensors.path)
 
-    def has(rows: Iterable[Row]) -> bool:
+    def has(rows: Iterable[NameRow]) -> bool:
         return any(row.name(format) in own for row in rows)
 
     mlm = has(names.MLM) or (format == HUGGING_FACE and names.DECODER_BIAS in own)
@@ -430,7 +430,9 @@ def _require_equal(tensors: StoredTensors, second: str, first: str) -> None:
         )
 
 
-def _check_shape(row: Row, format: str, description: ModelDescription, entry: Entry, name: str, path: Path) -> None:
+def _check_shape(
+    row: NameRow, format: str, description: ModelDescription, entry: TensorEntry, name: str, path: Path
+) -> None:
     """Refuse a tensor that the config contradicts; rows of the vocabulary are looked at later."""
     if entry.dtype not in FLOATS:
         raise UserError(f"{path}: {name} is of type {entry.dtype}: weights are {', '.join(FLOATS)}")

@@ -35,11 +35,11 @@ from bert_jax.conversion.checkpoints import (
 from bert_jax.conversion.config_files import GOOGLE_CONFIG, google_config, HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.extension import extended, Extension, plan_extension
 from bert_jax.conversion.finished import CERTIFICATE, request_for
-from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, Row, TF1
+from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, NameRow, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, OptimizerState, unequal_moments
 from bert_jax.conversion.own_format import config_for, write_run
 from bert_jax.conversion.safetensors_files import write_safetensors
-from bert_jax.conversion.tensors import Entry, Writable
+from bert_jax.conversion.tensors import TensorEntry, Writable
 from bert_jax.conversion.tf1 import write_tf1
 from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
 from bert_jax.errors import UserError
@@ -272,12 +272,12 @@ def _write(source: Checkpoint, folder: Path, to: str, dtype: str, optimizer: Opt
 
 
 @contextmanager
-def _progress(source: Checkpoint, to: str) -> Iterator[Callable[[Row], np.ndarray]]:
+def _progress(source: Checkpoint, to: str) -> Iterator[Callable[[NameRow], np.ndarray]]:
     """A reader of weights that refuses what is not finite and shows how far it is."""
     total = sum(source.tensors.entries[source.own_names[row.ours]].bytes for row in source.rows)
     with tqdm(total=total, unit="B", unit_scale=True, desc=f"convert to {to}", disable=None) as bar:
 
-        def weight(row: Row) -> np.ndarray:
+        def weight(row: NameRow) -> np.ndarray:
             own = source.own_names[row.ours]
             array = source.weight(row)
             check_numbers(source.path, own, array)
@@ -288,7 +288,7 @@ def _progress(source: Checkpoint, to: str) -> Iterator[Callable[[Row], np.ndarra
 
 
 def _write_ours(
-    source: Checkpoint, folder: Path, weight: Callable[[Row], np.ndarray], optimizer: OptimizerState | None
+    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], optimizer: OptimizerState | None
 ) -> list[str]:
     if source.tokenizer is None:
         raise UserError(f"{source.path} has no vocabulary, which a run needs: give --vocab vocab.txt")
@@ -301,7 +301,9 @@ def _write_ours(
     return []
 
 
-def _write_hugging_face(source: Checkpoint, folder: Path, weight: Callable[[Row], np.ndarray], dtype: str) -> list[str]:
+def _write_hugging_face(
+    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], dtype: str
+) -> list[str]:
     description, notes = _as_hugging_face_has_it(source.description)
     tensors = [_writable(row, HUGGING_FACE, description, weight, dtype) for row in names.rows_of(description)]
     if description.mlm and not description.model.tie_word_embeddings:  # both are asked for, and this one is used
@@ -332,7 +334,7 @@ def _as_hugging_face_has_it(description: ModelDescription) -> tuple[ModelDescrip
 
 
 def _write_google(
-    source: Checkpoint, folder: Path, weight: Callable[[Row], np.ndarray], optimizer: OptimizerState | None
+    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], optimizer: OptimizerState | None
 ) -> list[str]:
     values, notes = google_config(source.description)
     tensors = [_writable(row, TF1, source.description, weight) for row in source.rows]
@@ -342,7 +344,7 @@ def _write_google(
                 moment = _writable(row, TF1, source.description, lambda row, n=number: optimizer.moments(row)[n])  # type: ignore[misc]
                 tensors.append(moment._replace(name=f"{moment.name}/{slot}"))
         steps = np.array(optimizer.step, np.int64)
-        tensors.append(Writable(names.GLOBAL_STEP, Entry((), "int64"), lambda: steps))
+        tensors.append(Writable(names.GLOBAL_STEP, TensorEntry((), "int64"), lambda: steps))
     write_tf1(folder / TF1_PREFIX, tensors)
     write_json(folder / GOOGLE_CONFIG, values)
     if source.tokenizer is None:
@@ -351,7 +353,11 @@ def _write_google(
 
 
 def _writable(
-    row: Row, format: str, description: ModelDescription, weight: Callable[[Row], np.ndarray], dtype: str = "float32"
+    row: NameRow,
+    format: str,
+    description: ModelDescription,
+    weight: Callable[[NameRow], np.ndarray],
+    dtype: str = "float32",
 ) -> Writable:
     shape = names.shape_of(row, description)
     transposed = row.is_transposed(format)
@@ -361,7 +367,7 @@ def _writable(
         array = np.ascontiguousarray(array.T if transposed else array)
         return array if dtype == "float32" else _narrowed(row.name(format), array, dtype)
 
-    return Writable(row.name(format), Entry(shape[::-1] if transposed else shape, dtype), make)
+    return Writable(row.name(format), TensorEntry(shape[::-1] if transposed else shape, dtype), make)
 
 
 def _narrowed(name: str, array: np.ndarray, dtype: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bert_jax.conversion.checkpoints import Checkpoint
-from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.conversion.tensors import StoredTensors, TensorEntry
 from bert_jax.errors import UserError
 from bert_jax.tokenization import Tokenizer, WordPieceTokenizer
 
@@ -123,7 +123,7 @@ def _grown_tensors(checkpoint: Checkpoint, extension: Extension) -> StoredTensor
     grown = {checkpoint.own_names[row.ours]: row for row in checkpoint.rows if row.shape and row.shape[0] in rows}
     entries = dict(old.entries)
     for name, row in grown.items():
-        entries[name] = Entry((rows[row.shape[0]], *entries[name].shape[1:]), entries[name].dtype)
+        entries[name] = TensorEntry((rows[row.shape[0]], *entries[name].shape[1:]), entries[name].dtype)
 
     def read(name: str) -> np.ndarray:
         array = old.read(name)

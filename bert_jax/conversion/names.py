@@ -22,7 +22,7 @@ SLOTS = ("adam_m", "adam_v")  # Adam's first and second moment of a variable are
 GLOBAL_STEP = "global_step"  # optimizer steps done
 
 
-class Row(NamedTuple):
+class NameRow(NamedTuple):
     """A tensor of ours and its counterparts."""
 
     ours: str
@@ -41,34 +41,34 @@ class Row(NamedTuple):
         return {BERT_JAX: False, HUGGING_FACE: self.huggingface_transposed, TF1: self.tf1_transposed}[format]
 
 
-def _dense(ours: str, huggingface: str, tf1: str, shape: str) -> list[Row]:
+def _dense(ours: str, huggingface: str, tf1: str, shape: str) -> list[NameRow]:
     inputs, outputs = shape[0], shape[1]
-    kernel = Row(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}/kernel", (inputs, outputs), True)
-    return [kernel, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/bias", (outputs,))]
+    kernel = NameRow(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}/kernel", (inputs, outputs), True)
+    return [kernel, NameRow(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/bias", (outputs,))]
 
 
-def _norm(ours: str, huggingface: str, tf1: str) -> list[Row]:
-    scale = Row(f"{ours}/scale", f"{huggingface}.weight", f"{tf1}/gamma", ("D",))
-    return [scale, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/beta", ("D",))]
+def _norm(ours: str, huggingface: str, tf1: str) -> list[NameRow]:
+    scale = NameRow(f"{ours}/scale", f"{huggingface}.weight", f"{tf1}/gamma", ("D",))
+    return [scale, NameRow(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/beta", ("D",))]
 
 
-def _output(ours: str, huggingface: str, tf1: str, outputs: str, inputs: str = "D") -> list[Row]:
+def _output(ours: str, huggingface: str, tf1: str, outputs: str, inputs: str = "D") -> list[NameRow]:
     """A dense layer that google-research/bert makes by hand."""
-    kernel = Row(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}output_weights", (inputs, outputs), True, True)
-    return [kernel, Row(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}output_bias", (outputs,))]
+    kernel = NameRow(f"{ours}/kernel", f"{huggingface}.weight", f"{tf1}output_weights", (inputs, outputs), True, True)
+    return [kernel, NameRow(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}output_bias", (outputs,))]
 
 
 EMBEDDINGS = [
-    Row("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", ("V", "D")),
-    Row("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight",
+    NameRow("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", ("V", "D")),
+    NameRow("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight",
         "bert/embeddings/position_embeddings", ("P", "D")),
-    Row("encoder/embeddings/segment", "bert.embeddings.token_type_embeddings.weight",
+    NameRow("encoder/embeddings/segment", "bert.embeddings.token_type_embeddings.weight",
         "bert/embeddings/token_type_embeddings", ("G", "D")),
     *_norm("encoder/embeddings/norm", "bert.embeddings.LayerNorm", "bert/embeddings/LayerNorm"),
 ]  # fmt: skip
 
 
-def _layer() -> list[Row]:
+def _layer() -> list[NameRow]:
     rows = []
     theirs = (
         ("attention/query", "attention.self.query", "DD"),
@@ -95,20 +95,20 @@ POOLER = _dense("encoder/pooler", "bert.pooler.dense", "bert/pooler/dense", "DD"
 MLM = [
     *_dense("mlm/transform", "cls.predictions.transform.dense", "cls/predictions/transform/dense", "DD"),
     *_norm("mlm/norm", "cls.predictions.transform.LayerNorm", "cls/predictions/transform/LayerNorm"),
-    Row("mlm/bias", "cls.predictions.bias", "cls/predictions/output_bias", ("V",)),
+    NameRow("mlm/bias", "cls.predictions.bias", "cls/predictions/output_bias", ("V",)),
 ]
 # google-research/bert knows the tied matrix only; the name is ours, in its manner.
-UNTIED = [Row("mlm/decoder", "cls.predictions.decoder.weight", "cls/predictions/output_weights", ("V", "D"))]
+UNTIED = [NameRow("mlm/decoder", "cls.predictions.decoder.weight", "cls/predictions/output_weights", ("V", "D"))]
 NSP = _output("nsp", "cls.seq_relationship", "cls/seq_relationship/", "2")
 CLASSIFIER = _output("task", "classifier", "", "C", inputs="W")
 SPAN = _output("task", "qa_outputs", "cls/squad/", "C", inputs="W")
 
 
-def _features(task: TaskHead) -> list[Row]:
+def _features(task: TaskHead) -> list[NameRow]:
     """What a head of ours may have below its dense layer (`TaskHead.is_plain`); no other format has a place for it."""
 
-    def row(name: str, *shape: str) -> Row:
-        return Row(f"features/{name}", f"features.{name}".replace("/", "."), f"features/{name}", shape)
+    def row(name: str, *shape: str) -> NameRow:
+        return NameRow(f"features/{name}", f"features.{name}".replace("/", "."), f"features/{name}", shape)
 
     mixed = [row("mix/weights", "K"), row("mix/scale")] if task.layers and task.combine == "mix" else []
     directions = ("forward", "backward") if task.lstm else ()
@@ -121,7 +121,7 @@ def _features(task: TaskHead) -> list[Row]:
     return [*mixed, *lstm, *fused]
 
 
-def rows_of(description: ModelDescription) -> list[Row]:
+def rows_of(description: ModelDescription) -> list[NameRow]:
     """All tensors of a model, each layer's with its number."""
     layers = range(description.model.num_hidden_layers)
     task = description.task
@@ -137,11 +137,11 @@ def rows_of(description: ModelDescription) -> list[Row]:
     ]
 
 
-def _numbered(row: Row, n: int) -> Row:
+def _numbered(row: NameRow, n: int) -> NameRow:
     return row._replace(**{key: getattr(row, key).format(n=n) for key in ("ours", "huggingface", "tf1")})
 
 
-def shape_of(row: Row, description: ModelDescription) -> tuple[int, ...]:
+def shape_of(row: NameRow, description: ModelDescription) -> tuple[int, ...]:
     """A tensor's shape here."""
     model, task = description.model, description.task
     sizes = {

@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import check_numbers, Checkpoint
-from bert_jax.conversion.names import BERT_JAX, GLOBAL_STEP, HUGGING_FACE, Row, SLOTS, TF1
+from bert_jax.conversion.names import BERT_JAX, GLOBAL_STEP, HUGGING_FACE, NameRow, SLOTS, TF1
 from bert_jax.conversion.own_format import flat, nested, place_of, stacked_shapes
 from bert_jax.conversion.slots import moments_of
 from bert_jax.errors import UserError
@@ -30,7 +30,7 @@ class OptimizerState:
     """Moments in our layout, read when they are asked for."""
 
     step: int
-    moments: Callable[[Row], tuple[np.ndarray, np.ndarray]]
+    moments: Callable[[NameRow], tuple[np.ndarray, np.ndarray]]
 
 
 def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | None, list[str]]:
@@ -72,7 +72,7 @@ def has_optimizer(checkpoint: Checkpoint) -> bool:
         return checkpoints.latest is not None and checkpoints.has(checkpoints.latest, "optimizer")
 
 
-def unequal_moments(source: OptimizerState, result: OptimizerState, rows: list[Row]) -> list[str]:
+def unequal_moments(source: OptimizerState, result: OptimizerState, rows: list[NameRow]) -> list[str]:
     """What is not bit for bit the same."""
     found = [f"steps: {source.step} and {result.step}"] if source.step != result.step else []
     for row in rows:
@@ -94,7 +94,7 @@ def _of_tf1(checkpoint: Checkpoint) -> OptimizerState:
     if GLOBAL_STEP not in entries:
         raise UserError(f"{checkpoint.tensors.path} has optimizer state, but not {GLOBAL_STEP}: it was cut")
 
-    def moment(row: Row, slot: str) -> np.ndarray:
+    def moment(row: NameRow, slot: str) -> np.ndarray:
         name = f"{checkpoint.own_names[row.ours]}/{slot}"
         if name not in entries:
             return np.zeros(names.shape_of(row, checkpoint.description), np.float32)
@@ -135,7 +135,7 @@ def _of_run(checkpoint: Checkpoint) -> OptimizerState:
     moments = next(part for part in jax.tree.leaves(opt_state, is_leaf=_is_moments) if _is_moments(part))
     mu, nu = ({name: np.asarray(array) for name, array in flat(tree).items()} for tree in (moments.mu, moments.nu))
 
-    def both(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    def both(row: NameRow) -> tuple[np.ndarray, np.ndarray]:
         path, number = place_of(row.ours)
         size = names.shape_of(row, checkpoint.description)[0]
         first, second = (tree[path][... if number is None else number][:size] for tree in (mu, nu))

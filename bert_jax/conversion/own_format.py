@@ -22,8 +22,8 @@ from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.conversion import names
-from bert_jax.conversion.names import Row
-from bert_jax.conversion.tensors import Entry, StoredTensors
+from bert_jax.conversion.names import NameRow
+from bert_jax.conversion.tensors import StoredTensors, TensorEntry
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.runs.checkpoint import Checkpoints
@@ -32,7 +32,7 @@ from bert_jax.runs.names import MODEL_FILE
 from bert_jax.train.optimizer import make_optimizer, MomentsState
 
 _LAYER = re.compile(r"encoder/layers/(\d+)/")
-Moments = Callable[[Row], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout
+Moments = Callable[[NameRow], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout
 
 
 def is_run(path: Path) -> bool:
@@ -77,7 +77,7 @@ def open_run_tensors(path: Path) -> tuple[StoredTensors, ModelDescription, RunPa
     parameters = RunParameters(path, description)
 
     shapes = {row.ours: names.shape_of(row, description) for row in names.rows_of(description)}
-    entries = {name: Entry(shape, "float32") for name, shape in shapes.items()}
+    entries = {name: TensorEntry(shape, "float32") for name, shape in shapes.items()}
     return StoredTensors(path, entries, parameters.read), description, parameters
 
 
@@ -136,7 +136,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_run(
     folder: Path,
     description: ModelDescription,
-    weight: Callable[[Row], np.ndarray],
+    weight: Callable[[NameRow], np.ndarray],
     config: PretrainConfig,
     step: int = 0,
     moments: Moments | None = None,
@@ -168,7 +168,7 @@ def config_for(description: ModelDescription) -> PretrainConfig:
     return replace(PretrainConfig(), model=description.model, phases=(phase,))
 
 
-def filled(description: ModelDescription, weight: Callable[[Row], np.ndarray]) -> dict[str, jax.Array]:
+def filled(description: ModelDescription, weight: Callable[[NameRow], np.ndarray]) -> dict[str, jax.Array]:
     """Path -> parameter, layers stacked; each tensor is asked for once. (Orbax would copy NumPy's arrays before it saves.)"""
     arrays = {path: np.empty(shape, np.float32) for path, shape in stacked_shapes(description).items()}
     for row in names.rows_of(description):

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open, SafetensorError
 
 from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_pointer
-from bert_jax.conversion.tensors import Entry, StoredTensors, Writable
+from bert_jax.conversion.tensors import StoredTensors, TensorEntry, Writable
 from bert_jax.errors import UserError
 from bert_jax.files import stream_tensors, tensor_places, TENSOR_TYPES, TensorKind
 
@@ -36,18 +36,18 @@ def _open_file(path: Path) -> StoredTensors:
     except ValueError as error:
         refuse_lfs_pointer(path)
         raise UserError(f"{path} is not a whole safetensors file: {error}: copy or download it again") from None
-    entries = {name: Entry(kind.shape, kind.dtype.name) for name, (kind, _, _) in places.items()}
+    entries = {name: TensorEntry(kind.shape, kind.dtype.name) for name, (kind, _, _) in places.items()}
     return StoredTensors(path, entries, lambda name: _read(path, name, entries[name]))
 
 
-def _read(path: Path, name: str, entry: Entry) -> np.ndarray:
+def _read(path: Path, name: str, entry: TensorEntry) -> np.ndarray:
     """One tensor, copied from the file, which is closed again: the map of an open file counts as memory in use."""
     try:
         with safe_open(path, framework="numpy") as file:
             tensor = file.get_tensor(name)
     except (SafetensorError, FileNotFoundError) as error:
         raise UserError(f"{path}: {name} cannot be read: {error}: copy or download the file again") from None
-    if Entry(tensor.shape, tensor.dtype.name) != entry:
+    if TensorEntry(tensor.shape, tensor.dtype.name) != entry:
         found = f"{tensor.dtype.name} {list(tensor.shape)}"
         raise UserError(
             f"{path} was changed while it was read: {name} was {entry.dtype} {list(entry.shape)}, now {found}"

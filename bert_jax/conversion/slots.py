@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bert_jax.conversion.names import GLOBAL_STEP, SLOTS
-from bert_jax.conversion.tensors import Entry
+from bert_jax.conversion.tensors import TensorEntry
 
 # Single numbers of an optimizer or of training in half precision.
 _SCALAR = re.compile(
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
     second: str
 
 
-def optimizer_tensors(entries: Mapping[str, Entry], variables: Mapping[str, Entry]) -> dict[str, str]:
+def optimizer_tensors(entries: Mapping[str, TensorEntry], variables: Mapping[str, TensorEntry]) -> dict[str, str]:
     """The tensors that are an optimizer's, and what each is called there: bert/x/kernel/BERTAdam_1 -> BERTAdam_1.
 
     Args:
@@ -46,7 +46,7 @@ def optimizer_tensors(entries: Mapping[str, Entry], variables: Mapping[str, Entr
     return found
 
 
-def _slot(name: str, entry: Entry, variables: Mapping[str, Entry]) -> str | None:
+def _slot(name: str, entry: TensorEntry, variables: Mapping[str, TensorEntry]) -> str | None:
     for variable, slot in _cuts(name):
         if variable in variables and _has_shape_of(variables[variable].shape, entry.shape):
             return slot
@@ -69,7 +69,7 @@ def _has_shape_of(variable: tuple[int, ...], slot: tuple[int, ...]) -> bool:
     return slot == variable or slot in factored
 
 
-def moments_of(entries: Mapping[str, Entry]) -> Moments | None:
+def moments_of(entries: Mapping[str, TensorEntry]) -> Moments | None:
     """What Adam's moments are called in a checkpoint; None: it has none, or not two of them."""
     endings = {name.rpartition("/")[2] for name in entries}
     if endings & set(SLOTS):

@@ -16,7 +16,7 @@ from bert_jax.files import MOST_TENSORS
 MOST_AXES = 64  # of a tensor, as in NumPy
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """What is known of a tensor without reading it."""
 
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class StoredTensors:
     """The tensors of a checkpoint by the names it gives them, in the order of its files."""
 
     path: Path  # for messages
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     read: Callable[[str], np.ndarray]  # a name -> the tensor, of its entry's shape and dtype; reads it anew each time
 
 
@@ -49,13 +49,13 @@ class Writable(NamedTuple):
     """A tensor that is made when it is written."""
 
     name: str
-    entry: Entry
+    entry: TensorEntry
     make: Callable[[], np.ndarray]  # of the entry's shape and dtype, in C order
 
 
 def stored(path: Path, arrays: Mapping[str, np.ndarray]) -> StoredTensors:
     """Arrays in memory, in the place of a file's."""
-    entries = {name: Entry(array.shape, array.dtype.name) for name, array in arrays.items()}
+    entries = {name: TensorEntry(array.shape, array.dtype.name) for name, array in arrays.items()}
     return StoredTensors(path, entries, arrays.__getitem__)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.conversion.names import GLOBAL_STEP
-from bert_jax.conversion.tensors import Entry, require_few, StoredTensors, Writable
+from bert_jax.conversion.tensors import require_few, StoredTensors, TensorEntry, Writable
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, new_folder
 from bert_jax.host import has_tensorflow
@@ -169,14 +169,14 @@ def open_tf1(prefix: Path) -> StoredTensors:
     return StoredTensors(prefix, entries, read)
 
 
-def _entry(prefix: Path, name: str, shape: Sequence[int], dtype: Any) -> Entry:
+def _entry(prefix: Path, name: str, shape: Sequence[int], dtype: Any) -> TensorEntry:
     numpy_dtype = np.dtype(dtype.as_numpy_dtype)
     if numpy_dtype.hasobject:
         raise UserError(f"{name} in {prefix} is of type {dtype.name}, which no weight is: give a checkpoint of BERT")
-    return Entry(tuple(shape), numpy_dtype.name)
+    return TensorEntry(tuple(shape), numpy_dtype.name)
 
 
-def _unreadable(prefix: Path, entries: Mapping[str, Entry], name: str, said: str) -> str:
+def _unreadable(prefix: Path, entries: Mapping[str, TensorEntry], name: str, said: str) -> str:
     """Why a tensor of a good index cannot be read."""
     where, files = f"{name} in {prefix} cannot be read", _data_files(prefix)
     if not files:

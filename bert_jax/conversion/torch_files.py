@@ -27,7 +27,7 @@ import numpy as np
 
 from bert_jax.conversion.pickle_bounds import LARGEST_PICKLE, require_bounded
 from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_pointer
-from bert_jax.conversion.tensors import Entry, MOST_AXES, require_few, StoredTensors
+from bert_jax.conversion.tensors import MOST_AXES, require_few, StoredTensors, TensorEntry
 from bert_jax.errors import listed, UserError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -72,7 +72,7 @@ def _open_file(path: Path) -> StoredTensors:
         _check_tensor(path, name, tensor)
         _check_storage(path, name, tensor.storage, saved.storages, size)
     _check_sharing(path, tensors, size)
-    entries = {name: Entry(tensor.shape, tensor.storage.dtype.name) for name, tensor in tensors.items()}
+    entries = {name: TensorEntry(tensor.shape, tensor.storage.dtype.name) for name, tensor in tensors.items()}
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]

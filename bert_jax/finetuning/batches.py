@@ -171,7 +171,7 @@ def choose_widths(lengths: np.ndarray, count: int, longest: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class EpochOrder:
     """Which examples each step trains on.
 
     Attributes:

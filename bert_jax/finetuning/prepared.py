@@ -16,9 +16,9 @@ from bert_jax.config.settings import to_dict
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.own_format import flat, nested
 from bert_jax.errors import UserError
-from bert_jax.finetuning.batches import choose_widths, Schedule
+from bert_jax.finetuning.batches import choose_widths, EpochOrder
 from bert_jax.finetuning.directory import OwnTask, task_record
-from bert_jax.finetuning.split import Source, Split
+from bert_jax.finetuning.split import SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, resolved
 from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import read_sentences
@@ -45,7 +45,7 @@ class Wanted:
     asked: Asked = Asked()  # noqa: RUF009  # frozen
 
 
-class Prepared:
+class FinetuneSetup:
     """Everything that is known before a step: checkpoint, task with labels, rows, shapes. Refuses what it can."""
 
     def __init__(self, wanted: Wanted):
@@ -82,13 +82,15 @@ class Prepared:
     def _has_pooler(self) -> bool:
         return self.checkpoint.description.pooler and not self.wanted.from_scratch
 
-    def split(self, name: str, training: bool = False) -> Split:
+    def split(self, name: str, training: bool = False) -> TaskSplit:
         """A split of the data."""
-        source = Source(self.task, self.wanted.data, self.tokenizer, self.config, self.head, self.description.model)
+        source = SplitRequest(
+            self.task, self.wanted.data, self.tokenizer, self.config, self.head, self.description.model
+        )
         return load_split(source, name, training)
 
     @cached_property
-    def dev_splits(self) -> list[Split]:
+    def dev_splits(self) -> list[TaskSplit]:
         """Those with labels to score on; the first is the main one."""
         names = [name for name in self.task.files if name.startswith("dev") and self._is_there(name)]
         return [self.split(name) for name in names]
@@ -103,12 +105,12 @@ class Prepared:
         return Path(self.wanted.data).is_dir()
 
     @cached_property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> EpochOrder:
         """Which examples each step trains on."""
         units = self.train_split.units
         assert self.config.batch_size is not None and self.config.max_length is not None
         widths = choose_widths(units.lengths, self.config.buckets, self.config.max_length)
-        return Schedule(units, self.config.batch_size, widths, self.config.seed, row_shards(self.mesh))
+        return EpochOrder(units, self.config.batch_size, widths, self.config.seed, row_shards(self.mesh))
 
     @property
     def total_steps(self) -> int:

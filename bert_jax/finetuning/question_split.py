@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax.finetuning.batches import Draw, units_of_examples, units_of_rows
-from bert_jax.finetuning.split import content_of, Outcome, Outputs, row_table, Source
+from bert_jax.finetuning.split import content_of, Outcome, Outputs, row_table, SplitRequest
 from bert_jax.tasks import answers
 from bert_jax.tasks.examples import Question
 from bert_jax.tasks.question_rows import question_rows, QuestionSettings
@@ -33,7 +33,7 @@ class QuestionSplit:
 
     def __init__(
         self,
-        source: Source,
+        source: SplitRequest,
         name: str,
         training: bool,
         found: dict[str, float],

@@ -20,7 +20,7 @@ from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
 from bert_jax.finetuning.directory import Finetuned, read_record, start_or_resume, write_records
 from bert_jax.finetuning.prediction import Predictor
-from bert_jax.finetuning.prepared import Prepared, Wanted
+from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.finetuning.split import Outcome
 from bert_jax.finetuning.steps import compile_train_step
 from bert_jax.mesh.compilation_cache import use_compilation_cache
@@ -35,7 +35,7 @@ from bert_jax.runs.names import FINETUNE_FILE, PREDICTIONS
 from bert_jax.runs.tensorboard import Board
 from bert_jax.tasks.table import Task
 from bert_jax.train.loop import Hooks, listen_for_stop, Phase, StopRequest, train
-from bert_jax.train.loop import Schedule as Due
+from bert_jax.train.loop import LoopSchedule as Due
 from bert_jax.train.metrics import check_finite
 from bert_jax.train.state import TrainState
 
@@ -74,7 +74,7 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
 
 
 def _finetune(wanted: Wanted, output: Path, resume_command: str) -> Result:
-    prepared = Prepared(wanted)
+    prepared = FinetuneSetup(wanted)
     run = start_or_resume(output, prepared.record(), prepared.description, prepared.tokenizer)
     if run.scores_file.exists():  # written last
         say(
@@ -84,7 +84,7 @@ def _finetune(wanted: Wanted, output: Path, resume_command: str) -> Result:
         return read_result(run)
     with listen_for_stop() as stop, Checkpoints(run.run.checkpoints, keep=1) as checkpoints:
         stop.idle = True
-        session = Session(prepared, run, checkpoints)
+        session = FinetuneSession(prepared, run, checkpoints)
         session.train(stop)
     if stop.signal_number is not None and session.done < prepared.total_steps:
         raise Interrupted(
@@ -124,10 +124,10 @@ class Interval:
         return line
 
 
-class Session:
+class FinetuneSession:
     """The steps of a run, and what happens between them."""
 
-    def __init__(self, prepared: Prepared, run: Finetuned, checkpoints: Checkpoints):
+    def __init__(self, prepared: FinetuneSetup, run: Finetuned, checkpoints: Checkpoints):
         self.prepared, self.run, self.checkpoints = prepared, run, checkpoints
         self.predictor = Predictor(prepared.training)
         self.steps: dict[Any, Callable[..., Any]] = {}

@@ -15,7 +15,7 @@ from bert_jax.finetuning.directory import Finetuned, open_finetuned, write_recor
 from bert_jax.finetuning.multi_label_split import class_lines
 from bert_jax.finetuning.prediction import Predictor
 from bert_jax.finetuning.question_split import QuestionSplit
-from bert_jax.finetuning.split import Outcome, Source, Split
+from bert_jax.finetuning.split import Outcome, SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, text_split
 from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import TaggingSplit
@@ -78,13 +78,13 @@ class SavedModel:
         """Its programs."""
         return Predictor(self.training)
 
-    def source(self, data: str, task: Task | None = None) -> Source:
+    def source(self, data: str, task: Task | None = None) -> SplitRequest:
         """Where a split is read from."""
         head = self.description.task
         assert head is not None
-        return Source(task or self.task, data, self.tokenizer, self.settings, head, self.description.model)
+        return SplitRequest(task or self.task, data, self.tokenizer, self.settings, head, self.description.model)
 
-    def split(self, data: str, name: str, task: Task | None = None) -> Split:
+    def split(self, data: str, name: str, task: Task | None = None) -> TaskSplit:
         """A split of a folder of the task's files, or a file in their format.
 
         Raises:
@@ -92,7 +92,7 @@ class SavedModel:
         """
         return load_split(self.source(data, task), name, found=self.finetuned.record.get("found"))
 
-    def outcome(self, split: Split) -> Outcome:
+    def outcome(self, split: TaskSplit) -> Outcome:
         """Scores, where there are labels, and predictions."""
         return split.outcome(self.predictor.outputs(self.params, split.units, split.name))
 

@@ -21,7 +21,7 @@ SWEPT = ("learning_rate", "batch_size", "epochs")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """One of several runs."""
 
     folder: str
@@ -49,16 +49,16 @@ def with_retries(wanted: Wanted, output: Path, retries: int, *, resume_command: 
     return finetune(wanted, output, resume_command=resume_command)
 
 
-def seeds(wanted: Wanted, count: int) -> list[Entry]:
+def seeds(wanted: Wanted, count: int) -> list[RunEntry]:
     """`count` runs, with the seeds from the configured one on."""
     first = wanted.config.seed
     return [
-        Entry(f"seed-{seed}", replace(wanted, config=replace(wanted.config, seed=seed)))
+        RunEntry(f"seed-{seed}", replace(wanted, config=replace(wanted.config, seed=seed)))
         for seed in range(first, first + count)
     ]
 
 
-def grid(wanted: Wanted) -> list[Entry]:
+def grid(wanted: Wanted) -> list[RunEntry]:
     """The grid of the paper's appendix A.3; what is set on the command line stays as it is."""
     config = wanted.config
     rates = LEARNING_RATES if config.learning_rate is None else (config.learning_rate,)
@@ -67,11 +67,11 @@ def grid(wanted: Wanted) -> list[Entry]:
     entries = []
     for rate, size, epochs in itertools.product(rates, sizes, lengths):
         own = replace(config, learning_rate=rate, batch_size=size, epochs=float(epochs))
-        entries.append(Entry(f"rate-{rate:g}-batch-{size}-epochs-{epochs:g}", replace(wanted, config=own)))
+        entries.append(RunEntry(f"rate-{rate:g}-batch-{size}-epochs-{epochs:g}", replace(wanted, config=own)))
     return entries
 
 
-def run_all(entries: Sequence[Entry], output: Path, *, resume_command: str) -> dict[str, Any]:
+def run_all(entries: Sequence[RunEntry], output: Path, *, resume_command: str) -> dict[str, Any]:
     """All runs, one after the other; finished ones are recognised. Returns and writes seeds.json.
 
     Raises:
@@ -87,7 +87,7 @@ def run_all(entries: Sequence[Entry], output: Path, *, resume_command: str) -> d
     return record
 
 
-def summary(entries: Sequence[Entry], results: Sequence[Result]) -> dict[str, Any]:
+def summary(entries: Sequence[RunEntry], results: Sequence[Result]) -> dict[str, Any]:
     """Mean, standard deviation, best and how many collapsed, of the runs that have learned something."""
     good = [
         (result.value, result.path.name) for result in results if result.degenerate is None and result.value is not None
@@ -107,7 +107,7 @@ def summary(entries: Sequence[Entry], results: Sequence[Result]) -> dict[str, An
     }
 
 
-def _run_record(entry: Entry, result: Result) -> dict[str, Any]:
+def _run_record(entry: RunEntry, result: Result) -> dict[str, Any]:
     config = entry.wanted.config
     return {
         "seed": config.seed,

@@ -45,7 +45,7 @@ class Outcome:
     found: dict[str, float] = field(default_factory=dict)
 
 
-class Split(Protocol):
+class TaskSplit(Protocol):
     """The face of a split."""
 
     name: str
@@ -63,7 +63,7 @@ class Split(Protocol):
         """Return a digest of the examples, whatever file they stand in; see `content_of`."""
 
 
-class Source(NamedTuple):
+class SplitRequest(NamedTuple):
     """What a split is made from."""
 
     task: Task  # with its labels
@@ -74,7 +74,7 @@ class Source(NamedTuple):
     model: ModelConfig
 
 
-def row_table(source: Source, name: str, rows: Sequence[Row], examples: Sequence[Any]) -> RowTable:
+def row_table(source: SplitRequest, name: str, rows: Sequence[Row], examples: Sequence[Any]) -> RowTable:
     """Return the rows of a split as a table, its segments as the model has them.
 
     Args:

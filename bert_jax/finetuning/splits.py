@@ -8,14 +8,16 @@ from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.errors import UserError
 from bert_jax.finetuning.multi_label_split import MultiLabelSplit
 from bert_jax.finetuning.question_split import QuestionSplit
-from bert_jax.finetuning.split import Source, Split
+from bert_jax.finetuning.split import SplitRequest, TaskSplit
 from bert_jax.finetuning.tagging_split import TaggingSplit
 from bert_jax.finetuning.text_split import TextSplit
 from bert_jax.tasks.examples import TextExample
 from bert_jax.tasks.table import Task
 
 
-def load_split(source: Source, name: str, training: bool = False, found: dict[str, float] | None = None) -> Split:
+def load_split(
+    source: SplitRequest, name: str, training: bool = False, found: dict[str, float] | None = None
+) -> TaskSplit:
     """Read a split and make its rows.
 
     Args:
@@ -34,7 +36,7 @@ def load_split(source: Source, name: str, training: bool = False, found: dict[st
     return text_split(source, name)
 
 
-def text_split(source: Source, name: str, examples: Sequence[TextExample] | None = None) -> TextSplit:
+def text_split(source: SplitRequest, name: str, examples: Sequence[TextExample] | None = None) -> TextSplit:
     """A split of texts, pairs or choices, from its file, or of `examples` that are there already.
 
     Raises:

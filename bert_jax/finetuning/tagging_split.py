@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, units_of_rows
-from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
+from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, SplitRequest
 from bert_jax.tasks import schemes
 from bert_jax.tasks.columns import read_examples, unknown_advice
 from bert_jax.tasks.conll import read_conll, write_conll
@@ -49,7 +49,7 @@ def read_sentences(task: Task, data: str | Path, name: str) -> tuple[list[Senten
 class TaggingSplit:
     """Sentences, of which a long one takes several rows."""
 
-    def __init__(self, source: Source, name: str, training: bool, sentences: list[Sentence] | None = None):
+    def __init__(self, source: SplitRequest, name: str, training: bool, sentences: list[Sentence] | None = None):
         self.name, self.task, config = name, source.task, source.config
         self.labels_known = source.head.labels
         self.notes: list[str] = []

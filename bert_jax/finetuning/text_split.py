@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, NOBODY, units_of_examples
-from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, Source
+from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, SplitRequest
 from bert_jax.tasks.columns import read_examples
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.scoring import glue
@@ -25,7 +25,7 @@ class TextSplit:
     """Texts or pairs with a class or a rating, or contexts with continuations."""
 
     def __init__(
-        self, source: Source, name: str, examples: Sequence[TextExample] | Sequence[ChoiceExample] | None = None
+        self, source: SplitRequest, name: str, examples: Sequence[TextExample] | Sequence[ChoiceExample] | None = None
     ):
         self.name, self.task = name, source.task
         self.notes: list[str] = []

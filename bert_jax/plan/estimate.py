@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from bert_jax.mesh.chips import Chip
 from bert_jax.plan.hlo import Collective
 from bert_jax.plan.machine import group_size, Machine, wires
-from bert_jax.plan.program import Program
+from bert_jax.plan.program import StepProgram
 
 ATTAINABLE = 0.6  # share of the peak that matrix products reach, where the compiler gives no estimate
 KERNEL_SHARE = 0.3  # share of the peak that attention kernels reach: they wait for softmax and dropout
@@ -48,7 +48,7 @@ class Estimate:
         return sum(exchange.seconds or 0.0 for exchange in self.exchanges)
 
 
-def estimate_step(program: Program, machine: Machine, mesh: Mesh) -> Estimate:
+def estimate_step(program: StepProgram, machine: Machine, mesh: Mesh) -> Estimate:
     """The seconds of a step: its arithmetic, then its collectives; the compiler may overlap these."""
     chip, peak = machine.chip, machine.peak
     exchanges = exchanged(program.collectives, mesh, chip)

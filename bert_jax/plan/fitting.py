@@ -14,9 +14,9 @@ from bert_jax.config.settings import override
 from bert_jax.errors import UserError
 from bert_jax.mesh.sharding import make_mesh, row_shards
 from bert_jax.plan.machine import Machine
-from bert_jax.plan.program import compile_phase, Program
+from bert_jax.plan.program import compile_phase, StepProgram
 
-Compile = Callable[[PretrainConfig, int, Machine], Program]
+Compile = Callable[[PretrainConfig, int, Machine], StepProgram]
 TRIES = 4  # sizes that are compiled, at most
 NEAR = 0.96  # of the limit: near enough
 LEAP = 64  # times the rows, at most, from a size that takes almost nothing
@@ -38,7 +38,7 @@ class Change:
 
     settings: tuple[str, ...]
     config: PretrainConfig
-    programs: tuple[Program, ...]  # of every phase, compiled with them
+    programs: tuple[StepProgram, ...]  # of every phase, compiled with them
 
 
 def only_copies(config: PretrainConfig, machine: Machine) -> bool:
@@ -61,7 +61,7 @@ def with_rows(config: PretrainConfig, number: int, rows: int, machine: Machine) 
     return replace(config, phases=phases), number, machine
 
 
-def crossing(one: Program, other: Program, limit: int) -> int:
+def crossing(one: StepProgram, other: StepProgram, limit: int) -> int:
     """Rows at which the line through two compiled sizes reaches the limit."""
     low, high = sorted((one, other), key=lambda program: program.rows)
     slope = (high.needed - low.needed) / (high.rows - low.rows)
@@ -71,7 +71,7 @@ def crossing(one: Program, other: Program, limit: int) -> int:
 
 
 def largest_micro_batch(
-    config: PretrainConfig, number: int, machine: Machine, first: Program, compile: Compile = compile_phase
+    config: PretrainConfig, number: int, machine: Machine, first: StepProgram, compile: Compile = compile_phase
 ) -> Largest:
     """The largest micro-batch of a phase, from the program `first` that is compiled already."""
     found = {first.rows: first}
@@ -86,7 +86,7 @@ def largest_micro_batch(
     return Largest(best, found[best].needed if best else 0, min(refused, default=None))
 
 
-def next_size(programs: Sequence[Program], limit: int) -> int | None:
+def next_size(programs: Sequence[StepProgram], limit: int) -> int | None:
     """Which rows to compile next, to come near the limit from below; None: there is nothing more to learn."""
     fitting = sorted((program for program in programs if program.fits), key=lambda program: -program.rows)
     refused = sorted((program for program in programs if not program.fits), key=lambda program: program.rows)
@@ -149,7 +149,7 @@ def fsdp_sizes(config: PretrainConfig, machine: Machine) -> list[int]:
 
 
 def smallest_change(
-    config: PretrainConfig, machine: Machine, programs: Sequence[Program], compile: Compile = compile_phase
+    config: PretrainConfig, machine: Machine, programs: Sequence[StepProgram], compile: Compile = compile_phase
 ) -> Change | None:
     """The first change that makes every phase fit, each phase compiled; None: none does.
 
@@ -173,7 +173,7 @@ def more_micro_batches(
     settings: tuple[str, ...],
     machine: Machine,
     worst: int,
-    first: Program,
+    first: StepProgram,
     compile: Compile,
 ) -> Change | None:
     """The fewest micro-batches with which every phase fits, beginning with those of the run."""
@@ -198,7 +198,7 @@ def more_micro_batches(
             return None
 
 
-def hopeless(points: Sequence[Program], rows: int, limit: int) -> bool:
+def hopeless(points: Sequence[StepProgram], rows: int, limit: int) -> bool:
     """Whether the line through the two smallest sizes says that `rows` takes clearly too much."""
     sizes = {program.rows: program for program in points if program.needed}
     if len(sizes) < 2 or rows <= 1:

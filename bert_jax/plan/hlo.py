@@ -70,7 +70,7 @@ class KernelCall:
 
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
     """All collectives of a program that was compiled for `mesh`, equal ones added up, the most bytes first."""
-    program = Program(text)
+    program = HloProgram(text)
     found: Counter[tuple[str, tuple[str, ...], int]] = Counter()
     for instruction, count in program.collective_instructions():
         axes = collective_axes(instruction, mesh)
@@ -82,7 +82,7 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
 
 def matrix_products(text: str) -> list[MatrixProduct]:
     """All matrix products, written as dot, as convolution (TPU) or as a call of cuBLAS (GPU)."""
-    program = Program(text)
+    program = HloProgram(text)
     return [
         MatrixProduct(
             program.product_flops(instruction),
@@ -99,7 +99,7 @@ def matrix_products(text: str) -> list[MatrixProduct]:
 def kernel_calls(text: str) -> list[KernelCall]:
     """Kernels of our own: Pallas on TPU (Mosaic) and GPU."""
     calls = []
-    for instruction, count in Program(text).executed():
+    for instruction, count in HloProgram(text).executed():
         if instruction.call_target in ("tpu_custom_call", "mosaic_gpu", "mosaic_gpu_v2", "__gpu$xla.gpu.triton"):
             stated = re.search(r'"?cost_estimate"?:\s*\{[^}]*"?flops"?:\s*"?(\d+)', instruction.attributes)
             flops = int(stated.group(1)) if stated else None
@@ -113,7 +113,7 @@ def estimated_cycles(text: str) -> tuple[int, int]:
     Loops are counted by their trip counts. Kernels of our own and collectives carry no estimate.
     """
     total = instructions = 0
-    for instruction, count in Program(text).executed(into_fusions=False):
+    for instruction, count in HloProgram(text).executed(into_fusions=False):
         stated = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
         if stated:
             total += int(stated.group(1)) * count
@@ -127,7 +127,7 @@ def memory_traffic(text: str) -> int:
     What a TPU keeps in its vector memory does not count, nor what collectives move. Of a buffer that is only sliced, or
     updated in place, the slice counts.
     """
-    program = Program(text)
+    program = HloProgram(text)
     instructions = program.executed(into_fusions=False)
     return sum(program.traffic(instruction) * count for instruction, count in instructions)
 
@@ -135,7 +135,7 @@ def memory_traffic(text: str) -> int:
 def host_transfers(text: str) -> list[str]:
     """What a program exchanges with the host while it runs, a line each."""
     found = []
-    for instruction, count in Program(text).executed():
+    for instruction, count in HloProgram(text).executed():
         to_host = instruction.opcode in HOST_OPCODES and "is_host_transfer=false" not in instruction.attributes
         called = instruction.opcode == "custom-call" and HOST_CALLS.search(instruction.call_target)
         if to_host or called or HOST_MEMORY.search(instruction.result):
@@ -191,7 +191,7 @@ class Instruction:
         return _until_comma(self.attributes[found.end() :]) if found else ""
 
 
-class Program:
+class HloProgram:
     """The computations of a module, and how often each of them runs."""
 
     def __init__(self, text: str):

@@ -18,7 +18,7 @@ from bert_jax.model.attention import resolve_implementation
 from bert_jax.plan.estimate import assumptions, Estimate, estimate_step
 from bert_jax.plan.fitting import Change, Largest, largest_micro_batch, only_copies, smallest_change
 from bert_jax.plan.machine import Machine
-from bert_jax.plan.program import compile_phase, Program
+from bert_jax.plan.program import compile_phase, StepProgram
 from bert_jax.train.pretraining import attention_case
 from bert_jax.train.state import Training
 
@@ -30,7 +30,7 @@ class PhasePlan:
     """One phase on a machine."""
 
     number: int
-    program: Program
+    program: StepProgram
     estimate: Estimate | None  # None: it was refused for its memory
     largest: Largest | None  # None: not looked for
     sequences_per_second: float | None
@@ -162,7 +162,7 @@ def compute_words(training: Training) -> dict[str, str]:
 
 
 def plan_phase(
-    config: PretrainConfig, number: int, machine: Machine, program: Program, largest: Largest | None
+    config: PretrainConfig, number: int, machine: Machine, program: StepProgram, largest: Largest | None
 ) -> PhasePlan:
     """The figures of a phase from its program."""
     if program.memory is None:
@@ -189,7 +189,7 @@ def compilations(expected: int) -> Iterator[Any]:
     """A `compile_phase` that shows a progress bar; `expected` is a guess of how many there will be."""
     with tqdm(total=expected, unit="compilation", dynamic_ncols=True, file=sys.stderr, leave=False) as bar:
 
-        def compile(config: PretrainConfig, number: int, machine: Machine) -> Program:
+        def compile(config: PretrainConfig, number: int, machine: Machine) -> StepProgram:
             mesh = make_mesh(config.mesh, machine.devices)
             bar.set_description(f"compiling phase {number} for {mesh.size} devices of {machine.name}")
             bar.total = max(bar.total or 0, bar.n + 1)

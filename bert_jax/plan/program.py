@@ -42,7 +42,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Program:
+class StepProgram:
     """A train step that was compiled, or one that the compiler refused because it takes too much memory."""
 
     rows: int  # of one micro-batch on one device
@@ -77,7 +77,7 @@ def micro_batch_rows(config: PretrainConfig, number: int, mesh: jax.sharding.Mes
     return config.phases[number].batch_size // (row_shards(mesh) * config.micro_batches)
 
 
-def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> Program:
+def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> StepProgram:
     """Compile the real train step of phase `number`; nothing is allocated.
 
     Raises:
@@ -96,7 +96,7 @@ def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> Prog
     return read_program(compiled, training, number, machine)
 
 
-def read_program(compiled: Any, training: Training, number: int, machine: Machine) -> Program:
+def read_program(compiled: Any, training: Training, number: int, machine: Machine) -> StepProgram:
     """What a compiled step says of itself."""
     config, mesh = training.config, training.mesh
     text = compiled.as_text()
@@ -104,7 +104,7 @@ def read_program(compiled: Any, training: Training, number: int, machine: Machin
     calls = hlo.kernel_calls(text)
     stated = [call.flops * call.count for call in calls if call.flops is not None]
     known = len(stated) == len(calls)
-    return Program(
+    return StepProgram(
         rows=micro_batch_rows(config, number, mesh),
         needed=memory.total,
         fits=memory.total <= machine.usable_memory,
@@ -121,14 +121,14 @@ def read_program(compiled: Any, training: Training, number: int, machine: Machin
     )
 
 
-def refused(rows: int, message: str, flops: float) -> Program:
+def refused(rows: int, message: str, flops: float) -> StepProgram:
     """A step that the compiler refused: it says how much memory it would take."""
     found = TOO_LARGE.search(message)
     needed = 0
     if found:
         size, unit = found["needed"] or found["used"], found["unit"] or found["used_unit"]
         needed = int(float(size) * UNITS[unit])
-    return Program(rows, needed, False, None, 0, 0, 0, "", flops, (), 0, 0, ())
+    return StepProgram(rows, needed, False, None, 0, 0, 0, "", flops, (), 0, 0, ())
 
 
 def read_memory(compiled: Any, training: Training, number: int) -> Memory:

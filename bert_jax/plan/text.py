@@ -8,7 +8,7 @@ from bert_jax.mesh.chips import GIB
 from bert_jax.plan.estimate import Estimate
 from bert_jax.plan.fitting import COARSE
 from bert_jax.plan.planning import PhasePlan, Plan
-from bert_jax.plan.program import Program
+from bert_jax.plan.program import StepProgram
 
 
 def as_text(plan: Plan) -> str:
@@ -65,7 +65,7 @@ def _phase(plan: Plan, config: PretrainConfig, phase: PhasePlan, title: str = ""
         yield from _largest(phase, limit)
 
 
-def _memory(program: Program, limit: int) -> Iterator[str]:
+def _memory(program: StepProgram, limit: int) -> Iterator[str]:
     memory = program.memory
     assert memory is not None
     verdict = "fits" if program.fits else "does not fit"
@@ -77,7 +77,7 @@ def _memory(program: Program, limit: int) -> Iterator[str]:
     yield f"    other             {_size(memory.other):>12}   padding, outputs, the program itself"
 
 
-def _flops(program: Program) -> Iterator[str]:
+def _flops(program: StepProgram) -> Iterator[str]:
     ratio = program.flops / program.formula_flops
     yield (
         f"  FLOPs a device      {program.flops:>8.3g} a step in the program, {program.formula_flops:.3g} by the formula:"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bert_jax.errors import UserError
 from bert_jax.files import write_json
-from bert_jax.prepare.chunks import Chunk, process_chunk, Work
+from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
 from bert_jax.prepare.work_folder import part_is_finished, read_record, unfinished_chunks
 from bert_jax.text.sources import Part, Source
 
@@ -21,7 +21,7 @@ _FAILURE = "failure.json"
 
 
 def process_on_beam(
-    parts: Sequence[Part], sources: Sequence[Source], work: Work, runner: str, options: Sequence[str]
+    parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, runner: str, options: Sequence[str]
 ) -> None:
     """Make the shards of all parts that are not there yet.
 
@@ -75,12 +75,12 @@ def _telling(folder: Path) -> Iterator[None]:
         raise
 
 
-def _cut(part: Part, sources: Sequence[Source], work: Work) -> Iterator[Chunk]:
+def _cut(part: Part, sources: Sequence[Source], work: ChunkWork) -> Iterator[Chunk]:
     with _telling(work.folder):
         if not part_is_finished(work.folder, part, sources):
             yield from unfinished_chunks(part, sources, work)
 
 
-def _process(chunk: Chunk, work: Work) -> None:
+def _process(chunk: Chunk, work: ChunkWork) -> None:
     with _telling(work.folder):
         process_chunk(chunk, work)

@@ -27,7 +27,7 @@ from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.shards import table_name, token_dtype, TRAIN, VALIDATION, write_shard
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.prepare.contamination import EvaluationNgrams
-from bert_jax.prepare.instances import make_table, Table
+from bert_jax.prepare.instances import ExampleTable, make_table
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.text.documents import RawDocument, sentences_of
 from bert_jax.text.mark_counts import MarkCounts
@@ -75,7 +75,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Work:
+class ChunkWork:
     """What all chunks are processed with."""
 
     folder: Path
@@ -122,7 +122,7 @@ def _no_search_for_cycles() -> Iterator[None]:
 
 
 @_no_search_for_cycles()
-def process_chunk(chunk: Chunk, work: Work, on_batch: Callable[[], None] = lambda: None) -> None:
+def process_chunk(chunk: Chunk, work: ChunkWork, on_batch: Callable[[], None] = lambda: None) -> None:
     """Write the shards and the record of a chunk. A pure function of its arguments.
 
     `on_batch` is called every fraction of a second; what it raises ends the work.
@@ -172,7 +172,7 @@ class _Buffer:
 class _Counter:
     """Counts what is met in a chunk."""
 
-    def __init__(self, work: Work):
+    def __init__(self, work: ChunkWork):
         self.dropped_sentences = 0
         self.dropped_documents = 0
         self._evaluation = work.evaluation
@@ -201,7 +201,7 @@ class _Counter:
 
 
 def _add_documents(
-    documents: Sequence[Text], repetition: int, work: Work, splits: dict[str, _Buffer], counter: _Counter
+    documents: Sequence[Text], repetition: int, work: ChunkWork, splits: dict[str, _Buffer], counter: _Counter
 ) -> None:
     """Tokenise documents and put each into its split. Sentences without tokens are dropped."""
     split = load_splitter(work.settings.splitter)
@@ -258,7 +258,7 @@ def _is_held_out(content: bytes, settings: PrepareSettings) -> bool:
 # ---- a split -> its shard ----------------------------------------------------------------------------------
 
 
-def _write_split(name: str, buffer: _Buffer, chunk: Chunk, work: Work) -> tuple[dict[str, Any], np.ndarray]:
+def _write_split(name: str, buffer: _Buffer, chunk: Chunk, work: ChunkWork) -> tuple[dict[str, Any], np.ndarray]:
     """Write the shard of one split. Returns its record, and how often each token occurs, [V] int64."""
     tokens, word_starts = _joined(buffer.tokens), _joined(buffer.word_starts)
     sentence_starts, document_starts = _starts(buffer.lengths), _starts(buffer.document_sizes)
@@ -291,7 +291,7 @@ def _starts(pieces: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.concatenate(pieces))])
 
 
-def _count_table(table: Table, kind: str, length: int, sentence_starts: np.ndarray) -> dict[str, Any]:
+def _count_table(table: ExampleTable, kind: str, length: int, sentence_starts: np.ndarray) -> dict[str, Any]:
     """Sums over a table that can be added up over chunks."""
     examples = table.examples
     sizes = examples[:, 1] + examples[:, 3] + special_tokens(kind)

@@ -30,7 +30,7 @@ LARGEST_FILE = 2**30  # bytes, unpacked
 _LONGEST_FILTER = 2**26  # bytes
 
 
-class Words(NamedTuple):
+class TextWords(NamedTuple):
     """The words of a text: their hashes, [W] uint64, and their places in the lower-cased text, [W] int64 each."""
 
     hashes: np.ndarray
@@ -38,13 +38,13 @@ class Words(NamedTuple):
     ends: np.ndarray
 
 
-def words_of(lowered: str) -> Words:
+def words_of(lowered: str) -> TextWords:
     """The words of a lower-cased text. A hash is a function of the word's characters alone."""
     codes = code_points(lowered)
     kind = _word_table()[codes]  # [characters] 0 no part of a word, 1 part of one, 2 a word by itself
     places = np.flatnonzero(kind)
     if not len(places):
-        return Words(np.zeros(0, np.uint64), places, places)
+        return TextWords(np.zeros(0, np.uint64), places, places)
     kind = kind[places]
     begins = np.ones(len(places), bool)
     begins[1:] = (np.diff(places) > 1) | (kind[1:] == 2) | (kind[:-1] == 2)
@@ -53,7 +53,7 @@ def words_of(lowered: str) -> Words:
     powers, inverses = _powers(len(places).bit_length())
     sums = np.add.reduceat(_code_values()[codes[places]] * powers[: len(places)], first)
     last = np.append(first[1:], len(places)) - 1
-    return Words(mix64(sums * inverses[first]), places[first], places[last] + 1)
+    return TextWords(mix64(sums * inverses[first]), places[first], places[last] + 1)
 
 
 def ngrams_of(hashes: np.ndarray) -> np.ndarray:

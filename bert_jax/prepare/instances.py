@@ -28,7 +28,7 @@ from bert_jax.feed.kinds import COLUMNS, IN_ORDER, IS_NEXT, NOT_NEXT, PAIRS, SHO
 _DRAWN_AT_ONCE = 10_000  # tokens
 
 
-class Table(NamedTuple):
+class ExampleTable(NamedTuple):
     """The examples of a shard, and what could not be made as the objective asks."""
 
     examples: np.ndarray  # [K, 5] int32, columns `COLUMNS`
@@ -44,7 +44,7 @@ def make_table(
     rng: random.Random,
     short_seq_prob: float = 0.1,
     random_next_prob: float = 0.5,
-) -> Table:
+) -> ExampleTable:
     """The examples of a kind from all documents, in the order of the text.
 
     Args:
@@ -63,7 +63,7 @@ def make_table(
     longest = sequence_length - special_tokens(kind)
     if kind not in PAIRS:
         stops = document_starts if kind == "document" else [0, len(sentence_starts) - 1]
-        return Table(_packed_sentences(np.asarray(sentence_starts), np.asarray(stops), longest))
+        return ExampleTable(_packed_sentences(np.asarray(sentence_starts), np.asarray(stops), longest))
     # Plain lists: the loop does little but index them.
     starts, documents = np.asarray(sentence_starts).tolist(), np.asarray(document_starts).tolist()
     pairs = _Pairs(starts, documents, longest, rng, random_next_prob)
@@ -72,7 +72,7 @@ def make_table(
         target = rng.randint(2, longest) if rng.random() < short_seq_prob else longest
         pair_document(document, target)
     table = np.frombuffer(pairs.examples, dtype=np.int32).reshape(-1, len(COLUMNS))
-    return Table(table, pairs.same_document_negatives, pairs.unpaired_documents)
+    return ExampleTable(table, pairs.same_document_negatives, pairs.unpaired_documents)
 
 
 # ---- pairs -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import table_name, TRAIN
-from bert_jax.prepare.chunks import SPLITS, Work
+from bert_jax.prepare.chunks import ChunkWork, SPLITS
 from bert_jax.prepare.contamination import contamination_report
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.prepare.work_folder import part_path, read_record, record_path
@@ -26,7 +26,7 @@ FIRST_LABEL_SHARES = {"nsp": "is_next_share", "sop": "in_order_share"}
 class Totals:
     """What all chunks have together. The records are read one after the other and not kept."""
 
-    def __init__(self, folder: Path, parts: Sequence[Part], work: Work):
+    def __init__(self, folder: Path, parts: Sequence[Part], work: ChunkWork):
         self.parts = [_required(part_path(folder, part.number)) for part in parts]
         self.shards: dict[str, list[dict[str, Any]]] = {
             name: [] for name in SPLITS
@@ -66,7 +66,7 @@ class Totals:
                 self._histograms[split, table] = self._histograms.get((split, table), 0) + histogram
                 self._tables[split].setdefault(table, Counter()).update(counts)
 
-    def split_record(self, split: str, work: Work) -> dict[str, Any]:
+    def split_record(self, split: str, work: ChunkWork) -> dict[str, Any]:
         """The record of a split for the manifest; its shards have the names of the work folder still."""
         counts = self.token_counts[split]
         tokens = int(counts.sum())
@@ -120,7 +120,7 @@ def _required(path: Path) -> dict[str, Any]:
     return record
 
 
-def make_manifest(totals: Totals, request: Mapping[str, Any], parts: Sequence[Part], work: Work) -> dict[str, Any]:
+def make_manifest(totals: Totals, request: Mapping[str, Any], parts: Sequence[Part], work: ChunkWork) -> dict[str, Any]:
     """The manifest, but for what is measured and judged in the end: `masks` and `warnings`.
 
     Raises:

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.synchronize import Event
 
 from bert_jax.errors import UserError
-from bert_jax.prepare.chunks import Chunk, process_chunk, Work
+from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
 
 WAITING = 2  # chunks that are read beyond those at work, so that no process waits
 
@@ -24,7 +24,7 @@ class _Stopped(Exception):
 # ---- the main process --------------------------------------------------------------------------------------
 
 
-def process_in_pool(chunks: Iterable[Chunk], work: Work, workers: int) -> Generator[int]:
+def process_in_pool(chunks: Iterable[Chunk], work: ChunkWork, workers: int) -> Generator[int]:
     """Process chunks in `workers` processes. Gives the `stored_bytes` of each as it is finished.
 
     The processes are new ones, not forks: this one may have threads.
@@ -64,10 +64,10 @@ def _finished(waiting: dict[Future[None], int]) -> Iterator[int]:
 
 # ---- a worker ----------------------------------------------------------------------------------------------
 
-_worker: tuple[Work, Event]
+_worker: tuple[ChunkWork, Event]
 
 
-def _start_worker(work: Work, stop: Event) -> None:
+def _start_worker(work: ChunkWork, stop: Event) -> None:
     global _worker
     _worker = work, stop
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

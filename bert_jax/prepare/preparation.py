@@ -22,7 +22,7 @@ from bert_jax.errors import Interrupted, UserError
 from bert_jax.feed.shards import MANIFEST, open_data
 from bert_jax.host import usable_cores
 from bert_jax.prepare.beam import process_on_beam
-from bert_jax.prepare.chunks import Chunk, process_chunk, Work
+from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
 from bert_jax.prepare.contamination import EvaluationNgrams
 from bert_jax.prepare.pool import process_in_pool, WAITING
 from bert_jax.prepare.publishing import publish, read_plan, write_plan
@@ -84,7 +84,7 @@ def prepare(
     with open_work_folder(output, request) as folder, _interruptible(folder):
         plan = read_plan(folder)
         if plan is None:
-            work = Work(folder, tokenizer, settings, sample_bits(size), evaluation)
+            work = ChunkWork(folder, tokenizer, settings, sample_bits(size), evaluation)
             if runner is None:
                 _process(parts, sources, work, workers or _fitting_workers(parts, settings))
             else:
@@ -119,7 +119,7 @@ def _fitting_workers(parts: Sequence[Part], settings: PrepareSettings) -> int:
     return min(usable_cores(), sum(part.bytes for part in parts) // settings.shard_size + 1)
 
 
-def _process(parts: Sequence[Part], sources: Sequence[Source], work: Work, workers: int) -> None:
+def _process(parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, workers: int) -> None:
     """Make the shards of all parts that are not there yet."""
     total = sum(part.bytes for part in parts)
     with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as progress:
@@ -138,7 +138,7 @@ def _process(parts: Sequence[Part], sources: Sequence[Source], work: Work, worke
                     progress.update(chunk_bytes)
 
 
-def _read(parts: Sequence[Part], sources: Sequence[Source], work: Work, progress: tqdm) -> Generator[Chunk]:
+def _read(parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, progress: tqdm) -> Generator[Chunk]:
     def skip(count: int) -> None:  # no progress of this run, so not a part of its speed
         if not progress.disable:
             progress.n += count
@@ -152,7 +152,7 @@ def _read(parts: Sequence[Part], sources: Sequence[Source], work: Work, progress
             yield from unfinished_chunks(part, sources, work, skip)
 
 
-def _process_here(chunks: Iterator[Chunk], work: Work) -> Generator[int]:
+def _process_here(chunks: Iterator[Chunk], work: ChunkWork) -> Generator[int]:
     for chunk in chunks:
         process_chunk(chunk, work)
         yield chunk.stored_bytes
@@ -161,7 +161,7 @@ def _process_here(chunks: Iterator[Chunk], work: Work) -> Generator[int]:
 # ---- said beforehand, and when stopped ---------------------------------------------------------------------
 
 
-def _memory(work: Work, workers: int) -> str:
+def _memory(work: ChunkWork, workers: int) -> str:
     """The most that is needed, for people. A document longer than a shard needs more."""
     size = work.settings.shard_size
     worker = _WORKER_BYTES + _OF_SHARD_IN_WORKER * size
@@ -175,7 +175,7 @@ def _memory(work: Work, workers: int) -> str:
     return f"memory: at most about {here // 10**6} MB here + {int(worker) // 10**6} MB for each of {workers} workers"
 
 
-def _memory_of_long_documents(work: Work) -> str:
+def _memory_of_long_documents(work: ChunkWork) -> str:
     """What is needed beyond that, where a file is so large that a document may be larger than a shard."""
     return (
         f"memory: a document of more than {work.settings.shard_size / 1e6:,.0f} MB takes about {_OF_LONG_DOCUMENT} bytes"

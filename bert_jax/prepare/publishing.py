@@ -17,7 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.feed.sampled_masks import measure_masks
 from bert_jax.feed.shards import MANIFEST, open_shard, Split, table_name, TOKEN_COUNTS, TRAIN
 from bert_jax.files import complete_or_absent, write_json
-from bert_jax.prepare.chunks import Work
+from bert_jax.prepare.chunks import ChunkWork
 from bert_jax.prepare.merging import make_manifest, Totals
 from bert_jax.prepare.work_folder import read_record
 from bert_jax.text.sources import Part
@@ -31,7 +31,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     return read_record(folder / _PLAN)
 
 
-def write_plan(folder: Path, request: Mapping[str, Any], parts: Sequence[Part], work: Work) -> dict[str, Any]:
+def write_plan(folder: Path, request: Mapping[str, Any], parts: Sequence[Part], work: ChunkWork) -> dict[str, Any]:
     """Add up the records and write down what is to be published: {"manifest": ..., "moves": {from: to}}."""
     totals = Totals(folder, parts, work)
     manifest = make_manifest(totals, request, parts, work)

@@ -20,7 +20,7 @@ from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import own_folder, read_json, write_json
-from bert_jax.prepare.chunks import Chunk, cut, SPLITS, Work
+from bert_jax.prepare.chunks import Chunk, ChunkWork, cut, SPLITS
 from bert_jax.prepare.request import is_file_of, require_same_settings
 from bert_jax.process.output_lock import locked
 from bert_jax.text.documents import ReadingCounts
@@ -143,7 +143,7 @@ def _described(part: Part) -> dict[str, Any]:
 
 
 def unfinished_chunks(
-    part: Part, sources: Sequence[Source], work: Work, on_finished: Callable[[int], object] | None = None
+    part: Part, sources: Sequence[Source], work: ChunkWork, on_finished: Callable[[int], object] | None = None
 ) -> Generator[Chunk]:
     """Read a part and cut it into chunks; then write the part's record. Gives the chunks that are to be processed.
 

@@ -43,7 +43,7 @@ class TextStatistics:
         self._sample_bits = sample_bits
         self._marks = marks
         self._classes = np.zeros(len(CLASSES), np.int64)
-        self._sentence_lengths, self._document_lengths = Lengths(), Lengths()
+        self._sentence_lengths, self._document_lengths = LengthHistogram(), LengthHistogram()
         self._sentences, self._documents = Occurrences(), Occurrences()
         self._lines = RepeatedLines(LINES_OF_CHUNK)
         self._begin()
@@ -117,7 +117,7 @@ def _joined(sentences: Sequence[str]) -> Iterator[str]:
     yield "".join(piece)
 
 
-class Lengths:
+class LengthHistogram:
     """How many lengths fall into each bin, their sum and the longest."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ def merge_statistics(records: Iterable[Record]) -> dict[str, Any]:
     `marks` says what stripping of accents does to the words of a sample (`MarkLoss`); None where nothing is stripped.
     """
     classes = np.zeros(len(CLASSES), np.int64)
-    lengths = {"sentence_lengths": Lengths(), "document_lengths": Lengths()}
+    lengths = {"sentence_lengths": LengthHistogram(), "document_lengths": LengthHistogram()}
     repetitions = {"sentences": Repetitions(), "documents": Repetitions()}
     lines = RepeatedLines(100 * LINES_OF_CHUNK)
     marks: list[Mapping[str, Any]] = []

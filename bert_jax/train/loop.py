@@ -36,7 +36,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LoopSchedule:
     """After how many steps something is due; the last step is always due for both."""
 
     total_steps: int
@@ -121,7 +121,7 @@ def listen_for_stop() -> Iterator[StopRequest]:
 
 
 def train(
-    state: TrainState, done: int, phases: list[Phase], schedule: Schedule, hooks: Hooks, stop: StopRequest
+    state: TrainState, done: int, phases: list[Phase], schedule: LoopSchedule, hooks: Hooks, stop: StopRequest
 ) -> int:
     """Run from step `done` to the end or until a stop is asked for. The state is donated.
 
@@ -140,7 +140,7 @@ def train(
 
 
 def _train_phase(
-    state: TrainState, done: int, phase: Phase, schedule: Schedule, hooks: Hooks, stop: StopRequest
+    state: TrainState, done: int, phase: Phase, schedule: LoopSchedule, hooks: Hooks, stop: StopRequest
 ) -> tuple[TrainState, int]:
     stop.idle = True  # the phase before this one is saved
     with jax.transfer_guard("allow"):  # constants of the program

@@ -19,7 +19,7 @@ LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the
 
 
 @dataclass
-class Window:
+class MetricsWindow:
     """Sums over the steps since the last line of metrics.jsonl; part of a checkpoint, so that a resumed run's lines
     are those of an uninterrupted one."""
 
@@ -35,7 +35,7 @@ class Window:
             self.sums[name] = value if name in LAST_VALUE else self.sums.get(name, 0.0) + value
 
     def as_record(self) -> dict[str, Any]:
-        """What a checkpoint keeps; `Window(**record)` gives it back."""
+        """What a checkpoint keeps; `MetricsWindow(**record)` gives it back."""
         return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
     def line(self, step: int, phase: int, model: ModelConfig, nsp: bool) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from bert_jax.runs.directory import forget_metrics_after, join_run, RunDirectory
 from bert_jax.runs.names import MODEL_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.loop import listen_for_stop, StopRequest, train
-from bert_jax.train.metrics import Window
+from bert_jax.train.metrics import MetricsWindow
 from bert_jax.train.session import Session
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.use.evaluation import require_segments
@@ -207,7 +207,9 @@ def check_attention(training: Training) -> str:
     return f"attention: {name}" if name == "reference" else check_at_start(name, case)
 
 
-def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpoints) -> tuple[TrainState, int, Window]:
+def restore_or_begin(
+    training: Training, run: RunDirectory, checkpoints: Checkpoints
+) -> tuple[TrainState, int, MetricsWindow]:
     """The newest complete checkpoint, or a new state: (state, steps done, sums since the last line of metrics).
 
     Which checkpoint: 1. the newest complete one; 2. an unfinished save is never used, and is named; 3. none: step 0.
@@ -221,21 +223,21 @@ def restore_or_begin(training: Training, run: RunDirectory, checkpoints: Checkpo
     if done < 0 and (run.path / MODEL_FILE).is_file():
         raise UserError(f"{run.path}: was converted, and its checkpoint is gone: convert it again")
     if done < 0:
-        return training.initial_state(), 0, Window()
+        return training.initial_state(), 0, MetricsWindow()
     total = training.config.total_steps
     if done > total:
         raise UserError(
             f"{run.path}: its checkpoint is of step {done:,}, beyond the {total:,} of this configuration: raise phases.0.steps"
         )
     if not checkpoints.has(done, "optimizer"):
-        return begin_with_weights(training, run, checkpoints, done), done, Window()
+        return begin_with_weights(training, run, checkpoints, done), done, MetricsWindow()
     abstract = training.abstract_state
     restored = checkpoints.restore(done, {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)})
     (opt_state, step), record = restored.pop("optimizer"), restored.pop("record")
     state = TrainState(restored["params"], opt_state, step)
     again = f"; {dropped} lines of metrics after it will be computed again" if dropped else ""
     say(f"resuming {run.path} at step {done:,} of {training.config.total_steps:,}{again}")
-    return state, done, Window(**record["window"])
+    return state, done, MetricsWindow(**record["window"])
 
 
 def begin_with_weights(training: Training, run: RunDirectory, checkpoints: Checkpoints, done: int) -> TrainState:

@@ -27,8 +27,8 @@ from bert_jax.runs.directory import append_metrics, RunDirectory
 from bert_jax.runs.tensorboard import Board
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
-from bert_jax.train.loop import Hooks, Phase, Schedule
-from bert_jax.train.metrics import check_finite, mean_scores, Window
+from bert_jax.train.loop import Hooks, LoopSchedule, Phase
+from bert_jax.train.metrics import check_finite, mean_scores, MetricsWindow
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step
 
@@ -43,7 +43,7 @@ class Session:
         tokenizer: Tokenizer,
         run: RunDirectory,
         checkpoints: Checkpoints,
-        window: Window,
+        window: MetricsWindow,
     ):
         self.training = training
         self.config = training.config
@@ -91,9 +91,9 @@ class Session:
         say(f"computing in {config.compute_dtype}, parameters in float32")
         say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
 
-    def schedule(self) -> Schedule:
+    def schedule(self) -> LoopSchedule:
         """When to save and to evaluate."""
-        return Schedule(self.config.total_steps, self.config.save_every, self.config.eval_every)
+        return LoopSchedule(self.config.total_steps, self.config.save_every, self.config.eval_every)
 
     def hooks(self) -> Hooks:
         """What the loop calls."""
@@ -204,7 +204,7 @@ class Session:
         if done % self.config.log_every == 0 or done == self.config.total_steps:
             line = self.window.line(done, phase.number, self.config.model, self.config.objective.nsp)
             self.log(line)
-            self.window = Window()
+            self.window = MetricsWindow()
 
     def spoken(self, name: str) -> str:
         """The name of a score for people: that of sentence order is not called NSP."""

@@ -27,7 +27,7 @@ TEXTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Entry:
+class TokenProbability:
     """A vocabulary entry and its probability."""
 
     token: str
@@ -39,11 +39,11 @@ class Slot:
     """One [MASK] and the likeliest entries for it, best first."""
 
     position: int  # in tokens, [CLS] = 0
-    entries: list[Entry]
+    entries: list[TokenProbability]
 
 
 @dataclass(frozen=True)
-class Prediction:
+class TextPrediction:
     """What the model says of one text."""
 
     masks: list[Slot]
@@ -103,7 +103,7 @@ class Inference:
             ids += self.tokenizer.encode(part).ids
         return ids
 
-    def predict(self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
+    def predict(self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int) -> list[TextPrediction]:
         """Predict texts given as ids and segments, [S_i] each."""
         predictions = []
         for begin in range(0, len(ids), TEXTS_AT_ONCE):
@@ -111,7 +111,9 @@ class Inference:
             predictions += self._predict_batch(ids[part], segments[part], top_k)
         return predictions
 
-    def _predict_batch(self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
+    def _predict_batch(
+        self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int
+    ) -> list[TextPrediction]:
         longest = max(map(len, ids))
         size = min(-(-longest // 64) * 64, self.config.model.max_position_embeddings)  # few shapes, few compilations
         batch = {name: np.zeros((len(ids), size), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
@@ -124,12 +126,15 @@ class Inference:
         batch["masked_lm_positions"] = np.stack([np.pad(own, (0, slots - len(own))) for own in places]).astype(np.int32)
         values, tokens, is_next = jax.device_get(self._top(self.params, batch, top_k))
         return [
-            Prediction([self._slot(*best) for best in zip(own.tolist(), *pair, strict=False)], float(probability))
+            TextPrediction([self._slot(*best) for best in zip(own.tolist(), *pair, strict=False)], float(probability))
             for own, *pair, probability in zip(places, tokens.tolist(), values.tolist(), is_next, strict=True)
         ]
 
     def _slot(self, place: int, tokens: list[int], values: list[float]) -> Slot:
-        entries = [Entry(self.tokenizer.vocabulary[token], value) for token, value in zip(tokens, values, strict=True)]
+        entries = [
+            TokenProbability(self.tokenizer.vocabulary[token], value)
+            for token, value in zip(tokens, values, strict=True)
+        ]
         return Slot(place, entries)
 
     @cached_property

@@ -108,7 +108,7 @@ def evaluate_text(
         examples = make_examples(
             text.split("train"), tokenizer, config, phase, max(1, TOKENS_AT_ONCE // phase.sequence_length)
         )
-        words = Words.of(examples.split, tokenizer.vocab_size)
+        words = SplitTokens.of(examples.split, tokenizer.vocab_size)
         record = {"step": step, "text": _text_record(text), **_masked_record(model, examples, words, ngrams)}
         if settings.pseudo_perplexity:
             longest = max(phase.sequence_length for phase in config.phases)
@@ -196,7 +196,7 @@ def _hashes(manifest: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(digest for _, digest in _files(manifest))
 
 
-class Words(NamedTuple):
+class SplitTokens(NamedTuple):
     """The tokens of a split, its shards one after the other."""
 
     tokens: np.ndarray  # [T]
@@ -204,7 +204,7 @@ class Words(NamedTuple):
     starts: np.ndarray  # [N + 1] of sentences
 
     @classmethod
-    def of(cls, split: Split, vocab_size: int) -> "Words":
+    def of(cls, split: Split, vocab_size: int) -> "SplitTokens":
         """Read them all: six to eight bytes a token."""
         tokens = np.concatenate([shard.tokens for shard in split.shards])
         lengths = np.concatenate([np.diff(shard.sentence_starts) for shard in split.shards])
@@ -255,10 +255,12 @@ class MaskedScores(NamedTuple):
     """Sums over the masked tokens of a split, and where these stand in its text."""
 
     totals: dict[str, float]  # as of `evaluation.ScorePass`, and the counts of `treatment_counts`
-    offsets: np.ndarray  # [K] into `Words.tokens`
+    offsets: np.ndarray  # [K] into `SplitTokens.tokens`
 
 
-def _masked_record(model: Pretrained, examples: Examples, words: Words, ngrams: NgramModels | None) -> dict[str, Any]:
+def _masked_record(
+    model: Pretrained, examples: Examples, words: SplitTokens, ngrams: NgramModels | None
+) -> dict[str, Any]:
     objective = examples.objective
     totals, offsets = score_masked(model, examples)
     return {
@@ -325,7 +327,7 @@ def text_offsets(segments: np.ndarray, number: int, batch: Batch) -> np.ndarray:
 
 
 def _pseudo_record(
-    model: Pretrained, words: Words, most: int, longest: int, ngrams: NgramModels | None
+    model: Pretrained, words: SplitTokens, most: int, longest: int, ngrams: NgramModels | None
 ) -> dict[str, Any]:
     lengths = np.diff(words.starts)
     chosen = choose_sentences(lengths, most, longest - 2)
@@ -372,7 +374,7 @@ def _fitted(data: DataDirectory, name: str, place: str) -> Baseline:
     return Baseline(models, name, _hashes(data.manifest))
 
 
-def _ngram_scores(ngrams: NgramModels | None, words: Words, offsets: np.ndarray) -> dict[str, float]:
+def _ngram_scores(ngrams: NgramModels | None, words: SplitTokens, offsets: np.ndarray) -> dict[str, float]:
     """Losses (nats) and perplexities of both models on the tokens at these offsets."""
     if ngrams is None:
         return {}

@@ -21,7 +21,7 @@ from bert_jax.model.attention import attention, IMPLEMENTATIONS, refusal
 RATES = (0.0, 0.1)  # of dropout
 
 
-class Question(NamedTuple):
+class AttentionInputs(NamedTuple):
     """One size and one rate: all implementations are compared on it."""
 
     size: AttentionSize
@@ -46,11 +46,11 @@ class Inputs(NamedTuple):
 
 def measure(bench: Workbench) -> Iterator[Record]:
     """Each size at each rate."""
-    questions = [Question(size, rate) for size, rate in product(bench.suite.attention, RATES)]
+    questions = [AttentionInputs(size, rate) for size, rate in product(bench.suite.attention, RATES)]
     yield from bench.each(questions, lambda question: compare(bench, question))
 
 
-def compare(bench: Workbench, question: Question) -> Record:
+def compare(bench: Workbench, question: AttentionInputs) -> Record:
     """The implementations in turn, forward and forward with backward."""
     size, case = question.size, bench.attention_case(question.size, question.rate)
     refused = {name: reason for name in IMPLEMENTATIONS if (reason := refusal(name, case)) is not None}

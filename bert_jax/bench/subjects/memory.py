@@ -7,7 +7,7 @@ import jax
 
 from bert_jax.bench.measure import is_out_of_memory, timed
 from bert_jax.bench.suite import Case
-from bert_jax.bench.workbench import prepare, Prepared, Record, Runner, Workbench
+from bert_jax.bench.workbench import CompiledCase, prepare, Record, Runner, Workbench
 
 MOST_TRIES = 5  # batches that are compiled and run to find the largest
 
@@ -26,7 +26,7 @@ def measure_memory(bench: Workbench, case: Case) -> Record:
     return {**prepared.description(), "kind": "memory", **planned_bytes(prepared), **device_bytes(bench.device)}
 
 
-def planned_bytes(prepared: Prepared) -> Record:
+def planned_bytes(prepared: CompiledCase) -> Record:
     """What the compiler planned for one device; the state is an argument and, donated, an output in the same place."""
     plan = prepared.step.memory_analysis()  # type: ignore[attr-defined]
     return {
@@ -70,7 +70,7 @@ def find_largest(bench: Workbench, case: Case) -> Record:
     }
 
 
-def estimate_rows(prepared: Prepared, limit: int) -> int:
+def estimate_rows(prepared: CompiledCase, limit: int) -> int:
     """Rows whose temporary memory should just fit beside the state, in proportion to a smaller batch's."""
     plan, rows = planned_bytes(prepared), prepared.case.shape.rows
     room = limit - plan["argument_bytes"]

@@ -11,7 +11,7 @@ import numpy as np
 from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, summary, timed
 from bert_jax.bench.peer import find_peer, peer_batch, peer_process, PeerProcess
 from bert_jax.bench.suite import Case
-from bert_jax.bench.workbench import Prepared, Record, Runner, Workbench
+from bert_jax.bench.workbench import CompiledCase, Record, Runner, Workbench
 from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.host import usable_cores
 
@@ -67,7 +67,7 @@ def measure_contest(bench: Workbench, peer: PeerProcess, contest: Contest) -> Re
     }
 
 
-def build(peer: PeerProcess, prepared: Prepared, mode: str) -> Record:
+def build(peer: PeerProcess, prepared: CompiledCase, mode: str) -> Record:
     """Give the peer the model and the batch of ours."""
     with tempfile.TemporaryDirectory(prefix="bert_jax_peer_") as folder:
         path = Path(folder) / "batch.npz"

@@ -9,7 +9,7 @@ from bert_jax.bench.loop import DeviceWatch, run_loop
 from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, summary, timed
 from bert_jax.bench.subjects.ceiling import matrix_product, product_flops
 from bert_jax.bench.suite import Case
-from bert_jax.bench.workbench import arrangement_of, Prepared, Record, Runner, Workbench
+from bert_jax.bench.workbench import arrangement_of, CompiledCase, Record, Runner, Workbench
 from bert_jax.mesh.peak import device_peak
 
 # Dropout of the hidden states and of attention's probabilities.
@@ -50,7 +50,7 @@ def measure_step(bench: Workbench, case: Case) -> Record:
     return record
 
 
-def throughput(prepared: Prepared, step_seconds: list[float]) -> Record:
+def throughput(prepared: CompiledCase, step_seconds: list[float]) -> Record:
     """Rates by the median step."""
     seconds, work = summary(step_seconds)["median"], prepared.work
     return {
@@ -61,7 +61,7 @@ def throughput(prepared: Prepared, step_seconds: list[float]) -> Record:
     }
 
 
-def utilisation(bench: Workbench, prepared: Prepared, samples: dict[str, list[float]], size: int) -> Record:
+def utilisation(bench: Workbench, prepared: CompiledCase, samples: dict[str, list[float]], size: int) -> Record:
     """Model FLOP/s of the step over those of the matrix product beside it, and over the vendor's peak."""
     # The cores of a CPU are one machine however many devices it is shown as.
     devices = 1 if bench.on_cpu else prepared.training.mesh.size
@@ -78,7 +78,7 @@ def utilisation(bench: Workbench, prepared: Prepared, samples: dict[str, list[fl
     }
 
 
-def measure_loop(bench: Workbench, prepared: Prepared, runner: Runner) -> Record:
+def measure_loop(bench: Workbench, prepared: CompiledCase, runner: Runner) -> Record:
     """Steps through the training loop, data made and read as in a run, beside as many dispatched back to back.
 
     How long the device waited for the loop is read off the clock: on a CPU, where the loop takes cores from the step, and

@@ -43,7 +43,7 @@ class Tiling(NamedTuple):
     stages: int = 2
 
 
-class Plan(NamedTuple):
+class GpuKernelPlan(NamedTuple):
     """The static side of a kernel."""
 
     heads: int  # H
@@ -102,7 +102,7 @@ def pallas_gpu_attention(
     B, S, H, D = query.shape
     if dropout_seeds is None or dropout_rate == 0:
         dropout_rate, dropout_seeds = 0.0, jnp.zeros((B, H, 2), jnp.uint32)
-    plans = tuple(Plan(H, D, tiling, dropout_rate, interpreting()) for tiling in tilings(S, query.dtype))
+    plans = tuple(GpuKernelPlan(H, D, tiling, dropout_rate, interpreting()) for tiling in tilings(S, query.dtype))
     flat = (x.reshape(B, S, H * D) for x in (query, key, value))
     return _attend(*flat, sequence_ids, dropout_seeds, plans).reshape(B, S, H, D)
 
@@ -112,20 +112,32 @@ def pallas_gpu_attention(
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plans: tuple[Plan, Plan]
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    ids: jax.Array,
+    seeds: jax.Array,
+    plans: tuple[GpuKernelPlan, GpuKernelPlan],
 ) -> jax.Array:
     """q, k, v [B, S, H * D], ids [B, S], seeds [B, H, 2], plans of forward and backward -> [B, S, H * D]."""
     return _call_forward(q, k, v, ids, seeds, plans[0])[0]
 
 
 def _attend_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plans: tuple[Plan, Plan]
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    ids: jax.Array,
+    seeds: jax.Array,
+    plans: tuple[GpuKernelPlan, GpuKernelPlan],
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     o, lse = (checkpoint_name(x, RESIDUALS) for x in _call_forward(q, k, v, ids, seeds, plans[0]))
     return o, (q, k, v, ids, seeds, o, lse)
 
 
-def _attend_backward(plans: tuple[Plan, Plan], residuals: tuple[jax.Array, ...], d_o: jax.Array) -> tuple[Any, ...]:
+def _attend_backward(
+    plans: tuple[GpuKernelPlan, GpuKernelPlan], residuals: tuple[jax.Array, ...], d_o: jax.Array
+) -> tuple[Any, ...]:
     plan, (q, k, v, ids, seeds, o, lse) = plans[1], residuals
     product = (o.astype(jnp.float32) * d_o.astype(jnp.float32)).reshape(*o.shape[:2], plan.heads, plan.head_size)
     delta = product.sum(-1).swapaxes(1, 2)  # [B, H, S]
@@ -137,10 +149,10 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _call_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: GpuKernelPlan
 ) -> tuple[jax.Array, jax.Array]:
     """The output [B, S, H * D] and the logsumexp of every query's scores [B, H, S] float32."""
-    (B, S, _), specs = q.shape, _Specs(q.shape, plan)
+    (B, S, _), specs = q.shape, _GpuSpecs(q.shape, plan)
     return pl.pallas_call(
         partial(_forward_kernel, plan=plan),
         name="attention_forward",
@@ -165,10 +177,10 @@ def _call_backward(
     lse: jax.Array,
     delta: jax.Array,
     d_o: jax.Array,
-    plan: Plan,
+    plan: GpuKernelPlan,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of q, k and v, [B, S, H * D] each."""
-    specs = _Specs(q.shape, plan)
+    specs = _GpuSpecs(q.shape, plan)
     return pl.pallas_call(
         partial(_backward_kernel, plan=plan),
         name="attention_backward",
@@ -201,10 +213,10 @@ def reach(ids: jax.Array, block: int) -> jax.Array:
     return jnp.stack([first, behind], -1).astype(jnp.int32)
 
 
-class _Specs:
+class _GpuSpecs:
     """Which part of each array a program sees: one head of one row, whole or a block of its tokens."""
 
-    def __init__(self, shape: tuple[int, ...], plan: Plan):
+    def __init__(self, shape: tuple[int, ...], plan: GpuKernelPlan):
         B, S, _ = shape
         D, block = plan.head_size, plan.tiling.own
         self.grid = (S // block, B, plan.heads)
@@ -231,7 +243,7 @@ def _forward_kernel(
     o_ref: Any,
     lse_ref: Any,
     *,
-    plan: Plan,
+    plan: GpuKernelPlan,
 ) -> None:
     own, q = _own_block(plan), q_ref[...]
 
@@ -271,7 +283,7 @@ def _backward_kernel(
     dk_ref: Any,
     dv_ref: Any,
     *,
-    plan: Plan,
+    plan: GpuKernelPlan,
 ) -> None:
     """dv = p_kept' do,   ds = p (keep (do v') / (1 - rate) - delta),   dq = ds k,   dk = ds' q,   delta = rowsum(do o).
 
@@ -314,12 +326,12 @@ def _backward_kernel(
 # ---- parts of the kernels ------------------------------------------------------------------------------------------
 
 
-def _own_block(plan: Plan) -> Any:
+def _own_block(plan: GpuKernelPlan) -> Any:
     """The tokens that the program owns, as a slice of the row."""
     return pl.ds(pl.program_id(0) * plan.tiling.own, plan.tiling.own)
 
 
-def _visit(reach_ref: Any, plan: Plan, visit: Any, start: Any) -> Any:
+def _visit(reach_ref: Any, plan: GpuKernelPlan, visit: Any, start: Any) -> Any:
     """Fold `visit(tokens, carry)` over the blocks of tokens that the program's own examples lie in."""
     size = plan.tiling.visited
     first, behind = lax.div(reach_ref[0], size), lax.div(reach_ref[1] + size - 1, size)
@@ -332,12 +344,12 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return plgpu.dot(a, b, precision=precision)
 
 
-def _scores(q: jax.Array, k: jax.Array, ids_q: jax.Array, ids_k: jax.Array, plan: Plan) -> jax.Array:
+def _scores(q: jax.Array, k: jax.Array, ids_q: jax.Array, ids_k: jax.Array, plan: GpuKernelPlan) -> jax.Array:
     """[Q, D] and [K, D] -> [Q, K] float32, masked where the ids [Q] and [K] differ."""
     return jnp.where(ids_q[:, None] == ids_k[None, :], _dot(q, k.T) * plan.head_size**-0.5, MASKED)
 
 
-def _keep(seeds_ref: Any, queries: Any, keys: Any, plan: Plan) -> jax.Array:
+def _keep(seeds_ref: Any, queries: Any, keys: Any, plan: GpuKernelPlan) -> jax.Array:
     """`bert_jax.model.dropout.keep_mask` of a block of one head: [Q, K] bool."""
     q, k = ((part.start + jnp.arange(part.size, dtype=jnp.int32)).astype(jnp.uint32) for part in (queries, keys))
     row_hash, column_hash = row_part(seeds_ref[0], q), column_part(seeds_ref[1], k)

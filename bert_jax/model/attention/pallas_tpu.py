@@ -31,7 +31,7 @@ LANES = 128
 WIDEST_PROGRAM = 512  # bytes of a token's features: with more, 512 tokens do not fit in the 16 MB of VMEM of every chip
 
 
-class Plan(NamedTuple):
+class TpuKernelPlan(NamedTuple):
     """The static side of a kernel."""
 
     heads: int  # H, of the whole array
@@ -90,7 +90,7 @@ def pallas_tpu_attention(
     B, S, H, D = query.shape
     if dropout_seeds is None or dropout_rate == 0:
         dropout_rate, dropout_seeds = 0.0, jnp.zeros((B, H, 2), jnp.uint32)
-    plan = Plan(
+    plan = TpuKernelPlan(
         heads=H,
         head_size=D,
         program_heads=heads_of_a_program(H, D),
@@ -106,19 +106,21 @@ def pallas_tpu_attention(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan) -> jax.Array:
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: TpuKernelPlan
+) -> jax.Array:
     """q, k, v [B, S, H * D], ids [B, 1, S], seeds [B, 1, 2 * H] -> [B, S, H * D]."""
     return _call_forward(q, k, v, ids, seeds, plan)[0]
 
 
 def _attend_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: TpuKernelPlan
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     o, lse = (checkpoint_name(x, RESIDUALS) for x in _call_forward(q, k, v, ids, seeds, plan))
     return o, (q, k, v, ids, seeds, o, lse)
 
 
-def _attend_backward(plan: Plan, residuals: tuple[jax.Array, ...], d_o: jax.Array) -> tuple[Any, ...]:
+def _attend_backward(plan: TpuKernelPlan, residuals: tuple[jax.Array, ...], d_o: jax.Array) -> tuple[Any, ...]:
     q, k, v, ids, seeds, o, lse = residuals
     dq, dk, dv = _call_backward(q, k, v, ids, seeds, o, lse, d_o.astype(o.dtype), plan)
     return dq, dk, dv, None, None
@@ -128,10 +130,10 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _call_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: Plan
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, seeds: jax.Array, plan: TpuKernelPlan
 ) -> tuple[jax.Array, jax.Array]:
     """The output [B, S, H * D] and the logsumexp of every query's scores [B, G, P, S] float32."""
-    specs, B, S = _Specs(q.shape, plan), *q.shape[:2]
+    specs, B, S = _TpuSpecs(q.shape, plan), *q.shape[:2]
     groups = plan.heads // plan.program_heads
     return pl.pallas_call(
         partial(_forward_kernel, plan=plan),
@@ -156,10 +158,10 @@ def _call_backward(
     o: jax.Array,
     lse: jax.Array,
     d_o: jax.Array,
-    plan: Plan,
+    plan: TpuKernelPlan,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of q, k and v, [B, S, H * D] each."""
-    specs = _Specs(q.shape, plan)
+    specs = _TpuSpecs(q.shape, plan)
     return pl.pallas_call(
         partial(_backward_kernel, plan=plan),
         name="attention_backward",
@@ -171,10 +173,10 @@ def _call_backward(
     )(seeds, ids, q, k, v, o, d_o, lse)
 
 
-class _Specs:
+class _TpuSpecs:
     """Which part of each array a program sees: R rows and one group of heads."""
 
-    def __init__(self, shape: tuple[int, ...], plan: Plan):
+    def __init__(self, shape: tuple[int, ...], plan: TpuKernelPlan):
         rows, S, P = plan.program_rows, shape[1], plan.program_heads
         self.grid = (shape[0] // rows, plan.heads // P)
         self.features = pl.BlockSpec((rows, S, plan.width), lambda b, g: (b, 0, g))
@@ -183,7 +185,7 @@ class _Specs:
         self.seeds = pl.BlockSpec((rows, 1, 2 * plan.heads), lambda b, g: (b, 0, 0), memory_space=pltpu.SMEM)
 
 
-def _options(q: jax.Array, plan: Plan, products: int, arrays: int) -> dict[str, Any]:
+def _options(q: jax.Array, plan: TpuKernelPlan, products: int, arrays: int) -> dict[str, Any]:
     """What both calls share; the cost is that of `products` S x S matrix products a head and `arrays` of q's size."""
     B, S, features = q.shape
     return {
@@ -201,7 +203,7 @@ def _options(q: jax.Array, plan: Plan, products: int, arrays: int) -> dict[str, 
 
 
 def _forward_kernel(
-    seeds_ref: Any, ids_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, o_ref: Any, lse_ref: Any, *, plan: Plan
+    seeds_ref: Any, ids_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, o_ref: Any, lse_ref: Any, *, plan: TpuKernelPlan
 ) -> None:
     """Scores lie query-major, [Q, K]: the sums of softmax run along lanes."""
     kept_share = 1 - plan.dropout_rate
@@ -239,7 +241,7 @@ def _backward_kernel(
     dk_ref: Any,
     dv_ref: Any,
     *,
-    plan: Plan,
+    plan: TpuKernelPlan,
 ) -> None:
     """Scores lie key-major, [K, Q]: logsumexp and delta, one number a query, lie along lanes and are never transposed.
 
@@ -277,7 +279,7 @@ def _backward_kernel(
 # ---- parts of the kernels ------------------------------------------------------------------------------------------
 
 
-def _for_each_row(plan: Plan, body: Callable[[Any], None]) -> None:
+def _for_each_row(plan: TpuKernelPlan, body: Callable[[Any], None]) -> None:
     if plan.program_rows == 1:
         body(0)
     else:
@@ -291,27 +293,27 @@ def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     return lax.dot_general(a, b, axes, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _scaled(q: jax.Array, plan: Plan) -> jax.Array:
+def _scaled(q: jax.Array, plan: TpuKernelPlan) -> jax.Array:
     return (q.astype(jnp.float32) * plan.head_size**-0.5).astype(q.dtype)
 
 
-def _is_lane_of(head: int, plan: Plan) -> jax.Array:
+def _is_lane_of(head: int, plan: TpuKernelPlan) -> jax.Array:
     """[1, W] bool: the features of one head of the program."""
     lane = lax.broadcasted_iota(jnp.int32, (1, plan.width), 1)
     return (lane >= head * plan.head_size) & (lane < (head + 1) * plan.head_size)
 
 
-def _lanes_of(head: int, x: jax.Array, plan: Plan) -> jax.Array:
+def _lanes_of(head: int, x: jax.Array, plan: TpuKernelPlan) -> jax.Array:
     """x [., W] with the features of the other heads zeroed."""
     return x if plan.program_heads == 1 else jnp.where(_is_lane_of(head, plan), x, jnp.zeros_like(x))
 
 
-def _put_lanes_of(head: int, x: jax.Array, part: jax.Array, plan: Plan) -> jax.Array:
+def _put_lanes_of(head: int, x: jax.Array, part: jax.Array, plan: TpuKernelPlan) -> jax.Array:
     """x [., W] with the features of one head taken from `part`."""
     return part if plan.program_heads == 1 else jnp.where(_is_lane_of(head, plan), part, x)
 
 
-def _sum_heads(x: jax.Array, plan: Plan) -> list[jax.Array]:
+def _sum_heads(x: jax.Array, plan: TpuKernelPlan) -> list[jax.Array]:
     """The sums over the features of each head: [S, W] -> P of [1, S]."""
     parts = jnp.split(jnp.transpose(x, (1, 0)), plan.program_heads, axis=0)  # P of [D, S]
     return [part.sum(axis=0, keepdims=True) for part in parts]
@@ -327,7 +329,9 @@ def _row(column: jax.Array) -> jax.Array:
     return jnp.transpose(jnp.broadcast_to(column, (column.shape[0], 8)), (1, 0))[:1]
 
 
-def _keep(seeds_ref: Any, row: Any, head: Any, query_axis: int, shape: tuple[int, ...], plan: Plan) -> jax.Array:
+def _keep(
+    seeds_ref: Any, row: Any, head: Any, query_axis: int, shape: tuple[int, ...], plan: TpuKernelPlan
+) -> jax.Array:
     """`bert_jax.model.dropout.keep_mask` of one head: [S, S] bool with the queries along `query_axis`."""
 
     def numbers(axis: int) -> jax.Array:

@@ -23,7 +23,7 @@ BOUNDARY = "-X-"  # a line with this first item stands between sentences, as an 
 UNKNOWN_PREFIXES = ("S", "U", "L", "M")  # of schemes that conlleval does not know (IOBES, BILOU, BMES)
 
 
-class Tag(NamedTuple):
+class ChunkTag(NamedTuple):
     """A tag's prefix (B, I, O, ...) and type, empty where it has none."""
 
     prefix: str
@@ -33,18 +33,18 @@ class Tag(NamedTuple):
 class TaggedWord(NamedTuple):
     """What is compared for a word."""
 
-    gold: Tag
-    predicted: Tag
+    gold: ChunkTag
+    predicted: ChunkTag
 
 
-OUTSIDE = Tag("O", "")
+OUTSIDE = ChunkTag("O", "")
 BETWEEN_SENTENCES = TaggedWord(OUTSIDE, OUTSIDE)
 
 
-def parse_tag(text: str) -> Tag:
+def parse_tag(text: str) -> ChunkTag:
     """Prefix and type of a tag, divided at the first "-". A type "0" is none: conlleval, in Perl, takes it for false."""
     prefix, _, kind = text.partition("-")
-    return Tag(prefix, "" if kind == "0" else kind)
+    return ChunkTag(prefix, "" if kind == "0" else kind)
 
 
 # ---- where phrases begin and end ---------------------------------------------------------------------------
@@ -55,7 +55,7 @@ _NO_PHRASE = ("O", ".")
 _ONE_WORD = ("[", "]")
 
 
-def ends_between(previous: Tag, tag: Tag) -> bool:
+def ends_between(previous: ChunkTag, tag: ChunkTag) -> bool:
     """Does a phrase end after the word of `previous`?"""
     return (
         (previous.prefix, tag.prefix) in _ENDS
@@ -64,7 +64,7 @@ def ends_between(previous: Tag, tag: Tag) -> bool:
     )
 
 
-def begins_between(previous: Tag, tag: Tag) -> bool:
+def begins_between(previous: ChunkTag, tag: ChunkTag) -> bool:
     """Does a phrase begin with the word of `tag`?"""
     return (
         (previous.prefix, tag.prefix) in _BEGINS
@@ -239,7 +239,7 @@ def read_words(path: Path, delimiter: str = " ", raw: bool = False, outside: str
             yield None if items[0] == BOUNDARY else TaggedWord(*(_read_tag(item, raw, outside) for item in items[-2:]))
 
 
-def _read_tag(text: str, raw: bool, outside: str) -> Tag:
+def _read_tag(text: str, raw: bool, outside: str) -> ChunkTag:
     if not raw:
         return parse_tag(text)
     return OUTSIDE if text in (outside, "O") else parse_tag(f"B-{text}")

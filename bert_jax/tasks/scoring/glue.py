@@ -195,14 +195,14 @@ def _mean(task_scores: TaskScores, parts: Sequence[tuple[str, str]]) -> float:
 _NAMES_OF_INDEX = ("index", "id", "name")
 
 
-class Prediction(NamedTuple):
+class PredictedExample(NamedTuple):
     """What a file says of an example."""
 
     text: str
     place: str  # file and line, for messages
 
 
-def read_predictions(path: Path, names: Sequence[str]) -> list[Prediction]:
+def read_predictions(path: Path, names: Sequence[str]) -> list[PredictedExample]:
     """The prediction of every example, in the order of their `names` [N].
 
     The file is TSV with a header that has a column `prediction` and perhaps one of `index` (GLUE's submissions: the number of
@@ -218,13 +218,13 @@ def read_predictions(path: Path, names: Sequence[str]) -> list[Prediction]:
     if "prediction" not in header:
         if len(header) > 1:
             raise UserError(f"{path}, line 1: no column is called prediction: give a header 'index<TAB>prediction'")
-        found = [Prediction(line.strip(), f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+        found = [PredictedExample(line.strip(), f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
         _check_number(path, len(found), len(names))
         return found
     rows = [_cells(line, header, f"{path}, line {n}") for n, line in enumerate(lines[1:], start=2)]
     _check_number(path, len(rows), len(names))
     column = header.index("prediction")
-    found = [Prediction(row[column], f"{path}, line {n}") for n, row in enumerate(rows, start=2)]
+    found = [PredictedExample(row[column], f"{path}, line {n}") for n, row in enumerate(rows, start=2)]
     index = next((header.index(name) for name in _NAMES_OF_INDEX if name in header), None)
     return found if index is None else _in_order(found, [row[index] for row in rows], names, path)
 
@@ -242,8 +242,8 @@ def _check_number(path: Path, found: int, examples: int) -> None:
 
 
 def _in_order(
-    found: Sequence[Prediction], indices: Sequence[str], names: Sequence[str], path: Path
-) -> list[Prediction]:
+    found: Sequence[PredictedExample], indices: Sequence[str], names: Sequence[str], path: Path
+) -> list[PredictedExample]:
     """Sorted as the examples are: by their names where these are the indices, else by number from 0."""
     by_index = dict(zip(indices, found, strict=True))
     numbers = [str(number) for number in range(len(names))]
@@ -257,7 +257,7 @@ def _in_order(
     )
 
 
-def class_numbers(predictions: Sequence[Prediction], words: Mapping[str, int]) -> np.ndarray:
+def class_numbers(predictions: Sequence[PredictedExample], words: Mapping[str, int]) -> np.ndarray:
     """Labels in words (label -> number of its class) or as numbers of classes, int64 [N]. UserError names an unknown one."""
     spelled = {str(number): number for number in words.values()} | dict(words)
     known = {label_key(word): number for word, number in spelled.items()}
@@ -269,12 +269,12 @@ def class_numbers(predictions: Sequence[Prediction], words: Mapping[str, int]) -
     return np.array([known[label_key(prediction.text)] for prediction in predictions], np.int64)
 
 
-def ratings(predictions: Sequence[Prediction]) -> np.ndarray:
+def ratings(predictions: Sequence[PredictedExample]) -> np.ndarray:
     """Numbers, float64 [N]. UserError names one that is not finite, or none."""
     return np.array([_rating(prediction) for prediction in predictions], np.float64)
 
 
-def _rating(prediction: Prediction) -> float:
+def _rating(prediction: PredictedExample) -> float:
     try:
         number = float(prediction.text)
     except ValueError:

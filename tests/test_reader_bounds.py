@@ -20,8 +20,7 @@ import pytest
 from conversion_samples import hugging_face_config, PRETRAINING
 from test_torch_files import Call, Name, row_of_pickles, storage, tensor, zip_of
 
-from bert_jax.config.model import ModelConfig
-from bert_jax.config.pretrain import MOST_LAYERS
+from bert_jax.config.model import ModelConfig, MOST_LAYERS
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.pickle_bounds import MOST_OBJECTS, require_bounded
 from bert_jax.conversion.safetensors_files import open_safetensors

@@ -21,6 +21,11 @@ def require_positive(section: str, config: Any, name: str) -> None:
         raise UserError(f"{dotted(section, name)}={value} must be more than 0{finite}")
 
 
+def require_not_negative(section: str, config: Any, name: str) -> None:
+    if not 0 <= getattr(config, name) < math.inf:
+        raise UserError(f"{dotted(section, name)}={getattr(config, name)} is not possible: use 0 or more")
+
+
 def require_share(section: str, config: Any, name: str, below_one: bool = False) -> None:
     value = getattr(config, name)
     if not (0 <= value < 1 or (value == 1 and not below_one)):

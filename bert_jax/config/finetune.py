@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields
 from bert_jax.config.description import COMBINATIONS, FUSIONS
 from bert_jax.config.fields import setting
 from bert_jax.config.model import ModelConfig
-from bert_jax.config.pretrain import require_update
 from bert_jax.config.training import (
     ATTENTIONS,
     COMPUTE_DTYPES,
     MeshConfig,
     OptimizerConfig,
     REMAT_POLICIES,
+    require_update,
     SchedulePart,
 )
 from bert_jax.errors import UserError

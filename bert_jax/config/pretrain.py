@@ -8,15 +8,13 @@ writes them.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from bert_jax.config.fields import dotted, require_choice, require_positive, setting
+from bert_jax.config.fields import require_choice, require_positive, setting
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.training import (
     ATTENTIONS,
     COMPUTE_DTYPES,
-    FREEZES,
     MeshConfig,
     OptimizerConfig,
     REMAT_POLICIES,
@@ -24,30 +22,7 @@ from bert_jax.config.training import (
 )
 from bert_jax.errors import UserError
 
-MOST_LAYERS = 1_000  # of a model
 PACKINGS = ("padded", "packed", "buckets")
-
-
-def _require_not_negative(section: str, config: Any, name: str) -> None:
-    if not 0 <= getattr(config, name) < math.inf:
-        raise UserError(f"{dotted(section, name)}={getattr(config, name)} is not possible: use 0 or more")
-
-
-def require_update(section: str, config: Any) -> None:
-    """Refuse what no update of the parameters can be made with; pre-training and fine-tuning have these settings both.
-
-    Args:
-      section: that they stand in, so that they are named as the user gave them.
-      config: has weight_decay, clip_norm, layer_decay and freeze.
-    """
-    for name in ("weight_decay", "clip_norm"):
-        _require_not_negative(section, config, name)
-    if not 0 < config.layer_decay <= 1:
-        raise UserError(f"{dotted(section, 'layer_decay')}={config.layer_decay} must be more than 0 and at most 1")
-    if config.freeze not in FREEZES and not config.freeze.isdecimal():
-        raise UserError(
-            f"{dotted(section, 'freeze')}={config.freeze} is not known: use {', '.join(FREEZES)} or a number of layers"
-        )
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,16 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-from bert_jax.config.fields import require_choice, require_positive, require_share, setting
-from bert_jax.config.pretrain import _require_not_negative, require_update
+from bert_jax.config.fields import (
+    dotted,
+    require_choice,
+    require_not_negative,
+    require_positive,
+    require_share,
+    setting,
+)
 from bert_jax.errors import UserError
 
 OPTIMIZERS = ("adamw_bert", "adamw", "lamb")
@@ -13,6 +20,23 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTIONS = ("auto", "reference", "xla", "pallas_tpu", "pallas_gpu", "cudnn")
 FREEZES = ("none", "embeddings", "encoder")
+
+
+def require_update(section: str, config: Any) -> None:
+    """Refuse what no update of the parameters can be made with; pre-training and fine-tuning have these settings both.
+
+    Args:
+      section: that they stand in, so that they are named as the user gave them.
+      config: has weight_decay, clip_norm, layer_decay and freeze.
+    """
+    for name in ("weight_decay", "clip_norm"):
+        require_not_negative(section, config, name)
+    if not 0 < config.layer_decay <= 1:
+        raise UserError(f"{dotted(section, 'layer_decay')}={config.layer_decay} must be more than 0 and at most 1")
+    if config.freeze not in FREEZES and not config.freeze.isdecimal():
+        raise UserError(
+            f"{dotted(section, 'freeze')}={config.freeze} is not known: use {', '.join(FREEZES)} or a number of layers"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,7 @@ class OptimizerConfig:
             require_positive("optimizer", self, name)
         for name in ("b1", "b2"):
             require_share("optimizer", self, name, below_one=True)
-        _require_not_negative("optimizer", self, "warmup_steps")
+        require_not_negative("optimizer", self, "warmup_steps")
         require_update("optimizer", self)
 
 

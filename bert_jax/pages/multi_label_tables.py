@@ -8,7 +8,7 @@ import numpy as np
 from bert_jax.pages.class_tables import HEAD
 from bert_jax.pages.wording import count, percent
 from bert_jax.runs.finetuned import FinetunedRun
-from bert_jax.tasks.scoring.multi_label import count_classes, Counts
+from bert_jax.tasks.scoring.multi_label import ClassCounts, count_classes
 
 
 def multi_label_section(run: FinetunedRun) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def multi_label_section(run: FinetunedRun) -> dict[str, Any]:
     counts = count_classes(truth, predicted)
     rows = [_row(run.class_words(place), _only(counts, place)) for place in range(truth.shape[1])]
     means = [percent(float(rates.mean())) for rates in (counts.precision(), counts.recall(), counts.f1())]
-    together = _row("all decisions together", Counts(*(part.sum(keepdims=True) for part in counts)))
+    together = _row("all decisions together", ClassCounts(*(part.sum(keepdims=True) for part in counts)))
     return {"head": HEAD, "rows": [*rows, ("mean of the classes", *means, *together[4:]), together]}
 
 
@@ -29,11 +29,11 @@ def _indicators(run: FinetunedRun, field: str) -> np.ndarray:
     return matrix
 
 
-def _only(counts: Counts, place: int) -> Counts:
-    return Counts(*(part[place : place + 1] for part in counts))
+def _only(counts: ClassCounts, place: int) -> ClassCounts:
+    return ClassCounts(*(part[place : place + 1] for part in counts))
 
 
-def _row(words: str, counts: Counts) -> tuple[str, ...]:
+def _row(words: str, counts: ClassCounts) -> tuple[str, ...]:
     """Of `HEAD`; a precision or recall of nothing is a dash."""
     precision = percent(float(counts.precision()[0])) if counts.predicted[0] else "–"
     recall = percent(float(counts.recall()[0])) if counts.support[0] else "–"

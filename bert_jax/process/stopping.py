@@ -52,7 +52,7 @@ def end_without_unwinding(name: str, number: int) -> NoReturn:
 
 
 @runtime_checkable
-class Answer(Protocol):
+class SignalAnswer(Protocol):
     """A handler of signals that has an answer for native code too."""
 
     called: float  # time.monotonic() of the last call
@@ -149,11 +149,11 @@ def _watch(read: int) -> None:
     while numbers := os.read(read, 64):
         now = time.monotonic()
         handler = signal.getsignal(numbers[-1])
-        if numbers[-1] in SIGNALS and isinstance(handler, Answer):
+        if numbers[-1] in SIGNALS and isinstance(handler, SignalAnswer):
             _see_answered(handler, numbers[-1], now, read)
 
 
-def _see_answered(handler: Answer, number: int, since: float, read: int) -> None:
+def _see_answered(handler: SignalAnswer, number: int, since: float, read: int) -> None:
     """Wait for the handler's call and, where it ends the stage, for that; what does not come in time is unanswered."""
     unheard = not _ends_within(ANSWER_SECONDS, read) and handler.called < since
     if unheard or (isinstance(handler, EndAtOnce) and not _ends_within(UNWIND_SECONDS, read)):

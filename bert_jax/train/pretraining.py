@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.errors import Interrupted, TryAgain, UserError
+from bert_jax.feed.kinds import require_segments
 from bert_jax.feed.shards import DataDirectory, open_data, TRAIN
 from bert_jax.feed.widths import row_lengths
 from bert_jax.files import write_json
@@ -33,7 +34,6 @@ from bert_jax.train.loop import listen_for_stop, StopRequest, train
 from bert_jax.train.metrics import MetricsWindow
 from bert_jax.train.session import Session
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
-from bert_jax.use.evaluation import require_segments
 
 
 def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str) -> RunDirectory:

@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import evaluation_batch, Examples, make_examples
 from bert_jax.feed.feed import plain_feed
-from bert_jax.feed.kinds import PAIRS
+from bert_jax.feed.kinds import require_segments
 from bert_jax.feed.shards import DataDirectory
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.runs.directory import RunDirectory
@@ -74,12 +74,6 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
         "picked_share": totals["mlm_weight"] / totals["valid_tokens"],
         "samples": sample_predictions(inference, examples),
     }
-
-
-def require_segments(config: PretrainConfig, remedy: str) -> None:
-    """Refuse examples that are pairs for a model with one segment; `remedy`: what to do instead."""
-    if config.objective.examples in PAIRS:
-        config.model.require_segments(2, f"a pair of objective.name={config.objective.name}", remedy)
 
 
 def check_vocabulary(run: RunDirectory, data: DataDirectory) -> None:

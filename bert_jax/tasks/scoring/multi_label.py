@@ -13,7 +13,7 @@ import numpy as np
 from bert_jax.errors import UserError
 
 
-class Counts(NamedTuple):
+class ClassCounts(NamedTuple):
     """Of each class, [C] int64."""
 
     right: np.ndarray  # examples that are of the class and predicted so
@@ -37,7 +37,7 @@ class Counts(NamedTuple):
         return float(_divided(2 * self.right.sum(), (self.support + self.predicted).sum()))
 
 
-def count_classes(gold: np.ndarray, predicted: np.ndarray) -> Counts:
+def count_classes(gold: np.ndarray, predicted: np.ndarray) -> ClassCounts:
     """Count each class, from whether it is right and predicted, bool [N, C] both.
 
     Raises:
@@ -49,7 +49,7 @@ def count_classes(gold: np.ndarray, predicted: np.ndarray) -> Counts:
         )
     if not len(gold):
         raise UserError("there is no example to score: give files with at least one")
-    return Counts((gold & predicted).sum(0), gold.sum(0), predicted.sum(0))
+    return ClassCounts((gold & predicted).sum(0), gold.sum(0), predicted.sum(0))
 
 
 def scores(metrics: Sequence[str], gold: np.ndarray, predicted: np.ndarray) -> dict[str, float | None]:

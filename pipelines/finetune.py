@@ -147,8 +147,9 @@ def main(argv: Sequence[str]) -> int:
     config = override(FinetuneConfig(), arguments.settings)
 
     from bert_jax.conversion.checkpoints import Asked
-    from bert_jax.finetuning.run import spoken, Wanted
-    from bert_jax.finetuning.several import grid, run_all, seeds, with_retries
+    from bert_jax.finetuning.prepared import Wanted
+    from bert_jax.objectives.finetuning import spoken
+    from bert_jax.objectives.several import grid, run_all, seeds, with_retries
 
     asked = Asked(
         gelu=arguments.gelu,

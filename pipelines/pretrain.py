@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     config = override(load_config(arguments.config), arguments.settings)
 
     from bert_jax.mesh import distributed
-    from bert_jax.train.pretraining import pretrain
+    from bert_jax.objectives.pretraining import pretrain
 
     place = (arguments.coordinator, arguments.processes, arguments.process_id)
     if arguments.distributed or any(part is not None for part in place):

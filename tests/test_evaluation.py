@@ -12,6 +12,7 @@ from bert_jax.cli import main
 from bert_jax.config.settings import to_dict
 from bert_jax.feed.examples import make_examples
 from bert_jax.feed.shards import open_data
+from bert_jax.objectives.masked_lm import MaskedLmLoss
 from bert_jax.runs.directory import open_run
 from bert_jax.train.evaluation import ScorePass
 from bert_jax.use.evaluation import unigram_report
@@ -46,7 +47,7 @@ def test_scores_are_those_of_a_plain_restatement(run, prepared, scores):
 
     forward = jax.jit(lambda batch: nnx.merge(inference.training.graph, inference.params)(batch))
     losses, hits, pairs = [], [], []
-    scoring = ScorePass(inference.training, examples)
+    scoring = ScorePass(inference.training, MaskedLmLoss(pairs=True, mask_id=inference.tokenizer.mask_id), examples)
     for number in range(scoring.batches()):
         batch = scoring.batch(number)
         output = forward(batch)

@@ -49,7 +49,9 @@ def test_rows_are_no_longer_than_the_model_has_positions():
 def test_the_rate_rises_over_a_tenth_and_falls_to_nothing():
     """run_classifier.py: num_warmup_steps = int(num_train_steps * warmup_proportion)."""
     settings = resolved(FinetuneConfig(learning_rate=1.0), find_task("sst2"), 512)
-    schedule = learning_rate_schedule(ResolvedConfig(settings, ModelConfig(), 59, "float32", "cpu").schedule_parts())
+    schedule = learning_rate_schedule(
+        ResolvedConfig(settings, ModelConfig(), 59, 59, "float32", "cpu").schedule_parts()
+    )
     published = [step / 5 if step < 5 else 1 - step / 59 for step in range(59)]
     assert [float(schedule(step)) for step in (0, 1, 4, 5, 6, 30, 58)] == pytest.approx(
         [published[step] for step in (0, 1, 4, 5, 6, 30, 58)]
@@ -59,7 +61,7 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_nothing():
 def test_few_layers_are_unrolled_on_a_cpu_unless_told_otherwise():
     def scanned(layers: int, platform: str, asked: bool | None = None) -> bool:
         model = ModelConfig(num_hidden_layers=layers)
-        return ResolvedConfig(FinetuneConfig(scan_layers=asked), model, 1, "float32", platform).scan_layers
+        return ResolvedConfig(FinetuneConfig(scan_layers=asked), model, 1, 1, "float32", platform).scan_layers
 
     assert [scanned(6, "cpu"), scanned(7, "cpu"), scanned(6, "gpu"), scanned(6, "tpu")] == [False, True, True, True]
     assert scanned(6, "cpu", asked=True)

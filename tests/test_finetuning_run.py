@@ -24,7 +24,7 @@ from finetune_samples import (
 
 import bert_jax
 from bert_jax.cli import main
-from bert_jax.finetuning import run
+from bert_jax.train.session import Session
 
 LENGTH = "epochs=8"  # of 12 steps
 
@@ -118,14 +118,14 @@ def test_a_run_with_other_settings_is_refused_by_name(folder, capsys):
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Any) -> None:
-    measured = run.FinetuneSession._measured
+    measured = Session.measured
 
-    def acting(self: run.FinetuneSession, done: int, *rest: Any) -> None:
+    def acting(self: Session, done: int, *rest: Any) -> None:
         measured(self, done, *rest)
         if done == step:
             act()
 
-    monkeypatch.setattr(run.FinetuneSession, "_measured", acting)
+    monkeypatch.setattr(Session, "measured", acting)
 
 
 def killed() -> None:

@@ -12,21 +12,25 @@ from flax import nnx
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
 from bert_jax.config.training import MeshConfig
-from bert_jax.finetuning.steps import Finetuning, lower_train_step, train_step
+from bert_jax.finetuning.losses import TaskLoss
+from bert_jax.finetuning.prediction import TaskTraining
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.train.state import DROPOUT, Training, TrainState
+from bert_jax.train.step import lower_train_step, train_step
 
 RATE = 1e-2
 N, S = 5, 8  # the last row fills up
 SMALL = replace(MODEL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
 
 
-def training(freeze: str = "none", steps: int = 10, **settings: Any) -> Finetuning:
+def training(freeze: str = "none", steps: int = 10, **settings: Any) -> TaskTraining:
     own = FinetuneConfig(
         **{"freeze": freeze, "learning_rate": RATE, "warmup_share": 0.0, "weight_decay": 0.0} | settings
     )
     description = ModelDescription(SMALL, mlm=False, nsp=False, task=TaskHead("classification", 3))
-    return Training(ResolvedConfig(own, SMALL, steps, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description)
+    return Training(
+        ResolvedConfig(own, SMALL, steps, steps, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description
+    )
 
 
 def batch() -> dict[str, np.ndarray]:
@@ -43,12 +47,20 @@ def batch() -> dict[str, np.ndarray]:
     }
 
 
-def products(of: Finetuning) -> int:
+def loss_of(of: TaskTraining) -> TaskLoss:
+    return TaskLoss("classification", frozen_encoder=of.config.settings.freeze == "encoder")
+
+
+def lowered(of: TaskTraining) -> Any:
+    return lower_train_step(of, loss_of(of), batch())
+
+
+def products(of: TaskTraining) -> int:
     """Matrix products of a step, as traced."""
     key = of.key(DROPOUT)
-    return str(jax.make_jaxpr(lambda state: train_step(of, state, batch(), key, of.schedule))(of.abstract_state)).count(
-        "dot_general"
-    )
+    return str(
+        jax.make_jaxpr(lambda state: train_step(of, loss_of(of), state, batch(), key, of.schedule))(of.abstract_state)
+    ).count("dot_general")
 
 
 def test_a_frozen_encoder_is_features_alone():
@@ -62,10 +74,10 @@ def test_a_frozen_encoder_is_features_alone():
     @jax.jit
     def step(state: TrainState) -> tuple[TrainState, Any, jax.Array]:
         features = nnx.merge(of.graph, state.params).encode(batch()).pooled_output
-        return *train_step(of, state, batch(), of.key(DROPOUT), of.schedule), features
+        return *train_step(of, loss_of(of), state, batch(), of.key(DROPOUT), of.schedule), features
 
     after, sums, features = step(state)
-    assert float(sums["weight"]) == 4
+    assert float(sums["task_weight"]) == 4
     for one, other in zip(jax.tree.leaves(before["encoder"]), jax.tree.leaves(after.params["encoder"]), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -76,7 +88,7 @@ def test_a_frozen_encoder_is_features_alone():
     error = (shares - np.eye(3)[batch()["labels"][:4]]) / 4
     gradients = {"kernel": x.T @ error, "bias": error.sum(0)}
     loss = -np.log(shares[np.arange(4), batch()["labels"][:4]]).sum()
-    np.testing.assert_allclose(sums["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(sums["task_loss"], loss, rtol=1e-5)
     norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
     np.testing.assert_allclose(sums["grad_norm"], norm, rtol=1e-4)
     for name, gradient in gradients.items():
@@ -92,6 +104,6 @@ def test_no_backward_pass_is_made_through_a_frozen_encoder():
 
 def test_a_sweep_shares_programs():
     """Seed, rate, length and warm-up are no constants of the program; weight decay is one."""
-    text = lower_train_step(training(), batch()).as_text()
-    assert lower_train_step(training(steps=70, seed=3, learning_rate=2e-5, warmup_share=0.1), batch()).as_text() == text
-    assert lower_train_step(training(weight_decay=0.1), batch()).as_text() != text
+    text = lowered(training()).as_text()
+    assert lowered(training(steps=70, seed=3, learning_rate=2e-5, warmup_share=0.1)).as_text() == text
+    assert lowered(training(weight_decay=0.1)).as_text() != text

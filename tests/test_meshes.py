@@ -13,6 +13,7 @@ from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.training import MeshConfig
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
+from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import Training
 from bert_jax.train.step import compile_train_step
 
@@ -50,7 +51,7 @@ def training_on(mesh: MeshConfig) -> Training:
 def losses(training: Training, initial: Any) -> np.ndarray:
     """[steps, 3]: both losses and the gradient's norm, with dropout 0.1."""
     state = jax.device_put(initial, jax.tree.map(lambda leaf: leaf.sharding, training.abstract_state))
-    step = compile_train_step(training, SHAPE, MASK)
+    step = compile_train_step(training, MaskedLmLoss(pairs=True, mask_id=MASK), batch_fields(SHAPE))
     found = []
     for number in range(STEPS):
         state, sums = step(state, put_on_mesh(training.mesh, made_up_batch(number)))

@@ -6,8 +6,11 @@ import math
 import pytest
 
 from bert_jax.config.model import ModelConfig
+from bert_jax.config.objective import ObjectiveConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.model.accounting import training_flops
+from bert_jax.objectives.pretraining import metrics_line
 from bert_jax.train.metrics import check_finite, mean_scores, MetricsWindow, wilson_interval
 
 STEP = {
@@ -37,7 +40,7 @@ def test_a_line_divides_sums_once():
     window.add(STEP, seconds=1.0)
     other = STEP | {"mlm_loss": 60.0, "mlm_weight": 60.0, "mlm_correct": 35.0, "grad_norm": 2.5, "masked": 48.0}
     window.add(other, seconds=3.0)
-    line = window.line(2, 0, ModelConfig(), nsp=True)
+    line = metrics_line(2, 0, window, PretrainConfig())
     assert line["mlm_loss"] == pytest.approx(120 / 80)
     assert line["mlm_accuracy"] == pytest.approx(40 / 80)
     assert line["nsp_accuracy"] == pytest.approx(12 / 16)
@@ -64,7 +67,8 @@ def test_without_nsp_its_scores_are_absent():
     assert set(mean_scores(STEP, nsp=False)) == {"mlm_loss", "mlm_accuracy"}
     window = MetricsWindow()
     window.add(STEP, seconds=1.0)
-    assert not {"nsp_loss", "nsp_accuracy", "is_next_share"} & window.line(1, 0, ModelConfig(), nsp=False).keys()
+    without = PretrainConfig(objective=ObjectiveConfig("mlm_pairs"))
+    assert not {"nsp_loss", "nsp_accuracy", "is_next_share"} & metrics_line(1, 0, window, without).keys()
 
 
 @pytest.mark.parametrize("name", ["mlm_loss", "nsp_loss", "grad_norm", "parameter_norm"])

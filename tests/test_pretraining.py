@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import pytest
 from conftest import made_up_text, run_stage, small_config, TOPICS
-from tqdm import tqdm
 
 import bert_jax.train.evaluation
 import bert_jax.train.session
@@ -30,8 +29,8 @@ from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh
+from bert_jax.objectives.pretraining import pretrain, Pretraining
 from bert_jax.runs.checkpoint import Checkpoints
-from bert_jax.train.pretraining import pretrain
 from bert_jax.train.session import Session
 from bert_jax.train.state import Training, TrainState
 
@@ -42,11 +41,14 @@ PLAIN = replace(CONFIG.model, hidden_dropout_prob=0.0, attention_probs_dropout_p
 
 def shared(function: Callable) -> Callable:
     """`function(training, ...)`, called once for runs that differ only in when they log, evaluate and save."""
-    cached = functools.cache(function)
+    cached = functools.cache(
+        lambda *arguments: function(*(dict(x) if isinstance(x, frozenset) else x for x in arguments))
+    )
 
     def call(training: Training, *arguments: object) -> object:
         config = replace(training.config, log_every=1, eval_every=1, save_every=1)
-        return cached(replace(training, config=config), *arguments)
+        hashable = [frozenset(one.items()) if isinstance(one, dict) else one for one in arguments]
+        return cached(replace(training, config=config), *hashable)
 
     return call
 
@@ -64,7 +66,7 @@ def compiled_once():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (bert_jax.train.session, "compile_train_step"),
-            (bert_jax.train.evaluation, "compile_eval_step"),
+            (bert_jax.train.evaluation, "compile_scores"),
         ):
             patch.setattr(module, name, shared(getattr(module, name)))
         patch.setattr(Training, "abstract_state", property(shared(Training.abstract_state.func)))
@@ -199,7 +201,7 @@ import json, sys
 sys.modules["tensorflow"] = None  # the plain feed: the same batches, and seconds saved
 from pathlib import Path
 from bert_jax.config.settings import from_dict
-from bert_jax.train.pretraining import pretrain
+from bert_jax.objectives.pretraining import pretrain
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
 """
 
@@ -349,29 +351,30 @@ def test_stop_and_resume_of_packed_rows_and_buckets(short, tmp_path, monkeypatch
     assert sum(line["kind"] == "data" for line in scores(tmp_path / "run")) == 1
 
 
-def session_of(config: PretrainConfig, data_path: Path) -> Session:
-    """What a run does, without its directory."""
+def objective_of(config: PretrainConfig, data_path: Path) -> Pretraining:
+    """What a run trains on, without its directory."""
     data = open_data(data_path)
-    return Session(Training(config, make_mesh(config.mesh)), data, data.load_tokenizer(), None, None, None)
+    return Pretraining(Training(config, make_mesh(config.mesh)), data, data.load_tokenizer(), None)
 
 
 def fed(config: PretrainConfig, data_path: Path) -> list[dict]:
     """All batches of a run, without the run."""
-    return [batch for phase in session_of(config, data_path).phases(0) for batch in phase.feed(phase.begin)]
+    objective = objective_of(config, data_path)
+    return [batch for span in objective.spans() for batch in objective.batches(span, span.begin)]
 
 
 def test_each_width_is_compiled_once(short, monkeypatch, capsys):
     """Buckets: a program for each width when the phase begins, and each batch goes to its own."""
     compiled = []
 
-    def compile_train_step(training, shape, mask_id):
-        compiled.append((shape.rows, shape.sequence_length, shape.max_predictions))
-        return lambda state, batch: shape.sequence_length
+    def compile_train_step(training, loss, batch):
+        rows, width = batch["input_ids"].shape
+        compiled.append((rows, width, batch["masked_lm_ids"].shape[1]))
+        return lambda state, batch: width
 
     monkeypatch.setattr(bert_jax.train.session, "compile_train_step", compile_train_step)
-    session = session_of(varied(packing="buckets"), short)
-    session.bar = tqdm(disable=True)
-    (phase,) = session.phases(0)
+    objective = objective_of(varied(packing="buckets"), short)
+    (phase,) = Session(objective, None, None).phases(0)
     step = phase.compile()
     widths = [batch["input_ids"].shape[1] for batch in phase.feed(0)]
     assert [step(None, batch) for batch in phase.feed(0)] == widths

@@ -33,6 +33,7 @@ from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.chips import parse_topology, topology_devices
 from bert_jax.mesh.sharding import COPIES, make_mesh
 from bert_jax.model.accounting import training_flops
+from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.plan import hlo
 from bert_jax.train.state import Training
 from bert_jax.train.step import lower_train_step
@@ -77,7 +78,9 @@ def compiled(name: str, micro_batches: int = 1) -> tuple[Training, str]:
         devices = topology_devices(parse_topology("v5e:2x2"))
     config = replace(config_for(mesh), micro_batches=micro_batches)
     training = Training(config, make_mesh(config.mesh, devices))
-    return training, lower_train_step(training, SHAPE, 4).compile().as_text()
+    return training, lower_train_step(
+        training, MaskedLmLoss(pairs=True, mask_id=4), batch_fields(SHAPE)
+    ).compile().as_text()
 
 
 def requires_libtpu(name: str) -> Any:
@@ -212,7 +215,7 @@ def asked_products(dtype: str) -> list[tuple[str, str, str]]:
     """(element types of both operands, name in the model) of every matrix product, before the compiler."""
     config = config_for(MeshConfig(data=1), dtype)
     training = Training(config, make_mesh(config.mesh))
-    text = lower_train_step(training, SHAPE, 4).as_text(debug_info=True)
+    text = lower_train_step(training, MaskedLmLoss(pairs=True, mask_id=4), batch_fields(SHAPE)).as_text(debug_info=True)
     names = dict(NAMED.findall(text))
     return [(left.rsplit("x", 1)[1], right.rsplit("x", 1)[1], names[place]) for left, right, place in DOT.findall(text)]
 

@@ -15,14 +15,9 @@ from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
-from bert_jax.train.state import Training, TrainState
-from bert_jax.train.step import (
-    batch_statistics,
-    compile_eval_step,
-    compile_train_step,
-    pretraining_scores,
-    train_step,
-)
+from bert_jax.objectives.masked_lm import batch_fields, batch_statistics, MaskedLmLoss
+from bert_jax.train.state import DROPOUT, Training, TrainState
+from bert_jax.train.step import compile_scores, compile_train_step, train_step
 
 B, S, M = 16, 16, 4
 VOCAB, MASK = 96, 4
@@ -64,6 +59,14 @@ def training_on(mesh: tuple[int, int, int], micro_batches: int = 1, **changes) -
     return Training(config, make_mesh(config.mesh))
 
 
+def loss_of(training: Training) -> MaskedLmLoss:
+    return MaskedLmLoss(training.config.objective.nsp, MASK)
+
+
+def one_step(training: Training, state: TrainState, batch):
+    return train_step(training, loss_of(training), state, batch, training.key(DROPOUT), training.schedule)
+
+
 @cache
 def drawn(model: ModelConfig) -> TrainState:
     """A model's first state, as NumPy."""
@@ -79,7 +82,7 @@ def first_state(training: Training) -> TrainState:
 def run_steps(training: Training, steps: int = 3):
     """(sums of each step, parameters and moments after them)."""
     state = first_state(training)
-    step = compile_train_step(training, BatchShape(B, S, 6, 3), MASK)
+    step = compile_train_step(training, loss_of(training), batch_fields(BatchShape(B, S, 6, 3)))
     history = []
     for number in range(steps):
         state, sums = step(state, put_on_mesh(training.mesh, uneven_batch(number)))
@@ -139,14 +142,14 @@ def test_the_first_state_is_that_of_one_device(mesh):
 def test_losses_are_weighted_means():
     """The sums divide to the mean over real predictions: doubling a filler's label or a row's weight shows."""
     training = training_on((1, 1, 1))
-    step = compile_eval_step(training, SHAPE)
+    step = compile_scores(training, loss_of(training), batch_fields(SHAPE))
     params = first_state(training).params
     batch = make_batch()
-    mlm, nsp = step(params, put_on_mesh(training.mesh, batch))
+    mlm, nsp = step(params, put_on_mesh(training.mesh, batch)).values()
     assert float(mlm.weight) == batch["masked_lm_weights"].sum()
     assert float(nsp.weight) == B
     filler = {**batch, "masked_lm_ids": np.where(batch["masked_lm_weights"] > 0, batch["masked_lm_ids"], 7)}
-    assert float(step(params, put_on_mesh(training.mesh, filler))[0].loss) == float(mlm.loss)
+    assert float(step(params, put_on_mesh(training.mesh, filler))["mlm"].loss) == float(mlm.loss)
     # Untrained: near ln V and ln 2.
     assert float(mlm.loss / mlm.weight) == pytest.approx(np.log(VOCAB), abs=0.1)
     assert float(nsp.loss / nsp.weight) == pytest.approx(np.log(2), abs=0.1)
@@ -161,7 +164,7 @@ def test_without_nsp_its_head_gets_no_gradient():
     @jax.jit
     def heads_after(state: TrainState):
         """What is not asked for is not compiled."""
-        state, _ = train_step(training, state, batch, MASK)
+        state, _ = one_step(training, state, batch)
         mu = state.opt_state[1].mu
         return mu["nsp"]["kernel"], mu["mlm"]["bias"], state.params["nsp"]["kernel"]
 
@@ -179,7 +182,7 @@ def test_dropout_changes_with_the_step_and_the_seed():
     other = replace(training, config=replace(training.config, seed=1))
     batch = {name: jax.numpy.asarray(field) for name, field in make_batch().items()}
     # The loss alone: the rest of the step is not compiled.
-    loss = [jax.jit(lambda state, of=of: train_step(of, state, batch, MASK)[1]["mlm_loss"]) for of in (training, other)]
+    loss = [jax.jit(lambda state, of=of: one_step(of, state, batch)[1]["mlm_loss"]) for of in (training, other)]
     state = first_state(training)
     losses = [
         float(loss[seed](state._replace(step=np.int32(number)))) for seed, number in ((0, 0), (0, 0), (0, 1), (1, 0))
@@ -290,8 +293,8 @@ def uneven_batch(number: int) -> dict[str, np.ndarray]:
 
 def summed_loss(training: Training, params, batch, mlm: float, nsp: float):
     """The sums of both losses, without dropout."""
-    scores = pretraining_scores(training, params, batch, None)
-    return mlm * scores[0].loss + nsp * scores[1].loss
+    scores = loss_of(training).scores(training, params, batch, None)
+    return mlm * scores["mlm"].loss + nsp * scores["nsp"].loss
 
 
 @pytest.fixture(scope="module")

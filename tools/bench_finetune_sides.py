@@ -31,7 +31,10 @@ def ours(data: str, model: str, epochs: int, batch_size: int, max_length: int, o
     from bench_data_sides import cpu_seconds, metered, versions  # type: ignore[import-not-found,unused-ignore]
 
     from bert_jax.config.finetune import FinetuneConfig
-    from bert_jax.finetuning import prediction, run
+    from bert_jax.finetuning import prediction
+    from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
+    from bert_jax.objectives.finetuning import finetune
+    from bert_jax.train import session
 
     examples = len(_texts(data))
     config = FinetuneConfig(
@@ -44,15 +47,15 @@ def ours(data: str, model: str, epochs: int, batch_size: int, max_length: int, o
         log_every=-(-examples // batch_size),  # a line of metrics.jsonl for each epoch
         **options,
     )
-    wanted = run.Wanted("sst2", data, Path(model), config)
-    compiling = _watch(run, "compile_train_step", time.monotonic)
+    wanted = Wanted("sst2", data, Path(model), config)
+    compiling = _watch(session, "compile_train_step", time.monotonic)
     compiling_predictions = _watch(prediction, "compile_prediction", time.monotonic)
-    writing = _watch(run, "append_metrics", cpu_seconds)  # at the end of each epoch
-    run.finetune(wanted, Path("run"), resume_command="")
+    writing = _watch(session, "append_metrics", cpu_seconds)  # at the end of each epoch
+    finetune(wanted, Path("run"), resume_command="")
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [line for line in lines if line["kind"] == "train"][-1]
 
-    prepared = run.FinetuneSetup(wanted)
+    prepared = FinetuneSetup(wanted)
     predictor, units = prediction.Predictor(prepared.training), prepared.train_split.units
     params = prepared.initial_state().params
     for _ in range(2):

@@ -24,8 +24,9 @@ from bert_jax.feed.batch import Batch
 from bert_jax.feed.packing import Arrangement
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
 from bert_jax.model.attention import AttentionCase
+from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
-from bert_jax.train.step import compile_train_step
+from bert_jax.train.step import compile_train_step, CompiledStep
 
 Record = dict[str, Any]
 MOST_HALVINGS = 4  # of a batch that does not fit
@@ -37,7 +38,7 @@ class CompiledCase:
 
     case: Case
     training: Training
-    step: Callable[..., Any]
+    step: CompiledStep
     compile_seconds: float
     batch: Batch
 
@@ -198,7 +199,8 @@ def prepare(case: Case) -> CompiledCase:
     """Compile a case's step, and make its first batch."""
     training = Training(case.config, make_mesh(case.config.mesh, jax.local_devices()))
     begin = time.perf_counter()
-    step = compile_train_step(training, case.shape, SPECIAL.mask)
+    loss = MaskedLmLoss(case.config.objective.nsp, SPECIAL.mask)
+    step = compile_train_step(training, loss, batch_fields(case.shape))
     seconds = time.perf_counter() - begin
     return CompiledCase(case, training, step, seconds, arrangement_of(case, 1).batch(case.config.seed, 0))
 

@@ -88,8 +88,11 @@ class FinetuneConfig:
     )
     attention: str = setting("auto", f"implementation of attention: {', '.join(ATTENTIONS)}")
     buckets: int = setting(4, "row lengths that are compiled for, chosen so that little is padded")
+    micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
     log_every: int = setting(50, "steps between two lines of metrics.jsonl")
-    evals_per_epoch: int = setting(1, "evaluations of the dev split in an epoch; each saves too")
+    evals_per_epoch: int = setting(1, "evaluations of the dev split in an epoch")
+    save_every: int | None = setting(None, "steps between two checkpoints (none: one at each evaluation)")
+    keep_checkpoints: int = setting(1, "newest checkpoints that are kept")
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -140,11 +143,12 @@ class FinetuneConfig:
             "max_query_length",
             "max_answer_length",
             "n_best",
+            "save_every",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name}={value} must be more than 0")
-        for name in ("buckets", "log_every", "evals_per_epoch"):
+        for name in ("buckets", "micro_batches", "log_every", "evals_per_epoch", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         if self.max_length is not None and self.max_length < 8:
@@ -185,6 +189,7 @@ class ResolvedConfig:
     settings: FinetuneConfig  # without a `none` that the task's table fills
     model: ModelConfig
     total_steps: int
+    steps_per_epoch: int
     compute_dtype: str
     platform: str  # of the devices, as JAX names it
 
@@ -192,6 +197,31 @@ class ResolvedConfig:
     def seed(self) -> int:
         """Of the run."""
         return self.settings.seed
+
+    @property
+    def micro_batches(self) -> int:
+        """See `FinetuneConfig`."""
+        return self.settings.micro_batches
+
+    @property
+    def log_every(self) -> int:
+        """See `FinetuneConfig`."""
+        return self.settings.log_every
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two evaluations."""
+        return max(1, -(-self.steps_per_epoch // self.settings.evals_per_epoch))
+
+    @property
+    def save_every(self) -> int:
+        """Steps between two checkpoints."""
+        return self.settings.save_every or self.eval_every
+
+    @property
+    def keep_checkpoints(self) -> int:
+        """See `FinetuneConfig`."""
+        return self.settings.keep_checkpoints
 
     @property
     def remat(self) -> str:

@@ -163,6 +163,20 @@ def start_or_resume(
     return Finetuned(run, record)
 
 
+def join_run(path: Path, record: Mapping[str, Any]) -> Finetuned:
+    """Return the run that the main process has made or recognised, as any process of the run sees it.
+
+    Raises:
+      UserError: it sees another folder, or none.
+    """
+    file = path / FINETUNE_FILE
+    if not file.is_file() or (found := read_record(file))["training_rows"] != record["training_rows"]:
+        raise UserError(
+            f"{path}: is not there, or not the same, for every process: --output must be a folder that all hosts share"
+        )
+    return Finetuned(RunDirectory(path), found)
+
+
 def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Refuse a run of other settings, or of a task, data or weights that say something else, whatever their paths are."""
     changed = [

@@ -6,13 +6,43 @@ BERT (1810.04805), section 4; google-research/bert, run_classifier.py and run_sq
 Shapes: B rows, S tokens, N examples, C classes or choices.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from bert_jax.tasks.rows import IGNORE
 from bert_jax.train.losses import cross_entropy, Scores
+from bert_jax.train.state import Training
+from bert_jax.train.step import Arrays
 
-Arrays = dict[str, jax.Array]
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """The mean of a task's loss over the examples that count, under the name `task`."""
+
+    kind: str  # of the task
+    frozen_encoder: bool = False  # nothing is dropped in it and no gradient goes through it: its outputs are features
+
+    def weights(self, batch: Arrays) -> Arrays:
+        """Return the number of examples, or of tagged words."""
+        counted = batch["labels"] != IGNORE if self.kind == "tagging" else batch["example_weights"]
+        return {"task": counted.astype(jnp.float32).sum()}
+
+    def scores(self, training: Training, params: Any, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
+        """Return the sums of `task`; see `train.step.Loss`."""
+        if self.frozen_encoder:
+            params = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
+        model = nnx.merge(training.graph, params)
+        encoded = model.encode(batch, dropout_seeds=None if self.frozen_encoder else seeds)
+        return {"task": task_scores(self.kind, model.task_logits(encoded, batch, seeds), batch)}
+
+    def statistics(self, batch: Arrays) -> Arrays:
+        """Return the counts of valid tokens and of all, padding included."""
+        valid = batch["sequence_ids"] > 0
+        return {"valid_tokens": valid.sum(dtype=jnp.float32), "row_tokens": jnp.float32(valid.size)}
 
 
 def task_scores(kind: str, logits: jax.Array, batch: Arrays) -> Scores:

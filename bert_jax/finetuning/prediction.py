@@ -4,13 +4,17 @@
 Shapes: B rows, S tokens, C classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from bert_jax.config.finetune import ResolvedConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
 from bert_jax.finetuning.batches import (
@@ -24,14 +28,35 @@ from bert_jax.finetuning.batches import (
     Units,
 )
 from bert_jax.finetuning.split import Outputs
-from bert_jax.finetuning.steps import compile_prediction, Finetuning
-from bert_jax.mesh.sharding import put_on_mesh, row_shards
+from bert_jax.mesh.distributed import is_main
+from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
+from bert_jax.train.state import Training
+from bert_jax.train.step import abstract_batch, Arrays
+
+TaskTraining = Training[ResolvedConfig]
+
+
+def compile_prediction(training: TaskTraining, batch: Mapping[str, Any]) -> Callable[..., Any]:
+    """Compile (params, batch) -> task logits, whole on every device, for batches with the fields of this one."""
+
+    def predict(params: Any, batch: Arrays) -> jax.Array:
+        model = nnx.merge(training.graph, params)
+        return model.task_logits(model.encode(batch), batch, None)
+
+    jitted = jax.jit(predict, out_shardings=NamedSharding(training.mesh, P()))
+    with jax.set_mesh(training.mesh):
+        return jitted.lower(training.abstract_state.params, abstract_batch(training, batch)).compile()
+
+
+def own_part(batch: Batch, mesh: Mesh) -> Batch:
+    """Return this process's part of each field of a global batch."""
+    return {name: field[own_rows(len(field), mesh)] for name, field in batch.items()}
 
 
 class Predictor:
     """A model's outputs, compiled once for each shape; parameters are given with each pass."""
 
-    def __init__(self, training: Finetuning):
+    def __init__(self, training: TaskTraining):
         self.training = training
         self._programs: dict[Any, Callable[..., Any]] = {}
 
@@ -47,11 +72,14 @@ class Predictor:
         if not len(units):
             return results
         widths = choose_widths(units.lengths, self.training.config.settings.buckets, self._longest(units))
-        with tqdm(total=len(units), unit="example", desc=title, disable=None, leave=False) as bar:
+        with tqdm(
+            total=len(units), unit="example", desc=title, disable=None if is_main() else True, leave=False
+        ) as bar:
             waiting: tuple[Draw, jax.Array] | None = None
             for draw, fields in self._batches(units, widths):
                 with jax.transfer_guard("allow"):
-                    logits = self._program(fields)(params, put_on_mesh(self.training.mesh, fields))
+                    own = own_part(fields, self.training.mesh)
+                    logits = self._program(fields)(params, put_on_mesh(self.training.mesh, own))
                 if waiting is not None:
                     bar.update(_collect(*waiting, units, results))
                 waiting = draw, logits

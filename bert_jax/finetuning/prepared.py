@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from bert_jax.config.description import ModelDescription, TaskHead
@@ -18,12 +17,12 @@ from bert_jax.conversion.own_format import flat, nested
 from bert_jax.errors import UserError
 from bert_jax.finetuning.batches import choose_widths, EpochOrder
 from bert_jax.finetuning.directory import OwnTask, task_record
+from bert_jax.finetuning.prediction import TaskTraining
 from bert_jax.finetuning.split import SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, resolved
-from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import read_sentences
 from bert_jax.mesh.distributed import say
-from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, row_shards
+from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, put_whole, row_shards
 from bert_jax.model.attention import AttentionCase
 from bert_jax.tasks.columns import with_labels
 from bert_jax.tasks.schemes import detect_scheme, labels_of, named_labels, scheme_named
@@ -74,10 +73,15 @@ class FinetuneSetup:
         self.mesh = make_mesh(self.config.mesh)
         check_heads(model.num_attention_heads, self.mesh)
         assert self.config.batch_size is not None
-        check_batch(self.config.batch_size, 1, self.mesh, "batch_size")
+        check_batch(self.config.batch_size, self.config.micro_batches, self.mesh, "batch_size")
         self.train_split = self.split("train", training=True)
         if not len(self.train_split.units):
             raise UserError(f"{wanted.data}: no training example is left: {'; '.join(self.train_split.notes)}")
+        if self.config.micro_batches > 1 and self.train_split.units.is_grouped:
+            raise UserError(
+                f"micro_batches={self.config.micro_batches}: the windows of a text are computed together: set micro_batches=1"
+                " or another too_long or normalisation"
+            )
 
     def _has_pooler(self) -> bool:
         return self.checkpoint.description.pooler and not self.wanted.from_scratch
@@ -119,11 +123,13 @@ class FinetuneSetup:
         return max(1, int(self.schedule.steps_per_epoch * self.config.epochs))
 
     @cached_property
-    def training(self) -> Finetuning:
+    def training(self) -> TaskTraining:
         """Graph, optimizer, shardings."""
         platform = self.mesh.devices.flat[0].platform
         dtype = resolve_compute_dtype(self.config.compute_dtype, platform)
-        config = ResolvedConfig(self.config, self.description.model, self.total_steps, dtype, platform)
+        config = ResolvedConfig(
+            self.config, self.description.model, self.total_steps, self.schedule.steps_per_epoch, dtype, platform
+        )
         return Training(config, self.mesh, self.description)
 
     def attention_case(self) -> AttentionCase:
@@ -148,7 +154,7 @@ class FinetuneSetup:
         ours = flat(state.params)
         taken = [name for name in ours if name.startswith("encoder/") and name in theirs]
         for name in taken:
-            ours[name] = jax.device_put(np.asarray(theirs[name]), ours[name].sharding)
+            ours[name] = put_whole(np.asarray(theirs[name]), ours[name].sharding)
         fresh = sorted(
             {name.split("/")[0] if name[:8] != "encoder/" else "pooler" for name in ours.keys() - set(taken)}
         )

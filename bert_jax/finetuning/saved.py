@@ -13,11 +13,10 @@ from bert_jax.config.training import MeshConfig
 from bert_jax.errors import UserError
 from bert_jax.finetuning.directory import Finetuned, open_finetuned, write_records
 from bert_jax.finetuning.multi_label_split import class_lines
-from bert_jax.finetuning.prediction import Predictor
+from bert_jax.finetuning.prediction import Predictor, TaskTraining
 from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.split import Outcome, SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, text_split
-from bert_jax.finetuning.steps import Finetuning
 from bert_jax.finetuning.tagging_split import TaggingSplit
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.sharding import make_mesh
@@ -57,11 +56,11 @@ class SavedModel:
         self.mesh = make_mesh(mesh or MeshConfig())
 
     @cached_property
-    def training(self) -> Finetuning:
+    def training(self) -> TaskTraining:
         """Graph and shardings."""
         platform = self.mesh.devices.flat[0].platform
         dtype = resolve_compute_dtype(self.settings.compute_dtype, platform)
-        config = ResolvedConfig(self.settings, self.description.model, 1, dtype, platform)
+        config = ResolvedConfig(self.settings, self.description.model, 1, 1, dtype, platform)
         return Training(config, self.mesh, self.description)
 
     @cached_property

@@ -272,6 +272,11 @@ def put_on_mesh(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     return {name: put(field) for name, field in batch.items()}
 
 
+def put_whole(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Return an array that every process has whole, each device with its part of it."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+
 def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, where: str) -> None:
     """Refuse a batch that does not divide over micro-batches and devices.
 

@@ -12,6 +12,7 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.sharding import check_batch, make_mesh, row_shards
 from bert_jax.model.accounting import training_flops
+from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.plan import hlo
 from bert_jax.plan.machine import Machine
 from bert_jax.train.state import Training
@@ -88,7 +89,8 @@ def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> Step
     training = Training(config, mesh)
     rows = micro_batch_rows(config, number, mesh)
     try:
-        compiled = compile_train_step(training, batch_shape(config, number), MASK_ID)
+        loss = MaskedLmLoss(config.objective.nsp, MASK_ID)
+        compiled = compile_train_step(training, loss, batch_fields(batch_shape(config, number))).program
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -137,7 +139,7 @@ def read_memory(compiled: Any, training: Training, number: int) -> Memory:
     state = training.abstract_state
     parameters = bytes_on_device(state.params)
     optimizer = bytes_on_device((state.opt_state, state.step))
-    batch = bytes_on_device(abstract_batch(training, batch_shape(training.config, number)))
+    batch = bytes_on_device(abstract_batch(training, batch_fields(batch_shape(training.config, number))))
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return Memory(
         parameters=parameters,

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pass over held-out examples with one compiled step: in the course of training, and by `bert-jax evaluate`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from bert_jax.config.pretrain import PhaseConfig
-from bert_jax.feed.batch import Batch
+from bert_jax.feed.batch import Batch, batch_spec
 from bert_jax.feed.examples import evaluation_batch, Examples
 from bert_jax.feed.feed import plain_feed
 from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.train.losses import Scores
 from bert_jax.train.state import Training
-from bert_jax.train.step import compile_eval_step
+from bert_jax.train.step import compile_scores, Loss
 
 MOST_ROWS = 256  # of an evaluation's batch
 
@@ -28,10 +28,11 @@ def evaluation_rows(phase: PhaseConfig, mesh: Mesh) -> int:
 class ScorePass:
     """A pass over held-out examples with one compiled step."""
 
-    def __init__(self, training: Training, examples: Examples):
+    def __init__(self, training: Training, loss: Loss, examples: Examples):
         self.examples = examples
         self.mesh = training.mesh
-        self.step = compile_eval_step(training, examples.shape)
+        fields = {name: jax.ShapeDtypeStruct(*spec) for name, spec in batch_spec(examples.shape).items()}
+        self.step = compile_scores(training, loss, fields)
 
     def batches(self, limit: int | None = None) -> int:
         """Batches of a pass, `limit` at most."""
@@ -53,8 +54,8 @@ class ScorePass:
     def scores(self, params: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, float]]]:
         """Each batch with its sums, read when the next one is under way, so that the device never waits for the host."""
         begun = ((batch, self.step(params, put_on_mesh(self.mesh, batch))) for batch in batches)
-        for batch, (mlm, nsp) in read_behind(begun):
-            yield batch, read_sums(mlm, nsp)
+        for batch, scores in read_behind(begun):
+            yield batch, read_sums(scores)
 
 
 def read_behind[Begun](begun: Iterable[tuple[Begun, Any]]) -> Iterator[tuple[Begun, Any]]:
@@ -69,14 +70,10 @@ def read_behind[Begun](begun: Iterable[tuple[Begun, Any]]) -> Iterator[tuple[Beg
         yield waiting[0], jax.device_get(waiting[1])
 
 
-def read_sums(mlm: Scores, nsp: Scores) -> dict[str, float]:
-    """The sums of a step on the host, by name."""
-    named = (("mlm", mlm), ("nsp", nsp))
-    return {
-        f"{name}_{part}": float(value)
-        for name, scores in named
-        for part, value in jax.device_get(scores)._asdict().items()
-    }
+def read_sums(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """Return the sums of each term on the host, as `TERM_loss`, `TERM_correct` and `TERM_weight`."""
+    read = jax.device_get(dict(scores))
+    return {f"{term}_{name}": float(value) for term, sums in read.items() for name, value in sums._asdict().items()}
 
 
 def add_sums(totals: dict[str, float], sums: dict[str, float]) -> None:

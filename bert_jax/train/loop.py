@@ -122,11 +122,11 @@ def listen_for_stop() -> Iterator[StopRequest]:
 
 def train(
     state: TrainState, done: int, phases: list[Phase], schedule: LoopSchedule, hooks: Hooks, stop: StopRequest
-) -> int:
+) -> tuple[TrainState, int]:
     """Run from step `done` to the end or until a stop is asked for. The state is donated.
 
     Returns:
-      The number of steps done; the state after them is saved.
+      The state, which is saved, and the number of steps done.
     """
     # Everything that crosses between host and device in this loop is asked for by name.
     with jax.transfer_guard("disallow"):
@@ -136,7 +136,7 @@ def train(
             state, done = _train_phase(state, done, phase, schedule, hooks, stop)
             if stop.signal_number is not None:
                 break
-    return done
+    return state, done
 
 
 def _train_phase(

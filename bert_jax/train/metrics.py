@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bert_jax.config.model import ModelConfig
 from bert_jax.errors import UserError
-from bert_jax.model.accounting import training_flops
 
-WATCHED = ("mlm_loss", "nsp_loss", "loss", "grad_norm", "parameter_norm")  # sums that must be finite
+WATCHED = ("mlm_loss", "nsp_loss", "task_loss", "grad_norm", "parameter_norm")  # sums that must be finite
 LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
 
 
@@ -37,38 +35,6 @@ class MetricsWindow:
     def as_record(self) -> dict[str, Any]:
         """What a checkpoint keeps; `MetricsWindow(**record)` gives it back."""
         return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
-
-    def line(self, step: int, phase: int, model: ModelConfig, nsp: bool) -> dict[str, Any]:
-        """The line of metrics.jsonl for the steps up to `step`."""
-        sums = self.sums
-        picked, seconds = sums["mlm_weight"], max(self.seconds, 1e-9)
-        scores = mean_scores(sums, nsp)
-        flops = training_flops(model, sums["valid_tokens"], sums["squared_lengths"], picked)
-        shares = {
-            "picked_share": picked / sums["valid_tokens"],
-            "mask_share": sums["masked"] / picked,
-            "kept_share": sums["kept"] / picked,
-            "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
-            "valid_token_share": sums["valid_tokens"] / sums["row_tokens"],
-            "examples_per_row": sums["examples"] / sums["rows"],
-        }
-        if nsp and sums["nsp_weight"]:
-            shares["is_next_share"] = 1 - sums["not_next"] / sums["nsp_weight"]
-        return {
-            "kind": "train",
-            "step": step,
-            "phase": phase,
-            "loss": scores["mlm_loss"] + scores.get("nsp_loss", 0.0),
-            **scores,
-            "grad_norm": sums["grad_norm"],
-            "learning_rate": sums["learning_rate"],
-            "valid_tokens": int(sums["valid_tokens"]),
-            "seconds": seconds,
-            "tokens_per_second": sums["valid_tokens"] / seconds,
-            "sequences_per_second": sums["examples"] / seconds,
-            "model_flops_per_second": flops / seconds,
-            **shares,
-        }
 
 
 def mean_scores(sums: Mapping[str, float], nsp: bool) -> dict[str, float]:

@@ -1,134 +1,191 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure train and evaluation steps, compiled ahead of time: one compilation for each shape of batch, never another.
+"""The train step of every run: gradients over micro-batches, the optimizer, sums; compiled once for each shape of batch.
 
-Shapes: B rows of the global batch, A micro-batches.
+What is trained on stands in a `Loss` (bert_jax/objectives/): this file knows no task.
+
+Shapes: B rows of the global batch, N examples of it (the rows themselves, or groups of neighbouring rows), A micro-batches.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.feed.batch import batch_spec, BatchShape
+from bert_jax.config.training import SchedulePart
 from bert_jax.mesh.sharding import COPIES, ROWS, uncut
 from bert_jax.model.dropout import row_seeds
 from bert_jax.process import stopping
-from bert_jax.train.losses import cross_entropy, Scores
+from bert_jax.train.losses import Scores
+from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.train.state import DROPOUT, Training, TrainState
 
 Arrays = dict[str, jax.Array]
 
 
-def compile_train_step(training: Training, shape: BatchShape, mask_id: int) -> Callable[..., Any]:
-    """Compile (state, batch) -> (state, sums) for one shape of batch. The state is donated.
+class Loss(Protocol):
+    """What a run is trained on, as the train step sees it."""
 
-    `sums` are the float32 scalars of `train_step`.
-    """
+    def weights(self, batch: Arrays) -> Arrays:
+        """Return the weight of each term over the global batch, by name: what its loss is divided by.
+
+        They are known before the forward pass, so every part of a batch is divided by the whole's.
+        """
+
+    def scores(self, training: Training, params: Any, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
+        """Return the sums of each term over a part of a batch; `seeds` [B, 2] are of dropout, None drops nothing."""
+
+    def statistics(self, batch: Arrays) -> Arrays:
+        """Return counts of a batch that are not of its loss, float32 scalars by name."""
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A train step for batches of one shape: call it with (state, batch) for (state, sums). The state is donated."""
+
+    training: Training
+    program: jax.stages.Compiled
+
+    @cached_property
+    def _arguments(self) -> tuple[jax.Array, list[Arrays]]:
+        everywhere = NamedSharding(self.training.mesh, P())
+        with jax.transfer_guard("allow"):  # at the first step
+            return jax.device_put((self.training.key(DROPOUT), schedule_numbers(self.training)), everywhere)
+
+    def __call__(self, state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
+        """Take a step; see `train_step`."""
+        return self.program(state, batch, *self._arguments)
+
+
+def compile_train_step(training: Training, loss: Loss, batch: Mapping[str, Any]) -> CompiledStep:
+    """Compile the train step for batches with the fields of this one."""
     with stopping.building():
-        return stopping.compiled(lower_train_step(training, shape, mask_id))
+        return CompiledStep(training, stopping.compiled(lower_train_step(training, loss, batch)))
 
 
-def lower_train_step(training: Training, shape: BatchShape, mask_id: int) -> jax.stages.Lowered:
-    """The step of `compile_train_step` before the compiler: its text says what was asked for."""
+def lower_train_step(training: Training, loss: Loss, batch: Mapping[str, Any]) -> jax.stages.Lowered:
+    """Lower (state, batch, key of dropout, parts of the schedule) -> (state, sums).
 
-    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
-        return train_step(training, state, batch, mask_id)
-
-    state = training.abstract_state
-    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, NamedSharding(training.mesh, P())))
-    with jax.set_mesh(training.mesh):  # the fused attention asks for it
-        return jitted.lower(state, abstract_batch(training, shape))
-
-
-def compile_eval_step(training: Training, shape: BatchShape) -> Callable[..., Any]:
-    """Compile (params, batch) -> (MLM Scores, NSP Scores) without dropout, for one shape of batch."""
-
-    def step(params: Any, batch: Arrays) -> tuple[Scores, Scores]:
-        return pretraining_scores(training, params, batch, None)
-
-    jitted = jax.jit(step, out_shardings=NamedSharding(training.mesh, P()))
-    with jax.set_mesh(training.mesh):
-        return stopping.compiled(jitted.lower(training.abstract_state.params, abstract_batch(training, shape)))
-
-
-def abstract_batch(training: Training, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
-    """The fields of a global batch with their shardings."""
-    rows = NamedSharding(training.mesh, ROWS)
-    return {name: jax.ShapeDtypeStruct(size, dtype, sharding=rows) for name, (size, dtype) in batch_spec(shape).items()}
-
-
-def train_step(training: Training, state: TrainState, batch: Arrays, mask_id: int) -> tuple[TrainState, Arrays]:
-    """One optimizer step on a global batch.
-
-    Returns the new state and sums over the batch: `mlm_loss`, `mlm_correct`, `mlm_weight` and the same for `nsp`,
-    `grad_norm` (before clipping), `parameter_norm` (after the update), `learning_rate`, `valid_tokens`, and how the picked
-    tokens were treated.
+    What differs between the runs of several seeds, or of a sweep, is no constant of it, so that these share programs.
     """
-    rows = batch["input_ids"].shape[0]
-    seeds = row_seeds(training.key(DROPOUT), state.step, rows)  # [B, 2]
-    gradients, (mlm, nsp) = accumulate_gradients(training, state.params, batch, seeds)
-    updates, opt_state = training.optimizer.update(gradients, state.opt_state, state.params)
+
+    def step(state: TrainState, batch: Arrays, key: jax.Array, parts: list[Arrays]) -> tuple[TrainState, Arrays]:
+        schedule = learning_rate_schedule([SchedulePart(**part) for part in parts])  # type: ignore[arg-type]
+        return train_step(training, loss, state, batch, key, schedule)
+
+    state, everywhere = training.abstract_state, NamedSharding(training.mesh, P())
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
+    own = jax.eval_shape(lambda numbers: (training.key(DROPOUT), numbers), schedule_numbers(training))
+    own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), own)
+    with jax.set_mesh(training.mesh):  # the fused attention asks for it
+        return jitted.lower(state, abstract_batch(training, batch), *own)
+
+
+def schedule_numbers(training: Training) -> list[dict[str, np.ndarray]]:
+    """Return the parts of a run's schedule as scalars, int32 and float32."""
+    parts = [asdict(part) for part in training.config.schedule_parts()]
+    return jax.tree.map(lambda value: np.asarray(value, np.float32 if isinstance(value, float) else np.int32), parts)
+
+
+def compile_scores(training: Training, loss: Loss, batch: Mapping[str, Any]) -> Callable[..., Any]:
+    """Compile (params, batch) -> Scores of each term without dropout, for batches with the fields of this one."""
+
+    def score(params: Any, batch: Arrays) -> dict[str, Scores]:
+        return loss.scores(training, params, batch, None)
+
+    jitted = jax.jit(score, out_shardings=NamedSharding(training.mesh, P()))
+    with jax.set_mesh(training.mesh):
+        return stopping.compiled(jitted.lower(training.abstract_state.params, abstract_batch(training, batch)))
+
+
+def abstract_batch(training: Training, batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the fields of a global batch, given as anything with `shape` and `dtype`, with their shardings."""
+    rows = NamedSharding(training.mesh, ROWS)
+    return {name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=rows) for name, field in batch.items()}
+
+
+def train_step(
+    training: Training, loss: Loss, state: TrainState, batch: Arrays, key: jax.Array, schedule: optax.Schedule
+) -> tuple[TrainState, Arrays]:
+    """Take one optimizer step on a global batch.
+
+    Args:
+      key: of dropout.
+      schedule: step -> learning rate.
+
+    Returns:
+      The new state, and sums over the batch: `TERM_loss`, `TERM_correct` and `TERM_weight` of each term of the loss, its
+      statistics, `grad_norm` (before clipping), `parameter_norm` (after the update), `learning_rate`.
+    """
+    seeds = row_seeds(key, state.step, batch["input_ids"].shape[0])  # [B, 2]
+    gradients, scores = accumulate_gradients(training, loss, state.params, batch, seeds)
+    optimizer = make_optimizer(training.config.optimizer, schedule)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     sums = {
-        **{f"mlm_{name}": value for name, value in mlm._asdict().items()},
-        **{f"nsp_{name}": value for name, value in nsp._asdict().items()},
-        **batch_statistics(batch, mask_id),
+        **{f"{term}_{name}": value for term, one in scores.items() for name, value in one._asdict().items()},
+        **loss.statistics(batch),
         "grad_norm": optax.tree.norm(gradients),
         "parameter_norm": optax.tree.norm(params),
-        "learning_rate": training.schedule(state.step),
+        "learning_rate": schedule(state.step),
     }
     return TrainState(params, opt_state, state.step + 1), sums
 
 
 def accumulate_gradients(
-    training: Training, params: Any, batch: Arrays, seeds: jax.Array
-) -> tuple[Any, tuple[Scores, Scores]]:
-    """The gradient of the global batch, summed over micro-batches.
+    training: Training, loss: Loss, params: Any, batch: Arrays, seeds: jax.Array
+) -> tuple[Any, dict[str, Scores]]:
+    """Return the gradient of the global batch and its scores, summed over micro-batches.
 
     Every sum is divided by the weights of the global batch, known beforehand, so any split of the rows over
-    micro-batches and devices gives the same gradient, whatever the masked counts of the parts are.
+    micro-batches and devices gives the same gradient, whatever the counts of the parts are.
     """
-    weights = batch["masked_lm_weights"].sum(), batch["next_sentence_weights"].sum()
+    weights = loss.weights(batch)
 
-    def loss(params: Any, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, tuple[Scores, Scores]]:
-        mlm, nsp = pretraining_scores(training, params, part, seeds)
-        total = mlm.loss / jnp.maximum(weights[0], 1)
-        if training.config.objective.nsp:
-            total = total + nsp.loss / jnp.maximum(weights[1], 1)
-        return total, (mlm, nsp)
+    def total(params: Any, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, dict[str, Scores]]:
+        scores = loss.scores(training, params, part, seeds)
+        first, *others = (scores[term].loss / jnp.maximum(weight, 1) for term, weight in weights.items())
+        return sum(others, first), scores
 
-    gradient = jax.grad(loss, has_aux=True)
+    gradient = jax.grad(total, has_aux=True)
     parts = training.config.micro_batches
     if parts == 1:
         return gradient(params, batch, seeds)
+    examples = len(batch.get("example_weights", seeds))
 
     def own_sum(params: Any, batch: Arrays, seeds: jax.Array) -> Any:
-        return summed_over_parts(partial(gradient, params), (batch, seeds), parts)
+        return summed_over_parts(partial(gradient, params), (batch, seeds), parts, len(seeds) // examples)
 
     return on_each_copy(own_sum, training.mesh)(params, batch, seeds)
 
 
-def summed_over_parts(function: Callable[..., Any], rows: Any, parts: int) -> Any:
-    """The sum of `function(*part)` over the micro-batches that the arrays `rows` are split into, one after the other."""
+def summed_over_parts(function: Callable[..., Any], rows: Any, parts: int, rows_per_example: int = 1) -> Any:
+    """Return the sum of `function(*part)` over the micro-batches that the arrays `rows` are split into, one after the other.
+
+    The last of `rows` has a row for each row of the batch; fields of examples are shorter by `rows_per_example`.
+    """
 
     def add_part(total: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, function(*part)), None
 
-    micro = jax.tree.map(partial(split_rows, parts=parts), rows)
+    examples = len(rows[-1]) // rows_per_example
+    micro = jax.tree.map(partial(split_examples, parts=parts, examples=examples), rows)
     shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], micro))
     return jax.lax.scan(add_part, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), micro)[0]
 
 
-def split_rows(x: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] -> [A, B / A, ...]: micro-batch a takes rows a, a + A, ..., so no row leaves its device."""
-    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+def split_examples(x: jax.Array, parts: int, examples: int) -> jax.Array:
+    """[N * k, ...] -> [A, N / A * k, ...]: micro-batch a takes examples a, a + A, ..., so none leaves its device."""
+    each = x.shape[0] // examples
+    x = x.reshape(examples // parts, parts, each, *x.shape[1:]).swapaxes(0, 1)
+    x = x.reshape(parts, examples // parts * each, *x.shape[3:])
     axes = uncut(ROWS[0])
     return jax.lax.with_sharding_constraint(x, P(None, axes)) if axes else x
 
@@ -152,36 +209,3 @@ def on_each_copy(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
         return jax.shard_map(own, in_specs=specs, out_specs=P(), axis_names=set(copies), check_vma=False)(params, *rows)
 
     return mapped
-
-
-def pretraining_scores(
-    training: Training, params: Any, batch: Arrays, seeds: jax.Array | None
-) -> tuple[Scores, Scores]:
-    """The sums of masked LM and next sentence prediction over a batch."""
-    output = nnx.merge(training.graph, params)(batch, dropout_seeds=seeds)
-    mlm = cross_entropy(output.mlm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"])
-    nsp = cross_entropy(output.nsp_logits, batch["next_sentence_labels"], batch["next_sentence_weights"])
-    return mlm, nsp
-
-
-def batch_statistics(batch: Arrays, mask_id: int) -> Arrays:
-    """Counts of a batch: rows, their tokens with padding, examples, valid tokens, the squared lengths of the examples,
-    picked tokens that became [MASK] or were kept, pairs of label 1 (NotNext, or swapped).
-
-    A random replacement that happens to draw the true id counts as kept, one that draws [MASK] as masked.
-    """
-    number = 1 + jnp.arange(batch["cls_positions"].shape[1])
-    lengths = (batch["sequence_ids"][:, :, None] == number[None, None, :]).sum(1, dtype=jnp.float32)  # [B, E]
-    shown = jnp.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
-    weights = batch["masked_lm_weights"]
-    rows, size = batch["input_ids"].shape
-    return {
-        "rows": jnp.float32(rows),
-        "row_tokens": jnp.float32(rows * size),
-        "examples": (lengths > 0).sum(dtype=jnp.float32),
-        "valid_tokens": lengths.sum(),
-        "squared_lengths": jnp.square(lengths).sum(),
-        "masked": (weights * (shown == mask_id)).sum(),
-        "kept": (weights * (shown == batch["masked_lm_ids"])).sum(),
-        "not_next": (batch["next_sentence_weights"] * batch["next_sentence_labels"]).sum(),
-    }

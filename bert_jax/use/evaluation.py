@@ -22,6 +22,7 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import require_segments
 from bert_jax.feed.shards import DataDirectory
 from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.objectives.masked_lm import MaskedLmLoss
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import add_sums, evaluation_rows, ScorePass
@@ -54,7 +55,8 @@ def evaluate_run(run: RunDirectory, data: DataDirectory, split: str, sequence_le
     examples = make_examples(data.split(split), tokenizer, config, phase, rows)
     if not len(examples):
         raise UserError(f"{data.directory}: its {split} split has no examples of length {phase.sequence_length}")
-    scoring = ScorePass(inference.training, examples)
+    loss = MaskedLmLoss(config.objective.nsp, tokenizer.mask_id)
+    scoring = ScorePass(inference.training, loss, examples)
     totals: dict[str, float] = {}
     targets = np.zeros(tokenizer.vocab_size, np.int64)
     scored = scoring.scores(inference.params, plain_feed(scoring.batch, 0, scoring.batches()))

@@ -28,7 +28,8 @@ def measure_memory(bench: Workbench, case: Case) -> Record:
 
 def planned_bytes(prepared: CompiledCase) -> Record:
     """What the compiler planned for one device; the state is an argument and, donated, an output in the same place."""
-    plan = prepared.step.memory_analysis()  # type: ignore[attr-defined]
+    plan = prepared.step.program.memory_analysis()
+    assert plan is not None
     return {
         "argument_bytes": plan.argument_size_in_bytes,
         "temporary_bytes": plan.temp_size_in_bytes,

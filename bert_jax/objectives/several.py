@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from bert_jax.files import write_json
-from bert_jax.finetuning.run import finetune, Result, Wanted
+from bert_jax.finetuning.prepared import Wanted
 from bert_jax.mesh.distributed import say
-from bert_jax.process.output_lock import locked
+from bert_jax.objectives.finetuning import finetune, Result
 from bert_jax.runs.names import SEEDS_FILE
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
+from bert_jax.train.run import locked_by_main
 
 SWEPT = ("learning_rate", "batch_size", "epochs")
 
@@ -78,7 +79,7 @@ def run_all(entries: Sequence[RunEntry], output: Path, *, resume_command: str) -
       UserError, Interrupted: as `finetune`; the runs before are kept, and the same command goes on.
     """
     results: list[Result] = []
-    with locked(output, "finetune"):
+    with locked_by_main(output, "finetune"):
         for number, entry in enumerate(entries, start=1):
             say(f"run {number} of {len(entries)}: {entry.folder}")
             results.append(finetune(entry.wanted, output / entry.folder, resume_command=resume_command))

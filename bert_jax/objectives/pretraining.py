@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-training: configuration + data -> run directory. Everything that can be refused is refused before it compiles."""
+
+import itertools
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from bert_jax.checks import first_batches
+from bert_jax.config.objective import pair_words
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.settings import to_dict
+from bert_jax.errors import UserError
+from bert_jax.feed.batch import Batch
+from bert_jax.feed.examples import make_examples
+from bert_jax.feed.feed import feed
+from bert_jax.feed.kinds import require_segments
+from bert_jax.feed.packing import Arrangement, make_arrangement
+from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
+from bert_jax.feed.widths import row_lengths
+from bert_jax.host import has_tensorflow
+from bert_jax.mesh import distributed
+from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.mesh.distributed import all_or_none, is_main, say
+from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
+from bert_jax.model.accounting import training_flops
+from bert_jax.model.attention import AttentionCase, resolve_implementation
+from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
+from bert_jax.runs.directory import join_run, RunDirectory, start_or_resume
+from bert_jax.runs.names import MODEL_FILE
+from bert_jax.tokenization import Tokenizer
+from bert_jax.train.evaluation import evaluation_rows, ScorePass
+from bert_jax.train.metrics import mean_scores, MetricsWindow
+from bert_jax.train.run import locked_by_main, train_run
+from bert_jax.train.session import Record, Span
+from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
+
+
+def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str) -> RunDirectory:
+    """Pre-train to the end of the configured steps, from the run's newest checkpoint if there is one.
+
+    Of several processes (`distributed.initialize`) each calls this with the same arguments; `output` is a folder that all
+    of them share.
+
+    Args:
+      config: the run.
+      data_path: made by `bert-jax prepare`.
+      output: the run directory.
+      resume_command: printed when the run is interrupted.
+
+    Raises:
+      UserError: bad input, named; a loss that is not finite; another process writes into `output`.
+      Interrupted: asked to stop; the state is saved.
+    """
+    use_compilation_cache()
+    distributed.require_connection()
+    with locked_by_main(output, "pretrain"):
+        with all_or_none():
+            data = open_data(data_path)
+            training = prepare_training(config, data)
+            tokenizer = data.load_tokenizer()
+        config = training.config
+        run = open_run_directory(output, config, data, tokenizer)
+        objective = Pretraining(training, data, tokenizer, run)
+        train_run(objective, run, attention_case(training), resume_command=resume_command)
+        return run
+
+
+class Pretraining:
+    """Pre-training as the session sees it: see `train.session.Objective`."""
+
+    keeps_optimizer = True
+    remedy = "lower optimizer.learning_rate or lengthen optimizer.warmup_steps"
+
+    def __init__(self, training: Training, data: DataDirectory, tokenizer: Tokenizer, run: RunDirectory):
+        self.training, self.config = training, training.config
+        self.data, self.tokenizer, self.run = data, tokenizer, run
+        self.loss = MaskedLmLoss(self.config.objective.nsp, tokenizer.mask_id)
+        self.score_passes: dict[int, ScorePass] = {}
+        self.arrangements: dict[int, Arrangement] = {}
+
+    def say_choices(self) -> None:
+        """Say what was chosen for this run on these devices."""
+        mesh, config = self.training.mesh, self.config
+        axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        where = f"on {mesh.size} of {jax.device_count()} {jax.devices()[0].device_kind} devices"
+        hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        say(f"mesh: {axes}, {where}{hosts}")
+        say(f"computing in {config.compute_dtype}, parameters in float32")
+        say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
+
+    def initial_state(self) -> TrainState:
+        """Draw the first weights.
+
+        Raises:
+          UserError: the run goes on with a converted checkpoint, and that is gone.
+        """
+        if (self.run.path / MODEL_FILE).is_file():
+            raise UserError(f"{self.run.path}: was converted, and its checkpoint is gone: convert it again")
+        return self.training.initial_state()
+
+    def finished(self) -> str:
+        """Return how to train on."""
+        last = len(self.config.phases) - 1
+        return (
+            f"{self.run.path} has finished its {self.config.total_steps:,} steps; to train on, take it over into a new run"
+            f" (bert-jax convert {self.run.path} NEW --to bert-jax) and give that more steps (--output NEW"
+            f" phases.{last}.steps=N)"
+        )
+
+    def before(self, span: Span) -> None:
+        """Compile the evaluation of a phase that comes to one."""
+        every = self.config.eval_every
+        if span.end == self.config.total_steps or (every and span.end // every > span.begin // every):
+            self.score_pass(span.number)
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def spans(self) -> list[Span]:
+        """Return the phases."""
+        ends = itertools.accumulate(phase.steps for phase in self.config.phases)
+        return [
+            Span(number, end - phase.steps, end)
+            for number, (phase, end) in enumerate(zip(self.config.phases, ends, strict=True))
+        ]
+
+    def shapes(self, span: Span) -> Sequence[Mapping[str, Any]]:
+        """Return the fields of a phase's batches: of several widths with packing=buckets."""
+        return [batch_fields(shape) for shape in self.arrangement(span.number).shapes]
+
+    def batches(self, span: Span, first: int) -> Generator[Batch]:
+        """Yield this process's rows of the batches from step `first` to the phase's end."""
+        rows = own_rows(self.config.phases[span.number].batch_size, self.training.mesh)
+        seen = self.rows_seen(span.number)
+
+        def batch(step: int) -> Batch:
+            probability = self.config.objective.probability_at(span.begin + step, self.config.total_steps)
+            return self.arrangement(span.number).batch(self.config.seed, step, rows, seen, probability)
+
+        return feed(batch, first - span.begin, span.end - span.begin)
+
+    def rows_seen(self, number: int) -> int:
+        """Return the rows that the phases before this one used of the same examples; the stream goes on after them."""
+        length = self.config.phases[number].sequence_length
+        earlier = [phase for phase in self.config.phases[:number] if phase.sequence_length == length]
+        return sum(phase.steps * phase.batch_size for phase in earlier)
+
+    def arrangement(self, number: int) -> Arrangement:
+        """Return how the training examples of a phase share rows and batches."""
+        if number not in self.arrangements:
+            config, phase = self.config, self.config.phases[number]
+            examples = make_examples(self.data.split(TRAIN), self.tokenizer, config, phase)
+            self.arrangements[number] = make_arrangement(
+                examples, config.packing, phase.batch_size, config.examples_per_row, config.buckets
+            )
+        return self.arrangements[number]
+
+    # ---- what is measured ------------------------------------------------------------------------------------------
+
+    def first_lines(self) -> Iterator[Record]:
+        """Say and yield what the first batches of each phase hold; the main process does."""
+        if not is_main():
+            return
+        objective = self.config.objective
+        for span in self.spans():
+            phase = self.config.phases[span.number]
+            probability = objective.probability_at(span.begin, self.config.total_steps)
+            report = first_batches.measure(
+                self.arrangement(span.number),
+                self.config.seed,
+                probability,
+                steps=phase.steps,
+                seen=self.rows_seen(span.number),
+                mask_id=self.tokenizer.mask_id,
+                vocab_size=self.tokenizer.vocab_size,
+            )
+            lines = first_batches.described(report, objective, probability)
+            doubts = first_batches.doubts(report, objective, probability)
+            say(f"data of phase {span.number}, rows of {phase.sequence_length} tokens, {lines[0]}")
+            for line in [*lines[1:], *(f"  WARNING   {doubt}" for doubt in doubts)]:
+                say(line)
+            place = {"kind": "data", "step": 0, "phase": span.number, "sequence_length": phase.sequence_length}
+            yield {**place, **report, "warnings": doubts}
+
+    def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
+        """Return losses and accuracies of a step."""
+        scores = mean_scores(sums, self.config.objective.nsp)
+        return {self.spoken(name).replace("accuracy", "acc"): f"{value:.3f}" for name, value in scores.items()}
+
+    def spoken(self, name: str) -> str:
+        """Return the name of a score for people: that of sentence order is not called NSP."""
+        words = pair_words(self.config.objective)
+        return name if words is None else name.replace("nsp", words.short.lower())
+
+    def line(self, done: int, span: int, window: MetricsWindow) -> Record:
+        """Return the line of metrics.jsonl for the steps up to `done`."""
+        return metrics_line(done, span, window, self.config)
+
+    def evaluate(self, done: int, params: Any) -> Iterator[tuple[Record, str]]:
+        """Score the held-out examples of the phase, if there are any."""
+        number, _ = self.config.phase_at(done - 1)
+        scoring = self.score_pass(number)
+        if scoring is None:
+            return
+        totals = scoring.total(params, self.config.eval_batches)
+        pairs = self.config.objective.nsp
+        scores = mean_scores(totals, pairs)
+        counts = {"masked_tokens": int(totals["mlm_weight"])} | ({"pairs": int(totals["nsp_weight"])} if pairs else {})
+        words = ", ".join(f"{self.spoken(name).replace('_', ' ')} {value:.4f}" for name, value in scores.items())
+        yield {"kind": "eval", "step": done, **scores, **counts}, f"held-out {words}"
+
+    def score_pass(self, number: int) -> ScorePass | None:
+        """Return the pass over the held-out examples of a phase; None where there are none."""
+        if VALIDATION not in self.data.splits:
+            return None
+        if number not in self.score_passes:
+            phase = self.config.phases[number]
+            rows = evaluation_rows(phase, self.training.mesh)
+            examples = make_examples(self.data.split(VALIDATION), self.tokenizer, self.config, phase, rows)
+            if not len(examples):
+                return None
+            with jax.transfer_guard("allow"):  # constants of the program
+                self.score_passes[number] = ScorePass(self.training, self.loss, examples)
+        return self.score_passes[number]
+
+
+def metrics_line(step: int, phase: int, window: MetricsWindow, config: PretrainConfig) -> Record:
+    """Return the line of metrics.jsonl for the steps of a window, which end with `step`."""
+    sums, pairs = window.sums, config.objective.nsp
+    picked, seconds = sums["mlm_weight"], max(window.seconds, 1e-9)
+    scores = mean_scores(sums, pairs)
+    flops = training_flops(config.model, sums["valid_tokens"], sums["squared_lengths"], picked)
+    shares = {
+        "picked_share": picked / sums["valid_tokens"],
+        "mask_share": sums["masked"] / picked,
+        "kept_share": sums["kept"] / picked,
+        "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
+        "valid_token_share": sums["valid_tokens"] / sums["row_tokens"],
+        "examples_per_row": sums["examples"] / sums["rows"],
+    }
+    if pairs and sums["nsp_weight"]:
+        shares["is_next_share"] = 1 - sums["not_next"] / sums["nsp_weight"]
+    return {
+        "kind": "train",
+        "step": step,
+        "phase": phase,
+        "loss": scores["mlm_loss"] + scores.get("nsp_loss", 0.0),
+        **scores,
+        "grad_norm": sums["grad_norm"],
+        "learning_rate": sums["learning_rate"],
+        "valid_tokens": int(sums["valid_tokens"]),
+        "seconds": seconds,
+        "tokens_per_second": sums["valid_tokens"] / seconds,
+        "sequences_per_second": sums["examples"] / seconds,
+        "model_flops_per_second": flops / seconds,
+        **shares,
+    }
+
+
+def prepare_training(config: PretrainConfig, data: DataDirectory) -> Training:
+    """The run on this machine's mesh, with everything refused that can be before compiling.
+
+    Raises:
+      UserError: naming the setting.
+    """
+    mesh = make_mesh(config.mesh)
+    check_inputs(config, data, mesh)
+    # The run records the dtype it was computed in, so that resuming it on another platform does not change it.
+    dtype = resolve_compute_dtype(config.compute_dtype, mesh.devices.flat[0].platform)
+    training = Training(replace(config, compute_dtype=dtype), mesh)
+    resolve_implementation(config.attention, attention_case(training))  # refuses one that cannot do this
+    _ = training.abstract_state  # refuses a mesh that cannot cut the parameters
+    return training
+
+
+def open_run_directory(output: Path, config: PretrainConfig, data: DataDirectory, tokenizer: Tokenizer) -> RunDirectory:
+    """The run directory, made or recognised by the main process and seen by all.
+
+    Raises:
+      UserError: see `start_or_resume`; processes that were started differently or share no folder.
+    """
+    settings, manifest = json.dumps(to_dict(config)), json.dumps(data.manifest)
+    distributed.require_same({"configuration": settings, "--data": manifest, "--output": str(output.absolute())})
+    with all_or_none():
+        if is_main():
+            start_or_resume(output, config, data.manifest, tokenizer)
+    with all_or_none():
+        return join_run(output, config)
+
+
+def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> None:
+    """Everything that can be refused before compiling.
+
+    Raises:
+      UserError: naming the setting and the data.
+    """
+    vocab_size = data.vocab_size
+    if vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"{data.directory}: its vocabulary has {vocab_size} entries and model.vocab_size={config.model.vocab_size} is"
+            f" smaller: set model.vocab_size={vocab_size}"
+        )
+    one_segment = "set objective=mlm_full_sentences or mlm_document, whose rows have one"
+    require_segments(config, f"{one_segment}, or model.type_vocab_size=2 for a new model")
+    for number, phase in enumerate(config.phases):
+        check_batch(phase.batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
+        check_examples(config, data, number)
+    check_heads(config.model.num_attention_heads, mesh)
+
+
+def check_examples(config: PretrainConfig, data: DataDirectory, number: int) -> None:
+    """Refuse data without the examples of a phase: of the run's objective and the phase's sequence length."""
+    phase, kind = config.phases[number], config.objective.examples
+    count = data.split(TRAIN).num_examples(kind, phase.sequence_length)
+    if count == 0:
+        raise UserError(
+            f"{data.directory}: has no training examples of {phase.sequence_length} tokens for {config.objective.name}:"
+            " prepare more text"
+        )
+    if config.packing == "buckets" and count < phase.batch_size:
+        raise UserError(
+            f"packing=buckets needs at least a batch of examples: {data.directory} has {count} of"
+            f" {phase.sequence_length} tokens, phases.{number}.batch_size={phase.batch_size}: set"
+            f" phases.{number}.batch_size={count} or less, or packing=padded"
+        )
+
+
+def attention_case(training: Training) -> AttentionCase:
+    """What a run asks of attention on one of its devices."""
+    config, device = training.config, training.mesh.devices.flat[0]
+    return AttentionCase(
+        platform=device.platform,
+        device_kind=device.device_kind,
+        sequence_lengths=tuple(sorted({size for phase in config.phases for size in row_lengths(config, phase)})),
+        heads=config.model.num_attention_heads // training.mesh.shape["tensor"],
+        head_size=config.model.head_size,
+        dtype=training.compute.dtype,
+        dropout_rate=config.model.attention_probs_dropout_prob,
+    )

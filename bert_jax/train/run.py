@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of any kind, from its newest checkpoint to its end or to a stop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, ExitStack
+from datetime import datetime, UTC
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from bert_jax.errors import Interrupted, TryAgain
+from bert_jax.files import write_json
+from bert_jax.host import __version__
+from bert_jax.mesh.distributed import all_or_none, is_main, of_main, say
+from bert_jax.mesh.peak import device_peak
+from bert_jax.model.attention import AttentionCase, resolve_implementation
+from bert_jax.model.attention.check import check_at_start
+from bert_jax.process.output_lock import locked
+from bert_jax.runs.checkpoint import Checkpoints, first_line
+from bert_jax.runs.directory import RunDirectory
+from bert_jax.train.loop import listen_for_stop
+from bert_jax.train.session import Objective, Session
+from bert_jax.train.state import TrainState
+
+
+def train_run(
+    objective: Objective, run: RunDirectory, case: AttentionCase, *, resume_command: str
+) -> tuple[Session, TrainState | None]:
+    """Train to the end of the configured steps, from the run's newest checkpoint if there is one.
+
+    Args:
+      objective: what is trained.
+      run: its directory, made or recognised.
+      case: what the run asks of attention on one device.
+      resume_command: printed when the run is interrupted.
+
+    Returns:
+      The session and the last state, which is saved; None where the run had finished, and nothing is made of its end.
+
+    Raises:
+      UserError: a loss that is not finite.
+      TryAgain: of several processes, another one has gone.
+      Interrupted: asked to stop; the state is saved.
+    """
+    training = objective.training
+    total = training.config.total_steps
+    # Stops are listened for until the last save is complete.
+    with listen_for_stop() as stop, Checkpoints(run.checkpoints, training.config.keep_checkpoints) as checkpoints:
+        session = Session(objective, run, checkpoints)
+        stop.idle = True
+        finished = objective.finished()
+        if finished is not None and of_main(checkpoints.latest or 0) == total:
+            say(finished)
+            return session, None
+        objective.say_choices()
+        if is_main():
+            record_environment(run, training.mesh)
+        with all_or_none():
+            say(check_attention(training.config.attention, case))
+        try:
+            state, done = session.train(stop)
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            raise TryAgain(
+                f"process {jax.process_index()} cannot go on ({first_line(error)}): has another one gone? The newest"
+                " complete checkpoint is good: start all processes again with the same command"
+            ) from error
+    if stop.signal_number is not None and done < total:
+        raise Interrupted(f"saved at step {done:,} of {total:,}; go on with: {resume_command}", stop.signal_number)
+    return session, state
+
+
+@contextmanager
+def locked_by_main(output: Path, stage: str) -> Iterator[None]:
+    """Keep an output for this run: the main process holds the lock for all.
+
+    Raises:
+      UserError: another process has it.
+    """
+    with ExitStack() as held:
+        with all_or_none():
+            if is_main():
+                held.enter_context(locked(output, stage))
+        yield
+
+
+def check_attention(name: str, case: AttentionCase) -> str:
+    """Return the line to say of a run's attention, which is compared with the reference on this device first.
+
+    Raises:
+      UserError: it is too far from the reference.
+    """
+    name = resolve_implementation(name, case)
+    return f"attention: {name}" if name == "reference" else check_at_start(name, case)
+
+
+def record_environment(run: RunDirectory, mesh: Mesh) -> None:
+    """Write versions, the mesh's devices and their peak to environment.json."""
+    devices = list(mesh.devices.flat)
+    peak, source = device_peak(devices[0])
+    write_json(
+        run.environment_file,
+        {
+            "bert_jax": __version__,
+            "jax": jax.__version__,
+            "devices": f"{len(devices)} x {devices[0].device_kind}",
+            "platform": devices[0].platform,
+            "device_count": mesh.size,
+            "processes": jax.process_count(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "peak_flops_per_device": peak,
+            "peak_source": source,
+        },
+    )

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.pipelines._processes import add_process_options, join_processes
+
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.settings import override, settings_help
 from bert_jax.errors import UserError
@@ -48,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_own_options(parser)
     add_checkpoint_options(parser)
+    add_process_options(parser)
     return parser
 
 
@@ -148,9 +151,11 @@ def main(argv: Sequence[str]) -> int:
 
     from bert_jax.conversion.checkpoints import Asked
     from bert_jax.finetuning.prepared import Wanted
+    from bert_jax.mesh.distributed import is_main
     from bert_jax.objectives.finetuning import spoken
     from bert_jax.objectives.several import grid, run_all, seeds, with_retries
 
+    join_processes(arguments)
     asked = Asked(
         gelu=arguments.gelu,
         vocabulary=arguments.vocab,
@@ -162,8 +167,11 @@ def main(argv: Sequence[str]) -> int:
     again = f"bert-jax finetune {shlex.join(argv)}"
     if arguments.seeds or arguments.sweep:
         entries = grid(wanted) if arguments.sweep else seeds(wanted, arguments.seeds)
-        return _tell_several(run_all(entries, arguments.output, resume_command=again), arguments.output)
+        record = run_all(entries, arguments.output, resume_command=again)
+        return _tell_several(record, arguments.output) if is_main() else 0
     result = with_retries(wanted, arguments.output, arguments.retries, resume_command=again)
+    if not is_main():
+        return 0
     for split, scores in result.scores.items():
         print(spoken(split, scores, result.f1_of))
     if result.degenerate is not None:

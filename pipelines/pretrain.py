@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.pipelines._processes import add_process_options, join_processes
+
 from bert_jax.config.settings import load_config, override, settings_help
 
 
@@ -26,15 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, help="made by bert-jax prepare")
     parser.add_argument("--output", type=Path, required=True, help="the run directory")
-    several = parser.add_argument_group(
-        "several processes", "start the same command on every host; --output is a folder that all of them share"
-    )
-    several.add_argument("--distributed", action="store_true", help="join as the TPU pod, Slurm or Open MPI says")
-    several.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="or by hand: process 0's host and a free port there"
-    )
-    several.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
-    several.add_argument("--process-id", type=int, metavar="I", help="the number of this one, from 0")
+    add_process_options(parser)
     return parser
 
 
@@ -46,9 +40,7 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.mesh import distributed
     from bert_jax.objectives.pretraining import pretrain
 
-    place = (arguments.coordinator, arguments.processes, arguments.process_id)
-    if arguments.distributed or any(part is not None for part in place):
-        distributed.initialize(*place)
+    join_processes(arguments)
     run = pretrain(config, arguments.data, arguments.output, resume_command=f"bert-jax pretrain {shlex.join(argv)}")
     if distributed.is_main():
         print(f"pre-trained: {run.path}; next: bert-jax evaluate {run.path} --data {arguments.data}")

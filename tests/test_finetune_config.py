@@ -11,8 +11,9 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import build, differences, flatten, override, settings_help, to_dict
 from bert_jax.errors import UserError
-from bert_jax.finetuning import run
 from bert_jax.finetuning.splits import resolved
+from bert_jax.objectives.finetuning import Finetuning
+from bert_jax.objectives.pretraining import Pretraining
 from bert_jax.tasks.table import find_task
 from bert_jax.train.optimizer import learning_rate_schedule
 from bert_jax.train.session import Session
@@ -121,12 +122,11 @@ def test_refused_by_name(assignment, message):
     assert named <= known, "the name of a setting that is not there"
 
 
-@pytest.mark.parametrize(("session", "config"), [(run.FinetuneSession, FinetuneConfig()), (Session, PretrainConfig())])
-def test_a_loss_that_is_not_finite_is_mended_by_settings_of_the_stage(session, config):
-    at = SimpleNamespace(checkpoints="checkpoints", run=SimpleNamespace(checkpoints="checkpoints"))
-    measured = getattr(session, "_measured", None) or session.measured
+@pytest.mark.parametrize(("objective", "config"), [(Finetuning, FinetuneConfig()), (Pretraining, PretrainConfig())])
+def test_a_loss_that_is_not_finite_is_mended_by_settings_of_the_stage(objective, config):
+    at = SimpleNamespace(run=SimpleNamespace(checkpoints="checkpoints"), objective=objective)
     with pytest.raises(UserError, match="step 3: the loss or the gradient is not finite") as refused:
-        measured(SimpleNamespace(run=at), 3, None, {"loss": float("nan")}, 0.1)
+        Session.measured(at, 3, None, {"task_loss": float("nan")}, 0.1)
     named = re.findall(r"(?:lower|raise|lengthen) ([a-z_.]+)", str(refused.value))
     assert len(named) == 2
     assert set(named) <= {key for key, _ in flatten(to_dict(config))}

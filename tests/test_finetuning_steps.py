@@ -2,10 +2,12 @@
 """The train step: a frozen encoder is features alone, and the head's first step is what its formula says."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from finetune_samples import MODEL
 from flax import nnx
 
@@ -15,8 +17,9 @@ from bert_jax.config.training import MeshConfig
 from bert_jax.finetuning.losses import TaskLoss
 from bert_jax.finetuning.prediction import TaskTraining
 from bert_jax.mesh.sharding import make_mesh
+from bert_jax.model.dropout import row_seeds
 from bert_jax.train.state import DROPOUT, Training, TrainState
-from bert_jax.train.step import lower_train_step, train_step
+from bert_jax.train.step import accumulate_gradients, lower_train_step, train_step
 
 RATE = 1e-2
 N, S = 5, 8  # the last row fills up
@@ -96,6 +99,43 @@ def test_a_frozen_encoder_is_features_alone():
         gradient = gradient / max(norm, 1)
         wanted = before["task"][name] - RATE * gradient / (np.abs(gradient) + 1e-6)
         np.testing.assert_allclose(after.params["task"][name], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classification", "choice"])
+def test_micro_batches_change_nothing(kind):
+    """The gradient of 8 examples, of which some fill up, at once and in 2 and 4 parts, dropout included; the rows of an
+    example stay together."""
+    choices, examples = (2, 8) if kind == "choice" else (1, 8)
+    rng = np.random.default_rng(1)
+    valid = np.arange(S) < rng.integers(3, S + 1, examples * choices)[:, None]
+    many = {
+        "input_ids": np.where(valid, rng.integers(5, SMALL.vocab_size, valid.shape), 0).astype(np.int32),
+        "segment_ids": np.zeros(valid.shape, np.int32),
+        "sequence_ids": valid.astype(np.int32),
+        "position_ids": np.tile(np.arange(S, dtype=np.int32), (len(valid), 1)),
+        "cls_positions": np.zeros((len(valid), 1), np.int32),
+        "example_weights": np.array([1, 1, 0, 1, 1, 1, 0, 1], np.float32),
+        "labels": rng.integers(0, 2, examples).astype(np.int32),
+    }
+
+    def gradient(parts: int) -> Any:
+        own = FinetuneConfig(learning_rate=RATE, micro_batches=parts)
+        head = TaskHead(kind, 1 if kind == "choice" else 2)
+        description = ModelDescription(SMALL, mlm=False, nsp=False, task=head)
+        of = Training(ResolvedConfig(own, SMALL, 9, 9, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description)
+        drawn = np.random.default_rng(0)
+        params = jax.tree.map(
+            lambda leaf: drawn.normal(0, 0.1, leaf.shape).astype(np.float32), of.abstract_state.params
+        )
+        seeds = row_seeds(of.key(DROPOUT), 0, len(valid))
+        return jax.jit(partial(accumulate_gradients, of, TaskLoss(kind)))(params, many, seeds)
+
+    whole, scores = gradient(1)
+    assert float(scores["task"].weight) == 6
+    for parts in (2, 4):
+        found, own_scores = gradient(parts)
+        assert float(own_scores["task"].loss) == pytest.approx(float(scores["task"].loss), rel=1e-5)
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=1e-6), found, whole)
 
 
 def test_no_backward_pass_is_made_through_a_frozen_encoder():

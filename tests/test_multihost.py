@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from conftest import small_config
+from finetune_samples import command, write_model, write_sst2
 
+import bert_jax
+from bert_jax.cli import main
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.config.training import MeshConfig, OptimizerConfig
@@ -52,14 +56,19 @@ entry()
 
 def start(config: PretrainConfig, data: Path, run: Path, pace: float = 0.0) -> list[subprocess.Popen]:
     """`bert-jax pretrain` in two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     run.parent.mkdir(parents=True, exist_ok=True)
     file = run.parent / f"{run.name}.json"
     file.write_text(json.dumps(to_dict(config)))
+    return start_both(["pretrain", str(file), "--data", str(data), "--output", str(run)], run, pace)
+
+
+def start_both(arguments: list[str], run: Path, pace: float = 0.0) -> list[subprocess.Popen]:
+    """A command in two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    command = [sys.executable, "-c", WORKER, "pretrain", str(file), "--data", str(data), "--output", str(run)]
+    command = [sys.executable, "-c", WORKER, *arguments]
     processes = []
     for number in range(2):
         place = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process-id", str(number)]
@@ -124,3 +133,26 @@ def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepa
     assert_same(run, alone)
     pretrain(CONFIG, prepared.data, copy, resume_command="")
     assert_same(copy, alone)
+
+
+def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp_path):
+    """Batches, dev scores, predictions and the folder of a run, each process on its own rows of every batch."""
+    model, data = write_model(tmp_path / "model"), write_sst2(tmp_path / "sst2", train=40)
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    finetune = partial(command, "sst2", data, model)
+    statuses = finish(start_both(finetune(both, "epochs=2", "mesh.data=4"), both), both)
+    assert statuses == [0, 0]
+    assert main(finetune(alone, "epochs=2")) == 0
+    for found, expected in zip(lines(both), lines(alone), strict=True):
+        assert found.pop("kind") == expected.pop("kind")
+        assert found.pop("split", None) == expected.pop("split", None)
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    scores = [json.loads((run / "scores.json").read_text()) for run in (both, alone)]
+    assert scores[0]["scores"] == scores[1]["scores"]
+    assert scores[0]["device"].startswith("4 x ")
+    predicted = [
+        [json.loads(line)["predicted"] for line in (run / "predictions" / "dev.jsonl").open()] for run in (both, alone)
+    ]
+    assert predicted[0] == predicted[1]
+    for one, other in zip(*(jax.tree.leaves(bert_jax.load(run).params) for run in (both, alone)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)

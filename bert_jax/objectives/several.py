@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.files import write_json
 from bert_jax.finetuning.prepared import Wanted
-from bert_jax.mesh.distributed import say
+from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.objectives.finetuning import finetune, Result
 from bert_jax.runs.names import SEEDS_FILE
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
@@ -43,8 +43,9 @@ def with_retries(wanted: Wanted, output: Path, retries: int, *, resume_command: 
         result = finetune(wanted, path, resume_command=resume_command)
         if result.degenerate is None:
             return result
-        if path == output:
-            output.rename(failed)
+        with all_or_none():
+            if path == output and is_main():
+                output.rename(failed)
         say(f"{result.degenerate.kind}: {result.degenerate.explanation}\nkept as {failed}; again with the next seed")
         wanted = replace(wanted, config=replace(wanted.config, seed=wanted.config.seed + 1))
     return finetune(wanted, output, resume_command=resume_command)
@@ -84,7 +85,8 @@ def run_all(entries: Sequence[RunEntry], output: Path, *, resume_command: str) -
             say(f"run {number} of {len(entries)}: {entry.folder}")
             results.append(finetune(entry.wanted, output / entry.folder, resume_command=resume_command))
             record = summary(entries[:number], results)
-            write_json(output / SEEDS_FILE, record)
+            if is_main():
+                write_json(output / SEEDS_FILE, record)
     return record
 
 

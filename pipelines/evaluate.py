@@ -83,9 +83,9 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
             f"{arguments.run} is a fine-tuned run, and {what}: give --data with its task's files, and --split"
         )
     from bert_jax.files import write_json
+    from bert_jax.finetuning.run import metric_words
     from bert_jax.finetuning.saved import confusion_lines, SavedModel
     from bert_jax.mesh.distributed import say
-    from bert_jax.objectives.finetuning import metric_words
 
     name = arguments.split or "dev"
     model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.pipelines._processes import add_process_options, join_processes
+from bert_jax.pipelines import _processes  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.settings import override, settings_help
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_own_options(parser)
     add_checkpoint_options(parser)
-    add_process_options(parser)
+    _processes.add_process_options(parser)
     return parser
 
 
@@ -151,11 +151,11 @@ def main(argv: Sequence[str]) -> int:
 
     from bert_jax.conversion.checkpoints import Asked
     from bert_jax.finetuning.prepared import Wanted
+    from bert_jax.finetuning.run import spoken
+    from bert_jax.finetuning.several import grid, run_all, seeds, with_retries
     from bert_jax.mesh.distributed import is_main
-    from bert_jax.objectives.finetuning import spoken
-    from bert_jax.objectives.several import grid, run_all, seeds, with_retries
 
-    join_processes(arguments)
+    _processes.join_processes(arguments)
     asked = Asked(
         gelu=arguments.gelu,
         vocabulary=arguments.vocab,

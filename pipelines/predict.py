@@ -57,9 +57,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
+    from bert_jax.finetuning.run import spoken
     from bert_jax.finetuning.saved import write_outcome
     from bert_jax.mesh.distributed import say
-    from bert_jax.objectives.finetuning import spoken
     from bert_jax.runs.names import PREDICTIONS
     from bert_jax.tasks.submissions import zip_submissions
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.pipelines._processes import add_process_options, join_processes
+from bert_jax.pipelines import _processes  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.config.settings import load_config, override, settings_help
 
@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, help="made by bert-jax prepare")
     parser.add_argument("--output", type=Path, required=True, help="the run directory")
-    add_process_options(parser)
+    _processes.add_process_options(parser)
     return parser
 
 
@@ -38,9 +38,9 @@ def main(argv: Sequence[str]) -> int:
     config = override(load_config(arguments.config), arguments.settings)
 
     from bert_jax.mesh import distributed
-    from bert_jax.objectives.pretraining import pretrain
+    from bert_jax.train.pretraining import pretrain
 
-    join_processes(arguments)
+    _processes.join_processes(arguments)
     run = pretrain(config, arguments.data, arguments.output, resume_command=f"bert-jax pretrain {shlex.join(argv)}")
     if distributed.is_main():
         print(f"pre-trained: {run.path}; next: bert-jax evaluate {run.path} --data {arguments.data}")

@@ -22,7 +22,7 @@ from bert_jax.bench.suite import make_case
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.feed.batch import batch_spec, BatchShape
-from bert_jax.objectives.masked_lm import batch_statistics
+from bert_jax.train.masked_lm import batch_statistics
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -24,8 +24,8 @@ from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import Certificate, compare, convert
 from bert_jax.conversion.tf1 import open_tf1, write_tf1
 from bert_jax.errors import UserError
-from bert_jax.objectives.pretraining import pretrain
 from bert_jax.runs.directory import open_run
+from bert_jax.train.pretraining import pretrain
 
 pytest.importorskip("tensorflow", reason="TensorFlow writes and reads its own checkpoints")
 

@@ -12,9 +12,9 @@ from bert_jax.cli import main
 from bert_jax.config.settings import to_dict
 from bert_jax.feed.examples import make_examples
 from bert_jax.feed.shards import open_data
-from bert_jax.objectives.masked_lm import MaskedLmLoss
 from bert_jax.runs.directory import open_run
 from bert_jax.train.evaluation import ScorePass
+from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.use.evaluation import unigram_report
 from bert_jax.use.fill_mask import Inference
 

@@ -195,7 +195,7 @@ sys.modules["tensorflow"] = None  # import tensorflow now fails
 import bert_jax
 from pathlib import Path
 from bert_jax.config.settings import from_dict
-from bert_jax.objectives.pretraining import pretrain
+from bert_jax.train.pretraining import pretrain
 import json
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
 """
@@ -206,7 +206,7 @@ def test_training_without_tensorflow(prepared, tmp_path):
     import json
 
     from bert_jax.config.settings import to_dict
-    from bert_jax.objectives.pretraining import pretrain
+    from bert_jax.train.pretraining import pretrain
 
     config = small_config(phases=small_config().phases[:1], save_every=8)
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, json.dumps(to_dict(config))]

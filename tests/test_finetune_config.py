@@ -11,11 +11,11 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import build, differences, flatten, override, settings_help, to_dict
 from bert_jax.errors import UserError
+from bert_jax.finetuning.run import Finetuning
 from bert_jax.finetuning.splits import resolved
-from bert_jax.objectives.finetuning import Finetuning
-from bert_jax.objectives.pretraining import Pretraining
 from bert_jax.tasks.table import find_task
 from bert_jax.train.optimizer import learning_rate_schedule
+from bert_jax.train.pretraining import Pretraining
 from bert_jax.train.session import Session
 
 

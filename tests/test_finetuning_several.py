@@ -12,7 +12,7 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning import several
 from bert_jax.finetuning.degenerate import Degenerate
 from bert_jax.finetuning.directory import open_finetuned
-from bert_jax.objectives.finetuning import Result, Wanted
+from bert_jax.finetuning.run import Result, Wanted
 
 WANTED = Wanted("sst2", "data", Path("model"), FinetuneConfig(seed=3))
 NOTHING = Degenerate("one class", "every example is class 0")

@@ -79,6 +79,9 @@ IDLE = {
     ("prepare", "short_seq_prob"): [f"{PREPARE} {BARE} --short-seq-prob 0.2"],
     ("prepare", "json_field"): [f"{PREPARE} --text-format plain --json-field body"],
     ("prepare", "lines"): [f"{PREPARE} --text-format json --lines paragraphs"],
+    ("finetune", "processes"): [f"{SST2} --processes 2"],
+    ("finetune", "process_id"): [f"{SST2} --process-id 0"],
+    ("finetune", "coordinator"): [f"{SST2} --coordinator h:1"],
     ("pretrain", "processes"): ["pretrain tiny --data DATA --output OUT --processes 2"],
     ("pretrain", "process_id"): ["pretrain tiny --data DATA --output OUT --process-id 0"],
     ("pretrain", "coordinator"): ["pretrain tiny --data DATA --output OUT --coordinator h:1"],
@@ -113,7 +116,7 @@ ALWAYS = {
     "embed": {"model", "input", "output", "pooling", "layers", "too_long", "dtype", "compute_dtype"} | CHECKPOINT,
     "evaluate": {"run", "data", "sequence_length", "json", "text"},
     "fill-mask": {"run", "texts", "top_k", "json"},
-    "finetune": {"settings", "task", "data", "model", "output", "from_scratch"} | CHECKPOINT,
+    "finetune": {"settings", "task", "data", "model", "output", "from_scratch", "distributed"} | CHECKPOINT,
     "plan": {"config", "settings", "topology", "quick", "json"},
     "predict": {"run", "data"},
     "prepare": {"input", "vocab", "output", "lowercase", "errors", "text_format", "splitter", "segmenter", "licence"}
@@ -186,7 +189,7 @@ CONDITIONAL = {"stride", "combine"}  # act with too_long=windows, with layers
 IN_EVERY_KIND = {
     "seed", "learning_rate", "batch_size", "epochs", "warmup_share", "bias_correction", "weight_decay", "clip_norm",
     "layer_decay", "freeze", "max_length", "too_long", "layers", "lstm", "mesh", "compute_dtype", "remat", "scan_layers",
-    "attention", "buckets", "log_every", "evals_per_epoch", "single_segment",
+    "attention", "buckets", "log_every", "evals_per_epoch", "single_segment", "micro_batches", "save_every", "keep_checkpoints",
 }  # fmt: skip
 
 

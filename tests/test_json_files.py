@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.feed.shards import read_manifest
 from bert_jax.files import DEEPEST_JSON, parse_json, read_json, write_json
 from bert_jax.finetuning.directory import Finetuned, open_finetuned
-from bert_jax.objectives.finetuning import read_result
+from bert_jax.finetuning.run import read_result
 from bert_jax.prepare.work_folder import read_record as read_work_record
 from bert_jax.runs.directory import forget_metrics_after, RunDirectory
 from bert_jax.runs.finetuned import load_finetuned, load_several

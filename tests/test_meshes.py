@@ -13,7 +13,7 @@ from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.training import MeshConfig
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
-from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
+from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import Training
 from bert_jax.train.step import compile_train_step
 

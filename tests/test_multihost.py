@@ -25,8 +25,8 @@ from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.mesh.sharding import make_mesh
-from bert_jax.objectives.pretraining import pretrain
 from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import Training
 
 STEPS = 24

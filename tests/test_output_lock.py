@@ -17,11 +17,11 @@ from conftest import small_config
 
 import bert_jax.use.embedding
 from bert_jax.errors import UserError
-from bert_jax.objectives.finetuning import finetune
-from bert_jax.objectives.pretraining import pretrain
-from bert_jax.objectives.several import run_all
+from bert_jax.finetuning.run import finetune
+from bert_jax.finetuning.several import run_all
 from bert_jax.process import output_lock
 from bert_jax.process.output_lock import LOCK_FILE, locked
+from bert_jax.train.pretraining import pretrain
 from bert_jax.use.embedding import embed_lines
 
 ELSEWHERE = {

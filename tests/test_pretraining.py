@@ -29,8 +29,8 @@ from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh
-from bert_jax.objectives.pretraining import pretrain, Pretraining
 from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.train.pretraining import pretrain, Pretraining
 from bert_jax.train.session import Session
 from bert_jax.train.state import Training, TrainState
 
@@ -201,7 +201,7 @@ import json, sys
 sys.modules["tensorflow"] = None  # the plain feed: the same batches, and seconds saved
 from pathlib import Path
 from bert_jax.config.settings import from_dict
-from bert_jax.objectives.pretraining import pretrain
+from bert_jax.train.pretraining import pretrain
 pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), resume_command="")
 """
 

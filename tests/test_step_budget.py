@@ -33,8 +33,8 @@ from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.chips import parse_topology, topology_devices
 from bert_jax.mesh.sharding import COPIES, make_mesh
 from bert_jax.model.accounting import training_flops
-from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.plan import hlo
+from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import Training
 from bert_jax.train.step import lower_train_step
 

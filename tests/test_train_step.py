@@ -15,7 +15,7 @@ from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
-from bert_jax.objectives.masked_lm import batch_fields, batch_statistics, MaskedLmLoss
+from bert_jax.train.masked_lm import batch_fields, batch_statistics, MaskedLmLoss
 from bert_jax.train.state import DROPOUT, Training, TrainState
 from bert_jax.train.step import compile_scores, compile_train_step, train_step
 

@@ -33,7 +33,7 @@ def ours(data: str, model: str, epochs: int, batch_size: int, max_length: int, o
     from bert_jax.config.finetune import FinetuneConfig
     from bert_jax.finetuning import prediction
     from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
-    from bert_jax.objectives.finetuning import finetune
+    from bert_jax.finetuning.run import finetune
     from bert_jax.train import session
 
     examples = len(_texts(data))

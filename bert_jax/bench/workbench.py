@@ -24,7 +24,7 @@ from bert_jax.feed.batch import Batch
 from bert_jax.feed.packing import Arrangement
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
 from bert_jax.model.attention import AttentionCase
-from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
+from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep
 

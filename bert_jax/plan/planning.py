@@ -15,11 +15,11 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
 from bert_jax.model.attention import resolve_implementation
-from bert_jax.objectives.pretraining import attention_case
 from bert_jax.plan.estimate import assumptions, Estimate, estimate_step
 from bert_jax.plan.fitting import Change, Largest, largest_micro_batch, only_copies, smallest_change
 from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import compile_phase, StepProgram
+from bert_jax.train.pretraining import attention_case
 from bert_jax.train.state import Training
 
 DAY = 86_400.0  # seconds

@@ -12,9 +12,9 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.sharding import check_batch, make_mesh, row_shards
 from bert_jax.model.accounting import training_flops
-from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.plan import hlo
 from bert_jax.plan.machine import Machine
+from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import Training
 from bert_jax.train.step import abstract_batch, compile_train_step
 

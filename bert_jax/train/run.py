@@ -20,12 +20,12 @@ from bert_jax.process.output_lock import locked
 from bert_jax.runs.checkpoint import Checkpoints, first_line
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.train.loop import listen_for_stop
-from bert_jax.train.session import Objective, Session
+from bert_jax.train.session import RunObjective, Session
 from bert_jax.train.state import TrainState
 
 
 def train_run(
-    objective: Objective, run: RunDirectory, case: AttentionCase, *, resume_command: str
+    objective: RunObjective, run: RunDirectory, case: AttentionCase, *, resume_command: str
 ) -> tuple[Session, TrainState | None]:
     """Train to the end of the configured steps, from the run's newest checkpoint if there is one.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process's work on a run of any kind: resume, progress, metrics, curves, checkpoints. An `Objective` says the rest."""
+"""One process's work on a run of any kind: resume, progress, metrics, curves, checkpoints. An `RunObjective` says the rest."""
 
 import sys
 import time
@@ -27,7 +27,7 @@ from bert_jax.train.step import compile_train_step, CompiledStep, Loss
 Record = dict[str, Any]
 
 
-class Span(NamedTuple):
+class StepSpan(NamedTuple):
     """A stretch of steps with batches of its own shapes."""
 
     number: int
@@ -35,7 +35,7 @@ class Span(NamedTuple):
     end: int  # the step after the last
 
 
-class Objective(Protocol):
+class RunObjective(Protocol):
     """What differs between kinds of runs, as the session sees it."""
 
     keeps_optimizer: bool  # whether the finished run's checkpoint holds moments, to be trained on
@@ -49,19 +49,19 @@ class Objective(Protocol):
     def loss(self) -> Loss:
         """Return what the train step differentiates."""
 
-    def spans(self) -> Sequence[Span]:
+    def spans(self) -> Sequence[StepSpan]:
         """Return the stretches of the run, one after the other."""
 
     def finished(self) -> str | None:
         """Return what is said of a run that has taken all its steps; None where something is still made of its end."""
 
-    def before(self, span: Span) -> None:
+    def before(self, span: StepSpan) -> None:
         """Do what a span needs before its first step, such as compile its evaluation: later a stop would wait for it."""
 
-    def shapes(self, span: Span) -> Sequence[Mapping[str, Any]]:
+    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, Any]]:
         """Return the fields of the batches of a span that are known before its first step; others compile when they come."""
 
-    def batches(self, span: Span, first: int) -> Generator[Batch]:
+    def batches(self, span: StepSpan, first: int) -> Generator[Batch]:
         """Return this process's rows of the batches from step `first` to the span's end: functions of (seed, step)."""
 
     def say_choices(self) -> None:
@@ -86,7 +86,7 @@ class Objective(Protocol):
 class Session:
     """The steps of a run and what happens between them."""
 
-    def __init__(self, objective: Objective, run: RunDirectory, checkpoints: Checkpoints):
+    def __init__(self, objective: RunObjective, run: RunDirectory, checkpoints: Checkpoints):
         self.objective, self.run, self.checkpoints = objective, run, checkpoints
         self.training, self.config = objective.training, objective.training.config
         self.window = MetricsWindow()  # since the last line of metrics
@@ -145,7 +145,7 @@ class Session:
             if span.end > done
         ]
 
-    def _compile(self, span: Span) -> Any:
+    def _compile(self, span: StepSpan) -> Any:
         """Compile for the shapes of a span that are known, and return the step for any batch."""
         self.objective.before(span)
         shapes = self.objective.shapes(span)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step of every run: gradients over micro-batches, the optimizer, sums; compiled once for each shape of batch.
 
-What is trained on stands in a `Loss` (bert_jax/objectives/): this file knows no task.
+What is trained on stands in a `Loss` (masked_lm.py, and of fine-tuning finetuning/losses.py): this file knows no task.
 
 Shapes: B rows of the global batch, N examples of it (the rows themselves, or groups of neighbouring rows), A micro-batches.
 """

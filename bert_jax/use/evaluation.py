@@ -22,10 +22,10 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import require_segments
 from bert_jax.feed.shards import DataDirectory
 from bert_jax.mesh.compilation_cache import use_compilation_cache
-from bert_jax.objectives.masked_lm import MaskedLmLoss
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import add_sums, evaluation_rows, ScorePass
+from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, wilson_interval
 from bert_jax.use.fill_mask import Inference
 

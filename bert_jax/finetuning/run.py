@@ -23,7 +23,7 @@ from bert_jax.runs.names import FINETUNE_FILE, PREDICTIONS
 from bert_jax.tasks.table import Task
 from bert_jax.train.metrics import MetricsWindow
 from bert_jax.train.run import locked_by_main, train_run
-from bert_jax.train.session import Record, Session, Span
+from bert_jax.train.session import Record, Session, StepSpan
 from bert_jax.train.state import TrainState
 
 
@@ -90,7 +90,7 @@ def open_run_directory(output: Path, prepared: FinetuneSetup, record: Record) ->
 
 
 class Finetuning:
-    """Fine-tuning as the session sees it: see `train.session.Objective`."""
+    """Fine-tuning as the session sees it: see `train.session.RunObjective`."""
 
     keeps_optimizer = False  # what is left of a finished run is to be used
     remedy = "lower learning_rate or raise warmup_share"
@@ -127,18 +127,18 @@ class Finetuning:
     def finished(self) -> None:
         """Return nothing: the end of a run is still scored."""
 
-    def before(self, span: Span) -> None:
+    def before(self, span: StepSpan) -> None:
         """Do nothing."""
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[StepSpan]:
         """Return the run, which is of one piece."""
-        return [Span(0, 0, self.prepared.total_steps)]
+        return [StepSpan(0, 0, self.prepared.total_steps)]
 
-    def shapes(self, span: Span) -> Sequence[Mapping[str, Any]]:
+    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, Any]]:
         """Return nothing: which widths and counts of rows come is seen when they come."""
         return []
 
-    def batches(self, span: Span, first: int) -> Generator[Batch]:
+    def batches(self, span: StepSpan, first: int) -> Generator[Batch]:
         """Yield this process's rows of the batches from step `first` to the end."""
         return plain_feed(self._batch, first, span.end)
 

@@ -30,14 +30,14 @@ from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
 from bert_jax.model.accounting import training_flops
 from bert_jax.model.attention import AttentionCase, resolve_implementation
-from bert_jax.objectives.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.runs.directory import join_run, RunDirectory, start_or_resume
 from bert_jax.runs.names import MODEL_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
+from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, MetricsWindow
 from bert_jax.train.run import locked_by_main, train_run
-from bert_jax.train.session import Record, Span
+from bert_jax.train.session import Record, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 
 
@@ -72,7 +72,7 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
 
 
 class Pretraining:
-    """Pre-training as the session sees it: see `train.session.Objective`."""
+    """Pre-training as the session sees it: see `train.session.RunObjective`."""
 
     keeps_optimizer = True
     remedy = "lower optimizer.learning_rate or lengthen optimizer.warmup_steps"
@@ -113,7 +113,7 @@ class Pretraining:
             f" phases.{last}.steps=N)"
         )
 
-    def before(self, span: Span) -> None:
+    def before(self, span: StepSpan) -> None:
         """Compile the evaluation of a phase that comes to one."""
         every = self.config.eval_every
         if span.end == self.config.total_steps or (every and span.end // every > span.begin // every):
@@ -121,19 +121,19 @@ class Pretraining:
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[StepSpan]:
         """Return the phases."""
         ends = itertools.accumulate(phase.steps for phase in self.config.phases)
         return [
-            Span(number, end - phase.steps, end)
+            StepSpan(number, end - phase.steps, end)
             for number, (phase, end) in enumerate(zip(self.config.phases, ends, strict=True))
         ]
 
-    def shapes(self, span: Span) -> Sequence[Mapping[str, Any]]:
+    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, Any]]:
         """Return the fields of a phase's batches: of several widths with packing=buckets."""
         return [batch_fields(shape) for shape in self.arrangement(span.number).shapes]
 
-    def batches(self, span: Span, first: int) -> Generator[Batch]:
+    def batches(self, span: StepSpan, first: int) -> Generator[Batch]:
         """Yield this process's rows of the batches from step `first` to the phase's end."""
         rows = own_rows(self.config.phases[span.number].batch_size, self.training.mesh)
         seen = self.rows_seen(span.number)

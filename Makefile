@@ -6,7 +6,7 @@ DEMO := demo
 # The demo's seed: of initial weights, order, masks. `make demo SEED=1 DEMO=demo-1` is another run.
 SEED := 0
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-all lint lock clean
 
 # ---- the main job, end to end, on text that is already on the machine ---------------------------------------------
 # A stage up to `pretrain` says so and does nothing where its output is there already; an interrupted run goes on.
@@ -26,8 +26,14 @@ demo: .venv/installed
 # ---- checks -------------------------------------------------------------------------------------------------------
 
 # Two processes: most of a test is one thread, compiling. The TPU compiler is on the path of the tests only.
+PYTEST := PYTHONPATH="$(CURDIR)/.venv/tpu-compiler" $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# All but the slow ones (tests/conftest.py lists them).
 test: .venv/installed .venv/tpu-compiler lint
-	PYTHONPATH="$(CURDIR)/.venv/tpu-compiler" $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/installed .venv/tpu-compiler lint
+	$(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -18,8 +18,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Programs that were compiled once in this session are not compiled again, in runs that are resumed above all.
-COMPILED = tempfile.TemporaryDirectory(prefix="bert_jax_compiled_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers share the folder
+    COMPILED = tempfile.TemporaryDirectory(prefix="bert_jax_compiled_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Tracing makes so many objects that Python's own threshold of 700 has it look for cycles all the time.
@@ -143,3 +144,34 @@ def small_config(**changes: object) -> PretrainConfig:
         "save_every": 4,
     }
     return PretrainConfig(**(settings | changes))
+
+
+# ---- what `make test` leaves to `make test-all` -------------------------------------------------------------------
+
+# Whole stages, compilers and peers that take long, and further members of what other tests hold: file -> parts of the names of
+# its tests ("" for all). Each test stands in one line only.
+SLOW = {
+    "test_attention.py": ("test_every_mesh_gives_the_same_bits[pallas_gpu]",),
+    "test_bench_data.py": ("",),
+    "test_bench_finetune.py": ("",),
+    "test_demo.py": ("",),
+    "test_fuzz_readers.py": ("",),
+    "test_multihost.py": ("test_two_processes_a_stop_another_mesh",),
+    "test_plan.py": ("",),
+    "test_predict.py": ("test_words_are_tagged", "test_questions_are_answered"),
+    "test_preparation.py": ("test_a_killed_run_goes_on_where_it_was[1]",),
+    "test_pretraining.py": (
+        "test_other_objectives_train[mlm_sop",
+        "test_other_objectives_train[mlm_pairs-span",
+        "rows_and_buckets[buckets",
+    ),
+    "test_step_budget.py": ("data4_tensor2", "data2_fsdp2", "dcn2_data4", "tpu_v5e"),
+    "test_train_step.py": ("[mesh0-1]", "[mesh1-1]", "[mesh3-1]", "[mesh6-2]"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        parts = SLOW.get(item.path.name, ())
+        if "tiny_run" in item.fixturenames or any(part in item.name for part in parts):
+            item.add_marker(pytest.mark.slow)

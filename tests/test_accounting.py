@@ -13,7 +13,7 @@ BASE, LARGE = ModelConfig(**MODEL_SIZES["base"]), ModelConfig(**MODEL_SIZES["lar
 
 
 def test_formula_of_the_rule_of_thumb():
-    """Rows S04, X2: 108,375,552 (the printed 108,808,704 is wrong)."""
+    """108,375,552 (the printed 108,808,704 is wrong)."""
     assert formula_parameters(BASE) == 108_375_552
 
 
@@ -33,7 +33,7 @@ def test_packing_costs_less_attention():
 
 @pytest.mark.parametrize(("size", "encoder"), [("base", 109_482_240), ("large", 335_141_888)])
 def test_describe_counts_parameters(size, encoder, capsys):
-    """Rows S01, S02, through the command; Adam's two moments take twice the parameters."""
+    """Through the command; Adam's two moments take twice the parameters."""
     assert main(["describe", size, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["encoder_parameters"] == encoder

@@ -60,7 +60,7 @@ def probabilities_of(query: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 
 def test_equals_a_loop_over_heads():
-    """Row S12; block-diagonal in sequence_ids."""
+    """Block-diagonal in sequence_ids."""
     found = compiled(QUERY, KEY, VALUE, SEQUENCE_IDS)
     assert found.shape == (B, S, H, D)
     np.testing.assert_allclose(found, numpy_attention(), rtol=0, atol=1e-6)
@@ -84,7 +84,7 @@ def test_without_seeds_nothing_is_dropped():
 
 @pytest.mark.parametrize("head_size", [16, 256])
 def test_scaled_scores_of_random_vectors_have_variance_1(head_size):
-    """Row S11: q.k of d standard normal entries has variance d, and 1 after the division by sqrt(d).
+    """q.k of d standard normal entries has variance d, and 1 after the division by sqrt(d).
 
     log p is the scaled score less a number of its query's own, so its variance over the keys is the scores'.
     """
@@ -98,7 +98,7 @@ def test_scaled_scores_of_random_vectors_have_variance_1(head_size):
 
 @pytest.mark.parametrize(("a", "printed", "digits"), [(1, 0.5761, 4), (10, 0.99991, 5), (100, 1.0, 5)])
 def test_softmax_saturates_with_large_scores(a, printed, digits):
-    """Row S11: the probability of the last of the scores a, a, 2a."""
+    """The probability of the last of the scores a, a, 2a."""
     query, key = np.ones((1, 3, 1, 1), np.float32), np.array([a, a, 2 * a], np.float32).reshape(1, 3, 1, 1)
     probabilities = probabilities_of(query, key)[0, 0, 0]
     assert round(float(probabilities[2]), digits) == printed
@@ -106,7 +106,7 @@ def test_softmax_saturates_with_large_scores(a, printed, digits):
 
 
 def test_saturated_softmax_has_no_gradient():
-    """Row S11: what the scaling is for."""
+    """What the scaling is for."""
     value = np.array([0, 0, 1], np.float32).reshape(1, 3, 1, 1)
 
     @jax.jit

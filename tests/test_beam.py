@@ -35,7 +35,7 @@ def contents(output: Path) -> dict[str, bytes]:
 
 @NEEDS_BEAM
 def test_beams_output_is_the_pools(prepared, corpus, tmp_path):
-    """Row S48: on Beam's local runner, with every document taken twice."""
+    """On Beam's local runner, with every document taken twice."""
     arguments = ("--input", f"{corpus}@2", "--vocab", prepared.vocab, *ARGUMENTS)
     run_stage("prepare", *arguments, "--output", tmp_path / "pool", "--workers", 1)
     run_stage("prepare", *arguments, "--output", tmp_path / "beam", "--runner", "DirectRunner")

@@ -100,7 +100,7 @@ def test_missing_copy_is_named(folder):
 
 
 def test_recorded_result_has_no_difference():
-    """S48: ids are google-research/bert's on the whole Wikipedia part and on every assigned code point."""
+    """Ids are google-research/bert's on the whole Wikipedia part and on every assigned code point."""
     checks = json.loads((DOCS / "tokenizer_check.json").read_text(encoding="utf-8"))["checks"]
     assert [entry["vocabulary"] for entry in checks] == [
         "bert-base-cased-vocab.txt",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a passport is warned of: pains 2, 10, 14 of people who pre-train. One thing is spoiled at a time."""
+"""What a passport is warned of, as happens to people who pre-train. One thing is spoiled at a time."""
 
 import json
 from pathlib import Path
@@ -151,7 +151,7 @@ def test_accents_that_are_kept_or_few_are_in_order():
     ],
 )
 def test_pair_labels_outside_45_to_55_percent(values, severity, cause):
-    """S16 and pain 14; short rows are uneven in the original, too."""
+    """Short rows are uneven in the original, too."""
     found = [finding for finding in findings_of(of_table(**values), "Pair labels") if cause in finding.causes]
     assert severity in [finding.severity for finding in found]
     assert f"{100 * values['is_next_share']:.1f}% of the pairs are IsNext" in "".join(finding.seen for finding in found)

@@ -27,7 +27,7 @@ def test_defaults_are_the_paper_s_recipe():
 
 @pytest.mark.parametrize(("size", "shape"), [("3x768x12", (3, 768, 12)), ("6x768x3", (6, 768, 3))])
 def test_sizes_of_the_paper_s_table(size, shape):
-    """Rows S03, X3: the head size is hidden / heads, not always 64."""
+    """The head size is hidden / heads, not always 64."""
     model = ModelConfig(**MODEL_SIZES[size])
     assert (model.num_hidden_layers, model.hidden_size, model.num_attention_heads) == shape
     assert model.head_size == shape[1] // shape[2]

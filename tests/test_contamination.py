@@ -176,7 +176,6 @@ def test_nothing_in_common(tmp_path):
 
 
 def test_chinese_is_compared_character_by_character(tmp_path):
-    """S48."""
     evaluation = EvaluationNgrams.from_files([write(tmp_path / "a.txt", "地球是太阳系八大行星之一，也是人类的家园。")])
     assert len(evaluation.hits(["我们知道：地球是太阳系", "八大行星之一，也很大。"])) == 1  # 13 characters in common
     assert len(evaluation.hits(["地球是太阳系八大行星"])) == 0

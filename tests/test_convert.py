@@ -39,7 +39,7 @@ def tensors_of(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_goes_through_every_direction(tmp_path, kind):
-    """Rows S10, S13, S18, X1: six directions, and what comes back is byte for byte what was there."""
+    """Six directions, and what comes back is byte for byte what was there."""
     description = KINDS[kind]
     source = write_hugging_face(tmp_path / "huggingface", description)
     ways = [
@@ -157,7 +157,7 @@ def test_half_precision_is_widened_and_comes_back(tmp_path):
 
 
 def test_padding_rows_of_the_vocabulary_are_named_and_can_be_dropped(tmp_path):
-    """Pain 11: NVIDIA's checkpoints have 30,528 rows for 30,522 entries."""
+    """NVIDIA's checkpoints have 30,528 rows for 30,522 entries."""
     model = replace(PRETRAINING.model, vocab_size=len(VOCABULARY) + 6)
     source = write_hugging_face(tmp_path / "source", ModelDescription(model))
     with pytest.raises(
@@ -309,7 +309,7 @@ NEAR_MISSES = {
 
 @pytest.mark.parametrize(("finding", "change"), NEAR_MISSES.items())
 def test_a_near_miss_is_named(tmp_path, capsys, finding, change):
-    """Pain 13: two checkpoints that are almost the same, and what is the matter with one of them."""
+    """Two checkpoints that are almost the same, and what is the matter with one of them."""
     weights = sample_weights(PRETRAINING)
     first = write_hugging_face(tmp_path / "first", PRETRAINING)
     second = write_hugging_face(tmp_path / "second", PRETRAINING, change(weights))
@@ -387,7 +387,7 @@ def test_a_result_that_is_not_the_source_is_not_put_in_its_place(tmp_path, monke
 
 
 def test_the_form_of_gelu_is_never_guessed_silently(tmp_path):
-    """Row S10: Google's gelu is the tanh form, and may be declared to be the erf form of 2018."""
+    """Google's gelu is the tanh form, and may be declared to be the erf form of 2018."""
     source = write_hugging_face(tmp_path / "source", PRETRAINING)
     convert(source, tmp_path / "google", "tf1")
     certificate = convert(tmp_path / "google", tmp_path / "tanh", "huggingface")

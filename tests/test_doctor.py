@@ -80,7 +80,7 @@ def test_a_loss_that_is_no_number(tmp_path):
     check(finding(tmp_path, "Curves", metrics), PROBLEM, "not a number at step 200", "optimizer.learning_rate=")
 
 
-# ---- the unigram floor (pain 2) --------------------------------------------------------------------------------------
+# ---- the unigram floor --------------------------------------------------------------------------------------
 
 
 def stuck(step):
@@ -243,7 +243,7 @@ def test_longer_rows_are_not_a_slower_run(tmp_path):
 
 
 def test_masks_that_are_not_as_configured(tmp_path):
-    """S14: 80/10/10, over all logged steps."""
+    """80/10/10, over all logged steps."""
     metrics = lines(mask_share=0.9, random_share=0.05, kept_share=0.05)
     check(
         finding(tmp_path, "Masks", metrics),
@@ -349,7 +349,6 @@ def test_narrow_models_need_larger_initial_weights(tmp_path):
 
 
 def test_more_passes_than_the_paper_made(tmp_path):
-    """S21."""
     found = finding(tmp_path, "Text for the steps", config=changed(phases=(PhaseConfig(128, 200_000, 256, 20),)))
     check(
         found, WARNING, "200,000 steps are 128.0 passes over 60,000,000", "192,000,000 tokens", "phases.0.steps=62500"

@@ -122,7 +122,7 @@ def test_blocks_do_not_show(tmp_path, monkeypatch):
 
 
 def test_reading_streams(tmp_path, monkeypatch):
-    """Pain 1: memory is bounded by a document, not by the file."""
+    """Memory is bounded by a document, not by the file."""
     monkeypatch.setattr(documents, "_BLOCK", 2**16)
     file = write(tmp_path / "big.txt", ("A sentence of some forty letters or more.\n" * 9 + "\n") * 20_000)
     tracemalloc.start()

@@ -218,7 +218,7 @@ def relative_differences(found: dict[str, np.ndarray], expected: dict[str, np.nd
 
 @pytest.mark.parametrize("hidden_act", GOLDEN_ACTS)
 def test_whole_network_equals_hugging_face(hidden_act):
-    """Rows S05, S10, S11, S12, S18: every layer, both heads and the loss."""
+    """Every layer, both heads and the loss."""
     results = run_golden(hidden_act)
     for name, value in selected(results).items():
         np.testing.assert_allclose(value, golden(hidden_act, name), rtol=1e-5, atol=1e-5, err_msg=name)
@@ -227,14 +227,14 @@ def test_whole_network_equals_hugging_face(hidden_act):
 
 @pytest.mark.parametrize("hidden_act", GOLDEN_ACTS)
 def test_every_gradient_equals_hugging_face(hidden_act):
-    """Rows S10, S13: the word embedding's gradient is the lookup's and the output matrix's together."""
+    """The word embedding's gradient is the lookup's and the output matrix's together."""
     expected = from_hugging_face(golden_gradients(hidden_act))
     differences = relative_differences(run_golden(hidden_act).gradients, expected)
     assert max(differences.values()) < 2e-5, differences
 
 
 def test_the_two_forms_of_gelu_are_told_apart():
-    """Row S10: a mix-up of the forms would fail the comparison above, in every output and by far."""
+    """A mix-up of the forms would fail the comparison above, in every output and by far."""
     found = selected(run_golden("gelu_erf"))
     for name in ("hidden_states", "pooled_output", "mlm_logits", "nsp_logits", "loss"):
         assert np.abs(found[name] - golden("gelu_tanh", name)).max() > 1e-4, name
@@ -347,7 +347,7 @@ def count(tree: Any) -> int:
 
 @pytest.mark.parametrize(("size", "parameters"), [("base", 109_482_240), ("large", 335_141_888)])
 def test_parameter_counts_are_exact(size, parameters):
-    """Rows S01, S02, X2; nothing is allocated."""
+    """Nothing is allocated."""
     config = ModelConfig(**MODEL_SIZES[size])
     assert config == ModelConfig(**MODEL_SIZES[size], vocab_size=30_522, max_position_embeddings=512, type_vocab_size=2)
     assert count(parameter_shapes(config)) == parameters
@@ -357,7 +357,7 @@ def test_parameter_counts_are_exact(size, parameters):
     "layers_hidden_heads", [(3, 768, 12), (6, 768, 3), (6, 768, 12), (12, 768, 12), (12, 1024, 16), (24, 1024, 16)]
 )
 def test_every_size_of_the_papers_table_can_be_made(layers_hidden_heads):
-    """Rows S03, X3: the head size is hidden / heads, 256 in the second."""
+    """The head size is hidden / heads, 256 in the second."""
     layers, hidden, heads = layers_hidden_heads
     config = ModelConfig(**MODEL_SIZES["x".join(map(str, layers_hidden_heads))])
     assert config.head_size == hidden // heads
@@ -385,7 +385,7 @@ def layer_norm(x: np.ndarray) -> np.ndarray:
 
 
 def test_embeddings_are_one_product_with_joined_one_hot_vectors():
-    """Row S06: 4 words, 3 positions, 2 segments: one-hot vectors of 4 + 3 + 2 = 9 entries, all 4 * 3 * 2 = 24."""
+    """4 words, 3 positions, 2 segments: one-hot vectors of 4 + 3 + 2 = 9 entries, all 4 * 3 * 2 = 24."""
     sizes = {"vocab_size": 4, "max_position_embeddings": 3, "type_vocab_size": 2}
     module = Embeddings(replace(SMALL, **sizes), Compute(), rngs=nnx.Rngs(0))
     words, positions, segments = (axis.reshape(1, 24).astype(np.int32) for axis in np.indices((4, 3, 2)))
@@ -398,7 +398,7 @@ def test_embeddings_are_one_product_with_joined_one_hot_vectors():
 
 
 def test_layer_norm_follows_each_residual_sum():
-    """Row S05: post-LN. Without what the sub-layers add, a layer is LayerNorm of its input, whatever its size."""
+    """Post-LN. Without what the sub-layers add, a layer is LayerNorm of its input, whatever its size."""
     layer = EncoderLayer(SMALL, Compute(), rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).normal(3, 5, (2, 6, 16)).astype(np.float32)
     sequence_ids = np.ones((2, 6), np.int32)
@@ -415,7 +415,6 @@ def test_layer_norm_follows_each_residual_sum():
 
 @pytest.mark.parametrize("all_layers", [True, False])
 def test_shapes_of_the_outputs(all_layers):
-    """Row S18."""
 
     def encode(ids: jax.Array, cls: jax.Array) -> tuple[jax.Array | None, ...]:
         output = Encoder(SMALL, rngs=nnx.Rngs(0))(ids, ids, ids, ids, cls, all_layers=all_layers)
@@ -429,7 +428,7 @@ def test_shapes_of_the_outputs(all_layers):
 
 
 def test_position_and_segment_tables_can_be_larger():
-    """Row S19: 600 positions and 5 segments; the last row of each is read, not the one it would be clipped to."""
+    """600 positions and 5 segments; the last row of each is read, not the one it would be clipped to."""
     config = replace(SMALL, max_position_embeddings=600, type_vocab_size=5)
     module = Embeddings(config, Compute(), rngs=nnx.Rngs(0))
     last = module(*(np.array([[i]], np.int32) for i in (3, 599, 4)), None)

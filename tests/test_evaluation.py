@@ -77,7 +77,7 @@ def test_shares_of_the_evaluation(scores):
 
 
 def test_samples_speak_in_words(scores):
-    """Row X1: IsNext and NotNext, never 0 and 1; a prediction for each [MASK] of the text."""
+    """IsNext and NotNext, never 0 and 1; a prediction for each [MASK] of the text."""
     assert scores["samples"]
     for sample in scores["samples"]:
         assert sample["text"].count("[MASK]") == len(sample["answers"]) == len(sample["predictions"]) > 0
@@ -206,7 +206,7 @@ def test_fill_mask_is_the_model_s_softmax_over_the_vocabulary(run):
 
 
 def test_segments_of_a_pair(run):
-    """Row S09: [CLS] A [SEP] are segment 0, B [SEP] segment 1."""
+    """[CLS] A [SEP] are segment 0, B [SEP] segment 1."""
     ids, segments = Inference(open_run(run)).encode("the ship [SEP] the [MASK] .")
     assert segments.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert len(ids) == 8

@@ -33,7 +33,7 @@ def weight(path, name: str, asked: Asked = Asked()) -> np.ndarray:  # noqa: B008
 
 
 def test_words_fill_free_entries_then_rows_and_begin_as_the_mean_of_their_pieces(tmp_path, source):
-    """Pain 12: word embedding, output matrix of its own, and output bias."""
+    """Word embedding, output matrix of its own, and output bias."""
     certificate, extension = extend(source, tmp_path / "result", WORDS)
     assert certificate.holds, certificate.lines()
     assert extension.added == {"ab": 5, "aab": len(ENTRIES) - 1, "bb": len(ENTRIES)}

@@ -67,7 +67,7 @@ def test_fields_are_those_of_the_contract(examples):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_rows_are_the_examples_of_their_shard(data, objective):
     """[CLS] A [SEP] B [SEP] with segments 0 and 1, or [CLS] A [SEP], against a plain restatement from the shard's
-    arrays (rows S08, S09)."""
+    arrays."""
     examples = make_examples(data, objective=ObjectiveConfig(name=objective))
     assert len(examples.split.shards) > 1
     assert len(examples) == examples.split.num_examples(examples.kind, SIZE)

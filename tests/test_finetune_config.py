@@ -20,7 +20,7 @@ from bert_jax.train.session import Session
 
 
 def test_defaults_are_those_of_the_paper():
-    """BERT, appendix A.3: Adam with bias correction (X10), warm-up over a tenth, 3 epochs of 32 on GLUE."""
+    """BERT, appendix A.3: Adam with bias correction, warm-up over a tenth, 3 epochs of 32 on GLUE."""
     config = resolved(FinetuneConfig(), find_task("sst2"), positions=512)
     assert (config.batch_size, config.epochs, config.warmup_share, config.max_length) == (32, 3.0, 0.1, 128)
     assert config.learning_rate in (5e-5, 4e-5, 3e-5, 2e-5)

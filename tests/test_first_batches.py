@@ -47,7 +47,7 @@ def doubts_of(data, objective: ObjectiveConfig, **options) -> list[str]:
 @pytest.mark.parametrize("masking", ["token", "whole_word", "span"])
 @pytest.mark.parametrize("packing", ["padded", "packed", "buckets"])
 def test_right_masks_raise_no_doubt(data, masking, packing):
-    """Row S14. Five seeds each, so that one false alarm in a hundred runs would likely be noticed."""
+    """Five seeds each, so that one false alarm in a hundred runs would likely be noticed."""
     objective = ObjectiveConfig("mlm_sop", masking=masking)
     assert [doubts_of(data, objective, seed=seed, packing=packing) for seed in range(5)] == [[]] * 5
 
@@ -120,7 +120,7 @@ def broken(monkeypatch, change) -> None:
 
 @pytest.mark.parametrize("shares", [(1.0, 0.0), (0.8, 0.2), (0.7, 0.1), (0.8, 0.13), (0.0, 0.0)])
 def test_a_wrong_split_is_named(data, monkeypatch, shares):
-    """Pain 16: 80/10/10 is configured, something else is fed."""
+    """80/10/10 is configured, something else is fed."""
     wrong = ObjectiveConfig(mask_share=shares[0], random_share=shares[1])
     broken(monkeypatch, lambda right, tokens, wanted, objective, ids: right(tokens, wanted, wrong, **ids))
     found = doubts_of(data, ObjectiveConfig("mlm_sop"))
@@ -159,7 +159,7 @@ def test_a_collator_that_shows_the_wrong_tokens_is_named(data, monkeypatch):
 
 
 def test_whole_words_that_are_picked_in_part_are_named(data, monkeypatch):
-    """Pain 16, "training for weeks ... collator is wrong": whole words are configured, tokens are masked."""
+    """Whole words are configured, tokens are masked."""
     objective = ObjectiveConfig("mlm_sop", masking="whole_word")
 
     def by_token(right, tokens, wanted, objective, ids):
@@ -196,7 +196,7 @@ def test_too_few_and_too_many_picked_tokens_are_named(data):
 
 @pytest.mark.parametrize(("label", "words"), [(1, "0.0% of the pairs are in order, 100.0% swapped"), (0, "100.0% of")])
 def test_labels_that_are_all_the_same_are_named(data, monkeypatch, label, words):
-    """Pain 14: all pairs have one label, and accuracy goes to 1 with nothing learned."""
+    """All pairs have one label, and accuracy goes to 1 with nothing learned."""
     table = type(data.split("train").shards[0]).table
     constant = np.array([1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, label])
     monkeypatch.setattr(

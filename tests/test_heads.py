@@ -53,7 +53,7 @@ def golden_weights() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("hidden_act", GOLDEN_ACTS)
 def test_mlm_head_equals_hugging_face(hidden_act):
-    """Rows S10, S13, S17: dense, GELU, LayerNorm, the transposed word embedding, bias."""
+    """Dense, GELU, LayerNorm, the transposed word embedding, bias."""
     file, weights = golden_file(), golden_weights()
     head = MlmHead(ModelConfig(**SIZES, hidden_act=hidden_act), Compute(), rngs=nnx.Rngs(0))
     head.transform.kernel[...] = jnp.asarray(weights["cls.predictions.transform.dense.weight"].T)
@@ -77,7 +77,7 @@ def test_mlm_head_equals_hugging_face(hidden_act):
 
 
 def test_nsp_head_equals_hugging_face():
-    """Row X1: the order of the two logits, IsNext then NotNext, is theirs."""
+    """The order of the two logits, IsNext then NotNext, is theirs."""
     file, weights = golden_file(), golden_weights()
     head = Dense(SIZES["hidden_size"], 2, ModelConfig(**SIZES), Compute(), rngs=nnx.Rngs(0))
     head.kernel[...] = jnp.asarray(weights["cls.seq_relationship.weight"].T)
@@ -122,7 +122,7 @@ def small_model(tied: bool) -> tuple[Any, Any]:
 
 
 def test_mlm_head_sees_the_masked_positions_only():
-    """Row S15: logits of M positions, not S; a slot's position decides about that slot alone."""
+    """Logits of M positions, not S; a slot's position decides about that slot alone."""
     predict, params = small_model(True)
     batch = example_batch()
     logits, nsp = map(np.asarray, predict(params, batch))
@@ -164,7 +164,7 @@ def word_gradient(tied: bool) -> np.ndarray:
 
 
 def test_tied_output_matrix_is_the_word_embedding():
-    """Row S13: no parameter of its own; words that are in no input get their gradient from the head."""
+    """No parameter of its own; words that are in no input get their gradient from the head."""
     predict, params = small_model(True)
     assert "decoder" not in params["mlm"]
     assert (word_gradient(True) > 0).all()
@@ -181,7 +181,7 @@ def test_tied_output_matrix_is_the_word_embedding():
 
 
 def test_untied_output_matrix_is_a_parameter_of_its_own():
-    """Row S13: V x D more parameters; only words that attention reaches get a gradient in the word embedding."""
+    """V x D more parameters; only words that attention reaches get a gradient in the word embedding."""
     predict, params = small_model(False)
     tied = small_model(True)[1]
     assert params["mlm"]["decoder"].shape == (30, 16)

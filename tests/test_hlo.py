@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.mesh.chips import parse_topology, topology_devices
 from bert_jax.plan.hlo import (
+    buffer_shapes,
     Collective,
     collectives,
     device_groups,
@@ -265,6 +266,13 @@ def test_asynchronous_forms_count_once():
 
 
 # ---- the rest ------------------------------------------------------------------------------------------------------
+
+
+def test_buffers():
+    text = compiled_text(five_products, X, W)
+    assert {("f32", (16, 32)), ("f32", (32, 32)), ("s32", ())} <= buffer_shapes(text)
+    assert ("f32", (5, 32, 32)) not in buffer_shapes(text)
+    assert buffer_shapes("bf16[2,8]{1,0:T(8,128)(2,1)} x(), replica_groups=[4,2]<=[8]") == {("bf16", (2, 8))}
 
 
 def test_host_transfers_are_found():

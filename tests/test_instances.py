@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examples: pairs equal to the original's, draw by draw, and what every example must hold. Rows S16, X1."""
+"""Examples: pairs equal to the original's, draw by draw, and what every example must hold."""
 
 import json
 import random
@@ -51,7 +51,7 @@ def test_pairs_and_draws_are_those_of_the_original(case):
 @pytest.mark.parametrize("documents", [2, 3, 20])
 @pytest.mark.parametrize("sequence_length", [8, 32, 128])
 def test_every_pair_fits_and_comes_from_where_its_label_says(documents, sequence_length):
-    """Row X1: 0 = IsNext, B follows A in one document; 1 = NotNext, B is of another document."""
+    """0 = IsNext, B follows A in one document; 1 = NotNext, B is of another document."""
     for seed in range(20):
         sentence_starts, document_starts = offsets(random_documents(seed, documents))
         table = make_examples(sentence_starts, document_starts, sequence_length, random.Random(seed))
@@ -71,7 +71,7 @@ def test_every_pair_fits_and_comes_from_where_its_label_says(documents, sequence
 
 
 def test_is_next_means_that_b_begins_where_a_ends():
-    """Row S16. Documents that fit a row are not truncated, so A and B touch."""
+    """Documents that fit a row are not truncated, so A and B touch."""
     documents = [[4, 5, 6], [3, 3, 3, 3], [7, 8]]
     table = make_examples(*offsets(documents), 64, random.Random(0), short_seq_prob=0, random_next_prob=0)
     assert table[:, 4].tolist() == [IS_NEXT] * 3
@@ -98,7 +98,7 @@ def test_a_single_sentence_is_not_next_without_a_draw():
 
 
 def test_half_of_the_splittable_chunks_are_next():
-    """Row S16: 50/50; 0.5 here and not at the other place would show as 0.25 or 0.75."""
+    """50/50; 0.5 here and not at the other place would show as 0.25 or 0.75."""
     documents = [[5] * 400 for _ in range(10)]
     table = make_examples(*offsets(documents), 24, random.Random(1), short_seq_prob=0)
     assert len(table) > 1000
@@ -167,7 +167,7 @@ def test_a_sentence_of_a_million_tokens_is_cut_as_often_at_the_front_as_at_the_b
 
 @pytest.mark.parametrize("sequence_length", [8, 32, 128])
 def test_ordered_pairs_are_neighbours_of_one_document(sequence_length):
-    """Not truncated, A and B touch: in the order of the text, or swapped. Row X1."""
+    """Not truncated, A and B touch: in the order of the text, or swapped."""
     for seed in range(20):
         starts, documents = offsets(random_documents(seed, 10))
         examples, _, unpaired = make_table("sop", starts, documents, sequence_length, random.Random(seed))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What masking did, measured (rows S14, X11, S48)."""
+"""What masking did, measured."""
 
 import json
 from dataclasses import replace

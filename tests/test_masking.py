@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked-LM targets (rows S14, X11)."""
+"""Masked-LM targets."""
 
 import math
 
@@ -62,7 +62,7 @@ def different(rng: np.random.Generator, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("objective", [ObjectiveConfig(), WHOLE_WORD], ids=["token", "whole_word"])
 def test_eighty_ten_ten(objective):
-    """80 % [MASK], 10 % random, 10 % as they are, over 120,000 picked tokens: chi-square (row X11)."""
+    """80 % [MASK], 10 % random, 10 % as they are, over 120,000 picked tokens: chi-square."""
     tokens = made_up(np.full(6_000, 125))
     masks = mask(tokens, objective)
     labels = tokens.ids[masks.picked]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unigram and bigram models: the worked example of row S44, the chain rule, and a restatement in dictionaries."""
+"""Unigram and bigram models: a worked example, the chain rule, and a restatement in dictionaries."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ def made_up_documents(count, vocab_size, seed):
     return documents
 
 
-# ---- row S44: the cat sat on the mat --------------------------------------------------------------------------------
+# ---- the cat sat on the mat --------------------------------------------------------------------------------
 
 WORDS = ["the", "cat", "sat", "on", "mat"]
 BEGIN = len(WORDS)

@@ -145,7 +145,7 @@ def assert_equal(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("hidden_act", GOLDEN_ACTS)
 def test_pretraining_model_equals_pytorch(hidden_act, naming):
-    """Rows S10, S13: embeddings, each layer, pooler, MLM and NSP heads, under the names of both sides."""
+    """Embeddings, each layer, pooler, MLM and NSP heads, under the names of both sides."""
     file, expected = golden("bert_torch.npz"), GOLDEN_ACTS[hidden_act]
     model = replace(MODEL, hidden_act=hidden_act)
     outputs = run(named(pretraining_weights(), naming), model, naming, all_layers=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers against NumPy restatements of the published formulas, in float64 (row S38)."""
+"""Optimizers against NumPy restatements of the published formulas, in float64."""
 
 from functools import cache
 
@@ -121,7 +121,7 @@ def test_a_phase_may_start_the_schedule_anew():
     np.testing.assert_allclose(rates, [0, 0.5, 0.5, 0.05, 0, 0.25, 0.4, 0.05, 0], atol=1e-6)
 
 
-# ---- rates of layers, and what is frozen (row S37) -------------------------------------------------------------------
+# ---- rates of layers, and what is frozen -------------------------------------------------------------------
 
 
 def deep_tree(rng: np.random.Generator) -> dict:

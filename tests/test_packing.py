@@ -68,7 +68,7 @@ def present(rows: list[np.ndarray]) -> list[int]:
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("counts", [[1], [2], [7], [3, 0, 2], [97], [13, 101, 1, 40], [1_009]], ids=str)
 def test_each_example_once_in_every_epoch(packing, counts):
-    """Row S21: nothing lost, nothing twice, for odd sizes, several shards and fewer examples than a batch."""
+    """Nothing lost, nothing twice, for odd sizes, several shards and fewer examples than a batch."""
     examples = made_up_examples(counts)
     arrangement = make_arrangement(examples, packing, 8, 3, 4)
     epochs = [epoch_of(arrangement, 5, epoch) for epoch in range(3)]
@@ -108,6 +108,19 @@ def unmasked_examples(batch, row: int) -> list[tuple[int, ...]]:
     sequence = batch["sequence_ids"][row]
     labels = batch["next_sentence_labels"][row]
     return [(*ids[sequence == number].tolist(), int(labels[number - 1])) for number in range(1, sequence.max() + 1)]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_valid_token_share_is_that_of_an_epoch(packing):
+    examples = made_up_examples([200, 55])
+    arrangement = make_arrangement(examples, packing, 5, 3, 4)
+    places = tokens = 0
+    for step in range(-(-arrangement.rows_per_epoch // 5)):
+        batch = arrangement.batch(0, step)
+        own = arrangement.packing.rows(0, step, slice(None), 0).epochs == 0
+        places += own.sum() * batch["input_ids"].shape[1]
+        tokens += np.count_nonzero(batch["sequence_ids"][own])
+    assert arrangement.valid_token_share == pytest.approx(tokens / places, abs=1e-12)
 
 
 # ---- any step, any host ----------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_page_stands_alone(tmp_path):
     ],
 )
 def test_what_is_on_the_page(tmp_path_factory, words):
-    """S16: the label's polarity in words; S14: masks against 80/10/10."""
+    """The label's polarity in words; masks against 80/10/10."""
     assert words in page_of(tmp_path_factory.mktemp("data")).text
 
 

@@ -376,7 +376,7 @@ def test_curves_come_from_the_lines(tmp_path: Path) -> None:
 
 
 def test_masks_and_labels_stand_beside_what_is_configured(tmp_path: Path) -> None:
-    """S14: 15 %, and 80/10/10 of it; shares are weighted by the tokens they are of."""
+    """15 %, and 80/10/10 of it; shares are weighted by the tokens they are of."""
     lines = [
         train_line(10, mask_share=0.5, valid_tokens=100),
         train_line(20, mask_share=0.9, valid_tokens=300),
@@ -392,7 +392,7 @@ def test_masks_and_labels_stand_beside_what_is_configured(tmp_path: Path) -> Non
 
 
 def test_first_batches_are_shown_phase_by_phase(tmp_path: Path) -> None:
-    """S14, pain 16: measured before the first step, and a doubt is a warning at the top."""
+    """Measured before the first step, and a doubt is a warning at the top."""
     doubt = "picked tokens are shown as [MASK]/random/kept 100.0/0.0/0.0 %: masking is broken"
     lines = [data_line(0), data_line(1, p_value=1e-9, warnings=[doubt]), train_line(10)]
     page = page_of(write_run(tmp_path / "run", metrics=lines))
@@ -408,14 +408,14 @@ def test_first_batches_are_shown_phase_by_phase(tmp_path: Path) -> None:
 
 
 def test_note_says_what_enters_the_loss(run: Path) -> None:
-    """S15: only masked positions enter the loss."""
+    """Only masked positions enter the loss."""
     text = section(page_of(run), "mlm")
     assert "Only the picked tokens enter the MLM loss: 15 % of them by configuration" in text
     assert "here 842 predictions from 5.6 k tokens (15.03 %)" in text
 
 
 def test_epochs_are_counted_by_phase(tmp_path: Path) -> None:
-    """S21: epochs over the corpus. 60 steps x 4 rows of 480 examples, then 20 of 40 steps x 4 rows of 320."""
+    """Epochs over the corpus. 60 steps x 4 rows of 480 examples, then 20 of 40 steps x 4 rows of 320."""
     lines = [train_line(step) for step in range(10, 81, 10)]
     run = load_run(write_run(tmp_path / "run", metrics=lines, evaluation=None))
     rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in pretrain_data.passes(run)]
@@ -425,7 +425,7 @@ def test_epochs_are_counted_by_phase(tmp_path: Path) -> None:
 
 
 def test_samples_show_truth_and_predictions(run: Path) -> None:
-    """X1: the next sentence is told in words."""
+    """The next sentence is told in words."""
     page = page_of(run)
     text = section(page, "samples")
     assert "the value 1 is <read> from file 2 it ends" in text

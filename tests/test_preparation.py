@@ -105,7 +105,7 @@ def descendants(process: int) -> list[int]:
 
 
 def test_the_number_of_workers_changes_nothing(command, tmp_path):
-    """Row S48. Byte for byte, with every objective and several passes over the text."""
+    """Byte for byte, with every objective and several passes over the text."""
     for workers in (1, 2, 3):
         assert main(command(tmp_path / f"out{workers}", "--workers", workers, *OBJECTIVES)) == 0
     expected = contents(tmp_path / "out1")
@@ -143,7 +143,7 @@ def test_memory_is_said_beforehand(command, tmp_path, capsys):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_goes_on_where_it_was(command, long_corpus, tmp_path, workers):
-    """Rows S07, S48: SIGKILL in the middle; the finished shards are kept, the data is that of an unbroken run."""
+    """SIGKILL in the middle; the finished shards are kept, the data is that of an unbroken run."""
     assert main(command(tmp_path / "whole")) == 0
     output = tmp_path / "out"
     process = start(command(output, "--workers", workers))
@@ -393,7 +393,6 @@ def test_finished_data_is_known_by_its_text_where_the_times_differ(command, corp
 
 
 def test_sources_are_recorded_with_their_hashes(command, corpus, tmp_path):
-    """Row S07."""
     assert main(command(tmp_path / "out", "--licence", "CC0 1.0")) == 0
     passport = json.loads((tmp_path / "out" / MANIFEST).read_text())
     [source] = passport["sources"]

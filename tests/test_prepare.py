@@ -130,7 +130,7 @@ def test_every_document_is_in_one_split_unchanged(prepare, tmp_path, corpus, voc
 
 
 def test_statistics_are_those_of_the_shards(prepare, tmp_path):
-    """Row S16: the shares are counted again here, from the examples themselves."""
+    """The shares are counted again here, from the examples themselves."""
     objectives = ("--objective", "mlm_nsp", "mlm_sop", "mlm_document")
     prepare("--sequence-length", 16, 32, "--shard-size", 2000, *objectives)
     data = open_data(tmp_path / "out")
@@ -165,7 +165,7 @@ def test_statistics_are_those_of_the_shards(prepare, tmp_path):
 
 
 def test_masks_are_measured_and_not_believed(prepared):
-    """Row S16: of every table, against 80/10/10. With a right split p is below 1e-6 once in a million runs."""
+    """Of every table, against 80/10/10. With a right split p is below 1e-6 once in a million runs."""
     manifest = open_data(prepared.data).manifest
     tables = manifest["splits"]["train"]["tables"]
     assert manifest["masks"].keys() == tables.keys()
@@ -239,7 +239,7 @@ def test_the_seed_decides_splits_and_pairs(prepare, tmp_path):
 
 
 def test_the_summary_says_the_labels_in_words(prepare, capsys):
-    """Row X1: IsNext and NotNext, never 0 and 1."""
+    """IsNext and NotNext, never 0 and 1."""
     prepare()
     output = capsys.readouterr().out
     assert "% IsNext," in output
@@ -344,7 +344,7 @@ def test_words_begin_where_pieces_do_not_go_on(prepare, tmp_path):
 
 
 def test_a_segmenter_gives_chinese_words(prepare, tmp_path):
-    """Rows S16: without one each character is a word. Ids are the same."""
+    """Without one each character is a word. Ids are the same."""
     pytest.importorskip("jieba", reason="jieba is not installed")
     sentence = "我们在北京大学学习自然语言处理。"
     text = write_text(tmp_path / "zh" / "a.txt", [[sentence, sentence[:8]], [sentence]] * 4)
@@ -564,7 +564,7 @@ def test_bytes_that_are_not_text_are_replaced_where_asked_counted_and_said(prepa
 
 
 def test_a_tokenizer_that_did_not_make_the_data_is_refused(prepare, tmp_path):
-    """Row S07: the files beside the shards were exchanged."""
+    """The files beside the shards were exchanged."""
     prepare()
     other = tmp_path / "other"
     write_vocabulary(tmp_path / "other.txt", [*WORDS, "more"])

@@ -27,7 +27,7 @@ def model(source):
 
 
 def test_outputs_are_those_of_an_independent_forward_pass(source, model):
-    """Row S18: sequence and pooled output, [CLS] and [SEP] in place, segments of a pair, no trace of padding."""
+    """Sequence and pooled output, [CLS] and [SEP] in place, segments of a pair, no trace of padding."""
     encoded = model.encode(TEXTS)
     checkpoint = open_checkpoint(source)
     for number, text in enumerate(TEXTS):

@@ -49,7 +49,7 @@ def test_scripts_are_those_of_the_names_that_unicode_gives_letters():
     ],
 )  # fmt: skip
 def test_class_of_characters(text, name):
-    """S48 among others: Chinese is told from Japanese and Korean."""
+    """Chinese is told from Japanese and Korean."""
     assert {class_of(character) for character in text} == {name}
 
 

@@ -107,7 +107,7 @@ def test_a_splitter_that_is_not_installed_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("sentences", CHINESE, ids=[ascii(row[0]) for row in CHINESE])
 def test_chinese_sentences(sentences):
-    """S48: 。！？ end a sentence without a space, with the quotes and brackets that close after them."""
+    """。！？ end a sentence without a space, with the quotes and brackets that close after them."""
     assert split_sentences("".join(sentences)) == sentences
     assert split_sentences(" ".join(sentences)) == sentences
 
@@ -119,13 +119,13 @@ def test_closing_marks_around_a_full_stop_belong_to_the_sentence():
 
 
 def test_a_quotation_of_several_sentences_is_split_between_them():
-    """S48: the quotation marks stay with its first and last sentence; a short one goes on after a comma."""
+    """The quotation marks stay with its first and last sentence; a short one goes on after a comma."""
     assert split_sentences("他说：“我不去。你去吧！”然后走了。") == ["他说：“我不去。", "你去吧！”", "然后走了。"]
     assert split_sentences("“我不去。”，他说。“你去！”") == ["“我不去。”，他说。", "“你去！”"]
 
 
 def test_chinese_wikipedia_comes_apart_at_its_full_stops():
-    """S48, on real text: 。！？ stand at the ends of sentences alone, but for those that a comma follows."""
+    """On real text: 。！？ stand at the ends of sentences alone, but for those that a comma follows."""
     file = TEST_DATA / "zh" / "zhwiki_00"
     if not file.exists():
         pytest.skip(f"needs {file.name} (BERT_JAX_TEST_DATA)")

@@ -143,7 +143,7 @@ def test_sample_follows_the_size_of_the_input():
 
 
 def test_wikipedia():
-    """S21: a real text. English Wikipedia has hardly a repeated document, and headings for repeated lines."""
+    """A real text. English Wikipedia has hardly a repeated document, and headings for repeated lines."""
     archive = TEST_DATA / "wikipedia-en" / "AA.tar.xz"
     if not archive.exists():
         pytest.skip(f"{archive} is absent")

@@ -19,7 +19,7 @@ from bert_jax.train.loop import listen_for_stop, StopRequest
 # The main thread spends minutes in native code, where Python calls no handler.
 NATIVE = """
 import hashlib, signal
-from bert_jax import stopping
+from bert_jax.process import stopping
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 with stopping.answering("embed"), stopping.watching():
     print("begun", flush=True)

@@ -44,7 +44,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-# ---- the scalar mix (rows S35, S37) --------------------------------------------------------------------------------
+# ---- the scalar mix --------------------------------------------------------------------------------
 
 
 def test_scalar_mix_is_that_of_elmo():
@@ -57,7 +57,7 @@ def test_scalar_mix_is_that_of_elmo():
     np.testing.assert_allclose(mix(layers), 1.7 * np.einsum("k,kbsd->bsd", shares, layers), atol=1e-5)
 
 
-# ---- the BiLSTM (row S34) ------------------------------------------------------------------------------------------
+# ---- the BiLSTM ------------------------------------------------------------------------------------------
 
 
 def test_bilstm_equals_torch():
@@ -84,7 +84,7 @@ def test_forget_gates_begin_open():
     np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(2), atol=1e-5)
 
 
-# ---- windows (row S39) ---------------------------------------------------------------------------------------------
+# ---- windows ---------------------------------------------------------------------------------------------
 
 EXAMPLES = np.array([0, 0, 0, 1, 2, 2, 4, 4], np.int32)  # of 4: the last is not there, and two rows fill up
 

@@ -145,7 +145,7 @@ def test_an_answer_is_the_text_as_it_was_with_the_marks_of_its_last_character():
 
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_context_without_tokens_has_no_answer(impossible):
-    """Where google-research/bert stops with an error (pain 19)."""
+    """Where google-research/bert stops with an error."""
     empty, question = asked(" ", "empty"), asked("cat", "q")
     made = rows_of(empty, question)
     start, end = flat_scores(made)

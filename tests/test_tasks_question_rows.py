@@ -212,7 +212,7 @@ def test_tokens_that_share_a_character_with_an_answer():
 
 
 def test_places_are_exact_on_any_unicode():
-    """Pain 18. For random text, the slice from one token to another is encoded to just these tokens again."""
+    """For random text, the slice from one token to another is encoded to just these tokens again."""
     rng = random.Random(0)
     everything = [
         chr(code) for code in range(0x21, 0x2FFFF) if unicodedata.category(chr(code)) not in ("Cs", "Cn", "Co")

@@ -172,7 +172,7 @@ def test_names_that_say_no_scheme_are_refused():
 
 
 def test_labels_of_three_types_are_thirteen_and_of_four_seventeen():
-    """Row S27: O and {B, I, E, S} x {PER, LOC, ORG}; with MISC as in the real data, 17."""
+    """O and {B, I, E, S} x {PER, LOC, ORG}; with MISC as in the real data, 17."""
     labels = schemes.label_names(["PER", "LOC", "ORG"], "IOBES")
     assert labels[:6] == ["O", "B-LOC", "I-LOC", "E-LOC", "S-LOC", "B-ORG"]
     assert len(labels) == 13

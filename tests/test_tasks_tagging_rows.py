@@ -46,7 +46,7 @@ EINSTEIN = sentence("爱因 斯坦 在 柏林 发表 演讲", "B-PER E-PER O S-L
 
 
 def test_characters_go_in_and_words_come_out(tokenizer):
-    """Rows S27, X6 and X7: 爱因斯坦在柏林发表演讲 as characters with [CLS] and the final [SEP], labels at first pieces."""
+    """爱因斯坦在柏林发表演讲 as characters with [CLS] and the final [SEP], labels at first pieces."""
     (row,), words, counts = tagging_rows([EINSTEIN], tokenizer, LABELS, max_length=16)
     assert pieces(row) == "[CLS] 爱 因 斯 坦 在 柏 林 发 表 演 讲 [SEP]"
     assert [LABELS[number] if number != IGNORE else "" for number in row.labels] == [
@@ -60,7 +60,7 @@ def test_characters_go_in_and_words_come_out(tokenizer):
 
 
 def test_the_table_of_the_example_with_its_misprint_mended(tokenizer):
-    """Row X4: in the published table the column of 柏林 has 0.01 everywhere; S-LOC, the intended entry, is 0.90."""
+    """In the published table the column of 柏林 has 0.01 everywhere; S-LOC, the intended entry, is 0.90."""
     table = np.full((6, 13), 0.01)
     for word, tag in enumerate(EINSTEIN.tags):
         table[word, LABELS.index(tag)] = 0.90

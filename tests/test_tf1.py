@@ -230,7 +230,7 @@ def test_a_tensor_that_cannot_be_made_leaves_nothing(tf, tmp_path, monkeypatch):
         write_tf1(tmp_path / NAME, [good, Writable("b", bad, fail)])
     assert names_in(tmp_path) == []
     with pytest.raises(
-        ValueError, match=r"b was made as float64\(3,\), not as its Entry\(shape=\(3,\), dtype='float32'\)"
+        ValueError, match=r"b was made as float64\(3,\), not as its TensorEntry\(shape=\(3,\), dtype='float32'\)"
     ):
         write_tf1(tmp_path / NAME, [good, Writable("b", bad, lambda: np.ones(3))])
     assert names_in(tmp_path) == []

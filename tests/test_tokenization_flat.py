@@ -41,7 +41,7 @@ def assert_as_one_by_one(tokenizer: Tokenizer, texts: list[str], encoded: FlatEn
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("strip_accents", [True, False])
 def test_equals_encoding_one_by_one(lowercase, strip_accents):
-    """S48: a cache of chunks changes neither ids nor words."""
+    """A cache of chunks changes neither ids nor words."""
     tokenizer = WordPieceTokenizer(VOCABULARY, lowercase, strip_accents)
     texts = [*TEXTS, *made_up_texts(2000, seed=1)]
     assert_as_one_by_one(tokenizer, texts, tokenizer.encode_flat(texts))

@@ -166,7 +166,7 @@ def test_missing_vocabulary_is_refused_by_name(tmp_path):
     [("uncased", 30_522, True), ("cased", 28_996, False), ("chinese", 21_128, True)],
 )
 def test_published_vocabularies_load_with_the_right_case(name, entries, lowercase):
-    """S07: the published vocabulary has 30,522 entries."""
+    """The published vocabulary has 30,522 entries."""
     tokenizer = load_tokenizer(published(name))
     assert tokenizer.vocab_size == entries
     assert tokenizer.lowercase is lowercase

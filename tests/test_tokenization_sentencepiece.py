@@ -39,7 +39,7 @@ def tokenizer(request) -> SentencePieceTokenizer:
 
 
 def test_special_tokens_have_the_first_ids(tokenizer):
-    """S07's ids 0 to 4, as `bert-jax vocab` gives them to WordPiece."""
+    """The published ids 0 to 4, as `bert-jax vocab` gives them to WordPiece."""
     assert tokenizer.vocabulary[:5] == SPECIAL_TOKENS
     assert [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id] == [
         0,
@@ -70,7 +70,7 @@ def test_ids_are_those_of_the_library(text, tokenizer):
 
 @pytest.mark.parametrize("text", [*ODD_TEXTS, *TEXTS[:5]], ids=ascii)
 def test_offsets_are_characters_of_the_text_as_given(text, tokenizer):
-    """Pain 18: each piece is what the model makes of the characters it is said to come from."""
+    """Each piece is what the model makes of the characters it is said to come from."""
     encoded = tokenizer.encode(text)
     assert len(encoded.offsets) == len(encoded.ids)
     place = 0

@@ -68,7 +68,7 @@ def test_batch_equals_one_by_one(uncased):
 
 
 def test_offsets_are_characters_of_the_text_as_given(uncased):
-    """Pain 18: offsets hold after accents, Chinese, emoji and characters that are replaced or dropped."""
+    """Offsets hold after accents, Chinese, emoji and characters that are replaced or dropped."""
     text = "😀 CAFÉ\u00ad naï\u0308ve 中文 ΟΣ \ue000x \U0002b820, cats"
     encoding = uncased.encode(text)
     words = [text[begin:end] for begin, end in encoding.offsets]
@@ -112,7 +112,7 @@ def test_decode_refuses_ids_outside_the_vocabulary(uncased, index):
 
 
 def test_ids_with_the_published_vocabularies():
-    """Ids by google-research/bert's tokenizer. Chinese is cut into characters (S48)."""
+    """Ids by google-research/bert's tokenizer. Chinese is cut into characters."""
     uncased, chinese = load_tokenizer(published("uncased")), load_tokenizer(published("chinese"))
     assert uncased.encode("the tokenizer re-reads every unquoted line").ids == [
         1996,

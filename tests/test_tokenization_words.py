@@ -52,7 +52,7 @@ def words_of(tokenizer, text, segmenter=None):
     ],
 )
 def test_words_are_those_of_the_text_not_of_the_tokenizer(text, expected, tokenizers):
-    """S14: runs of letters, digits and marks; punctuation, symbols and ideographs one by one."""
+    """Runs of letters, digits and marks; punctuation, symbols and ideographs one by one."""
     for tokenizer in tokenizers:
         assert words_of(tokenizer, text) == expected.split(" ") if expected else words_of(tokenizer, text) == []
 
@@ -79,7 +79,7 @@ def test_unknown_is_a_word_by_itself():
 
 
 def test_segmenter_makes_words_of_runs_of_ideographs_and_kana(tokenizers):
-    """S14: Chinese and Japanese words by a hook; ids stay."""
+    """Chinese and Japanese words by a hook; ids stay."""
 
     def pairs(run: str) -> list[str]:
         seen.append(run)

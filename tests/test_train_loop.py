@@ -19,8 +19,7 @@ from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.feed import feed
 from bert_jax.process import stopping
 from bert_jax.train.loop import Hooks, listen_for_stop, LoopSchedule, Phase, StopRequest, Stopwatch, train
-from bert_jax.train.pretraining import pretrain
-from bert_jax.train.session import Session
+from bert_jax.train.pretraining import pretrain, Pretraining
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -146,11 +145,14 @@ def test_a_stop_while_a_phase_is_compiled_ends_at_once():
 @pytest.mark.parametrize(("eval_every", "evaluating"), [(0, [1]), (8, [0, 1]), (9, [1]), (5, [0, 1]), (100, [1])])
 def test_the_programs_of_the_evaluations_that_a_phase_comes_to_are_compiled_when_it_begins(eval_every, evaluating):
     """Phases of 8 and 4 steps; within the steps a stop would have to wait for the compiler."""
-    session = Session.__new__(Session)
-    session.config = replace(small_config(), eval_every=eval_every)
-    schedule = session.schedule()
+    objective, compiled = Pretraining.__new__(Pretraining), []
+    objective.config = config = replace(small_config(), eval_every=eval_every)
+    objective.score_pass = compiled.append
+    schedule = LoopSchedule(config.total_steps, config.save_every, eval_every)
     due = [number for number, steps in enumerate((range(1, 9), range(9, 13))) if any(map(schedule.eval_due, steps))]
-    assert [number for number in (0, 1) if session._evaluates(number)] == due == evaluating
+    for span in objective.spans():
+        objective.before(span)
+    assert compiled == due == evaluating
 
 
 class Stopped(Exception):

@@ -156,7 +156,7 @@ def test_losses_are_weighted_means():
 
 
 def test_without_nsp_its_head_gets_no_gradient():
-    """Row S32: segments stay, the label is not predicted."""
+    """Segments stay, the label is not predicted."""
     objective, moving = ObjectiveConfig("mlm_pairs"), OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
     training = training_on((1, 1, 1), objective=objective, optimizer=moving, model=PLAIN)
     batch = {name: jax.numpy.asarray(field) for name, field in make_batch().items()}
@@ -192,7 +192,7 @@ def test_dropout_changes_with_the_step_and_the_seed():
 
 
 def test_statistics_of_a_batch():
-    """Counts by hand (row S14: shares are measured, not assumed)."""
+    """Counts by hand (shares are measured, not assumed)."""
     batch = {
         "input_ids": np.array([[2, MASK, 8, 9, 3, 0], [2, 7, 8, MASK, 6, 3]]),
         "sequence_ids": np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 2, 2, 2]]),

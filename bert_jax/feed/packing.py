@@ -39,6 +39,7 @@ class Packing(Protocol):
 
     shapes: list[BatchShape]
     rows_per_epoch: int
+    places_per_epoch: int  # for tokens, in all these rows
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """The rows `rows` of the global batch of a step; see `Arrangement.batch`."""
@@ -67,6 +68,11 @@ class Arrangement:
         first row of a step is of epoch (seen + step * batch_size) // rows_per_epoch.
         """
         return self.packing.rows_per_epoch
+
+    @property
+    def valid_token_share(self) -> float:
+        """Tokens that are not padding, special tokens counted, of all in an epoch."""
+        return token_count(self.examples) / self.packing.places_per_epoch
 
     def batch(
         self,
@@ -126,6 +132,11 @@ def make_arrangement(
     raise ValueError(f"packing {packing!r} is not known")
 
 
+def token_count(examples: Examples) -> int:
+    """Tokens of all examples, special tokens counted."""
+    return int(examples.length_histogram @ np.arange(len(examples.length_histogram)))
+
+
 # ---- one example a row -----------------------------------------------------------------------------------------------
 
 
@@ -136,6 +147,7 @@ class Padded:
         self.batch_size = batch_size
         self.shapes = [replace(examples.shape, rows=batch_size, examples_per_row=1)]
         self.rows_per_epoch = len(examples)
+        self.places_per_epoch = self.rows_per_epoch * examples.shape.sequence_length
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """See `Arrangement.batch`."""
@@ -251,6 +263,7 @@ class Packed:
         self.row_ends = np.cumsum(self.plan.counts)
         self.first_slots = first_slots(self.plan, size)
         self.rows_per_epoch = int(self.row_ends[-1])
+        self.places_per_epoch = self.rows_per_epoch * size
         self.by_length = sort_by_length(examples)
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
@@ -307,6 +320,8 @@ class Buckets:
         self.batch_counts = -(-self.sizes // batch_size)
         self.batch_ends = np.cumsum(self.batch_counts)
         self.rows_per_epoch = int(self.batch_ends[-1]) * batch_size
+        own_widths = [shape.sequence_length for shape in self.shapes]
+        self.places_per_epoch = int(self.batch_counts @ own_widths) * batch_size
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """See `Arrangement.batch`."""

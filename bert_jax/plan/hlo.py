@@ -68,6 +68,11 @@ class KernelCall:
 # ---- what the callers ask ------------------------------------------------------------------------------------------
 
 
+def buffer_shapes(text: str) -> set[Shape]:
+    """Every (element type, dimensions) that occurs in HLO text, such as ("f32", (8, 128))."""
+    return {(kind, _dimensions(sizes)) for kind, sizes in WRITTEN_SHAPE.findall(text)}
+
+
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
     """All collectives of a program that was compiled for `mesh`, equal ones added up, the most bytes first."""
     program = HloProgram(text)

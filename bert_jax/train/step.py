@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.config.training import SchedulePart
-from bert_jax.mesh.sharding import COPIES, ROWS, uncut
+from bert_jax.mesh.sharding import COPIES, put_whole, ROWS, uncut
 from bert_jax.model.dropout import row_seeds
 from bert_jax.process import stopping
 from bert_jax.train.losses import Scores
@@ -56,7 +56,8 @@ class CompiledStep:
     def _arguments(self) -> tuple[jax.Array, list[Arrays]]:
         everywhere = NamedSharding(self.training.mesh, P())
         with jax.transfer_guard("allow"):  # at the first step
-            return jax.device_put((self.training.key(DROPOUT), schedule_numbers(self.training)), everywhere)
+            key = jax.jit(lambda: self.training.key(DROPOUT), out_shardings=everywhere)()
+            return key, jax.tree.map(lambda number: put_whole(number, everywhere), schedule_numbers(self.training))
 
     def __call__(self, state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
         """Take a step; see `train_step`."""
@@ -158,10 +159,10 @@ def accumulate_gradients(
     parts = training.config.micro_batches
     if parts == 1:
         return gradient(params, batch, seeds)
-    examples = len(batch.get("example_weights", seeds))
+    rows_per_example = len(seeds) // len(batch.get("example_weights", seeds))
 
     def own_sum(params: Any, batch: Arrays, seeds: jax.Array) -> Any:
-        return summed_over_parts(partial(gradient, params), (batch, seeds), parts, len(seeds) // examples)
+        return summed_over_parts(partial(gradient, params), (batch, seeds), parts, rows_per_example)
 
     return on_each_copy(own_sum, training.mesh)(params, batch, seeds)
 

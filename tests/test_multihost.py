@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import small_config
-from finetune_samples import command, write_model, write_sst2
+from finetune_samples import command, read_lines, write_model, write_sst2
 
 import bert_jax
 from bert_jax.cli import main
@@ -140,9 +140,9 @@ def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp
     model, data = write_model(tmp_path / "model"), write_sst2(tmp_path / "sst2", train=40)
     both, alone = tmp_path / "both", tmp_path / "alone"
     finetune = partial(command, "sst2", data, model)
-    statuses = finish(start_both(finetune(both, "epochs=2", "mesh.data=4"), both), both)
+    statuses = finish(start_both(finetune(both, "epochs=8", "mesh.data=4"), both), both)
     assert statuses == [0, 0]
-    assert main(finetune(alone, "epochs=2")) == 0
+    assert main(finetune(alone, "epochs=8")) == 0
     for found, expected in zip(lines(both), lines(alone), strict=True):
         assert found.pop("kind") == expected.pop("kind")
         assert found.pop("split", None) == expected.pop("split", None)
@@ -151,7 +151,7 @@ def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp
     assert scores[0]["scores"] == scores[1]["scores"]
     assert scores[0]["device"].startswith("4 x ")
     predicted = [
-        [json.loads(line)["predicted"] for line in (run / "predictions" / "dev.jsonl").open()] for run in (both, alone)
+        [record["predicted"] for record in read_lines(run / "predictions" / "dev.jsonl")] for run in (both, alone)
     ]
     assert predicted[0] == predicted[1]
     for one, other in zip(*(jax.tree.leaves(bert_jax.load(run).params) for run in (both, alone)), strict=True):

@@ -140,9 +140,9 @@ def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp
     model, data = write_model(tmp_path / "model"), write_sst2(tmp_path / "sst2", train=40)
     both, alone = tmp_path / "both", tmp_path / "alone"
     finetune = partial(command, "sst2", data, model)
-    statuses = finish(start_both(finetune(both, "epochs=8", "mesh.data=4"), both), both)
+    statuses = finish(start_both(finetune(both, "epochs=2", "mesh.data=4"), both), both)
     assert statuses == [0, 0]
-    assert main(finetune(alone, "epochs=8")) == 0
+    assert main(finetune(alone, "epochs=2")) == 0
     for found, expected in zip(lines(both), lines(alone), strict=True):
         assert found.pop("kind") == expected.pop("kind")
         assert found.pop("split", None) == expected.pop("split", None)

@@ -97,5 +97,12 @@ def test_json_is_strict(line, words):
     assert words in str(refusal.value)
 
 
+def test_a_name_twice_among_very_many_is_found_at_once():
+    """Comparing every name with every other takes minutes for so many."""
+    names = [f'"k{number}": 1' for number in range(150_000)]
+    with pytest.raises(UserError, match="'k149999' is in one object twice"):
+        json_record(f"{{{', '.join([*names, names[-1]])}}}", "p")
+
+
 def test_whole_characters_in_two_escapes_are_text():
     assert json_record('{"a": "\\ud83d\\ude00 \\\\ud83d"}', "p") == {"a": "😀 \\ud83d"}

@@ -7,6 +7,7 @@ bytes that are not UTF-8, NUL, and half a character, which JSON can spell (\\ud8
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, IO
 
@@ -190,8 +191,7 @@ def _object_of(place: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
             raise UserError(f"{place}: '{twice}' is in one object twice: keep one of them")
         return content
 

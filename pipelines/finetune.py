@@ -2,6 +2,7 @@
 """bert-jax finetune: a pre-trained model + a task -> a fine-tuned run with scores and predictions."""
 
 import argparse
+import dataclasses
 import re
 import shlex
 import sys
@@ -109,6 +110,7 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
     """
     options = ("kind", "text", "label", "id", "labels", "choices", "positive", "separator")
     given = [name for name in options if getattr(arguments, name) not in (None, [])]
+    _refuse_swallowed_settings(arguments)
     if arguments.task != "own":
         return _named_task(arguments, given) if given else arguments.task
     if arguments.kind is None:
@@ -122,6 +124,15 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
     task = OwnTask(arguments.kind, **named, **columns)
     task.task()  # refuses columns that do not fit, before anything is read
     return task
+
+
+def _refuse_swallowed_settings(arguments: argparse.Namespace) -> None:
+    """Refuse `--labels a b epochs=2`: an option of several words would take the setting for one more of them."""
+    settings = {field.name for field in dataclasses.fields(FinetuneConfig)}
+    for name in ("text", "labels", "choices"):
+        for word in getattr(arguments, name) or ():
+            if "=" in word and word.partition("=")[0] in settings:
+                raise UserError(f"--{name} takes {word} for one of its words: write settings before --{name}")
 
 
 def _named_task(arguments: argparse.Namespace, given: Sequence[str]) -> Any:

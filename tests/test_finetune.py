@@ -164,6 +164,10 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
             ("--kind", "classification", "--text", "sentence", "--label", "label", "--positive", "2"),
             "--positive 2: the 2 classes are 0, 1: name one of them",
         ),
+        (
+            ("--kind", "classification", "--text", "sentence", "--label", "label", "--labels", "0", "1", "epochs=2"),
+            "--labels takes epochs=2 for one of its words: write settings before --labels",
+        ),
         (("--kind", "choice", "--text", "sentence", "--label", "label"), "choice with 0 columns of choices"),
         (("--kind", "span", "--text", "sentence"), "span has no columns"),
         (

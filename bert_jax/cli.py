@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from bert_jax.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, Interrupted, TryAgain, UserError
 from bert_jax.host import __version__, keep_freed_memory
@@ -62,15 +63,16 @@ def entry() -> None:
     except Exception:
         traceback.print_exc()
         status = EXIT_BUG
-    if status and "jax" in sys.modules:
+    if "jax" in sys.modules:
         _end_now(status)
     sys.exit(status)
 
 
 def _end_now(status: int) -> None:
-    """End a process that failed: nothing that its libraries' threads still wait for may hold it up.
+    """End the process: nothing that its libraries' threads still wait for, or free first, may hold it up.
 
-    What it wrote is whole or absent, and every `with` was left on the way here.
+    What it wrote is whole or absent, and every `with` was left on the way here. Python's own way to the end takes two
+    seconds where JAX and TensorFlow are loaded.
     """
     # Not imported here: where it is missing there is nobody to leave, and imports may be what was interrupted.
     if (distributed := sys.modules.get("bert_jax.mesh.distributed")) is not None:
@@ -85,12 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage. Returns the exit status; see `usage`."""
     if argv is None:  # the whole process is ours: a traceback is printed after this returns
         make_output_printable()
-        return _main(sys.argv[1:])
+        return _main(sys.argv[1:], stopping.importing)
     with printable_output():
-        return _main(list(argv))
+        return _main(list(argv), contextlib.nullcontext)
 
 
-def _main(arguments: list[str]) -> int:
+def _main(arguments: list[str], importing: Callable[[], AbstractContextManager[None]]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else EXIT_USER_ERROR
@@ -108,7 +110,8 @@ def _main(arguments: list[str]) -> int:
             if stage in COMPUTING:
                 keep_freed_memory()  # before the first thread
             with stopping.watching():
-                module = importlib.import_module(f"bert_jax.pipelines.{stage.replace('-', '_')}")
+                with importing():
+                    module = importlib.import_module(f"bert_jax.pipelines.{stage.replace('-', '_')}")
                 return module.main(rest) or 0
     except Interrupted as stop:
         print(f"bert-jax {stage}: {stop}", file=sys.stderr)

@@ -46,6 +46,26 @@ def test_native_code_does_not_hold_a_stop_up(number):
     assert said == f"\nbert-jax embed: interrupted by {name}; the same command goes on or starts again\n"
 
 
+# NumPy's modules print what is raised while they are imported, and raise an ImportError of their own.
+IMPORTS = """
+import signal
+from bert_jax.process import stopping
+with stopping.answering("embed"), stopping.importing():
+    try:
+        signal.raise_signal(signal.%s)
+    except KeyboardInterrupt:
+        print("raised inside a module")
+"""
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_stop_while_modules_are_imported_raises_nothing_in_them(number):
+    name = signal.Signals(number).name
+    done = subprocess.run([sys.executable, "-c", IMPORTS % name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == f"\nbert-jax embed: interrupted by {name}; the same command goes on or starts again\n"
+
+
 @pytest.mark.parametrize("idle", [True, False])
 def test_the_training_loop_is_ended_in_native_code_only_where_nothing_is_lost(idle, monkeypatch, capfd):
     """A long step is waited for, and that is said once."""

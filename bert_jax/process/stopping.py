@@ -71,10 +71,13 @@ class EndAtOnce:
         self.stage = stage
         self.called = 0.0
         self.number: int | None = None  # of the signal that has come
+        self.importing = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        """Unwind."""
+        """Unwind; while modules are imported, end: extension modules print what is raised inside, with a traceback."""
         self.called, self.number = time.monotonic(), number
+        if self.importing:
+            self.unanswered(number)
         raise Signalled(number)
 
     def unanswered(self, number: int) -> None:
@@ -99,6 +102,20 @@ def answering(stage: str) -> Iterator[None]:
                 raise
             # An extension module that is being imported makes an ImportError of whatever is raised inside.
             raise Signalled(handler.number) from None
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While open, nothing has been begun that a signal would have to unwind."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not isinstance(handler, EndAtOnce):
+        yield
+        return
+    handler.importing = True
+    try:
+        yield
+    finally:
+        handler.importing = False
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def _without_echo() -> Iterator[None]:
         with redirect_stderr(heard):
             try:
                 yield
-            except Exception as error:
+            except BaseException as error:  # a stop too
                 error.__traceback__ = None
                 gc.collect()  # lets go of the other reads
                 time.sleep(0.2)  # until they have ended

@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up .venv by themselves, from the package index alone.
+# `make demo` and `make test` set up .venv by themselves, from the package index alone; the demo installs what it runs with.
 
 PYTHON ?= $(shell command -v python3.12 || command -v python3)
 BIN := .venv/bin
@@ -6,7 +6,7 @@ DEMO := demo
 # The demo's seed: of initial weights, order, masks. `make demo SEED=1 DEMO=demo-1` is another run.
 SEED := 0
 
-.PHONY: demo test test-all lint lock clean
+.PHONY: demo test test-all lint docs lock clean
 
 # ---- the main job, end to end, on text that is already on the machine ---------------------------------------------
 # A stage up to `pretrain` says so and does nothing where its output is there already; an interrupted run goes on.
@@ -29,16 +29,20 @@ demo: .venv/installed
 PYTEST := PYTHONPATH="$(CURDIR)/.venv/tpu-compiler" $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # All but the slow ones (tests/conftest.py lists them).
-test: .venv/installed .venv/tpu-compiler lint
+test: .venv/dev .venv/tpu-compiler lint docs
 	$(PYTEST) -m "not slow"
 
-test-all: .venv/installed .venv/tpu-compiler lint
+test-all: .venv/dev .venv/tpu-compiler lint docs
 	$(PYTEST)
 
-lint: .venv/installed
+lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documents and the Python API as a site, in docs/_site.
+docs: .venv/dev
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_site
 
 # ---- the environment ----------------------------------------------------------------------------------------------
 
@@ -50,18 +54,26 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
+.venv/dev: .venv/installed requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
 .venv/tpu-compiler: .venv/installed requirements-plan.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $@ -r requirements-plan.lock
 	@touch $@
 
 # Newest versions of everything, tried in an environment of its own. Names and versions only.
+EXTRAS := tensorflow,beam,jieba,sentencex,dev,docs
+FREEZE := .venv-lock/bin/python -m pip freeze --all --exclude bert-jax --exclude pip
 lock:
 	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[tensorflow,beam,jieba,sentencex,dev]"
-	{ echo "# Exact versions of what .[tensorflow,beam,jieba,sentencex,dev] needs, made by make lock."; \
-	  .venv-lock/bin/python -m pip freeze --all --exclude bert-jax --exclude pip | \
-	  sed '/^tensorflow/ s/$$/ ; sys_platform == "linux"/; s/^tensorflow-datasets\(.*\) ;.*/tensorflow-datasets\1/; s/^tensorflow-metadata\(.*\) ;.*/tensorflow-metadata\1/'; \
-	} > requirements.lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check . "setuptools>=80"
+	{ echo "# Exact versions of what bert_jax itself needs, made by make lock."; $(FREEZE); } > requirements.lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock ".[$(EXTRAS)]"
+	{ echo "# Exact versions of what .[$(EXTRAS)] needs beside requirements.lock, made by make lock."; \
+	  $(FREEZE) | grep --invert-match --line-regexp --fixed-strings --file requirements.lock | \
+	  sed '/^tensorflow.cpu/ s/$$/ ; sys_platform == "linux"/'; \
+	} > requirements-dev.lock
 	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check ".[plan]"
 	{ head -1 requirements-plan.lock; .venv-lock/bin/python -m pip freeze | grep '^libtpu=='; } > .venv-lock/plan.lock
 	mv .venv-lock/plan.lock requirements-plan.lock

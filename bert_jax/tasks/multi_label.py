@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cells -> the classes of an example, where any number of them is right: a column that lists them, or a column for each."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import parse_json
 from bert_jax.tasks.scoring.labels import label_key
 
 Word = Callable[[Any, str], str | None]  # (cell, place) -> a label as text; None where there is none
@@ -37,15 +37,12 @@ def _parts(cell: Any, place: str, separator: str | None) -> list[Any]:
     if separator is not None:
         return text.split(separator)
     try:
-        parts = json.loads(text)
-    except (ValueError, RecursionError):
-        parts = None
-    if not isinstance(parts, list):
+        return parse_json(text, list)
+    except ValueError:
         raise UserError(
             f"{place}: {text[:40]!r} stands where classes must be: name what stands between them with --separator, or"
             ' write a JSON list such as ["a", "b"]'
-        )
-    return parts
+        ) from None
 
 
 def class_numbers(words: Iterable[str], labels: Sequence[str], place: str) -> tuple[int, ...]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.files import JSON_KINDS
 from bert_jax.tasks.examples import Answer, Question
 from bert_jax.tasks.scoring.squad import read_json
 from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
 from bert_jax.text.lines import json_record
 from bert_jax.text.tfds_source import read_records
 
-_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
 _SHAPE = "a SQuAD file is data[].paragraphs[] with context and qas[], which have id, question and answers[]"
 
 
@@ -181,12 +181,12 @@ def _member[T](holder: Any, name: str, kind: type[T], place: str, joint: str = "
         raise UserError(f"{place} has no '{name}': {_SHAPE}")
     value = holder[name]
     if type(value) is not kind:  # isinstance would take true for a number
-        raise UserError(f"{place}{joint}{name} is {_said(value)}, not {_KINDS[kind]}: {_SHAPE}")
+        raise UserError(f"{place}{joint}{name} is {_said(value)}, not {JSON_KINDS[kind]}: {_SHAPE}")
     return value
 
 
 def _said(value: Any) -> str:
     if isinstance(value, list | dict):
-        return _KINDS[type(value)]
+        return JSON_KINDS[type(value)]
     said = json.dumps(value, ensure_ascii=False)
     return said if len(said) <= 40 else f"{said[:40]}..."

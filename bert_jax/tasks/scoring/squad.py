@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
-from bert_jax.text.lines import decode_text, parse_json
+from bert_jax.files import parse_json
+from bert_jax.text.lines import decode_text
 
 Answers = Mapping[str, Sequence[str]]  # question's id -> texts of its answers; none where it has no answer
 Predictions = Mapping[str, str]  # question's id -> text, empty for "no answer"
@@ -283,4 +284,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be unpacked as {path.suffix} ({error}): name it as it is packed") from None
     if len(raw) > LARGEST_FILE:
         raise UserError(f"{path} holds more than {LARGEST_FILE // 2**20:,} MiB: divide it")
-    return parse_json(decode_text(raw, str(path)), str(path), "give a JSON file, .json, .json.xz or .json.gz")
+    text = decode_text(raw, str(path))
+    try:
+        return parse_json(text, object)
+    except ValueError as error:
+        remedy = "mend it, or give another JSON file, .json, .json.xz or .json.gz"
+        raise UserError(f"{path} is not JSON of use here: {error}: {remedy}") from None

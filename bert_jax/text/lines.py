@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 from bert_jax.errors import listed, UserError
-from bert_jax.files import NO_CHARACTER, character_fault, parse_json
+from bert_jax.files import character_fault, NO_CHARACTER, parse_json
 from bert_jax.types import JsonObject
 
 LONGEST_LINE = 32 * 2**20  # bytes; a longer one is not a sentence, a paragraph or a record

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an earlier version wrote is read: prepared data, stopped and finished runs, a conversion (tests/golden/earlier/README.md).
+"""What an earlier version wrote is read: prepared data, stopped and finished runs, a conversion (golden/earlier/README.md).
 
 Figures agree to 1e-5: the files were made on another CPU, with other compiler flags.
 """

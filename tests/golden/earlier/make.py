@@ -10,12 +10,12 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-
-from bert_jax.cli import main
 from bert_jax.data.packing import make_arrangement
 from bert_jax.data.shards import open_data
 from bert_jax.run_directory import RunDirectory
 from bert_jax.session import make_examples
+
+from bert_jax.cli import main
 
 TOPICS = (
     ("ship", "wave", "harbour", "sailor", "storm", "anchor"),

@@ -18,7 +18,8 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.tasks.columns import read_examples, with_labels
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
-from bert_jax.tasks.table import find_task, own_task, Task
+from bert_jax.tasks.own import own_task
+from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import read_text
 
 
@@ -567,7 +568,7 @@ def test_packed_files_are_told_by_their_bytes(tmp_path, packed):
 )
 def test_lines_and_cells_have_a_limit(tmp_path, monkeypatch, name, content, words):
     monkeypatch.setattr("bert_jax.text.lines.LONGEST_LINE", 2**20)
-    monkeypatch.setattr("bert_jax.tasks.columns.LONGEST_LINE", 2**20)
+    monkeypatch.setattr("bert_jax.tasks.records.LONGEST_LINE", 2**20)
     (tmp_path / name).write_text(content.format(long="x" * 2**20, half="x" * (2**19 + 9)))
     assert words in refusal("sst2", "dev", tmp_path / name)
 

@@ -4,9 +4,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.files import parse_json
 from bert_jax.tasks.scoring.labels import label_key
+from bert_jax.tasks.task_files import LISTED
 
 Word = Callable[[Any, str], str | None]  # (cell, place) -> a label as text; None where there is none
 _NOTHING = "\\N"  # as databases export what is not known
@@ -51,9 +52,8 @@ def class_numbers(words: Iterable[str], labels: Sequence[str], place: str) -> tu
     found = []
     for word in words:
         if label_key(word) not in known:
-            shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
             raise UserError(
-                f"{place}: class {word} is not one of {shown}: correct it, or give all classes with --labels"
+                f"{place}: class {word} is not one of {listed(labels, LISTED)}: correct it, or give all classes with --labels"
             )
         found.append(known[label_key(word)])
     return tuple(sorted(found))

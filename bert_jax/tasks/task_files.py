@@ -4,14 +4,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.tasks.table import Task
 from bert_jax.text.lines import decode_text, text_lines
 from bert_jax.text.streams import open_stream
 
 LARGEST_TEXT = 2**30  # bytes, unpacked, of a file that is read as a whole: a JSON file of questions, a CoNLL file
 _COMPRESSED = (".xz", ".gz", ".bz2", ".zst")  # endings; what a file is packed with is told by its first bytes
-_LISTED = 12  # names of a folder in a message
+LISTED = 12  # names, columns, labels or lines in a message
 
 
 def find_file(task: Task, split: str, path: Path) -> Path:
@@ -41,9 +41,7 @@ def find_file(task: Task, split: str, path: Path) -> Path:
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder}"
-    names = sorted(file.name for file in folder.iterdir())
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{folder} holds {', '.join(names[:_LISTED]) or 'nothing'}{more}"
+    return f"{folder} holds {listed(sorted(file.name for file in folder.iterdir()), LISTED) or 'nothing'}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -20,7 +20,7 @@ from bert_jax.tasks.columns import read_examples, with_labels
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.own import own_task
 from bert_jax.tasks.table import find_task, Task
-from bert_jax.tasks.task_files import read_text
+from bert_jax.text.streams import read_text
 
 
 def written(folder: Path, name: str, *lines: str, end: str = "\n") -> Path:
@@ -575,7 +575,7 @@ def test_lines_and_cells_have_a_limit(tmp_path, monkeypatch, name, content, word
 
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     """A small file of zeros holds gigabytes."""
-    monkeypatch.setattr("bert_jax.tasks.task_files.LARGEST_TEXT", 2**20)
+    monkeypatch.setattr("bert_jax.text.streams.LARGEST_TEXT", 2**20)
     (tmp_path / "dev.txt.gz").write_bytes(gzip.compress(b"a O\n\n" * 2**18))
     with pytest.raises(UserError, match=r"dev.txt.gz holds more than 1 MiB: divide it"):
         read_text(tmp_path / "dev.txt.gz")

@@ -30,7 +30,13 @@ class Interrupted(Exception):
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first of many names and how many more there are, for a message of one line."""
-    every = list(names)
+    """Return the first of many names and how many more there are, for a message of one line."""
+    every = [name or "''" for name in names]
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more
+
+
+def shortened(value: object, most: int = 60) -> str:
+    """Return a value as Python writes it, cut to `most` characters, for a message."""
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or absent, and tensors in the safetensors format.
+"""Files that are whole or absent, the one reader of JSON, and tensors in the safetensors format.
 
 A safetensors file (https://github.com/huggingface/safetensors, "Format") is eight bytes with the length of a header, the
 header in JSON (name -> type, shape, place), then the tensors. It is opened by mapping it into memory, so opening costs
@@ -11,8 +11,11 @@ import hashlib
 import json
 import math
 import os
+import re
+import reprlib
 import shutil
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
 
 # In the order by which the safetensors library sorts the tensors of a file, the last first: then each is aligned.
 TENSOR_TYPES: dict[str, np.dtype[Any]] = {
@@ -42,6 +46,11 @@ TENSOR_TYPES: dict[str, np.dtype[Any]] = {
 _TYPE_NAMES = {dtype: name for name, dtype in TENSOR_TYPES.items()}
 # Of a JSON file: the largest known are tokenizers and indexes of some 20 MB, which nest seven deep.
 LARGEST_JSON, DEEPEST_JSON = 200_000_000, 64  # bytes, lists and objects in each other
+_TOO_DEEP = f"it is nested deeper than {DEEPEST_JSON}"
+JSON_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+JSON_KINDS |= {bool: "true or false", type(None): "null"}
+NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # NUL, and half a character, which JSON can spell and no encoding knows
+_ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")  # how JSON spells them
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 MOST_TENSORS = 50_000  # of a file; a checkpoint of 1,000 layers with Adam's moments has 48,000
 _MOST_AXES = 64  # of a tensor, as in NumPy
@@ -145,7 +154,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
-    """What a JSON file holds: settings, records, indexes; every such file is read here, within the limits above.
+    """Return what a JSON file of settings, records or an index holds; every such file is read here.
 
     Args:
       path: the file.
@@ -154,7 +163,7 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
 
     Raises:
       FileNotFoundError: there is none.
-      UserError: it is larger than LARGEST_JSON, not JSON, nested deeper than DEEPEST_JSON, or of another kind.
+      UserError: it is larger than LARGEST_JSON, or as `parse_json`.
     """
     try:
         if path.is_file() and path.stat().st_size > LARGEST_JSON:
@@ -166,26 +175,70 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
         raise UserError(f"{path} is not JSON of use here: {error}: {remedy}") from None
 
 
-def parse_json(text: bytes | str, kind: type = dict, **options: Any) -> Any:
-    """What a piece of JSON holds, an object if nothing else is asked for; `options` are those of `json.loads`.
+def parse_json(text: bytes | str, kind: type = dict, characters: bool = True) -> Any:
+    """Return the value of a JSON text. This is the one reader of JSON: of settings, records, headers and users' texts.
+
+    NaN, Infinity and 1e999 become floats that are not finite: who takes a number refuses those, by its name.
+
+    Args:
+      kind: dict (an object), list, or object (any value).
+      characters: whether NUL and half a character are refused, in texts and names at any depth.
 
     Raises:
-      ValueError: it is no JSON, nested deeper than DEEPEST_JSON, or of another kind.
+      ValueError: it is no JSON, is nested deeper than DEEPEST_JSON, has an object with one name twice, a character that
+        is none, or is of another kind.
     """
-    too_deep = f"it is nested deeper than {DEEPEST_JSON}"
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))
     try:
-        content = json.loads(text, **options)
+        content = json.loads(text, object_pairs_hook=_without_repetition)
     except RecursionError:
-        raise ValueError(too_deep) from None
+        raise ValueError(_TOO_DEEP) from None
+    if text.count("[") + text.count("{") > DEEPEST_JSON:
+        _check_depth(content)
+    if characters and _ESCAPED.search(text):
+        _check_characters(content)
+    if not isinstance(content, kind):
+        raise ValueError(f"it is {JSON_KINDS[type(content)]}, not {JSON_KINDS[kind]} ({reprlib.repr(content)})")
+    return content
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> JsonObject:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"'{twice:.80}' is in one object twice")
+    return content
+
+
+def _check_depth(content: Any) -> None:
     level, depth = [content], 0
     while level := [value for value in level if isinstance(value, dict | list)]:
         depth += 1
         if depth > DEEPEST_JSON:
-            raise ValueError(too_deep)
+            raise ValueError(_TOO_DEEP)
         level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
-    if not isinstance(content, kind):
-        raise ValueError(f"it is a JSON {type(content).__name__}, not {'an object' if kind is dict else 'a list'}")
-    return content
+
+
+def _check_characters(content: Any) -> None:
+    """Refuse NUL and half a character; the first place is told, such as data[0].context."""
+    pending: list[tuple[Any, str]] = [(content, "")]
+    while pending:
+        value, path = pending.pop()
+        if isinstance(value, str):
+            if found := NO_CHARACTER.search(value):
+                raise ValueError(f"{path or 'it'} holds {character_fault(found)}")
+        elif isinstance(value, dict):
+            parts = [(name, path) for name in value]
+            parts += [(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()]
+            pending += reversed(parts)
+        elif isinstance(value, list):
+            pending += reversed([(inner, f"{path}[{number}]") for number, inner in enumerate(value)])
+
+
+def character_fault(found: re.Match[str]) -> str:
+    """Return what a message says of a match of NO_CHARACTER."""
+    return f"{'NUL' if found[0] == chr(0) else 'half a character'}, \\u{ord(found[0]):04x}"
 
 
 @contextmanager
@@ -297,7 +350,7 @@ def tensor_places(path: Path) -> dict[str, TensorPlace]:
         length = struct.unpack("<Q", length_bytes)[0] if len(length_bytes) == 8 else 0
         if not 0 < length <= min(size - 8, _LONGEST_HEADER):
             raise ValueError(f"its {size} bytes do not begin with a safetensors header")
-        entries = parse_json_object(file.read(length))
+        entries = parse_json(file.read(length))
     entries.pop("__metadata__", None)
     if len(entries) > MOST_TENSORS:
         raise ValueError(f"it names {len(entries):,} tensors, and a file has {MOST_TENSORS:,} at most")
@@ -311,20 +364,6 @@ def tensor_places(path: Path) -> dict[str, TensorPlace]:
         cut = next((f"it ends inside {name}: " for name, place in places.items() if place.end > size), "")
         raise ValueError(f"{cut}its header tells of {reached} bytes, the file has {size}")
     return places
-
-
-def parse_json_object(text: bytes) -> dict[str, Any]:
-    """A JSON object, read strictly: a name that comes twice, at any depth, is a ValueError, as is all that is no object."""
-
-    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise ValueError(f"{twice:.80} is in it twice")
-        return content
-
-    return parse_json(text, object_pairs_hook=without_repetition)
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _words(path: Path) -> list[str]:
     """A word a line; empty lines are passed over."""
-    from bert_jax.tasks.task_files import read_lines
+    from bert_jax.text.streams import read_lines
 
     return [line.strip() for _, line in read_lines(path) if line.strip()]
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
     if not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
     from bert_jax.files import file_sha256
-    from bert_jax.tasks.task_files import read_lines
+    from bert_jax.text.streams import read_lines
     from bert_jax.train.state import COMPUTE_DTYPES
     from bert_jax.use.embedding import embed_lines, EmbedSettings
     from bert_jax.use.model import load

@@ -75,7 +75,7 @@ def score_conll(arguments: argparse.Namespace) -> None:
     """Print what conlleval prints of a file, or the same as JSON."""
     from bert_jax.tasks.scoring import conll
 
-    if arguments.outside != conll.OUTSIDE.prefix and not arguments.raw:
+    if arguments.outside != conll.OUTSIDE.letter and not arguments.raw:
         raise UserError(f"--outside {arguments.outside} is for bare types: give --raw too, or leave it out")
     words = list(conll.read_words(arguments.file, arguments.delimiter, arguments.raw, arguments.outside))
     if not any(words):

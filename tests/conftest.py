@@ -157,6 +157,7 @@ SLOW = {
     "test_bench_data.py": ("",),
     "test_bench_finetune.py": ("",),
     "test_demo.py": ("",),
+    "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),
     "test_encoder.py": ("test_scan_unroll_and_remat_compute_the_same[unrolled]",),
     "test_feed.py": ("test_training_without_tensorflow",),
     "test_finetuning_run.py": (

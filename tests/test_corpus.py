@@ -220,7 +220,7 @@ def test_settings_that_do_not_fit_are_refused(
     [
         (lambda output: (output / "corpus-00000.txt").unlink(), "corpus-00000.txt is missing"),
         (lambda output: (output / "corpus-00000.txt").write_text("A"), "corpus-00000.txt has 1 bytes"),
-        (lambda output: (output / "corpus.json").write_text("[]"), "it is a JSON list, not an object"),
+        (lambda output: (output / "corpus.json").write_text("[]"), "it is a list, not an object"),
         (
             lambda output: (output / "corpus.json").write_text('{"format": 9, "settings": {}, "files": []}'),
             "has format 9, this program reads 1",

@@ -248,7 +248,7 @@ BAD_FILES = {
     "utf-16": ("some text".encode("utf-16"), "is UTF-16: convert it"),
     "utf-32": ("some text".encode("utf-32"), "is UTF-32: convert it (iconv -f UTF-32 -t UTF-8)"),
     "gb18030": ("\ufeff文".encode("gb18030"), "is GB18030: convert it"),
-    "a name twice": ('{"text": "a", "text": "b"}\n', "line 1: 'text' is in one object twice"),
+    "a name twice": ('{"text": "a", "text": "b"}\n', "line 1 is not JSON of use here: 'text' is in one object twice"),
     "utf-16 without a mark": (
         "some text".encode("utf-16-le"),
         "is UTF-16LE: convert it (iconv -f UTF-16LE -t UTF-8)",
@@ -268,13 +268,13 @@ BAD_FILES = {
     ),
     "no text": ('{"text": null}\n', "line 1: the field 'text' holds null, not text; name the text's with --json-field"),
     "a list": ('{"text": ["a"]}\n', "line 1: the field 'text' holds a list, not text"),
-    "no record": ('{"text": "a"}\n["b"]\n', "line 2 is no JSON object but ['b']"),
+    "no record": ('{"text": "a"}\n["b"]\n', "line 2 is not JSON of use here: it is a list, not an object (['b'])"),
     "cut record": (
         '{"text": "a"}\n{"text": "b',
-        "line 2 is not JSON (Unterminated string starting at: line 1 column 10",
+        "line 2 is not JSON of use here: Unterminated string starting at: line 1 column 10",
     ),
-    "indented record": ('{\n  "text": "a"\n}\n', "line 1 is not JSON (Expecting property name"),
-    "deep record": ('{"text": ' + "[" * 100_000, "line 1 is nested too deeply"),
+    "indented record": ('{\n  "text": "a"\n}\n', "line 1 is not JSON of use here: Expecting property name"),
+    "deep record": ('{"text": ' + "[" * 100_000, "line 1 is not JSON of use here: it is nested deeper than 64"),
     "array": ('[\n{"text": "a"}]\n', "holds one JSON array, not JSON lines"),
     "array on a line": ('[{"text": "a"}]\n', "holds one JSON array, not JSON lines"),
 }

@@ -16,7 +16,7 @@ from bert_jax.files import (
     new_folder,
     open_itself,
     own_folder,
-    parse_json_object,
+    parse_json,
     write_json,
     write_tensors,
 )
@@ -89,11 +89,11 @@ def test_only_whole_numbers_are_mapped(tmp_path):
 
 def test_json_is_read_strictly():
     """Python's own reader takes the last of two values of one name."""
-    assert parse_json_object(b'{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
-    with pytest.raises(ValueError, match="b is in it twice"):
-        parse_json_object(b'{"a": {"b": 1, "b": 1}}')
-    with pytest.raises(ValueError, match="a JSON list, not an object"):
-        parse_json_object(b"[]")
+    assert parse_json(b'{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
+    with pytest.raises(ValueError, match="'b' is in one object twice"):
+        parse_json(b'{"a": {"b": 1, "b": 1}}')
+    with pytest.raises(ValueError, match="it is a list, not an object"):
+        parse_json(b"[]")
 
 
 # ---- links -----------------------------------------------------------------------------------------------------------

@@ -27,8 +27,9 @@ from bert_jax.finetuning.batches import Draw, EpochOrder, NOBODY
 from bert_jax.finetuning.directory import write_records
 from bert_jax.finetuning.split import SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, resolved
+from bert_jax.tasks.own import own_task
 from bert_jax.tasks.rows import IGNORE
-from bert_jax.tasks.table import find_task, own_task
+from bert_jax.tasks.table import find_task
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 

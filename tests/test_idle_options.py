@@ -14,7 +14,7 @@ from bert_jax.cli import main, STAGES
 from bert_jax.config.description import TASKS
 from bert_jax.config.finetune import ACTS_IN, FinetuneConfig
 from bert_jax.errors import UserError
-from bert_jax.tasks.table import own_task, with_columns
+from bert_jax.tasks.own import own_task, with_columns
 
 PREPARE = "prepare --input FILE --vocab VOCAB --output OUT"
 BARE = "--objective mlm_document"

@@ -4,6 +4,7 @@
 import copy
 import json
 import random
+import re
 
 import pytest
 from tokenization_samples import VOCABULARY
@@ -103,7 +104,7 @@ READERS = {
     "record-00000-00000.json": ({"part": {"number": 0}, "files": [], "chunks": 3}, read_work_record),
     "data/passport.json": (MANIFEST, lambda file: read_manifest(file.parent)),
 }
-ODD = (None, [], {}, "x", True, -1, 1.5, float("inf"), float("nan"), 10**400, [[]], {"a": {"b": [None]}})
+ODD = (None, [], {}, "x", "\ud83d", True, -1, 1.5, float("inf"), float("nan"), 10**400, [[]], {"a": {"b": [None]}})
 
 
 def places(value, path=()):
@@ -175,6 +176,22 @@ def test_numbers_out_of_range_are_refused(tmp_path, name, value):
     with pytest.raises(UserError, match="layer_norm_eps") as caught:
         read(tmp_path / name)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "place"),
+    [
+        ("hugging.json", {"id2label": {"0": "bad", "1": "good \ud83d"}}, "id2label.1"),
+        ("tokenizer_config.json", {"\ude00": 1}, "it"),
+        ("finetune.json", {"labels": ["0", "\ud83d"]}, "labels[1]"),
+    ],
+)
+def test_half_a_character_is_refused_where_it_is_read(tmp_path, name, spoil, place):
+    content, read = READERS[name]
+    write_json(tmp_path / "config.json", to_dict(PretrainConfig()))
+    (tmp_path / name).write_text(json.dumps(content | spoil))
+    with pytest.raises(UserError, match=rf"{name} is not JSON of use here: {re.escape(place)} holds half a character"):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "clip_norm", "eps", "b1", "layer_decay"])

@@ -122,6 +122,8 @@ def test_scorers_are_of_use_by_themselves():
                 "errors",
                 "files",
                 "text.lines",
+                "text.streams",
+                "types",
             }
 
 

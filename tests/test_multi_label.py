@@ -23,8 +23,9 @@ from bert_jax.finetuning.split import Outcome
 from bert_jax.pages.finetune import render
 from bert_jax.runs.finetuned import load_finetuned
 from bert_jax.tasks.columns import read_examples, with_labels
+from bert_jax.tasks.own import own_task
 from bert_jax.tasks.scoring import multi_label
-from bert_jax.tasks.table import own_task, Task
+from bert_jax.tasks.table import Task
 
 OPTIONS = ["--kind", "multi_label", "--text", "text"]
 

@@ -613,7 +613,7 @@ def spoil(name: str, content: str) -> Callable[[Path], object]:
         (spoil("config.json", "{"), "config.json is not JSON of use here"),
         (spoil("config.json", '{"sed": 1}'), "unknown setting 'sed'"),
         (spoil("evaluation.json", '{"step": 1'), "evaluation.json is not JSON of use here"),
-        (spoil("passport.json", "[]"), "passport.json is not JSON of use here: it is a JSON list"),
+        (spoil("passport.json", "[]"), "passport.json is not JSON of use here: it is a list"),
     ],
 )
 def test_refusals_are_one_line(

@@ -153,10 +153,10 @@ TWICE = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F3
         (b"", "its 0 bytes do not begin with a safetensors header"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not the file: run git lfs pull"),
         (file_of(b"{", 0), "Expecting property name"),
-        (file_of([1], 0), "it is a JSON list, not an object"),
+        (file_of([1], 0), "it is a list, not an object"),
         (file_of(b"[" * 100_000, 0), "it is nested deeper than 64"),
         (file_of(b"\xff{}", 0), "can't decode byte"),
-        (file_of(TWICE, 8), "a is in it twice"),
+        (file_of(TWICE, 8), "'a' is in one object twice"),
         (file_of({"a": claim(end=12)}, 12), "a is float32 [2], which takes 8 bytes, and has 12 in its header"),
         (file_of({"a": claim(8, 0)}, 8), "a is float32 [2], which takes 8 bytes, and has -8 in its header"),
         (

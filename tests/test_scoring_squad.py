@@ -168,9 +168,9 @@ def test_packed_files_read_as_plain_ones(tmp_path):
     [
         ("a.json", "{", "is not JSON"),
         ("a.json", "", "is not JSON"),
-        ("a.json.xz", "{}", "cannot be unpacked as .xz"),
-        ("a.json", "[]", "has no 'data'"),
-        ("a.json", '{"data": [{"paragraphs": [{"qas": 1}]}]}', r"data\[0\].paragraphs\[0\] has no 'qas'"),
+        ("a.json.gz", "\x1f", "is not JSON"),
+        ("a.json", "[]", "a.json is a list, not an object with 'data'"),
+        ("a.json", '{"data": [{"paragraphs": [{"qas": 1}]}]}', r"data\[0\].paragraphs\[0\].qas is 1, not a list"),
         ("a.json", '{"data": [{"paragraphs": [{"qas": [{"id": "x"}]}]}]}', r"qas\[0\] has no 'answers'"),
         ("a.json", '{"data": []}', "has no questions"),
     ],
@@ -194,7 +194,7 @@ def test_an_id_that_comes_twice_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('["a"]', "is a JSON list: give one object"),
+        ('["a"]', "it is a list, not an object"),
         ("{}", "is empty"),
         ('{"a": null}', "the prediction of a is null, not text"),
         ('{"a": "x", "a": "y"}', "'a' is in one object twice"),

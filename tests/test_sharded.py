@@ -34,9 +34,9 @@ def test_the_tensors_of_all_files_are_one_checkpoint(tmp_path):
     ("index", "files", "message"),
     [
         ("{", FILES, "is no index of a checkpoint: Expecting"),
-        ("[1]", FILES, "is no index of a checkpoint: it is a JSON list, not an object"),
+        ("[1]", FILES, "is no index of a checkpoint: it is a list, not an object"),
         ("[" * 100_000, FILES, "is no index of a checkpoint: it is nested deeper than 64"),
-        ('{"weight_map": {"a": "one", "a": "two"}}', FILES, "a is in it twice"),
+        ('{"weight_map": {"a": "one", "a": "two"}}', FILES, "'a' is in one object twice"),
         ({}, FILES, "has no weight_map"),
         ({"weight_map": {}}, FILES, "has no weight_map, or an empty one"),
         ({"weight_map": {"a": 1}}, FILES, "puts a into 1, which is no name of a file beside it"),

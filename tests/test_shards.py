@@ -265,7 +265,7 @@ def test_an_id_beyond_the_vocabulary_is_refused(data):
     [
         (lambda path: path.unlink(), "has no passport.json .*: run bert-jax prepare"),
         (lambda path: path.write_text("{"), "passport.json is not JSON"),
-        (lambda path: path.write_text("[]"), "it is a JSON list, not an object"),
+        (lambda path: path.write_text("[]"), "it is a list, not an object"),
         (lambda path: change_manifest(path.parent, format=3), "is of format 3, this version reads format 2"),
         (lambda path: path.write_text('{"format": 2, "splits": {}}'), "lacks held_out, kinds, sequence_lengths"),
         (lambda path: path.rename(path.with_name("data.json")), "was prepared by an older version: run bert-jax prep"),

@@ -18,8 +18,9 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.tasks.columns import read_examples, with_labels
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
-from bert_jax.tasks.table import find_task, own_task, Task
-from bert_jax.tasks.task_files import read_text
+from bert_jax.tasks.own import own_task
+from bert_jax.tasks.table import find_task, Task
+from bert_jax.text.streams import read_text
 
 
 def written(folder: Path, name: str, *lines: str, end: str = "\n") -> Path:
@@ -403,14 +404,14 @@ def test_missing_files_are_told_with_what_is_there(tmp_path):
     ("line", "words"),
     [
         ('{"sentence": "x"', "line 2 is not JSON"),
-        ('["x", 1]', "line 2 is no JSON object but ['x', 1]"),
+        ('["x", 1]', "line 2 is not JSON of use here: it is a list, not an object (['x', 1])"),
         ('{"text": "x", "label": 1}', "line 2 has no sentence: it has text, label"),
         ('{"sentence": 5, "label": 1}', "line 2: 5 stands where a text must be"),
-        ('{"sentence": "\\ud800", "label": 1}', "line 2, sentence holds half a character"),
-        ('{"sentence": "x", "label": 1, "more": [{"a": "b\\uDfff"}]}', "line 2, more[0].a holds half a character"),
-        ('{"sentence": "x", "label": 1, "\\ud9ab": 1}', "line 2 holds half a character, \\ud9ab"),
-        ('{"sentence": "x\\u0000", "label": 1}', "line 2, sentence holds NUL"),
-        ('{"sentence": "x", "label": 1, "label": 0}', "line 2: 'label' is in one object twice"),
+        ('{"sentence": "\\ud800", "label": 1}', "line 2 is not JSON of use here: sentence holds half a character"),
+        ('{"sentence": "x", "label": 1, "more": [{"a": "b\\uDfff"}]}', "use here: more[0].a holds half a character"),
+        ('{"sentence": "x", "label": 1, "\\ud9ab": 1}', "use here: it holds half a character, \\ud9ab"),
+        ('{"sentence": "x\\u0000", "label": 1}', "line 2 is not JSON of use here: sentence holds NUL"),
+        ('{"sentence": "x", "label": 1, "label": 0}', "line 2 is not JSON of use here: 'label' is in one object twice"),
         ('{"sentence": "x", "label": [1]}', "line 2: [1] stands where a label must be"),
         ('{"sentence": "x"}', "line 2 has no label"),
     ],
@@ -567,14 +568,14 @@ def test_packed_files_are_told_by_their_bytes(tmp_path, packed):
 )
 def test_lines_and_cells_have_a_limit(tmp_path, monkeypatch, name, content, words):
     monkeypatch.setattr("bert_jax.text.lines.LONGEST_LINE", 2**20)
-    monkeypatch.setattr("bert_jax.tasks.columns.LONGEST_LINE", 2**20)
+    monkeypatch.setattr("bert_jax.tasks.records.LONGEST_LINE", 2**20)
     (tmp_path / name).write_text(content.format(long="x" * 2**20, half="x" * (2**19 + 9)))
     assert words in refusal("sst2", "dev", tmp_path / name)
 
 
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     """A small file of zeros holds gigabytes."""
-    monkeypatch.setattr("bert_jax.tasks.task_files.LARGEST_TEXT", 2**20)
+    monkeypatch.setattr("bert_jax.text.streams.LARGEST_TEXT", 2**20)
     (tmp_path / "dev.txt.gz").write_bytes(gzip.compress(b"a O\n\n" * 2**18))
     with pytest.raises(UserError, match=r"dev.txt.gz holds more than 1 MiB: divide it"):
         read_text(tmp_path / "dev.txt.gz")

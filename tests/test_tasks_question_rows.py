@@ -12,8 +12,9 @@ from tokenization_samples import published, VOCABULARY
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import Answer, Question
-from bert_jax.tasks.question_rows import covering_tokens, cut_windows, question_rows, QuestionSettings
+from bert_jax.tasks.question_rows import covering_tokens, question_rows, QuestionSettings
 from bert_jax.tasks.questions import read_questions
+from bert_jax.tasks.rows import cut_windows
 from bert_jax.tokenization import WordPieceTokenizer
 
 SHORT = QuestionSettings(max_length=12, doc_stride=3, max_query_length=4)
@@ -88,9 +89,7 @@ def test_a_long_context_becomes_windows_or_is_cut_and_counted(too_long, rows):
 
 def test_a_long_context_is_an_error_where_that_is_wanted():
     long = question("the", ("cat", 0), context="cat " * 9)
-    with pytest.raises(
-        UserError, match=r"data\[0\] \('q'\) has a context of 9 tokens, and max_length 12 leaves room for 8"
-    ):
+    with pytest.raises(UserError, match=r"data\[0\] \('q'\): 13 tokens with \[CLS\] and \[SEP\], and max_length=12:"):
         question_rows([long], uncased(), QuestionSettings(12, 3, 4, "error"), labelled=True)
     fits = question("the", ("cat", 0), context="cat " * 8)
     assert len(question_rows([fits], uncased(), QuestionSettings(12, 3, 4, "error"), labelled=True).rows) == 1
@@ -115,10 +114,10 @@ def test_no_questions_are_no_rows():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"max_length": 67}, "max_length is 67"),
-        ({"doc_stride": 0}, "doc_stride is 0"),
-        ({"max_query_length": 0}, "max_query_length 0"),
-        ({"too_long": "cut"}, "too_long is 'cut'"),
+        ({"max_length": 67}, "max_length=67 leaves no room for text beside a question of max_query_length=64: set 68"),
+        ({"doc_stride": 0}, "stride=0"),
+        ({"max_query_length": 0}, "max_query_length=0"),
+        ({"too_long": "cut"}, "too_long=cut"),
     ],
 )
 def test_settings_that_leave_no_room_are_refused(settings, said):

@@ -8,9 +8,10 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, TextExample
+from bert_jax.tasks.own import own_task
 from bert_jax.tasks.scoring.glue import class_numbers, read_predictions
 from bert_jax.tasks.submissions import predicted_word, write_predictions, write_submission, zip_submissions
-from bert_jax.tasks.table import GLUE, own_task, TASKS
+from bert_jax.tasks.table import GLUE, TASKS
 
 # File, predictions and the spelling of one of each class (rating), in the sample submission that the GLUE site gave out.
 # QNLI's test file has had 5,463 pairs since the task's second version.

@@ -7,7 +7,8 @@ import pytest
 
 from bert_jax.config.description import TaskHead
 from bert_jax.errors import UserError
-from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, GLUE, LEARNING_RATES, own_task, TASKS
+from bert_jax.tasks.own import own_task
+from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, GLUE, LEARNING_RATES, TASKS
 
 # What get_labels() of google-research/bert's run_classifier.py and, for the tasks that it lacks, of the GLUE processors
 # of transformers 4 returns.

@@ -115,9 +115,7 @@ def test_scores_of_longer_rows_are_read_the_same(tokenizer):
 
 def test_a_sentence_that_is_too_long_is_refused(tokenizer):
     long = [sentence("a"), sentence("a " * 6 + "b", number=1), sentence("a " * 9 + "b", number=2)]
-    with pytest.raises(
-        UserError, match=r"dev.txt, line 2: 7 tokens.*8 has room for 6 \(2 sentences are too long.* 10\)"
-    ):
+    with pytest.raises(UserError, match=r"dev.txt, line 2: 9 tokens .* max_length=8 \(2 are too long.* 12\)"):
         tagging_rows(long, tokenizer, LABELS, max_length=8)
     assert len(tagging_rows(long[:2], tokenizer, LABELS, max_length=9)[0]) == 2
 
@@ -205,10 +203,10 @@ def test_rows_are_handed_over_one_by_one_and_all(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 2}, "rows of 2 tokens have no room"),
-        ({"too_long": "cut"}, "'cut' is not one of error, truncate, windows"),
-        ({"too_long": "windows", "stride": 0}, "0 tokens apart: the stride must be 1 or more"),
-        ({"unknown_labels": "drop"}, "'drop' is not one of refuse, error, ignore"),
+        ({"max_length": 2}, "max_length=2 leaves no room"),
+        ({"too_long": "cut"}, "too_long=cut is not known: choose one of error, truncate, windows"),
+        ({"too_long": "windows", "stride": 0}, "stride=0: windows must begin 1 token apart"),
+        ({"unknown_labels": "drop"}, "unknown_labels=drop is not known: choose one of refuse, error, ignore"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, message, tokenizer):

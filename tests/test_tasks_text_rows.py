@@ -129,8 +129,8 @@ def test_too_long_is_refused_with_place_and_numbers(tokenizer):
     with pytest.raises(UserError) as caught:
         text_rows(examples, tokenizer, 7, "error")
     assert str(caught.value) == (
-        "train.tsv, line 3: 8 tokens with [CLS] and [SEP], and max_length=7 (1 more are too long): set too_long to truncate"
-        " or windows, or a larger max_length"
+        "train.tsv, line 3: 8 tokens with [CLS] and [SEP], and max_length=7 (2 are too long, the longest has 8): set"
+        " too_long to truncate or windows, or a larger max_length"
     )
     assert text_rows(examples, tokenizer, 8, "error")[1]["rows"] == 3
 

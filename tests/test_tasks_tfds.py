@@ -13,8 +13,9 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning.question_split import read_task_questions
 from bert_jax.finetuning.tagging_split import read_sentences
 from bert_jax.tasks.conll import read_conll
+from bert_jax.tasks.own import own_task
 from bert_jax.tasks.questions import read_questions
-from bert_jax.tasks.table import find_task, own_task, tfds_place
+from bert_jax.tasks.table import find_task, tfds_place
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -11,7 +11,7 @@ from typing import Any
 from bert_jax.conversion.checkpoints import Asked, detect
 from bert_jax.conversion.names import BERT_JAX, TF1
 from bert_jax.errors import UserError
-from bert_jax.files import file_sha256, parse_json_object
+from bert_jax.files import file_sha256, parse_json
 from bert_jax.host import __version__
 from bert_jax.runs.directory import RunDirectory
 
@@ -43,7 +43,7 @@ def was_made(source: Path, destination: Path, to: str, asked: Asked, dtype: str)
     if not file.is_file() or destination.is_symlink():
         return False
     try:
-        record = parse_json_object(file.read_bytes())
+        record = parse_json(file.read_bytes())
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}): choose another place for the result") from None
     request, result = record.get("request"), record.get("result")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bert_jax.conversion.tensors import require_few, StoredTensors
 from bert_jax.errors import listed, UserError
-from bert_jax.files import parse_json_object
+from bert_jax.files import parse_json
 
 INDEX_SUFFIX = ".index.json"
 _LFS_POINTER = b"version https://git-lfs"
@@ -33,7 +33,7 @@ def open_sharded(index: Path, open_file: Callable[[Path], StoredTensors]) -> Sto
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = parse_json_object(index.read_bytes()).get("weight_map")
+        weight_map = parse_json(index.read_bytes()).get("weight_map")
     except FileNotFoundError:
         raise UserError(f"there is no {index}: check the path") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors

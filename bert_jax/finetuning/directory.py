@@ -22,7 +22,8 @@ from bert_jax.files import complete_or_absent, read_json, reading, write_json
 from bert_jax.process.output_lock import LOCK_FILE
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, MODEL_FILE, SCORES_FILE, SEEDS_FILE
-from bert_jax.tasks.table import find_task, own_task, Task, with_columns
+from bert_jax.tasks.own import own_task, with_columns
+from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
 
 AGAIN = "remove its folder and fine-tune again"

@@ -16,7 +16,7 @@ from bert_jax.tasks.examples import Question
 from bert_jax.tasks.question_rows import question_rows, QuestionSettings
 from bert_jax.tasks.questions import read_questions, read_tfds_questions
 from bert_jax.tasks.scoring import cmrc, squad
-from bert_jax.tasks.table import is_test, Task, TFDS
+from bert_jax.tasks.table import CMRC, is_test, Task, TFDS
 from bert_jax.tasks.task_files import find_file
 
 
@@ -110,7 +110,7 @@ class QuestionSplit:
 
     def _scores(self, answered: Sequence[answers.Answered], texts: dict[str, str]) -> dict[str, float | None]:
         gold = {question.name: [answer.text for answer in question.answers] for question in self.questions}
-        if self.task.name in ("cmrc", "drcd"):
+        if self.task.question_scorer == CMRC:
             return dict(cmrc.scores_cmrc(gold, texts))
         if not self.settings.may_be_impossible:
             return dict(squad.scores_v1(gold, texts))

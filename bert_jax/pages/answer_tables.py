@@ -10,10 +10,10 @@ from bert_jax.pages.wording import count, decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number, Record
 from bert_jax.tasks.scoring import cmrc, squad
+from bert_jax.tasks.table import CMRC
 
 # Lengths that are put together; the last is open.
 LENGTHS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, 20), (21, None))
-CHINESE = ("cmrc", "drcd")  # the tasks that scoring.cmrc scores
 HAS_ANSWER, NO_ANSWER = "has an answer", "no answer"
 
 
@@ -29,7 +29,7 @@ class Scored(NamedTuple):
 
 def scored(run: FinetunedRun) -> list[Scored]:
     """Every question, as the task's official program scores it."""
-    if run.record["task"].get("name") in CHINESE:
+    if _is_cmrc(run):
         return [_scored_cmrc(record) for record in run.labelled if record["label"]]
     answers = {str(place): record["label"] for place, record in enumerate(run.labelled)}
     predictions = {str(place): record["predicted"] for place, record in enumerate(run.labelled)}
@@ -40,6 +40,10 @@ def scored(run: FinetunedRun) -> list[Scored]:
         Scored(record, score.exact, score.f1, *length)
         for record, score, length in zip(run.labelled, found.values(), lengths, strict=True)
     ]
+
+
+def _is_cmrc(run: FinetunedRun) -> bool:
+    return run.task is not None and run.task.question_scorer == CMRC
 
 
 def _words(text: str) -> int:
@@ -55,7 +59,7 @@ def _scored_cmrc(record: Record) -> Scored:
 def answer_section(run: FinetunedRun) -> dict[str, Any]:
     """What the page prints of questions."""
     questions = scored(run)
-    unit = "characters" if run.record["task"].get("name") in CHINESE else "words"
+    unit = "characters" if _is_cmrc(run) else "words"
     impossible = any(one.length == 0 for one in questions)
     return {
         "unit": unit,

@@ -1,45 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files with columns -> examples: TSV without quoting as GLUE's, CSV with it, JSON lines, and data sets of TFDS."""
+"""Records of files with columns -> examples with labels."""
 
-import csv
-import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, shortened, UserError
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.multi_label import class_numbers, flagged_classes, listed_classes
+from bert_jax.tasks.records import Cells, columns_of, open_records, Records
 from bert_jax.tasks.scoring.labels import distinct_labels, label_key
-from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
-from bert_jax.tasks.task_files import find_file, plain_suffix, read_lines
-from bert_jax.text.lines import EmptyLines, json_record, LONGEST_LINE
-from bert_jax.text.tfds_source import read_records
+from bert_jax.tasks.table import Column, Columns, is_test, Task
+from bert_jax.tasks.task_files import LISTED
 
 _NOTHING = ("", "\\N")  # what stands where there is no label; the second is how databases export it
-_LISTED = 12  # columns, labels or lines in a message
 _MOST_LABELS = 1000  # found in a training file; more are no classes
-
-Cells = Any  # of one line, by key: a list or a dict
-
-
-@dataclass
-class Records:
-    """The lines of a file with columns.
-
-    keys: column -> where it stands in `cells`; without those that the file lacks. names: of all its columns.
-    lines: (place, cells). notes: grows while lines are read.
-    """
-
-    name: str
-    keys: Mapping[Column, Any]
-    names: Sequence[str]
-    lines: Iterable[tuple[str, Cells]]
-    notes: list[str]
 
 
 def read_examples(
@@ -64,8 +41,8 @@ def read_examples(
     """
     if task.kind in ("classification", "multi_label") and task.labels is None:
         raise ValueError(f"the labels of {task.name} are not known yet: call with_labels")
-    columns = _columns(task, split, source)
-    records = _open(task, split, source, columns)
+    columns = columns_of(task, split, source)
+    records = open_records(task, split, source, columns)
     if not is_test(split):
         _need_labels(records, columns, split)
     makers: dict[str, Callable[..., Iterator[Any]]] = {"choice": _choices, "tagging": _sentences}
@@ -84,11 +61,11 @@ def _with_foreign(
     foreign = [example for example in examples if example.foreign is not None]
     if not foreign:
         return examples
-    words = _listed(sorted({str(example.foreign) for example in foreign}))
+    words = listed(sorted({str(example.foreign) for example in foreign}), LISTED)
     if unknown_labels in (None, "refuse"):
         shown = task.labels if task.meanings is None else (*(task.labels or ()), *task.meanings)
         raise UserError(
-            f"{foreign[0].place}: label {foreign[0].foreign} is not one of {_listed(shown or ())}: mend the file"
+            f"{foreign[0].place}: label {foreign[0].foreign} is not one of {listed(shown or (), LISTED)}: mend the file"
             f"{unknown_advice(task, split) if unknown_labels else ''}"
         )
     what = "count as mistakes" if unknown_labels == "error" else "are left out"
@@ -106,8 +83,8 @@ def with_labels(task: Task, source: str | Path) -> Task:
     """
     if task.labels is not None or task.kind not in ("classification", "multi_label"):
         return task
-    columns = _columns(task, "train", source)
-    records = _open(task, "train", source, columns)
+    columns = columns_of(task, "train", source)
+    records = open_records(task, "train", source, columns)
     _need_labels(records, columns, "train")
     key = _key(records, columns.label)
     if task.kind == "multi_label":
@@ -188,13 +165,13 @@ def _sentences(task: Task, split: str, columns: Columns, records: Records) -> It
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{place}: {_short(value)} stands where a text must be")
+        raise UserError(f"{place}: {shortened(value)} stands where a text must be")
     return value
 
 
 def _strings(value: Any, place: str, column: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
-        raise UserError(f"{place}: {column} is {_short(value)}, and must be a list of texts")
+        raise UserError(f"{place}: {column} is {shortened(value)}, and must be a list of texts")
     return value
 
 
@@ -221,7 +198,7 @@ def _need_labels(records: Records, columns: Columns, split: str) -> None:
         if column not in records.keys:
             raise UserError(
                 f"{records.name} has no column {column}, and {split} needs labels: its columns are"
-                f" {_listed(records.names)}"
+                f" {listed(records.names, LISTED)}"
             )
 
 
@@ -256,7 +233,9 @@ def _classes_reader(task: Task, split: str, columns: Columns, records: Records) 
     flags = [records.keys[column] for column in columns.flags if column in records.keys]
     if flags and len(flags) < len(columns.flags):
         lacking = [str(column) for column in columns.flags if column not in records.keys]
-        raise UserError(f"{records.name} has columns of some classes and none of {_listed(lacking)}: give all or none")
+        raise UserError(
+            f"{records.name} has columns of some classes and none of {listed(lacking, LISTED)}: give all or none"
+        )
     if flags:
         return lambda cells, place: flagged_classes([cells[flag] for flag in flags], place, _word, may_miss)
     if key is None:
@@ -290,7 +269,7 @@ def _word(cell: Any, place: str) -> str | None:
         return str(int(cell))
     if isinstance(cell, str | int | float):
         return str(cell).strip()
-    raise UserError(f"{place}: {_short(cell)} stands where a label must be")
+    raise UserError(f"{place}: {shortened(cell)} stands where a label must be")
 
 
 def _needed_word(cell: Any, place: str) -> str:
@@ -323,7 +302,7 @@ def _class_number(task: Task) -> Callable[[str, str], int | str]:
         if task.kind == "classification":
             return word
         shown = labels if task.meanings is None else (*labels, *task.meanings)
-        raise UserError(f"{place}: label {word} is not one of {_listed(shown) or 'the numbers from 0'}")
+        raise UserError(f"{place}: label {word} is not one of {listed(shown, LISTED) or 'the numbers from 0'}")
 
     return parse
 
@@ -335,171 +314,10 @@ def _rating(task: Task) -> Callable[[str, str], float]:
         try:
             rating = float(word)
         except ValueError:
-            raise UserError(f"{place}: {_short(word)} stands where a number must be") from None
+            raise UserError(f"{place}: {shortened(word)} stands where a number must be") from None
         if not math.isfinite(rating) or not low <= rating <= high:
             wanted = "a finite number" if task.rating is None else f"from {low} to {high}"
             raise UserError(f"{place}: the rating {word} is not {wanted}")
         return rating
 
     return parse
-
-
-# ---- lines -----------------------------------------------------------------------------------------------------
-
-
-def _columns(task: Task, split: str, source: str | Path) -> Columns:
-    if str(source).startswith(TFDS):
-        if task.tfds is not None:
-            return task.tfds.columns
-        if task.columns is None:
-            raise UserError(
-                f"{source}: its fields are not known as {task.title}'s: name them, --task own --kind {task.kind} --text WORDS"
-                " --label TAGS"
-            )
-    return task.columns_of(split)
-
-
-def _open(task: Task, split: str, source: str | Path, columns: Columns) -> Records:
-    if str(source).startswith(TFDS):
-        return _tfds_records(task, split, str(source), columns)
-    path = find_file(task, split, Path(source))
-    suffix = plain_suffix(path)
-    if suffix not in (".jsonl", ".tsv", ".txt", ".csv"):
-        raise UserError(f"{path}: the ending {suffix or '(none)'} is not known: name it .tsv, .csv or .jsonl")
-    empty = EmptyLines(path.name)
-    if suffix == ".jsonl":
-        return _json_records(path.name, empty.without(read_lines(path)), columns, empty)
-    read = _csv_lines if suffix == ".csv" else _tsv_lines
-    lines = read(path.name, read_lines(path), empty)
-    return _table_records(path.name, lines, columns, task.skips_short_lines and not is_test(split), empty)
-
-
-def _tsv_lines(name: str, lines: Iterable[tuple[int, str]], empty: EmptyLines) -> Iterator[tuple[int, list[str]]]:
-    """(number, cells). A quote is a character like any other, and only a line feed ends a line."""
-    for number, line in empty.without(lines):
-        yield number, line.removesuffix("\r").split("\t")
-
-
-def _csv_lines(name: str, lines: Iterable[tuple[int, str]], empty: EmptyLines) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, cells); quoted cells may hold commas and line feeds."""
-    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
-    with _long_fields():
-        number = 1
-        try:
-            for cells in reader:
-                if not cells or (len(cells) == 1 and cells[0].isspace()):
-                    empty.count(number)
-                else:
-                    yield number, cells
-                number = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(
-                f"{name}, line {number}: the quoting is broken, or a cell has more than {LONGEST_LINE // 2**20} million"
-                f" characters ({error})"
-            ) from None
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """The csv module refuses fields of more than 131,072 characters: documents may be as long as lines."""
-    before = csv.field_size_limit(LONGEST_LINE)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _table_records(
-    name: str, lines: Iterator[tuple[int, list[str]]], columns: Columns, skips_short: bool, empty: EmptyLines
-) -> Records:
-    """Lines of equal width; in some files those that are too short are left out and named."""
-    number, first = _first(lines, name)
-    notes: list[str] = []
-    if columns.header:
-        names = [cell.strip() for cell in first]
-        keys = _keys_of(name, names, columns)
-    else:
-        names = [str(place) for place in range(len(first))]
-        keys = _keys_of(name, [*range(len(first))], columns)
-        lines = itertools.chain([(number, first)], lines)
-    return Records(name, keys, names, _of_width(name, lines, len(first), skips_short, notes, empty), notes)
-
-
-def _first[Line](lines: Iterator[tuple[int, Line]], name: str) -> tuple[int, Line]:
-    first = next(lines, None)
-    if first is None:
-        raise UserError(f"{name} is empty: is it the right file?")
-    return first
-
-
-def _keys_of(name: str, names: Sequence[Column], columns: Columns) -> dict[Column, int]:
-    """Column -> its number, of those that the example needs and of label and id where they are there."""
-    for column in columns.needed:
-        if column not in names:
-            found = f"its columns are {_listed([str(word) for word in names])}"
-            if isinstance(column, int):
-                found = f"its first line has {len(names)} columns, numbered from 0"
-            raise UserError(f"{name} has no column {column}: {found}")
-    optional = [column for column in columns.optional if column in names]
-    wanted = (*columns.needed, *optional)
-    if twice := [column for column in wanted if list(names).count(column) > 1]:
-        raise UserError(f"{name} has the column {twice[0]} twice: rename one")
-    return {column: names.index(column) for column in wanted}
-
-
-def _of_width(
-    name: str,
-    lines: Iterator[tuple[int, list[str]]],
-    width: int,
-    skips_short: bool,
-    notes: list[str],
-    empty: EmptyLines,
-) -> Iterator[tuple[str, list[str]]]:
-    prefix, short = f"{name}, line ", []
-    for number, cells in lines:
-        if len(cells) == width:
-            yield f"{prefix}{number}", cells
-        elif skips_short and len(cells) < width:
-            short.append(str(number))
-        else:
-            raise UserError(f"{prefix}{number} has {len(cells)} columns, and the first line has {width}")
-    if short:
-        notes.append(f"{name}: {len(short)} lines lack columns and are left out: {_listed(short)}")
-    notes += empty.note()
-
-
-def _json_records(name: str, numbered: Iterator[tuple[int, str]], columns: Columns, empty: EmptyLines) -> Records:
-    first, line = _first(numbered, name)
-    names = list(json_record(line, f"{name}, line {first}"))
-    optional = [column for column in columns.optional if column in names]
-    keys: dict[Column, Column] = {column: column for column in (*columns.needed, *optional)}
-    notes: list[str] = []
-
-    def lines() -> Iterator[tuple[str, dict[Column, Any]]]:
-        for number, row in itertools.chain([(first, line)], numbered):
-            place = f"{name}, line {number}"
-            cells: dict[Any, Any] = json_record(row, place)
-            if missing := [column for column in columns.needed if column not in cells]:
-                raise UserError(f"{place} has no {missing[0]}: it has {_listed(list(map(str, cells)))}")
-            yield place, {column: cells.get(column) for column in keys}
-        notes.extend(empty.note())
-
-    return Records(name, keys, names, lines(), notes)
-
-
-def _tfds_records(task: Task, split: str, source: str, columns: Columns) -> Records:
-    spec, tfds_split = tfds_place(task, split, source)
-    optional = [str(column) for column in columns.optional]
-    data = read_records(spec, tfds_split, [str(column) for column in columns.needed], optional)
-    keys: dict[Column, str] = {field: field for field in data.fields}
-    return Records(data.name, keys, data.all_fields, data.records, [])
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(name or "''" for name in names[:_LISTED]) + more
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

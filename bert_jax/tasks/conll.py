@@ -17,7 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.table import Column, CONLLU
-from bert_jax.tasks.task_files import read_text
+from bert_jax.text.streams import read_text
 
 DOCUMENT = "-DOCSTART-"
 _DOCUMENT_COMMENTS = ("#begin document", "#end document", "# newdoc")  # CoNLL-2012, CoNLL-U

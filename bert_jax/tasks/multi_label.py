@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cells -> the classes of an example, where any number of them is right: a column that lists them, or a column for each."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
+from bert_jax.files import parse_json
 from bert_jax.tasks.scoring.labels import label_key
+from bert_jax.tasks.task_files import LISTED
 
 Word = Callable[[Any, str], str | None]  # (cell, place) -> a label as text; None where there is none
 _NOTHING = "\\N"  # as databases export what is not known
@@ -37,15 +38,12 @@ def _parts(cell: Any, place: str, separator: str | None) -> list[Any]:
     if separator is not None:
         return text.split(separator)
     try:
-        parts = json.loads(text)
-    except (ValueError, RecursionError):
-        parts = None
-    if not isinstance(parts, list):
+        return parse_json(text, list)
+    except ValueError:
         raise UserError(
             f"{place}: {text[:40]!r} stands where classes must be: name what stands between them with --separator, or"
             ' write a JSON list such as ["a", "b"]'
-        )
-    return parts
+        ) from None
 
 
 def class_numbers(words: Iterable[str], labels: Sequence[str], place: str) -> tuple[int, ...]:
@@ -54,9 +52,8 @@ def class_numbers(words: Iterable[str], labels: Sequence[str], place: str) -> tu
     found = []
     for word in words:
         if label_key(word) not in known:
-            shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
             raise UserError(
-                f"{place}: class {word} is not one of {shown}: correct it, or give all classes with --labels"
+                f"{place}: class {word} is not one of {listed(labels, LISTED)}: correct it, or give all classes with --labels"
             )
         found.append(known[label_key(word)])
     return tuple(sorted(found))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import Question
 from bert_jax.tasks.questions import answer_begin
-from bert_jax.tasks.rows import Row, TOO_LONG
+from bert_jax.tasks.rows import check_row_settings, Cut, cut_windows, Row, too_long_error
 from bert_jax.tokenization import Tokenizer
 
 _SPECIAL = 3  # [CLS], [SEP] and [SEP]
@@ -39,17 +39,12 @@ class QuestionSettings:
     too_long: str = "windows"  # a context that does not fit: "error", "truncate" (counted) or "windows"
 
     def __post_init__(self) -> None:
-        if self.too_long not in TOO_LONG:
-            raise UserError(f"too_long is '{self.too_long}': use {', '.join(TOO_LONG)}")
-        if self.doc_stride < 1 or self.max_query_length < 1:
-            raise UserError(
-                f"doc_stride is {self.doc_stride} and max_query_length {self.max_query_length}: both must be at least 1"
-            )
-        if self.max_length <= self.max_query_length + _SPECIAL:
-            raise UserError(
-                f"max_length is {self.max_length}, of which a question takes up to max_query_length"
-                f" {self.max_query_length} and {_SPECIAL} special tokens: raise the first or lower the second"
-            )
+        if self.max_query_length < 1:
+            raise UserError(f"max_query_length={self.max_query_length} leaves no question: set 1 or more")
+        beside = f" beside a question of max_query_length={self.max_query_length}"
+        check_row_settings(
+            self.max_length, self.max_query_length + _SPECIAL + 1, self.too_long, self.doc_stride, beside
+        )
 
 
 class Window(NamedTuple):
@@ -165,43 +160,6 @@ def covering_tokens(spans: np.ndarray, begin: int, end: int) -> tuple[int, int] 
 # ---- windows -----------------------------------------------------------------------------------------------
 
 
-class Cut(NamedTuple):
-    """A window, in tokens of the context; the middle two as in `Window`, counted in the context."""
-
-    begin: int
-    best_begin: int
-    best_end: int
-    end: int
-
-
-@functools.lru_cache(maxsize=2**16)
-def cut_windows(tokens: int, room: int, stride: int) -> tuple[Cut, ...]:
-    """Windows of up to `room` tokens over a context of `tokens`, each `stride` after the one before it; at least one.
-
-    Where windows overlap a token belongs to the one that gives it the most context on its poorer side, to be exact the
-    highest min(left, right) + 0.01 x length of the window (run_squad.py, _check_is_max_context), and to the first of
-    equals. The tokens that belong to a window are neighbours: from left to right over the overlap of two windows, the
-    score of the first less that of the second never rises.
-    """
-    begins = [0]
-    while begins[-1] + room < tokens:
-        begins.append(begins[-1] + min(room, stride))
-    most = np.full(tokens, -1.0)  # [T]
-    best = np.zeros(tokens, np.int64)  # [T], the window that each token belongs to; increasing
-    for number, begin in enumerate(begins):
-        length = min(room, tokens - begin)
-        left = np.arange(length)
-        score = np.minimum(left, length - 1 - left) + 0.01 * length
-        shown = slice(begin, begin + length)
-        best[shown][score > most[shown]] = number
-        most[shown] = np.maximum(score, most[shown])
-    bounds = np.searchsorted(best, np.arange(len(begins) + 1)).tolist()
-    return tuple(
-        Cut(first, best_begin, best_end, min(first + room, tokens))
-        for first, best_begin, best_end in zip(begins, bounds, bounds[1:], strict=False)
-    )
-
-
 def _windows(
     question: Question, tokens: int, room: int, settings: QuestionSettings, made: QuestionRows
 ) -> tuple[Cut, ...]:
@@ -210,10 +168,8 @@ def _windows(
         made.counts["questions with several windows"] += len(windows) > 1
         return windows
     if settings.too_long == "error":
-        raise UserError(
-            f"{question.place} ('{question.name}') has a context of {tokens} tokens, and max_length {settings.max_length}"
-            f" leaves room for {room} beside the question: raise it, or set too_long to windows or truncate"
-        )
+        whole = settings.max_length - room + tokens
+        raise too_long_error(f"{question.place} ('{question.name}')", [whole], settings.max_length)
     made.counts["contexts cut to max_length"] += 1
     return (Cut(0, 0, room, room),)
 

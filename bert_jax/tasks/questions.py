@@ -9,20 +9,16 @@ same data sets in TFDS.
 the JSON: data[3].paragraphs[0].qas[2].
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import Answer, Question
-from bert_jax.tasks.scoring.squad import read_json
+from bert_jax.tasks.scoring.squad import entries, member, question_id, SHAPE
 from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
 from bert_jax.text.lines import json_record
 from bert_jax.text.tfds_source import read_records
-
-_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
-_SHAPE = "a SQuAD file is data[].paragraphs[] with context and qas[], which have id, question and answers[]"
 
 
 def read_questions(path: Path, labelled: bool = True, unique: bool = True) -> list[Question]:
@@ -39,8 +35,8 @@ def read_questions(path: Path, labelled: bool = True, unique: bool = True) -> li
         not marked as impossible, or is marked so and has one.
     """
     if not path.stat().st_size:
-        raise UserError(f"{path} is empty: {_SHAPE}")
-    return _questions(_entries(read_json(path), path), labelled, unique, f"{path} has no questions: {_SHAPE}")
+        raise UserError(f"{path} is empty: {SHAPE}")
+    return _questions(entries(path), labelled, unique, f"{path} has no questions: {SHAPE}")
 
 
 def read_tfds_questions(
@@ -60,11 +56,11 @@ def read_tfds_questions(
     columns = task.tfds.columns if task.tfds is not None else SQUAD_FIELDS
     question, context, name, answers = (str(column) for column in (*columns.text, columns.id, columns.label))
     data = read_records(spec, tfds_split, [question, context, name], [answers, "is_impossible"])
-    entries = (
+    found = (
         (place, record[context], {"id": record[name], "question": record[question]} | _labels(record, answers, place))
         for place, record in data.records
     )
-    return _questions(entries, labelled, unique, f"{data.name} has no questions: is it the right split?")
+    return _questions(found, labelled, unique, f"{data.name} has no questions: is it the right split?")
 
 
 def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
@@ -82,7 +78,7 @@ def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
         if line.strip():
             place = f"line {number}"
             entry = {"id": str(number), **json_record(line, place)}
-            questions.append(_question(entry, _member(entry, "context", str, place), place, labelled=False))
+            questions.append(_question(entry, member(entry, "context", str, place), place, labelled=False))
     return questions
 
 
@@ -135,27 +131,11 @@ def _labels(record: Mapping[str, Any], answers: str, place: str) -> dict[str, An
     return found | {"answers": [{"text": text, "answer_start": begin} for text, begin in pairs]}
 
 
-# ---- the file ----------------------------------------------------------------------------------------------
-
-
-def _entries(content: Any, path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Place, context and question of each entry."""
-    file = path.name
-    for number, article in enumerate(_member(content, "data", list, file, joint=", ")):
-        article_place = f"{file}, data[{number}]"
-        for paragraph_number, paragraph in enumerate(_member(article, "paragraphs", list, article_place)):
-            place = f"{article_place}.paragraphs[{paragraph_number}]"
-            context = _member(paragraph, "context", str, place)
-            for question_number, entry in enumerate(_member(paragraph, "qas", list, place)):
-                yield f"{place}.qas[{question_number}]", context, entry
-
-
 def _question(entry: Any, context: str, place: str, labelled: bool) -> Question:
-    numbered = isinstance(entry, dict) and type(entry.get("id")) is int
-    name = str(_member(entry, "id", int if numbered else str, place)).strip()  # as the scorer reads it
-    text = _member(entry, "question", str, place)
-    impossible = _member(entry, "is_impossible", bool, place) if "is_impossible" in entry else None
-    given = _member(entry, "answers", list, place) if (labelled and not impossible) or "answers" in entry else []
+    name = question_id(entry, place)
+    text = member(entry, "question", str, place)
+    impossible = member(entry, "is_impossible", bool, place) if "is_impossible" in entry else None
+    given = member(entry, "answers", list, place) if (labelled and not impossible) or "answers" in entry else []
     answers = tuple(_answer(answer, f"{place}.answers[{number}]") for number, answer in enumerate(given))
     if impossible and answers:
         raise UserError(f"{place} ('{name}') is_impossible and has the answer '{answers[0].text}': remove one of them")
@@ -167,26 +147,7 @@ def _question(entry: Any, context: str, place: str, labelled: bool) -> Question:
 
 
 def _answer(entry: Any, place: str) -> Answer:
-    text = _member(entry, "text", str, place)
+    text = member(entry, "text", str, place)
     if not text.strip():
         raise UserError(f"{place}.text is empty: a question without an answer has an empty list of answers")
-    return Answer(text, _member(entry, "answer_start", int, place))
-
-
-def _member[T](holder: Any, name: str, kind: type[T], place: str, joint: str = ".") -> T:
-    """`holder[name]`, which must be of that kind."""
-    if not isinstance(holder, dict):
-        raise UserError(f"{place} is {_said(holder)}, not an object with '{name}': {_SHAPE}")
-    if name not in holder:
-        raise UserError(f"{place} has no '{name}': {_SHAPE}")
-    value = holder[name]
-    if type(value) is not kind:  # isinstance would take true for a number
-        raise UserError(f"{place}{joint}{name} is {_said(value)}, not {_KINDS[kind]}: {_SHAPE}")
-    return value
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, list | dict):
-        return _KINDS[type(value)]
-    said = json.dumps(value, ensure_ascii=False)
-    return said if len(said) <= 40 else f"{said[:40]}..."
+    return Answer(text, member(entry, "answer_start", int, place))

@@ -22,6 +22,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import Sentence
+from bert_jax.tasks.scoring.conll import Tag
 
 OUTSIDE = "O"
 # The letters of each scheme for what begins, is inside, ends, and is a whole entity.
@@ -51,14 +52,6 @@ class Span(NamedTuple):
     type: str
 
 
-class Tag(NamedTuple):
-    """A tag taken apart; `role` is O, B, I, E or S, whatever the letter is."""
-
-    role: str
-    type: str
-    letter: str
-
-
 class Fault(NamedTuple):
     """A word whose tag breaks the scheme."""
 
@@ -74,7 +67,7 @@ class Transitions(NamedTuple):
     last: np.ndarray  # [L] bool
 
 
-_NOTHING = Tag(OUTSIDE, "", OUTSIDE)  # what stands before and behind a sentence
+_NOTHING = Tag(OUTSIDE, "")  # what stands before and behind a sentence
 
 
 def scheme_named(name: str) -> str:
@@ -97,7 +90,7 @@ def parse(tag: str) -> Tag | None:
     if tag == OUTSIDE:
         return _NOTHING
     match = _TAG.fullmatch(tag)
-    return Tag(_ROLE_OF[match[1]], match[2] or "", match[1]) if match else None
+    return Tag(match[1], match[2] or "") if match else None
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:
@@ -110,7 +103,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
     before, begin = _NOTHING, 0
     for place, tag in enumerate([*map(_parsed, tags), _NOTHING]):
         begins = _begins(before, tag)
-        if before.role != OUTSIDE and (begins or tag.role == OUTSIDE):
+        if _role(before) != OUTSIDE and (begins or _role(tag) == OUTSIDE):
             spans.append(Span(begin, place, before.type))
         if begins:
             begin = place
@@ -120,9 +113,9 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 def _begins(before: Tag, tag: Tag) -> bool:
     """Whether an entity begins at `tag`."""
-    if tag.role == OUTSIDE:
+    if _role(tag) == OUTSIDE:
         return False
-    return tag.role in "BS" or before.role in "OES" or before.type != tag.type
+    return _role(tag) in "BS" or _role(before) in "OES" or before.type != tag.type
 
 
 def tags_of(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
@@ -155,7 +148,7 @@ def faults(tags: Sequence[str], scheme: str) -> list[Fault]:
     found = []
     before = _NOTHING
     for place, tag in enumerate([*map(_parsed, tags), _NOTHING]):
-        if tag.role != OUTSIDE and tag.letter not in SCHEMES[scheme]:
+        if _role(tag) != OUTSIDE and tag.letter not in SCHEMES[scheme]:
             found.append(Fault(place, OTHER_LETTER))
         elif kind := _fault(before, tag, scheme):
             found.append(Fault(place - (kind == NO_END), kind))
@@ -165,10 +158,10 @@ def faults(tags: Sequence[str], scheme: str) -> list[Fault]:
 
 def _fault(before: Tag, tag: Tag, scheme: str) -> str | None:
     """What is wrong where `tag` follows `before`."""
-    inside = before.role in "BI"
+    inside = _role(before) in "BI"
     if scheme == "IOB1":
-        return NEEDLESS_B if tag.role == "B" and not (inside and before.type == tag.type) else None
-    if tag.role in "IE":
+        return NEEDLESS_B if _role(tag) == "B" and not (inside and before.type == tag.type) else None
+    if _role(tag) in "IE":
         if not inside:
             return NO_BEGINNING
         return OTHER_TYPE if before.type != tag.type else None
@@ -260,7 +253,7 @@ def labels_of(sentences: Iterable[Sentence], scheme: str | None) -> list[str]:
     tags = {tag for sentence in sentences for tag in sentence.tags or ()}
     if scheme is None:
         return sorted(tags)
-    return label_names({parsed.type for parsed in map(_parsed, tags) if parsed.role != OUTSIDE}, scheme)
+    return label_names({parsed.type for parsed in map(_parsed, tags) if _role(parsed) != OUTSIDE}, scheme)
 
 
 def named_labels(names: Sequence[str], scheme: str | None) -> list[str]:
@@ -272,7 +265,7 @@ def named_labels(names: Sequence[str], scheme: str | None) -> list[str]:
         return list(names)
     parsed = [parse(name) for name in names]
     if all(parsed) and (OUTSIDE in names or any(tag.type for tag in parsed if tag)):
-        return label_names({tag.type for tag in parsed if tag and tag.role != OUTSIDE}, scheme)
+        return label_names({tag.type for tag in parsed if tag and _role(tag) != OUTSIDE}, scheme)
     return label_names({name for name in names if name != OUTSIDE}, scheme)
 
 
@@ -282,7 +275,7 @@ def transitions(labels: Sequence[str], scheme: str) -> Transitions:
     Raises:
       UserError: O is not among the labels, or one is not of the scheme.
     """
-    tags = [parse(label) or Tag("", label, "") for label in labels]
+    tags = [parse(label) or Tag("", label) for label in labels]
     foreign = [label for label, tag in zip(labels, tags, strict=True) if tag.letter not in OUTSIDE + SCHEMES[scheme]]
     foreign += [label for label, tag in zip(labels, tags, strict=True) if not tag.letter]
     if foreign or OUTSIDE not in labels:
@@ -300,6 +293,11 @@ def _parsed(tag: str) -> Tag:
     if parsed is None:
         raise ValueError(f"'{tag}' is no tag of any scheme")
     return parsed
+
+
+def _role(tag: Tag) -> str:
+    """Return O, B, I, E or S, whatever the tag's letter is in its scheme."""
+    return _ROLE_OF.get(tag.letter, tag.letter)
 
 
 def _spelled(letter: str, kind: str) -> str:

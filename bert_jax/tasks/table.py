@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 
 from bert_jax.config.description import TASKS as KINDS
 from bert_jax.errors import UserError
-from bert_jax.tasks.scoring.labels import distinct_labels, label_key
+from bert_jax.tasks.scoring.labels import label_key
 
 # Appendix A.3: what the authors searched on every task. Section 4.1 has 4e-5 too, for GLUE.
 LEARNING_RATES = (5e-5, 3e-5, 2e-5)
 BATCH_SIZES = (16, 32)
 EPOCHS = (2, 3, 4)
+
+SQUAD, CMRC = "squad", "cmrc"  # scoring/squad.py, which compares words, and scoring/cmrc.py, which compares characters
 
 Column = str | int  # its name in the header, or its number from 0 in a file without one
 CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")  # columns of CoNLL-U
@@ -112,6 +114,7 @@ class Task:
     submissions: Mapping[str, Submission] = field(default_factory=dict)
     tfds: TfdsSource | None = None
     positive: str | None = None
+    question_scorer: str = SQUAD  # the official scorer of questions
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -183,17 +186,32 @@ def tfds_place(task: Task, split: str, source: str) -> tuple[str, str]:
 # processors of transformers 4. AX is predicted by the classifier of MNLI.
 
 
-def _tsv(*splits: str) -> dict[str, tuple[str, ...]]:
-    """GLUE's names of files; train, dev and test where no others are given."""
-    return {split: (f"{split}.tsv",) for split in splits or ("train", "dev", "test")}
+def _glue(name: str, title: str, test_examples: int, tfds: Columns) -> Task:
+    """Return a task as most of GLUE's are: classes, a TSV file for each split, one file to submit.
+
+    Args:
+      test_examples: of the official test file.
+      tfds: what the fields are called in TFDS.
+    """
+    return Task(
+        name=name,
+        title=title,
+        kind="classification",
+        metrics=("accuracy",),
+        files={split: (f"{split}.tsv",) for split in ("train", "dev", "test")},
+        submissions={"test": Submission(f"{title}.tsv", test_examples)},
+        tfds=TfdsSource(f"glue/{name}", tfds),
+    )
 
 
 def _pair(first: str, second: str, label: str = "label", id: str = "index") -> Columns:
     return Columns((first, second), label, id)
 
 
+_SENTENCE = Columns(("sentence",), "label", "index")
 _SENTENCES = _pair("sentence1", "sentence2")
 _COLA_WITHOUT_HEADER = Columns((3,), label=1)
+_TFDS_SENTENCE = Columns(("sentence",), "label", "idx")
 _TFDS_PAIR = _pair("sentence1", "sentence2", id="idx")
 _TFDS_NLI = _pair("premise", "hypothesis", id="idx")
 _BINARY = ("0", "1")
@@ -201,41 +219,24 @@ _NLI = ("contradiction", "entailment", "neutral")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 _GLUE = (
-    Task(
-        "cola",
-        "CoLA",
-        "classification",
-        ("mcc", "accuracy"),
-        _tsv(),
+    replace(
+        _glue("cola", "CoLA", 1_063, _TFDS_SENTENCE),
+        metrics=("mcc", "accuracy"),
         labels=_BINARY,
         meanings=("unacceptable", "acceptable"),
-        columns={
-            "train": _COLA_WITHOUT_HEADER,
-            "dev": _COLA_WITHOUT_HEADER,
-            "test": Columns(("sentence",), "label", "index"),
-        },
-        submissions={"test": Submission("CoLA.tsv", 1_063)},
-        tfds=TfdsSource("glue/cola", Columns(("sentence",), "label", "idx")),
+        columns={"train": _COLA_WITHOUT_HEADER, "dev": _COLA_WITHOUT_HEADER, "test": _SENTENCE},
     ),
-    Task(
-        "sst2",
-        "SST-2",
-        "classification",
-        ("accuracy",),
-        _tsv(),
+    replace(
+        _glue("sst2", "SST-2", 1_821, _TFDS_SENTENCE),
         labels=_BINARY,
         meanings=("negative", "positive"),
-        columns=Columns(("sentence",), "label", "index"),
-        submissions={"test": Submission("SST-2.tsv", 1_821)},
-        tfds=TfdsSource("glue/sst2", Columns(("sentence",), "label", "idx")),
+        columns=_SENTENCE,
     ),
-    Task(
-        "mrpc",
-        "MRPC",
-        "classification",
-        ("f1", "accuracy"),
+    replace(
+        _glue("mrpc", "MRPC", 1_725, _TFDS_PAIR),
+        metrics=("f1", "accuracy"),
         # Microsoft's own file of training pairs has those of GLUE's dev.tsv in it, and its test file has labels.
-        {
+        files={
             "train": ("train.tsv", "msr_paraphrase_train.txt"),
             "dev": ("dev.tsv",),
             "test": ("test.tsv", "msr_paraphrase_test.txt"),
@@ -243,39 +244,25 @@ _GLUE = (
         labels=_BINARY,
         meanings=("not_equivalent", "equivalent"),
         columns=_pair("#1 String", "#2 String", "Quality"),
-        submissions={"test": Submission("MRPC.tsv", 1_725)},
-        tfds=TfdsSource("glue/mrpc", _TFDS_PAIR),
     ),
-    Task(
-        "stsb",
-        "STS-B",
-        "regression",
-        ("spearman", "pearson"),  # section 4.1 prints Spearman's
-        _tsv(),
+    replace(
+        _glue("stsb", "STS-B", 1_379, _TFDS_PAIR),
+        kind="regression",
+        metrics=("spearman", "pearson"),  # section 4.1 prints Spearman's
         rating=(0, 5),
         columns=_pair("sentence1", "sentence2", "score"),
-        submissions={"test": Submission("STS-B.tsv", 1_379)},
-        tfds=TfdsSource("glue/stsb", _TFDS_PAIR),
     ),
-    Task(
-        "qqp",
-        "QQP",
-        "classification",
-        ("f1", "accuracy"),
-        _tsv(),
+    replace(
+        _glue("qqp", "QQP", 390_965, _pair("question1", "question2", id="idx")),
+        metrics=("f1", "accuracy"),
         labels=_BINARY,
         meanings=("not_duplicate", "duplicate"),
         columns=_pair("question1", "question2", "is_duplicate", "id"),
         skips_short_lines=True,  # the official train.tsv has a few
-        submissions={"test": Submission("QQP.tsv", 390_965)},
-        tfds=TfdsSource("glue/qqp", _pair("question1", "question2", id="idx")),
     ),
-    Task(
-        "mnli",
-        "MNLI",
-        "classification",
-        ("accuracy",),
-        {
+    replace(
+        _glue("mnli", "MNLI", 9_796, _TFDS_NLI),
+        files={
             "train": ("train.tsv",),
             "dev": ("dev_matched.tsv",),
             "dev_mismatched": ("dev_mismatched.tsv",),
@@ -296,51 +283,25 @@ _GLUE = (
             },
         ),
     ),
-    Task(
-        "qnli",
-        "QNLI",
-        "classification",
-        ("accuracy",),
-        _tsv(),
+    replace(
+        _glue("qnli", "QNLI", 5_463, _pair("question", "sentence", id="idx")),
         labels=_ENTAILMENT,
         columns=_pair("question", "sentence"),
-        submissions={"test": Submission("QNLI.tsv", 5_463)},
-        tfds=TfdsSource("glue/qnli", _pair("question", "sentence", id="idx")),
     ),
-    Task(
-        "rte",
-        "RTE",
-        "classification",
-        ("accuracy",),
-        _tsv(),
-        labels=_ENTAILMENT,
-        columns=_SENTENCES,
-        submissions={"test": Submission("RTE.tsv", 3_000)},
-        tfds=TfdsSource("glue/rte", _TFDS_PAIR),
-    ),
-    Task(  # the paper leaves it out: footnote 4 of section 4.1
-        "wnli",
-        "WNLI",
-        "classification",
-        ("accuracy",),
-        _tsv(),
+    replace(_glue("rte", "RTE", 3_000, _TFDS_PAIR), labels=_ENTAILMENT, columns=_SENTENCES),
+    replace(  # the paper leaves it out: footnote 4 of section 4.1
+        _glue("wnli", "WNLI", 146, _TFDS_PAIR),
         labels=_BINARY,
         meanings=("not_entailment", "entailment"),
         columns=_SENTENCES,
-        submissions={"test": Submission("WNLI.tsv", 146)},
-        tfds=TfdsSource("glue/wnli", _TFDS_PAIR),
     ),
-    Task(
-        "ax",
-        "AX",
-        "classification",
-        ("mcc",),
-        {"test": ("AX.tsv", "diagnostic.tsv", "diagnostic/diagnostic.tsv")},
+    replace(
+        _glue("ax", "AX", 1_104, _TFDS_NLI),
+        metrics=("mcc",),
+        files={"test": ("AX.tsv", "diagnostic.tsv", "diagnostic/diagnostic.tsv")},
         labels=_NLI,
         columns=_SENTENCES,
         trains_with="mnli",
-        submissions={"test": Submission("AX.tsv", 1_104)},
-        tfds=TfdsSource("glue/ax", _TFDS_NLI),
     ),
 )
 
@@ -382,6 +343,7 @@ _OTHERS = (
         max_length=512,
         learning_rate=3e-5,
         epochs=2,
+        question_scorer=CMRC,
     ),
     Task(
         "drcd",
@@ -396,6 +358,7 @@ _OTHERS = (
         max_length=512,
         learning_rate=3e-5,
         epochs=2,
+        question_scorer=CMRC,
     ),
     Task(
         "swag",
@@ -452,134 +415,3 @@ def find_task(name: str) -> Task:
     near = difflib.get_close_matches(plain(name), spellings, n=1)
     hint = f"did you mean {spellings[near[0]].name}? " if near else ""
     raise UserError(f"there is no task {name}: {hint}The tasks are {', '.join(TASKS)}; your own data is --task own")
-
-
-# ---- your own data ---------------------------------------------------------------------------------------------
-
-_OWN_METRICS = {
-    "classification": ("accuracy", "mcc", "f1"),
-    "multi_label": ("micro_f1", "macro_f1", "subset_accuracy"),
-    "regression": ("pearson", "spearman"),
-    "choice": ("accuracy",),
-    "span": ("f1", "exact_match"),
-    "tagging": ("f1", "precision", "recall"),
-}
-_OWN_SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
-CONLL_ENDINGS = ("conll", "conllu", "txt")
-_OWN_ENDINGS = {"span": ("json",), "tagging": CONLL_ENDINGS}
-
-
-def own_task(
-    kind: str,
-    text: Sequence[Column] = (),
-    label: Column | None = None,
-    id: Column | None = None,
-    labels: Sequence[str] | None = None,
-    choices: Sequence[Column] = (),
-    positive: str | None = None,
-    separator: str | None = None,
-) -> Task:
-    """A task on files of one's own, whose columns are named.
-
-    TSV has no quoting, CSV has; the ending of the file decides. Columns are given by name, or all by number for files
-    without a header. Tagging has CoNLL files, of which columns may be named (see `conll.read_conll`), or JSON lines with a
-    list of words and a list of tags, whose fields must be named.
-
-    Args:
-      kind: one of description.TASKS.
-      text: one text or two; choice: the context (and the common beginning of the continuations); tagging: the words.
-      labels: the classes in the order of their numbers, of tagging also the types of its phrases (see
-        `schemes.named_labels`); None: those of the training file.
-      choices: a column for each, or one with a list.
-      positive: the class that F1 is of where there are two; None: the second.
-      separator: multi_label: what stands between the classes in the column `label`; None: it holds lists. Without
-        `label` each of `labels` is the name of a column of 0 and 1.
-
-    Raises:
-      UserError: columns that do not fit together or the kind.
-    """
-    given = bool(text) or label is not None or id is not None or bool(choices)
-    columns = Columns(tuple(text), label, id, tuple(choices)) if given else None
-    if kind == "multi_label":
-        columns = _multi_label_columns(columns or Columns(()), labels, separator)
-    elif separator is not None:
-        raise UserError(
-            f"--separator belongs to multi_label, whose examples have several classes: {kind} has none such"
-        )
-    endings = _OWN_ENDINGS.get(kind, ("tsv", "csv", "jsonl"))
-    if columns is not None and kind == "tagging":
-        of_conll = all(map(is_conll_column, columns.text))
-        endings = (*CONLL_ENDINGS, "jsonl") if of_conll else ("jsonl", *CONLL_ENDINGS)
-    task = Task(
-        "own",
-        "own data",
-        kind,
-        _OWN_METRICS.get(kind, ()),
-        {split: tuple(f"{name}.{end}" for end in endings for name in names) for split, names in _OWN_SPLITS.items()},
-        labels=None if labels is None else tuple(labels),
-        columns=columns,
-        max_length=384 if kind == "span" else 128,
-        positive=positive,
-    )
-    _check_own(kind, columns, task.labels)
-    if kind == "choice" and task.labels is None and len(choices) > 1:
-        task = replace(task, labels=tuple(str(number) for number in range(len(choices))))
-    if positive is not None and kind != "classification":
-        raise UserError(f"--positive belongs to classification, whose F1 is of one class: {kind} has none such")
-    return task.with_classes(labels) if labels is not None and kind == "classification" else task
-
-
-def with_columns(
-    name: str, text: Sequence[Column], label: Column | None = None, labels: Sequence[str] | None = None
-) -> Task:
-    """A task of tagging of the table on files with other columns, or with labels that its training file lacks.
-
-    Raises:
-      UserError: it is no task of tagging, whose files alone come in many layouts, or columns that do not fit together.
-    """
-    task = find_task(name)
-    if task.kind != "tagging":
-        raise UserError(f"--task {task.name} has its own columns and labels: describe your own data with --task own")
-    columns = Columns(tuple(text), label) if text or label is not None else None
-    _check_own(task.kind, columns, labels)
-    tfds = task.tfds if task.tfds is None or columns is None else replace(task.tfds, columns=columns)
-    return replace(task, columns=columns, labels=None if labels is None else tuple(labels), tfds=tfds)
-
-
-def _multi_label_columns(columns: Columns, labels: Sequence[str] | None, separator: str | None) -> Columns:
-    if columns.label is not None:
-        if separator == "":
-            raise UserError("--separator '' parts nothing: name what stands between classes, such as ';'")
-        return replace(columns, separator=separator)
-    if separator is not None or not labels:
-        raise UserError(
-            "multi_label needs --label, the column that lists the classes, or --labels, each the name of a column of 0 and 1"
-        )
-    return replace(columns, flags=tuple(labels))
-
-
-def _check_own(kind: str, columns: Columns | None, labels: Sequence[str] | None) -> None:
-    if labels is not None:
-        if len(distinct_labels(labels)) != len(labels):
-            raise UserError(f"--labels {' '.join(labels)}: one is given twice")
-        if kind in ("regression", "span"):
-            found = "a regression has numbers" if kind == "regression" else "answers are pieces of their context"
-            raise UserError(f"--labels belongs to classification, choice and tagging: {found}")
-    if columns is None and kind in _OWN_ENDINGS:
-        return
-    if kind == "span":
-        raise UserError("span has no columns: its files are as SQuAD's, name them with --data alone")
-    columns = columns or Columns(())
-    given = [*columns.needed, *columns.optional]
-    if kind != "tagging" and len({type(column) for column in given}) > 1:
-        raise UserError(f"columns {given} are given by name and by number: a file has a header or it has none")
-    allowed = (1,) if kind == "tagging" else (1, 2)
-    if len(columns.text) not in allowed:
-        raise UserError(
-            f"{len(columns.text)} columns are named as text, and {kind} has {' or '.join(map(str, allowed))}: name"
-            " them with --text"
-        )
-    if bool(columns.choices) != (kind == "choice"):
-        raise UserError(
-            f"{kind} with {len(columns.choices)} columns of choices: --choices belongs to choice, which needs it"
-        )

@@ -13,8 +13,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import Sentence
-from bert_jax.tasks.question_rows import Cut, cut_windows
-from bert_jax.tasks.rows import IGNORE, Row, TOO_LONG
+from bert_jax.tasks.rows import check_row_settings, Cut, cut_windows, IGNORE, Row, too_long_error
 from bert_jax.tasks.schemes import OUTSIDE, Transitions, transitions
 from bert_jax.tokenization import Tokenizer
 
@@ -78,7 +77,9 @@ def tagging_rows(
       UserError: a sentence is too long, a tag is not in `labels`, or a setting cannot be.
     """
     room = max_length - _SPECIAL
-    _check_settings(room, too_long, stride, unknown_labels)
+    check_row_settings(max_length, _SPECIAL + 1, too_long, stride)
+    if unknown_labels not in UNKNOWN_LABELS:
+        raise UserError(f"unknown_labels={unknown_labels} is not known: choose one of {', '.join(UNKNOWN_LABELS)}")
     label_of_word, without_label = _label_numbers(sentences, labels, unknown_labels, advice)  # [W]
     pieces = _pieces([word for sentence in sentences for word in sentence.words], tokenizer)
     bounds = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])  # [N + 1], in words
@@ -86,7 +87,7 @@ def tagging_rows(
     tokens_of = np.diff(token_begins)  # [N]
     long = np.flatnonzero(tokens_of > room)
     if len(long) and too_long == "error":
-        raise _too_long_error(sentences[long[0]], tokens_of[long], max_length)
+        raise too_long_error(sentences[long[0]].place, (tokens_of[long] + _SPECIAL).tolist(), max_length)
 
     shown = np.minimum(tokens_of, room) if too_long == "truncate" else tokens_of
     windows = [cut_windows(tokens, room, stride) for tokens in shown.tolist()]
@@ -105,25 +106,6 @@ def tagging_rows(
         "words left out": int(np.count_nonzero(word_map.rows == LEFT_OUT)),
     }
     return rows, word_map, counts
-
-
-def _check_settings(room: int, too_long: str, stride: int, unknown_labels: str) -> None:
-    if room < 1:
-        raise UserError(f"rows of {room + _SPECIAL} tokens have no room for text: [CLS] and [SEP] take {_SPECIAL}")
-    if too_long not in TOO_LONG:
-        raise UserError(f"sentences that are too long: '{too_long}' is not one of {', '.join(TOO_LONG)}")
-    if stride < 1:
-        raise UserError(f"windows that begin {stride} tokens apart: the stride must be 1 or more")
-    if unknown_labels not in UNKNOWN_LABELS:
-        raise UserError(f"labels that are not known: '{unknown_labels}' is not one of {', '.join(UNKNOWN_LABELS)}")
-
-
-def _too_long_error(sentence: Sentence, lengths: np.ndarray, max_length: int) -> UserError:
-    many = "1 sentence is" if len(lengths) == 1 else f"{len(lengths)} sentences are"
-    return UserError(
-        f"{sentence.place}: {lengths[0]} tokens, and a row of {max_length} has room for {max_length - _SPECIAL}"
-        f" ({many} too long, the longest has {lengths.max()}): have them cut into windows or truncated, or make rows longer"
-    )
 
 
 # ---- labels and pieces --------------------------------------------------------------------------------------

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of a split, found and read as text."""
+"""The file of a split, found by the names that the table of tasks has for it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from bert_jax.errors import UserError
+from bert_jax.errors import listed, UserError
 from bert_jax.tasks.table import Task
-from bert_jax.text.lines import decode_text, text_lines
-from bert_jax.text.streams import open_stream
 
-LARGEST_TEXT = 2**30  # bytes, unpacked, of a file that is read as a whole: a JSON file of questions, a CoNLL file
 _COMPRESSED = (".xz", ".gz", ".bz2", ".zst")  # endings; what a file is packed with is told by its first bytes
-_LISTED = 12  # names of a folder in a message
+LISTED = 12  # names, columns, labels or lines in a message
 
 
 def find_file(task: Task, split: str, path: Path) -> Path:
@@ -41,33 +37,7 @@ def find_file(task: Task, split: str, path: Path) -> Path:
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder}"
-    names = sorted(file.name for file in folder.iterdir())
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{folder} holds {', '.join(names[:_LISTED]) or 'nothing'}{more}"
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file, packed or not, with their numbers from 1; see `text_files.text_lines`.
-
-    Raises:
-      UserError: as `text_lines`, and as `open_stream` where it is packed and broken.
-    """
-    with open_stream(path) as stream:
-        yield from text_lines(stream, path.name)
-
-
-def read_text(path: Path) -> str:
-    """All of a UTF-8 file, packed or not, without a byte order mark.
-
-    Raises:
-      UserError: it is no text (see `text_files.decode_text`), is broken where it is packed, or unpacks to more than
-        `LARGEST_TEXT` bytes.
-    """
-    with open_stream(path) as stream:
-        raw = stream.read(LARGEST_TEXT + 1)
-    if len(raw) > LARGEST_TEXT:
-        raise UserError(f"{path} holds more than {LARGEST_TEXT // 2**20:,} MiB: divide it")
-    return decode_text(raw, path.name)
+    return f"{folder} holds {listed(sorted(file.name for file in folder.iterdir()), LISTED) or 'nothing'}"
 
 
 def plain_suffix(path: Path) -> str:

@@ -7,6 +7,7 @@ to hand out the views.
 N texts or pairs, T tokens of all, R rows.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, TextExample
-from bert_jax.tasks.rows import Row, TOO_LONG
+from bert_jax.tasks.rows import check_row_settings, Row, too_long_error, window_begins
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.ranges import ranges
 
@@ -56,7 +57,9 @@ def text_rows(
     Raises:
       UserError: a text that is too long for `error`, or a first text that leaves no room for windows of the second.
     """
-    _check(examples, max_length, too_long, stride)
+    check_row_settings(max_length, _SHORTEST, too_long, stride)
+    if too_long == "windows" and examples and isinstance(examples[0], ChoiceExample):
+        raise UserError("too_long=windows cannot be had with choices, which are rows already: set truncate or error")
     pairs, numbers = _pairs(examples)
     ids, lengths = _encoded(pairs, tokenizer)
     first_length, second_length = lengths.reshape(2, -1)  # [N] each
@@ -68,7 +71,8 @@ def text_rows(
     excess = _row_lengths(pieces) - max_length
     if (excess > 0).any():
         if too_long == "error":
-            _refuse(examples, pieces, excess, max_length)
+            place = examples[pieces.example[int(np.argmax(excess > 0))]].place
+            raise too_long_error(place, (excess[excess > 0] + max_length).tolist(), max_length)
         if too_long == "truncate":
             pieces = _shortened(pieces, np.maximum(excess, 0))
             counts["cut"] = int((excess > 0).sum())
@@ -89,20 +93,6 @@ def unknown_note(counts: dict[str, int], name: str) -> str | None:
         f"{name}: {unknown / tokens:.0%} of the tokens are [UNK]: the text is of another script or language than the"
         " vocabulary; use a model that was trained on it"
     )
-
-
-def _check(examples: Sequence[Any], max_length: int, too_long: str, stride: int) -> None:
-    if too_long not in TOO_LONG:
-        raise UserError(f"too_long={too_long} is not known: choose one of {', '.join(TOO_LONG)}")
-    if max_length < _SHORTEST:
-        raise UserError(f"max_length={max_length} leaves no room for text: set {_SHORTEST} or more")
-    if too_long == "windows":
-        if stride < 1:
-            raise UserError(f"stride={stride}: windows must begin 1 token apart or more")
-        if examples and isinstance(examples[0], ChoiceExample):
-            raise UserError(
-                "too_long=windows cannot be had with choices, which are rows already: set truncate or error"
-            )
 
 
 # ---- tokens --------------------------------------------------------------------------------------------------
@@ -129,16 +119,6 @@ def _row_lengths(pieces: Pieces) -> np.ndarray:
 
 
 # ---- too long ------------------------------------------------------------------------------------------------
-
-
-def _refuse(examples: Sequence[Any], pieces: Pieces, excess: np.ndarray, max_length: int) -> None:
-    row = int(np.argmax(excess > 0))
-    others = int((excess > 0).sum()) - 1
-    raise UserError(
-        f"{examples[pieces.example[row]].place}: {_row_lengths(pieces)[row]} tokens with [CLS] and [SEP], and"
-        f" max_length={max_length}{f' ({others} more are too long)' if others else ''}: set too_long to truncate or"
-        " windows, or a larger max_length"
-    )
 
 
 def _shortened(pieces: Pieces, excess: np.ndarray) -> Pieces:
@@ -172,10 +152,9 @@ def _windows(examples: Sequence[Any], pieces: Pieces, max_length: int, stride: i
             f" windows of {max(0, room[row])} for the second with max_length={max_length}: set too_long=truncate or a"
             " larger max_length"
         )
-    step = np.minimum(stride, np.maximum(room, 1))
-    windows = 1 + np.maximum(0, -(-(length - room) // step))
-    of = np.repeat(np.arange(len(windows)), windows)  # [R after], the row that each is a window of
-    start = ranges(np.zeros_like(windows), windows) * step[of]
+    begins = [window_begins(*row, stride) for row in zip(length.tolist(), room.tolist(), strict=True)]
+    of = np.repeat(np.arange(len(begins)), list(map(len, begins)))  # [R after], the row that each is a window of
+    start = np.array(list(itertools.chain.from_iterable(begins)))  # [R after]
     size = np.minimum(room[of], length[of] - start)
     single = single[of]
     return Pieces(

@@ -5,13 +5,12 @@ What is no text is refused where it is read, with file and line: other encodings
 bytes that are not UTF-8, NUL, and half a character, which JSON can spell (\\ud83d) and no encoding knows.
 """
 
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, IO
+from collections.abc import Iterable, Iterator
+from typing import IO
 
 from bert_jax.errors import listed, UserError
+from bert_jax.files import character_fault, NO_CHARACTER, parse_json
+from bert_jax.types import JsonObject
 
 LONGEST_LINE = 32 * 2**20  # bytes; a longer one is not a sentence, a paragraph or a record
 
@@ -27,8 +26,6 @@ _MARKS = (
 REPLACED = "\ufffd"  # stands for what is no character
 _MARK = "\ufeff"  # of UTF-8, which is read over
 _LOOKED_AT = 256  # bytes, for an encoding without a mark
-_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
-_ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")  # how JSON can spell what is no character
 
 
 def foreign_encoding(start: bytes) -> str | None:
@@ -145,7 +142,7 @@ class EmptyLines:
 # ---- JSON --------------------------------------------------------------------------------------------------
 
 
-def json_record(line: str, place: str, characters: bool = True) -> dict[str, Any]:
+def json_record(line: str, place: str, characters: bool = True) -> JsonObject:
     """Return the object of a line of JSON lines.
 
     Args:
@@ -154,68 +151,14 @@ def json_record(line: str, place: str, characters: bool = True) -> dict[str, Any
         it takes (`refuse_no_character`).
 
     Raises:
-      UserError: as `parse_json`, and where it is no object.
-    """
-    shape = "JSON lines have one object a line"
-    content = parse_json(line, place, shape, characters)
-    if not isinstance(content, dict):
-        shown = repr(content)
-        raise UserError(f"{place} is no JSON object but {shown if len(shown) <= 60 else f'{shown[:57]}...'}: {shape}")
-    return content
-
-
-def parse_json(text: str, place: str, shape: str, characters: bool = True) -> Any:
-    """Return the value of a JSON text.
-
-    Args:
-      place: file and line, for messages.
-      shape: what is expected there, for messages: "JSON lines have one object a line".
-      characters: whether NUL and half a character are refused.
-
-    Raises:
-      UserError: it is no JSON, is nested too deeply, an object has a name twice, or a string holds NUL or half a
-        character.
+      UserError: as `files.parse_json`.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_object_of(place))
-    except RecursionError:
-        raise UserError(f"{place} is nested too deeply: {shape}") from None
+        return parse_json(line, characters=characters)
     except ValueError as error:
-        raise UserError(f"{place} is not JSON ({error}): {shape}") from None
-    if characters and _ESCAPED.search(text):
-        refuse_no_characters(content, place)
-    return content
-
-
-def _object_of(place: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-            raise UserError(f"{place}: '{twice}' is in one object twice: keep one of them")
-        return content
-
-    return without_repetition
-
-
-def refuse_no_characters(content: Any, place: str) -> None:
-    """Refuse texts and names, at any depth of a JSON value, that hold NUL or half a character.
-
-    Raises:
-      UserError: with the place in the value, such as data[0].context.
-    """
-    pending: list[tuple[Any, str]] = [(content, "")]
-    while pending:
-        value, path = pending.pop()
-        if isinstance(value, str):
-            if found := _NO_CHARACTER.search(value):
-                raise UserError(f"{place}{', ' if path else ''}{path} {_said_of(found)}")
-        elif isinstance(value, dict):
-            parts = [(name, path) for name in value]
-            parts += [(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()]
-            pending += reversed(parts)  # the first place is told
-        elif isinstance(value, list):
-            pending += reversed([(inner, f"{path}[{number}]") for number, inner in enumerate(value)])
+        raise UserError(
+            f"{place} is not JSON of use here: {error}: mend it, JSON lines have one object a line"
+        ) from None
 
 
 def refuse_no_character(text: str, place: str, mend: str = "mend what wrote the file") -> None:
@@ -224,15 +167,10 @@ def refuse_no_character(text: str, place: str, mend: str = "mend what wrote the 
     Raises:
       UserError: it does; the message ends with `mend`.
     """
-    if found := _NO_CHARACTER.search(text):
-        raise UserError(f"{place} {_said_of(found, mend)}")
+    if found := NO_CHARACTER.search(text):
+        raise UserError(f"{place} holds {character_fault(found)}: {mend}")
 
 
 def without_no_characters(text: str) -> tuple[str, int]:
     """Return a text with U+FFFD in the place of each NUL and half of a character, and how many there were."""
-    return _NO_CHARACTER.subn(REPLACED, text)
-
-
-def _said_of(found: re.Match[str], mend: str = "mend what wrote the file") -> str:
-    what = "NUL" if found[0] == "\0" else "half a character"
-    return f"holds {what}, \\u{ord(found[0]):04x}: {mend}"
+    return NO_CHARACTER.subn(REPLACED, text)

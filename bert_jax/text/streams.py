@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.text.lines import decode_text, text_lines
 
+LARGEST_TEXT = 2**30  # bytes, unpacked, of a file that is read as a whole: a JSON file of questions, a CoNLL file
 _BUFFER = 2**20  # bytes read at once
 _PIECE = 2**10  # stored bytes unpacked at once: a zstd decoder gives all that they hold, at most 32 MiB
 _LIMIT = 2**20  # unpacked bytes taken at once from the decoders that can stop
@@ -59,6 +61,29 @@ def open_stream(
     unpacked = ByteStream(_Unpacked(path, stored, packed), _BUFFER)
     unpacked.packed = packed
     return unpacked
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file, packed or not, with their numbers from 1; see `lines.text_lines`.
+
+    Raises:
+      UserError: as `text_lines`, and as `open_stream`.
+    """
+    with open_stream(path) as stream:
+        yield from text_lines(stream, path.name)
+
+
+def read_text(path: Path) -> str:
+    """Return all of a UTF-8 file, packed or not, without a byte order mark.
+
+    Raises:
+      UserError: it is no text (see `lines.decode_text`), unpacks to more than `LARGEST_TEXT` bytes, or as `open_stream`.
+    """
+    with open_stream(path) as stream:
+        raw = stream.read(LARGEST_TEXT + 1)
+    if len(raw) > LARGEST_TEXT:
+        raise UserError(f"{path} holds more than {LARGEST_TEXT // 2**20:,} MiB: divide it")
+    return decode_text(raw, path.name)
 
 
 class _Stored(io.RawIOBase):

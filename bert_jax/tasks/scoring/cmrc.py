@@ -10,7 +10,7 @@ NLTK consults a trained model for where sentences end, a full stop may stay with
 import re
 from collections.abc import Sequence
 
-from bert_jax.tasks.scoring.squad import Answers, Predictions, require_answers
+from bert_jax.tasks.scoring.squad import Answers, overlap_f1, Predictions, require_answers
 
 PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 
@@ -50,15 +50,8 @@ def scores_cmrc(answers: Answers, predictions: Predictions) -> dict[str, float]:
 def f1_score(answers: Sequence[str], predicted: str) -> float:
     """The best F1 of the longest common run of segments, 0 to 1."""
     segments = segments_of(predicted)
-    return max(_run_f1(segments_of(answer), segments) for answer in answers)
-
-
-def _run_f1(answer: Sequence[str], predicted: Sequence[str]) -> float:
-    common = longest_common_run(answer, predicted)
-    if common == 0:
-        return 0
-    precision, recall = common / len(predicted), common / len(answer)
-    return (2 * precision * recall) / (precision + recall)
+    wanted = list(map(segments_of, answers))
+    return max(overlap_f1(longest_common_run(answer, segments), answer, segments) for answer in wanted)
 
 
 def exact_score(answers: Sequence[str], predicted: str) -> int:

@@ -23,28 +23,28 @@ BOUNDARY = "-X-"  # a line with this first item stands between sentences, as an 
 UNKNOWN_PREFIXES = ("S", "U", "L", "M")  # of schemes that conlleval does not know (IOBES, BILOU, BMES)
 
 
-class ChunkTag(NamedTuple):
-    """A tag's prefix (B, I, O, ...) and type, empty where it has none."""
+class Tag(NamedTuple):
+    """A tag taken apart: its letter (B, I, O, ...), or whatever stands there, and its type, empty where it has none."""
 
-    prefix: str
+    letter: str
     type: str
 
 
 class TaggedWord(NamedTuple):
     """What is compared for a word."""
 
-    gold: ChunkTag
-    predicted: ChunkTag
+    gold: Tag
+    predicted: Tag
 
 
-OUTSIDE = ChunkTag("O", "")
+OUTSIDE = Tag("O", "")
 BETWEEN_SENTENCES = TaggedWord(OUTSIDE, OUTSIDE)
 
 
-def parse_tag(text: str) -> ChunkTag:
-    """Prefix and type of a tag, divided at the first "-". A type "0" is none: conlleval, in Perl, takes it for false."""
-    prefix, _, kind = text.partition("-")
-    return ChunkTag(prefix, "" if kind == "0" else kind)
+def parse_tag(text: str) -> Tag:
+    """Return a tag divided at the first "-", whatever stands before it. A type "0" is none: in Perl it is false."""
+    letter, _, kind = text.partition("-")
+    return Tag(letter, "" if kind == "0" else kind)
 
 
 # ---- where phrases begin and end ---------------------------------------------------------------------------
@@ -55,21 +55,21 @@ _NO_PHRASE = ("O", ".")
 _ONE_WORD = ("[", "]")
 
 
-def ends_between(previous: ChunkTag, tag: ChunkTag) -> bool:
+def ends_between(previous: Tag, tag: Tag) -> bool:
     """Does a phrase end after the word of `previous`?"""
     return (
-        (previous.prefix, tag.prefix) in _ENDS
-        or (previous.prefix not in _NO_PHRASE and previous.type != tag.type)
-        or previous.prefix in _ONE_WORD
+        (previous.letter, tag.letter) in _ENDS
+        or (previous.letter not in _NO_PHRASE and previous.type != tag.type)
+        or previous.letter in _ONE_WORD
     )
 
 
-def begins_between(previous: ChunkTag, tag: ChunkTag) -> bool:
+def begins_between(previous: Tag, tag: Tag) -> bool:
     """Does a phrase begin with the word of `tag`?"""
     return (
-        (previous.prefix, tag.prefix) in _BEGINS
-        or (tag.prefix not in _NO_PHRASE and previous.type != tag.type)
-        or tag.prefix in _ONE_WORD
+        (previous.letter, tag.letter) in _BEGINS
+        or (tag.letter not in _NO_PHRASE and previous.type != tag.type)
+        or tag.letter in _ONE_WORD
     )
 
 
@@ -208,7 +208,7 @@ def _check_words(counts: Counts) -> None:
 
 def unknown_prefixes(words: Iterable[TaggedWord | None]) -> list[str]:
     """The prefixes in use of a scheme that conlleval does not know: S and others, and E beside B (IOBES)."""
-    used = {tag.prefix for word in words if word is not None for tag in word}
+    used = {tag.letter for word in words if word is not None for tag in word}
     return [prefix for prefix in UNKNOWN_PREFIXES if prefix in used] + ["E"] * ({"B", "E"} <= used)
 
 
@@ -239,7 +239,7 @@ def read_words(path: Path, delimiter: str = " ", raw: bool = False, outside: str
             yield None if items[0] == BOUNDARY else TaggedWord(*(_read_tag(item, raw, outside) for item in items[-2:]))
 
 
-def _read_tag(text: str, raw: bool, outside: str) -> ChunkTag:
+def _read_tag(text: str, raw: bool, outside: str) -> Tag:
     if not raw:
         return parse_tag(text)
     return OUTSIDE if text in (outside, "O") else parse_tag(f"B-{text}")

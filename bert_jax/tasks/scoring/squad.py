@@ -8,30 +8,28 @@ Where the official programs stop or differ: a question without prediction is sco
 fails on it), and a question of version 1.1 without answers is refused.
 """
 
-import gzip
 import json
-import lzma
 import math
 import re
 import string
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
-from bert_jax.text.lines import decode_text, parse_json
+from bert_jax.files import JSON_KINDS, parse_json
+from bert_jax.text.streams import read_text
+from bert_jax.types import JsonObject
 
 Answers = Mapping[str, Sequence[str]]  # question's id -> texts of its answers; none where it has no answer
 Predictions = Mapping[str, str]  # question's id -> text, empty for "no answer"
 
-LARGEST_FILE = 2**30  # bytes, unpacked
+SHAPE = "a SQuAD file is data[].paragraphs[] with context and qas[], which have id, question and answers[]"
 NA_THRESHOLD = 1.0  # the official default: a probability never exceeds it, so every prediction stands
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 
 
 class AnswerScore(NamedTuple):
@@ -51,7 +49,11 @@ def words_of(text: str) -> list[str]:
 
 def word_f1(answer: Sequence[str], predicted: Sequence[str]) -> float:
     """F1 of the words that two texts have in common, 0 where there are none."""
-    common = (Counter(answer) & Counter(predicted)).total()
+    return overlap_f1((Counter(answer) & Counter(predicted)).total(), answer, predicted)
+
+
+def overlap_f1(common: int, answer: Sequence[str], predicted: Sequence[str]) -> float:
+    """Return F1 where `common` parts of two texts are shared, 0 where none is; with the official programs' rounding."""
     if common == 0:
         return 0
     precision, recall = common / len(predicted), common / len(answer)
@@ -211,35 +213,66 @@ def _check_na_probs(na_probs: Mapping[str, float], scored: Mapping[str, AnswerSc
 
 
 def read_answers(path: Path) -> dict[str, list[str]]:
-    """The answers of a file in SQuAD's layout (.json, .json.xz or .json.gz)."""
+    """Return the texts of the answers by their question's id, from a file in SQuAD's layout."""
     answers: dict[str, list[str]] = {}
-    for place, question in _questions(path):
-        name = str(_part(question, "id", (str, int), place)).strip()
+    for place, _, question in entries(path, with_context=False):
+        name = question_id(question, place)
         if name in answers:
             raise UserError(f"{place}: the id {name} is in the file twice: ids must differ")
-        texts = _part(question, "answers", (list,), place)
-        answers[name] = [_part(answer, "text", (str,), f"{place}.answers[{n}]") for n, answer in enumerate(texts)]
+        texts = member(question, "answers", list, place)
+        answers[name] = [member(answer, "text", str, f"{place}.answers[{n}]") for n, answer in enumerate(texts)]
     if not answers:
-        raise UserError(f"{path} has no questions: give a file in SQuAD's layout")
+        raise UserError(f"{path} has no questions: {SHAPE}")
     return answers
 
 
-def _questions(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every question with its place in the file."""
-    content = read_json(path)
-    for i, article in enumerate(_part(content, "data", (list,), f"{path}")):
-        place = f"{path}: data[{i}]"
-        for j, paragraph in enumerate(_part(article, "paragraphs", (list,), place)):
-            for k, question in enumerate(_part(paragraph, "qas", (list,), f"{place}.paragraphs[{j}]")):
-                yield f"{place}.paragraphs[{j}].qas[{k}]", question
+def entries(path: Path, with_context: bool = True) -> Iterator[tuple[str, str, object]]:
+    """Yield place, context and question of each question of a file in SQuAD's layout.
+
+    Args:
+      path: JSON, packed or not.
+      with_context: a paragraph must have one; without it none is looked for, and it is empty.
+    """
+    file = path.name
+    for number, article in enumerate(member(read_json(path), "data", list, file, joint=", ")):
+        article_place = f"{file}, data[{number}]"
+        for paragraph_number, paragraph in enumerate(member(article, "paragraphs", list, article_place)):
+            place = f"{article_place}.paragraphs[{paragraph_number}]"
+            context = member(paragraph, "context", str, place) if with_context else ""
+            for question_number, question in enumerate(member(paragraph, "qas", list, place)):
+                yield f"{place}.qas[{question_number}]", context, question
 
 
-def _part(value: Any, name: str, kinds: tuple[type, ...], place: str) -> Any:
-    if not isinstance(value, dict) or not isinstance(value.get(name), kinds) or value.get(name) is True:
-        raise UserError(
-            f"{place} has no '{name}' as SQuAD's layout wants it ({kinds[0].__name__}): give SQuAD's own layout"
-        )
-    return value[name]
+def question_id(question: object, place: str) -> str:
+    """Return the id of a question, which may be a number."""
+    numbered = isinstance(question, dict) and type(question.get("id")) is int
+    return str(member(question, "id", int if numbered else str, place)).strip()
+
+
+def member[T](holder: object, name: str, kind: type[T], place: str, joint: str = ".") -> T:
+    """Return `holder[name]`, which must be of that kind.
+
+    Args:
+      place: of the holder, for messages; `joint` stands between it and the name.
+
+    Raises:
+      UserError: the holder is no object, has no such name, or its value is of another kind.
+    """
+    if not isinstance(holder, dict):
+        raise UserError(f"{place} is {_said(holder)}, not an object with '{name}': {SHAPE}")
+    if name not in holder:
+        raise UserError(f"{place} has no '{name}': {SHAPE}")
+    value = holder[name]
+    if type(value) is not kind:  # isinstance would take true for a number
+        raise UserError(f"{place}{joint}{name} is {_said(value)}, not {JSON_KINDS[kind]}: {SHAPE}")
+    return value
+
+
+def _said(value: object) -> str:
+    if isinstance(value, list | dict):
+        return JSON_KINDS[type(value)]
+    said = json.dumps(value, ensure_ascii=False)
+    return said if len(said) <= 40 else f"{said[:40]}..."
 
 
 def read_predictions(path: Path) -> dict[str, str]:
@@ -260,27 +293,20 @@ def read_na_probs(path: Path) -> dict[str, float]:
     return na_probs
 
 
-def _object(path: Path, what: str) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is a JSON {type(content).__name__}: give one object, question's id -> {what}")
+def _object(path: Path, what: str) -> JsonObject:
+    content = read_json(path, dict)
     if not content:
         raise UserError(f"{path} is empty: give one object, question's id -> {what}")
     return content
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file, packed or not. A name that comes twice in an object is refused.
+def read_json(path: Path, kind: type = object) -> Any:
+    """Return what a JSON file of users holds, packed or not.
 
     Raises:
-      UserError: it is no text (another encoding, half a character), no JSON, is packed otherwise than its name says, or
-        holds more than `LARGEST_FILE` bytes.
+      UserError: as `streams.read_text` and `files.parse_json`.
     """
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            raw = file.read(LARGEST_FILE + 1)
-    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} cannot be unpacked as {path.suffix} ({error}): name it as it is packed") from None
-    if len(raw) > LARGEST_FILE:
-        raise UserError(f"{path} holds more than {LARGEST_FILE // 2**20:,} MiB: divide it")
-    return parse_json(decode_text(raw, str(path)), str(path), "give a JSON file, .json, .json.xz or .json.gz")
+        return parse_json(read_text(path), kind)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON of use here: {error}: mend it, or give another file") from None

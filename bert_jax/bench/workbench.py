@@ -5,7 +5,7 @@ Shapes: B rows of the global batch.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +27,9 @@ from bert_jax.model.attention import AttentionCase
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep
+from bert_jax.types import JsonObject
 
-Record = dict[str, Any]
+Record = JsonObject
 MOST_HALVINGS = 4  # of a batch that does not fit
 
 
@@ -109,12 +110,24 @@ def compile_update(training: Training) -> Callable[..., TrainState]:
         return jitted.lower(state, state.params).compile()
 
 
+@dataclass(frozen=True)
+class BenchInputs:
+    """What some subjects need and the machine does not have; those that lack it are absent from the report."""
+
+    peer_python: Path | None = None  # a Python with torch and transformers
+    text: Sequence[str] = ()  # as `bert-jax prepare --input` takes it
+    vocab: Path | None = None  # vocab.txt of an uncased WordPiece vocabulary
+    google: Path | None = None  # a checkout of google-research/bert
+    data: Path | None = None  # a folder with the train.tsv of SST-2
+
+
 @dataclass
 class Workbench:
-    """The machine and what to do on it."""
+    """The machine and what to do on it; `folder` is for files and is removed afterwards."""
 
     suite: Suite
-    peer_python: Path | None = None
+    folder: Path
+    inputs: BenchInputs = field(default_factory=BenchInputs)
     bar: tqdm | None = None
     _prepared: dict[Case, CompiledCase] = field(default_factory=dict)
 
@@ -173,6 +186,11 @@ class Workbench:
                     yield measure(case)
                 except Exception as error:
                     yield {"name": name, "error": one_line(error)}
+
+    @staticmethod
+    def absent(name: str, needed: str, option: str) -> Record:
+        """Return the record of what is not measured because an option is not given."""
+        return {"name": name, "kind": "absent", "absent": f"it needs {needed}: give {option}"}
 
     @contextmanager
     def showing(self, name: str) -> Iterator[None]:

@@ -23,6 +23,9 @@ from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import open_data
 from bert_jax.host import has_tensorflow
+from bert_jax.pages.passport import write_page
+from bert_jax.prepare.preparation import prepare as prepare_text
+from bert_jax.prepare.request import PrepareSettings
 from bert_jax.tokenization import load_tokenizer
 from bert_jax.types import JsonObject
 
@@ -35,15 +38,13 @@ EXAMPLE_BATCHES = 20  # made-up examples are enough for so many batches
 
 
 def prepare(warm_up: str, text: str, vocab: str, epochs: int, length: int, predictions: int, rows: int) -> Figures:
-    """Run `bert-jax prepare` in one process, then make `epochs` epochs of masked, padded batches of its examples."""
-    from bert_jax.cli import main
-
-    options = ["--vocab", vocab, "--workers", "1", "--held-out", "0"]
-    options += ["--sequence-length", str(length), "--short-seq-prob", str(SHORT_SEQ_PROB)]
+    """Do what `bert-jax prepare` does in one process, then make `epochs` epochs of masked, padded batches of its examples."""
+    settings = PrepareSettings(sequence_lengths=(length,), held_out=0.0, short_seq_prob=SHORT_SEQ_PROB)
     for name, source in (("warm-up", warm_up), ("main", text)):
         with metered() as figures:
-            if status := main(["prepare", "--input", source, "--output", name, *options]):
-                sys.exit(status)
+            tokenizer = load_tokenizer(Path(vocab))
+            prepare_text([source], tokenizer, Path(name), settings, workers=1)
+            write_page(Path(name), tokenizer.vocabulary)
             arrangement = prepared_arrangement(Path(name), "padded", BatchShape(rows, length, predictions))
             examples = len(arrangement.examples)
             for step in range(epochs * -(-examples // rows)):

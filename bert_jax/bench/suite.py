@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured on which platform: the sizes of every subject, in one table a platform."""
+"""The sizes of every subject, in one table for each platform."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Case:
 
     @property
     def shape(self) -> BatchShape:
-        """Of the global batch."""
+        """The shape of the global batch."""
         phase, packed = self.phase, self.config.packing == "packed"
         examples = self.config.examples_per_row if packed else 1
         return BatchShape(phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq, examples)
@@ -142,7 +142,7 @@ def suite_for(platform: str, devices: int = 1) -> Suite:
 
 
 def _cpu_suite() -> Suite:
-    """For few cores: about fifteen minutes in all on two of them."""
+    """Return the sizes for few cores: about fifteen minutes in all on two of them."""
     tiny, mini = make_case("2x128", "tiny", 32, 128), make_case("4x256", "mini", 32, 128)
     base = make_case("12x768", "base", 8, 128)
     many = make_case("2x128, 64 k tokens", "tiny", 512, 128)  # a step as long as a step of a chip at work
@@ -167,7 +167,7 @@ def _cpu_suite() -> Suite:
 
 
 def _accelerator_suite(devices: int) -> Suite:
-    """For one or several chips: 64 k tokens a step and device, less where that does not fit."""
+    """Return the sizes for one or several chips: 64 k tokens a step and device, less where that does not fit."""
     base = make_case("BERT-base, 128", "base", 512 * devices, 128)
     large = make_case("BERT-large, packed 512", "large", 128 * devices, 512, packed=True)
     full = make_case("BERT-base, 128, fp32", "base", 512 * devices, 128, compute_dtype="float32")

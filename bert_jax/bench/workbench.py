@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the subjects share: the suite, the devices, compiled steps, progress.
+"""The workbench that all subjects share: the suite, the devices, compiled steps, progress.
 
 Shapes: B rows of the global batch.
 """
@@ -45,11 +45,11 @@ class CompiledCase:
 
     @property
     def work(self) -> BatchWork:
-        """Of the batch."""
+        """The counts of the batch."""
         return work_of(self.batch)
 
     def description(self) -> Record:
-        """What was run, for the record of a measurement."""
+        """Return model, batch and program as the record of a measurement names them."""
         model, shape, work = self.case.config.model, self.case.shape, self.work
         return {
             "name": self.case.name,
@@ -112,7 +112,7 @@ def compile_update(training: Training) -> Callable[..., TrainState]:
 
 @dataclass(frozen=True)
 class BenchInputs:
-    """What some subjects need and the machine does not have; those that lack it are absent from the report."""
+    """Texts and peers that some subjects need; a subject that lacks its own is absent from the report."""
 
     peer_python: Path | None = None  # a Python with torch and transformers
     text: Sequence[str] = ()  # as `bert-jax prepare --input` takes it
@@ -142,7 +142,7 @@ class Workbench:
         return self.device.platform == "cpu"
 
     def attention_case(self, size: AttentionSize, dropout_rate: float) -> AttentionCase:
-        """What attention of one size is asked to do here, in the type that steps compute in."""
+        """Return the case of attention of one size on this device, in the type that steps compute in."""
         return AttentionCase(
             platform=self.device.platform,
             device_kind=self.device.device_kind,
@@ -161,7 +161,7 @@ class Workbench:
         return self._prepared[case]
 
     def prepare_fitting(self, case: Case) -> CompiledCase:
-        """As `prepare`, with half the rows (and a quarter, ...) where a step does not fit the device's memory."""
+        """Prepare a case with half its rows (or a quarter, ...) where a step does not fit the device's memory."""
         if self.on_cpu:  # which does not say that there is no room; the system ends the process
             return self.prepare(case)
         for _ in range(MOST_HALVINGS):

@@ -29,7 +29,7 @@ class AttentionInputs(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Sizes and dropout in words."""
         size = self.size
         return f"{size.rows} x {size.sequence_length}, {size.heads} heads of {size.head_size}, dropout {self.rate}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the device can do at most: the rate of large matrix products, and of copying memory. Measured, not looked up."""
+"""The ceiling of the device: the rate of large matrix products, and of copying memory. Measured, not looked up."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,7 +46,7 @@ def matrix_product(size: int, dtype: str) -> Callable[[], Any]:
 
 
 def product_flops(size: int) -> float:
-    """Of an N x N x N product."""
+    """Return the FLOPs of an N x N x N product."""
     return 2.0 * size**3
 
 

@@ -8,6 +8,7 @@ beside it, with the number of examples after which they are paid back. Imports a
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -53,10 +54,13 @@ def measure(bench: Workbench) -> Iterator[Record]:
 def measure_size(bench: Workbench, size: str) -> Record:
     """Train and predict with a model of one size, LAYERSxHIDDEN, on every side in turn."""
     sizes, config = bench.suite.sizes, bench.suite.finetune
-    assert bench.inputs.data is not None and bench.inputs.vocab is not None and config.max_length is not None
+    length, batch_size = config.max_length, config.batch_size
+    assert bench.inputs.data and bench.inputs.vocab and length and batch_size
+    # A line of metrics for each epoch: the last one's is its speed.
+    config = replace(config, log_every=-(-sizes.finetune_examples // batch_size))
     data, model = bench.folder / "sst-2", bench.folder / size
     write_data(bench.inputs.data, sizes.finetune_examples, data)
-    write_model(size, bench.inputs.vocab, config.max_length, model)
+    write_model(size, bench.inputs.vocab, length, model)
     ours = partial(
         fresh_process, "bert_jax.bench.sides.finetuning", "finetune", environment=ON_THE_CPU,
         data=str(data), model=str(model), config=to_dict(config),

@@ -7,7 +7,7 @@ Shapes: B rows, S tokens.
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bert_jax.bench.workbench import CompiledCase, Record, Runner, Workbench
 from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.feed.batch import Batch
 from bert_jax.host import usable_cores
+from bert_jax.types import JsonObject
 
 IGNORED = -100  # label of a token that is not predicted
 
@@ -30,7 +31,7 @@ class Contest(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The case and the mode in words."""
         return f"{self.case.name}, PyTorch {self.mode}"
 
 
@@ -75,7 +76,7 @@ def build(peer: SideProcess, prepared: CompiledCase, mode: str) -> Record:
     """Give the peer the model and the batch of ours."""
     with tempfile.TemporaryDirectory(prefix="bert_jax_peer_") as folder:
         path = Path(folder) / "batch.npz"
-        fields: dict[str, Any] = peer_batch(prepared.batch)
+        fields: JsonObject = peer_batch(prepared.batch)
         np.savez(path, **fields)
         model = hugging_face_shape(prepared.case.config.model)
         return peer.ask("build", model=model, batch=str(path), mode=mode, threads=usable_cores())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bert_jax.bench.measure import alternate, compared
 from bert_jax.bench.own_text import last_line, prepare_command, text_files, write_sentences
@@ -48,7 +48,7 @@ def measure_epochs(bench: Workbench, name: str) -> Record:
     megabytes = write_sentences(bench.inputs.text, sizes.preparation_megabytes, text)
     write_sentences(bench.inputs.text, WARM_UP_MEGABYTES, warm_up, longest=WARM_UP_SENTENCES)
     epochs, case = int(name.split()[0]), bench.suite.feed[0]
-    settings: dict[str, Any] = {
+    settings: JsonObject = {
         "text": str(text),
         "warm_up": str(warm_up),
         "vocab": str(bench.inputs.vocab),

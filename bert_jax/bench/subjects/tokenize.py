@@ -3,12 +3,12 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from bert_jax.bench.measure import alternate, compared
 from bert_jax.bench.own_text import write_sentences
 from bert_jax.bench.side_process import fresh_process
 from bert_jax.bench.workbench import Record, Workbench
+from bert_jax.types import JsonObject
 
 HERE = "bert_jax.bench.sides.here"
 CALLS = {"tokenize": ("main", "warm"), "tokenize_hugging_face": ("encode_batch", "encode_batch_fast")}
@@ -28,7 +28,7 @@ def measure_tokens(bench: Workbench, name: str) -> Record:
     """Compare ours from an empty word cache, and on the same text again, with both calls of the peer."""
     text = bench.folder / "tokenisation.txt"
     megabytes = write_sentences(bench.inputs.text, bench.suite.sizes.tokenizer_megabytes, text)
-    settings: dict[str, Any] = {"text": str(text), "vocab": str(bench.inputs.vocab)}
+    settings: JsonObject = {"text": str(text), "vocab": str(bench.inputs.vocab)}
     sides = {do: partial(fresh_process, HERE, do, **settings) for do in ("tokenize", "tokenize_hugging_face")}
     samples = alternate(sides, bench.suite.sizes.rounds)
     found = {call: [one[call] for one in samples[do]] for do, calls in CALLS.items() for call in calls}

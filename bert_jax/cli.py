@@ -33,7 +33,7 @@ STAGES = {
     "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
     "report": "run -> report.html",
     "doctor": "data or run -> what is likely wrong, and what to do",
-    "bench": "machine -> speed of step, attention, feed and checkpoint, beside a peer; bench.json and bench.html",
+    "bench": "machine -> speed of steps, attention, feed, data and fine-tuning, beside peers; bench.json and bench.md",
     "plan": "config + accelerator topology -> does it fit, what does it cost",
     "describe": "config -> parameters, FLOPs, memory",
 }

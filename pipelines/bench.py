@@ -1,40 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bert-jax bench`: how fast this machine trains, against what it could do and against a peer."""
+"""`bert-jax bench`: how fast this machine trains and prepares data, against what it could do and against peers."""
 
 import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bert_jax.config.settings import load_config
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
 
 FAILED = 1  # exit status: something could not be measured
+OPTION_FILES = {"peer_python": "", "vocab": "", "google": "create_pretraining_data.py", "data": "train.tsv"}
 
 
 def make_parser(subjects: dict[str, str], default: Sequence[str]) -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     listed = "\n".join(f"  {name:<11} {text}" for name, text in subjects.items())
     parser = argparse.ArgumentParser(
         prog="bert-jax bench",
-        description="Measure this machine on made-up data. Prints tables; --output keeps every sample and a page.",
-        epilog=f"subjects:\n{listed}\n\nexit status: 0 all measured, {FAILED} something failed (it is named, the rest is"
-        " measured)",
+        description="Measure this machine, sides that are compared in turn. Prints tables; --output keeps every sample.",
+        epilog=f"subjects:\n{listed}\n\nTheir sizes are settings, such as bench.rounds=5, bench.finetune_examples=2000,"
+        f" finetune.buckets=1.\n\nexit status: 0 all measured, {FAILED} something failed (it is named, the rest is measured)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="measure this configuration's model and phases")
-    parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="changed settings of what is measured, such as attention=xla"
-    )
-    parser.add_argument("--only", nargs="+", choices=list(subjects), metavar="SUBJECT", help=f"not {' '.join(default)}")
-    parser.add_argument("--all", action="store_true", help="every subject")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for bench.json and bench.html")
-    parser.add_argument(
-        "--peer-python", type=Path, metavar="FILE", help="a Python that has torch and transformers, for the peer"
-    )
+    add = parser.add_argument
+    add("config", nargs="?", metavar="CONFIG", help="measure this configuration's model and phases")
+    add("settings", nargs="*", metavar="KEY=VALUE", help="changed settings of what is measured, such as attention=xla")
+    add("--only", nargs="+", choices=list(subjects), metavar="SUBJECT", help=f"instead of {' '.join(default)}")
+    add("--all", action="store_true", help="every subject")
+    add("--output", type=Path, metavar="DIR", help="for bench.json and bench.md")
+    group = parser.add_argument_group("what some subjects need, and are left out without")
+    add = group.add_argument
+    add("--peer-python", type=Path, metavar="FILE", help="a Python that has torch, transformers and accelerate")
+    add("--text", nargs="+", default=[], metavar="PATH", help="text, as bert-jax prepare takes its --input")
+    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of an uncased WordPiece vocabulary")
+    add("--google", type=Path, metavar="DIR", help="a checkout of google-research/bert (it needs TensorFlow here)")
+    add("--data", type=Path, metavar="DIR", help="folder with the train.tsv of SST-2")
     return parser
 
 
@@ -47,43 +51,56 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--all and --only: one at a time")
     subjects = list(SUBJECTS) if arguments.all else arguments.only or list(DEFAULT)
     name, settings = split_config(arguments.config, arguments.settings)
-    if arguments.peer_python is not None and "peer" not in subjects:
-        raise UserError(
-            "--peer-python is for the subject peer, which is not measured: add it to --only, or leave it out"
-        )
-    if arguments.peer_python is not None and not arguments.peer_python.is_file():
-        raise UserError(f"--peer-python {arguments.peer_python}: no such file: name the Python of an environment")
+    require_use(arguments, subjects)
     if "peer" in subjects:  # both sides share the memory of a GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
     import jax
 
-    from bert_jax.bench.results import failures
+    from bert_jax.bench.report import failures
     from bert_jax.bench.runner import make_suite, run_bench
+    from bert_jax.bench.workbench import BenchInputs
 
     config = None if name is None else (name, load_config(name))
     suite = make_suite(jax.local_devices()[0].platform, jax.local_device_count(), config, settings)
-    command = f"bert-jax bench {shlex.join(argv)}".strip()
-    report = run_bench(suite, subjects, arguments.output, peer_python=arguments.peer_python, command=command)
+    paths = {option: path and path.absolute() for option in OPTION_FILES for path in [getattr(arguments, option)]}
+    inputs = BenchInputs(text=[str(Path(item).absolute()) for item in arguments.text], **paths)
+    report = run_bench(suite, subjects, arguments.output, inputs, f"bert-jax bench {shlex.join(argv)}".strip())
     print_report(report)
     failed = failures(report)
     for what, error in failed:
         print(f"bert-jax bench: {what} could not be measured: {error}", file=sys.stderr)
     if arguments.output is not None:
-        print(f"\nbenched: {arguments.output / 'bench.json'}, {arguments.output / 'bench.html'}")
+        print(f"\nbenched: {arguments.output / 'bench.json'}, {arguments.output / 'bench.md'}")
     return FAILED if failed else 0
 
 
-def print_report(report: Mapping[str, Any]) -> None:
-    """The tables of every subject, and which peers are absent."""
+def require_use(arguments: argparse.Namespace, subjects: Sequence[str]) -> None:
+    """Refuse before the first measurement an option that no subject uses, and a file that is not there.
+
+    Raises:
+      UserError: names the option.
+    """
+    from bert_jax.bench.subjects import NEEDED_BY
+
+    for option, users in NEEDED_BY.items():
+        flag = f"--{option.replace('_', '-')}"
+        if getattr(arguments, option) and not set(users) & set(subjects):
+            raise UserError(f"{flag} is for {', '.join(users)}, not measured here: add one to --only, or leave it out")
+    for option, file in OPTION_FILES.items():
+        path = getattr(arguments, option)
+        if path is not None and not (path / file if file else path).is_file():
+            raise UserError(f"--{option.replace('_', '-')} {path}: no such file: name one that has {file or 'it'}")
+
+
+def print_report(report: JsonObject) -> None:
+    """Print the tables of every subject, and which peers are absent."""
+    from bert_jax.bench.report import absent
     from bert_jax.bench.tables import tables_of
 
     for subject, entry in report["subjects"].items():
-        for table in tables_of(subject, entry):
-            print(f"\n{table.as_text()}")
-        for record in entry["records"]:
-            if "absent" in record:
-                print(f"\n{record['name']}: absent: {record['absent']}")
+        for part in [*tables_of(subject, entry), *absent(entry)]:
+            print(f"\n{part}")
 
 
 def split_config(config: str | None, settings: Sequence[str]) -> tuple[str | None, list[str]]:

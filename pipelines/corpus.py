@@ -4,10 +4,10 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.host import usable_cores
+from bert_jax.types import JsonObject
 
 MOST_WORKERS = 16  # more do not pay: the files are read in half a minute of one core
 
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def summary(made: dict[str, Any]) -> str:
+def summary(made: JsonObject) -> str:
     """The size of a corpus in words."""
     return (
         f"{made['bytes'] / 1e6:.1f} MB, {made['sentences']:,} sentences, {made['documents']:,} documents,"
@@ -58,8 +58,8 @@ def summary(made: dict[str, Any]) -> str:
     )
 
 
-def print_made(made: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """What was written, and what was left out."""
+def print_made(made: JsonObject, arguments: argparse.Namespace) -> None:
+    """Print what was written, and what was left out."""
     modules, left_out = made["modules"], made["left_out"]
     print(f"{arguments.output}: {summary(made)}")
     print(

@@ -6,9 +6,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from bert_jax.types import JsonObject
 
 DESCRIPTION = """
 Tokenise text, hold a share of the documents out for validation, and write shards of tokens with the examples that
@@ -171,8 +173,8 @@ def _refuse_idle(options: argparse.Namespace, kinds: set[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')} {why}: leave it out")
 
 
-def summary(output: Path, manifest: Mapping[str, Any], seconds: float) -> str:
-    """What was made, for people."""
+def summary(output: Path, manifest: JsonObject, seconds: float) -> str:
+    """Return a summary of the prepared data, for people."""
     megabytes = sum(file["bytes"] for source in manifest["sources"] for file in source["files"]) / 1e6
     lines = [f"{output}: {megabytes:,.1f} MB of text in {seconds:,.1f} s ({megabytes / seconds:,.1f} MB/s)"]
     for name, split in manifest["splits"].items():
@@ -185,7 +187,7 @@ def summary(output: Path, manifest: Mapping[str, Any], seconds: float) -> str:
     return "\n".join(lines + _left_out(manifest))
 
 
-def _table_summary(table: Mapping[str, Any]) -> str:
+def _table_summary(table: JsonObject) -> str:
     labels = ""
     if "is_next_share" in table:
         labels = f" {table['is_next_share']:.1%} IsNext, {1 - table['is_next_share']:.1%} NotNext,"
@@ -197,7 +199,7 @@ def _table_summary(table: Mapping[str, Any]) -> str:
     )
 
 
-def _left_out(manifest: Mapping[str, Any]) -> list[str]:
+def _left_out(manifest: JsonObject) -> list[str]:
     """Whatever is not, or not as it was, in the data."""
     lines = []
     if manifest["dropped_sentences"]:

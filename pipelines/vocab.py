@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.text.documents import ReadingOptions
@@ -139,8 +140,8 @@ def _positive(text: str) -> int:
     return value
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What the vocabulary is a function of, besides the text."""
+def _settings(options: argparse.Namespace) -> JsonObject:
+    """Return what the vocabulary is a function of, besides the text."""
     own, others = WORDPIECE_OPTIONS, SENTENCEPIECE_OPTIONS
     if options.model != "wordpiece":
         own, others = others, own
@@ -183,7 +184,7 @@ def _scripts_of_marks(sentences: Sequence[str]) -> tuple[str, ...]:
     return scripts_of_marks(dict(zip(CLASSES, counts, strict=True)))
 
 
-def _train(settings: dict[str, Any], sample: "EvenSample", scripts: Sequence[str]) -> "Tokenizer":
+def _train(settings: JsonObject, sample: "EvenSample", scripts: Sequence[str]) -> "Tokenizer":
     from bert_jax.tokenization import train_sentencepiece, train_wordpiece
 
     texts, size, lowercase = _Shown(sample.texts), settings["size"], settings["lowercase"]
@@ -209,7 +210,7 @@ class _Shown:
 # ---- what is there already ---------------------------------------------------------------------------------
 
 
-def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]") -> bool:
+def _is_done(output: Path, settings: JsonObject, sources: "Sequence[Source]") -> bool:
     """Whether `output` has this very vocabulary. Refuses a folder that holds anything else."""
     from bert_jax.files import read_json, reading
     from bert_jax.prepare.request import require_same_text
@@ -233,7 +234,7 @@ def _is_done(output: Path, settings: dict[str, Any], sources: "Sequence[Source]"
     return True
 
 
-def _save(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
+def _save(output: Path, tokenizer: "Tokenizer", record: JsonObject) -> None:
     """The whole folder appears at once."""
     from bert_jax.files import new_folder, write_json
 
@@ -244,7 +245,7 @@ def _save(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
     os.replace(partial, final)
 
 
-def _print_summary(output: Path, tokenizer: "Tokenizer", record: dict[str, Any]) -> None:
+def _print_summary(output: Path, tokenizer: "Tokenizer", record: JsonObject) -> None:
     statistics, settings, learned = record["statistics"], record["settings"], record["learned_from"]
     files = [file for source in record["sources"] for file in source["files"]]
     case = "lower-cased" if tokenizer.lowercase else "cased"
@@ -281,9 +282,9 @@ def _print_summary(output: Path, tokenizer: "Tokenizer", record: dict[str, Any])
 
 
 def _print_accents(
-    settings: dict[str, Any], tokenizer: "Tokenizer", statistics: dict[str, Any], scripts: Sequence[str]
+    settings: JsonObject, tokenizer: "Tokenizer", statistics: JsonObject, scripts: Sequence[str]
 ) -> None:
-    """What stripping takes, or why nothing is stripped."""
+    """Print what stripping takes, or why nothing is stripped."""
     from bert_jax.text.mark_counts import describe_loss
     from bert_jax.text.marks import MarkLoss
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from bert_jax.tools.golden_from_torch import formula_weights
+from golden_from_torch import formula_weights
 from safetensors.numpy import save_file
 
 from bert_jax.config.description import ModelDescription, TaskHead

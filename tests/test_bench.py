@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bert-jax bench`: what it records of a tiny suite, what happens when something fails, and what the page shows.
+"""`bert-jax bench`: what it records of a tiny suite, what happens when something fails, and what bench.md shows.
 
 No speed is asserted: only how figures hang together.
 """
@@ -9,19 +9,18 @@ import statistics
 import sys
 import types
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from conftest import small_config
 
 from bert_jax.bench import runner
-from bert_jax.bench.page import render
-from bert_jax.bench.results import failures
+from bert_jax.bench.report import as_markdown, failures
 from bert_jax.bench.runner import make_suite, run_bench
 from bert_jax.bench.subjects import SUBJECTS
-from bert_jax.bench.suite import AttentionSize, Case, make_case, on_one_device, Suite, suite_for
-from bert_jax.bench.tables import tables_of
+from bert_jax.bench.suite import AttentionSize, BenchSizes, Case, make_case, on_one_device, Suite, suite_for
+from bert_jax.bench.tables import markdown, tables_of
+from bert_jax.bench.workbench import BenchInputs
 from bert_jax.cli import main
 from bert_jax.config.training import MeshConfig
 from bert_jax.model.attention import IMPLEMENTATIONS
@@ -34,7 +33,7 @@ MODEL = {
     "intermediate_size": 32,
     "max_position_embeddings": 32,
 }
-# Stands in for a Python with torch and transformers: answers as peer_torch.py does, a step always takes 3 seconds.
+# Stands in for a Python with torch and transformers: answers as sides/pytorch.py does, a step always takes 3 seconds.
 PEER = """#!{python}
 import json, os, sys
 import numpy as np
@@ -42,6 +41,11 @@ for line in sys.stdin:
     request = json.loads(line)
     if request["do"] == "hello":
         answer = {{"versions": {{"torch": "fake"}}, "device": "cpu"}}
+    elif request["do"] == "open_collator":
+        rows = np.load(request["rows_file"])
+        answer = {{"versions": {{"rows": len(rows), "tokens": int(rows.max())}}}}
+    elif request["do"] == "collate":
+        answer = {{"cpu_seconds": 2.0, "wall_seconds": 2.0, "tokens": 256}}
     elif request["do"] == "build":
         fields = np.load(request["batch"])
         answer = {{"attention": "sdpa", "dtype": "float32", "parameters": 1, "rows": len(fields["labels"])}}
@@ -56,7 +60,6 @@ def tiny_suite() -> Suite:
     padded = on_one_device(make_case("padded", "tiny", 8, 16, model=MODEL))
     size = AttentionSize(2, 32, 2, 8)
     return Suite(
-        rounds=3,
         shortest=0.0,
         product_dtype="float32",
         product_sizes=(32,),
@@ -68,12 +71,12 @@ def tiny_suite() -> Suite:
         attention=(size,),
         kernels=(size,),
         feed=(make_case("packed", "tiny", 4, 32, packed=True, model=MODEL),),
-        feed_batches=3,
         checkpoint=padded,
         largest=None,
         train=padded,
         train_steps=25,
         peer=(padded,),
+        sizes=BenchSizes(rounds=3, feed_batches=3, collator_batches=2),
     )
 
 
@@ -91,7 +94,7 @@ def tiny_run(tmp_path_factory) -> tuple[dict, Path]:
         few = {name: IMPLEMENTATIONS[name] for name in ("reference", "xla", "cudnn")}
         patch.setattr(kernels, "IMPLEMENTATIONS", few)
         report = run_bench(
-            tiny_suite(), list(SUBJECTS), folder / "out", peer_python=peer, command="bert-jax bench --all"
+            tiny_suite(), list(SUBJECTS), folder / "out", BenchInputs(peer_python=peer), command="bert-jax bench --all"
         )
     return report, folder / "out"
 
@@ -186,61 +189,61 @@ def test_the_peer_runs_in_turn_with_ours(tiny_run):
     assert contest["valid_tokens_per_second"]["peer"] == pytest.approx(tokens / 3)
 
 
-# ---- the page -------------------------------------------------------------------------------------------------------
+def test_the_feed_and_the_collator_run_in_turn_on_the_same_text(tiny_run):
+    """Every sample is kept, and a ratio is of tokens that are not padding."""
+    (record,) = records_of(tiny_run[0], "feed", "compared")
+    collator = [side for side in record["rates"] if "collator" in side]
+    assert len(collator) == 2
+    assert record["versions"]["peer"]["rows"] == 2 * record["rows"]
+    for side in collator:
+        assert record["rates"][side]["samples"] == [128 / 1e6] * 3
+    plain = record["rates"]["plain"]["samples"]
+    assert plain == [record["work"]["tokens"] / one["cpu_seconds"] / 1e6 for one in record["samples"]["plain"]]
+    assert record["ratios"][collator[0]]["plain"] == pytest.approx(statistics.median(plain) / (128 / 1e6))
+    assert 0 < record["work"]["tokens"] <= record["work"]["slots"] == 3 * record["rows"] * record["sequence_length"]
 
 
-class Balanced(HTMLParser):
-    """Counts tags that are opened and closed."""
-
-    VOID = frozenset({"meta", "path", "use", "rect", "link", "br"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
-        pass
-
-
-def test_the_page_shows_every_table_and_chart(tiny_run):
+def test_subjects_that_lack_their_input_are_named(tiny_run):
     report, folder = tiny_run
-    page = (folder / "bench.html").read_text(encoding="utf-8")
-    parser = Balanced()
-    parser.feed(page)
-    assert parser.open == []
+    absent = {name: entry["records"][0].get("absent", "") for name, entry in report["subjects"].items()}
+    assert {name for name, reason in absent.items() if reason} == {"prepare", "tokenize", "finetune"}
+    assert absent["finetune"].endswith("give --data and --vocab")
+    assert absent["prepare"] in (folder / "bench.md").read_text(encoding="utf-8")
+
+
+# ---- bench.md -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_shows_every_table_and_the_conditions(tiny_run):
+    report, folder = tiny_run
+    text = (folder / "bench.md").read_text(encoding="utf-8")
+    assert text == as_markdown(report)
     for subject, entry in report["subjects"].items():
-        assert f'<section id="{subject}">' in page
-        for table in tables_of(subject, entry):
-            assert all(row[0] in page for row in table.rows)
-    assert page.count("<svg viewBox") == 2 + 2 + 2 + 1  # step; attention at two rates; losses; peer
-    assert "all measured" in page
-    assert "bert-jax bench --all" in page
-    assert "http" not in page.replace("http://www.w3.org", ""), "it stands alone"
+        assert all(table in text for table in tables_of(subject, entry))
+    for value in (report["conditions"]["cpu"], report["conditions"]["versions"]["jaxlib"], "bert-jax bench --all"):
+        assert value in text
+    for figure in ("Best FLOP utilisation", "Faster than PyTorch", "Device idle", "bfloat16 beside float32"):
+        assert f"- {figure}: " in text
+    assert text.count("| Step of the curves") == 1
+    assert "Under way" not in text
 
 
-def test_the_page_of_a_run_under_way_says_what_is_to_come(tiny_run):
+def test_the_report_of_a_run_under_way_says_what_is_to_come(tiny_run):
     report, _ = tiny_run
     subjects = {name: report["subjects"][name] for name in ("ceiling", "step")}
-    page = render({**report, "subjects": subjects})
-    assert "under way: kernels" in page
-    assert "all measured" not in page
+    assert "Under way: kernels" in as_markdown({**report, "subjects": subjects})
 
 
 def test_tables_are_printed_as_markdown(tiny_run):
-    (table, *_) = tables_of("ceiling", tiny_run[0]["subjects"]["ceiling"])
-    head, rule, *rows = table.as_text().splitlines()
+    table, copies = tables_of("ceiling", tiny_run[0]["subjects"]["ceiling"])
+    head, rule, *rows = table.splitlines()
     assert head.startswith("| Ceiling")
+    assert copies.startswith("| Memory")
     assert set(rule) <= set("|-: ")
-    assert len(rows) == 2
+    assert len(rows) == 1
     assert len({line.count("|") for line in (head, rule, *rows)}) == 1
+    assert "peak" not in head, "a column that says nothing is left out"
+    assert markdown([{"a": "x|y"}]).splitlines()[2] == "| x\\|y |"
 
 
 # ---- what fails -----------------------------------------------------------------------------------------------------
@@ -261,11 +264,10 @@ def test_a_subject_that_fails_does_not_stop_the_others(monkeypatch, tmp_path):
     subject(monkeypatch, "ceiling", fails)
     report = run_bench(tiny_suite(), ["feed", "ceiling"], tmp_path)
     assert failures(report) == [("ceiling", "RuntimeError: no such device")]
-    assert records_of(report, "feed", "feed")
+    assert records_of(report, "feed", "compared")
     assert records_of(report, "ceiling", "copy"), "what was measured before stays"
-    page = (tmp_path / "bench.html").read_text(encoding="utf-8")
-    assert "1 failed" in page
-    assert "no such device" in page
+    text = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "**ceiling could not be measured.** RuntimeError: no such device" in text
 
 
 def test_a_case_that_fails_does_not_stop_the_others(tmp_path):
@@ -276,7 +278,7 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path):
     ((what, error),) = failures(report)
     assert what == "feed, broken"
     assert "AttributeError" in error
-    assert [record["name"] for record in records_of(report, "feed", "feed")] == ["packed"]
+    assert [record["name"] for record in records_of(report, "feed", "compared")] == ["packed"]
 
 
 def test_what_was_measured_is_on_disk_when_the_run_is_killed(monkeypatch, tmp_path):
@@ -289,7 +291,7 @@ def test_what_was_measured_is_on_disk_when_the_run_is_killed(monkeypatch, tmp_pa
         run_bench(tiny_suite(), ["ceiling", "feed"], tmp_path)
     written = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     assert written["subjects"]["ceiling"]["records"] == [{"name": "first", "kind": "none"}]
-    assert "under way: feed" in (tmp_path / "bench.html").read_text(encoding="utf-8")
+    assert "Under way: feed" in (tmp_path / "bench.md").read_text(encoding="utf-8")
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
@@ -316,6 +318,11 @@ def test_the_command_prints_tables_and_tells_by_its_status_what_failed(monkeypat
     ("arguments", "message"),
     [
         (["--only", "peer", "--peer-python", "/no/such/python"], "--peer-python /no/such/python: no such file"),
+        (["--only", "prepare", "--google", "/no/such"], "--google /no/such: no such file"),
+        (["--only", "prepare", "--data", "/no/such"], "--data is for finetune, not measured here"),
+        (["bench.rounds=0"], "bench.rounds=0 must be more than 0"),
+        (["bench.finetune_models=big"], "bench.finetune_models=big is not LAYERSxHIDDEN: write 4x128"),
+        (["finetune.bucket=1"], "unknown setting 'bucket'"),
         (["no_such_config"], "there is no configuration 'no_such_config'"),
         (["model.layers=3"], "unknown setting 'model.layers'"),
         (["base", "phases.0.batch_size=none"], "is not of type"),
@@ -339,7 +346,9 @@ def test_help_needs_no_jax(capsys):
 
 
 def test_settings_change_all_cases():
-    suite = make_suite("cpu", 1, None, ["attention=xla", "model.hidden_dropout_prob=0"])
+    changes = ["attention=xla", "model.hidden_dropout_prob=0", "bench.rounds=7", "finetune.buckets=1"]
+    suite = make_suite("cpu", 1, None, changes)
+    assert (suite.sizes.rounds, suite.finetune.buckets) == (7, 1)
     cases: list[Case] = [*suite.steps, *suite.peer, suite.checkpoint]
     assert {case.config.attention for case in cases} == {"xla"}
     assert {case.config.model.hidden_dropout_prob for case in cases} == {0.0}
@@ -358,7 +367,7 @@ def test_a_configuration_takes_the_place_of_the_models():
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_the_sizes_of_a_platform_hang_together(platform):
     suite = suite_for(platform, 4)
-    assert suite.rounds >= 5
+    assert suite.sizes.rounds >= 5
     assert {case.name for case in suite.steps} >= set(suite.loop_cases)
     if platform != "cpu":
         assert {case.shape.rows * case.shape.sequence_length for case in suite.steps} == {4 * 65_536}

@@ -8,7 +8,7 @@ import pytest
 
 from bert_jax.bench import loop, measure
 from bert_jax.bench.loop import DeviceWatch, idle_share
-from bert_jax.bench.measure import alternate, is_out_of_memory, paired_ratio, summary, timed
+from bert_jax.bench.measure import alternate, compared, is_out_of_memory, paired_ratio, summary, timed
 
 
 def test_sides_run_in_turn():
@@ -30,6 +30,15 @@ def test_a_drift_of_the_machine_drops_out_of_a_ratio():
     """Each round is twice as slow as the one before; the ratio of the medians of unequal rounds would not be 3."""
     slow = [3.0, 6.0, 12.0, 24.0]
     assert paired_ratio(slow, [1.0, 2.0, 4.0, 8.0]) == 3.0
+
+
+def test_compared_sides_keep_every_sample_and_ratios_are_above_one_where_ours_are_better():
+    """A mean, or a ratio upside down; each of ours is held against each peer within its round."""
+    record = compared(
+        "work", "MB/s", {"cold": [8.0, 2.0, 30.0], "warm": [9.0, 9.0, 9.0], "peer": [4.0, 2.0, 10.0]}, ["cold", "warm"]
+    )
+    assert record["ratios"] == {"peer": {"cold": 2.0, "warm": 2.25}}
+    assert record["rates"]["cold"]["samples"] == [8.0, 2.0, 30.0]
 
 
 def test_a_summary_keeps_every_sample():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network against Hugging Face's, and what its structure promises.
 
-tests/golden/bert_torch.npz holds outputs and gradients of Hugging Face's model, made by tools/golden_from_torch.py.
+tests/golden/bert_torch.npz holds outputs and gradients of Hugging Face's model, made by tests/golden_from_torch.py.
 """
 
 import math
@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bert_jax.tools.golden_from_torch import formula_weights, SIZES
 from flax import nnx
+from golden_from_torch import formula_weights, SIZES
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
@@ -124,7 +124,7 @@ def golden_weights() -> dict[str, Any]:
     weights = formula_weights({name: value.shape for name, value in golden_gradients("gelu_erf").items()})
     total = sum(np.abs(value).sum(dtype=np.float64) for value in weights.values())
     assert math.isclose(total, golden("gelu_erf", "weight_sum"), rel_tol=1e-7), (
-        "NumPy's random numbers changed: run tools/golden_from_torch.py again"
+        "NumPy's random numbers changed: run tests/golden_from_torch.py again"
     )
     return nested(from_hugging_face(weights))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pre-training heads: against Hugging Face's, tied and untied, and what they see.
 
-tests/golden/bert_torch.npz holds outputs of Hugging Face's model, made by tools/golden_from_torch.py; test_encoder.py
+tests/golden/bert_torch.npz holds outputs of Hugging Face's model, made by tests/golden_from_torch.py; test_encoder.py
 compares the whole network with it, here the heads stand alone.
 """
 
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bert_jax.tools.golden_from_torch import formula_weights, SIZES
 from flax import nnx
+from golden_from_torch import formula_weights, SIZES
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig

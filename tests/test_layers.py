@@ -20,7 +20,8 @@ FLOORS = (
     ("checks",),
     ("prepare", "train", "pages"),
     ("conversion", "plan"),
-    ("use", "finetuning", "bench"),
+    ("use", "finetuning"),
+    ("bench",),
     ("", "cli"),  # the doors: `import bert_jax`, and the command line, which imports a stage when it is asked for
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -30,7 +31,7 @@ JAX = {"jax", "flax", "optax", "orbax"}
 
 ONLY_IMPORTER = {
     "orbax": {"runs.checkpoint"},
-    "tensorflow": {"feed.tf_feed", "conversion.tf1"},
+    "tensorflow": {"feed.tf_feed", "conversion.tf1", "bench.sides.here"},
     "tensorflow_datasets": {"text.tfds_source"},
     "apache_beam": {"prepare.beam"},
     "safetensors": {"conversion.safetensors_files"},

@@ -2,7 +2,7 @@
 """The referee of conversions against PyTorch's BERT, under both sides' names.
 
 tests/golden/bert_torch.npz and bert_heads_torch.npz hold outputs of Hugging Face's models, made by
-tools/golden_from_torch.py.
+tests/golden_from_torch.py.
 """
 
 import ast
@@ -20,7 +20,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from bert_jax.tools.golden_from_torch import CHOICES, formula_weights, HEADS_SIZES, shapes_of, SIZES
+from golden_from_torch import CHOICES, formula_weights, HEADS_SIZES, shapes_of, SIZES
 
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import numpy_bert
@@ -53,7 +53,7 @@ def golden_inputs(name: str) -> dict[str, np.ndarray]:
 
 def same_as_stored(weights: Weights, total: np.ndarray) -> Weights:
     found = sum(np.abs(value).sum(dtype=np.float64) for value in weights.values())
-    assert math.isclose(found, total, rel_tol=1e-7), "NumPy's random numbers changed: run tools/golden_from_torch.py"
+    assert math.isclose(found, total, rel_tol=1e-7), "NumPy's random numbers changed: run tests/golden_from_torch.py"
     return weights
 
 

@@ -301,7 +301,7 @@ def test_long_run_stays_small_and_says_that_it_averages(tmp_path: Path) -> None:
     assert "Curves of more than 300 points are averaged" in page
 
 
-@pytest.mark.parametrize("page", ["pages/pretrain", "pages/passport", "bench/bench"])
+@pytest.mark.parametrize("page", ["pages/pretrain", "pages/passport"])
 def test_a_value_that_is_not_given_is_an_error(page: str) -> None:
     with pytest.raises(jinja2.UndefinedError):
         fill(f"{page}.html.jinja")

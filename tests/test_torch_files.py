@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of torch.save, read without it: those that PyTorch wrote (tools/golden_torch_files.py), and others that are put
+"""Files of torch.save, read without it: those that PyTorch wrote (tests/golden_torch_files.py), and others that are put
 together here byte by byte, because PyTorch does not write what is damaged or malicious."""
 
 import io
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from bert_jax.tools.golden_torch_files import contents
+from golden_torch_files import contents
 
 from bert_jax.conversion.tensors import TensorEntry
 from bert_jax.conversion.torch_files import open_torch

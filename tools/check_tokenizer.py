@@ -33,6 +33,7 @@ from bert_jax.files import file_sha256, write_json
 from bert_jax.text.documents import read_documents
 from bert_jax.text.sources import parse_sources, total_bytes
 from bert_jax.tokenization import load_tokenizer, Tokenizer
+from bert_jax.types import JsonObject
 
 CONTEXTS = {"alone": "{}", "inside a word": "a{}b", "between spaces": " {} "}
 BATCH = 4096
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     google = load_google(options.google)
     tokenizer = load_tokenizer(options.vocab)
-    check: dict[str, Any] = {
+    check: JsonObject = {
         "vocabulary": options.vocab.name,
         "vocabulary_sha256": file_sha256(options.vocab),
         "entries": tokenizer.vocab_size,
@@ -78,7 +79,7 @@ def load_google(path: Path) -> types.ModuleType:
     if not file.exists():
         raise UserError(f"{file} is missing: give --google a copy of https://github.com/google-research/bert")
     gfile = types.SimpleNamespace(GFile=lambda name, mode: open(name, mode, encoding="utf-8"))  # noqa: SIM115
-    stubs: dict[str, Any] = {
+    stubs: JsonObject = {
         "tensorflow": types.SimpleNamespace(gfile=gfile),
         "six": types.SimpleNamespace(PY2=False, PY3=True),
     }
@@ -98,7 +99,7 @@ def load_google(path: Path) -> types.ModuleType:
     return module
 
 
-def compare_text(google: Any, vocab: Path, lowercase: bool, inputs: Sequence[str], one_of: int) -> dict[str, Any]:
+def compare_text(google: Any, vocab: Path, lowercase: bool, inputs: Sequence[str], one_of: int) -> JsonObject:
     """Compare 1 of every `one_of` sentences of the inputs."""
     sources = parse_sources(inputs)
     files = [file for source in sources for file in source.files]
@@ -116,7 +117,7 @@ def compare_text(google: Any, vocab: Path, lowercase: bool, inputs: Sequence[str
     return text | {"one_of_every": one_of} | result
 
 
-def compare_code_points(google: Any, vocab: Path, lowercase: bool) -> dict[str, Any]:
+def compare_code_points(google: Any, vocab: Path, lowercase: bool) -> JsonObject:
     """Compare every assigned code point, in each of the contexts."""
     assigned = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) != "Cn"]
     texts = (context.format(character) for context in CONTEXTS.values() for character in assigned)
@@ -125,12 +126,12 @@ def compare_code_points(google: Any, vocab: Path, lowercase: bool) -> dict[str, 
     return {"assigned": len(assigned), "contexts": list(CONTEXTS)} | compare(google, vocab, lowercase, bar)
 
 
-def compare(google: Any, vocab: Path, lowercase: bool, texts: Iterable[str]) -> dict[str, Any]:
+def compare(google: Any, vocab: Path, lowercase: bool, texts: Iterable[str]) -> JsonObject:
     """Compare the ids of each text; counts, and the first few that differ."""
     ours = load_tokenizer(vocab, lowercase=lowercase)
     theirs = google.FullTokenizer(str(vocab), do_lower_case=lowercase)
     count = size = tokens = different = 0
-    examples: list[dict[str, Any]] = []
+    examples: list[JsonObject] = []
     for batch in itertools.batched(texts, BATCH):
         expected = [theirs.convert_tokens_to_ids(theirs.tokenize(text)) for text in batch]
         for text, ids, *found in zip(batch, expected, ours.encode_batch(batch), flat_ids(ours, batch), strict=True):
@@ -161,7 +162,7 @@ def flat_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
 
 
 def versions(google: Path) -> dict[str, str]:
-    """What the result depends on."""
+    """Return the versions that the result depends on."""
     return {
         "bert_jax": bert_jax.host.__version__,
         "python": platform.python_version(),
@@ -171,7 +172,7 @@ def versions(google: Path) -> dict[str, str]:
     }
 
 
-def record(path: Path, check: dict[str, Any]) -> None:
+def record(path: Path, check: JsonObject) -> None:
     """Add a check to the file; it takes the place of the one with the same vocabulary."""
     checks = json.loads(path.read_text(encoding="utf-8"))["checks"] if path.exists() else []
     checks = [other for other in checks if other["vocabulary"] != check["vocabulary"]]

@@ -28,6 +28,7 @@ from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.train.state import Training
+from bert_jax.types import JsonObject
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Moment:
-    """Of a kill: when `step` has its line of metrics, and so many seconds later; the next line is not there by then."""
+    """The moment of a kill: so many seconds after `step` has its line of metrics; the next line is not there by then."""
 
     step: int
     seconds: float
@@ -110,7 +111,7 @@ def last_step(run: RunDirectory) -> int:
 
 
 def compare(one: RunDirectory, other: RunDirectory) -> list[str]:
-    """What differs between the final states and metrics of two runs."""
+    """Return the differences between the final states and metrics of two runs."""
     first, second = (jax.tree_util.tree_leaves_with_path(final_state(run)) for run in (one, other))
     different = [
         f"{jax.tree_util.keystr(path)}: largest difference {np.abs(a - b).max()}"
@@ -132,12 +133,12 @@ def final_state(run: RunDirectory) -> Any:
     return jax.tree.map(np.asarray, {name: restored[name] for name in items})
 
 
-def all_metrics(run: RunDirectory) -> list[dict[str, Any]]:
+def all_metrics(run: RunDirectory) -> list[JsonObject]:
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
 
 
-def metrics(run: RunDirectory) -> list[dict[str, Any]]:
+def metrics(run: RunDirectory) -> list[JsonObject]:
     """The lines of metrics.jsonl without what depends on the clock."""
     return [{name: value for name, value in line.items() if "second" not in name} for line in all_metrics(run)]
 

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Under which conditions something was measured: machine, devices, versions, settings of JAX, time."""
+"""The conditions of a measurement: machine, devices, versions, settings of JAX, time."""
 
 import os
 import platform
 from datetime import datetime, UTC
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from bert_jax.host import __version__, usable_cores
+from bert_jax.types import JsonObject
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "OMP_", "CUDA_VISIBLE")  # beginnings of environment variables
 
 
-def conditions() -> dict[str, Any]:
-    """What to write beside a figure."""
+def conditions() -> JsonObject:
+    """Return what to write beside a figure."""
     devices = jax.local_devices()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -35,7 +35,7 @@ def conditions() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name, as Linux tells it."""
+    """Return the name of the processor, as Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

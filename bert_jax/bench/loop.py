@@ -62,7 +62,7 @@ class DeviceWatch:
         return state, sums
 
     def idle_share(self) -> float:
-        """Of the time from the first dispatch to the end of the last step, the share with no step to work on."""
+        """Return the share of the time with no step to work on, from the first dispatch to the end of the last step."""
         self._thread.shutdown()
         return idle_share(self._dispatched, [finish.result() for finish in self._finished])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up language and its examples, kept in memory: what a benchmark feeds to the real data path.
+"""A made-up language and its examples, kept in memory, for benchmarks of the real data path.
 
 Documents have a topic; a topic has sixteen words of its own, and each word a few that like to follow it. So a masked word
 can be guessed from its neighbours' topic, better from the word before it, and whether B goes on A's topic is a question
@@ -115,7 +115,7 @@ def unigram_entropy(examples: Examples) -> float:
 
 
 class BatchWork(NamedTuple):
-    """What a batch holds."""
+    """The counts of a batch: rows, examples, tokens, predictions."""
 
     rows: int
     sequences: int  # examples

@@ -1,26 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the subjects one after the other and keeps what they say: bench.json and bench.html are whole after every record."""
+"""Runs the subjects one after the other and keeps what they say: bench.json and bench.md are whole after every record.
+
+bench.json holds
+
+format      FORMAT
+command     how to run it again
+conditions  the machine, versions and settings (conditions.py), and the sizes of what is measured
+asked       subjects that were asked for
+subjects    name -> records (see subjects/), the seconds they took, the load average after them; error, where the
+            subject failed as a whole
+"""
 
 import importlib
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from bert_jax.bench.conditions import conditions
-from bert_jax.bench.results import failures, FORMAT, Report
+from bert_jax.bench.report import as_markdown, failures, FORMAT
 from bert_jax.bench.subjects import SUBJECTS
 from bert_jax.bench.suite import Suite, suite_for, suite_of, suite_with
-from bert_jax.bench.workbench import one_line, Workbench
+from bert_jax.bench.workbench import BenchInputs, one_line, Workbench
+from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.files import write_json
+from bert_jax.config.settings import to_dict
+from bert_jax.files import complete_or_absent, write_json
+from bert_jax.types import JsonObject
 
 
 def make_suite(platform: str, devices: int, named: tuple[str, PretrainConfig] | None, settings: Sequence[str]) -> Suite:
-    """The platform's sizes, with the models of a configuration in their place if one is named, and settings changed.
+    """Return the platform's sizes, with the models of a configuration in their place if one is named, and settings changed.
 
     Raises:
       UserError: an unknown setting or value.
@@ -32,33 +45,46 @@ def make_suite(platform: str, devices: int, named: tuple[str, PretrainConfig] | 
 
 
 def run_bench(
-    suite: Suite, subjects: Sequence[str], output: Path | None, *, peer_python: Path | None = None, command: str = ""
-) -> Report:
+    suite: Suite,
+    subjects: Sequence[str],
+    output: Path | None,
+    inputs: BenchInputs = BenchInputs(),  # noqa: B008  # frozen
+    command: str = "",
+) -> JsonObject:
     """Measure the subjects; those that fail are recorded with their error, and the others go on.
 
     Args:
       suite: the sizes.
       subjects: of `SUBJECTS`.
-      output: folder for bench.json and bench.html; None: nothing is written.
-      peer_python: a Python with torch and transformers.
+      output: folder for bench.json and bench.md; None: nothing is written.
+      inputs: texts and peers.
       command: how to run this again.
+
+    Returns:
+      What bench.json holds.
     """
-    wanted = [name for name in SUBJECTS if name in subjects]
-    report: Report = {"format": FORMAT, "command": command, "conditions": conditions(), "asked": wanted, "subjects": {}}
+    asked = [name for name in SUBJECTS if name in subjects]
+    default = to_dict(FinetuneConfig())
+    finetune = {name: value for name, value in to_dict(suite.finetune).items() if value != default[name]}
+    found = conditions() | {"sizes": to_dict(suite.sizes), "finetune": finetune}
+    report: JsonObject = {"format": FORMAT, "command": command, "conditions": found, "asked": asked, "subjects": {}}
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(wanted), unit="subject", dynamic_ncols=True, file=sys.stderr) as bar:
-        bench = Workbench(suite, peer_python, bar)
-        for name in wanted:
+    with (
+        tempfile.TemporaryDirectory(prefix="bert_jax_bench_") as folder,
+        tqdm(total=len(asked), unit="subject", dynamic_ncols=True, file=sys.stderr) as bar,
+    ):
+        bench = Workbench(suite, Path(folder), inputs, bar)
+        for name in asked:
             bar.set_description_str(name)
             _measure(bench, name, report, output)
             bar.update(1)
     return report
 
 
-def _measure(bench: Workbench, name: str, report: Report, output: Path | None) -> None:
-    """One subject, into the report and the files."""
-    entry: dict[str, Any] = {"records": [], "seconds": None}
+def _measure(bench: Workbench, name: str, report: JsonObject, output: Path | None) -> None:
+    """Measure one subject, into the report and the files."""
+    entry: JsonObject = {"records": [], "seconds": None}
     report["subjects"][name] = entry
     begin = time.perf_counter()
     try:
@@ -75,12 +101,9 @@ def _measure(bench: Workbench, name: str, report: Report, output: Path | None) -
     _write(report, output)
 
 
-def _write(report: Report, output: Path | None) -> None:
-    """bench.json, and the page drawn from it; each is replaced when the new one is complete."""
-    if output is None:
-        return
-    from bert_jax.bench.page import render  # matplotlib: only where there is something to draw
-    from bert_jax.pages.template import save_page
-
-    write_json(output / "bench.json", report)
-    save_page(render(report), output / "bench.html")
+def _write(report: JsonObject, output: Path | None) -> None:
+    """Write bench.json and bench.md; each is replaced when the new one is complete."""
+    if output is not None:
+        write_json(output / "bench.json", report)
+        with complete_or_absent(output / "bench.md") as file:
+            file.write(as_markdown(report).encode())

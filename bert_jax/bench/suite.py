@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured on which platform: the sizes of every subject, in one table a platform."""
+"""The sizes of every subject, in one table for each platform."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from bert_jax.config.fields import require_positive, setting
+from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import override
 from bert_jax.config.training import MeshConfig, OptimizerConfig
+from bert_jax.errors import UserError
 from bert_jax.feed.batch import BatchShape
 
 STEPS = 100_000  # of a run that is never finished: the schedule asks for a length
@@ -30,7 +33,7 @@ class Case:
 
     @property
     def shape(self) -> BatchShape:
-        """Of the global batch."""
+        """The shape of the global batch."""
         phase, packed = self.phase, self.config.packing == "packed"
         examples = self.config.examples_per_row if packed else 1
         return BatchShape(phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq, examples)
@@ -55,10 +58,46 @@ class AttentionSize:
 
 
 @dataclass(frozen=True)
+class BenchSizes:
+    """The sizes of a benchmark that the command line may change, as `bench.NAME=VALUE`."""
+
+    rounds: int = setting(5, "samples of each side; figures are medians")
+    preparation_megabytes: float = setting(12.0, "MB of the text that is prepared beside google-research/bert's script")
+    tokenizer_megabytes: float = setting(8.0, "MB of the text that is tokenised")
+    feed_batches: int = setting(200, "batches that each of our feeds makes")
+    collator_batches: int = setting(10, "batches that transformers' collator makes")
+    finetune_models: str = setting("4x128,4x256", "LAYERSxHIDDEN of the models that are fine-tuned")
+    finetune_examples: int = setting(8_000, "the first ones of SST-2's train.tsv")
+    peer_prediction_rows: int = setting(32, "rows of a batch that Trainer predicts")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type != "str" and field.type is not str:
+                require_positive("bench", self, field.name)
+        for size in self.finetune_models.split(","):
+            parse_size(size)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """4x128 -> 4 layers of 128.
+
+    Raises:
+      UserError: it is not of this form.
+    """
+    layers, _, hidden = size.partition("x")
+    if not (layers.isdecimal() and hidden.isdecimal()):
+        raise UserError(f"bench.finetune_models={size} is not LAYERSxHIDDEN: write 4x128, or 4x128,4x256")
+    return int(layers), int(hidden)
+
+
+# The recipe that both sides fine-tune with; the first epoch warms up.
+FINETUNE = FinetuneConfig(learning_rate=2e-5, batch_size=32, epochs=2, max_length=128)
+
+
+@dataclass(frozen=True)
 class Suite:
     """All sizes of a platform."""
 
-    rounds: int  # samples of each side
     shortest: float  # seconds of a sample; short calls are repeated in it
     product_dtype: str
     product_sizes: tuple[int, ...]  # N of N x N x N matrix products; the first is what steps are held against
@@ -70,12 +109,13 @@ class Suite:
     attention: tuple[AttentionSize, ...]
     kernels: tuple[AttentionSize, ...]
     feed: tuple[Case, ...]
-    feed_batches: int
     checkpoint: Case
     largest: Case | None  # the case whose largest batch is looked for
     train: Case
     train_steps: int
     peer: tuple[Case, ...]
+    sizes: BenchSizes = BenchSizes()
+    finetune: FinetuneConfig = FINETUNE
 
 
 def make_case(name: str, size: str, rows: int, length: int, packed: bool = False, **changes: Any) -> Case:
@@ -102,12 +142,11 @@ def suite_for(platform: str, devices: int = 1) -> Suite:
 
 
 def _cpu_suite() -> Suite:
-    """For few cores: about fifteen minutes in all on two of them."""
+    """Return the sizes for few cores: about fifteen minutes in all on two of them."""
     tiny, mini = make_case("2x128", "tiny", 32, 128), make_case("4x256", "mini", 32, 128)
     base = make_case("12x768", "base", 8, 128)
     many = make_case("2x128, 64 k tokens", "tiny", 512, 128)  # a step as long as a step of a chip at work
     return Suite(
-        rounds=5,
         shortest=0.05,
         product_dtype="float32",
         product_sizes=(2048, 1024, 512),
@@ -119,7 +158,6 @@ def _cpu_suite() -> Suite:
         attention=(AttentionSize(8, 128, 12), AttentionSize(2, 512, 12)),
         kernels=(AttentionSize(2, 128, 2), AttentionSize(2, 256, 2)),
         feed=_feed_cases(256),
-        feed_batches=20,
         checkpoint=base,
         largest=None,
         train=train_case(32, 64),
@@ -129,12 +167,11 @@ def _cpu_suite() -> Suite:
 
 
 def _accelerator_suite(devices: int) -> Suite:
-    """For one or several chips: 64 k tokens a step and device, less where that does not fit."""
+    """Return the sizes for one or several chips: 64 k tokens a step and device, less where that does not fit."""
     base = make_case("BERT-base, 128", "base", 512 * devices, 128)
     large = make_case("BERT-large, packed 512", "large", 128 * devices, 512, packed=True)
     full = make_case("BERT-base, 128, fp32", "base", 512 * devices, 128, compute_dtype="float32")
     return Suite(
-        rounds=5,
         shortest=0.1,
         product_dtype="bfloat16",
         product_sizes=(8192, 4096),
@@ -146,7 +183,6 @@ def _accelerator_suite(devices: int) -> Suite:
         attention=(AttentionSize(512, 128, 16), AttentionSize(128, 512, 16)),
         kernels=(AttentionSize(2, 128, 16), AttentionSize(2, 512, 16)),
         feed=_feed_cases(256),
-        feed_batches=100,
         checkpoint=base,
         largest=base,
         train=train_case(64 * devices, 128),
@@ -158,6 +194,7 @@ def _accelerator_suite(devices: int) -> Suite:
 def _feed_cases(rows: int) -> tuple[Case, ...]:
     return (
         make_case("padded, 128", "base", rows, 128),
+        make_case("packed, 128", "base", rows, 128, packed=True),
         make_case("padded, 512", "base", rows, 512),
         make_case("packed, 512", "base", rows, 512, packed=True),
     )
@@ -202,11 +239,17 @@ def suite_of(suite: Suite, name: str, config: PretrainConfig) -> Suite:
 
 
 def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:
-    """The suite with settings changed in all cases of steps, peer, memory and checkpoint.
+    """Return the suite with settings changed: `bench.NAME`, `finetune.NAME`, or those of every case of a step.
 
     Raises:
       UserError: an unknown setting or value.
     """
+    own: dict[str, list[str]] = {"bench": [], "finetune": []}
+    for assignment in assignments:
+        group, _, rest = assignment.partition(".")
+        if group in own:
+            own[group].append(rest)
+    assignments = [one for one in assignments if one.partition(".")[0] not in own]
 
     def changed(case: Case) -> Case:
         return Case(case.name, override(case.config, assignments))
@@ -218,4 +261,6 @@ def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:
         checkpoint=changed(suite.checkpoint),
         largest=changed(suite.largest) if suite.largest else None,
         peer=tuple(changed(case) for case in suite.peer),
+        sizes=override(suite.sizes, own["bench"]),
+        finetune=override(suite.finetune, own["finetune"]),
     )

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the subjects share: the suite, the devices, compiled steps, progress.
+"""The workbench that all subjects share: the suite, the devices, compiled steps, progress.
 
 Shapes: B rows of the global batch.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +27,9 @@ from bert_jax.model.attention import AttentionCase
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep
+from bert_jax.types import JsonObject
 
-Record = dict[str, Any]
+Record = JsonObject
 MOST_HALVINGS = 4  # of a batch that does not fit
 
 
@@ -44,11 +45,11 @@ class CompiledCase:
 
     @property
     def work(self) -> BatchWork:
-        """Of the batch."""
+        """The counts of the batch."""
         return work_of(self.batch)
 
     def description(self) -> Record:
-        """What was run, for the record of a measurement."""
+        """Return model, batch and program as the record of a measurement names them."""
         model, shape, work = self.case.config.model, self.case.shape, self.work
         return {
             "name": self.case.name,
@@ -109,12 +110,24 @@ def compile_update(training: Training) -> Callable[..., TrainState]:
         return jitted.lower(state, state.params).compile()
 
 
+@dataclass(frozen=True)
+class BenchInputs:
+    """Texts and peers that some subjects need; a subject that lacks its own is absent from the report."""
+
+    peer_python: Path | None = None  # a Python with torch and transformers
+    text: Sequence[str] = ()  # as `bert-jax prepare --input` takes it
+    vocab: Path | None = None  # vocab.txt of an uncased WordPiece vocabulary
+    google: Path | None = None  # a checkout of google-research/bert
+    data: Path | None = None  # a folder with the train.tsv of SST-2
+
+
 @dataclass
 class Workbench:
-    """The machine and what to do on it."""
+    """The machine and what to do on it; `folder` is for files and is removed afterwards."""
 
     suite: Suite
-    peer_python: Path | None = None
+    folder: Path
+    inputs: BenchInputs = field(default_factory=BenchInputs)
     bar: tqdm | None = None
     _prepared: dict[Case, CompiledCase] = field(default_factory=dict)
 
@@ -129,7 +142,7 @@ class Workbench:
         return self.device.platform == "cpu"
 
     def attention_case(self, size: AttentionSize, dropout_rate: float) -> AttentionCase:
-        """What attention of one size is asked to do here, in the type that steps compute in."""
+        """Return the case of attention of one size on this device, in the type that steps compute in."""
         return AttentionCase(
             platform=self.device.platform,
             device_kind=self.device.device_kind,
@@ -148,7 +161,7 @@ class Workbench:
         return self._prepared[case]
 
     def prepare_fitting(self, case: Case) -> CompiledCase:
-        """As `prepare`, with half the rows (and a quarter, ...) where a step does not fit the device's memory."""
+        """Prepare a case with half its rows (or a quarter, ...) where a step does not fit the device's memory."""
         if self.on_cpu:  # which does not say that there is no room; the system ends the process
             return self.prepare(case)
         for _ in range(MOST_HALVINGS):
@@ -173,6 +186,11 @@ class Workbench:
                     yield measure(case)
                 except Exception as error:
                     yield {"name": name, "error": one_line(error)}
+
+    @staticmethod
+    def absent(name: str, needed: str, option: str) -> Record:
+        """Return the record of what is not measured because an option is not given."""
+        return {"name": name, "kind": "absent", "absent": f"it needs {needed}: give {option}"}
 
     @contextmanager
     def showing(self, name: str) -> Iterator[None]:

@@ -59,12 +59,12 @@ class Examples:
 
     @property
     def kind(self) -> str:
-        """Which examples of the prepared data these are; see `bert_jax.feed.kinds`."""
+        """The kind of examples of the prepared data; see `bert_jax.feed.kinds`."""
         return self.objective.examples
 
     @cached_property
     def tables(self) -> list[np.ndarray]:
-        """Of each shard, [K, 5] int32: a_start, a_length, b_start, b_length, label."""
+        """The table of each shard, [K, 5] int32: a_start, a_length, b_start, b_length, label."""
         return [shard.table(self.kind, self.shape.sequence_length) for shard in self.split.shards]
 
     @cached_property
@@ -120,7 +120,7 @@ class Examples:
         shape: BatchShape | None = None,
         probability: float | None = None,
     ) -> tuple[Batch, Masks]:
-        """As `batch`, and what was picked."""
+        """Return a batch, and the tokens that were picked in it."""
         shape = replace(shape or self.shape, rows=indices.shape[0], examples_per_row=indices.shape[1])
         share = self.objective.mlm_probability if probability is None else probability
         rows, slots = np.nonzero(indices != EMPTY)

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What masking really did, measured on batches: shares, a chi-square test against the configured split, unit lengths.
+"""Statistics of masking, measured on batches: shares, a chi-square test against the configured split, unit lengths.
 
 The first batch of a run and the passport of prepared data show it, so that 80/10/10 is a measurement and not a belief.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.masking import Masks
+from bert_jax.types import JsonObject
 
 TREATMENTS = ("mask", "random", "kept")
 LONGEST_COUNTED = 16  # tokens of a unit; longer ones share the last place of the histogram
@@ -20,7 +20,7 @@ LONGEST_COUNTED = 16  # tokens of a unit; longer ones share the last place of th
 
 def mask_report(
     batches: Iterable[tuple[Batch, Masks]], objective: ObjectiveConfig, mask_id: int, vocab_size: int
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure batches, as `Arrangement.masked_batch` or `Examples.masked_batch` gives them.
 
     Args:

@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """What was picked, in the order of the tokens."""
+    """The picked tokens of a batch, in their order."""
 
     picked: np.ndarray  # [P] int64, ascending indices into the tokens
     labels: np.ndarray  # [P] int32, their true ids
@@ -48,7 +48,7 @@ class Masks(NamedTuple):
 
 
 def mask_seeds(seed: int, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """What the masks of an example in an epoch are drawn from: [N] int64 each -> [N] uint32."""
+    """Return the seeds that the masks of an example in an epoch are drawn from: [N] int64 each -> [N] uint32."""
     return (stream_keys(seed, MASKS, epochs, indices) >> np.uint64(32)).astype(np.uint32)
 
 
@@ -151,7 +151,7 @@ def below_bounds(keys: np.ndarray, counts: np.ndarray, bounds: np.ndarray) -> tu
 
 
 def owner_and_key(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """What sorts by example, then by key: uint64."""
+    """Return uint64 numbers that sort by example, then by key."""
     return np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(32), counts) | keys
 
 
@@ -273,7 +273,7 @@ def replacements(
     mask_id: int,
     vocab_size: int,
 ) -> np.ndarray:
-    """What is shown instead of the picked tokens.
+    """Return the ids that are shown in place of the picked tokens.
 
     Args:
       labels: [P] true ids.

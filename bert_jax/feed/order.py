@@ -23,7 +23,7 @@ EXAMPLES, ROWS, SLOTS, BATCHES, BUCKETS, MASKS = range(1, 7)
 
 
 def examples_at(positions: np.ndarray, num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples stand at these positions of the endless training stream.
+    """Return the examples at these positions of the endless training stream.
 
     Args:
       positions: [N] int64, from 0.

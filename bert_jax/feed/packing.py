@@ -27,7 +27,7 @@ from bert_jax.feed.widths import bucket_widths
 
 
 class Rows(NamedTuple):
-    """What stands in some rows of a batch."""
+    """The examples in some rows of a batch."""
 
     indices: np.ndarray  # [B, E] int64 examples, EMPTY behind the last of a row
     epochs: np.ndarray  # [B] int64
@@ -106,7 +106,7 @@ class Arrangement:
         seen: int = 0,
         probability: float | None = None,
     ) -> tuple[Batch, Masks]:
-        """As `batch`, and what was picked."""
+        """Return a batch, and the tokens that were picked in it."""
         found = self.packing.rows(seed, step, rows, seen)
         return self.examples.masked_batch(found.indices, found.epochs, seed, found.shape, probability)
 
@@ -160,7 +160,7 @@ class Padded:
 
 
 class RowPlan(NamedTuple):
-    """Which lengths share a row, and in how many rows of an epoch."""
+    """The lengths that share a row, and the number of such rows in an epoch."""
 
     compositions: np.ndarray  # [C, E] int64 lengths, the longest first; 0: no example
     counts: np.ndarray  # [C] int64

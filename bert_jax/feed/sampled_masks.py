@@ -2,7 +2,6 @@
 """How prepared data looks once it is masked, measured on a sample of the training split: `masks` of the passport."""
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +12,14 @@ from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.mask_statistics import mask_report
 from bert_jax.feed.shards import objective_of, Split, table_name
 from bert_jax.tokenization import Tokenizer
+from bert_jax.types import JsonObject
 
 ENOUGH_PICKED = 20_000  # tokens; a split of 80/10/10 is then known to a percentage point
 _ROWS = 256  # masked at once
 
 
-def measure_masks(split: Split, kind: str, sequence_length: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `mask_report` finds in examples of a table, evenly spread, masked as the paper does: 15 %, 80/10/10."""
+def measure_masks(split: Split, kind: str, sequence_length: int, tokenizer: Tokenizer) -> JsonObject:
+    """Return `mask_report` of evenly spread examples of a table, masked as in the paper: 15 %, 80/10/10."""
     objective = ObjectiveConfig(name=objective_of(kind))
     examples = Examples(
         split=split,

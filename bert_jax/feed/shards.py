@@ -31,6 +31,7 @@ from bert_jax.errors import UserError
 from bert_jax.feed.kinds import COLUMNS
 from bert_jax.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
 from bert_jax.tokenization import load_tokenizer, Tokenizer
+from bert_jax.types import JsonObject
 
 TRAIN, VALIDATION = "train", "validation"  # splits of prepared data
 
@@ -84,7 +85,7 @@ def write_shard(
     sentence_starts: np.ndarray,
     document_starts: np.ndarray,
     tables: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write a shard under a temporary name and rename it.
 
     Args:
@@ -163,7 +164,7 @@ class Split:
     name: str
     directory: Path
     shards: tuple[Shard, ...]
-    record: Mapping[str, Any]  # the split's entry in the manifest: counts and statistics
+    record: JsonObject  # the split's entry in the manifest: counts and statistics
 
     def num_examples(self, kind: str, sequence_length: int) -> int:
         """Examples of a kind in all shards; UserError where they were not prepared for that sequence length."""
@@ -175,7 +176,7 @@ class DataDirectory:
     """Prepared data, opened and checked by `open_data`."""
 
     directory: Path
-    manifest: Mapping[str, Any]
+    manifest: JsonObject
     splits: Mapping[str, Split]
     fingerprint: str  # sha256 over tokenizer and shards; equal data has an equal one wherever it lies
 
@@ -245,7 +246,7 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
         return _open_data(directory, manifest, verify_hashes)
 
 
-def _open_data(directory: Path, manifest: dict[str, Any], verify_hashes: bool | None) -> DataDirectory:
+def _open_data(directory: Path, manifest: JsonObject, verify_hashes: bool | None) -> DataDirectory:
     records = _shard_records(manifest)
     for record in records:
         _check_record(directory, record, manifest["vocab_size"])
@@ -261,7 +262,7 @@ def _open_data(directory: Path, manifest: dict[str, Any], verify_hashes: bool | 
     return data
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> JsonObject:
     """The manifest of a complete data directory of this format; UserError otherwise."""
     path = directory / MANIFEST
     try:
@@ -279,11 +280,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _shard_records(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _shard_records(manifest: JsonObject) -> list[JsonObject]:
     return [shard for split in manifest["splits"].values() for shard in split["shards"]]
 
 
-def _check_record(directory: Path, record: Mapping[str, Any], vocab_size: int) -> None:
+def _check_record(directory: Path, record: JsonObject, vocab_size: int) -> None:
     path = directory / record["file"]
     if not path.is_file():
         raise UserError(f"{path} is missing ({record['bytes']} bytes in {MANIFEST}): {remake(directory)}")
@@ -296,7 +297,7 @@ def _check_record(directory: Path, record: Mapping[str, Any], vocab_size: int) -
         )
 
 
-def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
+def verify(directory: Path, manifest: JsonObject) -> None:
     """Read all shards and compare their sha256 with the manifest's; UserError names the first that differs."""
     records = _shard_records(manifest)
     total = sum(record["bytes"] for record in records)
@@ -312,7 +313,7 @@ def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
             progress.update(record["bytes"])
 
 
-def _fingerprint(manifest: Mapping[str, Any]) -> str:
+def _fingerprint(manifest: JsonObject) -> str:
     shards = {name: [shard["sha256"] for shard in split["shards"]] for name, split in manifest["splits"].items()}
     content = {"format": manifest["format"], "tokenizer": manifest["tokenizer"], "shards": shards}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -48,7 +48,7 @@ def tf_feed(make_batch: Callable[[int], Batch], begin: int, end: int) -> Generat
 
 
 def _closable(batches: Iterator[Batch]) -> Generator[Batch]:
-    """As `batches`, whose threads end when this generator is closed: tf.data itself has no other way to end them."""
+    """Yield the batches; their threads end when this generator is closed, and tf.data has no other way to end them."""
     try:
         yield from batches
     finally:

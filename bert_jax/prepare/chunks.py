@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from bert_jax.text.mark_counts import MarkCounts
 from bert_jax.text.sentences import load_splitter
 from bert_jax.text.statistics import TextStatistics
 from bert_jax.tokenization import load_segmenter, Segmenter, Tokenizer
+from bert_jax.types import JsonObject
 
 SPLITS = (TRAIN, VALIDATION)
 HISTOGRAM_BIN = 16  # tokens
@@ -62,7 +63,7 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """What its files are told apart by."""
+        """The beginning of the names of its files."""
         return f"{self.part:05}-{self.number:05}"
 
     def fingerprint(self) -> str:
@@ -76,7 +77,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkWork:
-    """What all chunks are processed with."""
+    """Settings and tools that all chunks are processed with."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -188,7 +189,7 @@ class _Counter:
         if self._evaluation is not None:
             self._hits.append(self._evaluation.hits(*(sentences for sentences, _ in documents)))
 
-    def result(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def result(self) -> tuple[JsonObject, dict[str, np.ndarray]]:
         """The counts for JSON, and what does not fit there."""
         statistics, arrays = self._statistics.record()
         counts = {
@@ -248,7 +249,7 @@ def _segmenter(name: str) -> Segmenter | None:
 
 
 def _is_held_out(content: bytes, settings: PrepareSettings) -> bool:
-    """By a hash of the text, so that equal documents fall on the same side."""
+    """Decide by a hash of the text, so that equal documents fall on the same side."""
     if not settings.held_out:
         return False
     digest = hashlib.blake2b(content, digest_size=8, key=str(settings.seed).encode(), person=b"held-out")
@@ -258,7 +259,7 @@ def _is_held_out(content: bytes, settings: PrepareSettings) -> bool:
 # ---- a split -> its shard ----------------------------------------------------------------------------------
 
 
-def _write_split(name: str, buffer: _Buffer, chunk: Chunk, work: ChunkWork) -> tuple[dict[str, Any], np.ndarray]:
+def _write_split(name: str, buffer: _Buffer, chunk: Chunk, work: ChunkWork) -> tuple[JsonObject, np.ndarray]:
     """Write the shard of one split. Returns its record, and how often each token occurs, [V] int64."""
     tokens, word_starts = _joined(buffer.tokens), _joined(buffer.word_starts)
     sentence_starts, document_starts = _starts(buffer.lengths), _starts(buffer.document_sizes)
@@ -291,7 +292,7 @@ def _starts(pieces: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.concatenate(pieces))])
 
 
-def _count_table(table: ExampleTable, kind: str, length: int, sentence_starts: np.ndarray) -> dict[str, Any]:
+def _count_table(table: ExampleTable, kind: str, length: int, sentence_starts: np.ndarray) -> JsonObject:
     """Sums over a table that can be added up over chunks."""
     examples = table.examples
     sizes = examples[:, 1] + examples[:, 3] + special_tokens(kind)

@@ -21,6 +21,7 @@ from bert_jax.feed.order import mix64
 from bert_jax.text.lines import decode_text
 from bert_jax.text.scripts import class_table, CLASSES, code_points, LETTER_CLASSES, MARKS, NUMBERS, UNSPACED_SCRIPTS
 from bert_jax.text.streams import open_stream
+from bert_jax.types import JsonObject
 
 WORDS = 13  # of an n-gram
 MOST_NGRAMS = 2**23  # of all evaluation files together: 64 MB of hashes
@@ -88,7 +89,7 @@ class Lookup:
         nearest = np.minimum(np.searchsorted(self.known, hashes[maybe]), len(self.known) - 1)
         return maybe[self.known[nearest] == hashes[maybe]]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> JsonObject:
         return {"known": self.known}
 
 
@@ -152,8 +153,8 @@ class EvaluationNgrams:
                 )
         return cls(tuple(files))
 
-    def described(self) -> list[dict[str, Any]]:
-        """What the files are, for JSON; the last folder tells dev.tsv from dev.tsv."""
+    def described(self) -> list[JsonObject]:
+        """Describe the files for JSON; the last folder tells dev.tsv from dev.tsv."""
         return [
             {"file": "/".join(file.path.parts[-2:]), "bytes": file.bytes, "sha256": file.sha256} for file in self.files
         ]
@@ -247,7 +248,7 @@ def _texts(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[str]:
 
 
 def _json_values(content: str) -> Any:
-    """What a JSON file, or a file of JSON objects a line, holds; None for other text."""
+    """Return the content of a JSON file, or of a file of JSON objects a line; None for other text."""
     if not content.lstrip().startswith(("{", "[")):
         return None
     for read in (json.loads, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()]):
@@ -283,8 +284,8 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
 # ---- what was found -------------------------------------------------------------------------------------------------
 
 
-def contamination_report(evaluation: EvaluationNgrams, hits: np.ndarray) -> list[dict[str, Any]]:
-    """What of each evaluation file was found, as the passport's `contamination` holds it. The files are read again.
+def contamination_report(evaluation: EvaluationNgrams, hits: np.ndarray) -> list[JsonObject]:
+    """Report how much of each evaluation file was found, as the passport's `contamination`. The files are read again.
 
     Args:
       hits: what `EvaluationNgrams.hits` returned for all documents, together; may hold repetitions.

@@ -208,7 +208,7 @@ def _truncate(
 
 
 def _packed_sentences(sentence_starts: np.ndarray, stops: np.ndarray, longest: int) -> np.ndarray:
-    """As many sentences as fit in `longest` tokens, again and again; no row goes over the sentence index of a stop.
+    """Fill rows with as many sentences as fit in `longest` tokens; no row goes over the sentence index of a stop.
 
     A sentence that is longer is cut into pieces of `longest` tokens, so every token is in exactly one row.
     """

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,18 +18,17 @@ from bert_jax.prepare.work_folder import part_path, read_record, record_path
 from bert_jax.text.documents import ReadingCounts
 from bert_jax.text.sources import Part
 from bert_jax.text.statistics import merge_statistics
+from bert_jax.types import JsonObject
 
 FIRST_LABEL_SHARES = {"nsp": "is_next_share", "sop": "in_order_share"}
 
 
 class Totals:
-    """What all chunks have together. The records are read one after the other and not kept."""
+    """The sums of all chunks. The records are read one after the other and not kept."""
 
     def __init__(self, folder: Path, parts: Sequence[Part], work: ChunkWork):
         self.parts = [_required(part_path(folder, part.number)) for part in parts]
-        self.shards: dict[str, list[dict[str, Any]]] = {
-            name: [] for name in SPLITS
-        }  # records, in the order of the text
+        self.shards: dict[str, list[JsonObject]] = {name: [] for name in SPLITS}  # records, in the order of the text
         self.sources: dict[int, Counter[str]] = {part.source: Counter() for part in parts}
         self.token_counts = {name: np.zeros(work.tokenizer.vocab_size, np.int64) for name in SPLITS}
         self.dropped: Counter[str] = Counter()
@@ -40,9 +38,7 @@ class Totals:
         self.text = merge_statistics(self._records(folder, parts))
         self.contamination = contamination_report(work.evaluation, self._hits) if work.evaluation else []
 
-    def _records(
-        self, folder: Path, parts: Sequence[Part]
-    ) -> Iterator[tuple[dict[str, Any], Mapping[str, np.ndarray]]]:
+    def _records(self, folder: Path, parts: Sequence[Part]) -> Iterator[tuple[JsonObject, Mapping[str, np.ndarray]]]:
         """The statistics of each chunk; the rest is added up on the way."""
         for part, read in zip(parts, self.parts, strict=True):
             for chunk in range(read["chunks"]):
@@ -52,7 +48,7 @@ class Totals:
                     self._add(record, arrays)
                     yield record["statistics"], arrays
 
-    def _add(self, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def _add(self, record: JsonObject, arrays: Mapping[str, np.ndarray]) -> None:
         self._hits = np.union1d(self._hits, arrays["contamination"])
         for name in ("dropped_sentences", "dropped_documents"):
             self.dropped[name] += record[name]
@@ -66,7 +62,7 @@ class Totals:
                 self._histograms[split, table] = self._histograms.get((split, table), 0) + histogram
                 self._tables[split].setdefault(table, Counter()).update(counts)
 
-    def split_record(self, split: str, work: ChunkWork) -> dict[str, Any]:
+    def split_record(self, split: str, work: ChunkWork) -> JsonObject:
         """The record of a split for the manifest; its shards have the names of the work folder still."""
         counts = self.token_counts[split]
         tokens = int(counts.sum())
@@ -91,7 +87,7 @@ class Totals:
         """Documents (sentences) of a split."""
         return sum(shard[name] for shard in self.shards[split])
 
-    def _table_record(self, split: str, kind: str, length: int, tokens: int) -> dict[str, Any]:
+    def _table_record(self, split: str, kind: str, length: int, tokens: int) -> JsonObject:
         name = table_name(kind, length)
         counts = self._tables[split][name]
         examples = counts["examples"]
@@ -113,14 +109,14 @@ class Totals:
         }
 
 
-def _required(path: Path) -> dict[str, Any]:
+def _required(path: Path) -> JsonObject:
     record = read_record(path)
     if record is None:
         raise UserError(f"{path} is missing: run the same command again")
     return record
 
 
-def make_manifest(totals: Totals, request: Mapping[str, Any], parts: Sequence[Part], work: ChunkWork) -> dict[str, Any]:
+def make_manifest(totals: Totals, request: JsonObject, parts: Sequence[Part], work: ChunkWork) -> JsonObject:
     """The manifest, but for what is measured and judged in the end: `masks` and `warnings`.
 
     Raises:
@@ -144,7 +140,7 @@ def make_manifest(totals: Totals, request: Mapping[str, Any], parts: Sequence[Pa
     }
 
 
-def _sources(totals: Totals, request: Mapping[str, Any], parts: Sequence[Part]) -> list[dict[str, Any]]:
+def _sources(totals: Totals, request: JsonObject, parts: Sequence[Part]) -> list[JsonObject]:
     """The sources, with what was taken of them on all passes, and their files with their hashes."""
     described = []
     for number, source in enumerate(request["sources"]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From text to prepared data: what `bert-jax prepare` does.
+"""Text to prepared data: the work of `bert-jax prepare`.
 
     --input -> sources -> parts -> documents -> chunks -> (processes) -> shards and records -> manifest
 
@@ -11,10 +11,9 @@ and the settings: neither the number of processes nor an interruption changes a 
 
 import shutil
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -39,6 +38,7 @@ from bert_jax.text.documents import LONGEST_DOCUMENT, MOST_LINES
 from bert_jax.text.sources import parse_sources, Part, plan_parts, Source, total_bytes
 from bert_jax.text.statistics import sample_bits
 from bert_jax.tokenization import Tokenizer
+from bert_jax.types import JsonObject
 
 # Measured, in bytes; see `_memory`.
 _HERE_BYTES, _WORKER_BYTES, _OF_SHARD_IN_WORKER = 150_000_000, 190_000_000, 3.4
@@ -55,7 +55,7 @@ def prepare(
     workers: int | None = None,
     runner: str | None = None,
     runner_options: Sequence[str] = (),
-) -> tuple[dict[str, Any], bool]:
+) -> tuple[JsonObject, bool]:
     """Prepare the text of `inputs` into the directory `output`.
 
     Args:
@@ -105,7 +105,7 @@ def _require_outside(output: Path, inputs: Sequence[str | Path]) -> None:
             raise UserError(f"--output {output} lies inside --input {path}: choose a folder outside")
 
 
-def _made_before(output: Path, request: Mapping[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+def _made_before(output: Path, request: JsonObject, sources: Sequence[Source]) -> JsonObject:
     """The manifest of data that is there, if it is what is asked for."""
     manifest = dict(open_data(output).manifest)
     mend = f"remove {output} or choose another --output"
@@ -176,7 +176,7 @@ def _memory(work: ChunkWork, workers: int) -> str:
 
 
 def _memory_of_long_documents(work: ChunkWork) -> str:
-    """What is needed beyond that, where a file is so large that a document may be larger than a shard."""
+    """Say what memory is needed beyond that, where a file is so large that a document may be larger than a shard."""
     return (
         f"memory: a document of more than {work.settings.shard_size / 1e6:,.0f} MB takes about {_OF_LONG_DOCUMENT} bytes"
         f" more for each of its bytes; the longest that is taken has {LONGEST_DOCUMENT / 1e6:,.0f} million characters in"

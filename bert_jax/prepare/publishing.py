@@ -6,9 +6,8 @@ What is moved where is written down before the first file is moved, so an interr
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,17 +20,18 @@ from bert_jax.prepare.chunks import ChunkWork
 from bert_jax.prepare.merging import make_manifest, Totals
 from bert_jax.prepare.work_folder import read_record
 from bert_jax.text.sources import Part
+from bert_jax.types import JsonObject
 
 _PLAN = "publication.json"
 _TOKENIZER = "tokenizer"
 
 
-def read_plan(folder: Path) -> dict[str, Any] | None:
-    """What an interrupted publication was to move, or None."""
+def read_plan(folder: Path) -> JsonObject | None:
+    """Return the plan of an interrupted publication, or None."""
     return read_record(folder / _PLAN)
 
 
-def write_plan(folder: Path, request: Mapping[str, Any], parts: Sequence[Part], work: ChunkWork) -> dict[str, Any]:
+def write_plan(folder: Path, request: JsonObject, parts: Sequence[Part], work: ChunkWork) -> JsonObject:
     """Add up the records and write down what is to be published: {"manifest": ..., "moves": {from: to}}."""
     totals = Totals(folder, parts, work)
     manifest = make_manifest(totals, request, parts, work)
@@ -59,7 +59,7 @@ def write_plan(folder: Path, request: Mapping[str, Any], parts: Sequence[Part], 
     return plan
 
 
-def publish(folder: Path, output: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+def publish(folder: Path, output: Path, plan: JsonObject) -> JsonObject:
     """Move the files and write the manifest; then the folder goes. Returns the manifest."""
     for name, final in plan["moves"].items():
         if (folder / name).exists():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `bert-jax prepare` is asked for, and whether it is what an earlier run was asked for."""
+"""A request to `bert-jax prepare`, and whether it is that of an earlier run."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bert_jax.text.documents import ReadingOptions
 from bert_jax.text.sentences import load_splitter, RULES, splitter_version
 from bert_jax.text.sources import describe_file, Source
 from bert_jax.tokenization import Tokenizer
+from bert_jax.types import JsonObject
 
 SEGMENTERS = ("none", "jieba")
 SHARDS_AIMED_AT = 64  # in a text that is neither small nor large
@@ -26,7 +27,7 @@ SMALLEST_SHARD, LARGEST_SHARD = 4_000_000, 32_000_000  # bytes of text, where --
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What `bert-jax prepare` can be told, checked. The names are those of the manifest."""
+    """The settings of `bert-jax prepare`, checked. The names are those of the manifest."""
 
     kinds: tuple[str, ...] = ("nsp",)  # of examples; see `instances`
     sequence_lengths: tuple[int, ...] = (128, 512)
@@ -77,7 +78,7 @@ class PrepareSettings:
 
 def make_request(
     sources: Sequence[Source], tokenizer: Tokenizer, settings: PrepareSettings, evaluation: EvaluationNgrams | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """All that decides what is made, as JSON. Equal requests make equal data."""
     chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}
     return {
@@ -105,7 +106,7 @@ def make_request(
 # ---- the same or not ---------------------------------------------------------------------------------------
 
 
-def require_same_settings(what: str, old: Mapping[str, Any], new: Mapping[str, Any], mend: str) -> None:
+def require_same_settings(what: str, old: JsonObject, new: JsonObject, mend: str) -> None:
     """Refuse what was made, or begun, with another tokenizer or other settings, by the first that differs."""
     if old.get("tokenizer") != new["tokenizer"]:
         was, now = str(old.get("tokenizer"))[:12], new["tokenizer"][:12]
@@ -118,14 +119,14 @@ def require_same_settings(what: str, old: Mapping[str, Any], new: Mapping[str, A
             if field.name == "kinds":
                 before, after = [[objective_of(kind) for kind in kinds or []] for kinds in (before, after)]
             raise UserError(f"{what} with {option} {_words(before)}, now it is {_words(after)}: {mend}")
-    evaluation = old.get("evaluation_data", old.get("contamination", []))
+    evaluation = old.get("evaluation_data", old.get("contamination")) or []
     if [file["sha256"] for file in evaluation] != [file["sha256"] for file in new["evaluation_data"]]:
         names = [file["file"] for file in evaluation]
         raise UserError(f"{what} with other --evaluation-data ({' '.join(names) or 'none'}): {mend}")
 
 
 def require_same_text(
-    output: Path, manifest: Mapping[str, Any], request: Mapping[str, Any], sources: Sequence[Source], mend: str
+    output: Path, manifest: JsonObject, request: JsonObject, sources: Sequence[Source], mend: str
 ) -> None:
     """Refuse data that was made from other text. A file is read only where it is newer than it was."""
     old_sources, new_sources = manifest.get("sources", []), request["sources"]
@@ -146,7 +147,7 @@ def require_same_text(
                 )
 
 
-def is_file_of(record: Mapping[str, Any], source: Source, file: Path) -> bool:
+def is_file_of(record: JsonObject, source: Source, file: Path) -> bool:
     """Whether a file is the one that was recorded, with its sha256: by name and size, and by its time or content."""
     now = describe_file(source, file)
     if (now["file"], now["bytes"]) != (record["file"], record["bytes"]):

@@ -13,10 +13,9 @@ documents are read again, and a chunk is finished where its record is of the sam
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import own_folder, read_json, write_json
@@ -25,6 +24,7 @@ from bert_jax.prepare.request import is_file_of, require_same_settings
 from bert_jax.process.output_lock import locked
 from bert_jax.text.documents import ReadingCounts
 from bert_jax.text.sources import describe_file, Part, read_part, Source
+from bert_jax.types import JsonObject
 
 UNFINISHED = "prepare-unfinished"
 _REQUEST = "request.json"
@@ -34,7 +34,7 @@ _REQUEST = "request.json"
 
 
 @contextmanager
-def open_work_folder(output: Path, request: Mapping[str, Any]) -> Iterator[Path]:
+def open_work_folder(output: Path, request: JsonObject) -> Iterator[Path]:
     """The folder inside `output`, locked: new, or with what an earlier run of the same request has finished.
 
     It is removed at the end where nothing in it is finished.
@@ -69,7 +69,7 @@ def _require_empty(output: Path) -> None:
         )
 
 
-def _begin_or_go_on(folder: Path, request: Mapping[str, Any]) -> None:
+def _begin_or_go_on(folder: Path, request: JsonObject) -> None:
     for partial in folder.glob("*.partial"):
         partial.unlink()
     path = folder / _REQUEST
@@ -98,7 +98,7 @@ def record_path(folder: Path, part: int, chunk: int) -> Path:
     return folder / f"record-{part:05}-{chunk:05}.json"
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> JsonObject | None:
     """A record, or None where it is not there."""
     try:
         return read_json(path, f"remove {path} and run the same command again")
@@ -135,7 +135,7 @@ def _shards_are_there(folder: Path, part: int, chunk: int) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
-def _described(part: Part) -> dict[str, Any]:
+def _described(part: Part) -> JsonObject:
     return {"source": part.source, "repetition": part.repetition, "share": part.share}
 
 

@@ -15,15 +15,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, UTC
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
 
 LOCK_FILE = "lock"
 BEAT_SECONDS, DEAD_AFTER_SECONDS = 5.0, 30.0
@@ -116,7 +116,7 @@ def _refusal(folder: Path, signed: bytes) -> UserError:
     return UserError(f"{folder}: {_spoken(signed)} is writing there: wait for it, end it, or choose another --output")
 
 
-def _owner(signed: bytes) -> Mapping[str, Any]:
+def _owner(signed: bytes) -> JsonObject:
     """Who has signed a lock; empty where that cannot be read (it is just being written)."""
     try:
         owner = json.loads(signed)
@@ -135,7 +135,7 @@ def _spoken(signed: bytes) -> str:
 # ---- the owner's side ------------------------------------------------------------------------------------------------
 
 
-def _beat(file: int, owner: Mapping[str, Any], ended: threading.Event) -> None:
+def _beat(file: int, owner: JsonObject, ended: threading.Event) -> None:
     number = 0
     while not ended.wait(BEAT_SECONDS):
         number += 1
@@ -143,7 +143,7 @@ def _beat(file: int, owner: Mapping[str, Any], ended: threading.Event) -> None:
             _sign(file, owner, number)
 
 
-def _sign(file: int, owner: Mapping[str, Any], number: int) -> None:
+def _sign(file: int, owner: JsonObject, number: int) -> None:
     text = json.dumps({**owner, "beat": number}).encode()
     os.pwrite(file, text, 0)
     os.ftruncate(file, len(text))
@@ -159,7 +159,7 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _boot() -> str | None:
-    """What tells one running kernel, whose locks all its processes see, from others; None where it is not known."""
+    """Return the name of the running kernel, whose locks all its processes see; None where it is not known."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

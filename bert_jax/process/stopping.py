@@ -41,12 +41,12 @@ class LeftBuilding(Signalled):
 
 
 def end_line(number: int) -> str:
-    """What a stage says that was stopped and had nothing to save."""
+    """The last line of a stage that was stopped and had nothing to save."""
     return f"interrupted by {signal.Signals(number).name}; the same command goes on or starts again"
 
 
 def end_without_unwinding(name: str, number: int) -> NoReturn:
-    """From another thread, while the main one is in native code; locks and memory go with the process."""
+    """End the process from another thread, while the main one is in native code; locks and memory go with it."""
     os.write(2, f"\n{name}: {end_line(number)}\n".encode())
     os._exit(128 + number)
 
@@ -58,10 +58,10 @@ class SignalAnswer(Protocol):
     called: float  # time.monotonic() of the last call
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """In the main thread."""
+        """Answer the signal in the main thread."""
 
     def unanswered(self, number: int) -> None:
-        """In another thread, where the main one did not come to the call within ANSWER_SECONDS."""
+        """End in another thread, where the main one did not come to the call within ANSWER_SECONDS."""
 
 
 class EndAtOnce:

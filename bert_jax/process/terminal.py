@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is printed reaches a terminal as text: control characters from names and texts are shown, not obeyed.
+"""Printed text for a terminal: control characters from names and texts are shown, not obeyed.
 
 A file name or a text may hold escape sequences, which recolour or overwrite what stands on a terminal, or make it type.
 Everything that the command line prints goes through one of these streams (`cli.main`), progress bars too, whose own

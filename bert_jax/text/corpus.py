@@ -34,6 +34,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, read_json, reading
 from bert_jax.text.docstrings import docstrings, is_prose, paragraphs
 from bert_jax.text.sentences import split_sentences
+from bert_jax.types import JsonObject
 
 FORMAT = 1
 MANIFEST = "corpus.json"
@@ -100,7 +101,7 @@ def mixed_order(modules: Sequence[Module], seed: int) -> list[Module]:
 
 @dataclass(frozen=True)
 class ModuleText:
-    """What was found in one module."""
+    """The text of one module, and how it was found."""
 
     name: str
     paragraphs: list[Paragraph]
@@ -207,7 +208,7 @@ def write_corpus(
     seed: int = 0,
     folders: Sequence[Path] | None = None,
     workers: int = 1,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write `corpus-00000.txt`, ... and at last `corpus.json` into `output`; returns what the latter holds.
 
     Args:
@@ -226,7 +227,7 @@ def write_corpus(
     counts: Counter[str] = Counter()
     unreadable: dict[str, str] = {}
     duplicates = Duplicates()
-    files: list[dict[str, Any]] = []
+    files: list[JsonObject] = []
     pending = b""
     with _progress(len(modules), megabytes) as bar, contextlib.closing(_read_all(modules, workers)) as texts:
         for text in texts:
@@ -291,7 +292,7 @@ def _progress(modules: int, megabytes: float | None) -> tqdm:
     return tqdm(total=round(megabytes * 1e6), desc="writing", unit="B", unit_scale=True)
 
 
-def _write_file(output: Path, number: int, text: bytes) -> dict[str, Any]:
+def _write_file(output: Path, number: int, text: bytes) -> JsonObject:
     path = output / f"corpus-{number:05d}.txt"
     with complete_or_absent(path) as file:
         file.write(text)
@@ -313,8 +314,8 @@ def package_versions(modules: Sequence[Module], folders: Sequence[Path]) -> dict
 # A corpus that is there already
 
 
-def finished_corpus(output: Path, megabytes: float | None, seed: int) -> dict[str, Any] | None:
-    """What `corpus.json` in `output` holds, or None if there is none: nothing was made or finished.
+def finished_corpus(output: Path, megabytes: float | None, seed: int) -> JsonObject | None:
+    """Return the content of `corpus.json` in `output`, or None if there is none: nothing was made or finished.
 
     Raises UserError if it was made with other settings, or if one of its files is missing or has another
     size. The installed packages may have changed since: text is text.
@@ -329,7 +330,7 @@ def finished_corpus(output: Path, megabytes: float | None, seed: int) -> dict[st
     return manifest
 
 
-def _check_corpus(output: Path, path: Path, manifest: Mapping[str, Any], asked: Mapping[str, Any], remedy: str) -> None:
+def _check_corpus(output: Path, path: Path, manifest: JsonObject, asked: JsonObject, remedy: str) -> None:
     made_with, files = manifest["settings"], manifest["files"]
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} has format {manifest.get('format')}, this program reads {FORMAT}: {remedy}")
@@ -350,7 +351,7 @@ def _option(name: str, value: Any) -> str:
     return f"no --{name}" if value is None else f"--{name} {value:g}"
 
 
-def changed_packages(manifest: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
+def changed_packages(manifest: JsonObject, versions: Mapping[str, str]) -> list[str]:
     """The packages that differ from those the corpus was made of: `numpy 2.0 -> 2.1`, `scipy 1.0 -> none`."""
     before = manifest["packages"]
     names = sorted({*before, *versions}, key=str.lower)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From Python source to prose: docstrings -> paragraphs without code, tables and mark-up -> sentences that are prose."""
+"""Python source to prose: docstrings -> paragraphs without code, tables and mark-up -> sentences that are prose."""
 
 import ast
 import inspect

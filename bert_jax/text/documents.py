@@ -36,6 +36,7 @@ from bert_jax.text.lines import (
 )
 from bert_jax.text.sentences import split_sentences, Splitter
 from bert_jax.text.streams import ByteStream, open_stream
+from bert_jax.types import JsonObject
 
 LONGEST_DOCUMENT = 64_000_000  # characters
 MOST_LINES = 1_000_000  # of a document; each takes about 60 bytes more than its characters
@@ -87,7 +88,7 @@ class ReadingOptions:
 
 @dataclass
 class ReadingCounts:
-    """What was met while reading and is not, or not as it was, in the documents."""
+    """Counts of what reading left out of the documents or changed in them."""
 
     replaced_bytes: int = 0  # that are not UTF-8; U+FFFD stands for them (errors="replace")
     control_lines: int = 0  # left out: nothing but control characters
@@ -157,7 +158,7 @@ def read_raw(
 
 
 def _format_of(first: str) -> str:
-    """What the first line looks like."""
+    """Return the format that the first line looks like."""
     if _DOC_START.fullmatch(first):
         return "wiki"
     return "json" if _JSON_ARRAY.match(first) or _JSON_START.match(first) else "plain"
@@ -356,7 +357,7 @@ def _json_documents(lines: _Lines, first: str, options: ReadingOptions, counts: 
         yield from text_document(where, text, counts)
 
 
-def _json_text(where: str, record: dict[str, Any], field: str) -> str:
+def _json_text(where: str, record: JsonObject, field: str) -> str:
     if field not in record:
         names = ", ".join(record) or "none"
         raise UserError(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stripping of accents does to a text: measured on an even sample of each chunk, added up, and judged."""
+"""The effect of stripping accents on a text: measured on an even sample of each chunk, added up, and judged."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from bert_jax.text.marks import count_words, MarkLoss, measure_marks, without_ma
 from bert_jax.text.repetitions import hash_of
 from bert_jax.text.sample import EvenSample
 from bert_jax.text.scripts import LETTER_CLASSES, SCRIPTS_OF_MARKS
+from bert_jax.types import JsonObject
 
 # Of 30,000 to 60,000 words of a language (lists of wordfreq 3.1) this share becomes equal to another by stripping: English
 # 0.07 %, Dutch 0.1, Danish 0.5, German 1.1, Italian 2, Spanish 4, French 5, Hindi 14, Vietnamese 32.
@@ -37,8 +37,8 @@ class MarkCounts:
         for sentence in sentences:
             self._sample.add(sentence)
 
-    def record(self) -> tuple[dict[str, Any], np.ndarray]:
-        """What `merge_marks` takes: a part for JSON, and the hashes of each word without and with its marks, [W, 2]."""
+    def record(self) -> tuple[JsonObject, np.ndarray]:
+        """Return a part for JSON, and the hashes of each word without and with its marks, [W, 2], for `merge_marks`."""
         words = count_words(self._sample.texts, self._lowercase)
         loss = measure_marks(words, EXAMPLES)
         hashes = b"".join(hash_of(text.encode()) for word in words for text in (without_marks(word), word))
@@ -46,7 +46,7 @@ class MarkCounts:
         return record, np.frombuffer(hashes, "<u8").astype(np.uint64).reshape(-1, 2)
 
 
-def merge_marks(records: Sequence[Mapping[str, Any]], hashes: Sequence[np.ndarray]) -> MarkLoss:
+def merge_marks(records: Sequence[JsonObject], hashes: Sequence[np.ndarray]) -> MarkLoss:
     """Add up what `MarkCounts.record` gave for each chunk."""
     pairs = np.unique(np.concatenate(hashes), axis=0)  # [W, 2] distinct words
     examples = dict.fromkeys(tuple(group) for record in records for group in record["examples"])

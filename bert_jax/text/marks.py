@@ -18,7 +18,7 @@ _PLAIN_WORD = re.compile("[A-Za-z0-9]+")
 
 @dataclass(frozen=True)
 class MarkLoss:
-    """What stripping does to the words of a text. A word is a run of letters, digits and marks."""
+    """Counts of the words that stripping changes. A word is a run of letters, digits and marks."""
 
     words: int  # that were looked at
     marked: int  # of them, those that lose a mark

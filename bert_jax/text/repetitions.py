@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a text says more than once: equal sentences and equal documents, by 64-bit hashes.
+"""Repetitions in a text: equal sentences and equal documents, by 64-bit hashes.
 
 `Occurrences` holds a chunk's hashes and counts exactly. `Repetitions` adds chunks up: what repeats inside a chunk is
 known; what repeats across chunks is counted on the hashes that end in some zero bits, and scaled up. A hash is
@@ -8,9 +8,10 @@ blake2b's, the same in every process; of 10**12 different sentences some 30,000 
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+
+from bert_jax.types import JsonObject
 
 MOST_HASHES = 2**22  # compared across chunks: 32 MB
 LINE_SHOWN = 160  # characters of a repeated line that are kept
@@ -124,7 +125,7 @@ class Repetitions:
         self._bits = bits
         self._samples = [ending_in_zeros(hashes, bits) for hashes in self._samples]
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> JsonObject:
         """How many there are, how many of them are equal to an earlier one, and what share of hashes was compared."""
         together = np.sort(np.concatenate([np.zeros(0, np.uint64), *self._samples]))
         across = int((~_differs_from_the_one_before(together)).sum()) << self._bits

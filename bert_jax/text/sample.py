@@ -5,12 +5,12 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from bert_jax.text.documents import ReadingCounts, ReadingOptions, sentences_of
 from bert_jax.text.sources import describe_file, plan_parts, read_part, Source
+from bert_jax.types import JsonObject
 
 _ONE_PART = 2**62  # bytes
 
@@ -51,7 +51,7 @@ class EvenSample:
 
 def read_sample(
     sources: Sequence[Source], reading: ReadingOptions, most_characters: int
-) -> tuple[EvenSample, dict[str, Any]]:
+) -> tuple[EvenSample, JsonObject]:
     """An even sample of the sentences, with sources as often as their weights say.
 
     Returns:
@@ -83,10 +83,10 @@ def read_sample(
     }
 
 
-def described(sources: Sequence[Source], digests: Mapping[Path, str] | None = None) -> list[dict[str, Any]]:
+def described(sources: Sequence[Source], digests: Mapping[Path, str] | None = None) -> list[JsonObject]:
     """The sources as a data passport has them; with the sha256 of each file where `digests` gives them."""
 
-    def entry(source: Source, file: Path) -> dict[str, Any]:
+    def entry(source: Source, file: Path) -> JsonObject:
         return describe_file(source, file) | ({"sha256": digests[file]} if digests else {})
 
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `--input` names -> sources of text -> parts that can be read apart from each other.
+"""Items of `--input` -> sources of text -> parts that can be read apart from each other.
 
 An item of `--input` is a file, a folder, a glob or `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD`, each with `@WEIGHT`
 after it if its text is to count more or less than once: with weight 2 every document is taken twice, with 0.25 a
@@ -14,12 +14,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256
 from bert_jax.text.documents import RawDocument, read_raw, ReadingCounts, ReadingOptions
 from bert_jax.text.tfds_source import find_split, read_split, TfdsSplit
+from bert_jax.types import JsonObject
 
 _CORPUS_RECORD = "corpus.json"  # what `bert-jax corpus` leaves beside its text
 _WEIGHT = re.compile(r"(.+)@([^@/]*)", re.DOTALL)
@@ -266,7 +266,7 @@ def _hash(document: RawDocument) -> float:
     return (int.from_bytes(digest.digest()) >> 11) / 2**53
 
 
-def describe_file(source: Source, file: Path) -> dict[str, Any]:
+def describe_file(source: Source, file: Path) -> JsonObject:
     """Name, size and time of a file, without reading it."""
     status = file.stat()
     return {"file": source.name_of(file), "bytes": status.st_size, "modified": status.st_mtime_ns}

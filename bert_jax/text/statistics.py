@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a text is made of, counted chunk by chunk and added up: characters, scripts, lengths, repetitions.
+"""Statistics of a text, counted chunk by chunk and added up: characters, scripts, lengths, repetitions.
 
 Each chunk is counted by itself, wherever it is processed; `merge_statistics` adds the records up.
 """
@@ -7,13 +7,13 @@ Each chunk is counted by itself, wherever it is processed; `merge_statistics` ad
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from bert_jax.text.mark_counts import MarkCounts, merge_marks
 from bert_jax.text.repetitions import hash_of, MOST_HASHES, Occurrences, RepeatedLines, Repetitions
 from bert_jax.text.scripts import CLASSES, count_classes, LETTER_CLASSES
+from bert_jax.types import JsonObject
 
 LINES_OF_CHUNK = 100  # repeated lines, the most repeated ones, that a chunk names
 LINES_OF_TEXT = 10  # that the passport names
@@ -23,7 +23,7 @@ _COUNTED_AT_ONCE = 2**20  # characters
 # Where the bins of lengths begin: every length below 8, then four bins to a doubling. The last bin has no end.
 BIN_STARTS = (*range(8), *(part << octave for octave in range(1, 26) for part in (4, 5, 6, 7)))
 
-Record = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
+Record = tuple[JsonObject, Mapping[str, np.ndarray]]
 
 
 def sample_bits(total_bytes: int) -> int:
@@ -79,8 +79,8 @@ class TextStatistics:
             self._document_lengths.add(np.array([lengths.sum() for lengths in self._lengths]))
         self._begin()
 
-    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What `merge_statistics` takes: a part for JSON, and arrays."""
+    def record(self) -> tuple[JsonObject, dict[str, np.ndarray]]:
+        """Return a part for JSON, and arrays, for `merge_statistics`."""
         self._count_pending()
         record = {
             "sample_bits": self._sample_bits,
@@ -132,18 +132,18 @@ class LengthHistogram:
         self.total += int(lengths.sum())
         self.longest = max(self.longest, int(lengths.max(initial=0)))
 
-    def as_record(self) -> dict[str, Any]:
-        """For JSON; `add_record` takes it."""
+    def as_record(self) -> JsonObject:
+        """Return the counts for JSON; `add_record` takes them."""
         return {"counts": self.counts.tolist(), "total": self.total, "longest": self.longest}
 
-    def add_record(self, record: Mapping[str, Any]) -> None:
+    def add_record(self, record: JsonObject) -> None:
         """Add what another one has counted."""
         self.counts += np.asarray(record["counts"])
         self.total += record["total"]
         self.longest = max(self.longest, record["longest"])
 
-    def as_histogram(self) -> dict[str, Any]:
-        """For the passport: `counts[i]` lengths are at least `bins[i]` and less than `bins[i + 1]`."""
+    def as_histogram(self) -> JsonObject:
+        """Return the histogram of the passport: `counts[i]` lengths are at least `bins[i]` and less than `bins[i + 1]`."""
         used = int(np.flatnonzero(self.counts).max(initial=-1)) + 1
         number = int(self.counts.sum())
         middle = np.searchsorted(np.cumsum(self.counts), (number + 1) // 2) if number else 0
@@ -156,7 +156,7 @@ class LengthHistogram:
         }
 
 
-def merge_statistics(records: Iterable[Record]) -> dict[str, Any]:
+def merge_statistics(records: Iterable[Record]) -> JsonObject:
     """The statistics of the whole text, each document once, as the passport's `text` holds them.
 
     `scripts` counts letters by script, which is not a language; `other_characters` counts the rest by what they are.
@@ -169,7 +169,7 @@ def merge_statistics(records: Iterable[Record]) -> dict[str, Any]:
     lengths = {"sentence_lengths": LengthHistogram(), "document_lengths": LengthHistogram()}
     repetitions = {"sentences": Repetitions(), "documents": Repetitions()}
     lines = RepeatedLines(100 * LINES_OF_CHUNK)
-    marks: list[Mapping[str, Any]] = []
+    marks: list[JsonObject] = []
     word_hashes: list[np.ndarray] = []
     for record, arrays in records:
         classes += np.asarray(record["classes"])

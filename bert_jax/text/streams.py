@@ -118,7 +118,7 @@ class _Stored(io.RawIOBase):
 
 
 class _Unpacked(io.RawIOBase):
-    """What a compressed file holds."""
+    """The unpacked content of a compressed file, as a stream."""
 
     def __init__(self, path: Path, stored: ByteStream, packed: str):
         self._stored = stored

@@ -17,6 +17,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.text.documents import decode, RawDocument, ReadingCounts, ReadingOptions, text_document, Undecodable
+from bert_jax.types import JsonObject
 
 _SPEC = re.compile(
     r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?/(?P<split>[^/]+):(?P<field>[^:/\]]+)"
@@ -42,7 +43,7 @@ class TfdsSplit:
 
 
 def find_split(spec: str) -> TfdsSplit:
-    """What `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD` names. Without a version it is the latest prepared.
+    """Find the split `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD`. Without a version it is of the latest prepared.
 
     SPLIT may be a part of one, as TFDS writes it: `train[:10%]`.
 
@@ -73,7 +74,7 @@ def find_split(spec: str) -> TfdsSplit:
 
 
 def _check_split(spec: str, builder: Any, split: str, folder: Path) -> Any:
-    """What TFDS knows of the split."""
+    """Return TFDS' description of the split."""
     splits = builder.info.splits
     try:
         return splits[split]
@@ -90,7 +91,7 @@ class TfdsRecords(NamedTuple):
     name: str
     fields: tuple[str, ...]
     all_fields: tuple[str, ...]
-    records: Iterator[tuple[str, dict[str, Any]]]
+    records: Iterator[tuple[str, JsonObject]]
 
 
 def read_records(spec: str, split: str, needed: Sequence[str], wanted: Sequence[str] = ()) -> TfdsRecords:
@@ -121,7 +122,7 @@ def read_records(spec: str, split: str, needed: Sequence[str], wanted: Sequence[
     return TfdsRecords(name, fields, tuple(sorted(features)), _records(name, builder, split, fields))
 
 
-def _records(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[tuple[str, JsonObject]]:
     features = builder.info.features
     for number, example in enumerate(_readable(name, builder, split, fields)):
         place = f"{name}, example {number}"
@@ -223,7 +224,7 @@ def _values(split: TfdsSplit) -> Iterator[bytes]:
     return (example[split.field] for example in examples)
 
 
-def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
     """Decoded examples, or a UserError that tells why they cannot be read."""
     stored_as = builder.info.file_format.value
     if stored_as != "array_record" and importlib.util.find_spec("tensorflow") is None:
@@ -238,7 +239,7 @@ def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Ite
         raise UserError(f"{name} cannot be read ({said}): prepare the data set again") from None
 
 
-def _examples(builder: Any, split: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _examples(builder: Any, split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
     """Decoded examples, in the order of the files; tf.data's autotuning is off for the reason that tf_feed.py gives."""
     if builder.info.file_format.value == "array_record":
         return iter(builder.as_data_source(split))

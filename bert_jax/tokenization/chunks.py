@@ -28,7 +28,7 @@ _WORD_OR_CHARACTER = re.compile(r"[^\W_]+|.", re.DOTALL)
 
 
 def split_chunks(texts: Sequence[str], ideographs_apart: bool = False) -> list[list[str]]:
-    """What white space separates in each text, as google-research/bert knows it.
+    """Return the parts of each text between white space, as google-research/bert knows it.
 
     With `ideographs_apart` each ideograph is a chunk of its own.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tokenizer is: the interface of WordPiece and SentencePiece, and what they return."""
+"""The interface of tokenizers, WordPiece and SentencePiece, and the types they return."""
 
 import abc
 import functools
@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.tokenization.flat import ChunkCache, Flat, FlatEncoding, flattened
 from bert_jax.tokenization.words import has_cjk, Segmenter, word_starts
+from bert_jax.types import JsonObject
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -66,8 +67,8 @@ class Tokenizer(abc.ABC):
         """sha256 (hex) over the settings and all that decides about ids: the same one means the same ids."""
         return hashlib.sha256("\n".join((json.dumps(self.settings()), *self._contents())).encode()).hexdigest()
 
-    def settings(self) -> dict[str, Any]:
-        """What tokenizer_config.json says besides the fingerprint."""
+    def settings(self) -> JsonObject:
+        """The settings that tokenizer_config.json holds besides the fingerprint."""
         return {"kind": self.kind, "lowercase": self.lowercase, "strip_accents": self.strip_accents}
 
     def encode(self, text: str) -> Encoding:
@@ -117,11 +118,11 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
-        """What `save` writes besides tokenizer_config.json."""
+        """The files that `save` writes besides tokenizer_config.json."""
 
     @abc.abstractmethod
     def _contents(self) -> Sequence[str]:
-        """What the fingerprint covers besides the settings."""
+        """The bytes that the fingerprint covers besides the settings."""
 
     @abc.abstractmethod
     def _split(self, texts: Sequence[str]) -> list[list[str]]:
@@ -136,7 +137,7 @@ class Tokenizer(abc.ABC):
         return flattened(self._codes(chunks))
 
     def _codes(self, texts: Sequence[str]) -> list[list[int]]:
-        """For each text the codes of its tokens: id << 1 | begins a word."""
+        """Return for each text the codes of its tokens: id << 1 | begins a word."""
         return [
             [index << 1 | start for index, start in zip(ids, word_starts(text, ids, offsets, self.unk_id), strict=True)]
             for text, (ids, offsets) in zip(texts, self._encode_spans(texts), strict=True)

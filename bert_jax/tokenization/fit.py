@@ -5,7 +5,6 @@ import collections
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +12,14 @@ from bert_jax.text.marks import count_words, loses_marks, measure_marks
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.flat import FlatEncoding
 from bert_jax.tokenization.words import words_of_characters
+from bert_jax.types import JsonObject
 
 _WORD = re.compile(r"[^\W_]+")
 _COMMONEST = 50_000  # words that two vocabularies are compared on
 _EXAMPLES = 8
 
 
-def measure(tokenizer: Tokenizer, sentences: Sequence[str]) -> dict[str, Any]:
+def measure(tokenizer: Tokenizer, sentences: Sequence[str]) -> JsonObject:
     """How the vocabulary fits `sentences`.
 
     Words are those of words.py, the same for every tokenizer: runs of letters and digits, punctuation characters and

@@ -14,6 +14,7 @@ from bert_jax.errors import listed, UserError
 from bert_jax.files import read_json
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS, TOKENIZER_FILE
 from bert_jax.tokenization.switches import AddedToken, LONGEST_WORD_OF_TRANSFORMERS, Switches
+from bert_jax.types import JsonObject
 
 LIBRARY_FILE = "tokenizer.json"  # of the tokenizers library
 ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE = "added_tokens.json", "special_tokens_map.json"
@@ -42,7 +43,7 @@ _HARMLESS = {"do_basic_tokenize": True, "never_split": None, "padding_side": "ri
 
 @dataclass(frozen=True)
 class Described:
-    """What the files say; None where they leave it open."""
+    """The settings that the files state; None where they leave one open."""
 
     lowercase: bool | None
     decided_by: str  # the name of the file that says `lowercase`
@@ -54,7 +55,7 @@ class Described:
 
 
 def read_description(folder: Path) -> Described | None:
-    """What transformers' files in a folder say; None where there are none.
+    """Read transformers' files in a folder; return None where there are none.
 
     Raises:
       UserError: a file that cannot be read, or describes a tokenizer that is not BERT's WordPiece, by file and field.
@@ -64,8 +65,8 @@ def read_description(folder: Path) -> Described | None:
         return None
     config, library = _object(folder / TOKENIZER_FILE), _object(folder / LIBRARY_FILE)
     _require_bert(folder / TOKENIZER_FILE, config)
-    normalizer: Mapping[str, Any] = {}
-    model: Mapping[str, Any] = {}
+    normalizer: JsonObject = {}
+    model: JsonObject = {}
     entries = None
     if (folder / LIBRARY_FILE).is_file():
         normalizer, model = _require_wordpiece(folder / LIBRARY_FILE, library)
@@ -95,7 +96,7 @@ _SWITCHES = {
 }
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> JsonObject:
     """The named values of a file; none where it is missing."""
     try:
         if path.stat().st_size > LARGEST_FILE:
@@ -108,7 +109,7 @@ def _object(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _decided(folder: Path, config: Mapping[str, Any], name: str, normalizer: Mapping[str, Any], inner: str) -> Any:
+def _decided(folder: Path, config: JsonObject, name: str, normalizer: JsonObject, inner: str) -> Any:
     """A switch, by tokenizer_config.json, else by tokenizer.json; None where neither says it."""
     for file, values, key in ((TOKENIZER_FILE, config, name), (LIBRARY_FILE, normalizer, inner)):
         value = values.get(key)
@@ -119,7 +120,7 @@ def _decided(folder: Path, config: Mapping[str, Any], name: str, normalizer: Map
     return None
 
 
-def _contradictions(config: Mapping[str, Any], normalizer: Mapping[str, Any]) -> Iterator[str]:
+def _contradictions(config: JsonObject, normalizer: JsonObject) -> Iterator[str]:
     for name, inner in _SWITCHES.items():
         first, second = config.get(name), normalizer.get(inner)
         if first is not None and second is not None and first != second:
@@ -132,14 +133,14 @@ def _contradictions(config: Mapping[str, Any], normalizer: Mapping[str, Any]) ->
 # ---- what is no BERT's tokenizer -----------------------------------------------------------------------------------
 
 
-def _require_bert(path: Path, config: Mapping[str, Any]) -> None:
+def _require_bert(path: Path, config: JsonObject) -> None:
     kind = config.get("tokenizer_class")
     if kind is not None and not (isinstance(kind, str) and kind in _CLASSES):
         raise UserError(f"{path} says tokenizer_class={kind!r:.80}, which does not cut text as BERT's does: {_ELSE}")
     _require_special(path, config)
 
 
-def _require_special(path: Path, values: Mapping[str, Any]) -> None:
+def _require_special(path: Path, values: JsonObject) -> None:
     for name, expected in SPECIAL_NAMES.items():
         found = _content(values.get(name, expected))
         if found not in (expected, None):
@@ -151,7 +152,7 @@ def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, Mapping) else token
 
 
-def _require_wordpiece(path: Path, library: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _require_wordpiece(path: Path, library: JsonObject) -> tuple[JsonObject, JsonObject]:
     """The normalizer and the model of a tokenizer.json, which are BERT's."""
     kinds = {name: library.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer", "post_processor")}
     odd = next((name for name, value in kinds.items() if not isinstance(value, Mapping)), None)
@@ -185,7 +186,7 @@ def _require_wordpiece(path: Path, library: Mapping[str, Any]) -> tuple[Mapping[
 _TEMPLATES = {"single": ["[CLS] 0", "A 0", "[SEP] 0"], "pair": ["[CLS] 0", "A 0", "[SEP] 0", "B 1", "[SEP] 1"]}
 
 
-def _require_template(path: Path, processor: Mapping[str, Any]) -> None:
+def _require_template(path: Path, processor: JsonObject) -> None:
     """[CLS] A [SEP] B [SEP], with segments 0 and 1, is what a text becomes here."""
     if processor.get("type") != "TemplateProcessing":
         return
@@ -215,9 +216,7 @@ def _entries(path: Path, vocabulary: Any) -> list[str]:
 # ---- added tokens --------------------------------------------------------------------------------------------------
 
 
-def _added_tokens(
-    folder: Path, config: Mapping[str, Any], library: Mapping[str, Any], special: Mapping[str, Any]
-) -> Iterator[AddedToken]:
+def _added_tokens(folder: Path, config: JsonObject, library: JsonObject, special: JsonObject) -> Iterator[AddedToken]:
     """The added tokens of all files, in the order of their ids, those without an id last; BERT's own five are none."""
     found: dict[str, tuple[float, AddedToken]] = {}
     for file, number, token in _written_tokens(folder, config, library, special):
@@ -236,7 +235,7 @@ def _added_tokens(
 
 
 def _written_tokens(
-    folder: Path, config: Mapping[str, Any], library: Mapping[str, Any], special: Mapping[str, Any]
+    folder: Path, config: JsonObject, library: JsonObject, special: JsonObject
 ) -> Iterator[tuple[str, float, Any]]:
     """File, id (infinity where it says none) and token, as they are written."""
     for token in _listed_in(folder / LIBRARY_FILE, library, "added_tokens"):
@@ -254,7 +253,7 @@ def _written_tokens(
                 yield SPECIAL_TOKENS_FILE, float("inf"), token
 
 
-def _listed_in(path: Path, values: Mapping[str, Any], name: str) -> list[Any]:
+def _listed_in(path: Path, values: JsonObject, name: str) -> list[Any]:
     found = values.get(name) or []
     found = list(found.values()) if isinstance(found, Mapping) else found  # transformers 5 may name its extra tokens
     if not isinstance(found, list):
@@ -285,7 +284,7 @@ def _added_token(content: str, token: Any, special: bool) -> AddedToken:
 # ---- what is not kept ----------------------------------------------------------------------------------------------
 
 
-def _left_out(config: Mapping[str, Any], library: Mapping[str, Any]) -> Iterator[str]:
+def _left_out(config: JsonObject, library: JsonObject) -> Iterator[str]:
     said = [
         f"{name}={config[name]!r:.40}"
         for name, usual in _HARMLESS.items()

@@ -9,7 +9,6 @@ writes is read in hugging_face.py.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, reading
@@ -19,6 +18,7 @@ from bert_jax.tokenization.hugging_face import Described, LARGEST_FILE, LIBRARY_
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from bert_jax.tokenization.switches import switches_from
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE, WordPieceTokenizer
+from bert_jax.types import JsonObject
 
 Settings = Mapping[str, bool | None]  # lowercase and strip_accents, None where nothing is asked
 
@@ -179,13 +179,13 @@ def _read_vocabulary(file: Path) -> list[str]:
 # ---- tokenizer_config.json ---------------------------------------------------------------------------------
 
 
-def _refuse_other(asked: Settings, found: Mapping[str, Any], where: Path, remedy: str) -> None:
+def _refuse_other(asked: Settings, found: JsonObject, where: Path, remedy: str) -> None:
     for name, value in asked.items():
         if value is not None and value != found[name]:
             raise UserError(f"{name}={value} was asked, but {where} says {found[name]}: drop the option, or {remedy}")
 
 
-def _require_fingerprint(tokenizer: Tokenizer, file: Path, config: Mapping[str, Any], config_file: Path) -> None:
+def _require_fingerprint(tokenizer: Tokenizer, file: Path, config: JsonObject, config_file: Path) -> None:
     recorded = config.get("fingerprint")
     if recorded not in (None, tokenizer.fingerprint):
         raise UserError(
@@ -195,7 +195,7 @@ def _require_fingerprint(tokenizer: Tokenizer, file: Path, config: Mapping[str, 
         )
 
 
-def _read_config(config_file: Path) -> dict[str, Any] | None:
+def _read_config(config_file: Path) -> JsonObject | None:
     """Our tokenizer_config.json; None where it is Hugging Face's."""
     remedy = "remove it, or make the vocabulary again"
     config = read_json(config_file, remedy)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What google-research/bert makes of each character, and how text is changed so that `tokenizers` does the same.
+"""Normalisation as in google-research/bert, and the changes of a text by which `tokenizers` does the same.
 
 The library has Unicode tables of its own, older than Python's: it does not know some punctuation, marks and format
 characters, drops private-use characters, and takes U+2B820..2B91F for letters. Whether it agrees about a character is

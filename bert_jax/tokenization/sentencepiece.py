@@ -82,7 +82,7 @@ class SentencePieceTokenizer(Tokenizer):
         return "".join(parts).strip()
 
     def files(self) -> dict[str, bytes]:
-        """What `save` writes besides tokenizer_config.json."""
+        """The files that `save` writes besides tokenizer_config.json."""
         return {MODEL_FILE: self._model}
 
     def _contents(self) -> Sequence[str]:
@@ -111,7 +111,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _end(piece: str, begin: int, end: int, chunk: str) -> int:
-    """Of a character that is normalised to several pieces the library gives all but one an empty span."""
+    """Return the end of a piece; where a character gives several pieces, the library gives all but one an empty span."""
     return end if begin < end or piece == _SPACE else min(begin + 1, len(chunk))
 
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a WordPiece tokenizer of Hugging Face's may do otherwise than google-research/bert's, and yet change ids.
+"""Differences of Hugging Face's WordPiece from google-research/bert's that change ids, as switches.
 
 Each is a field of transformers' or of the `tokenizers` library, under its name there.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from bert_jax.types import JsonObject
 
 LONGEST_WORD = 200  # characters; a longer word is [UNK], as in google-research/bert
 LONGEST_WORD_OF_TRANSFORMERS = 100  # of transformers' BertTokenizer, whatever its files say
@@ -33,8 +35,8 @@ class Switches:
     max_input_chars_per_word: int = LONGEST_WORD
     added_tokens: tuple[AddedToken, ...] = ()  # those that are no entries of the vocabulary have the ids behind it
 
-    def changed(self) -> dict[str, Any]:
-        """What is not google-research/bert's, for JSON; `switches_from` inverts it."""
+    def changed(self) -> JsonObject:
+        """Return the switches that are not google-research/bert's, for JSON; `switches_from` inverts it."""
         values = asdict(self) | {"added_tokens": [asdict(token) for token in self.added_tokens]}
         return {field.name: values[field.name] for field in fields(self) if getattr(self, field.name) != field.default}
 
@@ -44,7 +46,7 @@ class Switches:
         return [token.content for token in self.added_tokens if token.content not in known]
 
 
-def switches_from(values: Mapping[str, Any]) -> Switches:
+def switches_from(values: JsonObject) -> Switches:
     """The switches of a tokenizer_config.json of ours.
 
     Raises:

@@ -16,6 +16,7 @@ from bert_jax.tokenization.encoding import Spans, Tokenizer
 from bert_jax.tokenization.flat import ChunkCache, Flat, flattened
 from bert_jax.tokenization.normalization import Evening
 from bert_jax.tokenization.switches import AddedTokens, LONGEST_WORD, Switches
+from bert_jax.types import JsonObject
 
 VOCABULARY_FILE = "vocab.txt"
 
@@ -65,8 +66,8 @@ class WordPieceTokenizer(Tokenizer):
         """The same with other entries, which text is normalised for in the same way."""
         return WordPieceTokenizer(entries, self.lowercase, self.strip_accents, self.decided_by, self.switches)
 
-    def settings(self) -> dict[str, Any]:
-        """What tokenizer_config.json says besides the fingerprint."""
+    def settings(self) -> JsonObject:
+        """The settings that tokenizer_config.json holds besides the fingerprint."""
         return super().settings() | self.switches.changed()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -87,7 +88,7 @@ class WordPieceTokenizer(Tokenizer):
         return _joined([self.vocabulary[index] for index in ids])
 
     def files(self) -> dict[str, bytes]:
-        """What `save` writes besides tokenizer_config.json."""
+        """The files that `save` writes besides tokenizer_config.json."""
         return {VOCABULARY_FILE: "".join(f"{entry}\n" for entry in self.entries).encode()}
 
     def _contents(self) -> Sequence[str]:

@@ -29,7 +29,7 @@ _HAN_OR_REST = re.compile(f"[{ALL_IDEOGRAPHS}]+|[^{ALL_IDEOGRAPHS}]+")
 
 
 class _Kind(enum.Enum):
-    """What a character does to words."""
+    """The kinds of characters by their effect on words."""
 
     SPACE = enum.auto()
     NONE = enum.auto()  # as if it were not there
@@ -46,7 +46,7 @@ def word_starts(
     unk_id: int,
     segmenter: Segmenter | None = None,
 ) -> list[bool]:
-    """For each token of `text` whether it begins a word: whether no token before it has a part of its first word.
+    """Return for each token of `text` whether it begins a word: whether no token before it has a part of its first word.
 
     An [UNK] is a word, whatever it covers.
     """
@@ -70,7 +70,7 @@ def has_cjk(text: str) -> bool:
 
 
 def words_of_characters(text: str, segmenter: Segmenter | None = None) -> tuple[list[int], list[int]]:
-    """For each character the number of its word, from 0; in the first list for the end of the text too.
+    """Return for each character the number of its word, from 0; in the first list for the end of the text too.
 
     A character of no word counts in the first list to the word after it, in the second to the word before it.
     """
@@ -110,7 +110,7 @@ def _continues(before: _Kind, kind: _Kind) -> bool:
 
 
 def _segmenter_cuts(text: str, segmenter: Segmenter) -> dict[int, bool]:
-    """For the places of Chinese and Japanese characters, and where a run of them ends: whether a word begins there."""
+    """Return where words begin among Chinese and Japanese characters, and at the end of each run of them."""
     cuts: dict[int, bool] = {}
     for run in _CJK.finditer(text):
         words = segmenter(run[0])

@@ -29,7 +29,7 @@ class AttentionInputs(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Sizes and dropout in words."""
         size = self.size
         return f"{size.rows} x {size.sequence_length}, {size.heads} heads of {size.head_size}, dropout {self.rate}"
 
@@ -71,7 +71,7 @@ def compare(bench: Workbench, question: AttentionInputs) -> Record:
         "dtype": jnp.dtype(case.dtype).name,
         "implementations": names,
         "refused": refused,
-        "seconds": summaries(alternate(sides, bench.suite.rounds)),
+        "seconds": summaries(alternate(sides, bench.suite.sizes.rounds)),
     }
     return record | ({"error": "; ".join(f"{side}: {text}" for side, text in failed.items())} if failed else {})
 

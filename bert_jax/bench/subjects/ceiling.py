@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the device can do at most: the rate of large matrix products, and of copying memory. Measured, not looked up."""
+"""The ceiling of the device: the rate of large matrix products, and of copying memory. Measured, not looked up."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +24,7 @@ def measure(bench: Workbench) -> Iterator[Record]:
 def measure_product(bench: Workbench, size: int, dtype: str) -> Record:
     """FLOP/s of an N x N x N product on one device."""
     side = timed(matrix_product(size, dtype), bench.suite.shortest)
-    rates = [product_flops(size) / seconds for seconds in alternate({"": side}, bench.suite.rounds)[""]]
+    rates = [product_flops(size) / seconds for seconds in alternate({"": side}, bench.suite.sizes.rounds)[""]]
     peak, source = (None, None) if bench.on_cpu or dtype == "float32" else device_peak(bench.device)
     return {
         "name": f"{dtype} {size} x {size} x {size}",
@@ -46,7 +46,7 @@ def matrix_product(size: int, dtype: str) -> Callable[[], Any]:
 
 
 def product_flops(size: int) -> float:
-    """Of an N x N x N product."""
+    """Return the FLOPs of an N x N x N product."""
     return 2.0 * size**3
 
 
@@ -54,7 +54,7 @@ def measure_copy(bench: Workbench, size: int) -> Record:
     """Bytes read and written a second by an elementwise pass over `size` bytes."""
     x = jnp.zeros(size // 4, jnp.float32)
     negate = jax.jit(jnp.negative).lower(x).compile()
-    samples = alternate({"": timed(lambda: negate(x), bench.suite.shortest)}, bench.suite.rounds)[""]
+    samples = alternate({"": timed(lambda: negate(x), bench.suite.shortest)}, bench.suite.sizes.rounds)[""]
     return {
         "name": f"copy of {size // 2**20} MiB",
         "kind": "copy",

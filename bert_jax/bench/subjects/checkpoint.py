@@ -28,7 +28,9 @@ def measure_saves(bench: Workbench, case: Case) -> Record:
     with tempfile.TemporaryDirectory(prefix="bert_jax_bench_") as folder, closing(Checkpoints(Path(folder), 1)) as kept:
         saves = Saves(runner, kept)
         saves.asynchronous()  # Orbax warms up
-        samples = alternate({"asynchronous": saves.asynchronous, "synchronous": saves.synchronous}, bench.suite.rounds)
+        samples = alternate(
+            {"asynchronous": saves.asynchronous, "synchronous": saves.synchronous}, bench.suite.sizes.rounds
+        )
     return {
         **prepared.description(),
         "kind": "checkpoint",

@@ -25,7 +25,7 @@ class Check(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The implementation, length and dropout in words."""
         return f"{self.implementation}, {self.size.sequence_length} tokens, dropout {self.rate}"
 
 

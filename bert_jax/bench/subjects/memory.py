@@ -27,7 +27,7 @@ def measure_memory(bench: Workbench, case: Case) -> Record:
 
 
 def planned_bytes(prepared: CompiledCase) -> Record:
-    """What the compiler planned for one device; the state is an argument and, donated, an output in the same place."""
+    """Return the bytes that the compiler planned for one device; the donated state is both argument and output."""
     plan = prepared.step.program.memory_analysis()
     assert plan is not None
     return {
@@ -41,7 +41,7 @@ def planned_bytes(prepared: CompiledCase) -> Record:
 
 
 def device_bytes(device: jax.Device) -> Record:
-    """What the device's allocator says; the peak is that of the whole process so far."""
+    """Return the bytes that the device's allocator tells; the peak is that of the whole process so far."""
     statistics = device.memory_stats() or {}
     return {
         "process_peak_bytes": statistics.get("peak_bytes_in_use"),

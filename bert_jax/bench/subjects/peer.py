@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same training step in PyTorch transformers, step by step in turn with ours, on the same batch."""
+"""The same training step in PyTorch transformers, step by step in turn with ours, on the same batch.
+
+Shapes: B rows, S tokens.
+"""
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, summary, timed
-from bert_jax.bench.peer import find_peer, peer_batch, peer_process, PeerProcess
+from bert_jax.bench.side_process import find_peer, side_process, SideProcess
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import CompiledCase, Record, Runner, Workbench
 from bert_jax.conversion.config_files import hugging_face_shape
+from bert_jax.feed.batch import Batch
 from bert_jax.host import usable_cores
+from bert_jax.types import JsonObject
 
-ABSENT = "PyTorch transformers is not installed beside bert_jax: name a Python that has it with --peer-python"
+IGNORED = -100  # label of a token that is not predicted
 
 
 class Contest(NamedTuple):
@@ -26,30 +31,30 @@ class Contest(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The case and the mode in words."""
         return f"{self.case.name}, PyTorch {self.mode}"
 
 
 def measure(bench: Workbench) -> Iterator[Record]:
-    """Each case against each mode; or the one record that says why there is none."""
-    python = find_peer(bench.peer_python)
+    """Yield a record of each case and mode; or the one that says why there is none."""
+    python = find_peer(bench.inputs.peer_python)
     if python is None:
-        yield {"name": "PyTorch transformers", "kind": "absent", "absent": ABSENT}
+        yield bench.absent("PyTorch transformers", "a Python that has it", "--peer-python")
         return
     modes = ("eager",) if bench.on_cpu else ("eager", "compile")
-    with peer_process(python) as peer:
+    with side_process("pytorch", python) as peer:
         yield {"name": "PyTorch transformers", "kind": "versions", **peer.ask("hello")}
         contests = [Contest(case, mode) for case in bench.suite.peer for mode in modes]
         yield from bench.each(contests, lambda contest: measure_contest(bench, peer, contest))
 
 
-def measure_contest(bench: Workbench, peer: PeerProcess, contest: Contest) -> Record:
+def measure_contest(bench: Workbench, peer: SideProcess, contest: Contest) -> Record:
     """Steps of both sides in turn. A ratio above 1: ours is as many times faster."""
     prepared = bench.prepare_fitting(contest.case)
     built = build(peer, prepared, contest.mode)
     try:
         sides = {"ours": timed(Runner(prepared).step, bench.suite.shortest), "peer": peer_side(bench, peer)}
-        samples = alternate(sides, bench.suite.rounds)
+        samples = alternate(sides, bench.suite.sizes.rounds)
     finally:
         peer.ask("drop")
     work = prepared.work
@@ -67,20 +72,35 @@ def measure_contest(bench: Workbench, peer: PeerProcess, contest: Contest) -> Re
     }
 
 
-def build(peer: PeerProcess, prepared: CompiledCase, mode: str) -> Record:
+def build(peer: SideProcess, prepared: CompiledCase, mode: str) -> Record:
     """Give the peer the model and the batch of ours."""
     with tempfile.TemporaryDirectory(prefix="bert_jax_peer_") as folder:
         path = Path(folder) / "batch.npz"
-        fields: dict[str, Any] = peer_batch(prepared.batch)
+        fields: JsonObject = peer_batch(prepared.batch)
         np.savez(path, **fields)
         model = hugging_face_shape(prepared.case.config.model)
         return peer.ask("build", model=model, batch=str(path), mode=mode, threads=usable_cores())
 
 
-def peer_side(bench: Workbench, peer: PeerProcess) -> Side:
+def peer_side(bench: Workbench, peer: SideProcess) -> Side:
     """A sample of the peer: as many steps as it takes to fill the time of a sample; see `measure.timed`."""
     once = peer.ask("step", count=1)["seconds"]  # torch.compile compiles here
     if not bench.on_cpu or once < 10 * bench.suite.shortest:
         once = peer.ask("step", count=1)["seconds"]
     count = max(1, round(bench.suite.shortest / max(once, 1e-9)))
     return lambda: peer.ask("step", count=count)["seconds"]
+
+
+def peer_batch(batch: Batch) -> dict[str, np.ndarray]:
+    """Return a batch with one example a row as `transformers.BertForPreTraining` takes it: int64, labels [B, S]."""
+    assert batch["cls_positions"].shape[1] == 1, "transformers' BERT takes one example a row"
+    labels = np.full(batch["input_ids"].shape, IGNORED, np.int64)
+    rows, places = np.nonzero(batch["masked_lm_weights"])
+    labels[rows, batch["masked_lm_positions"][rows, places]] = batch["masked_lm_ids"][rows, places]
+    return {
+        "input_ids": batch["input_ids"].astype(np.int64),
+        "token_type_ids": batch["segment_ids"].astype(np.int64),
+        "attention_mask": (batch["sequence_ids"] > 0).astype(np.int64),
+        "labels": labels,
+        "next_sentence_label": batch["next_sentence_labels"][:, 0].astype(np.int64),
+    }

@@ -35,7 +35,7 @@ def measure_step(bench: Workbench, case: Case) -> Record:
         "update": timed(runner.update, shortest),
         "product": timed(matrix_product(size, dtype), shortest),
     }
-    samples = alternate(sides, bench.suite.rounds)
+    samples = alternate(sides, bench.suite.sizes.rounds)
     record = {
         **prepared.description(),
         "kind": "step",
@@ -99,8 +99,8 @@ def measure_loop(bench: Workbench, prepared: CompiledCase, runner: Runner) -> Re
             runner.step()
         return runner.state.step
 
-    samples = alternate({"loop": timed(through_loop), "back_to_back": timed(back_to_back)}, bench.suite.rounds)
-    idle = idle[-bench.suite.rounds :]  # those before warmed up
+    samples = alternate({"loop": timed(through_loop), "back_to_back": timed(back_to_back)}, bench.suite.sizes.rounds)
+    idle = idle[-bench.suite.sizes.rounds :]  # those before warmed up
     slower = paired_ratio(samples["loop"], samples["back_to_back"]) - 1
     return {"steps": steps, "seconds": summaries(samples), "idle_share": summary(idle), "slower_share": slower}
 
@@ -112,7 +112,7 @@ def measure_dropout(bench: Workbench, case: Case) -> Record:
     for name, changes in DROPOUTS.items():
         prepared = bench.prepare(case.with_model(case.name, **changes))
         sides[name] = timed(Runner(prepared).step, bench.suite.shortest)
-    samples = alternate(sides, bench.suite.rounds)
+    samples = alternate(sides, bench.suite.sizes.rounds)
     return {
         **bench.prepare(case).description(),
         "kind": "dropout",

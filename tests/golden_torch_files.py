@@ -4,7 +4,7 @@
 Run in an environment of its own, which needs neither JAX nor bert_jax, from the root of the project:
 
     pip install "torch==2.13.*" numpy
-    python tools/golden_torch_files.py
+    python tests/golden_torch_files.py
 
 The files in the repository were made with Python 3.11, torch 2.13.0 (CPU) and NumPy 2.4.6. What is in them comes from a
 formula, `contents`, which the tests call too.

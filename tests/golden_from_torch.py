@@ -4,7 +4,7 @@
 Run in an environment of its own, which needs neither JAX nor bert_jax, from the root of the project:
 
     pip install "torch==2.13.*" "transformers==5.*" numpy
-    python tools/golden_from_torch.py
+    python tests/golden_from_torch.py
 
 The files in the repository were made with Python 3.11, torch 2.13.0 (CPU), transformers 5.23.0 and NumPy 2.4.6. The
 weights come from a formula, `formula_weights`, which the tests call too, so that only inputs and results are stored.

@@ -31,6 +31,7 @@ def ours(data: str, model: str, epochs: int, batch_size: int, max_length: int, o
     from bench_data_sides import cpu_seconds, metered, versions  # type: ignore[import-not-found,unused-ignore]
 
     from bert_jax.config.finetune import FinetuneConfig
+    from bert_jax.config.training import OptimizerSettings
     from bert_jax.finetuning import prediction
     from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
     from bert_jax.finetuning.run import finetune
@@ -38,9 +39,13 @@ def ours(data: str, model: str, epochs: int, batch_size: int, max_length: int, o
 
     examples = len(_texts(data))
     config = FinetuneConfig(
-        learning_rate=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
-        warmup_share=WARMUP_SHARE,
+        optimizer=OptimizerSettings(
+            "adamw",
+            learning_rate=LEARNING_RATE,
+            warmup_steps=None,
+            warmup_share=WARMUP_SHARE,
+            weight_decay=WEIGHT_DECAY,
+        ),
         batch_size=batch_size,
         epochs=epochs,
         max_length=max_length,

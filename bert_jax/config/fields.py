@@ -14,6 +14,12 @@ def setting(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
+def with_default(config: type, name: str, default: Any) -> Any:
+    """The field of a dataclass of settings, with its help, for a subclass that has another default."""
+    inherited = next(field for field in dataclasses.fields(config) if field.name == name)
+    return setting(default, inherited.metadata["help"])
+
+
 def require_positive(section: str, config: Any, name: str) -> None:
     value = getattr(config, name)
     if not 0 < value < math.inf:
@@ -33,10 +39,11 @@ def require_share(section: str, config: Any, name: str, below_one: bool = False)
         raise UserError(f"{dotted(section, name)}={value} must be {bound}")
 
 
-def require_choice(section: str, config: Any, name: str, choices: Sequence[str]) -> None:
+def require_choice(section: str, config: Any, name: str, choices: Sequence[str | None]) -> None:
     value = getattr(config, name)
     if value not in choices:
-        raise UserError(f"{dotted(section, name)}={value} is not known: choose one of {', '.join(choices)}")
+        words = ", ".join("none" if choice is None else choice for choice in choices)
+        raise UserError(f"{dotted(section, name)}={value} is not known: choose one of {words}")
 
 
 def dotted(section: str, name: str) -> str:

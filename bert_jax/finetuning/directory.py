@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.finetune import current_settings, FinetuneConfig
 from bert_jax.config.settings import build, differences, to_dict
 from bert_jax.conversion.own_format import config_for
 from bert_jax.errors import UserError
@@ -26,8 +26,6 @@ from bert_jax.tasks.table import find_task, own_task, Task, with_columns
 from bert_jax.tokenization import Tokenizer
 
 AGAIN = "remove its folder and fine-tune again"
-# What may change when a run that was stopped goes on.
-_RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Finetuned:
     def settings(self) -> FinetuneConfig:
         """Resolved."""
         with reading(self.path / FINETUNE_FILE, AGAIN):
-            return build(FinetuneConfig, self.record["settings"])
+            return settings_of(self.record)
 
     def task(self) -> Task:
         """With the labels that the head has."""
@@ -89,6 +87,11 @@ class Finetuned:
     def scores_file(self) -> Path:
         """There where the run is finished."""
         return self.path / SCORES_FILE
+
+
+def settings_of(record: Mapping[str, Any]) -> FinetuneConfig:
+    """Return the settings in a finetune.json of this version or an earlier one."""
+    return build(FinetuneConfig, current_settings(record["settings"]))
 
 
 def task_record(task: str | OwnTask) -> dict[str, Any]:
@@ -179,11 +182,7 @@ def join_run(path: Path, record: Mapping[str, Any]) -> Finetuned:
 
 def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Refuse a run of other settings, or of a task, data or weights that say something else, whatever their paths are."""
-    changed = [
-        line
-        for line in differences(build(FinetuneConfig, old["settings"]), build(FinetuneConfig, new["settings"]))
-        if not line.startswith(_RESUMABLE)
-    ]
+    changed = differences(settings_of(old), settings_of(new))
     changed += _task_changes(old["task"], new["task"])
     for name in ("labels", "examples"):
         if old.get(name) != new[name]:

@@ -93,12 +93,12 @@ class Finetuning:
     """Fine-tuning as the session sees it: see `train.session.RunObjective`."""
 
     keeps_optimizer = False  # what is left of a finished run is to be used
-    remedy = "lower learning_rate or raise warmup_share"
+    remedy = "lower optimizer.learning_rate or raise optimizer.warmup_share"
 
     def __init__(self, prepared: FinetuneSetup, run: Finetuned):
         self.prepared, self.run = prepared, run
         self.training = prepared.training
-        self.loss = TaskLoss(prepared.task.kind, frozen_encoder=prepared.config.freeze == "encoder")
+        self.loss = TaskLoss(prepared.task.kind, frozen_encoder=prepared.config.optimizer.freeze == "encoder")
         self.predictor = Predictor(self.training)
         self.outcomes: dict[str, Outcome] = {}  # of the last evaluation, by split
 
@@ -117,7 +117,7 @@ class Finetuning:
         widths = ", ".join(map(str, prepared.schedule.widths))
         say(
             f"{prepared.task.title}: {told}; {prepared.total_steps:,} steps of {config.batch_size}, rows of {widths} tokens;"
-            f" learning rate {config.learning_rate:g}"
+            f" learning rate {config.optimizer.learning_rate:g}"
         )
 
     def initial_state(self) -> TrainState:

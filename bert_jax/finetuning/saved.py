@@ -26,7 +26,7 @@ from bert_jax.tasks.questions import read_question_lines
 from bert_jax.tasks.scoring.glue import confusion_matrix
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.state import resolve_compute_dtype, Training
+from bert_jax.train.state import Training
 
 MOST_CLASSES = 12  # of a confusion matrix in a terminal
 
@@ -58,10 +58,7 @@ class SavedModel:
     @cached_property
     def training(self) -> TaskTraining:
         """Graph and shardings."""
-        platform = self.mesh.devices.flat[0].platform
-        dtype = resolve_compute_dtype(self.settings.compute_dtype, platform)
-        config = ResolvedConfig(self.settings, self.description.model, 1, 1, dtype, platform)
-        return Training(config, self.mesh, self.description)
+        return Training(ResolvedConfig.of(self.settings, self.description.model), self.mesh, self.description)
 
     @cached_property
     def params(self) -> Any:

@@ -239,17 +239,16 @@ def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
         )
     own, other = run.config().optimizer, config.optimizer
     has_moments = (run.checkpoints / str(step) / "optimizer").is_dir()
-    if has_moments and _parts_with_state(own) != _parts_with_state(other):
+    if has_moments and own.state_parts != other.state_parts:
         raise UserError(
-            f"{run.path}: its moments are those of optimizer.name={own.name} with optimizer.clip_norm={own.clip_norm}, and"
-            f" optimizer.name={other.name} with optimizer.clip_norm={other.clip_norm} cannot go on with them: take its"
-            " settings, or convert the weights alone (by way of --to huggingface)"
+            f"{run.path}: its moments are those of {_state_words(own)}, and {_state_words(other)} cannot go on with them:"
+            " take its settings, or convert the weights alone (by way of --to huggingface)"
         )
 
 
-def _parts_with_state(optimizer: OptimizerConfig) -> tuple[bool, bool]:
-    """What `make_optimizer` chains beside the moments, as far as settings decide: LAMB's trust ratio, clipping."""
-    return optimizer.name == "lamb", bool(optimizer.clip_norm)
+def _state_words(optimizer: OptimizerConfig) -> str:
+    name, clip, freeze = optimizer.name, optimizer.clip_norm, optimizer.freeze
+    return f"optimizer.name={name} with optimizer.clip_norm={clip} and optimizer.freeze={freeze}"
 
 
 def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:

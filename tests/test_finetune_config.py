@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bert_jax.config.fields import build
 from bert_jax.config.finetune import current_settings, FinetuneConfig, ResolvedConfig
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.config.settings import build, differences, flatten, override, settings_help, to_dict
+from bert_jax.config.settings import differences, flatten, override, settings_help, to_dict
 from bert_jax.config.training import OptimizerConfig
 from bert_jax.errors import UserError
 from bert_jax.finetuning.run import Finetuning

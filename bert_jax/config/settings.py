@@ -6,16 +6,12 @@ a `config.json` written by a run.
 """
 
 import dataclasses
-import difflib
 import importlib.util
-import json
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config.fields import dotted
+from bert_jax.config.fields import build, dotted, suggest, to_dict
 from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TrainingConfig
@@ -44,14 +40,6 @@ EITHER_OR = {
 }
 
 
-# ---- as nested dictionaries, and back ------------------------------------------------------------------------------
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A nested dictionary that JSON can hold, of a configuration's dataclass; `build` and `from_dict` invert it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
 def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
     """The configuration that a nested dictionary describes.
 
@@ -59,63 +47,6 @@ def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
       UserError: a key that does not exist, or a value of the wrong type.
     """
     return build(PretrainConfig, values)
-
-
-def build[C](kind: type[C], values: Mapping[str, Any]) -> C:
-    """The configuration of a kind (a dataclass of this project) that a nested dictionary describes; raises as `from_dict`."""
-    return _build(kind, values, "")
-
-
-def _build(cls: Any, values: Any, prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UserError(f"{prefix.rstrip('.')} must hold named settings, not {values!r}")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise UserError(f"unknown setting '{prefix}{key}'{_suggest(key, hints, prefix)}")
-    arguments = {}
-    for name, value in values.items():
-        kind, key = hints[name], f"{prefix}{name}"
-        if dataclasses.is_dataclass(kind):
-            arguments[name] = _build(kind, value, f"{key}.")
-        elif typing.get_origin(kind) is tuple:
-            if not isinstance(value, Sequence) or isinstance(value, str):
-                raise UserError(f"{key} must be a list, not {value!r}")
-            item = typing.get_args(kind)[0]
-            entries = enumerate(value)
-            if dataclasses.is_dataclass(item):
-                arguments[name] = tuple(_build(item, entry, f"{key}.{i}.") for i, entry in entries)
-            else:
-                arguments[name] = tuple(_typed(f"{key}.{i}", item, entry) for i, entry in entries)
-        else:
-            arguments[name] = _typed(key, kind, value)
-    return cls(**arguments)
-
-
-def _suggest(key: str, known: Iterable[str], prefix: str, anywhere: Iterable[str] = ()) -> str:
-    """Return the nearest of the names known under `prefix`, else of the dotted keys `anywhere` by their last part."""
-    names = {name: f"{prefix}{name}" for name in known}
-    elsewhere = {name.rpartition(".")[2]: name for name in anywhere}
-    for table in (names, elsewhere):
-        if near := difflib.get_close_matches(key, table, n=1):
-            return f": did you mean '{table[near[0]]}'?"
-    return f": the settings here are {', '.join(names)}"
-
-
-def _typed(key: str, kind: Any, value: Any) -> Any:
-    """Check a value against its field's type; an int may stand for a float."""
-    choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(value) in (int, float) and not -(2**63) <= value < 2**63:  # nor is NaN
-        shown = value if type(value) is float else "a longer number"
-        raise UserError(f"{key}={shown} is no number that can be used: it is out of range")
-    if type(value) in choices:
-        return value
-    if float in choices and type(value) is int:
-        return float(value)
-    if str in choices and type(value) is int:
-        return str(value)  # a number on the command line, such as optimizer.freeze=2
-    names = " or ".join("none" if choice is type(None) else choice.__name__ for choice in choices)
-    raise UserError(f"{key}={value!r} is not of type {names}")
 
 
 # ---- overrides from the command line -------------------------------------------------------------------------------
@@ -173,7 +104,7 @@ def _descend(node: Any, part: str, prefix: str, known: Sequence[str]) -> Any:
         return node[int(part)]
     if not isinstance(node, dict) or part not in node:
         here = node if isinstance(node, dict) else {}
-        suggested = _suggest(part, here, f"{prefix}." if prefix else "", known)
+        suggested = suggest(part, here, f"{prefix}." if prefix else "", known)
         raise UserError(f"unknown setting '{dotted(prefix, part)}'{suggested}")
     return node[part]
 

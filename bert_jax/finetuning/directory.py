@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.description import ModelDescription
+from bert_jax.config.fields import build
 from bert_jax.config.finetune import current_settings, FinetuneConfig
-from bert_jax.config.settings import build, differences, to_dict
+from bert_jax.config.settings import differences, to_dict
 from bert_jax.conversion.own_format import config_for
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, read_json, reading, write_json

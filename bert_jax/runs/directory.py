@@ -94,7 +94,10 @@ class RunDirectory:
         file = self.path / MODEL_FILE
         if not file.is_file():
             return ModelDescription(self.config().model)
-        return description_from(read_json(file, "convert the checkpoint again"), file)
+        remedy = "convert the checkpoint again"
+        values = read_json(file, remedy)
+        with reading(file, remedy):
+            return description_from(values)
 
     @property
     def is_converted(self) -> bool:

@@ -50,8 +50,8 @@ class SavedModel:
                     f"--unknown-labels: {path} is a run of {self.finetuned.record['kind']}, which has no labels"
                 )
             self.settings = replace(self.settings, unknown_labels=unknown_labels)
-        self.description: ModelDescription = self.finetuned.run.description()
-        self.tokenizer: Tokenizer = self.finetuned.run.tokenizer()
+        self.description: ModelDescription = self.finetuned.description()
+        self.tokenizer: Tokenizer = self.finetuned.tokenizer()
         self.task: Task = self.finetuned.task()
         self.mesh = make_mesh(mesh or MeshConfig())
 
@@ -64,7 +64,7 @@ class SavedModel:
     def params(self) -> Any:
         """On the mesh."""
         abstract = {"params": self.training.abstract_state.params}
-        with Checkpoints(self.finetuned.run.checkpoints) as checkpoints:
+        with Checkpoints(self.finetuned.checkpoints) as checkpoints:
             if checkpoints.latest is None:
                 raise UserError(f"{self.finetuned.path}: has no complete checkpoint: go on with bert-jax finetune")
             return checkpoints.restore(checkpoints.latest, abstract)["params"]

@@ -2,7 +2,6 @@
 """bert-jax finetune: a pre-trained model + a task -> a fine-tuned run with scores and predictions."""
 
 import argparse
-import dataclasses
 import re
 import shlex
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from bert_jax.pipelines import _processes  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.settings import override, settings_help
+from bert_jax.config.settings import flatten, override, settings_help, to_dict
 from bert_jax.errors import UserError
 from bert_jax.tasks.table import TASKS
 
@@ -27,7 +26,12 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as learning_rate=3e-5 epochs=4")
+    option(
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="changed settings, such as optimizer.learning_rate=3e-5 epochs=4",
+    )
     option("--task", required=True, help="a task of the table, or own: your files, described by --kind and columns")
     option("--data", required=True, metavar="DIR", help="folder with the task's official files, or tfds:NAME")
     option(
@@ -128,10 +132,11 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
 
 def _refuse_swallowed_settings(arguments: argparse.Namespace) -> None:
     """Refuse `--labels a b epochs=2`: an option of several words would take the setting for one more of them."""
-    settings = {field.name for field in dataclasses.fields(FinetuneConfig)}
+    settings = {key for key, _ in flatten(to_dict(FinetuneConfig()))}
     for name in ("text", "labels", "choices"):
         for word in getattr(arguments, name) or ():
-            if "=" in word and word.partition("=")[0] in settings:
+            key, equals, _ = word.partition("=")
+            if equals and (key in settings or FinetuneConfig.spelling(key) is not None):
                 raise UserError(f"--{name} takes {word} for one of its words: write settings before --{name}")
 
 

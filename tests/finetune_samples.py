@@ -45,7 +45,7 @@ SETTINGS = (
     "mesh.data=1",
     "buckets=1",
     "max_length=16",
-    "learning_rate=1e-2",
+    "optimizer.learning_rate=1e-2",
     "batch_size=8",
     "log_every=4",
 )

@@ -20,7 +20,9 @@ def test_defaults_are_the_paper_s_recipe():
         (512, 100_000, 256),
     ]
     optimizer = DEFAULT.optimizer
-    assert optimizer == OptimizerConfig("adamw_bert", 1e-4, 10_000, 0.01, 0.9, 0.999, 1e-6, 1.0)
+    assert (optimizer.name, optimizer.schedule, optimizer.learning_rate) == ("adamw_bert", "linear", 1e-4)
+    assert (optimizer.warmup_steps, optimizer.warmup_share, optimizer.weight_decay) == (10_000, None, 0.01)
+    assert (optimizer.b1, optimizer.b2, optimizer.eps, optimizer.clip_norm) == (0.9, 0.999, 1e-6, 1.0)
     model = DEFAULT.model
     assert (model.hidden_dropout_prob, model.attention_probs_dropout_prob, model.layer_norm_eps) == (0.1, 0.1, 1e-12)
 

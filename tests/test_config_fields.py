@@ -79,7 +79,7 @@ def with_field(source: Path, folder: Path, **changes: Any) -> Path:
 def there_and_back(description: ModelDescription) -> dict[str, Any]:
     """config.json after model.json."""
     kept = json.loads(json.dumps(description.to_dict()))
-    return hugging_face_config(description_from(kept, Path("model.json")), pad_id=0)
+    return hugging_face_config(description_from(kept), pad_id=0)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -41,7 +41,7 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("sst", (), "there is no task sst: did you mean sst2?"),
         ("ax", (), "--task ax has no training data: fine-tune --task mnli, then bert-jax predict --task ax"),
         ("sst2", ("max_length=40",), "max_length=40 is beyond the 32 positions of the model: set max_length=32"),
-        ("sst2", ("leaning_rate=1",), "unknown setting 'leaning_rate': did you mean 'learning_rate'?"),
+        ("sst2", ("leaning_rate=1",), "unknown setting 'leaning_rate': did you mean 'optimizer.learning_rate'?"),
         ("sst2", ("layers=-4",), "layers: the head is to read -4, and the model has 1 to 2"),
         ("sst2", ("batch_size=6", "mesh.data=4"), "batch_size=6"),
         ("sst2", ("too_long=error", "max_length=8"), "set too_long to truncate or windows, or a larger max_length"),

@@ -4,12 +4,15 @@
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
+from bert_jax.config.fields import build
+from bert_jax.config.finetune import current_settings, FinetuneConfig, ResolvedConfig
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.config.settings import build, differences, flatten, override, settings_help, to_dict
+from bert_jax.config.settings import differences, flatten, override, settings_help, to_dict
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.errors import UserError
 from bert_jax.finetuning.run import Finetuning
 from bert_jax.finetuning.splits import resolved
@@ -17,28 +20,61 @@ from bert_jax.tasks.table import find_task
 from bert_jax.train.optimizer import learning_rate_schedule
 from bert_jax.train.pretraining import Pretraining
 from bert_jax.train.session import Session
+from bert_jax.train.state import Training
 
 
 def test_defaults_are_those_of_the_paper():
     """BERT, appendix A.3: Adam with bias correction, warm-up over a tenth, 3 epochs of 32 on GLUE."""
     config = resolved(FinetuneConfig(), find_task("sst2"), positions=512)
-    assert (config.batch_size, config.epochs, config.warmup_share, config.max_length) == (32, 3.0, 0.1, 128)
-    assert config.learning_rate in (5e-5, 4e-5, 3e-5, 2e-5)
-    optimizer = config.optimizer_with(2e-5)
+    assert (config.batch_size, config.epochs, config.max_length) == (32, 3.0, 128)
+    optimizer = config.optimizer
+    assert optimizer.learning_rate in (5e-5, 4e-5, 3e-5, 2e-5)
+    assert (optimizer.warmup_steps, optimizer.warmup_share, optimizer.schedule) == (None, 0.1, "linear")
     assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.weight_decay) == ("adamw", 0.9, 0.999, 0.01)
-    assert config.optimizer_with(2e-5).learning_rate == 2e-5
+    assert (optimizer.eps, optimizer.clip_norm, optimizer.layer_decay, optimizer.freeze) == (1e-6, 1.0, 1.0, "none")
     squad = resolved(FinetuneConfig(), find_task("squad2"), positions=512)
-    assert (squad.batch_size, squad.epochs, squad.learning_rate) == (48, 2.0, 5e-5)  # section 4.3
+    assert (squad.batch_size, squad.epochs, squad.optimizer.learning_rate) == (48, 2.0, 5e-5)  # section 4.3
     assert (squad.max_length, squad.stride, squad.too_long) == (384, 128, "windows")  # run_squad.py
 
 
 def test_what_is_set_goes_before_the_table():
-    asked = FinetuneConfig(batch_size=7, epochs=0.5, learning_rate=1e-3, max_length=40, too_long="error", stride=9)
+    asked = finetuning(
+        "optimizer.learning_rate=1e-3", "batch_size=7", "epochs=0.5", "max_length=40", "too_long=error", "stride=9"
+    )
     assert resolved(asked, find_task("squad1"), positions=64) == asked
 
 
-def test_bias_correction_can_be_left_out():
-    assert FinetuneConfig(bias_correction=False).optimizer_with(1e-5).name == "adamw_bert"
+def finetuning(*settings: str) -> FinetuneConfig:
+    return override(FinetuneConfig(), settings)
+
+
+def test_settings_of_earlier_runs_are_read_under_their_present_names():
+    """What a finetune.json held before the optimizer's settings were those of pre-training."""
+    flat = {
+        "seed": 3, "learning_rate": 1e-2, "batch_size": 8, "epochs": 2.0, "warmup_share": 0.2, "bias_correction": False,
+        "weight_decay": 0.02, "clip_norm": 0.0, "layer_decay": 0.9, "freeze": "1", "max_length": 32, "scan_layers": None,
+        "mesh": {"data": 1, "fsdp": 1, "tensor": 1, "dcn": 1},
+    }  # fmt: skip
+    read = build(FinetuneConfig, current_settings(flat))
+    assert read == finetuning(
+        "seed=3", "batch_size=8", "epochs=2", "max_length=32", "mesh.data=1", "optimizer.name=adamw_bert",
+        "optimizer.learning_rate=1e-2", "optimizer.warmup_share=0.2", "optimizer.weight_decay=0.02",
+        "optimizer.clip_norm=0", "optimizer.layer_decay=0.9", "optimizer.freeze=1",
+    )  # fmt: skip
+    assert current_settings(to_dict(read)) == to_dict(read)
+    assert build(FinetuneConfig, current_settings({**flat, "bias_correction": True})).optimizer.name == "adamw"
+
+
+def test_warm_up_is_a_share_or_a_number_of_steps():
+    optimizer = finetuning("optimizer.warmup_steps=7").optimizer
+    assert (optimizer.warmup_steps, optimizer.warmup_share) == (7, None)
+    part = OptimizerConfig.of(finetuning("optimizer.warmup_share=0.25", "optimizer.learning_rate=1").optimizer)
+    assert part.schedule_part(9).warmup_steps == 2
+    pretraining = override(PretrainConfig(), ["optimizer.warmup_share=0.01"])
+    assert pretraining.schedule_parts()[0].warmup_steps == 10_000
+    for asked in (["optimizer.warmup_steps=7", "optimizer.warmup_share=0.1"], ["optimizer.warmup_share=none"]):
+        with pytest.raises(UserError, match="set one of them, the other to none"):
+            finetuning(*asked)
 
 
 def test_rows_are_no_longer_than_the_model_has_positions():
@@ -49,10 +85,8 @@ def test_rows_are_no_longer_than_the_model_has_positions():
 
 def test_the_rate_rises_over_a_tenth_and_falls_to_nothing():
     """run_classifier.py: num_warmup_steps = int(num_train_steps * warmup_proportion)."""
-    settings = resolved(FinetuneConfig(learning_rate=1.0), find_task("sst2"), 512)
-    schedule = learning_rate_schedule(
-        ResolvedConfig(settings, ModelConfig(), 59, 59, "float32", "cpu").schedule_parts()
-    )
+    settings = resolved(finetuning("optimizer.learning_rate=1", "epochs=1"), find_task("sst2"), 512)
+    schedule = learning_rate_schedule(ResolvedConfig.of(settings, ModelConfig(), 59).schedule_parts())
     published = [step / 5 if step < 5 else 1 - step / 59 for step in range(59)]
     assert [float(schedule(step)) for step in (0, 1, 4, 5, 6, 30, 58)] == pytest.approx(
         [published[step] for step in (0, 1, 4, 5, 6, 30, 58)]
@@ -61,8 +95,9 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_nothing():
 
 def test_few_layers_are_unrolled_on_a_cpu_unless_told_otherwise():
     def scanned(layers: int, platform: str, asked: bool | None = None) -> bool:
-        model = ModelConfig(num_hidden_layers=layers)
-        return ResolvedConfig(FinetuneConfig(scan_layers=asked), model, 1, 1, "float32", platform).scan_layers
+        mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+        config = ResolvedConfig(scan_layers=asked, model=ModelConfig(num_hidden_layers=layers))
+        return Training(config, mesh).compute.scan_layers
 
     assert [scanned(6, "cpu"), scanned(7, "cpu"), scanned(6, "gpu"), scanned(6, "tpu")] == [False, True, True, True]
     assert scanned(6, "cpu", asked=True)
@@ -70,7 +105,7 @@ def test_few_layers_are_unrolled_on_a_cpu_unless_told_otherwise():
 
 
 def test_settings_survive_json_and_differences_are_named():
-    config = resolved(FinetuneConfig(freeze="2", layers="-2,-1", lstm=8), find_task("weibo"), 512)
+    config = resolved(finetuning("optimizer.freeze=2", "layers=-2,-1", "lstm=8"), find_task("weibo"), 512)
     assert build(FinetuneConfig, to_dict(config)) == config
     assert differences(config, override(config, ["epochs=1", "mesh.data=1"])) == ["epochs: 3.0 -> 1.0"]
 
@@ -91,25 +126,33 @@ def test_layers_are_read_as_numbers():
     ("assignment", "message"),
     [
         ("seed=-1", "seed=-1 is out of range"),
-        ("warmup_share=1", "warmup_share=1.0 must be at least 0 and less than 1"),
-        ("learning_rate=0", "learning_rate=0.0 must be more than 0"),
+        ("optimizer.warmup_share=1", "optimizer.warmup_share=1.0 must be at least 0 and less than 1"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate=0.0 must be more than 0"),
         ("batch_size=0", "batch_size=0 must be more than 0"),
         ("epochs=nan", "epochs=nan is no number that can be used"),
         ("max_length=4", "max_length=4 is too short: use at least 8"),
-        ("buckets=0", "buckets=0 must be at least 1"),
+        ("buckets=0", "buckets=0 must be more than 0"),
         ("too_long=cut", "too_long=cut is not known: choose one of error, truncate, windows, none"),
         ("normalisation=all", "normalisation=all is not known: choose one of nbest, window, question"),
         ("broken_tags=keep", "broken_tags=keep is not known: choose one of repair, refuse"),
         ("layers=last", "layers=last is no list of numbers: write -4,-3,-2,-1"),
-        ("layer_decay=0", "layer_decay=0.0 must be more than 0 and at most 1"),
-        ("freeze=most", "freeze=most is not known: use none, embeddings, encoder or a number of layers"),
-        ("weight_decay=-1", "weight_decay=-1.0 is not possible: use 0 or more"),
-        ("clip_norm=-1", "clip_norm=-1.0 is not possible: use 0 or more"),
+        ("optimizer.layer_decay=0", "optimizer.layer_decay=0.0 must be more than 0 and at most 1"),
+        (
+            "optimizer.freeze=most",
+            "optimizer.freeze=most is not known: use none, embeddings, encoder or a number of layers",
+        ),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1.0 is not possible: use 0 or more"),
+        ("optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0 is not possible: use 0 or more"),
         ("combine=max", "combine=max is not known: choose one of concat, sum, mean, mix"),
         ("fusion=sum", "fusion=sum is not known: choose one of mean, max, attention"),
-        ("lstm=-2", "lstm=-2 is negative: use 0 for none"),
-        ("learning_rate", "'learning_rate' is not a setting: write KEY=VALUE, such as learning_rate=3e-4"),
-        ("leaning_rate=1e-5", "unknown setting 'leaning_rate': did you mean 'learning_rate'?"),
+        ("lstm=-2", "lstm=-2 is not possible: use 0 or more"),
+        ("learning_rate", "'learning_rate' is not a setting: write KEY=VALUE, such as optimizer.learning_rate=3e-4"),
+        ("leaning_rate=1e-5", "unknown setting 'leaning_rate': did you mean 'optimizer.learning_rate'?"),
+        ("learning_rate=1e-5", "there is no setting 'learning_rate' here: write optimizer.learning_rate"),
+        ("bias_correction=false", "write optimizer.name=adamw (with) or adamw_bert (without)"),
+        ("phases.1.steps=9", "there is no setting 'phases.1.steps' here: write epochs"),
+        ("optimizer.name=sgd", "optimizer.name=sgd is not known: choose one of adamw_bert, adamw, lamb"),
+        ("optimizer.schedule=step", "optimizer.schedule=step is not known: choose one of linear, cosine, constant"),
         ("mesh.data=0", "are not possible"),
     ],
 )

@@ -109,9 +109,12 @@ def test_a_finished_run_is_recognised(folder, capsys):
 
 
 def test_a_run_with_other_settings_is_refused_by_name(folder, capsys):
-    assert main(sst2(folder, "run", "learning_rate=1e-3", "seed=4")) == 2
+    assert main(sst2(folder, "run", "optimizer.learning_rate=1e-3", "seed=4")) == 2
     error = capsys.readouterr().err
-    assert "holds another fine-tuned run (seed: 0 -> 4; learning_rate: 0.01 -> 0.001): choose another --output" in error
+    assert (
+        "holds another fine-tuned run (optimizer.learning_rate: 0.01 -> 0.001; seed: 0 -> 4): choose another --output"
+        in error
+    )
 
 
 # ---- stopped, and on other devices ---------------------------------------------------------------------------------
@@ -188,13 +191,15 @@ def test_devices_do_not_change_what_is_learned(folder, stopped):
 
 def test_a_run_that_learns_nothing_is_marked_and_retried(folder, capsys):
     """A rate of next to nothing: kept beside, explained, and the next seed tried; again, both are found."""
-    asked = sst2(folder, "nothing", "learning_rate=1e-12", "bias_correction=false", "epochs=1", "--retries", "1")
+    asked = sst2(
+        folder, "nothing", "optimizer.learning_rate=1e-12", "optimizer.name=adamw_bert", "epochs=1", "--retries", "1"
+    )
     assert main(asked) == 0
     printed = capsys.readouterr()
     for seed, name in ((0, "nothing-failed-0"), (1, "nothing")):
         scores = read(folder / name / "scores.json")
         assert scores["degenerate"]["kind"] in ("one class", "loss at chance")
-        assert "set bias_correction=true" in scores["degenerate"]["explanation"]
+        assert "set optimizer.name=adamw" in scores["degenerate"]["explanation"]
         assert scores["seed"] == seed
     assert "this run is degenerate" in printed.err
     assert "again with the next seed" in printed.err

@@ -72,7 +72,9 @@ def test_one_run_has_no_deviation(runs, tmp_path):
 
 def test_the_grid_of_the_paper():
     """Appendix A.3: batch size 16, 32; rate 5e-5, 3e-5, 2e-5; 2, 3, 4 epochs. What is set is not searched."""
-    settings = {(c.learning_rate, c.batch_size, c.epochs) for c in (e.wanted.config for e in several.grid(WANTED))}
+    settings = {
+        (c.optimizer.learning_rate, c.batch_size, c.epochs) for c in (e.wanted.config for e in several.grid(WANTED))
+    }
     assert settings == {(rate, size, n) for rate in (5e-5, 3e-5, 2e-5) for size in (16, 32) for n in (2, 3, 4)}
     fixed = Wanted("sst2", "data", Path("model"), FinetuneConfig(batch_size=8))
     entries = several.grid(fixed)

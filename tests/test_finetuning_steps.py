@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step: a frozen encoder is features alone, and the head's first step is what its formula says."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 from finetune_samples import MODEL
 from flax import nnx
 
 from bert_jax.config.description import ModelDescription, TaskHead
-from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
-from bert_jax.config.training import MeshConfig
+from bert_jax.config.finetune import ResolvedConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.finetuning.losses import TaskLoss
 from bert_jax.finetuning.prediction import TaskTraining
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.dropout import row_seeds
+from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.train.state import DROPOUT, Training, TrainState
 from bert_jax.train.step import accumulate_gradients, lower_train_step, train_step
 
@@ -27,13 +30,16 @@ SMALL = replace(MODEL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5
 
 
 def training(freeze: str = "none", steps: int = 10, **settings: Any) -> TaskTraining:
-    own = FinetuneConfig(
-        **{"freeze": freeze, "learning_rate": RATE, "warmup_share": 0.0, "weight_decay": 0.0} | settings
-    )
-    description = ModelDescription(SMALL, mlm=False, nsp=False, task=TaskHead("classification", 3))
-    return Training(
-        ResolvedConfig(own, SMALL, steps, steps, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description
-    )
+    known = {field.name for field in fields(OptimizerConfig)}
+    recipe = {"name": "adamw", "freeze": freeze, "learning_rate": RATE, "warmup_steps": 0, "weight_decay": 0.0}
+    optimizer = OptimizerConfig(**recipe | {name: value for name, value in settings.items() if name in known})
+    others = {name: value for name, value in settings.items() if name not in known}
+    return training_of(ResolvedConfig(optimizer=optimizer, model=SMALL, steps_per_epoch=steps, epochs=1.0, **others))
+
+
+def training_of(config: ResolvedConfig, head: TaskHead = TaskHead("classification", 3)) -> TaskTraining:  # noqa: B008
+    description = ModelDescription(SMALL, mlm=False, nsp=False, task=head)
+    return Training(config, make_mesh(MeshConfig(data=1)), description)
 
 
 def batch() -> dict[str, np.ndarray]:
@@ -51,7 +57,7 @@ def batch() -> dict[str, np.ndarray]:
 
 
 def loss_of(of: TaskTraining) -> TaskLoss:
-    return TaskLoss("classification", frozen_encoder=of.config.settings.freeze == "encoder")
+    return TaskLoss("classification", frozen_encoder=of.config.optimizer.freeze == "encoder")
 
 
 def lowered(of: TaskTraining) -> Any:
@@ -119,10 +125,8 @@ def test_micro_batches_change_nothing(kind):
     }
 
     def gradient(parts: int) -> Any:
-        own = FinetuneConfig(learning_rate=RATE, micro_batches=parts)
         head = TaskHead(kind, 1 if kind == "choice" else 2)
-        description = ModelDescription(SMALL, mlm=False, nsp=False, task=head)
-        of = Training(ResolvedConfig(own, SMALL, 9, 9, "float32", "cpu"), make_mesh(MeshConfig(data=1)), description)
+        of = training_of(ResolvedConfig(model=SMALL, micro_batches=parts, scan_layers=None), head)
         drawn = np.random.default_rng(0)
         params = jax.tree.map(
             lambda leaf: drawn.normal(0, 0.1, leaf.shape).astype(np.float32), of.abstract_state.params
@@ -145,5 +149,25 @@ def test_no_backward_pass_is_made_through_a_frozen_encoder():
 def test_a_sweep_shares_programs():
     """Seed, rate, length and warm-up are no constants of the program; weight decay is one."""
     text = lowered(training()).as_text()
-    assert lowered(training(steps=70, seed=3, learning_rate=2e-5, warmup_share=0.1)).as_text() == text
+    assert lowered(training(steps=70, seed=3, learning_rate=2e-5, warmup_steps=7)).as_text() == text
     assert lowered(training(weight_decay=0.1)).as_text() != text
+
+
+@pytest.mark.parametrize(("name", "schedule"), [("lamb", "cosine"), ("adamw_bert", "constant")])
+def test_fine_tuning_steps_are_those_of_pretraining_s_optimizer(name, schedule):
+    """On the same gradients, with the same settings: every optimizer and schedule of the tables."""
+    recipe = {"name": name, "schedule": schedule, "learning_rate": RATE, "warmup_steps": 2, "weight_decay": 0.1}
+    of = training(steps=6, **recipe)
+    phase = PhaseConfig(sequence_length=S, steps=6, max_predictions_per_seq=2)
+    pretraining = PretrainConfig(model=SMALL, phases=(phase,), optimizer=OptimizerConfig(**recipe))
+    other = make_optimizer(pretraining.optimizer, learning_rate_schedule(pretraining.schedule_parts(), schedule))
+    loss, key, rows = loss_of(of), of.key(DROPOUT), batch()
+    state = of.initial_state()
+    step = jax.jit(lambda state: train_step(of, loss, state, rows, key, of.schedule)[0])
+    own = jax.jit(lambda params, number: accumulate_gradients(of, loss, params, rows, row_seeds(key, number, N))[0])
+    params, kept = state.params, other.init(state.params)
+    for number in range(4):
+        updates, kept = jax.jit(other.update)(own(params, number), kept, params)
+        params, state = optax.apply_updates(params, updates), step(state)
+    for (path, ours), theirs in zip(jax.tree.leaves_with_path(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6, err_msg=jax.tree_util.keystr(path))

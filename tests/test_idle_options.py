@@ -187,8 +187,8 @@ OTHER_VALUES = {
 }  # fmt: skip
 CONDITIONAL = {"stride", "combine"}  # act with too_long=windows, with layers
 IN_EVERY_KIND = {
-    "seed", "learning_rate", "batch_size", "epochs", "warmup_share", "bias_correction", "weight_decay", "clip_norm",
-    "layer_decay", "freeze", "max_length", "too_long", "layers", "lstm", "mesh", "compute_dtype", "remat", "scan_layers",
+    "seed", "optimizer", "batch_size", "epochs", "max_length", "too_long", "layers", "lstm",
+    "mesh", "compute_dtype", "remat", "scan_layers",
     "attention", "buckets", "log_every", "evals_per_epoch", "single_segment", "micro_batches", "save_every", "keep_checkpoints",
 }  # fmt: skip
 

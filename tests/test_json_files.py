@@ -78,7 +78,7 @@ READERS = {
     "metrics.jsonl, resumed": ({"step": 3}, of_run(lambda run: forget_metrics_after(run, 2))),
     "finetune.json": (FINETUNE, of_finetuned),
     "finetune.json, reported": (FINETUNE, lambda file: load_finetuned(file.parent)),
-    "scores.json": (SCORES, lambda file: read_result(Finetuned(RunDirectory(file.parent), FINETUNE))),
+    "scores.json": (SCORES, lambda file: read_result(Finetuned(file.parent, FINETUNE))),
     "seeds.json": (
         {"title": "", "metric": "f1", "split": "dev", "best": "s", "runs": [{"folder": "s"}]},
         lambda file: load_several(file.parent),

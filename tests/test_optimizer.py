@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizers against NumPy restatements of the published formulas, in float64."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -9,8 +10,17 @@ import optax
 import pytest
 
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
-from bert_jax.config.training import OptimizerConfig
-from bert_jax.train.optimizer import decay_mask, layer_rates, learning_rate_schedule, make_optimizer, trained_parts
+from bert_jax.config.training import OptimizerConfig, OPTIMIZERS, SchedulePart, SCHEDULES
+from bert_jax.train.optimizer import (
+    decay_mask,
+    DECAYS,
+    layer_rates,
+    learning_rate_schedule,
+    make_optimizer,
+    MomentsState,
+    trained_parts,
+    UPDATES,
+)
 
 STEPS = 20
 TOTAL, WARMUP, PEAK = 40, 5, 1e-2
@@ -107,6 +117,36 @@ def test_schedule_of_the_original():
     schedule = learning_rate_schedule(PretrainConfig(phases=phases, optimizer=config).schedule_parts())
     rates = [float(schedule(step)) for step in range(TOTAL + 1)]
     np.testing.assert_allclose(rates, [published_rate(step) for step in range(TOTAL + 1)], rtol=1e-6)
+
+
+def test_both_tables_name_the_same_optimizers_and_schedules():
+    """config/training.py says what each is, train/optimizer.py how it is computed."""
+    assert list(UPDATES) == list(OPTIMIZERS)
+    assert list(DECAYS) == list(SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("cosine", optax.warmup_cosine_decay_schedule(0.0, PEAK, WARMUP, TOTAL)),
+        ("constant", optax.warmup_constant_schedule(0.0, PEAK, WARMUP)),
+    ],
+)
+def test_other_schedules_are_those_of_optax(name, published):
+    schedule = learning_rate_schedule([SchedulePart(0, TOTAL, PEAK, WARMUP)], name)
+    steps = range(TOTAL + 2)
+    np.testing.assert_allclose([schedule(step) for step in steps], [published(step) for step in steps], atol=1e-8)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_the_table_says_of_an_optimizer_s_state(name):
+    config = OptimizerConfig(name=name, clip_norm=0.0)
+    state = make_optimizer(config, lambda step: 1.0).init({"kernel": np.zeros(2)})
+    assert any(isinstance(part, MomentsState) for part in state) == OPTIMIZERS[name].keeps_moments
+    alike = [other for other, kind in OPTIMIZERS.items() if kind.family == OPTIMIZERS[name].family]
+    for other in alike:
+        theirs = make_optimizer(replace(config, name=other), lambda step: 1.0).init({"kernel": np.zeros(2)})
+        assert jax.tree.structure(theirs) == jax.tree.structure(state)
 
 
 def test_a_phase_may_start_the_schedule_anew():

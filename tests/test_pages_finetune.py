@@ -15,7 +15,7 @@ import pytest
 
 from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.settings import to_dict
+from bert_jax.config.settings import override, to_dict
 from bert_jax.errors import UserError
 from bert_jax.pages import any_run, finetune, several_runs
 from bert_jax.pages.any_run import write_any
@@ -33,10 +33,17 @@ from bert_jax.runs.finetuned import load_finetuned, load_several
 from bert_jax.tasks.scoring import glue
 
 Line = dict[str, Any]
-SETTINGS = to_dict(FinetuneConfig(learning_rate=5e-5, batch_size=32, epochs=3.0, max_length=128, bias_correction=False))
+CONFIG = override(FinetuneConfig(), ["optimizer.learning_rate=5e-5", "batch_size=32", "epochs=3", "max_length=128"])
+SETTINGS = to_dict(override(CONFIG, ["optimizer.name=adamw_bert"]))
+
+
+def at_rate(rate: float) -> dict:
+    return to_dict(override(CONFIG, [f"optimizer.learning_rate={rate}"]))
+
+
 COLLAPSED = {
     "kind": "one class",
-    "explanation": "every one of 4 examples is predicted class 1. Set bias_correction=true",
+    "explanation": "every one of 4 examples is predicted class 1. Set optimizer.name=adamw",
 }
 
 
@@ -320,14 +327,14 @@ def test_interval_of_a_share_is_exact() -> None:
 def test_a_degenerate_run_is_marked_and_explained(tmp_path: Path) -> None:
     text = text_of(write_run(tmp_path / "run", degenerate=COLLAPSED))
     assert "degenerate: one class" in text
-    assert "Every one of 4 examples is predicted class 1. Set bias_correction=true." in text
+    assert "Every one of 4 examples is predicted class 1. Set optimizer.name=adamw." in text
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_only_what_is_not_the_default_is_marked(tmp_path: Path) -> None:
     text = section(write_run(tmp_path / "run"), "settings")
     assert "1 not the default" in text
-    assert "bias_correction false default true" in text
+    assert "optimizer.name adamw_bert default adamw" in text
 
 
 # ---- seeds -------------------------------------------------------------------------------------------------
@@ -550,18 +557,19 @@ def test_runs_of_a_task_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     other = {"path": "/abs/m", "digest": "aa"}
     third = {"path": "m", "digest": "bb"}
     runs = [
-        write_run(tmp_path / "a", settings=SETTINGS | {"learning_rate": 1e-5}, source=one),
-        write_run(tmp_path / "b", settings=SETTINGS | {"learning_rate": 3e-5}, source=other),
-        write_run(tmp_path / "c", settings=SETTINGS | {"learning_rate": 3e-5}, source=third),
-        write_run(tmp_path / "d", settings=SETTINGS | {"learning_rate": 9.0}, title="QNLI", source=third, data="else"),
+        write_run(tmp_path / "a", settings=at_rate(1e-5), source=one),
+        write_run(tmp_path / "b", settings=at_rate(3e-5), source=other),
+        write_run(tmp_path / "c", settings=at_rate(3e-5), source=third),
+        write_run(tmp_path / "d", settings=at_rate(9.0), title="QNLI", source=third, data="else"),
     ]
     assert differing_words([load_finetuned(run) for run in runs]) == [
-        "learning_rate 1e-05, weights m (aa)",
-        "learning_rate 3e-05, weights /abs/m (aa)",
-        "learning_rate 3e-05, weights m (bb)",
+        "optimizer.learning_rate 1e-05, weights m (aa)",
+        "optimizer.learning_rate 3e-05, weights /abs/m (aa)",
+        "optimizer.learning_rate 3e-05, weights m (bb)",
         "",
     ]
-    assert differing_words([load_finetuned(run) for run in runs[:2]]) == ["learning_rate 1e-05", "learning_rate 3e-05"]
+    told = differing_words([load_finetuned(run) for run in runs[:2]])
+    assert told == ["optimizer.learning_rate 1e-05", "optimizer.learning_rate 3e-05"]
     other_data = write_run(tmp_path / "e", source=one, settings=SETTINGS, data="v2", content={"train": "x"})
     first = write_run(tmp_path / "f", source=other, settings=SETTINGS, data="v1", content={"train": "y"})
     words = differing_words([load_finetuned(run) for run in (other_data, first)])

@@ -143,6 +143,8 @@ def converted(folder: Path, config: PretrainConfig) -> None:
         ({"name": "lamb"}, {}, False),
         ({"name": "adamw", "clip_norm": 0.0}, {"clip_norm": 0.0}, True),
         ({"clip_norm": 0.0}, {"clip_norm": 2.0}, False),
+        ({}, {"freeze": "embeddings"}, False),
+        ({"freeze": "encoder"}, {"freeze": "embeddings"}, True),
     ],
 )
 def test_a_converted_run_goes_on_with_an_optimizer_that_has_its_state(tmp_path, own, others, fits):
@@ -152,9 +154,7 @@ def test_a_converted_run_goes_on_with_an_optimizer_that_has_its_state(tmp_path, 
     if fits:
         assert start_or_resume(tmp_path, asked, PASSPORT, TOKENIZER).config() == asked
         return
-    message = (
-        r"its moments are those of optimizer\.name=\w+ with optimizer\.clip_norm=\S+, and .* cannot go on with them"
-    )
+    message = r"its moments are those of optimizer\.name=\w+ with \S+ and optimizer\.freeze=\w+, and .* cannot go on"
     with pytest.raises(UserError, match=message):
         start_or_resume(tmp_path, asked, PASSPORT, TOKENIZER)
     assert RunDirectory(tmp_path).config() == config

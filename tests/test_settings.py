@@ -51,7 +51,9 @@ def test_overrides_are_typed():
             "optimizer.leaning_rate=1",
             "unknown setting 'optimizer.leaning_rate': did you mean 'optimizer.learning_rate'?",
         ),
-        ("color=red", "unknown setting 'color': the settings here are model, objective, phases"),
+        ("color=red", "unknown setting 'color': the settings here are optimizer, mesh, seed"),
+        ("epochs=3", "there is no setting 'epochs' here: write phases.0.steps"),
+        ("learning_rate=1e-3", "there is no setting 'learning_rate' here: write optimizer.learning_rate"),
         ("phases.4.steps=1", "'phases.4' does not exist: phases has the entries 0 to 1"),
         ("seed=x", "seed='x' is not of type int"),
         ("seed=1.5", "seed=1.5 is not of type int"),
@@ -122,8 +124,10 @@ def test_numbers_stand_for_text_where_text_is_wanted():
 
 
 def test_other_configurations_are_read_and_documented_too():
-    config = override(FinetuneConfig(), ["learning_rate=3e-5", "epochs=4", "max_length=none", "mesh.data=2"])
-    assert (config.learning_rate, config.epochs, config.max_length, config.mesh.data) == (3e-5, 4.0, None, 2)
-    with pytest.raises(UserError, match="unknown setting 'model': the settings here are seed, learning_rate"):
+    config = override(FinetuneConfig(), ["optimizer.learning_rate=3e-5", "epochs=4", "max_length=none", "mesh.data=2"])
+    assert (config.optimizer.learning_rate, config.epochs, config.max_length, config.mesh.data) == (3e-5, 4.0, None, 2)
+    with pytest.raises(UserError, match="unknown setting 'color': the settings here are optimizer, mesh, seed"):
+        override(FinetuneConfig(), ["color=red"])
+    with pytest.raises(UserError, match="there is no setting 'model' here: write --model"):
         override(FinetuneConfig(), ["model=base"])
-    assert "  learning_rate=none" in settings_help(FinetuneConfig())
+    assert "  optimizer.learning_rate=none" in settings_help(FinetuneConfig())

@@ -217,7 +217,7 @@ def suite_of(suite: Suite, name: str, config: PretrainConfig) -> Suite:
     cases = tuple(
         Case(
             f"{name}, {phase.batch_size} x {phase.sequence_length}",
-            replace(config, phases=(replace(phase, steps=max(phase.steps, config.optimizer.warmup_steps + 1)),)),
+            replace(config, phases=(replace(phase, steps=max(phase.steps, (config.optimizer.warmup_steps or 0) + 1)),)),
         )
         for phase in config.phases
     )

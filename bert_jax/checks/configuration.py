@@ -65,8 +65,10 @@ def learning_rate(run: Run, part: SchedulePart) -> Finding:
     place, phase = phase_of(run, part)
     width = run.config.model.hidden_size
     seen = f"peak learning rate {part.learning_rate:g} for width {width} and batches of {phase.batch_size}"
-    if run.config.optimizer.name == "lamb":
-        return Finding(OK, "Learning rate", f"{seen}, LAMB: the paper's recipe is for Adam and says nothing of it")
+    optimizer = run.config.optimizer
+    if optimizer.kind.family != "adam":
+        name = optimizer.name.upper()
+        return Finding(OK, "Learning rate", f"{seen}, {name}: the paper's recipe is for Adam and says nothing of it")
     recipe = recipe_rate(width, phase.batch_size)
     ratio = part.learning_rate / recipe
     times = f"{ratio:.1f}" if ratio >= 0.1 else f"1/{1 / ratio:.0f}"

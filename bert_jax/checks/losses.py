@@ -107,7 +107,7 @@ def _since(losses: Points, level: float) -> float:
 
 
 def _patience(run: Run) -> int:
-    return max(PATIENCE * run.config.optimizer.warmup_steps, SHORTEST_PATIENCE)
+    return max(PATIENCE * run.config.schedule_parts()[0].warmup_steps, SHORTEST_PATIENCE)
 
 
 def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
@@ -120,7 +120,7 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
         changes["model.initializer_range"] = f"{wide_range(run):.2g}"
     recipe = recipe_rate(config.model.hidden_size, config.phases[0].batch_size)
     ratio = config.optimizer.learning_rate / recipe
-    if config.optimizer.name != "lamb" and max(ratio, 1 / ratio) > FAR_FROM_RECIPE:
+    if config.optimizer.kind.family == "adam" and max(ratio, 1 / ratio) > FAR_FROM_RECIPE:
         causes.append(f"a peak learning rate {'above' if ratio > 1 else 'below'} a tenfold of the recipe's")
         changes["optimizer.learning_rate"] = f"{recipe:.1g}"
     sentences = data.get("text", {}).get("sentences", {})
@@ -161,7 +161,7 @@ def divergence(run: Run) -> Iterator[Finding]:
         pretrain_again(
             run, **{
                 "optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}",
-                "optimizer.warmup_steps": 2 * run.config.optimizer.warmup_steps,
+                "optimizer.warmup_steps": 2 * run.config.schedule_parts()[0].warmup_steps,
             },
         ),
     )  # fmt: skip

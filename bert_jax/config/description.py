@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint holds: the shape of the encoder, and which heads stand on it. Kept as model.json beside it."""
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from bert_jax.config.fields import build, to_dict
 from bert_jax.config.model import ModelConfig
-from bert_jax.config.settings import build
 from bert_jax.errors import UserError
-from bert_jax.files import reading
+from bert_jax.types import JsonObject
 
 # What a head predicts, and from what: the [CLS] of an example through the pooler, or every token.
 TASKS = {
@@ -112,9 +108,9 @@ class ModelDescription:
         """Whether it is all that pre-training trains, and nothing else."""
         return self.pooler and self.mlm and self.nsp and self.task is None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; `description_from` inverts it."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+    def to_dict(self) -> JsonObject:
+        """Return what model.json holds; `description_from` inverts it."""
+        return to_dict(self)
 
     def summary(self) -> str:
         """In words: "12 layers of 768, 30,522 entries, with pooler, MLM and NSP heads"."""
@@ -125,17 +121,14 @@ class ModelDescription:
         return f"{model.num_hidden_layers} layers of {model.hidden_size}, {model.vocab_size:,} entries, {heads}"
 
 
-def description_from(values: dict[str, Any], path: Path) -> ModelDescription:
-    """The description that JSON holds.
+def description_from(values: JsonObject) -> ModelDescription:
+    """Return the description that JSON holds; whoever has read the file wraps this in `files.reading`.
 
     Raises:
-      UserError: it is none; `path` is named.
+      UserError, TypeError, KeyError: it is none.
     """
-    with reading(path, "convert the checkpoint again"):
-        task = values.pop("task", None)
-        head = None if task is None else build(TaskHead, task)
-        model = build(ModelConfig, values.pop("model"))
-        wrong = [name for name, value in values.items() if type(value) is not bool]
-        if wrong:
-            raise TypeError(f"{wrong[0]} is {values[wrong[0]]!r}")
-        return ModelDescription(model, task=head, **values)
+    task, model = values.pop("task", None), build(ModelConfig, values.pop("model"))
+    wrong = [name for name, value in values.items() if type(value) is not bool]
+    if wrong:
+        raise TypeError(f"{wrong[0]} is {values[wrong[0]]!r}")
+    return ModelDescription(model, task=None if task is None else build(TaskHead, task), **values)

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be configured of fine-tuning. Defaults: the paper's recipe; `none` stands for what the task's table says."""
 
-from dataclasses import dataclass, fields
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 from bert_jax.config.description import COMBINATIONS, FUSIONS
-from bert_jax.config.fields import setting
+from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting, with_default
 from bert_jax.config.model import ModelConfig
-from bert_jax.config.training import (
-    ATTENTIONS,
-    COMPUTE_DTYPES,
-    MeshConfig,
-    OptimizerConfig,
-    REMAT_POLICIES,
-    require_update,
-    SchedulePart,
-)
+from bert_jax.config.training import OptimizerConfig, OptimizerSettings, TrainingConfig
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
 
 TOO_LONG = ("error", "truncate", "windows")
 NORMALISATIONS = ("nbest", "window", "question")
@@ -28,27 +25,30 @@ ACTS_IN = {
     **dict.fromkeys(("max_query_length", "max_answer_length", "n_best", "normalisation"), ("span",)),
     **dict.fromkeys(("broken_tags", "tag_scheme", "constrained"), ("tagging",)),
 }
-UNROLLED_ON_CPU = 6  # layers: 4 of 128 train 1.2 to 1.5 times as fast as in a loop, and compile as long
+# Settings that stood by themselves before they were those of pre-training: finetune.json of earlier runs has them so.
+OPTIMIZER_SETTINGS = ("learning_rate", "warmup_share", "weight_decay", "clip_norm", "layer_decay", "freeze")
+# How pre-training calls a setting, every number a 0 -> how fine-tuning does.
+PRETRAINING_NAMES = {
+    "eval_every": "evals_per_epoch",
+    "model": "--model",
+    "phases.0.batch_size": "batch_size",
+    "phases.0.sequence_length": "max_length",
+    "phases.0.steps": "epochs",
+    "phases.0.learning_rate": "optimizer.learning_rate",
+    "phases.0.warmup_steps": "optimizer.warmup_steps",
+}
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(TrainingConfig):
     """One fine-tuned run: task, data and first weights are named apart from it."""
 
-    seed: int = setting(0, "of the head's first weights, order of examples and dropout")
-    learning_rate: float | None = setting(None, "peak (none: the task's)")
+    # Adam with bias correction: without it small tasks fail more often (2006.05987, section 4).
+    optimizer: OptimizerSettings = OptimizerSettings(
+        name="adamw", learning_rate=None, warmup_steps=None, warmup_share=0.1
+    )
     batch_size: int | None = setting(None, "examples of a step; rows of questions and of tagging (none: the task's)")
     epochs: float | None = setting(None, "times that every example is seen (none: the task's)")
-    warmup_share: float = setting(0.1, "of all steps, in which the rate rises from 0; it falls to 0 in the others")
-    bias_correction: bool = setting(
-        True, "Adam as published; false: the original's, which fails on small tasks more often"
-    )
-    weight_decay: float = setting(0.01, "decoupled; not applied to LayerNorm and biases")
-    clip_norm: float = setting(1.0, "largest global norm of the gradient; 0: no clipping")
-    layer_decay: float = setting(
-        1.0, "what the rate of a layer is multiplied by for each layer above it; 1: all learn alike"
-    )
-    freeze: str = setting("none", "none, embeddings, encoder (features alone), or a number of the lowest layers")
     max_length: int | None = setting(None, "tokens of a row (none: the task's)")
     too_long: str | None = setting(
         None,
@@ -80,38 +80,41 @@ class FinetuneConfig:
     combine: str = setting("concat", "of several layers: concat, sum, mean, or mix (a sum with learned weights)")
     lstm: int = setting(0, "features of each direction of a BiLSTM below the head; 0: none")
     fusion: str = setting("mean", "of the windows of a text: mean, max, or attention (a mean with learned weights)")
-    mesh: MeshConfig = MeshConfig()  # frozen
-    compute_dtype: str = setting("auto", "float32, bfloat16, or auto: bfloat16 on TPU and GPU")
-    remat: str = setting("none", "recompute in the backward pass: none, dots (all but matrix products), full (a layer)")
-    scan_layers: bool | None = setting(
-        None, f"compile one layer and loop; false: unroll (none: false for up to {UNROLLED_ON_CPU} layers on a CPU)"
-    )
-    attention: str = setting("auto", f"implementation of attention: {', '.join(ATTENTIONS)}")
+    scan_layers: bool | None = with_default(TrainingConfig, "scan_layers", None)
     buckets: int = setting(4, "row lengths that are compiled for, chosen so that little is padded")
-    micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
-    log_every: int = setting(50, "steps between two lines of metrics.jsonl")
+    log_every: int = with_default(TrainingConfig, "log_every", 50)
     evals_per_epoch: int = setting(1, "evaluations of the dev split in an epoch")
-    save_every: int | None = setting(None, "steps between two checkpoints (none: one at each evaluation)")
-    keep_checkpoints: int = setting(1, "newest checkpoints that are kept")
+    save_every: int | None = with_default(TrainingConfig, "save_every", None)
+    keep_checkpoints: int = with_default(TrainingConfig, "keep_checkpoints", 1)
 
     def __post_init__(self) -> None:
-        self._check_numbers()
-        choices = {
-            "too_long": (*TOO_LONG, None),
-            "normalisation": NORMALISATIONS,
-            "broken_tags": BROKEN_TAGS,
-            "unknown_labels": UNKNOWN_LABELS,
-            "compute_dtype": COMPUTE_DTYPES,
-            "remat": REMAT_POLICIES,
-            "attention": ATTENTIONS,
-            "combine": COMBINATIONS,
-            "fusion": FUSIONS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                words = ", ".join("none" if choice is None else choice for choice in known)
-                raise UserError(f"{name}={getattr(self, name)} is not known: choose one of {words}")
+        super().__post_init__()
+        for name in ("batch_size", "epochs", "stride"):
+            if getattr(self, name) is not None:
+                require_positive("", self, name)
+        for name in ("max_query_length", "max_answer_length", "n_best", "buckets", "evals_per_epoch"):
+            require_positive("", self, name)
+        if self.max_length is not None and self.max_length < 8:
+            raise UserError(f"max_length={self.max_length} is too short: use at least 8")
+        require_not_negative("", self, "lstm")
+        require_choice("", self, "too_long", (*TOO_LONG, None))
+        require_choice("", self, "normalisation", NORMALISATIONS)
+        require_choice("", self, "broken_tags", BROKEN_TAGS)
+        require_choice("", self, "unknown_labels", UNKNOWN_LABELS)
+        require_choice("", self, "combine", COMBINATIONS)
+        require_choice("", self, "fusion", FUSIONS)
         _ = self.chosen_layers  # refuses what is no list of numbers
+
+    @classmethod
+    def spelling(cls, key: str) -> str | None:
+        """Return how fine-tuning calls a setting of pre-training, or one of its own that stood elsewhere before."""
+        if key == "bias_correction":
+            return "optimizer.name=adamw (with) or adamw_bert (without)"
+        plain = re.sub(r"\.\d+\.", ".0.", key)
+        if plain in PRETRAINING_NAMES:
+            return PRETRAINING_NAMES[plain]
+        names = {field.name for field in dataclasses.fields(OptimizerSettings)}
+        return f"optimizer.{key}" if key in names else None
 
     def require_effect(self, kind: str) -> None:
         """Refuse settings that would do nothing in a task of this kind.
@@ -119,7 +122,7 @@ class FinetuneConfig:
         Raises:
           UserError: names one.
         """
-        changed = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+        changed = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
         for name, kinds in ACTS_IN.items():
             if name in changed and kind not in kinds:
                 raise UserError(f"{name} is for {', '.join(kinds)} and does nothing in {kind}: leave it out")
@@ -129,33 +132,6 @@ class FinetuneConfig:
                 raise UserError(f"{name} is of windows, and long texts are not cut into such: add too_long=windows")
         if "combine" in changed and not self.chosen_layers:
             raise UserError("combine is of several layers, and none are named: add layers=-4,-3,-2,-1")
-
-    def _check_numbers(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed} is out of range: use 0 to 4294967295")
-        if not 0 <= self.warmup_share < 1:
-            raise UserError(f"warmup_share={self.warmup_share} must be at least 0 and less than 1")
-        for name in (
-            "learning_rate",
-            "batch_size",
-            "epochs",
-            "stride",
-            "max_query_length",
-            "max_answer_length",
-            "n_best",
-            "save_every",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{name}={value} must be more than 0")
-        for name in ("buckets", "micro_batches", "log_every", "evals_per_epoch", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.max_length is not None and self.max_length < 8:
-            raise UserError(f"max_length={self.max_length} is too short: use at least 8")
-        if self.lstm < 0:
-            raise UserError(f"lstm={self.lstm} is negative: use 0 for none")
-        require_update("", self)
 
     @property
     def chosen_layers(self) -> tuple[int, ...]:
@@ -169,84 +145,43 @@ class FinetuneConfig:
         except ValueError:
             raise UserError(f"layers={self.layers} is no list of numbers: write -4,-3,-2,-1") from None
 
-    def optimizer_with(self, learning_rate: float) -> OptimizerConfig:
-        """The optimizer at a rate. Without bias correction small tasks fail more often: 2006.05987, section 4."""
-        return OptimizerConfig(
-            name="adamw" if self.bias_correction else "adamw_bert",
-            learning_rate=learning_rate,
-            warmup_steps=0,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-            layer_decay=self.layer_decay,
-            freeze=self.freeze,
-        )
+
+def current_settings(values: Mapping[str, Any]) -> JsonObject:
+    """Return the settings that a finetune.json holds under their present names, whichever version wrote it."""
+    if "optimizer" in values:
+        return dict(values)
+    current = {name: value for name, value in values.items() if name not in (*OPTIMIZER_SETTINGS, "bias_correction")}
+    optimizer = {name: values[name] for name in OPTIMIZER_SETTINGS if name in values}
+    name = "adamw" if values.get("bias_correction", True) else "adamw_bert"
+    default = dataclasses.asdict(FinetuneConfig().optimizer)
+    return {**current, "optimizer": {**default, "name": name, **optimizer}}
 
 
 @dataclass(frozen=True)
-class ResolvedConfig:
-    """A fine-tuned run with everything known: what `train_state.Training` asks for."""
+class ResolvedConfig(FinetuneConfig):
+    """A fine-tuned run with everything known that the task, the data and the model fill in."""
 
-    settings: FinetuneConfig  # without a `none` that the task's table fills
-    model: ModelConfig
-    total_steps: int
-    steps_per_epoch: int
-    compute_dtype: str
-    platform: str  # of the devices, as JAX names it
+    optimizer: OptimizerConfig = OptimizerConfig()
+    model: ModelConfig = ModelConfig()
+    epochs: float = with_default(FinetuneConfig, "epochs", 3.0)
+    steps_per_epoch: int = 1
 
-    @property
-    def seed(self) -> int:
-        """Of the run."""
-        return self.settings.seed
-
-    @property
-    def micro_batches(self) -> int:
-        """See `FinetuneConfig`."""
-        return self.settings.micro_batches
+    @classmethod
+    def of(cls, settings: FinetuneConfig, model: ModelConfig, steps_per_epoch: int = 1) -> Self:
+        """Return these settings, which have the task's numbers by now, for a model and the steps of an epoch."""
+        known = {
+            "optimizer": OptimizerConfig.of(settings.optimizer),
+            "model": model,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        return cls(**(vars(settings) | known))
 
     @property
-    def log_every(self) -> int:
-        """See `FinetuneConfig`."""
-        return self.settings.log_every
+    def total_steps(self) -> int:
+        """As run_classifier.py: int(examples / batch size * epochs), here by the steps of an epoch."""
+        return max(1, int(self.steps_per_epoch * self.epochs))
 
     @property
     def eval_every(self) -> int:
         """Steps between two evaluations."""
-        return max(1, -(-self.steps_per_epoch // self.settings.evals_per_epoch))
-
-    @property
-    def save_every(self) -> int:
-        """Steps between two checkpoints."""
-        return self.settings.save_every or self.eval_every
-
-    @property
-    def keep_checkpoints(self) -> int:
-        """See `FinetuneConfig`."""
-        return self.settings.keep_checkpoints
-
-    @property
-    def remat(self) -> str:
-        """See `FinetuneConfig`."""
-        return self.settings.remat
-
-    @property
-    def scan_layers(self) -> bool:
-        """See `FinetuneConfig`."""
-        if self.settings.scan_layers is not None:
-            return self.settings.scan_layers
-        return self.platform != "cpu" or self.model.num_hidden_layers > UNROLLED_ON_CPU
-
-    @property
-    def attention(self) -> str:
-        """See `FinetuneConfig`."""
-        return self.settings.attention
-
-    @property
-    def optimizer(self) -> OptimizerConfig:
-        """See `FinetuneConfig`."""
-        assert self.settings.learning_rate is not None
-        return self.settings.optimizer_with(self.settings.learning_rate)
-
-    def schedule_parts(self) -> list[SchedulePart]:
-        """Warm-up, then linear decay: run_classifier.py's `int(num_train_steps * warmup_proportion)`."""
-        rate, warmup = self.optimizer.learning_rate, int(self.total_steps * self.settings.warmup_share)
-        return [SchedulePart(0, self.total_steps, rate, warmup)]
+        return max(1, -(-self.steps_per_epoch // self.evals_per_epoch))

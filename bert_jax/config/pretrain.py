@@ -6,23 +6,24 @@ writes them.
 """
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
-from bert_jax.config.fields import require_choice, require_positive, setting
+from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
-from bert_jax.config.training import (
-    ATTENTIONS,
-    COMPUTE_DTYPES,
-    MeshConfig,
-    OptimizerConfig,
-    REMAT_POLICIES,
-    SchedulePart,
-)
+from bert_jax.config.training import OptimizerConfig, SchedulePart, TrainingConfig
 from bert_jax.errors import UserError
 
 PACKINGS = ("padded", "packed", "buckets")
+# How fine-tuning calls a setting -> how pre-training does.
+FINETUNING_NAMES = {
+    "batch_size": "phases.0.batch_size",
+    "epochs": "phases.0.steps",
+    "evals_per_epoch": "eval_every",
+    "max_length": "phases.0.sequence_length",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PhaseConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(TrainingConfig):
     """One pre-training run. Defaults: BERT-base with the paper's recipe."""
 
     model: ModelConfig = ModelConfig()
@@ -60,43 +61,23 @@ class PretrainConfig:
         PhaseConfig(sequence_length=512, steps=100_000, max_predictions_per_seq=77),
     )
     optimizer: OptimizerConfig = OptimizerConfig()
-    mesh: MeshConfig = MeshConfig()
-    seed: int = setting(0, "of initial weights, order of examples, masks and dropout")
     packing: str = setting(
         "padded",
         "padded (an example a row), packed (several a row, apart in attention) or buckets (rows of like length)",
     )
     examples_per_row: int = setting(4, "packing=packed: examples in a row at most")
     buckets: int = setting(4, "packing=buckets: row lengths that are compiled for, evenly up to sequence_length")
-    micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
-    compute_dtype: str = setting(
-        "auto",
-        "float32, bfloat16, or auto: bfloat16 on TPU and GPU; parameters, softmax, LayerNorm and loss stay float32",
-    )
-    remat: str = setting("none", "recompute in the backward pass: none, dots (all but matrix products), full (a layer)")
-    scan_layers: bool = setting(True, "compile one layer and loop (false: unroll, slower to compile)")
-    attention: str = setting("auto", f"implementation of attention: {', '.join(ATTENTIONS)}")
-    log_every: int = setting(100, "steps between two lines of metrics.jsonl")
     eval_every: int = setting(10_000, "steps between two evaluations on held-out data; 0: at the end only")
     eval_batches: int = setting(50, "batches of an evaluation at most")
-    save_every: int = setting(1_000, "steps between two checkpoints; the last step is always saved")
-    keep_checkpoints: int = setting(3, "newest checkpoints that are kept")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.phases:
             raise UserError("phases is empty: a run needs at least one phase")
-        for name in ("micro_batches", "log_every", "eval_batches", "save_every", "keep_checkpoints"):
-            require_positive("", self, name)
-        for name in ("examples_per_row", "buckets"):
+        for name in ("eval_batches", "examples_per_row", "buckets"):
             require_positive("", self, name)
         require_choice("", self, "packing", PACKINGS)
-        require_choice("", self, "compute_dtype", COMPUTE_DTYPES)
-        require_choice("", self, "remat", REMAT_POLICIES)
-        require_choice("", self, "attention", ATTENTIONS)
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed} is out of range: use 0 to 4294967295")
-        if self.eval_every < 0:
-            raise UserError(f"eval_every={self.eval_every} is negative: use 0 or more")
+        require_not_negative("", self, "eval_every")
         for number, phase in enumerate(self.phases):
             self._check_phase(number, phase)
         for part in self.schedule_parts():
@@ -106,17 +87,25 @@ class PretrainConfig:
                     " optimizer.warmup_steps (or phases.N.warmup_steps)"
                 )
 
-    def schedule_parts(self) -> list["SchedulePart"]:
-        """The stretches that the learning rate rises and falls over: one, or more where phases start it anew."""
-        optimizer = self.optimizer
-        parts = [SchedulePart(0, 0, optimizer.learning_rate, optimizer.warmup_steps)]
-        for phase in self.phases:
-            last = parts[-1]
-            if phase.learning_rate is not None:
-                last = SchedulePart(last.begin + last.steps, 0, phase.learning_rate, phase.warmup_steps or 0)
-                parts.append(last)
-            parts[-1] = dataclasses.replace(last, steps=last.steps + phase.steps)
-        return [part for part in parts if part.steps]
+    @classmethod
+    def spelling(cls, key: str) -> str | None:
+        """Return how pre-training calls a setting of fine-tuning."""
+        if key in FINETUNING_NAMES:
+            return FINETUNING_NAMES[key]
+        names = {field.name for field in dataclasses.fields(OptimizerConfig)}
+        return f"optimizer.{key}" if key in names else None
+
+    def schedule_parts(self) -> list[SchedulePart]:
+        """Return the stretches that the learning rate rises and falls over: one, or more where phases start it anew."""
+        first = list(itertools.takewhile(lambda phase: phase.learning_rate is None, self.phases))
+        parts = [self.optimizer.schedule_part(sum(phase.steps for phase in first))] if first else []
+        for phase in self.phases[len(first) :]:
+            if phase.learning_rate is None:
+                parts[-1] = dataclasses.replace(parts[-1], steps=parts[-1].steps + phase.steps)
+            else:
+                begin = parts[-1].begin + parts[-1].steps if parts else 0
+                parts.append(SchedulePart(begin, phase.steps, phase.learning_rate, phase.warmup_steps or 0))
+        return parts
 
     def _check_phase(self, number: int, phase: PhaseConfig) -> None:
         if phase.sequence_length > self.model.max_position_embeddings:

@@ -6,20 +6,18 @@ a `config.json` written by a run.
 """
 
 import dataclasses
-import difflib
 import importlib.util
-import json
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config.fields import dotted
+from bert_jax.config.fields import build, dotted, suggest, to_dict
 from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.training import TrainingConfig
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, reading
+from bert_jax.types import JsonObject
 
 # Settings that a resumed run may change: they do not alter what is computed, only where, how often it is
 # reported, or in which order sums are taken.
@@ -35,14 +33,11 @@ RESUMABLE_CHANGES = (
     "save_every",
     "keep_checkpoints",
 )
-
-
-# ---- as nested dictionaries, and back ------------------------------------------------------------------------------
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A nested dictionary that JSON can hold, of a configuration's dataclass; `build` and `from_dict` invert it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+# Two ways to say the same: the other one is none then.
+EITHER_OR = {
+    "optimizer.warmup_steps": "optimizer.warmup_share",
+    "optimizer.warmup_share": "optimizer.warmup_steps",
+}
 
 
 def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
@@ -54,73 +49,20 @@ def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
     return build(PretrainConfig, values)
 
 
-def build[C](kind: type[C], values: Mapping[str, Any]) -> C:
-    """The configuration of a kind (a dataclass of this project) that a nested dictionary describes; raises as `from_dict`."""
-    return _build(kind, values, "")
-
-
-def _build(cls: Any, values: Any, prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UserError(f"{prefix.rstrip('.')} must hold named settings, not {values!r}")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise UserError(f"unknown setting '{prefix}{key}'{_suggest(key, hints, prefix)}")
-    arguments = {}
-    for name, value in values.items():
-        kind, key = hints[name], f"{prefix}{name}"
-        if dataclasses.is_dataclass(kind):
-            arguments[name] = _build(kind, value, f"{key}.")
-        elif typing.get_origin(kind) is tuple:
-            if not isinstance(value, Sequence) or isinstance(value, str):
-                raise UserError(f"{key} must be a list, not {value!r}")
-            item = typing.get_args(kind)[0]
-            entries = enumerate(value)
-            if dataclasses.is_dataclass(item):
-                arguments[name] = tuple(_build(item, entry, f"{key}.{i}.") for i, entry in entries)
-            else:
-                arguments[name] = tuple(_typed(f"{key}.{i}", item, entry) for i, entry in entries)
-        else:
-            arguments[name] = _typed(key, kind, value)
-    return cls(**arguments)
-
-
-def _suggest(key: str, known: Any, prefix: str) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1)
-    if near:
-        return f": did you mean '{prefix}{near[0]}'?"
-    return f": the settings here are {', '.join(known)}"
-
-
-def _typed(key: str, kind: Any, value: Any) -> Any:
-    """Check a value against its field's type; an int may stand for a float."""
-    choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(value) in (int, float) and not -(2**63) <= value < 2**63:  # nor is NaN
-        shown = value if type(value) is float else "a longer number"
-        raise UserError(f"{key}={shown} is no number that can be used: it is out of range")
-    if type(value) in choices:
-        return value
-    if float in choices and type(value) is int:
-        return float(value)
-    if str in choices and type(value) is int:
-        return str(value)  # a number on the command line, such as freeze=2
-    names = " or ".join("none" if choice is type(None) else choice.__name__ for choice in choices)
-    raise UserError(f"{key}={value!r} is not of type {names}")
-
-
 # ---- overrides from the command line -------------------------------------------------------------------------------
 
 
-def override[C](config: C, assignments: Sequence[str]) -> C:
+def override[C: TrainingConfig](config: C, assignments: Sequence[str]) -> C:
     """Apply `KEY=VALUE` overrides with dotted keys, such as `optimizer.learning_rate=3e-4` or `phases.0.steps=100`.
 
     Of pre-training, `model=SIZE` takes the layers, width and heads of a named size (`MODEL_SIZES`), and `objective=NAME` is
-    short for `objective.name=NAME`.
+    short for `objective.name=NAME`. Of two settings that say the same in two ways the one that is given counts.
 
     Raises:
       UserError: not of the form KEY=VALUE, an unknown key, or a value of the wrong type.
     """
     values = to_dict(config)
+    given = {assignment.partition("=")[0] for assignment in assignments}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -131,36 +73,39 @@ def override[C](config: C, assignments: Sequence[str]) -> C:
                 raise UserError(f"model={text} is not a known size: choose one of {', '.join(MODEL_SIZES)}")
             values["model"].update(MODEL_SIZES[text])
             continue
-        if key == "objective":
+        if key == "objective" and isinstance(config, PretrainConfig):
             key = "objective.name"
-        _assign(values, key, text)
+        known = [name for name, _ in flatten(values)]
+        if key not in known and (spelling := config.spelling(key)) is not None:
+            raise UserError(f"there is no setting '{key}' here: write {spelling}")
+        _assign(values, key, text, known)
+        if (other := EITHER_OR.get(key)) is not None and other not in given and text.lower() != "none":
+            _assign(values, other, "none", known)
     return build(type(config), values)
 
 
-def _assign(values: Any, key: str, text: str) -> None:
-    node = values
+def _assign(values: JsonObject, key: str, text: str, known: Sequence[str]) -> None:
+    node: Any = values
     *path, last = key.split(".")
     for depth, part in enumerate(path):
-        node = _descend(node, part, ".".join(path[:depth]))
+        node = _descend(node, part, ".".join(path[:depth]), known)
     prefix = ".".join(path)
-    current = _descend(node, last, prefix)
+    current = _descend(node, last, prefix, known)
     if isinstance(current, dict | list):
         example = next(flatten(current, f"{key}."))[0]
         raise UserError(f"'{key}' is a group of settings: set one of them, such as {example}=...")
-    place = int(last) if isinstance(node, list) else last
-    node[place] = _parse(key, text)
+    node[int(last) if isinstance(node, list) else last] = _parse(key, text)
 
 
-def _descend(node: Any, part: str, prefix: str) -> Any:
+def _descend(node: Any, part: str, prefix: str, known: Sequence[str]) -> Any:
     if isinstance(node, list):
         if not part.isdigit() or int(part) >= len(node):
             raise UserError(f"'{prefix}.{part}' does not exist: {prefix} has the entries 0 to {len(node) - 1}")
         return node[int(part)]
     if not isinstance(node, dict) or part not in node:
-        known = node if isinstance(node, dict) else {}
-        raise UserError(
-            f"unknown setting '{dotted(prefix, part)}'{_suggest(part, known, f'{prefix}.' if prefix else '')}"
-        )
+        here = node if isinstance(node, dict) else {}
+        suggested = suggest(part, here, f"{prefix}." if prefix else "", known)
+        raise UserError(f"unknown setting '{dotted(prefix, part)}'{suggested}")
     return node[part]
 
 
@@ -194,23 +139,30 @@ def differences(old: Any, new: Any) -> list[str]:
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if not key.startswith(RESUMABLE_CHANGES)]
 
 
-def settings_help(config: Any = None) -> str:
-    """Every setting with its default and meaning, one a line; of pre-training, if no other configuration is given."""
+def settings_help(config: TrainingConfig | None = None) -> str:
+    """Return every setting with its default and meaning, one a line; of pre-training, if no other configuration is given."""
     lines = []
-    for key, value, text in _documented(PretrainConfig() if config is None else config, ""):
+    for key, value, text in documented(PretrainConfig() if config is None else config):
         lines.append(f"  {f'{key}={str(value).lower() if isinstance(value, bool | None) else value}':<44} {text}")
     return "\n".join(lines)
 
 
-def _documented(config: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _documented(value, f"{prefix}{field.name}.")
-        elif isinstance(value, tuple):
-            yield from _documented(value[0], f"{prefix}{field.name}.0.")
-        else:
-            yield f"{prefix}{field.name}", value, field.metadata["help"]
+def documented(config: TrainingConfig) -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and help of every setting: those of the kind of run first, then those that all kinds have."""
+    own = type(config).__annotations__
+    yield from _documented(config, "", lambda name: name not in own)
+
+
+def _documented(config: Any, prefix: str, last: Callable[[str], bool]) -> Iterator[tuple[str, Any, str]]:
+    for field in sorted(dataclasses.fields(config), key=lambda field: last(field.name)):
+        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        parts = {f"{key}.": value} if dataclasses.is_dataclass(value) else {}
+        if isinstance(value, tuple):
+            parts = {f"{key}.0.": value[0]}
+        for inner, part in parts.items():
+            yield from _documented(part, inner, lambda name: False)
+        if not parts:
+            yield key, value, field.metadata["help"]
 
 
 # ---- named configurations and files --------------------------------------------------------------------------------

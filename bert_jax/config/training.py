@@ -1,53 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is computed, whatever it trains on: optimizer, schedule, mesh."""
+"""How a run of any kind is computed: optimizers and schedules (two tables), mesh, and what else the run core asks for."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, Self
 
 from bert_jax.config.fields import (
-    dotted,
     require_choice,
     require_not_negative,
     require_positive,
     require_share,
     setting,
 )
+from bert_jax.config.model import ModelConfig
 from bert_jax.errors import UserError
 
-OPTIMIZERS = ("adamw_bert", "adamw", "lamb")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTIONS = ("auto", "reference", "xla", "pallas_tpu", "pallas_gpu", "cudnn")
 FREEZES = ("none", "embeddings", "encoder")
+UNROLLED_ON_CPU = 6  # layers: 4 of 128 train 1.2 to 1.5 times as fast as in a loop, and compile as long
 
 
-def require_update(section: str, config: Any) -> None:
-    """Refuse what no update of the parameters can be made with; pre-training and fine-tuning have these settings both.
+class OptimizerKind(NamedTuple):
+    """A row of the table of optimizers."""
 
-    Args:
-      section: that they stand in, so that they are named as the user gave them.
-      config: has weight_decay, clip_norm, layer_decay and freeze.
-    """
-    for name in ("weight_decay", "clip_norm"):
-        require_not_negative(section, config, name)
-    if not 0 < config.layer_decay <= 1:
-        raise UserError(f"{dotted(section, 'layer_decay')}={config.layer_decay} must be more than 0 and at most 1")
-    if config.freeze not in FREEZES and not config.freeze.isdecimal():
-        raise UserError(
-            f"{dotted(section, 'freeze')}={config.freeze} is not known: use {', '.join(FREEZES)} or a number of layers"
-        )
+    help: str
+    family: str  # whose learning rates suit it, and whose state it can go on with
+    corrects_bias: bool  # of its moments
+    keeps_moments: bool = True  # Adam's two, as `train.optimizer.MomentsState`: a conversion can take them over
+
+
+# The formula of each stands under the same name in `UPDATES` of bert_jax/train/optimizer.py: this room knows no JAX.
+OPTIMIZERS: Mapping[str, OptimizerKind] = {
+    "adamw_bert": OptimizerKind("no bias correction, as the original", "adam", corrects_bias=False),
+    "adamw": OptimizerKind("with bias correction, as published", "adam", corrects_bias=True),
+    "lamb": OptimizerKind("for very large batches", "lamb", corrects_bias=True),
+}
+
+# What follows the warm-up. The formula of each stands under the same name in `DECAYS` of bert_jax/train/optimizer.py.
+SCHEDULES: Mapping[str, str] = {
+    "linear": "to 0 at the last step, as the original",
+    "cosine": "to 0 at the last step, along half a cosine",
+    "constant": "stays at the peak",
+}
+
+
+def _listed(table: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({words})" for name, words in table.items())
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer and its schedule: linear warm-up from 0, then linear decay to 0 at the last step."""
+class SchedulePart:
+    """A warm-up from 0 to `learning_rate`, and what follows it."""
 
-    name: str = setting(
-        "adamw_bert", "adamw_bert (no bias correction, as the original), adamw (with bias correction) or lamb"
-    )
-    learning_rate: float = setting(1e-4, "peak")
-    warmup_steps: int = setting(10_000, "steps")
+    begin: int  # first step
+    steps: int
+    learning_rate: float  # peak
+    warmup_steps: int
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimizer and its schedule, under the same names for every kind of run."""
+
+    name: str = setting("adamw_bert", _listed({name: kind.help for name, kind in OPTIMIZERS.items()}))
+    schedule: str = setting("linear", f"after the warm-up: {_listed(SCHEDULES)}")
+    learning_rate: float | None = setting(1e-4, "peak (fine-tuning, none: the task's)")
+    warmup_steps: int | None = setting(10_000, "steps in which the rate rises from 0 (none: warmup_share of all)")
+    warmup_share: float | None = setting(None, "the same as a share of all steps (none: warmup_steps)")
     weight_decay: float = setting(0.01, "decoupled; not applied to LayerNorm and biases")
     b1: float = setting(0.9, "decay of the first moment")
     b2: float = setting(0.999, "decay of the second moment")
@@ -57,17 +79,65 @@ class OptimizerConfig:
         1.0, "what the rate of a layer is multiplied by for each layer above it; 1: all learn alike"
     )
     freeze: str = setting(
-        "none", "none, embeddings, encoder, or a number: the embeddings and as many of the lowest layers"
+        "none",
+        "none, embeddings, encoder (features alone), or a number: the embeddings and as many of the lowest layers",
     )
 
     def __post_init__(self) -> None:
-        require_choice("optimizer", self, "name", OPTIMIZERS)
-        for name in ("learning_rate", "eps"):
+        require_choice("optimizer", self, "name", tuple(OPTIMIZERS))
+        require_choice("optimizer", self, "schedule", tuple(SCHEDULES))
+        for name in ("eps",) if self.learning_rate is None else ("learning_rate", "eps"):
             require_positive("optimizer", self, name)
         for name in ("b1", "b2"):
             require_share("optimizer", self, name, below_one=True)
-        require_not_negative("optimizer", self, "warmup_steps")
-        require_update("optimizer", self)
+        for name in ("weight_decay", "clip_norm"):
+            require_not_negative("optimizer", self, name)
+        self._check_warm_up()
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"optimizer.layer_decay={self.layer_decay} must be more than 0 and at most 1")
+        if self.freeze not in FREEZES and not self.freeze.isdecimal():
+            raise UserError(
+                f"optimizer.freeze={self.freeze} is not known: use {', '.join(FREEZES)} or a number of layers"
+            )
+
+    def _check_warm_up(self) -> None:
+        if (self.warmup_steps is None) == (self.warmup_share is None):
+            steps, share = (str(value).lower() for value in (self.warmup_steps, self.warmup_share))
+            raise UserError(
+                f"optimizer.warmup_steps={steps} and optimizer.warmup_share={share}: set one of them, the other to none"
+            )
+        if self.warmup_steps is not None:
+            require_not_negative("optimizer", self, "warmup_steps")
+        else:
+            require_share("optimizer", self, "warmup_share", below_one=True)
+
+    @property
+    def kind(self) -> OptimizerKind:
+        """The optimizer's row of the table."""
+        return OPTIMIZERS[self.name]
+
+    @property
+    def state_parts(self) -> tuple[str, bool, bool]:
+        """What decides where a checkpoint keeps the moments: runs that agree in it can go on with each other's."""
+        return self.kind.family, bool(self.clip_norm), self.freeze != "none"
+
+    def schedule_part(self, steps: int) -> SchedulePart:
+        """Return the schedule over the first `steps` steps; a share of them is rounded down, as in run_classifier.py."""
+        assert self.learning_rate is not None, "the task's rate is not known yet"
+        warmup = int(steps * self.warmup_share) if self.warmup_share is not None else self.warmup_steps
+        return SchedulePart(0, steps, self.learning_rate, warmup or 0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(OptimizerSettings):
+    """The optimizer of a run whose learning rate is known. Defaults: pre-training's, the paper's recipe."""
+
+    learning_rate: float = setting(1e-4, "peak")
+
+    @classmethod
+    def of(cls, settings: OptimizerSettings) -> Self:
+        """Return these settings, the rate of which is known by now."""
+        return cls(**vars(settings))
 
 
 @dataclass(frozen=True)
@@ -93,10 +163,63 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
-class SchedulePart:
-    """A warm-up to `learning_rate` and the decay after it."""
+class TrainingConfig:
+    """What every kind of run is configured by, and the run core asks for."""
 
-    begin: int  # first step
-    steps: int
-    learning_rate: float  # peak
-    warmup_steps: int
+    optimizer: OptimizerSettings = OptimizerSettings()
+    mesh: MeshConfig = MeshConfig()
+    seed: int = setting(0, "of first weights, order of examples, masks and dropout")
+    micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
+    compute_dtype: str = setting(
+        "auto",
+        "float32, bfloat16, or auto: bfloat16 on TPU and GPU; parameters, softmax, LayerNorm and loss stay float32",
+    )
+    remat: str = setting("none", "recompute in the backward pass: none, dots (all but matrix products), full (a layer)")
+    scan_layers: bool | None = setting(
+        True,
+        "compile one layer and loop; false: unroll, slower to compile"
+        f" (none: false for up to {UNROLLED_ON_CPU} layers on a CPU)",
+    )
+    attention: str = setting("auto", f"implementation of attention: {', '.join(ATTENTIONS)}")
+    log_every: int = setting(100, "steps between two lines of metrics.jsonl")
+    save_every: int | None = setting(
+        1_000, "steps between two checkpoints (none: one at each evaluation); the last step is always saved"
+    )
+    keep_checkpoints: int = setting(3, "newest checkpoints that are kept")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed} is out of range: use 0 to 4294967295")
+        for name in ("micro_batches", "log_every", "keep_checkpoints"):
+            require_positive("", self, name)
+        if self.save_every is not None:
+            require_positive("", self, "save_every")
+        require_choice("", self, "compute_dtype", COMPUTE_DTYPES)
+        require_choice("", self, "remat", REMAT_POLICIES)
+        require_choice("", self, "attention", ATTENTIONS)
+
+    @classmethod
+    def spelling(cls, key: str) -> str | None:
+        """Return what to write for a key that earlier versions or another stage know; None where nothing is known of it."""
+        return None
+
+    # ---- what each kind of run knows of itself -------------------------------------------------------------------------
+
+    @property
+    def model(self) -> ModelConfig:
+        """The shape of the encoder."""
+        raise NotImplementedError
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        raise NotImplementedError
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two evaluations; 0: at the end only."""
+        raise NotImplementedError
+
+    def schedule_parts(self) -> list[SchedulePart]:
+        """Return the stretches that the learning rate rises and falls over, one after the other."""
+        return [self.optimizer.schedule_part(self.total_steps)]

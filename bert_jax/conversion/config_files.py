@@ -13,8 +13,8 @@ from typing import Any
 
 from bert_jax import files
 from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.fields import build
 from bert_jax.config.model import ModelConfig
-from bert_jax.config.settings import build
 from bert_jax.errors import listed, UserError
 
 GOOGLE_CONFIG, HUGGING_FACE_CONFIG = "bert_config.json", "config.json"

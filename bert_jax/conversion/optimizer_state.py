@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.config.training import OPTIMIZERS
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import check_numbers, Checkpoint
 from bert_jax.conversion.names import BERT_JAX, GLOBAL_STEP, HUGGING_FACE, NameRow, SLOTS, TF1
@@ -47,8 +48,11 @@ def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | Non
     if checkpoint.grown:
         return None, [f"{left_out}it does not fit the new rows"]
     name = open_run(checkpoint.path).config().optimizer.name if checkpoint.format == BERT_JAX else "adamw_bert"
-    if name == "lamb" and to == TF1:
-        return None, [f"{left_out}the run was trained with lamb, and Adam cannot go on with its moments"]
+    kind = OPTIMIZERS[name]
+    if not kind.keeps_moments:
+        return None, [f"{left_out}that of {name} is not the two moments of Adam"]
+    if kind.family != "adam" and to == TF1:
+        return None, [f"{left_out}the run was trained with {name}, and Adam cannot go on with its moments"]
     state = _of_tf1(checkpoint) if checkpoint.format == TF1 else _of_run(checkpoint)
     notes = [f"with the optimizer's moments after {state.step:,} steps"]
     slots = moments_of(checkpoint.tensors.entries) if checkpoint.format == TF1 else None
@@ -57,8 +61,8 @@ def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | Non
             f"{slots.first} and {slots.second} are taken for the first and second moments of Adam; go on with"
             " optimizer.name=adamw, if that Adam corrected bias"
         )
-    if name == "adamw" and to == TF1:
-        notes.append("the run was trained with adamw, which corrects bias; adamw_bert, as Google's Adam, does not")
+    if kind.corrects_bias and to == TF1:
+        notes.append(f"the run was trained with {name}, which corrects bias; adamw_bert, as Google's Adam, does not")
     return state, notes
 
 

@@ -8,6 +8,7 @@ Fine-tuning on small tasks fails for some seeds (BERT 1810.04805, section 4.1: "
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,13 +206,15 @@ def _at_chance(outcome: Outcome, last_loss: float, trained_on: np.ndarray) -> Si
 
 def advice(config: FinetuneConfig, steps: int) -> str:
     """What may help; where bias correction is off, how large the first steps really are."""
-    help = "Another seed may do (--retries 1, --seeds 5), a smaller learning_rate, more epochs, or a longer warm-up"
-    if config.bias_correction:
+    help = "Another seed may do (--retries 1, --seeds 5), a smaller optimizer.learning_rate, more epochs, or a longer warm-up"
+    optimizer = config.optimizer
+    if optimizer.kind.corrects_bias or optimizer.kind.family != "adam":
         return help
-    largest = max(step_ratio(step) for step in range(1, 100))
+    ratio = partial(step_ratio, b1=optimizer.b1, b2=optimizer.b2)
+    largest = max(ratio(step) for step in range(1, 100))
     return (
-        f"bias_correction=false makes early steps up to {largest:.1f} times as large as Adam's (still"
-        f" {step_ratio(max(steps // 10, 1)):.1f} times after a tenth of the run): set bias_correction=true. {help}"
+        f"optimizer.name={optimizer.name} makes early steps up to {largest:.1f} times as large as Adam's (still"
+        f" {ratio(max(steps // 10, 1)):.1f} times after a tenth of the run): set optimizer.name=adamw. {help}"
     )
 
 

@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.settings import build, differences, to_dict
+from bert_jax.config.fields import build
+from bert_jax.config.finetune import current_settings, FinetuneConfig
+from bert_jax.config.settings import differences, to_dict
 from bert_jax.conversion.own_format import config_for
 from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, read_json, reading, write_json
-from bert_jax.process.output_lock import LOCK_FILE
-from bert_jax.runs.directory import RunDirectory
-from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, MODEL_FILE, SCORES_FILE, SEEDS_FILE
+from bert_jax.files import complete_or_absent, read_json, reading
+from bert_jax.runs.directory import make_run, refuse_changes, RunDirectory
+from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, MODEL_FILE, SEEDS_FILE
 from bert_jax.tasks.own import own_task, with_columns
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
+from bert_jax.types import JsonObject
 
 AGAIN = "remove its folder and fine-tune again"
-# What may change when a run that was stopped goes on.
-_RESUMABLE = ("mesh.", "remat", "scan_layers", "attention", "log_every")
 
 
 @dataclass(frozen=True)
@@ -65,31 +64,25 @@ class OwnTask:
 
 
 @dataclass(frozen=True)
-class Finetuned:
-    """A fine-tuned run that is there."""
+class Finetuned(RunDirectory):
+    """The directory of a fine-tuned run that is there, with its finetune.json."""
 
-    run: RunDirectory
-    record: dict[str, Any]  # finetune.json
-
-    @property
-    def path(self) -> Path:
-        """The directory."""
-        return self.run.path
+    record: JsonObject
 
     def settings(self) -> FinetuneConfig:
-        """Resolved."""
-        with reading(self.path / FINETUNE_FILE, AGAIN):
-            return build(FinetuneConfig, self.record["settings"])
+        """Return the settings with the task's numbers in them."""
+        with reading(self.finetune_file, AGAIN):
+            return settings_of(self.record)
 
     def task(self) -> Task:
-        """With the labels that the head has."""
-        with reading(self.path / FINETUNE_FILE, AGAIN):
+        """Return the task with the labels that the head has."""
+        with reading(self.finetune_file, AGAIN):
             return task_from(self.record["task"], tuple(self.record["labels"]) or None)
 
-    @property
-    def scores_file(self) -> Path:
-        """There where the run is finished."""
-        return self.path / SCORES_FILE
+
+def settings_of(record: Mapping[str, Any]) -> FinetuneConfig:
+    """Return the settings in a finetune.json of this version or an earlier one."""
+    return build(FinetuneConfig, current_settings(record["settings"]))
 
 
 def task_record(task: str | OwnTask) -> dict[str, Any]:
@@ -127,10 +120,10 @@ def open_finetuned(path: Path) -> Finetuned:
             raise UserError(f"{path}: none of its runs has learned anything: look into {seeds}")
         with reading(seeds, AGAIN):
             path = path / best
-    file = path / FINETUNE_FILE
+    file = RunDirectory(path).finetune_file
     if not file.is_file():
         raise UserError(f"{path}: is no fine-tuned run (no {FINETUNE_FILE}): make one with bert-jax finetune")
-    return Finetuned(RunDirectory(path), read_record(file))
+    return Finetuned(path, read_record(file))
 
 
 def start_or_resume(
@@ -141,60 +134,39 @@ def start_or_resume(
     Raises:
       UserError: it holds something else, or a run with other settings.
     """
-    run, file = RunDirectory(path), path / FINETUNE_FILE
-    if file.is_file():
-        with reading(file, AGAIN):
-            _require_same(path, read_record(file), record)
+    run = Finetuned(path, record)
+    if run.finetune_file.is_file():
+        run = Finetuned(path, read_record(run.finetune_file))
+        with reading(run.finetune_file, AGAIN):
+            refuse_changes(run, "another fine-tuned run", _changes(run.record, record))
         own = run.tokenizer().fingerprint
         if own != tokenizer.fingerprint:
             raise UserError(
                 f"{path}: the vocabulary and tokenizer_config.json there (fingerprint {own[:12]}...) are not those of the model"
                 f" it began with ({tokenizer.fingerprint[:12]}...): copy both from there"
             )
-        return Finetuned(run, read_record(file))
-    known = {*tokenizer.files(), "tokenizer_config.json", CONFIG_FILE, MODEL_FILE, LOCK_FILE}
-    known |= {f"{name}.partial" for name in known | {FINETUNE_FILE}}
-    if path.is_dir() and any(entry.name not in known for entry in path.iterdir()):
-        raise UserError(f"{path}: is not empty and is no fine-tuned run: choose another --output")
-    path.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(path)
-    write_json(path / MODEL_FILE, description.to_dict())
-    write_json(run.config_file, to_dict(config_for(description)))
-    write_json(file, record)  # last: with it the directory is a run
-    return Finetuned(run, record)
+        return run
+    config = to_dict(config_for(description))
+    files = {MODEL_FILE: description.to_dict(), CONFIG_FILE: config, FINETUNE_FILE: record}
+    make_run(run, tokenizer, files, "is no fine-tuned run")
+    return run
 
 
-def join_run(path: Path, record: Mapping[str, Any]) -> Finetuned:
-    """Return the run that the main process has made or recognised, as any process of the run sees it.
-
-    Raises:
-      UserError: it sees another folder, or none.
-    """
-    file = path / FINETUNE_FILE
-    if not file.is_file() or (found := read_record(file))["training_rows"] != record["training_rows"]:
-        raise UserError(
-            f"{path}: is not there, or not the same, for every process: --output must be a folder that all hosts share"
-        )
-    return Finetuned(RunDirectory(path), found)
+def read_if_same(path: Path, record: JsonObject) -> Finetuned | None:
+    """Return the run in a directory; None where it is not there, or trained on other rows."""
+    file = RunDirectory(path).finetune_file
+    run = Finetuned(path, read_record(file)) if file.is_file() else None
+    return run if run is not None and run.record["training_rows"] == record["training_rows"] else None
 
 
-def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse a run of other settings, or of a task, data or weights that say something else, whatever their paths are."""
-    changed = [
-        line
-        for line in differences(build(FinetuneConfig, old["settings"]), build(FinetuneConfig, new["settings"]))
-        if not line.startswith(_RESUMABLE)
-    ]
+def _changes(old: JsonObject, new: JsonObject) -> list[str]:
+    """Return how settings, task, data or weights say something else than they did, whatever their paths are."""
+    changed = differences(settings_of(old), settings_of(new))
     changed += _task_changes(old["task"], new["task"])
     for name in ("labels", "examples"):
         if old.get(name) != new[name]:
             changed.append(f"{name}: {old.get(name)} -> {new[name]}")
-    changed += _content_changes(old, new)
-    if changed:
-        raise UserError(
-            f"{path}: holds another fine-tuned run ({'; '.join(changed[:5])}): choose another --output, or take these back to"
-            " go on with that run"
-        )
+    return changed + _content_changes(old, new)
 
 
 def _task_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

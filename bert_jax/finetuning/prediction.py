@@ -71,7 +71,7 @@ class Predictor:
         results: list[Any] = [None] * len(units)
         if not len(units):
             return results
-        widths = choose_widths(units.lengths, self.training.config.settings.buckets, self._longest(units))
+        widths = choose_widths(units.lengths, self.training.config.buckets, self._longest(units))
         with tqdm(
             total=len(units), unit="example", desc=title, disable=None if is_main() else True, leave=False
         ) as bar:

@@ -29,7 +29,7 @@ from bert_jax.tasks.schemes import detect_scheme, labels_of, named_labels, schem
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
+from bert_jax.train.state import Training, TrainState
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class FinetuneSetup:
         self.task, self.config, self.head = _with_head(task, config, wanted.data)
         # Only what is trained is kept: other heads would be saved as they were, and mean nothing.
         self.description = ModelDescription(model, pooler=self.head.needs_pooler, mlm=False, nsp=False, task=self.head)
-        if self.config.freeze == "encoder" and self.head.needs_pooler and not self._has_pooler():
+        if self.config.optimizer.freeze == "encoder" and self.head.needs_pooler and not self._has_pooler():
             raise UserError(
-                f"freeze=encoder: {wanted.model} has no pooler, and one drawn anew would stay as it is: add layers=-1, which"
-                " reads the last layer's [CLS] instead"
+                f"optimizer.freeze=encoder: {wanted.model} has no pooler, and one drawn anew would stay as it is: add"
+                " layers=-1, which reads the last layer's [CLS] instead"
             )
         self.mesh = make_mesh(self.config.mesh)
         check_heads(model.num_attention_heads, self.mesh)
@@ -118,18 +118,13 @@ class FinetuneSetup:
 
     @property
     def total_steps(self) -> int:
-        """As run_classifier.py: int(examples / batch size * epochs), here by the steps of an epoch."""
-        assert self.config.epochs is not None
-        return max(1, int(self.schedule.steps_per_epoch * self.config.epochs))
+        """Optimizer steps of the run."""
+        return self.training.config.total_steps
 
     @cached_property
     def training(self) -> TaskTraining:
         """Graph, optimizer, shardings."""
-        platform = self.mesh.devices.flat[0].platform
-        dtype = resolve_compute_dtype(self.config.compute_dtype, platform)
-        config = ResolvedConfig(
-            self.config, self.description.model, self.total_steps, self.schedule.steps_per_epoch, dtype, platform
-        )
+        config = ResolvedConfig.of(self.config, self.description.model, self.schedule.steps_per_epoch)
         return Training(config, self.mesh, self.description)
 
     def attention_case(self) -> AttentionCase:

@@ -11,18 +11,16 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.files import own_folder, reading, write_json
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
-from bert_jax.finetuning.directory import Finetuned, join_run, read_record, start_or_resume, write_records
+from bert_jax.finetuning.directory import Finetuned, read_if_same, read_record, start_or_resume, write_records
 from bert_jax.finetuning.losses import TaskLoss
 from bert_jax.finetuning.prediction import own_part, Predictor
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.finetuning.split import Outcome
 from bert_jax.mesh import distributed
-from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.distributed import all_or_none, is_main, say
-from bert_jax.runs.names import FINETUNE_FILE, PREDICTIONS
 from bert_jax.tasks.table import Task
 from bert_jax.train.metrics import MetricsWindow
-from bert_jax.train.run import locked_by_main, train_run
+from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import Record, Session, StepSpan
 from bert_jax.train.state import TrainState
 
@@ -56,8 +54,6 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
       Interrupted: asked to stop; the state is saved.
     """
-    use_compilation_cache()
-    distributed.require_connection()
     with locked_by_main(output, "finetune"):
         with all_or_none():
             prepared = FinetuneSetup(wanted)
@@ -70,7 +66,7 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
             )
             return read_result(run)
         objective = Finetuning(prepared, run)
-        session, state = train_run(objective, run.run, prepared.attention_case(), resume_command=resume_command)
+        session, state = train_run(objective, run, prepared.attention_case(), resume_command=resume_command)
         assert state is not None
         return objective.finish(session, state)
 
@@ -81,24 +77,24 @@ def open_run_directory(output: Path, prepared: FinetuneSetup, record: Record) ->
     Raises:
       UserError: see `start_or_resume`; processes that were started differently or share no folder.
     """
-    distributed.require_same({"task, --data, --model and settings": repr(record), "--output": str(output.absolute())})
-    with all_or_none():
-        if is_main():
-            start_or_resume(output, record, prepared.description, prepared.tokenizer)
-    with all_or_none():
-        return join_run(output, record)
+    return open_shared(
+        output,
+        {"task, --data, --model and settings": repr(record)},
+        lambda: start_or_resume(output, record, prepared.description, prepared.tokenizer),
+        lambda: read_if_same(output, record),
+    )
 
 
 class Finetuning:
     """Fine-tuning as the session sees it: see `train.session.RunObjective`."""
 
     keeps_optimizer = False  # what is left of a finished run is to be used
-    remedy = "lower learning_rate or raise warmup_share"
+    remedy = "lower optimizer.learning_rate or raise optimizer.warmup_share"
 
     def __init__(self, prepared: FinetuneSetup, run: Finetuned):
         self.prepared, self.run = prepared, run
         self.training = prepared.training
-        self.loss = TaskLoss(prepared.task.kind, frozen_encoder=prepared.config.freeze == "encoder")
+        self.loss = TaskLoss(prepared.task.kind, frozen_encoder=prepared.config.optimizer.freeze == "encoder")
         self.predictor = Predictor(self.training)
         self.outcomes: dict[str, Outcome] = {}  # of the last evaluation, by split
 
@@ -117,7 +113,7 @@ class Finetuning:
         widths = ", ".join(map(str, prepared.schedule.widths))
         say(
             f"{prepared.task.title}: {told}; {prepared.total_steps:,} steps of {config.batch_size}, rows of {widths} tokens;"
-            f" learning rate {config.learning_rate:g}"
+            f" learning rate {config.optimizer.learning_rate:g}"
         )
 
     def initial_state(self) -> TrainState:
@@ -196,12 +192,12 @@ class Finetuning:
         return read_result(self.run)
 
     def _write_predictions(self) -> None:
-        folder, found = own_folder(self.run.path / PREDICTIONS), dict[str, float]()
+        folder, found = own_folder(self.run.predictions), dict[str, float]()
         for name, outcome in self.outcomes.items():
             write_records(folder / f"{name}.jsonl", outcome.records)
             outcome.write(folder)
             found |= outcome.found
-        write_json(self.run.path / FINETUNE_FILE, {**self.run.record, "found": found})
+        write_json(self.run.finetune_file, {**self.run.record, "found": found})
 
     def _scores(self, session: Session) -> Record:
         """Return scores.json."""

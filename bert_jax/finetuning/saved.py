@@ -26,7 +26,7 @@ from bert_jax.tasks.questions import read_question_lines
 from bert_jax.tasks.scoring.glue import confusion_matrix
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.state import resolve_compute_dtype, Training
+from bert_jax.train.state import Training
 
 MOST_CLASSES = 12  # of a confusion matrix in a terminal
 
@@ -50,24 +50,21 @@ class SavedModel:
                     f"--unknown-labels: {path} is a run of {self.finetuned.record['kind']}, which has no labels"
                 )
             self.settings = replace(self.settings, unknown_labels=unknown_labels)
-        self.description: ModelDescription = self.finetuned.run.description()
-        self.tokenizer: Tokenizer = self.finetuned.run.tokenizer()
+        self.description: ModelDescription = self.finetuned.description()
+        self.tokenizer: Tokenizer = self.finetuned.tokenizer()
         self.task: Task = self.finetuned.task()
         self.mesh = make_mesh(mesh or MeshConfig())
 
     @cached_property
     def training(self) -> TaskTraining:
         """Graph and shardings."""
-        platform = self.mesh.devices.flat[0].platform
-        dtype = resolve_compute_dtype(self.settings.compute_dtype, platform)
-        config = ResolvedConfig(self.settings, self.description.model, 1, 1, dtype, platform)
-        return Training(config, self.mesh, self.description)
+        return Training(ResolvedConfig.of(self.settings, self.description.model), self.mesh, self.description)
 
     @cached_property
     def params(self) -> Any:
         """On the mesh."""
         abstract = {"params": self.training.abstract_state.params}
-        with Checkpoints(self.finetuned.run.checkpoints) as checkpoints:
+        with Checkpoints(self.finetuned.checkpoints) as checkpoints:
             if checkpoints.latest is None:
                 raise UserError(f"{self.finetuned.path}: has no complete checkpoint: go on with bert-jax finetune")
             return checkpoints.restore(checkpoints.latest, abstract)["params"]

@@ -18,8 +18,6 @@ from bert_jax.runs.names import SEEDS_FILE
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
 from bert_jax.train.run import locked_by_main
 
-SWEPT = ("learning_rate", "batch_size", "epochs")
-
 
 @dataclass(frozen=True)
 class RunEntry:
@@ -63,12 +61,13 @@ def seeds(wanted: Wanted, count: int) -> list[RunEntry]:
 def grid(wanted: Wanted) -> list[RunEntry]:
     """The grid of the paper's appendix A.3; what is set on the command line stays as it is."""
     config = wanted.config
-    rates = LEARNING_RATES if config.learning_rate is None else (config.learning_rate,)
+    rates = LEARNING_RATES if config.optimizer.learning_rate is None else (config.optimizer.learning_rate,)
     sizes = BATCH_SIZES if config.batch_size is None else (config.batch_size,)
     lengths = EPOCHS if config.epochs is None else (config.epochs,)
     entries = []
     for rate, size, epochs in itertools.product(rates, sizes, lengths):
-        own = replace(config, learning_rate=rate, batch_size=size, epochs=float(epochs))
+        optimizer = replace(config.optimizer, learning_rate=rate)
+        own = replace(config, optimizer=optimizer, batch_size=size, epochs=float(epochs))
         entries.append(RunEntry(f"rate-{rate:g}-batch-{size}-epochs-{epochs:g}", replace(wanted, config=own)))
     return entries
 
@@ -118,5 +117,9 @@ def _run_record(entry: RunEntry, result: Result) -> dict[str, Any]:
         "value": result.value,
         "degenerate": result.degenerate.to_dict() if result.degenerate else None,
         "undecided": result.undecided,
-        "settings": {name: getattr(config, name) for name in SWEPT},
+        "settings": {
+            "learning_rate": config.optimizer.learning_rate,
+            "batch_size": config.batch_size,
+            "epochs": config.epochs,
+        },
     }

@@ -56,7 +56,7 @@ def resolved(config: FinetuneConfig, task: Task, positions: int) -> FinetuneConf
     stride = config.stride or (task.stride if task.kind == "span" else length // 2)
     return replace(
         config,
-        learning_rate=config.learning_rate or task.learning_rate,
+        optimizer=replace(config.optimizer, learning_rate=config.optimizer.learning_rate or task.learning_rate),
         batch_size=config.batch_size or task.batch_size,
         epochs=config.epochs or float(task.epochs),
         max_length=length,

@@ -135,8 +135,10 @@ def _rate_panel(run: FinetunedRun, steps: Steps) -> Panel:
     rates = series(run.train, "learning_rate")
     exponent = math.floor(math.log10(max([rate for _, rate in rates if rate > 0], default=1.0)))
     scaled = [(step, rate / 10.0**exponent) for step, rate in rates]
-    peak, share = number(run.settings, "learning_rate"), number(run.settings, "warmup_share")
-    note = f"Peak {plain(peak)}; warm-up over {percent(share, 0)} of the steps." if peak and share is not None else ""
+    optimizer = run.settings["optimizer"]
+    peak, share, steps_up = (number(optimizer, name) for name in ("learning_rate", "warmup_share", "warmup_steps"))
+    warmup = f"over {percent(share, 0)} of the steps" if share is not None else f"of {count(steps_up or 0)} steps"
+    note = f"Peak {plain(peak)}; warm-up {warmup}." if peak else ""
     return _panel(
         run, "Learning rate", f"× 10{superscript(exponent)}", {"newest": (rates, lambda rate: f"{rate:.2g}")},
         lambda: single_chart(scaled, "learning-rate", "Learning rate", steps), note,
@@ -145,10 +147,10 @@ def _rate_panel(run: FinetunedRun, steps: Steps) -> Panel:
 
 def _norm_panel(run: FinetunedRun, steps: Steps) -> Panel:
     norms = series(run.train, "grad_norm")
-    clip = number(run.settings, "clip_norm")
+    clip = number(run.settings["optimizer"], "clip_norm")
     return _panel(
         run, "Gradient norm", "before clipping, logarithmic axis", {"newest": (norms, lambda norm: decimal(norm, 2))},
-        lambda: gradient_norm_chart(norms, clip, steps), "" if clip else "Not clipped: clip_norm=0.",
+        lambda: gradient_norm_chart(norms, clip, steps), "" if clip else "Not clipped: optimizer.clip_norm=0.",
     )  # fmt: skip
 
 

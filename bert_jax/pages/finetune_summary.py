@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The top of a fine-tuned run's page, its notices, and its settings."""
 
-import dataclasses
 import shlex
 from typing import Any
 
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.settings import flatten, to_dict
+from bert_jax.config.settings import documented, flatten
 from bert_jax.pages.finetune_panels import commonest_class, metric_words, of_class
 from bert_jax.pages.metric_words import figure, score_text, title_name, unit
 from bert_jax.pages.notices import Notice
@@ -67,8 +66,9 @@ def data_words(run: FinetunedRun) -> str:
 
 def recipe_words(run: FinetunedRun) -> str:
     """What is most often varied."""
-    names = {"learning_rate": "learning rate", "batch_size": "batch", "epochs": "epochs", "seed": "seed"}
-    return ", ".join(f"{words} {plain(run.settings.get(name))}" for name, words in names.items())
+    names = {"optimizer.learning_rate": "learning rate", "batch_size": "batch", "epochs": "epochs", "seed": "seed"}
+    settings = dict(flatten(run.settings))
+    return ", ".join(f"{words} {plain(settings.get(name))}" for name, words in names.items())
 
 
 def time_words(run: FinetunedRun) -> str:
@@ -193,18 +193,17 @@ def count_rows(run: FinetunedRun) -> list[tuple[str, str, str]]:
 
 def setting_rows(run: FinetunedRun) -> list[dict[str, Any]]:
     """Every setting, marked where it is not the default. `none` stands for the task's own value: never marked."""
-    defaults = dict(flatten(to_dict(FinetuneConfig())))
-    helps = {field.name: field.metadata.get("help", "") for field in dataclasses.fields(FinetuneConfig)}
+    known = {key: (default, text) for key, default, text in documented(FinetuneConfig())}
     rows = []
     for key, value in flatten(run.settings):
-        default = defaults.get(key)
+        default, text = known.get(key, (None, ""))
         rows.append(
             {
                 "name": key,
                 "value": plain(value),
                 "changed": default is not None and default != value,
                 "default": plain(default),
-                "help": helps.get(key, ""),
+                "help": text,
             }
         )
     return rows

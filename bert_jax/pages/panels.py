@@ -147,7 +147,9 @@ def optimizer_panels(run: Run) -> list[Panel]:
     rates, norms = series(run.train, "learning_rate"), series(run.train, "grad_norm")
     exponent = math.floor(math.log10(max([rate for _, rate in rates if rate > 0], default=1.0)))
     scaled = [(step, rate / 10.0**exponent) for step, rate in rates]
-    schedule = f"Peak {plain(optimizer.learning_rate)}, warm-up of {count(optimizer.warmup_steps)} steps."
+    schedule = (
+        f"Peak {plain(optimizer.learning_rate)}, warm-up of {count(run.config.schedule_parts()[0].warmup_steps)} steps."
+    )
     return [
         _panel(
             run, "Learning rate", f"× 10{superscript(exponent)}",

@@ -5,7 +5,7 @@ config.json is written last, so a directory that has it is a run.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,27 +22,29 @@ from bert_jax.runs.names import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     EVALUATION_FILE,
+    FINETUNE_FILE,
     METRICS_FILE,
     MODEL_FILE,
     PASSPORT,
+    PREDICTIONS,
+    SCORES_FILE,
     TENSORBOARD,
 )
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE as SENTENCEPIECE_FILE
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
+from bert_jax.types import JsonObject
 
 _OF_HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # with or without an index
 
-# What a start that was cut off may have left in the directory.
-_NAMES = (VOCABULARY_FILE, SENTENCEPIECE_FILE, TOKENIZER_FILE, PASSPORT)
+_TOKENIZER_FILES = (VOCABULARY_FILE, SENTENCEPIECE_FILE, TOKENIZER_FILE)
 _COPY_PASSPORT = "copy it from the data that the run was trained on"
-WRITTEN_BEFORE_CONFIG = {LOCK_FILE, *_NAMES, *(f"{name}.partial" for name in (*_NAMES, CONFIG_FILE))}
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of a run."""
+    """The directory of a run of any kind: where its files are, and what they hold."""
 
     path: Path
 
@@ -81,6 +83,21 @@ class RunDirectory:
         """Scores on held-out data."""
         return self.path / EVALUATION_FILE
 
+    @property
+    def finetune_file(self) -> Path:
+        """Task, settings and weights of a fine-tuned run; written before the first step."""
+        return self.path / FINETUNE_FILE
+
+    @property
+    def scores_file(self) -> Path:
+        """Scores of a fine-tuned run, written last: it is there where the run is finished."""
+        return self.path / SCORES_FILE
+
+    @property
+    def predictions(self) -> Path:
+        """Predictions of a fine-tuned run, an object for each example, and the official files."""
+        return self.path / PREDICTIONS
+
     def config(self) -> PretrainConfig:
         """The run's configuration."""
         return load_config(self.config_file)
@@ -94,14 +111,17 @@ class RunDirectory:
         file = self.path / MODEL_FILE
         if not file.is_file():
             return ModelDescription(self.config().model)
-        return description_from(read_json(file, "convert the checkpoint again"), file)
+        remedy = "convert the checkpoint again"
+        values = read_json(file, remedy)
+        with reading(file, remedy):
+            return description_from(values)
 
     @property
     def is_converted(self) -> bool:
         """Whether its checkpoint came from elsewhere and no data was named yet to go on with."""
         return (self.path / MODEL_FILE).is_file() and not self.data_file.is_file()
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> JsonObject:
         """The manifest of the run's data.
 
         Raises:
@@ -184,28 +204,42 @@ def start_or_resume(
         write_json(run.data_file, dict(manifest))  # the last of the two: until then the run is a converted one
     elif run.config_file.is_file():
         _check_same_run(run, config, manifest)
+        write_json(run.config_file, to_dict(config))
     else:
-        if path.is_dir() and any(entry.name not in WRITTEN_BEFORE_CONFIG for entry in path.iterdir()):
-            raise UserError(f"{path}: is not empty and is not a run directory: choose another --output")
-        path.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(path)
-        write_json(run.data_file, dict(manifest))
-    write_json(run.config_file, to_dict(config))
+        make_run(run, tokenizer, {PASSPORT: dict(manifest), CONFIG_FILE: to_dict(config)}, "is not a run directory")
     return run
 
 
-def join_run(path: Path, config: PretrainConfig) -> RunDirectory:
-    """The run directory that the main process has made or recognised, as any process of the run sees it.
+def make_run(run: RunDirectory, tokenizer: Tokenizer, files: Mapping[str, JsonObject], otherwise: str) -> None:
+    """Make the directory of a new run: the vocabulary, then `files` by name, of which the last makes it a run.
+
+    Args:
+      otherwise: what is said of a folder that holds something else; what a start that was cut off has left may be there.
 
     Raises:
-      UserError: it sees another folder, or none.
+      UserError: the folder holds something else.
     """
-    run = RunDirectory(path)
-    if not run.config_file.is_file() or run.config() != config:
+    ours = {*_TOKENIZER_FILES, *files}
+    known = {LOCK_FILE, *ours, *(f"{name}.partial" for name in ours)} - {list(files)[-1]}
+    if run.path.is_dir() and any(entry.name not in known for entry in run.path.iterdir()):
+        raise UserError(f"{run.path}: is not empty and {otherwise}: choose another --output")
+    run.path.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(run.path)
+    for name, content in files.items():
+        write_json(run.path / name, content)
+
+
+def refuse_changes(run: RunDirectory, what: str, changes: Sequence[str]) -> None:
+    """Refuse to go on with a run under changes, `key: old -> new`, that would make another one of it.
+
+    Raises:
+      UserError: there are some; the first five are named.
+    """
+    if changes:
         raise UserError(
-            f"{path}: is not there, or not the same, for every process: --output must be a folder that all hosts share"
+            f"{run.path}: holds {what} ({'; '.join(changes[:5])}): choose another --output, or take these back to go on"
+            " with that run"
         )
-    return run
 
 
 def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Tokenizer) -> None:
@@ -239,26 +273,20 @@ def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
         )
     own, other = run.config().optimizer, config.optimizer
     has_moments = (run.checkpoints / str(step) / "optimizer").is_dir()
-    if has_moments and _parts_with_state(own) != _parts_with_state(other):
+    if has_moments and own.state_parts != other.state_parts:
         raise UserError(
-            f"{run.path}: its moments are those of optimizer.name={own.name} with optimizer.clip_norm={own.clip_norm}, and"
-            f" optimizer.name={other.name} with optimizer.clip_norm={other.clip_norm} cannot go on with them: take its"
-            " settings, or convert the weights alone (by way of --to huggingface)"
+            f"{run.path}: its moments are those of {_state_words(own)}, and {_state_words(other)} cannot go on with them:"
+            " take its settings, or convert the weights alone (by way of --to huggingface)"
         )
 
 
-def _parts_with_state(optimizer: OptimizerConfig) -> tuple[bool, bool]:
-    """What `make_optimizer` chains beside the moments, as far as settings decide: LAMB's trust ratio, clipping."""
-    return optimizer.name == "lamb", bool(optimizer.clip_norm)
+def _state_words(optimizer: OptimizerConfig) -> str:
+    name, clip, freeze = optimizer.name, optimizer.clip_norm, optimizer.freeze
+    return f"optimizer.name={name} with optimizer.clip_norm={clip} and optimizer.freeze={freeze}"
 
 
 def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
-    changed = differences(run.config(), config)
-    if changed:
-        raise UserError(
-            f"{run.path}: holds a run of another configuration ({'; '.join(changed[:5])}): choose another --output, or"
-            " take these settings back to go on with that run"
-        )
+    refuse_changes(run, "a run of another configuration", differences(run.config(), config))
     old = run.manifest()
     run.tokenizer()  # is whole, or refused
     with reading(run.data_file, _COPY_PASSPORT):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bert_jax.config.finetune import current_settings
 from bert_jax.errors import UserError
 from bert_jax.files import parse_json, reading
 from bert_jax.runs.names import FINETUNE_FILE, METRICS_FILE, PREDICTIONS, SCORES_FILE, SEEDS_FILE
@@ -218,6 +219,8 @@ def load_finetuned(directory: Path) -> FinetunedRun:
     if record is None:
         raise UserError(f"{directory}: is no fine-tuned run (no {FINETUNE_FILE}): {AGAIN}")
     _require(directory / FINETUNE_FILE, record, ("task", "title", "kind", "metrics", "labels", "settings"))
+    with reading(directory / FINETUNE_FILE, AGAIN):
+        record = {**record, "settings": current_settings(record["settings"])}
     outcome = read_json(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored")
     lines, unreadable = read_metrics(directory / METRICS_FILE)
     with reading(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored"):

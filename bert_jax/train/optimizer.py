@@ -9,7 +9,7 @@ implementation does, and takes the ratio of each layer on its own although layer
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bert_jax.config.training import OptimizerConfig, SchedulePart
+from bert_jax.config.training import OptimizerSettings, SchedulePart
 from bert_jax.mesh.sharding import parameter_path
 
 Parameters = Any  # a pytree of arrays
@@ -35,12 +35,40 @@ def decay_mask(parameters: Parameters) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), parameters)
 
 
-def learning_rate_schedule(parts: Sequence[SchedulePart]) -> Callable[[jax.Array | int], jax.Array]:
-    """Step (from 0) -> learning rate, float32.
+# ---- schedules -----------------------------------------------------------------------------------------------------
 
-    As the original: `peak * step / warmup` during warm-up, then `peak * (1 - step / total)`: the decay counts from
-    step 0, so the peak itself is not quite reached, and step 0 has rate 0. Each part counts its own steps.
-    """
+
+class Stretch(NamedTuple):
+    """Where a step stands in its part of the schedule; float32 scalars."""
+
+    step: jax.Array  # from 0
+    steps: jax.Array
+    warmup: jax.Array  # steps
+
+
+def _linear(peak: jax.Array, at: Stretch) -> jax.Array:
+    """As the original: the decay counts from step 0, so the peak itself is not quite reached."""
+    return peak * jnp.maximum(at.steps - at.step, 0) / at.steps
+
+
+def _cosine(peak: jax.Array, at: Stretch) -> jax.Array:
+    """SGDR (1608.03983), equation 5, without restarts: from the end of the warm-up to the last step."""
+    progress = (at.step - at.warmup) / jnp.maximum(at.steps - at.warmup, 1)
+    return peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(progress, 1)))
+
+
+# name of `config.training.SCHEDULES` -> the rate after the warm-up
+DECAYS: Mapping[str, Callable[[jax.Array, Stretch], jax.Array]] = {
+    "linear": _linear,
+    "cosine": _cosine,
+    "constant": lambda peak, _: peak,
+}
+
+
+def learning_rate_schedule(
+    parts: Sequence[SchedulePart], name: str = "linear"
+) -> Callable[[jax.Array | int], jax.Array]:
+    """Return step (from 0) -> learning rate, float32: in each part `peak * step / warmup`, then what DECAYS says."""
     begins = [part.begin for part in parts]
     lengths = [part.steps for part in parts]
     peaks = [part.learning_rate for part in parts]
@@ -53,22 +81,33 @@ def learning_rate_schedule(parts: Sequence[SchedulePart]) -> Callable[[jax.Array
         warmup = jnp.asarray(warmups, jnp.float32)[part]
         rising = peak * local / jnp.maximum(warmup, 1)
         length = jnp.asarray(lengths, jnp.float32)[part]
-        falling = peak * jnp.maximum(length - local, 0) / length
-        return jnp.where(local < warmup, rising, falling)
+        return jnp.where(local < warmup, rising, DECAYS[name](peak, Stretch(local, length, warmup)))
 
     return schedule
 
 
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, moments, decay, (trust ratio), learning rate, (rates of layers)."""
+# ---- optimizers ----------------------------------------------------------------------------------------------------
+
+
+def _adam(config: OptimizerSettings) -> list[optax.GradientTransformation]:
+    moments = scale_by_moments(config.b1, config.b2, config.eps, bias_correction=config.kind.corrects_bias)
+    return [moments, optax.add_decayed_weights(config.weight_decay, mask=decay_mask)]
+
+
+# name of `config.training.OPTIMIZERS` -> what stands between the clipped gradient and the learning rate
+UPDATES: Mapping[str, Callable[[OptimizerSettings], list[optax.GradientTransformation]]] = {
+    "adamw_bert": _adam,
+    "adamw": _adam,
+    "lamb": lambda config: [*_adam(config), scale_by_layer_trust_ratio()],
+}
+
+
+def make_optimizer(config: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clip by global norm, the update of the optimizer's name, learning rate, (rates of layers)."""
     steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.freeze != "none":
         steps.insert(0, scale_by_factors(lambda parameters: trained_parts(parameters, config.freeze)))
-    steps.append(scale_by_moments(config.b1, config.b2, config.eps, bias_correction=config.name != "adamw_bert"))
-    steps.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
-    if config.name == "lamb":
-        steps.append(scale_by_layer_trust_ratio())
-    steps.append(optax.scale_by_learning_rate(schedule))
+    steps += [*UPDATES[config.name](config), optax.scale_by_learning_rate(schedule)]
     if config.layer_decay != 1:
         steps.append(scale_by_factors(lambda parameters: layer_rates(parameters, config.layer_decay)))
     if config.freeze != "none":  # decay too

@@ -24,19 +24,17 @@ from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
 from bert_jax.feed.widths import row_lengths
 from bert_jax.host import has_tensorflow
-from bert_jax.mesh import distributed
-from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
 from bert_jax.model.accounting import training_flops
 from bert_jax.model.attention import AttentionCase, resolve_implementation
-from bert_jax.runs.directory import join_run, RunDirectory, start_or_resume
+from bert_jax.runs.directory import RunDirectory, start_or_resume
 from bert_jax.runs.names import MODEL_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, MetricsWindow
-from bert_jax.train.run import locked_by_main, train_run
+from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import Record, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 
@@ -57,8 +55,6 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
       Interrupted: asked to stop; the state is saved.
     """
-    use_compilation_cache()
-    distributed.require_connection()
     with locked_by_main(output, "pretrain"):
         with all_or_none():
             data = open_data(data_path)
@@ -284,13 +280,13 @@ def open_run_directory(output: Path, config: PretrainConfig, data: DataDirectory
     Raises:
       UserError: see `start_or_resume`; processes that were started differently or share no folder.
     """
-    settings, manifest = json.dumps(to_dict(config)), json.dumps(data.manifest)
-    distributed.require_same({"configuration": settings, "--data": manifest, "--output": str(output.absolute())})
-    with all_or_none():
-        if is_main():
-            start_or_resume(output, config, data.manifest, tokenizer)
-    with all_or_none():
-        return join_run(output, config)
+    run = RunDirectory(output)
+    return open_shared(
+        output,
+        {"configuration": json.dumps(to_dict(config)), "--data": json.dumps(data.manifest)},
+        lambda: start_or_resume(output, config, data.manifest, tokenizer),
+        lambda: run if run.config_file.is_file() and run.config() == config else None,
+    )
 
 
 def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> None:

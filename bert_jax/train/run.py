@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run of any kind, from its newest checkpoint to its end or to a stop."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, ExitStack
 from datetime import datetime, UTC
 from pathlib import Path
@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bert_jax.errors import Interrupted, TryAgain
+from bert_jax.errors import Interrupted, TryAgain, UserError
 from bert_jax.files import write_json
 from bert_jax.host import __version__
-from bert_jax.mesh.distributed import all_or_none, is_main, of_main, say
+from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.mesh.distributed import all_or_none, is_main, of_main, require_connection, require_same, say
 from bert_jax.mesh.peak import device_peak
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.model.attention.check import check_at_start
@@ -74,16 +75,41 @@ def train_run(
 
 @contextmanager
 def locked_by_main(output: Path, stage: str) -> Iterator[None]:
-    """Keep an output for this run: the main process holds the lock for all.
+    """Get ready to compute, and keep an output for this run: the main process holds the lock for all.
 
     Raises:
       UserError: another process has it.
     """
+    use_compilation_cache()
+    require_connection()
     with ExitStack() as held:
         with all_or_none():
             if is_main():
                 held.enter_context(locked(output, stage))
         yield
+
+
+def open_shared[R](output: Path, same: Mapping[str, str], start: Callable[[], R], read: Callable[[], R | None]) -> R:
+    """Return the run in a directory that the main process makes or recognises, as this process then sees it.
+
+    Args:
+      same: what every process must have been started with: its name, and as text.
+      start: makes or recognises the run, in the main process.
+      read: the run as any process finds it there; None: it is not there, or another one.
+
+    Raises:
+      UserError: from `start`; processes that were started differently or share no folder.
+    """
+    require_same({**same, "--output": str(output.absolute())})
+    with all_or_none():
+        if is_main():
+            start()
+    with all_or_none():
+        if (run := read()) is None:
+            raise UserError(
+                f"{output}: is not there, or not the same, for every process: --output must be a folder that all hosts share"
+            )
+        return run
 
 
 def check_attention(name: str, case: AttentionCase) -> str:

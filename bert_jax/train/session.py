@@ -107,7 +107,8 @@ class Session:
         total = self.config.total_steps
         if done >= total:
             return state, done
-        schedule = LoopSchedule(total, self.config.save_every, self.config.eval_every)
+        eval_every = self.config.eval_every
+        schedule = LoopSchedule(total, self.config.save_every or eval_every or total, eval_every)
         hooks = Hooks(self.measured, self.evaluate, self.save, partial(put_on_mesh, self.training.mesh))
         with self._shown(done):
             if done == 0:

@@ -6,7 +6,7 @@ No array is ever whole on one device unless the mesh says so.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.model import ModelConfig
-from bert_jax.config.training import OptimizerConfig, SchedulePart
+from bert_jax.config.training import TrainingConfig, UNROLLED_ON_CPU
 from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel
@@ -43,38 +42,6 @@ class TrainState(NamedTuple):
     step: jax.Array  # [] int32, optimizer steps done
 
 
-class TrainingConfig(Protocol):
-    """What pre-training and fine-tuning are both configured by."""
-
-    @property
-    def model(self) -> ModelConfig: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
-    @property
-    def micro_batches(self) -> int: ...
-    @property
-    def log_every(self) -> int: ...
-    @property
-    def eval_every(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
-    @property
-    def keep_checkpoints(self) -> int: ...
-    @property
-    def compute_dtype(self) -> str: ...
-    @property
-    def remat(self) -> str: ...
-    @property
-    def scan_layers(self) -> bool: ...
-    @property
-    def attention(self) -> str: ...
-    @property
-    def optimizer(self) -> OptimizerConfig: ...
-    def schedule_parts(self) -> list[SchedulePart]: ...
-
-
 @dataclass(frozen=True)
 class Training[C: TrainingConfig]:
     """What a run's configuration and mesh determine: the model's graph, the optimizer, shapes and shardings."""
@@ -93,7 +60,10 @@ class Training[C: TrainingConfig]:
         """How the network is computed."""
         config = self.config
         dtype = COMPUTE_DTYPES[resolve_compute_dtype(config.compute_dtype, self.platform)]
-        return Compute(dtype, config.remat, config.scan_layers, config.attention)
+        scanned = config.scan_layers
+        if scanned is None:
+            scanned = self.platform != "cpu" or config.model.num_hidden_layers > UNROLLED_ON_CPU
+        return Compute(dtype, config.remat, scanned, config.attention)
 
     @property
     def platform(self) -> str:
@@ -108,7 +78,7 @@ class Training[C: TrainingConfig]:
     @cached_property
     def schedule(self) -> optax.Schedule:
         """Step -> learning rate."""
-        return learning_rate_schedule(self.config.schedule_parts())
+        return learning_rate_schedule(self.config.schedule_parts(), self.config.optimizer.schedule)
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:

@@ -77,7 +77,8 @@ def lower_train_step(training: Training, loss: Loss, batch: Mapping[str, Any]) -
     """
 
     def step(state: TrainState, batch: Arrays, key: jax.Array, parts: list[Arrays]) -> tuple[TrainState, Arrays]:
-        schedule = learning_rate_schedule([SchedulePart(**part) for part in parts])  # type: ignore[arg-type]
+        numbers = [SchedulePart(**part) for part in parts]  # type: ignore[arg-type]
+        schedule = learning_rate_schedule(numbers, training.config.optimizer.schedule)
         return train_step(training, loss, state, batch, key, schedule)
 
     state, everywhere = training.abstract_state, NamedSharding(training.mesh, P())

@@ -91,7 +91,9 @@ def parse_size(size: str) -> tuple[int, int]:
 
 
 # The recipe that both sides fine-tune with; the first epoch warms up.
-FINETUNE = FinetuneConfig(learning_rate=2e-5, batch_size=32, epochs=2, max_length=128)
+FINETUNE = FinetuneConfig(
+    optimizer=replace(FinetuneConfig().optimizer, learning_rate=2e-5), batch_size=32, epochs=2, max_length=128
+)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
 # ---- overrides from the command line -------------------------------------------------------------------------------
 
 
-def override[C: TrainingConfig](config: C, assignments: Sequence[str]) -> C:
+def override[C](config: C, assignments: Sequence[str]) -> C:
     """Apply `KEY=VALUE` overrides with dotted keys, such as `optimizer.learning_rate=3e-4` or `phases.0.steps=100`.
 
     Of pre-training, `model=SIZE` takes the layers, width and heads of a named size (`MODEL_SIZES`), and `objective=NAME` is
@@ -76,7 +76,7 @@ def override[C: TrainingConfig](config: C, assignments: Sequence[str]) -> C:
         if key == "objective" and isinstance(config, PretrainConfig):
             key = "objective.name"
         known = [name for name, _ in flatten(values)]
-        if key not in known and (spelling := config.spelling(key)) is not None:
+        if key not in known and isinstance(config, TrainingConfig) and (spelling := config.spelling(key)) is not None:
             raise UserError(f"there is no setting '{key}' here: write {spelling}")
         _assign(values, key, text, known)
         if (other := EITHER_OR.get(key)) is not None and other not in given and text.lower() != "none":

@@ -172,7 +172,7 @@ def finetune(data: str, model: str, settings: Mapping[str, Any], prediction_batc
     Args:
       data: train.tsv, of lines TEXT, tab, CLASS below a head.
       model: a directory of Hugging Face's.
-      settings: epochs, batch_size, max_length, learning_rate, weight_decay, warmup_share.
+      settings: epochs, batch_size, max_length; of optimizer, learning_rate, weight_decay, warmup_share.
       prediction_batch_size: rows of a batch of predictions.
       sampling: Trainer's train_sampling_strategy, "random" or "group_by_length".
     """
@@ -183,9 +183,9 @@ def finetune(data: str, model: str, settings: Mapping[str, Any], prediction_batc
         num_train_epochs=settings["epochs"],
         per_device_train_batch_size=settings["batch_size"],
         per_device_eval_batch_size=prediction_batch_size,
-        learning_rate=settings["learning_rate"],
-        weight_decay=settings["weight_decay"],
-        warmup_steps=int(settings["warmup_share"] * steps),
+        learning_rate=settings["optimizer"]["learning_rate"],
+        weight_decay=settings["optimizer"]["weight_decay"],
+        warmup_steps=int(settings["optimizer"]["warmup_share"] * steps),
         train_sampling_strategy=sampling,
         use_cpu=True,
         save_strategy="no",

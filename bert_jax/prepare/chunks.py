@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.feed.instances import ExampleTable, make_table
 from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.shards import table_name, token_dtype, TRAIN, VALIDATION, write_shard
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.prepare.contamination import EvaluationNgrams
-from bert_jax.prepare.instances import ExampleTable, make_table
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.text.documents import RawDocument, sentences_of
 from bert_jax.text.mark_counts import MarkCounts

@@ -28,7 +28,7 @@ SMALLEST_SHARD, LARGEST_SHARD = 4_000_000, 32_000_000  # bytes of text, where --
 class PrepareSettings:
     """What `bert-jax prepare` can be told, checked. The names are those of the manifest."""
 
-    kinds: tuple[str, ...] = ("nsp",)  # of examples; see `instances`
+    kinds: tuple[str, ...] = ("nsp",)  # of examples; see `feed.instances`
     sequence_lengths: tuple[int, ...] = (128, 512)
     held_out: float = 0.05  # share of the documents that go to the validation split
     short_seq_prob: float = 0.1

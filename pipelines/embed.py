@@ -55,9 +55,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     result = argparse.ArgumentParser(prog="bert-jax embed", description="Write a vector for every line of a file.")
     option = result.add_argument
-    option(
-        "model", type=Path, metavar="MODEL", help="a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint"
-    )
+    option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     option(
         "--input", type=Path, required=True, metavar="FILE", help="one text a line, also packed; vector n is of line n"
     )

@@ -43,7 +43,6 @@ IDLE = {
             "json-field": "a",
             "errors": "strict",
             "text-format": "plain",
-            "output": "OUT",
         }.items()
     },
     **{
@@ -114,8 +113,8 @@ ALWAYS = {
     "describe": {"config", "settings", "json"},
     "doctor": {"path", "json"},
     "embed": {"model", "input", "output", "pooling", "layers", "too_long", "dtype", "compute_dtype"} | CHECKPOINT,
-    "evaluate": {"run", "data", "sequence_length", "json", "text"},
-    "fill-mask": {"run", "texts", "top_k", "json"},
+    "evaluate": {"model", "data", "sequence_length", "json", "text", "output"} | CHECKPOINT - {"task"},
+    "fill-mask": {"model", "texts", "top_k", "json"} | CHECKPOINT - {"task"},
     "finetune": {"settings", "task", "data", "model", "output", "from_scratch", "distributed"} | CHECKPOINT,
     "plan": {"config", "settings", "topology", "quick", "json"},
     "predict": {"run", "data"},

@@ -9,6 +9,7 @@ Shapes: D documents, N sentences, T tokens.
 import functools
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from bert_jax.feed.instances import ExampleTable, make_table
 from bert_jax.feed.shards import table_name
 from bert_jax.text.documents import RawDocument, sentences_of
-from bert_jax.text.sentences import load_splitter
+from bert_jax.text.sentences import load_splitter, RULES
 from bert_jax.tokenization import load_segmenter, Segmenter, Tokenizer
 
 SHARDS_AIMED_AT = 64  # in a text that is neither small nor large
@@ -42,12 +43,20 @@ class TokenisedDocuments(NamedTuple):
     sizes: np.ndarray  # [D] int64, sentences with tokens of each document
 
 
-class DrawSettings(NamedTuple):
-    """How examples are drawn from tokenised text."""
+@dataclass(frozen=True)
+class ExampleSettings:
+    """How text is cut into sentences and words, and examples are drawn from them."""
 
-    seed: int = 0
     short_seq_prob: float = 0.1  # share of documents with a shorter target
     random_next_prob: float = 0.5  # share of random B among the chunks of next-sentence prediction
+    seed: int = 0
+    splitter: str = RULES  # of paragraphs into sentences, see `text.sentences.load_splitter`
+    segmenter: str = "none"  # of text without spaces into words
+
+
+def chunk_name(part: int, number: int) -> str:
+    """Return what a chunk's files, and the draws of its examples, are told apart by: its place in a part of the text."""
+    return f"{part:05}-{number:05}"
 
 
 def fitting_shard_size(total_bytes: int) -> int:
@@ -87,18 +96,11 @@ def batches_of(documents: Sequence[Text]) -> Iterator[Sequence[Text]]:
             begin, size = end, 0
 
 
-def tokenise(documents: Sequence[Text], tokenizer: Tokenizer, splitter: str, segmenter: str) -> TokenisedDocuments:
-    """Split documents into sentences and encode these.
-
-    Args:
-      documents: D texts.
-      tokenizer: of the vocabulary.
-      splitter: of paragraphs, see `text.sentences.load_splitter`.
-      segmenter: of words in text without spaces, or "none".
-    """
-    split = load_splitter(splitter)
+def tokenise(documents: Sequence[Text], tokenizer: Tokenizer, settings: ExampleSettings) -> TokenisedDocuments:
+    """Split D documents into sentences and encode these."""
+    split, segmenter = load_splitter(settings.splitter), _segmenter(settings.segmenter)
     texts = [sentences_of(RawDocument(content.decode().split("\n"), lines), split) for content, lines in documents]
-    flat = tokenizer.encode_flat([sentence for text in texts for sentence in text], _segmenter(segmenter))
+    flat = tokenizer.encode_flat([sentence for text in texts for sentence in text], segmenter)
     document_of = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     sizes = np.bincount(document_of[flat.lengths > 0], minlength=len(texts))
     return TokenisedDocuments(texts, flat.ids, flat.word_starts, flat.lengths, document_of, sizes)
@@ -165,7 +167,7 @@ def draw_examples(
     sequence_length: int,
     sentence_starts: np.ndarray,
     document_starts: np.ndarray,
-    settings: DrawSettings,
+    settings: ExampleSettings,
     place: str,
 ) -> ExampleTable:
     """Draw the examples of a kind from one shard; a pure function of its arguments.
@@ -178,6 +180,6 @@ def draw_examples(
       settings: seed and probabilities.
       place: the split and the number of the shard, "train 00000-00000", by which no two shards share draws.
     """
-    seed, *shares = settings
-    rng = random.Random(f"{seed} {place} {table_name(kind, sequence_length)}")
+    rng = random.Random(f"{settings.seed} {place} {table_name(kind, sequence_length)}")
+    shares = settings.short_seq_prob, settings.random_next_prob
     return make_table(kind, sentence_starts, document_starts, sequence_length, rng, *shares)

@@ -24,7 +24,7 @@ import numpy as np
 from bert_jax.feed.instances import ExampleTable
 from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.shards import table_name, token_dtype, TRAIN, VALIDATION, write_shard
-from bert_jax.feed.tokenised import batches_of, draw_examples, Text, TokenBuffer, tokenise
+from bert_jax.feed.tokenised import batches_of, chunk_name, draw_examples, Text, TokenBuffer, tokenise
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.prepare.contamination import EvaluationNgrams
 from bert_jax.prepare.request import PrepareSettings
@@ -52,7 +52,7 @@ class Chunk:
     @property
     def name(self) -> str:
         """What its files are told apart by."""
-        return f"{self.part:05}-{self.number:05}"
+        return chunk_name(self.part, self.number)
 
     def fingerprint(self) -> str:
         """A hash (hex) of the documents and of how they were taken."""
@@ -147,7 +147,7 @@ def _add_documents(
     documents: Sequence[Text], repetition: int, work: ChunkWork, splits: dict[str, TokenBuffer], counter: _Counter
 ) -> None:
     """Tokenise documents and put each into its split. Sentences without tokens are dropped."""
-    tokenised = tokenise(documents, work.tokenizer, work.settings.splitter, work.settings.segmenter)
+    tokenised = tokenise(documents, work.tokenizer, work.settings.examples)
     counter.dropped_sentences += int((tokenised.lengths == 0).sum())
     counter.dropped_documents += int((tokenised.sizes == 0).sum())
     held_out = np.array([_is_held_out(document.content, work.settings) for document in documents])
@@ -190,7 +190,7 @@ def _write_split(name: str, buffer: TokenBuffer, chunk: Chunk, work: ChunkWork) 
     settings, tables, counts = work.settings, {}, {}
     for kind in settings.kinds:
         for length in settings.sequence_lengths:
-            made = draw_examples(kind, length, *starts, settings.drawing, f"{name} {chunk.name}")
+            made = draw_examples(kind, length, *starts, settings.examples, f"{name} {chunk.name}")
             tables[table_name(kind, length)] = made.examples
             counts[table_name(kind, length)] = _count_table(made, kind, length, arrays.sentence_starts)
     shard = write_shard(work.folder / f"{name}-{chunk.name}.safetensors", *arrays, tables)

@@ -10,7 +10,7 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.feed.kinds import KINDS, SHORTEST_SEQUENCE
 from bert_jax.feed.shards import FORMAT, objective_of
-from bert_jax.feed.tokenised import DrawSettings, fitting_shard_size
+from bert_jax.feed.tokenised import ExampleSettings, fitting_shard_size
 from bert_jax.files import file_sha256
 from bert_jax.host import __version__
 from bert_jax.prepare.contamination import EvaluationNgrams
@@ -68,9 +68,9 @@ class PrepareSettings:
         return ReadingOptions(self.json_field, self.lines, self.errors, self.text_format)
 
     @property
-    def drawing(self) -> DrawSettings:
-        """Seed and shares of the examples."""
-        return DrawSettings(self.seed, self.short_seq_prob, self.random_next_prob)
+    def examples(self) -> ExampleSettings:
+        """How sentences are cut and examples drawn."""
+        return ExampleSettings(self.short_seq_prob, self.random_next_prob, self.seed, self.splitter, self.segmenter)
 
     def with_shard_size(self, total_bytes: int) -> "PrepareSettings":
         """These settings with a size of shards that fits a text of `total_bytes`, where they name none."""

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 ANY_FORMAT = "a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint"
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser, source: str, *, head: bool = True) -> None:
+def add_checkpoint_options(parser: argparse.ArgumentParser, source: str, *, task: bool = True) -> None:
     """Add the options to a stage's command line.
 
     Args:
       parser: of the stage.
       source: what the stage calls the checkpoint.
-      head: whether a fine-tuned head is taken, of which something may have to be said.
+      task: whether `--task` is one of them, which says what a fine-tuned head predicts.
     """
     option = parser.add_argument_group("what the files of a checkpoint do not say").add_argument
     option(
@@ -35,7 +35,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, source: str, *, head
         choices=("drop", "keep"),
         help="rows of the embedding beyond the vocabulary, which are refused otherwise",
     )
-    if head:
+    if task:
         option("--task", choices=tuple(TASKS), help="what a fine-tuned head predicts, where the config does not say")
     option("--gelu", choices=HIDDEN_ACTIVATIONS, help="the form of GELU, where the config means another than it says")
     option(
@@ -47,13 +47,19 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, source: str, *, head
     )
 
 
-def asked(arguments: argparse.Namespace, *, head: bool = True) -> "Asked":
-    """Return what was decided; `head` as of `add_checkpoint_options`."""
+def asked(arguments: argparse.Namespace, *, task: str | None = None, head: bool = True) -> "Asked":
+    """Return what was decided.
+
+    Args:
+      arguments: of the command line.
+      task: what a fine-tuned head predicts, where that is told.
+      head: whether such a head is taken at all.
+    """
     from bert_jax.conversion.checkpoints import Asked
 
     return Asked(
         gelu=arguments.gelu,
-        task=arguments.task if head else None,
+        task=task,
         vocabulary=arguments.vocab,
         padding_rows=arguments.padding_rows,
         skip=tuple(arguments.skip),

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if arguments.output.suffix == ".npz" and settings.shard_size != EmbedSettings.shard_size:
         raise UserError(f"--shard-size: {arguments.output} is one file; leave it out, or name a directory for shards")
-    asked = _checkpoint_options.asked(arguments)
+    asked = _checkpoint_options.asked(arguments, task=arguments.task)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
     lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))
     size = arguments.input.stat().st_size

@@ -24,7 +24,8 @@ DESCRIPTION = """\
 Score a masked LM of any format (of a run its newest checkpoint): on held-out data (--data), or on any text (--text), beside
 n-gram models of the training data (--data) or of another text (--baseline-text). In a run the scores are kept, as
 evaluation.json and evaluation-text.json.
-A fine-tuned run is scored on a split with labels of --data (its task's files)."""
+A fine-tuned run is scored on a split with labels of --data (its task's files); so is a fine-tuned checkpoint of another
+format whose task is named (--task)."""
 
 NAME_WIDTH = 36  # of a score in the text form
 
@@ -47,6 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
     length = (
         "default: that of the run's last phase; of other checkpoints the longest of --data, or the model's positions"
     )
+    task = "of a fine-tuned checkpoint of another format: the task whose files --data has"
+    add("--task", metavar="NAME", help=task)
     add("--sequence-length", type=int, metavar="S", help=length)
     output = "file to write (default: RUN/evaluation.json, RUN/evaluation-text.json; of other checkpoints none)"
     add("--output", type=Path, metavar="JSON", help=output)
@@ -60,14 +63,14 @@ def make_parser() -> argparse.ArgumentParser:
     text("--json-field", metavar="NAME", help="field of JSON lines that holds the text (default: text)")
     text("--errors", choices=("strict", "replace"), help="bytes that are not UTF-8 (default: strict)")
     text("--text-format", choices=("auto", "plain", "wiki", "json"), help="default: auto, as the first line looks")
-    _checkpoint_options.add_checkpoint_options(parser, "MODEL", head=False)
+    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
-    if any((arguments.model / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE)):
+    if arguments.task is not None or any((arguments.model / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE)):
         return _of_finetuned(arguments)
     _refuse_idle(arguments)
     if arguments.split not in (None, "validation", "train"):
@@ -85,8 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _of_finetuned(arguments: argparse.Namespace) -> int:
-    others = (*OF_TEXT, "text", "sequence_length", "output", "vocab", "padding_rows", "gelu")
-    idle = [name for name in others if getattr(arguments, name) is not None] + ["skip"] * bool(arguments.skip)
+    idle = [name for name in (*OF_TEXT, "text", "sequence_length") if getattr(arguments, name) is not None]
     if idle or arguments.data is None:
         what = f"--{idle[0].replace('_', '-')} is for pre-trained runs" if idle else "nothing to score"
         raise UserError(
@@ -98,7 +100,12 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     from bert_jax.mesh.distributed import say
 
     name = arguments.split or "dev"
-    model = SavedModel(arguments.model, unknown_labels=arguments.unknown_labels)
+    asked = _checkpoint_options.asked(arguments)
+    model = SavedModel(arguments.model, arguments.unknown_labels, arguments.task, asked)
+    if model.run is not None and arguments.task is not None:
+        raise UserError(
+            f"--task {arguments.task}: {model.path} is a run and says its task itself: leave the option out"
+        )
     split = model.split(str(arguments.data), name)
     for note in split.notes:
         say(note)
@@ -107,7 +114,9 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.data}, {name}: has no labels to score with: bert-jax predict writes predictions")
     record = {"task": model.task.name, "split": name, "scores": outcome.scores, "counts": split.counts}
     record["f1_of"] = model.task.f1_of
-    write_json(model.finetuned.path / f"evaluation-{name}.json", record)
+    output = arguments.output or (None if model.run is None else model.path / f"evaluation-{name}.json")
+    if output is not None:
+        write_json(output, record)
     if arguments.json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
         return 0

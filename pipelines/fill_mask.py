@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts with [MASK]; none: lines of standard input")
     parser.add_argument("--top-k", type=int, default=5, help="predictions for each [MASK] (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each text")
-    _checkpoint_options.add_checkpoint_options(parser, "MODEL", head=False)
+    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
     return parser
 
 

@@ -48,6 +48,7 @@ from bert_jax.runs.names import CHECKPOINTS, CONFIG_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.loading import RECORDED
+from bert_jax.types import PyTree
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
@@ -98,9 +99,23 @@ class Checkpoint:
             )
         return narrow
 
-    def parameters(self) -> dict[str, Any]:
-        """All weights in our layout as a nested dictionary, layers stacked: what our model takes."""
-        return self.run.tree if self.run is not None else nested(filled(self.description, self.weight))
+    def finite_weight(self, row: NameRow) -> np.ndarray:
+        """A tensor in our layout, float32.
+
+        Raises:
+          UserError: it holds NaN or infinity.
+        """
+        array = self.weight(row)
+        check_numbers(self.path, self.own_names[row.ours], array)
+        return array
+
+    def parameters(self) -> PyTree:
+        """All weights in our layout as a nested dictionary, layers stacked: what our model takes.
+
+        Raises:
+          UserError: one is not finite.
+        """
+        return self.run.tree if self.run is not None else nested(filled(self.description, self.finite_weight))
 
 
 def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen

@@ -2,16 +2,18 @@
 """A model's forward pass as a compiled function of parameters and batch: what every use of a loaded checkpoint runs."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 from flax import nnx
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.feed.batch import Batch
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel, BertOutput
 from bert_jax.types import PyTree
+
+Inputs = Mapping[str, np.ndarray]  # those of a batch that the model reads
 
 
 def model_graph(description: ModelDescription, compute: Compute) -> nnx.GraphDef:
@@ -20,7 +22,7 @@ def model_graph(description: ModelDescription, compute: Compute) -> nnx.GraphDef
 
 
 @functools.lru_cache(maxsize=2)
-def compiled_forward(description: ModelDescription, compute: Compute) -> Callable[[PyTree, Batch, bool], BertOutput]:
+def compiled_forward(description: ModelDescription, compute: Compute) -> Callable[[PyTree, Inputs, bool], BertOutput]:
     """Return the forward pass without dropout, compiled once for each shape of batch.
 
     Its arguments are the parameters, a batch with the inputs of `bert_jax.feed.batch`, and whether the output of every
@@ -28,7 +30,7 @@ def compiled_forward(description: ModelDescription, compute: Compute) -> Callabl
     """
     graph = model_graph(description, compute)
 
-    def forward(params: PyTree, batch: Batch, all_layers: bool) -> BertOutput:
+    def forward(params: PyTree, batch: Inputs, all_layers: bool) -> BertOutput:
         return nnx.merge(graph, params)(batch, all_layers=all_layers)
 
     return jax.jit(forward, static_argnums=2)

@@ -8,7 +8,7 @@ Shapes: N texts, B rows, S tokens, D features, L layers.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,9 @@ from flax import nnx
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
-from bert_jax.conversion.checkpoints import Asked, check_numbers, Checkpoint, open_checkpoint
+from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.names import BERT_JAX
-from bert_jax.conversion.own_format import config_for, flat, place_of
+from bert_jax.conversion.own_format import config_for
 from bert_jax.errors import UserError
 from bert_jax.feed.batch import Batch, batch_of_rows
 from bert_jax.feed.kinds import SHORTEST_SEQUENCE
@@ -224,12 +224,10 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
     checkpoint = open_checkpoint(Path(path), asked or Asked())
     if checkpoint.tokenizer is None:
         raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one with --vocab")
-    params = checkpoint.parameters()
-    _require_finite(checkpoint, params)
     source = _source_of(checkpoint)
     if dtype is None:
         dtype = COMPUTE_DTYPES[resolve_compute_dtype(source.config.compute_dtype, jax.devices()[0].platform)]
-    return Pretrained(checkpoint.description, params, checkpoint.tokenizer, Compute(dtype), source)
+    return Pretrained(checkpoint.description, checkpoint.parameters(), checkpoint.tokenizer, Compute(dtype), source)
 
 
 def _source_of(checkpoint: Checkpoint) -> Source:
@@ -237,11 +235,3 @@ def _source_of(checkpoint: Checkpoint) -> Source:
         run = RunDirectory(checkpoint.path)
         return Source(checkpoint.path, checkpoint.format, run, checkpoint.step, run.config())
     return Source(checkpoint.path, checkpoint.format, None, None, config_for(checkpoint.description))
-
-
-def _require_finite(checkpoint: Checkpoint, params: Mapping[str, PyTree]) -> None:
-    """Refuse NaN and infinity by the checkpoint's own name of the tensor, which is read again only then."""
-    broken = {path for path, leaf in flat(params).items() if not np.isfinite(np.asarray(leaf)).all()}
-    for row in checkpoint.rows:
-        if place_of(row.ours)[0] in broken:
-            check_numbers(checkpoint.path, checkpoint.own_names[row.ours], checkpoint.weight(row))

@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from bert_jax.conversion.checkpoints import Asked
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser, source: str) -> None:
-    """Add them; `source` is what the stage calls the checkpoint."""
+ANY_FORMAT = "a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint"
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser, source: str, *, task: bool = True) -> None:
+    """Add the options to a stage's command line.
+
+    Args:
+      parser: of the stage.
+      source: what the stage calls the checkpoint.
+      task: whether `--task` is one of them, which says what a fine-tuned head predicts.
+    """
     option = parser.add_argument_group("what the files of a checkpoint do not say").add_argument
     option(
         "--vocab",
@@ -26,7 +35,8 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, source: str) -> None
         choices=("drop", "keep"),
         help="rows of the embedding beyond the vocabulary, which are refused otherwise",
     )
-    option("--task", choices=tuple(TASKS), help="what a fine-tuned head predicts, where the config does not say")
+    if task:
+        option("--task", choices=tuple(TASKS), help="what a fine-tuned head predicts, where the config does not say")
     option("--gelu", choices=HIDDEN_ACTIVATIONS, help="the form of GELU, where the config means another than it says")
     option(
         "--skip",
@@ -37,14 +47,21 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, source: str) -> None
     )
 
 
-def asked(arguments: argparse.Namespace) -> "Asked":
-    """What was decided, as `bert_jax.conversion.checkpoints.Asked`."""
+def asked(arguments: argparse.Namespace, *, task: str | None = None, head: bool = True) -> "Asked":
+    """Return what was decided.
+
+    Args:
+      arguments: of the command line.
+      task: what a fine-tuned head predicts, where that is told.
+      head: whether such a head is taken at all.
+    """
     from bert_jax.conversion.checkpoints import Asked
 
     return Asked(
         gelu=arguments.gelu,
-        task=arguments.task,
+        task=task,
         vocabulary=arguments.vocab,
         padding_rows=arguments.padding_rows,
         skip=tuple(arguments.skip),
+        head=head,
     )

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--keep-unused is of words that are added: leave it out, or name words")
     from bert_jax.conversion.convert import extend
 
-    asked = _checkpoint_options.asked(arguments)
+    asked = _checkpoint_options.asked(arguments, task=arguments.task)
     words = _words(arguments.words) if arguments.words else []
     if arguments.input:
         suggested = _suggest(arguments.model, arguments.input, arguments.add, asked)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.conversion.convert import compare, convert
     from bert_jax.conversion.finished import CERTIFICATE, was_made
 
-    asked = _checkpoint_options.asked(arguments)
+    asked = _checkpoint_options.asked(arguments, task=arguments.task)
     peer = arguments.peer_python
     if peer is not None and not peer.exists():
         raise UserError(f"--peer-python {peer} is missing: give a Python that has torch and transformers")

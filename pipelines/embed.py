@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if arguments.output.suffix == ".npz" and settings.shard_size != EmbedSettings.shard_size:
         raise UserError(f"--shard-size: {arguments.output} is one file; leave it out, or name a directory for shards")
-    asked = _checkpoint_options.asked(arguments)
+    asked = _checkpoint_options.asked(arguments, task=arguments.task)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
     lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))
     size = arguments.input.stat().st_size
@@ -55,9 +55,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     result = argparse.ArgumentParser(prog="bert-jax embed", description="Write a vector for every line of a file.")
     option = result.add_argument
-    option(
-        "model", type=Path, metavar="MODEL", help="a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint"
-    )
+    option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     option(
         "--input", type=Path, required=True, metavar="FILE", help="one text a line, also packed; vector n is of line n"
     )

@@ -1,28 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bert-jax evaluate: run + held-out data or any text -> masked LM scores, those of pairs, pseudo-perplexity.
-
-Of a fine-tuned run: run + a split with labels -> the task's scores and confusion matrix.
+"""bert-jax evaluate: a checkpoint of any format + held-out data or any text -> scores of masked tokens, of pairs, and
+pseudo-perplexity. Of a fine-tuned run: run + a split with labels -> the task's scores and confusion matrix.
 """
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+
+from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.errors import listed, UserError
-from bert_jax.runs.names import FINETUNE_FILE, SEEDS_FILE
+from bert_jax.runs.names import EVALUATION_TEXT_FILE, FINETUNE_FILE, SEEDS_FILE
+from bert_jax.types import JsonObject
 
 if TYPE_CHECKING:
-    from bert_jax.runs.directory import RunDirectory
+    from bert_jax.use.model import Pretrained
 
 DESCRIPTION = """\
-Score a run's newest checkpoint: on held-out data (--data), which writes evaluation.json, or on any text (--text), beside n-gram
-models of the training data (--data) or of another text (--baseline-text), which writes evaluation-text.json.
-A fine-tuned run is scored on a split with labels of --data (its task's files)."""
+Score a masked LM of any format (of a run its newest checkpoint): on held-out data (--data), or on any text (--text), beside
+n-gram models of the training data (--data) or of another text (--baseline-text). In a run the scores are kept, as
+evaluation.json and evaluation-text.json.
+A fine-tuned run is scored on a split with labels of --data (its task's files); so is a fine-tuned checkpoint of another
+format whose task is named (--task)."""
 
 NAME_WIDTH = 36  # of a score in the text form
 
@@ -31,8 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bert-jax evaluate", description=DESCRIPTION)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="the run directory")
-    add("--data", type=Path, help="made by bert-jax prepare with the run's vocabulary")
+    add("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    add("--data", type=Path, help="made by bert-jax prepare with the model's vocabulary")
     add(
         "--split",
         metavar="NAME",
@@ -42,7 +45,14 @@ def make_parser() -> argparse.ArgumentParser:
         "of a fine-tuned run: labels that it does not know: refuse, error (mistakes), ignore (default: as the run)"
     )
     add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
-    add("--sequence-length", type=int, metavar="S", help="default: that of the run's last phase")
+    length = (
+        "default: that of the run's last phase; of other checkpoints the longest of --data, or the model's positions"
+    )
+    task = "of a fine-tuned checkpoint of another format: the task whose files --data has"
+    add("--task", metavar="NAME", help=task)
+    add("--sequence-length", type=int, metavar="S", help=length)
+    output = "file to write (default: RUN/evaluation.json, RUN/evaluation-text.json; of other checkpoints none)"
+    add("--output", type=Path, metavar="JSON", help=output)
     add("--json", action="store_true", help="print the scores as JSON")
     text = parser.add_argument_group("any text").add_argument
     text("--text", nargs="+", metavar="FILE", help="text to score, as bert-jax prepare takes its --input")
@@ -53,23 +63,25 @@ def make_parser() -> argparse.ArgumentParser:
     text("--json-field", metavar="NAME", help="field of JSON lines that holds the text (default: text)")
     text("--errors", choices=("strict", "replace"), help="bytes that are not UTF-8 (default: strict)")
     text("--text-format", choices=("auto", "plain", "wiki", "json"), help="default: auto, as the first line looks")
-    text("--output", type=Path, metavar="JSON", help="file to write; default: RUN/evaluation-text.json")
+    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
-    if any((arguments.run / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE)):
+    if arguments.task is not None or any((arguments.model / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE)):
         return _of_finetuned(arguments)
     _refuse_idle(arguments)
     if arguments.split not in (None, "validation", "train"):
         raise UserError(f"--split {arguments.split}: prepared data has validation and train")
+    if arguments.output is not None and not (folder := arguments.output.absolute().parent).is_dir():
+        raise UserError(f"--output {arguments.output}: there is no folder {folder}: make it first")
 
-    from bert_jax.runs.directory import open_run
+    from bert_jax.use.model import load
 
-    run = open_run(arguments.run)
-    scores = _of_data(run, arguments) if arguments.text is None else _of_text(run, arguments)
+    model = load(arguments.model, dtype=None, asked=_checkpoint_options.asked(arguments, head=False))
+    scores = _of_data(model, arguments) if arguments.text is None else _of_text(model, arguments)
     describe = describe_data if arguments.text is None else describe_text
     print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
     return 0
@@ -80,7 +92,7 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     if idle or arguments.data is None:
         what = f"--{idle[0].replace('_', '-')} is for pre-trained runs" if idle else "nothing to score"
         raise UserError(
-            f"{arguments.run} is a fine-tuned run, and {what}: give --data with its task's files, and --split"
+            f"{arguments.model} is a fine-tuned run, and {what}: give --data with its task's files, and --split"
         )
     from bert_jax.files import write_json
     from bert_jax.finetuning.run import metric_words
@@ -88,7 +100,12 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     from bert_jax.mesh.distributed import say
 
     name = arguments.split or "dev"
-    model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)
+    asked = _checkpoint_options.asked(arguments)
+    model = SavedModel(arguments.model, arguments.unknown_labels, arguments.task, asked)
+    if model.run is not None and arguments.task is not None:
+        raise UserError(
+            f"--task {arguments.task}: {model.path} is a run and says its task itself: leave the option out"
+        )
     split = model.split(str(arguments.data), name)
     for note in split.notes:
         say(note)
@@ -97,7 +114,9 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.data}, {name}: has no labels to score with: bert-jax predict writes predictions")
     record = {"task": model.task.name, "split": name, "scores": outcome.scores, "counts": split.counts}
     record["f1_of"] = model.task.f1_of
-    write_json(model.finetuned.path / f"evaluation-{name}.json", record)
+    output = arguments.output or (None if model.run is None else model.path / f"evaluation-{name}.json")
+    if output is not None:
+        write_json(output, record)
     if arguments.json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
         return 0
@@ -109,13 +128,13 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
 
 
 TEXT_SETTINGS = ("sequence_length", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
-OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors", "text_format", "output")
+OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
 
 
 def _refuse_idle(arguments: argparse.Namespace) -> None:
     """Options that would do nothing."""
     if arguments.unknown_labels is not None:
-        raise UserError(f"--unknown-labels is for fine-tuned runs, and {arguments.run} is none: leave it out")
+        raise UserError(f"--unknown-labels is for fine-tuned runs, and {arguments.model} is none: leave it out")
     if arguments.text is None and arguments.data is None:
         raise UserError("nothing to score: give --data DIR (held-out data) or --text FILE... (any text)")
     idle, with_option = (OF_TEXT, "--text FILE...") if arguments.text is None else (("split",), "--data alone")
@@ -124,55 +143,62 @@ def _refuse_idle(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} goes with {with_option}: leave it out")
 
 
-def _of_data(run: "RunDirectory", arguments: argparse.Namespace) -> dict[str, Any]:
+def _of_data(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
     from bert_jax.feed.shards import open_data
     from bert_jax.files import write_json
-    from bert_jax.use.evaluation import evaluate_run
+    from bert_jax.use.evaluation import evaluate_data
 
-    split = arguments.split or "validation"
-    scores = evaluate_run(run, open_data(arguments.data), split, arguments.sequence_length)
-    if split == "validation" and scores["sequence_length"] == run.config().phases[-1].sequence_length:
-        write_json(run.evaluation_file, scores)
-    else:
-        print(
-            f"printed only: {run.evaluation_file} is for the validation split at the last phase's length",
-            file=sys.stderr,
-        )
+    split, run = arguments.split or "validation", model.source.run
+    scores = evaluate_data(model, open_data(arguments.data), split, arguments.sequence_length)
+    output = arguments.output
+    if output is None and run is not None:
+        if split == "validation" and scores["sequence_length"] == model.phase(None).sequence_length:
+            output = run.evaluation_file
+        else:
+            print(
+                f"printed only: {run.evaluation_file} is for the validation split at the last phase's length",
+                file=sys.stderr,
+            )
+    if output is not None:
+        write_json(output, scores)
     return scores
 
 
-def _of_text(run: "RunDirectory", arguments: argparse.Namespace) -> dict[str, Any]:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are ours to count
-
+def _of_text(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
     from bert_jax.feed.shards import open_data
     from bert_jax.files import write_json
-    from bert_jax.use.intrinsic import evaluate_text, SCORES_FILE, TextSettings
+    from bert_jax.use.intrinsic import evaluate_text, TextSettings
 
-    output = arguments.output or run.path / SCORES_FILE
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.absolute().parent}: make it first")
+    run = model.source.run
+    output = arguments.output or (None if run is None else run.path / EVALUATION_TEXT_FILE)
     given = {name: value for name in TEXT_SETTINGS if (value := getattr(arguments, name)) is not None}
     data = None if arguments.data is None else open_data(arguments.data)
     baseline = arguments.baseline_text or ()
-    scores = evaluate_text(run, arguments.text, TextSettings(**given), data=data, baseline_texts=baseline)
-    write_json(output, scores)
+    scores = evaluate_text(model, arguments.text, TextSettings(**given), data=data, baseline_texts=baseline)
     for warning in scores["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"written: {output}", file=sys.stderr)
+    if output is not None:
+        write_json(output, scores)
+        print(f"written: {output}", file=sys.stderr)
     return scores
 
 
 # ---- in words -------------------------------------------------------------------------------------------------------
 
 
-def describe_data(scores: dict[str, Any]) -> str:
+def _checkpoint(scores: JsonObject) -> str:
+    """Return which checkpoint of a run was scored."""
+    return "" if scores["step"] is None else f"step {scores['step']:,}, "
+
+
+def describe_data(scores: JsonObject) -> str:
     """The scores of held-out data."""
     low, high = scores["mlm_accuracy_95"]
     gain = scores["unigram_entropy"] - scores["mlm_loss"]
     ratio = scores["mlm_accuracy"] / max(scores["commonest_token_accuracy"], 1e-9)
     return "\n".join(
         [
-            f"step {scores['step']:,}, {scores['split']}, {scores['masked_tokens']:,} masked tokens in rows of"
+            f"{_checkpoint(scores)}{scores['split']}, {scores['masked_tokens']:,} masked tokens in rows of"
             f" {scores['sequence_length']}",
             f"  MLM loss        {scores['mlm_loss']:.3f} nats, perplexity {scores['mlm_perplexity']:.1f};"
             f" {abs(gain):.2f} nats {'under' if gain >= 0 else 'over'} the unigram entropy of the training text,"
@@ -184,12 +210,12 @@ def describe_data(scores: dict[str, Any]) -> str:
     )
 
 
-def describe_text(scores: dict[str, Any]) -> str:
+def describe_text(scores: JsonObject) -> str:
     """The scores of a text."""
     text, pseudo = scores["text"], scores.get("pseudo")
     names = listed(file["file"] for file in text["files"])
     lines = [
-        f"step {scores['step']:,}, {names}: {text['sentences']:,} sentences, {text['tokens']:,} tokens,"
+        f"{_checkpoint(scores)}{names}: {text['sentences']:,} sentences, {text['tokens']:,} tokens,"
         f" {text['unknown_share']:.2%} [UNK]"
     ]
     rows = [*_masked_lines(scores), *_pair_lines(scores)]
@@ -199,7 +225,7 @@ def describe_text(scores: dict[str, Any]) -> str:
     return "\n".join([*lines, *_ngram_lines(scores.get("ngrams"))])
 
 
-def _masked_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _masked_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
     low, high = scores["mlm_accuracy_95"]
     masked = f"MLM perplexity ({100 * scores['mlm_probability']:g} % masked)"
     tokens = f"on {scores['masked_tokens']:,} masked tokens in rows of {scores['sequence_length']}"
@@ -208,16 +234,18 @@ def _masked_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "MLM accuracy", f"{scores['mlm_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%})"
 
 
-def _baseline_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _baseline_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
     for name in ("unigram", "bigram"):
         if f"{name}_perplexity" in scores:
             loss = f"(loss {scores[f'{name}_loss']:.4f} nats) on the same tokens"
             yield f"  {name} perplexity", f"{scores[f'{name}_perplexity']:.2f} {loss}"
 
 
-def _pair_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _pair_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
     from bert_jax.config.objective import pair_words
 
+    if (reason := scores.get("nsp_left_out")) is not None:
+        yield "NSP accuracy", f"left out: {reason}"
     words = pair_words(ObjectiveConfig(scores["objective"]))
     if words is not None:
         low, high = scores["nsp_accuracy_95"]
@@ -228,7 +256,7 @@ def _pair_lines(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _pseudo_lines(pseudo: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _pseudo_lines(pseudo: JsonObject) -> Iterator[tuple[str, str]]:
     of = f"{pseudo['sentences']:,} of {pseudo['sentences_of_text']:,} sentences"
     if pseudo["too_long"]:
         of += f" ({pseudo['too_long']:,} of more than {pseudo['longest_tokens']} tokens are left out)"
@@ -244,7 +272,7 @@ def _pseudo_lines(pseudo: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _baseline_lines(pseudo)
 
 
-def _ngram_lines(ngrams: dict[str, Any] | None) -> Iterator[str]:
+def _ngram_lines(ngrams: JsonObject | None) -> Iterator[str]:
     if ngrams is None:
         yield "  no unigram and bigram models beside it: name their text with --data or --baseline-text"
         return

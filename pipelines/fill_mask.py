@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bert-jax fill-mask: run + text with [MASK] -> the likeliest words."""
+"""bert-jax fill-mask: a checkpoint of any format + text with [MASK] -> the likeliest words."""
 
 import argparse
 import dataclasses
@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
+
+from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
     from bert_jax.config.objective import PairWords
+    from bert_jax.types import JsonObject
     from bert_jax.use.fill_mask import TextPrediction
 
 
@@ -21,12 +24,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bert-jax fill-mask",
         description="Predict the words behind [MASK]. A [SEP] in the text begins segment B; whether it"
-        " follows (IsNext), or the order of both, is then told too, as the run's objective has it.",
+        " follows (IsNext), or the order of both, is then told too, where the model has a head for it.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts with [MASK]; none: lines of standard input")
     parser.add_argument("--top-k", type=int, default=5, help="predictions for each [MASK] (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each text")
+    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
     return parser
 
 
@@ -37,23 +41,23 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--top-k {arguments.top_k} is not possible: use 1 or more")
 
     from bert_jax.config.objective import pair_words
-    from bert_jax.runs.directory import open_run
     from bert_jax.text.lines import text_lines
-    from bert_jax.use.fill_mask import Inference, MASK, SEPARATOR, shorten
+    from bert_jax.use.fill_mask import encode, MASK, predict, SEPARATOR, shorten
+    from bert_jax.use.model import load
 
-    run = open_run(arguments.run)
     texts = arguments.texts or [
         line.rstrip("\r") for _, line in text_lines(sys.stdin.buffer, "standard input") if line.strip()
     ]
     if not texts:
-        raise UserError(f"no text was given: write bert-jax fill-mask {run.path} 'the [MASK] of the file'")
+        raise UserError(f"no text was given: write bert-jax fill-mask {arguments.model} 'the [MASK] of the file'")
     for text in texts:
         if MASK not in text:
             raise UserError(f"{shorten(text)!r}: has no [MASK] to fill: put one where a word is to be predicted")
-    inference = Inference(run)
-    ids, segments = zip(*map(inference.encode, texts), strict=True)
-    words = pair_words(inference.config.objective)  # none: the head for pairs is untrained and says nothing
-    for text, prediction in zip(texts, inference.predict(ids, segments, arguments.top_k), strict=True):
+    model = load(arguments.model, dtype=None, asked=_checkpoint_options.asked(arguments, head=False))
+    model.require_masked_lm("filling masks")
+    rows = [encode(model, text) for text in texts]
+    words = pair_words(model.source.config.objective)  # none: the head for pairs is untrained and says nothing
+    for text, prediction in zip(texts, predict(model, rows, arguments.top_k), strict=True):
         if arguments.json:
             print(as_json(text, prediction, words))
         else:
@@ -63,8 +67,8 @@ def main(argv: Sequence[str]) -> int:
 
 def as_json(text: str, prediction: "TextPrediction", words: "PairWords | None") -> str:
     """One line of JSON; the probability of the pair's label 0 is `is_next` or `in_order`."""
-    fields: dict[str, Any] = {"text": text, "masks": [dataclasses.asdict(slot) for slot in prediction.masks]}
-    if words is not None:
+    fields: JsonObject = {"text": text, "masks": [dataclasses.asdict(slot) for slot in prediction.masks]}
+    if words is not None and prediction.is_next is not None:
         fields["is_next" if words.short == "NSP" else "in_order"] = prediction.is_next
     return json.dumps(fields, ensure_ascii=False)
 
@@ -75,7 +79,7 @@ def as_text(text: str, prediction: "TextPrediction", words: "PairWords | None") 
     for slot in prediction.masks:
         best = ", ".join(f"{entry.token} {entry.probability:.1%}" for entry in slot.entries)
         lines.append(f"  [MASK] {best}")
-    if words is not None:
+    if words is not None and prediction.is_next is not None:
         word = words.labels[prediction.is_next < 0.5]
         lines.append(f"  {word} {max(prediction.is_next, 1 - prediction.is_next):.1%}")
     return "\n".join(lines)

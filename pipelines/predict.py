@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bert-jax predict: a fine-tuned run + a file, or lines -> predictions, and the files that official sites take."""
+"""bert-jax predict: a fine-tuned checkpoint of any format + a file, or lines -> predictions, and files for official sites."""
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import BinaryIO, TYPE_CHECKING
+
+from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.finetuning.saved import SavedModel
@@ -25,14 +28,22 @@ def make_parser() -> argparse.ArgumentParser:
         ' ..., "id": ...}.',
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="made by bert-jax finetune; of several seeds the best is taken")
+    model = (
+        "a run of bert-jax finetune (of several seeds the best is taken), or a fine-tuned checkpoint of another format"
+    )
+    add("model", type=Path, metavar="MODEL", help=model)
     add("--data", metavar="DIR", help="folder with the task's files, one file, or tfds:NAME (default: standard input)")
     add("--split", metavar="NAME", help="of the data: dev, test, test_mismatched, ... (default: test)")
-    add("--task", metavar="NAME", help="another task with the same labels: ax for a run of mnli")
+    task = (
+        "of a run: another task with the same labels, ax for mnli; of another format: the task whose files --data has, or what"
+        " the head predicts where its config does not say"
+    )
+    add("--task", metavar="NAME", help=task)
     unknown = "labels that the run does not know: refuse, error (scored as mistakes), ignore (default: as the run)"
     add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
     add("--output", type=Path, metavar="DIR", help="folder for predictions (default: RUN/predictions)")
     add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
+    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
     return parser
 
 
@@ -40,17 +51,23 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
     if arguments.data is None:
-        idle = [
-            name
-            for name in ("split", "task", "unknown_labels", "output", "zip")
-            if getattr(arguments, name) is not None
-        ]
+        idle = [name for name in ("split", "unknown_labels", "output", "zip") if getattr(arguments, name) is not None]
         if idle:
             raise UserError(f"--{idle[0].replace('_', '-')} goes with --data: leave it out, or name the data")
 
     from bert_jax.finetuning.saved import SavedModel
 
-    model = SavedModel(arguments.run, unknown_labels=arguments.unknown_labels)
+    asked = _checkpoint_options.asked(arguments)
+    model = SavedModel(arguments.model, arguments.unknown_labels, arguments.task, asked)
+    if model.run is not None and arguments.data is None and arguments.task is not None:
+        raise UserError("--task goes with --data: leave it out, or name the data")
+    if model.run is None and arguments.data is not None:
+        if model.task.name == "own":
+            raise UserError(
+                f"--data: name the task whose files it has, for which {model.path} was fine-tuned, with --task"
+            )
+        if arguments.output is None:
+            raise UserError(f"{model.path} is no run that could keep predictions: name a folder with --output")
     if arguments.data is None:
         return _predict_lines(model)
     return _predict_split(model, arguments)
@@ -64,12 +81,12 @@ def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
     from bert_jax.tasks.submissions import zip_submissions
 
     name = arguments.split or "test"
-    task = model.other_task(arguments.task) if arguments.task else None
+    task = model.other_task(arguments.task) if arguments.task and model.run is not None else None
     split = model.split(arguments.data, name, task)
     for note in split.notes:
         say(note)
     outcome = model.outcome(split)
-    folder = arguments.output or model.finetuned.path / PREDICTIONS
+    folder = arguments.output or model.path / PREDICTIONS
     stem = name if task is None else f"{task.name}_{name}"
     for path in write_outcome(outcome, stem, folder):
         print(path)
@@ -90,7 +107,7 @@ def _predict_lines(model: "SavedModel") -> int:
     return 0
 
 
-def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
+def _told(record: JsonObject, model: "SavedModel") -> JsonObject:
     """The prediction in words."""
     labels = model.task.meanings or model.task.labels
     told = {"text": record["text"], "predicted": record["predicted"]}
@@ -110,7 +127,7 @@ def _told(record: dict[str, Any], model: "SavedModel") -> dict[str, Any]:
     return told
 
 
-def _blocks(file: Any) -> Iterator[tuple[int, list[str]]]:
+def _blocks(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
     """Lines of standard input with the number of the first; a person who types gets an answer a line."""
     from bert_jax.text.lines import text_lines
 

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from bert_jax.prepare.chunks import Chunk, cut, Text
+from bert_jax.feed.tokenised import cut, Text
+from bert_jax.prepare.chunks import Chunk
 from bert_jax.text.documents import RawDocument
 
 

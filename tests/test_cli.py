@@ -57,8 +57,8 @@ def test_every_stage_has_help(stage, capsys):
         (["pretrain", "tiny", "optimizer.leaning_rate=1"], "did you mean 'optimizer.learning_rate'?"),
         (["pretrain", "tiny"], "nowhere is missing: run bert-jax prepare"),
         (["describe", "tiny", "model.num_attention_heads=3"], "model.hidden_size=128 is not divisible by"),
-        (["evaluate", "nowhere"], "nowhere: is not a run directory (no config.json): make one with bert-jax pretrain"),
-        (["fill-mask", "nowhere", "a [MASK]"], "nowhere: is not a run directory"),
+        (["evaluate", "nowhere"], "nowhere is missing: give a checkpoint's directory"),
+        (["fill-mask", "nowhere", "a [MASK]"], "nowhere is missing: give a checkpoint's directory"),
         (["report", "nowhere"], "nowhere"),
     ],
 )

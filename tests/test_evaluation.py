@@ -10,13 +10,11 @@ from conftest import run_stage, small_config
 
 from bert_jax.cli import main
 from bert_jax.config.settings import to_dict
-from bert_jax.feed.examples import make_examples
+from bert_jax.feed.examples import evaluation_batch, make_examples
 from bert_jax.feed.shards import open_data
-from bert_jax.runs.directory import open_run
-from bert_jax.train.evaluation import ScorePass
-from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.use.evaluation import unigram_report
-from bert_jax.use.fill_mask import Inference
+from bert_jax.use.fill_mask import encode, predict
+from bert_jax.use.model import load
 
 CONFIG = small_config()
 
@@ -40,17 +38,13 @@ def scores(run, prepared):
 def test_scores_are_those_of_a_plain_restatement(run, prepared, scores):
     """Loss and accuracy from the logits of every example, one at a time, in NumPy."""
     data = open_data(prepared.data)
-    inference = Inference(open_run(run))
-    examples = make_examples(data.split("validation"), inference.tokenizer, CONFIG, CONFIG.phases[-1])
-    import jax
-    from flax import nnx
-
-    forward = jax.jit(lambda batch: nnx.merge(inference.training.graph, inference.params)(batch))
+    model = load(run)
+    examples = make_examples(data.split("validation"), model.tokenizer, CONFIG, CONFIG.phases[-1])
     losses, hits, pairs = [], [], []
-    scoring = ScorePass(inference.training, MaskedLmLoss(pairs=True, mask_id=inference.tokenizer.mask_id), examples)
-    for number in range(scoring.batches()):
-        batch = scoring.batch(number)
-        output = forward(batch)
+    size = CONFIG.phases[-1].batch_size
+    for number in range(-(-len(examples) // size)):
+        batch = evaluation_batch(examples, size, number)
+        output = model(batch)
         logits = np.asarray(output.mlm_logits, np.float64)
         logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         for row, slot in zip(*np.nonzero(batch["masked_lm_weights"]), strict=True):
@@ -191,24 +185,24 @@ def test_fill_mask(run, capsys):
 
 def test_fill_mask_is_the_model_s_softmax_over_the_vocabulary(run):
     """All entries together have probability 1: rows beyond the vocabulary take no part; padding does not matter."""
-    inference = Inference(open_run(run))
-    entries = inference.tokenizer.vocab_size
+    model = load(run)
+    entries = model.tokenizer.vocab_size
     assert entries < CONFIG.model.vocab_size
-    ids, segments = inference.encode("the [MASK] of the island")
-    alone = inference.predict([ids], [segments], entries)[0]
+    row = encode(model, "the [MASK] of the island")
+    alone = predict(model, [row], entries)[0]
     probabilities = {entry.token: entry.probability for entry in alone.masks[0].entries}
-    assert set(probabilities) == set(inference.tokenizer.vocabulary)
+    assert set(probabilities) == set(model.tokenizer.vocabulary)
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
-    longer = inference.encode("the rose of the garden is near the seed . [SEP] the [MASK] of the island")
-    beside = inference.predict([longer[0], ids], [longer[1], segments], entries)[1]
+    longer = encode(model, "the rose of the garden is near the seed . [SEP] the [MASK] of the island")
+    beside = predict(model, [longer, row], entries)[1]
     for entry in beside.masks[0].entries:
         assert entry.probability == pytest.approx(probabilities[entry.token], abs=1e-5)
 
 
 def test_segments_of_a_pair(run):
     """[CLS] A [SEP] are segment 0, B [SEP] segment 1."""
-    ids, segments = Inference(open_run(run)).encode("the ship [SEP] the [MASK] .")
-    assert segments.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    ids, segments = encode(load(run), "the ship [SEP] the [MASK] .")
+    assert segments == [0, 0, 0, 0, 1, 1, 1, 1]
     assert len(ids) == 8
 
 

@@ -43,7 +43,6 @@ IDLE = {
             "json-field": "a",
             "errors": "strict",
             "text-format": "plain",
-            "output": "OUT",
         }.items()
     },
     **{
@@ -66,7 +65,6 @@ IDLE = {
         ("predict", name): [f"predict RUN --{name.replace('_', '-')} {value}"]
         for name, value in {
             "split": "dev",
-            "task": "ax",
             "unknown_labels": "ignore",
             "output": "OUT",
             "zip": "OUT",
@@ -114,11 +112,11 @@ ALWAYS = {
     "describe": {"config", "settings", "json"},
     "doctor": {"path", "json"},
     "embed": {"model", "input", "output", "pooling", "layers", "too_long", "dtype", "compute_dtype"} | CHECKPOINT,
-    "evaluate": {"run", "data", "sequence_length", "json", "text"},
-    "fill-mask": {"run", "texts", "top_k", "json"},
+    "evaluate": {"model", "data", "sequence_length", "json", "text", "output"} | CHECKPOINT,
+    "fill-mask": {"model", "texts", "top_k", "json"} | CHECKPOINT - {"task"},
     "finetune": {"settings", "task", "data", "model", "output", "from_scratch", "distributed"} | CHECKPOINT,
     "plan": {"config", "settings", "topology", "quick", "json"},
-    "predict": {"run", "data"},
+    "predict": {"model", "data"} | CHECKPOINT,
     "prepare": {"input", "vocab", "output", "lowercase", "errors", "text_format", "splitter", "segmenter", "licence"}
     | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
     "pretrain": {"config", "settings", "data", "output", "distributed"},

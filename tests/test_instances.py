@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.feed.instances import make_table
 from bert_jax.feed.kinds import COLUMNS, IN_ORDER, IS_NEXT, KINDS, NOT_NEXT, special_tokens, SWAPPED
-from bert_jax.prepare.instances import make_table
 
 # Made by google-research/bert's own functions; the file says how. Numbers only.
 GOLDEN = json.loads(Path(__file__).with_name("golden_instances.json").read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ from bert_jax.prepare.request import PrepareSettings
 from bert_jax.runs.directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
 from bert_jax.use.intrinsic import evaluate_text, segments_of, SplitTokens, text_offsets
+from bert_jax.use.model import load
 from bert_jax.use.ngrams import contexts_of, fit_ngrams
 from bert_jax.use.pseudo_likelihood import choose_sentences
 
@@ -164,8 +165,7 @@ def test_masked_tokens_are_found_in_the_text_of_several_shards(folder, made, tmp
 
 def test_the_same_text_has_the_same_scores(folder, made, scores):
     """From the command line and from Python; nothing is drawn anew."""
-    run = open_run(made[1])
-    again = evaluate_text(run, [folder / "text.txt"], baseline_texts=[folder / "baseline.txt"])
+    again = evaluate_text(load(made[1]), [folder / "text.txt"], baseline_texts=[folder / "baseline.txt"])
     for name in ("mlm_loss", "mlm_accuracy", "nsp_loss", "unigram_loss", "bigram_loss", "mask_histogram", "ngrams"):
         assert again[name] == scores[name], name
     sentences = len(prepared_by_hand(folder, "text", "nsp").shards[0].sentence_starts) - 1
@@ -243,7 +243,7 @@ def test_everything_is_printed_with_its_name(folder, made, scores, capsys):
 
 
 def test_a_run_without_nsp_head_on_one_document(folder, tmp_path, capsys):
-    """Scored on whole sentences, with no word of pairs; and without a text for them, none of n-gram models."""
+    """Scored on whole sentences, and says why not on pairs; and without a text for them, no n-gram models."""
     _, run = make_run(tmp_path, "mlm")
     text, output = tmp_path / "text.txt", tmp_path / "scores.json"
     text.write_text("a b c d e\nthe a of the b\n")
@@ -252,16 +252,63 @@ def test_a_run_without_nsp_head_on_one_document(folder, tmp_path, capsys):
     scores = json.loads(output.read_text())
     assert scores["objective"] == "mlm_full_sentences"
     assert scores["masked_tokens"] > 0
-    assert not [name for name in scores if name.startswith(("nsp", "pairs", "pseudo", "unigram", "ngrams"))]
-    assert "NSP" not in printed
+    assert not [
+        name for name in scores if name.startswith(("nsp_a", "nsp_loss", "pairs", "pseudo", "unigram", "ngrams"))
+    ]
+    assert scores["nsp_left_out"] == "the checkpoint has no NSP head"
+    assert "left out: the checkpoint has no NSP head" in printed
     assert "no unigram and bigram models beside it: name their text with --data or --baseline-text" in printed
+
+
+def test_one_document_is_scored_without_pairs(made, tmp_path, capsys):
+    """Next-sentence prediction draws from another document; whole sentences need none."""
+    text, output = tmp_path / "text.txt", tmp_path / "scores.json"
+    text.write_text("a b c d e\nthe a of the b\n")
+    run_stage("evaluate", made[1], "--text", text, "--pseudo-perplexity", 0, "--output", output)
+    scores = json.loads(output.read_text())
+    assert (scores["objective"], scores["text"]["documents"]) == ("mlm_full_sentences", 1)
+    assert scores["masked_tokens"] > 0
+    assert "nsp_accuracy" not in scores
+    assert scores["nsp_left_out"].startswith("the text is one document")
+    assert f"left out: {scores['nsp_left_out']}" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_format_has_the_scores_of_its_conversion(folder, made, scores, tmp_path, capsys):
+    """On a text, and on data that is prepared with its own vocabulary; nothing is written into its folder."""
+    source = folder / "huggingface"
+    before = sorted(source.iterdir())
+    options = (
+        "--pseudo-perplexity",
+        20,
+        "--baseline-text",
+        folder / "baseline.txt",
+        "--output",
+        tmp_path / "scores.json",
+    )
+    run_stage("evaluate", source, "--text", folder / "text.txt", *options)
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found.pop("step") is None
+    assert found == {name: value for name, value in scores.items() if name != "step"}
+    capsys.readouterr()
+    data = tmp_path / "data"
+    options = ("--sequence-length", LENGTH, "--held-out", 0, "--workers", 1)
+    run_stage("prepare", "--input", folder / "text.txt", "--vocab", source, "--output", data, *options)
+    capsys.readouterr()
+    run_stage("evaluate", source, "--data", data, "--split", "train", "--json")
+    of_data = json.loads(capsys.readouterr().out)
+    for name in ("objective", "sequence_length", "mlm_loss", "masked_tokens", "nsp_loss", "pairs", "mask_histogram"):
+        assert of_data[name] == scores[name], name
+    assert sorted(source.iterdir()) == before
 
 
 def test_a_run_without_mlm_head_is_refused_by_name(folder, tmp_path, capsys):
     _, run = make_run(tmp_path, "classification")
     assert main(["evaluate", str(run), "--text", str(folder / "text.txt")]) == 2
     message = capsys.readouterr().err
-    assert f"{run}: holds 2 layers of 24, 35 entries, with pooler, classification, and a masked LM is scored" in message
+    assert (
+        f"{run}: holds 2 layers of 24, 35 entries, with pooler, classification, and scoring masked tokens needs"
+        in message
+    )
 
 
 def test_text_of_another_script_and_text_that_was_trained_on_are_warned_of(made, folder, tmp_path, capsys):
@@ -290,12 +337,6 @@ def test_text_of_another_script_and_text_that_was_trained_on_are_warned_of(made,
         (None, [], "text.txt is missing: check --text"),
         ("", [], "text.txt is empty: remove it or leave it out of --text"),
         ("\n \n", [], "text.txt holds no text: remove it or leave it out of --text"),
-        (
-            "a b\nc d\n",
-            [],
-            "the text of --text is 1 document, and next-sentence prediction needs another one to draw from: add text,"
-            " separate documents by blank lines",
-        ),
         ("a b\n", ["--pseudo-perplexity", "-1"], "--pseudo-perplexity -1 is not possible: use 0 for none, or more"),
         ("a b\n", ["--sequence-length", "16"], "--sequence-length 16 is not one the run was trained at"),
         ("a b\n", ["--split", "train"], "--split goes with --data alone"),

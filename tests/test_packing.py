@@ -13,12 +13,12 @@ from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.examples import EMPTY, Examples
 from bert_jax.feed.feed import feed
+from bert_jax.feed.instances import make_table
 from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.masking import wanted_counts
 from bert_jax.feed.packing import make_arrangement, plan_rows, sort_by_length
 from bert_jax.feed.shards import Shard, Split, table_name
 from bert_jax.feed.widths import bucket_widths
-from bert_jax.prepare.instances import make_table
 
 SIZE, MOST = 64, 16
 SPECIAL = SpecialIds(2, 3, 4, 0)

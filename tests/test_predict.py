@@ -7,8 +7,10 @@ import zipfile
 
 import pytest
 from finetune_samples import command, read_lines, write_conll, write_model, write_squad, write_sst2
+from safetensors.numpy import load_file, save_file
 
 from bert_jax.cli import main
+from bert_jax.conversion.convert import convert
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,20 @@ def folder(tmp_path_factory):
     write_sst2(folder / "sst2", train=96)
     assert main(command("sst2", folder / "sst2", folder / "model", folder / "run", "epochs=8")) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def published(folder):
+    """The same model as others have it: in Hugging Face's format, its outputs named and the other way round."""
+    convert(folder / "run", folder / "published", "huggingface")
+    weights = load_file(folder / "published" / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][::-1].copy()
+    save_file(weights, folder / "published" / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "published" / "config.json").read_text())
+    config |= {"id2label": {"0": "POSITIVE", "1": "NEGATIVE"}, "label2id": {"POSITIVE": 0, "NEGATIVE": 1}}
+    (folder / "published" / "config.json").write_text(json.dumps(config))
+    return folder / "published"
 
 
 def lines_in(monkeypatch, text: bytes) -> None:
@@ -53,6 +69,41 @@ def test_lines_are_predicted_as_the_same_texts_of_a_file(folder, capsys, monkeyp
     assert [one["predicted"] for one in told] == [("negative", "positive")[line["predicted"]] for line in known]
     for one, line in zip(told, known, strict=True):
         assert list(one["probabilities"].values()) == pytest.approx(line["probabilities"], abs=2e-6)
+
+
+def test_a_published_model_predicts_what_the_run_does(folder, published, tmp_path, capsys, monkeypatch):
+    """From lines under the names of its outputs; from the task's files with its classes in the model's order."""
+    known = read_lines(folder / "run" / "predictions" / "dev.jsonl")
+    lines_in(monkeypatch, "".join(f"{line['text']}\n" for line in known).encode())
+    capsys.readouterr()
+    assert main(["predict", str(published)]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["predicted"] for one in told] == [("NEGATIVE", "POSITIVE")[line["predicted"]] for line in known]
+    for one, line in zip(told, known, strict=True):
+        assert list(one["probabilities"].values())[::-1] == pytest.approx(line["probabilities"], abs=2e-6)
+    split = ["--data", str(folder / "sst2"), "--split", "dev", "--task", "sst2"]
+    assert main(["predict", str(published), *split, "--output", str(tmp_path)]) == 0
+    records = read_lines(tmp_path / "dev.jsonl")
+    assert [1 - record["predicted"] for record in records] == [line["predicted"] for line in known]
+    capsys.readouterr()
+    assert main(["evaluate", str(published), *split, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scores"] == json.loads((folder / "run" / "scores.json").read_text())["scores"]["dev"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "DATA"], "--data: name the task whose files it has, for which"),
+        (["--data", "DATA", "--task", "sst2"], "is no run that could keep predictions: name a folder with --output"),
+        (["--data", "DATA", "--task", "qnli"], "and the head of"),
+        (["--data", "DATA", "--task", "squad1"], "--task span: "),
+    ],
+)
+def test_what_a_published_model_cannot_predict_is_refused(folder, published, capsys, arguments, message):
+    arguments = [str(folder / "sst2") if part == "DATA" else part for part in arguments]
+    assert main(["predict", str(published), *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_zip_of_glue_tells_what_is_not_in_it(folder, tmp_path, capsys):

@@ -5,7 +5,6 @@ A look-up beyond the end of the segment table would give its last row, and say n
 """
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +16,9 @@ from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override
 from bert_jax.errors import UserError
+from bert_jax.feed.kinds import require_segments
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
-from bert_jax.use.evaluation import require_segments
-from bert_jax.use.fill_mask import Inference
+from bert_jax.use.fill_mask import encode
 
 ONE = replace(MODEL, type_vocab_size=1)
 PAIRS = {"stsb": write_stsb, "swag": write_swag, "squad1": lambda folder: write_squad(folder, "1.1")}
@@ -73,11 +72,10 @@ def test_pre_training_and_its_scores_refuse_pairs(objective):
     require_segments(replace(config, model=replace(config.model, type_vocab_size=2)), "do this")
 
 
-def test_fill_mask_refuses_a_second_segment():
-    config = replace(PretrainConfig(), model=replace(PretrainConfig().model, type_vocab_size=1))
-    inference = SimpleNamespace(config=config, tokenizer=tokenizer())
+def test_fill_mask_refuses_a_second_segment(folder):
+    model = bert_jax.load(folder / "one")
     with pytest.raises(UserError, match=r"'the \[MASK\] \[SEP\] film' has 2 segments.*: remove the \[SEP\]"):
-        Inference.encode(inference, "the [MASK] [SEP] film")
+        encode(model, "the [MASK] [SEP] film")
 
 
 def test_a_loaded_model_refuses_pairs_and_batches(folder):

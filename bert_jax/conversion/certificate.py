@@ -7,19 +7,16 @@ neither our table of names nor our model, or by transformers under PyTorch where
 Shapes: B rows, S tokens.
 """
 
-import functools
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
@@ -27,8 +24,10 @@ from bert_jax.conversion import names, numpy_bert
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE
 from bert_jax.errors import UserError
+from bert_jax.feed.batch import batch_of_rows
 from bert_jax.model.encoder import Compute
-from bert_jax.model.heads import BertModel, BertOutput
+from bert_jax.model.forward import compiled_forward
+from bert_jax.types import JsonObject
 
 TOLERANCE = 1e-4  # of a whole network in float32, times the largest value of the output where that is more than 1
 PEER_SCRIPT = Path(__file__).with_name("transformers_forward.py")
@@ -101,7 +100,8 @@ def stored_model(checkpoint: Checkpoint) -> ModelConfig:
 def run_ours(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray]) -> Outputs:
     """Our model on the inputs, in float32; outputs at padding are left as they come."""
     description = checkpoint.description
-    output = jax.device_get(_forward_of(description)(checkpoint.parameters(), our_batch(inputs)))
+    forward = compiled_forward(description, Compute(jnp.float32))
+    output = jax.device_get(forward(checkpoint.parameters(), our_batch(inputs), False))
     found = {
         "sequence_output": output.encoder.sequence_output,
         "pooled_output": None if output.encoder.pooled_output is None else output.encoder.pooled_output[:, 0],
@@ -112,30 +112,18 @@ def run_ours(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray]) -> Output
     return {name: np.asarray(value) for name, value in found.items() if value is not None}
 
 
-@functools.lru_cache(maxsize=2)
-def _forward_of(description: ModelDescription) -> Callable[[Any, Any], BertOutput]:
-    """Parameters and a batch -> the outputs; compiled once for two checkpoints of one model."""
-    graph = nnx.split(nnx.eval_shape(lambda: BertModel(description, Compute(jnp.float32), rngs=nnx.Rngs(0))))[0]
-    return jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))
-
-
-def _task_logits(description: ModelDescription, logits: Any) -> Any:
+def _task_logits(description: ModelDescription, logits: np.ndarray | None) -> np.ndarray | None:
     pooled = description.task is not None and description.task.is_pooled
     return logits[:, 0] if logits is not None and pooled else logits
 
 
 def our_batch(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The fields of `bert_jax.feed.batch` for rows of one example; every position is predicted."""
-    rows, size = inputs["input_ids"].shape
-    positions = np.ascontiguousarray(np.broadcast_to(np.arange(size, dtype=np.int32), (rows, size)))
-    return {
-        "input_ids": inputs["input_ids"],
-        "segment_ids": inputs["segment_ids"],
-        "sequence_ids": inputs["input_mask"],
-        "position_ids": positions,
-        "cls_positions": np.zeros((rows, 1), np.int32),
-        "masked_lm_positions": positions,
-    }
+    """Return the fields of `bert_jax.feed.batch` for inputs [B, S], a row each; every position is predicted."""
+    rows, width = inputs["input_ids"].shape
+    lengths = inputs["input_mask"].sum(1)
+    texts = zip(inputs["input_ids"], inputs["segment_ids"], lengths, strict=True)
+    batch = batch_of_rows([(ids[:length], segments[:length]) for ids, segments, length in texts], rows, width)
+    return {**batch, "masked_lm_positions": batch["position_ids"]}
 
 
 def run_transformers(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray], python: Path) -> tuple[str, Outputs]:
@@ -219,6 +207,6 @@ def _swapped_norms(source: Checkpoint, result: Checkpoint, different: Collection
     return found
 
 
-def as_json(found: list[Difference]) -> list[dict[str, Any]]:
-    """For conversion.json."""
+def as_json(found: list[Difference]) -> list[JsonObject]:
+    """Return the differences as conversion.json holds them."""
     return [asdict(one) | {"holds": one.holds} for one in found]

@@ -29,7 +29,7 @@ from bert_jax.conversion.config_files import (
     with_vocab_size,
 )
 from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, HUGGING_FACE, NameRow, OUTPUT_BIAS, SECOND_NAMES, TF1
-from bert_jax.conversion.own_format import filled, is_run, nested, open_run_tensors, RunParameters
+from bert_jax.conversion.own_format import filled, is_run, nested, no_checkpoint, RunParameters
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
 from bert_jax.conversion.tensors import StoredTensors, TensorEntry, without_prefix
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
@@ -43,10 +43,12 @@ from bert_jax.conversion.weight_files import (
     same_weights,
 )
 from bert_jax.errors import listed, UserError
-from bert_jax.runs.names import CONFIG_FILE
+from bert_jax.runs.directory import RunDirectory
+from bert_jax.runs.names import CHECKPOINTS, CONFIG_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.loading import RECORDED
+from bert_jax.types import PyTree
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
@@ -76,6 +78,7 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     notes: tuple[str, ...]  # what was decided on the way
     run: RunParameters | None = None  # of a run as it is: all its parameters, which are in memory together
+    step: int | None = None  # of a run's checkpoint
     grown: bool = False  # its tables were extended, and an optimizer's state does not fit them
 
     @property
@@ -96,9 +99,23 @@ class Checkpoint:
             )
         return narrow
 
-    def parameters(self) -> dict[str, Any]:
-        """All weights in our layout as a nested dictionary, layers stacked: what our model takes."""
-        return self.run.tree if self.run is not None else nested(filled(self.description, self.weight))
+    def finite_weight(self, row: NameRow) -> np.ndarray:
+        """A tensor in our layout, float32.
+
+        Raises:
+          UserError: it holds NaN or infinity.
+        """
+        array = self.weight(row)
+        check_numbers(self.path, self.own_names[row.ours], array)
+        return array
+
+    def parameters(self) -> PyTree:
+        """All weights in our layout as a nested dictionary, layers stacked: what our model takes.
+
+        Raises:
+          UserError: one is not finite.
+        """
+        return self.run.tree if self.run is not None else nested(filled(self.description, self.finite_weight))
 
 
 def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
@@ -112,8 +129,9 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     run = None
     config: dict[str, Any] = {}
     if format == BERT_JAX:
-        tensors, description, run = open_run_tensors(path)
-        model = description.model
+        description = RunDirectory(path).description()
+        run = RunParameters(path, description)
+        tensors, model = run.tensors(), description.model
     elif format == HUGGING_FACE:
         config_file = where.parent / HUGGING_FACE_CONFIG
         config = read_json(config_file)
@@ -133,7 +151,8 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
         description = _describe(format, model, config, kept, tensors, asked)
     _refuse_idle_options(path, description, asked)
     folder = where if format == BERT_JAX else where.parent
-    tokenizer = find_tokenizer(folder, asked.vocabulary)
+    of_run = format == BERT_JAX and asked.vocabulary is None and (folder / TOKENIZER_FILE).is_file()
+    tokenizer = RunDirectory(folder).tokenizer() if of_run else find_tokenizer(folder, asked.vocabulary)
     if format == HUGGING_FACE:
         notes += not_kept(config, description, tokenizer.pad_id if tokenizer else None)
     if format != BERT_JAX and asked.vocabulary is None:
@@ -141,6 +160,7 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     notes += _conclusions(format, description, tokenizer, asked)
     own_names, skipped = _account(format, description, by_canonical, tensors, left_out)
     checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run)
+    checkpoint = replace(checkpoint, step=None if run is None else run.step)
     return _fit_vocabulary(checkpoint, asked)
 
 
@@ -178,15 +198,17 @@ def detect(path: Path) -> tuple[str, Path]:
     if path.is_dir():
         present = [path / name for name in HUGGING_FACE_FILES if (path / name).is_file()]
         found += [(HUGGING_FACE, file) for file in present[:1]]  # the others are compared with it
-        found += [(BERT_JAX, path)] if is_run(path) else []
-    elif not path.exists() and not path.parent.is_dir():
-        raise UserError(f"{path} is missing: give a checkpoint's directory, or the prefix of one of TensorFlow's")
+        found += [(BERT_JAX, path)] if (path / CHECKPOINTS).is_dir() and is_run(path) else []
     prefix = find_tf1(path)
     found += [(TF1, prefix)] if prefix is not None else []
     if len(found) == 1:
         return found[0]
     if not found:
         refuse_other_frameworks(path)
+        if is_run(path):
+            raise no_checkpoint(path)
+        if not path.exists():
+            raise UserError(f"{path} is missing: give a checkpoint's directory, or the prefix of one of TensorFlow's")
         raise UserError(
             f"{path} holds no checkpoint: neither {CONFIG_FILE} with checkpoints/ (ours), nor {listed(HUGGING_FACE_FILES)}"
             " (Hugging Face), nor a *.index file (TensorFlow 1)"

@@ -27,71 +27,74 @@ from bert_jax.conversion.tensors import StoredTensors, TensorEntry
 from bert_jax.errors import UserError
 from bert_jax.files import read_json, write_json
 from bert_jax.runs.checkpoint import Checkpoints
-from bert_jax.runs.directory import open_run, RunDirectory
-from bert_jax.runs.names import MODEL_FILE
+from bert_jax.runs.directory import RunDirectory
+from bert_jax.runs.names import FINETUNE_FILE, MODEL_FILE
 from bert_jax.train.optimizer import make_optimizer, MomentsState
+from bert_jax.types import PyTree
 
 _LAYER = re.compile(r"encoder/layers/(\d+)/")
 Moments = Callable[[NameRow], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory is a run of ours; Hugging Face's has a config.json too, and no checkpoints/."""
-    run = RunDirectory(path)
-    if not (run.config_file.is_file() and run.checkpoints.is_dir()):
+    """Whether a directory is a run of ours: Hugging Face's has a config.json too, which names a model_type."""
+    config = RunDirectory(path).config_file
+    if not config.is_file():
         return False
     try:
-        return "model_type" not in read_json(run.config_file, "")
+        return "model_type" not in read_json(config, "")
     except UserError:
         return True  # which is told when it is opened
+
+
+def no_checkpoint(path: Path) -> UserError:
+    """Return the refusal of a run that has saved nothing yet."""
+    stage = "finetune" if (path / FINETUNE_FILE).is_file() else "pretrain"
+    return UserError(f"{path}: has no complete checkpoint: go on with bert-jax {stage}")
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
 class RunParameters:
-    """The parameters of a run's newest checkpoint. Orbax restores a tree as a whole: it is in memory once it is asked for."""
+    """The parameters of a run's newest checkpoint. Orbax restores a tree as a whole: it is in memory once it is asked for.
+
+    Raises UserError where the run has no complete checkpoint.
+    """
 
     def __init__(self, path: Path, description: ModelDescription):
         self._path = path
         self._description = description
+        with Checkpoints(RunDirectory(path).checkpoints) as checkpoints:
+            if checkpoints.latest is None:
+                raise no_checkpoint(path)
+            self.step: int = checkpoints.latest
 
     @functools.cached_property
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> PyTree:
         """Nested, on the first device, layers stacked."""
-        return restore_parameters(self._path, self._description)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = {
+            name: jax.ShapeDtypeStruct(shape, np.float32, sharding=device)
+            for name, shape in stacked_shapes(self._description).items()
+        }
+        with Checkpoints(RunDirectory(self._path).checkpoints) as checkpoints:
+            return checkpoints.restore(self.step, {"params": nested(abstract)})["params"]
 
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         return {name: np.asarray(array) for name, array in flat(self.tree).items()}
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor by its name in the table, that of one layer."""
+        """Return a tensor by its name in the table, that of one layer."""
         stacked, number = place_of(name)
         return self._arrays[stacked] if number is None else self._arrays[stacked][number]
 
-
-def open_run_tensors(path: Path) -> tuple[StoredTensors, ModelDescription, RunParameters]:
-    """The newest checkpoint of a run: its tensors, each layer's by themselves, what it holds, and all of it as one tree."""
-    description = open_run(path).description()
-    parameters = RunParameters(path, description)
-
-    shapes = {row.ours: names.shape_of(row, description) for row in names.rows_of(description)}
-    entries = {name: TensorEntry(shape, "float32") for name, shape in shapes.items()}
-    return StoredTensors(path, entries, parameters.read), description, parameters
-
-
-def restore_parameters(path: Path, description: ModelDescription) -> dict[str, Any]:
-    """The parameters of a run's newest checkpoint, as a nested dictionary of arrays on the first device."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = {
-        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=device)
-        for name, shape in stacked_shapes(description).items()
-    }
-    with Checkpoints(RunDirectory(path).checkpoints) as checkpoints:
-        if checkpoints.latest is None:
-            raise UserError(f"{path}: has no complete checkpoint: go on with bert-jax pretrain")
-        return checkpoints.restore(checkpoints.latest, {"params": nested(abstract)})["params"]
+    def tensors(self) -> StoredTensors:
+        """Return the tensors by their names in the table, each layer's by themselves."""
+        shapes = {row.ours: names.shape_of(row, self._description) for row in names.rows_of(self._description)}
+        entries = {name: TensorEntry(shape, "float32") for name, shape in shapes.items()}
+        return StoredTensors(self._path, entries, self.read)
 
 
 def stacked_shapes(description: ModelDescription) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ A row may hold several packed examples; a row with one example is the case E = 1
 Shapes: B rows, S tokens in a row, M predicted positions in a row, E packed examples in a row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,3 +54,25 @@ def batch_spec(shape: BatchShape) -> dict[str, tuple[tuple[int, ...], np.dtype]]
         "next_sentence_labels": (examples, int32),
         "next_sentence_weights": (examples, float32),
     }
+
+
+Ids = Sequence[int] | np.ndarray
+
+
+def batch_of_rows(rows: Sequence[tuple[Ids, Ids]], count: int, width: int) -> dict[str, np.ndarray]:
+    """Return the model's inputs for texts that stand in a row each; nothing is masked, one position is predicted.
+
+    Args:
+      rows: ids and segments of each text, [CLS] and [SEP] among them, `width` tokens at most.
+      count: B; rows beyond those given are padding, so that shapes repeat.
+      width: S.
+    """
+    batch = {name: np.zeros((count, width), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
+    for row, (ids, segments) in enumerate(rows):
+        batch["input_ids"][row, : len(ids)] = ids
+        batch["segment_ids"][row, : len(ids)] = segments
+        batch["sequence_ids"][row, : len(ids)] = 1
+    batch["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (count, 1))
+    batch["cls_positions"] = np.zeros((count, 1), np.int32)
+    batch["masked_lm_positions"] = np.zeros((count, 1), np.int32)
+    return batch

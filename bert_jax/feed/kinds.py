@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of examples in prepared data, the columns of their tables, and what their labels say.
 
-`prepare.instances` draws them.
+`instances` draws them.
 """
 
 from bert_jax.config.pretrain import PretrainConfig

@@ -107,6 +107,11 @@ def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task
     return task.with_classes(labels) if labels and task.kind in ("classification", "multi_label") else task
 
 
+def is_finetuned(path: Path) -> bool:
+    """Return whether a folder is a fine-tuned run of ours, or one of several."""
+    return any((path / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE))
+
+
 def open_finetuned(path: Path) -> Finetuned:
     """A fine-tuned run; of a folder of several seeds the best one.
 

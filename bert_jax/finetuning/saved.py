@@ -1,59 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fine-tuned run, loaded: evaluated on a split with labels, or asked about examples without."""
+"""A fine-tuned model, loaded: evaluated on a split with labels, or asked about examples without."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+import jax
+import numpy as np
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.finetune import ACTS_IN, FinetuneConfig, ResolvedConfig
 from bert_jax.config.training import MeshConfig
+from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.errors import UserError
-from bert_jax.finetuning.directory import Finetuned, open_finetuned, write_records
+from bert_jax.finetuning.directory import Finetuned, is_finetuned, open_finetuned, write_records
 from bert_jax.finetuning.multi_label_split import class_lines
 from bert_jax.finetuning.prediction import Predictor, TaskTraining
+from bert_jax.finetuning.published import head_kind, published_task
 from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.split import Outcome, SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, text_split
 from bert_jax.finetuning.tagging_split import TaggingSplit
 from bert_jax.mesh.compilation_cache import use_compilation_cache
-from bert_jax.mesh.sharding import make_mesh
-from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.mesh.sharding import make_mesh, put_whole
 from bert_jax.tasks.examples import Question, Sentence, TextExample
 from bert_jax.tasks.questions import read_question_lines
 from bert_jax.tasks.scoring.glue import confusion_matrix
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training
+from bert_jax.types import PyTree
 
 MOST_CLASSES = 12  # of a confusion matrix in a terminal
 
 
 class SavedModel:
-    """The newest checkpoint of a fine-tuned run with its task, settings and tokenizer.
+    """A fine-tuned checkpoint of any format with its task, settings and tokenizer; of a run of ours the newest.
 
     Attributes:
-      finetuned: the run; of a folder of several the best one.
+      path: of the checkpoint; of a folder of several runs that of the best one.
+      run: the run of ours; None: it was made elsewhere.
       task: that it was trained on, with the labels of its head.
       settings: of the run, but `unknown_labels` where that is given.
     """
 
-    def __init__(self, path: Path, mesh: MeshConfig | None = None, unknown_labels: str | None = None):
+    def __init__(
+        self,
+        path: Path,
+        unknown_labels: str | None = None,
+        task: str | None = None,
+        asked: Asked = Asked(),  # noqa: B008  # frozen
+    ):
+        """Open a checkpoint.
+
+        Args:
+          path: of the checkpoint, whose format is found out.
+          unknown_labels: in the place of the run's setting.
+          task: of a checkpoint that was made elsewhere, see `published.published_task`.
+          asked: what its files do not say.
+
+        Raises:
+          UserError: there is none, or it has no fine-tuned head.
+        """
         use_compilation_cache()
-        self.finetuned: Finetuned = open_finetuned(path)
-        self.settings: FinetuneConfig = self.finetuned.settings()
+        self.run: Finetuned | None = None
+        if is_finetuned(path):
+            self.run = open_finetuned(path)
+            self.checkpoint = open_checkpoint(self.run.path, asked)
+            self.task: Task = self.run.task()
+            self.settings: FinetuneConfig = self.run.settings()
+            self.found: dict[str, float] = self.run.record.get("found") or {}
+        else:
+            self.checkpoint = open_checkpoint(path, replace(asked, task=head_kind(task)))
+            self.task, self.settings = published_task(self.checkpoint, task)
+            self.found = {}
+        self.path = self.checkpoint.path
         if unknown_labels is not None:
-            if self.finetuned.record["kind"] not in ACTS_IN["unknown_labels"]:
-                raise UserError(
-                    f"--unknown-labels: {path} is a run of {self.finetuned.record['kind']}, which has no labels"
-                )
+            if self.task.kind not in ACTS_IN["unknown_labels"]:
+                raise UserError(f"--unknown-labels: {path} is a run of {self.task.kind}, which has no labels")
             self.settings = replace(self.settings, unknown_labels=unknown_labels)
-        self.description: ModelDescription = self.finetuned.description()
-        self.tokenizer: Tokenizer = self.finetuned.tokenizer()
-        self.task: Task = self.finetuned.task()
-        self.mesh = make_mesh(mesh or MeshConfig())
+        if self.checkpoint.tokenizer is None:
+            raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one with --vocab")
+        self.description: ModelDescription = self.checkpoint.description
+        self.tokenizer: Tokenizer = self.checkpoint.tokenizer
+        self.mesh = make_mesh(MeshConfig())
 
     @cached_property
     def training(self) -> TaskTraining:
@@ -61,13 +92,12 @@ class SavedModel:
         return Training(ResolvedConfig.of(self.settings, self.description.model), self.mesh, self.description)
 
     @cached_property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """On the mesh."""
-        abstract = {"params": self.training.abstract_state.params}
-        with Checkpoints(self.finetuned.checkpoints) as checkpoints:
-            if checkpoints.latest is None:
-                raise UserError(f"{self.finetuned.path}: has no complete checkpoint: go on with bert-jax finetune")
-            return checkpoints.restore(checkpoints.latest, abstract)["params"]
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.training.abstract_state.params)
+        return jax.tree.map(
+            lambda leaf, place: put_whole(np.asarray(leaf), place), self.checkpoint.parameters(), places
+        )
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -86,7 +116,7 @@ class SavedModel:
         Raises:
           UserError: what its reader refuses; labels that the head does not have.
         """
-        return load_split(self.source(data, task), name, found=self.finetuned.record.get("found"))
+        return load_split(self.source(data, task), name, found=self.found)
 
     def outcome(self, split: TaskSplit) -> Outcome:
         """Scores, where there are labels, and predictions."""
@@ -103,7 +133,7 @@ class SavedModel:
             ours = ", ".join(self.task.labels or ()) or self.task.kind
             theirs = ", ".join(task.labels or ()) or task.kind
             raise UserError(
-                f"--task {name}: {self.finetuned.path} was fine-tuned on {self.task.title} ({ours}), and {task.title} has"
+                f"--task {name}: {self.path} was fine-tuned on {self.task.title} ({ours}), and {task.title} has"
                 f" {theirs}: use a run of that task"
             )
         return replace(task, labels=self.task.labels) if task.kind == "classification" else task
@@ -129,7 +159,7 @@ class SavedModel:
             ]
             return self.outcome(TaggingSplit(self.source(""), "lines", False, sentences))
         raise UserError(
-            f"{self.finetuned.path}: {self.task.title} ({self.task.kind}) is not predicted from lines: give --data with a file"
+            f"{self.path}: {self.task.title} ({self.task.kind}) is not predicted from lines: give --data with a file"
             " in the task's format"
         )
 
@@ -138,8 +168,7 @@ class SavedModel:
         if not questions:
             return Outcome({}, None, None, [], lambda folder: [])
         placed = [replace(question, name=str(place)) for place, question in enumerate(questions)]
-        found = self.finetuned.record.get("found") or {}
-        outcome = self.outcome(QuestionSplit(self.source(""), "lines", False, found, placed))
+        outcome = self.outcome(QuestionSplit(self.source(""), "lines", False, self.found, placed))
         for record, question in zip(outcome.records, questions, strict=True):
             record["name"] = question.name
         return outcome

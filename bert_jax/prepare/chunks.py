@@ -11,43 +11,31 @@ whatever process, so that the result does not depend on how many there are. What
 Shapes: D documents, N sentences, T tokens.
 """
 
-import functools
 import gc
 import hashlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.feed.instances import ExampleTable
 from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.shards import table_name, token_dtype, TRAIN, VALIDATION, write_shard
+from bert_jax.feed.tokenised import batches_of, chunk_name, draw_examples, Text, TokenBuffer, tokenise
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.prepare.contamination import EvaluationNgrams
-from bert_jax.prepare.instances import ExampleTable, make_table
 from bert_jax.prepare.request import PrepareSettings
-from bert_jax.text.documents import RawDocument, sentences_of
 from bert_jax.text.mark_counts import MarkCounts
-from bert_jax.text.sentences import load_splitter
 from bert_jax.text.statistics import TextStatistics
-from bert_jax.tokenization import load_segmenter, Segmenter, Tokenizer
+from bert_jax.tokenization import Tokenizer
 from bert_jax.types import JsonObject
 
 SPLITS = (TRAIN, VALIDATION)
 HISTOGRAM_BIN = 16  # tokens
 
-_BATCH_BYTES = 2**20  # of text that is tokenised at once
 _COUNTED_AT_ONCE = 2**20  # tokens; np.bincount makes an int64 copy of what it counts
-
-
-class Text(NamedTuple):
-    """A document as it is handed to another process."""
-
-    content: bytes  # UTF-8, a line a line
-    paragraphs: bool  # whether each line is to be split into sentences
 
 
 @dataclass(frozen=True)
@@ -64,7 +52,7 @@ class Chunk:
     @property
     def name(self) -> str:
         """The beginning of the names of its files."""
-        return f"{self.part:05}-{self.number:05}"
+        return chunk_name(self.part, self.number)
 
     def fingerprint(self) -> str:
         """A hash (hex) of the documents and of how they were taken."""
@@ -84,27 +72,6 @@ class ChunkWork:
     settings: PrepareSettings
     sample_bits: int  # see `statistics.sample_bits`
     evaluation: EvaluationNgrams | None
-
-
-def cut(documents: Iterable[RawDocument], size: int) -> Iterator[list[Text]]:
-    """Consecutive documents of together `size` bytes of UTF-8 or a little more.
-
-    A rest of less than a quarter of that joins the chunk before it, so one chunk is held back.
-    """
-    held: list[Text] = []
-    filling: list[Text] = []
-    total = 0
-    for document in documents:
-        filling.append(Text("\n".join(document.lines).encode(), document.paragraphs))
-        total += len(filling[-1].content)
-        if total >= size:
-            if held:
-                yield held
-            held, filling, total = filling, [], 0
-    if held and 4 * total < size:
-        held += filling
-        filling = []
-    yield from filter(None, (held, filling))
 
 
 # ---- a chunk -> its files ----------------------------------------------------------------------------------
@@ -128,11 +95,11 @@ def process_chunk(chunk: Chunk, work: ChunkWork, on_batch: Callable[[], None] = 
 
     `on_batch` is called every fraction of a second; what it raises ends the work.
     """
-    splits = {name: _Buffer(token_dtype(work.tokenizer.vocab_size)) for name in SPLITS}
+    splits = {name: TokenBuffer(token_dtype(work.tokenizer.vocab_size)) for name in SPLITS}
     counter = _Counter(work)
-    for begin, end in _batches(chunk.documents):
+    for documents in batches_of(chunk.documents):
         on_batch()
-        _add_documents(chunk.documents[begin:end], chunk.repetition, work, splits, counter)
+        _add_documents(documents, chunk.repetition, work, splits, counter)
     counts, arrays = counter.result()
     records = {}
     for name, buffer in splits.items():
@@ -143,31 +110,6 @@ def process_chunk(chunk: Chunk, work: ChunkWork, on_batch: Callable[[], None] = 
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its own options come by name too
     record = {"source": chunk.source, "fingerprint": chunk.fingerprint(), "stored_bytes": chunk.stored_bytes}
     write_json(work.folder / f"record-{chunk.name}.json", record | counts | {"splits": records})
-
-
-def _batches(documents: Sequence[Text]) -> Iterator[tuple[int, int]]:
-    """Ranges of documents of about `_BATCH_BYTES`."""
-    begin = size = 0
-    for end, document in enumerate(documents, start=1):
-        size += len(document.content)
-        if size >= _BATCH_BYTES or end == len(documents):
-            yield begin, end
-            begin, size = end, 0
-
-
-@dataclass
-class _Buffer:
-    """The documents of one split, in pieces."""
-
-    dtype: np.dtype
-    tokens: list[np.ndarray] = field(default_factory=list)  # [T]
-    word_starts: list[np.ndarray] = field(default_factory=list)  # [T] bool
-    lengths: list[np.ndarray] = field(default_factory=list)  # [N] tokens of each sentence
-    document_sizes: list[np.ndarray] = field(default_factory=list)  # [D] sentences of each document
-
-    def has_documents(self) -> bool:
-        """Whether there are any."""
-        return any(len(sizes) for sizes in self.document_sizes)
 
 
 class _Counter:
@@ -202,30 +144,17 @@ class _Counter:
 
 
 def _add_documents(
-    documents: Sequence[Text], repetition: int, work: ChunkWork, splits: dict[str, _Buffer], counter: _Counter
+    documents: Sequence[Text], repetition: int, work: ChunkWork, splits: dict[str, TokenBuffer], counter: _Counter
 ) -> None:
     """Tokenise documents and put each into its split. Sentences without tokens are dropped."""
-    split = load_splitter(work.settings.splitter)
-    texts = [sentences_of(RawDocument(content.decode().split("\n"), lines), split) for content, lines in documents]
-    flat = work.tokenizer.encode_flat(
-        [sentence for text in texts for sentence in text], _segmenter(work.settings.segmenter)
-    )
-    document_of = np.repeat(np.arange(len(texts)), [len(text) for text in texts])  # [N]
-    filled = flat.lengths > 0  # [N]
-    sizes = np.bincount(document_of[filled], minlength=len(texts))  # [D]
-    counter.dropped_sentences += int((~filled).sum())
-    counter.dropped_documents += int((sizes == 0).sum())
+    tokenised = tokenise(documents, work.tokenizer, work.settings.examples)
+    counter.dropped_sentences += int((tokenised.lengths == 0).sum())
+    counter.dropped_documents += int((tokenised.sizes == 0).sum())
     held_out = np.array([_is_held_out(document.content, work.settings) for document in documents])
     for name, chosen in ((TRAIN, ~held_out), (VALIDATION, held_out & (repetition == 0))):
-        sentences = filled & chosen[document_of]
-        tokens = np.repeat(sentences, flat.lengths)
-        buffer = splits[name]
-        buffer.tokens.append(flat.ids[tokens].astype(buffer.dtype))
-        buffer.word_starts.append(flat.word_starts[tokens])
-        buffer.lengths.append(flat.lengths[sentences])
-        buffer.document_sizes.append(sizes[chosen & (sizes > 0)])
+        splits[name].add(tokenised, chosen)
     if repetition == 0:
-        counter.add_documents(list(_kept_documents(texts, flat.lengths, sizes)))
+        counter.add_documents(list(_kept_documents(tokenised.sentences, tokenised.lengths, tokenised.sizes)))
 
 
 def _kept_documents(
@@ -243,11 +172,6 @@ def _kept_documents(
             yield text, tokens
 
 
-@functools.cache
-def _segmenter(name: str) -> Segmenter | None:
-    return None if name == "none" else load_segmenter(name)
-
-
 def _is_held_out(content: bytes, settings: PrepareSettings) -> bool:
     """Decide by a hash of the text, so that equal documents fall on the same side."""
     if not settings.held_out:
@@ -259,37 +183,21 @@ def _is_held_out(content: bytes, settings: PrepareSettings) -> bool:
 # ---- a split -> its shard ----------------------------------------------------------------------------------
 
 
-def _write_split(name: str, buffer: _Buffer, chunk: Chunk, work: ChunkWork) -> tuple[JsonObject, np.ndarray]:
+def _write_split(name: str, buffer: TokenBuffer, chunk: Chunk, work: ChunkWork) -> tuple[JsonObject, np.ndarray]:
     """Write the shard of one split. Returns its record, and how often each token occurs, [V] int64."""
-    tokens, word_starts = _joined(buffer.tokens), _joined(buffer.word_starts)
-    sentence_starts, document_starts = _starts(buffer.lengths), _starts(buffer.document_sizes)
+    arrays = buffer.take()
+    starts = arrays.sentence_starts, arrays.document_starts
     settings, tables, counts = work.settings, {}, {}
     for kind in settings.kinds:
         for length in settings.sequence_lengths:
-            table = table_name(kind, length)
-            rng = random.Random(f"{settings.seed} {name} {chunk.name} {table}")
-            probabilities = settings.short_seq_prob, settings.random_next_prob
-            made = make_table(kind, sentence_starts, document_starts, length, rng, *probabilities)
-            tables[table] = made.examples
-            counts[table] = _count_table(made, kind, length, sentence_starts)
-    path = work.folder / f"{name}-{chunk.name}.safetensors"
-    shard = write_shard(path, tokens, word_starts, sentence_starts, document_starts, tables)
+            made = draw_examples(kind, length, *starts, settings.examples, f"{name} {chunk.name}")
+            tables[table_name(kind, length)] = made.examples
+            counts[table_name(kind, length)] = _count_table(made, kind, length, arrays.sentence_starts)
+    shard = write_shard(work.folder / f"{name}-{chunk.name}.safetensors", *arrays, tables)
     token_counts = np.zeros(work.tokenizer.vocab_size, np.int64)
-    for begin in range(0, tokens.size, _COUNTED_AT_ONCE):
-        token_counts += np.bincount(tokens[begin : begin + _COUNTED_AT_ONCE], minlength=token_counts.size)
+    for begin in range(0, arrays.tokens.size, _COUNTED_AT_ONCE):
+        token_counts += np.bincount(arrays.tokens[begin : begin + _COUNTED_AT_ONCE], minlength=token_counts.size)
     return {"shard": shard, "tables": counts}, token_counts
-
-
-def _joined(pieces: list[np.ndarray]) -> np.ndarray:
-    """The pieces in one array; they are let go."""
-    together = np.concatenate(pieces)
-    pieces.clear()
-    return together
-
-
-def _starts(pieces: list[np.ndarray]) -> np.ndarray:
-    """Sizes -> where each begins, and the end."""
-    return np.concatenate([[0], np.cumsum(np.concatenate(pieces))])
 
 
 def _count_table(table: ExampleTable, kind: str, length: int, sentence_starts: np.ndarray) -> JsonObject:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from bert_jax.errors import Interrupted, UserError
 from bert_jax.feed.shards import MANIFEST, open_data
+from bert_jax.feed.tokenised import SMALLEST_SHARD
 from bert_jax.host import usable_cores
 from bert_jax.prepare.beam import process_on_beam
 from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
@@ -30,7 +31,6 @@ from bert_jax.prepare.request import (
     PrepareSettings,
     require_same_settings,
     require_same_text,
-    SMALLEST_SHARD,
 )
 from bert_jax.prepare.work_folder import open_work_folder, part_is_finished, UNFINISHED, unfinished_chunks
 from bert_jax.process.stopping import answering, Signalled

@@ -10,6 +10,7 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.feed.kinds import KINDS, SHORTEST_SEQUENCE
 from bert_jax.feed.shards import FORMAT, objective_of
+from bert_jax.feed.tokenised import ExampleSettings, fitting_shard_size
 from bert_jax.files import file_sha256
 from bert_jax.host import __version__
 from bert_jax.prepare.contamination import EvaluationNgrams
@@ -20,16 +21,14 @@ from bert_jax.tokenization import Tokenizer
 from bert_jax.types import JsonObject
 
 SEGMENTERS = ("none", "jieba")
-SHARDS_AIMED_AT = 64  # in a text that is neither small nor large
 _ADDED = ("text_format",)  # settings that data of this format may lack: it was made with their defaults
-SMALLEST_SHARD, LARGEST_SHARD = 4_000_000, 32_000_000  # bytes of text, where --shard-size does not say it
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
     """The settings of `bert-jax prepare`, checked. The names are those of the manifest."""
 
-    kinds: tuple[str, ...] = ("nsp",)  # of examples; see `instances`
+    kinds: tuple[str, ...] = ("nsp",)  # of examples; see `feed.instances`
     sequence_lengths: tuple[int, ...] = (128, 512)
     held_out: float = 0.05  # share of the documents that go to the validation split
     short_seq_prob: float = 0.1
@@ -69,11 +68,14 @@ class PrepareSettings:
         """How the text is to be read."""
         return ReadingOptions(self.json_field, self.lines, self.errors, self.text_format)
 
+    @property
+    def examples(self) -> ExampleSettings:
+        """How sentences are cut and examples drawn."""
+        return ExampleSettings(self.short_seq_prob, self.random_next_prob, self.seed, self.splitter, self.segmenter)
+
     def with_shard_size(self, total_bytes: int) -> "PrepareSettings":
-        """These settings with a size of shards: one that a text of `total_bytes` falls into about 64 of, within bounds
-        that keep small texts in few files and large ones in little memory."""
-        fitting = min(max(total_bytes // SHARDS_AIMED_AT, SMALLEST_SHARD), LARGEST_SHARD)
-        return dataclasses.replace(self, shard_size=self.shard_size or fitting)
+        """These settings with a size of shards that fits a text of `total_bytes`, where they name none."""
+        return dataclasses.replace(self, shard_size=self.shard_size or fitting_shard_size(total_bytes))
 
 
 def make_request(

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bert_jax.errors import UserError
+from bert_jax.feed.tokenised import cut
 from bert_jax.files import own_folder, read_json, write_json
-from bert_jax.prepare.chunks import Chunk, ChunkWork, cut, SPLITS
+from bert_jax.prepare.chunks import Chunk, ChunkWork, SPLITS
 from bert_jax.prepare.request import is_file_of, require_same_settings
 from bert_jax.process.output_lock import locked
 from bert_jax.text.documents import ReadingCounts

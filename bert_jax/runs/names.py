@@ -9,6 +9,7 @@ CHECKPOINTS = "checkpoints"  # a folder for each step
 METRICS_FILE = "metrics.jsonl"  # one JSON object a line
 TENSORBOARD = "tensorboard"  # the same curves, as TensorBoard's events
 EVALUATION_FILE = "evaluation.json"  # scores on held-out data
+EVALUATION_TEXT_FILE = "evaluation-text.json"  # scores on a text that was named
 REPORT_FILE = "report.html"
 
 # A fine-tuned run has these too; SEEDS_FILE lies in the folder of several runs.

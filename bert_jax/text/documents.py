@@ -65,12 +65,14 @@ class ReadingOptions:
     lines: what a line of plain text is, "sentences" or "paragraphs".
     errors: what is done with bytes that are not UTF-8: "strict" refuses the file, "replace" puts U+FFFD and counts.
     text_format: "plain", "wiki" (WikiExtractor's output), "json" (JSON lines), or "auto": as the first line looks.
+    option: the option that named the text, for messages.
     """
 
     json_field: str = "text"
     lines: str = "sentences"
     errors: str = "strict"
     text_format: str = "auto"
+    option: str = "--input"
 
     def __post_init__(self) -> None:
         for option, value, allowed in (
@@ -142,10 +144,10 @@ def read_raw(
         lines = _Lines(path, stream, options, counts)
         first = next(filter(None, lines), None)
         if first is None:
-            raise UserError(f"{path} holds no text: remove it or leave it out of --input")
+            raise UserError(f"{path} holds no text: remove it or leave it out of {options.option}")
         form = options.text_format if options.text_format != "auto" else _format_of(first)
         if form == "wiki":
-            yield from _wiki_documents(lines, first, counts)
+            yield from _wiki_documents(lines, first, options, counts)
         elif form == "json":
             if _JSON_ARRAY.match(first):
                 raise UserError(
@@ -233,24 +235,26 @@ def decode(raw: bytes, options: ReadingOptions, counts: ReadingCounts) -> str:
     """UTF-8 to text without NUL. Bytes that are not text are replaced and counted, or raise `Undecodable`."""
     nul = raw.find(b"\0")
     if nul >= 0 and options.errors == "strict":
-        mend = "leave it out of --input, convert it if it is UTF-16, or replace such bytes with --errors replace"
+        mend = (
+            f"leave it out of {options.option}, convert it if it is UTF-16, or replace such bytes with --errors replace"
+        )
         raise Undecodable("text", "NUL", nul, mend)
     try:
         if nul < 0:
             return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         if options.errors == "strict":
-            mend = f"{_CONVERT}, leave it out of --input, or replace such bytes with --errors replace"
+            mend = f"{_CONVERT}, leave it out of {options.option}, or replace such bytes with --errors replace"
             raise Undecodable("UTF-8", f"byte 0x{raw[error.start]:02x}", error.start, mend) from None
-    return _decode_replacing(raw, counts)
+    return _decode_replacing(raw, options.option, counts)
 
 
-def _decode_replacing(raw: bytes, counts: ReadingCounts) -> str:
+def _decode_replacing(raw: bytes, option: str, counts: ReadingCounts) -> str:
     text = raw.replace(b"\0", b"\xff").decode("utf-8", errors="replace")  # 0xff never stands in UTF-8
     marks = text.count(REPLACED) - raw.count(REPLACED.encode())  # the text may have its own
     replaced = len(raw) - (len(text.encode()) - marks * len(REPLACED.encode()))
     if replaced > max(_MOST_REPLACED * len(raw), _FEW_REPLACED):
-        mend = f"{_CONVERT} or leave it out of --input; this is too much to replace"
+        mend = f"{_CONVERT} or leave it out of {option}; this is too much to replace"
         raise Undecodable("UTF-8", f"{replaced} of the {len(raw)} bytes that begin", 0, mend)
     counts.replaced_bytes += replaced
     return text
@@ -304,14 +308,14 @@ def _plain_documents(
 _DOC_START = re.compile(r'<doc id="[^"]*" (?:rev\w*="[^"]*" )?url="[^"]*" title="(.*)">')
 
 
-def _wiki_documents(lines: _Lines, first: str, counts: ReadingCounts) -> Iterator[RawDocument]:
+def _wiki_documents(lines: _Lines, first: str, options: ReadingOptions, counts: ReadingCounts) -> Iterator[RawDocument]:
     start: str | None = first
     while start is not None:
-        yield from _document(_wiki_lines(lines, start), True, counts)
+        yield from _document(_wiki_lines(lines, start, options.option), True, counts)
         start = next(filter(None, lines), None)
 
 
-def _wiki_lines(lines: _Lines, start: str) -> list[str]:
+def _wiki_lines(lines: _Lines, start: str, option: str) -> list[str]:
     """The lines up to </doc>, without the title."""
     path, number = lines.path, lines.number
     match = _DOC_START.fullmatch(start)
@@ -335,7 +339,7 @@ def _wiki_lines(lines: _Lines, start: str) -> list[str]:
             document.append(line)
             size += len(line)
             if size > LONGEST_DOCUMENT or len(document) > MOST_LINES:
-                raise _too_long(f"{path}: the <doc> of line {number}", size, "leave it out of --input")
+                raise _too_long(f"{path}: the <doc> of line {number}", size, f"leave it out of {option}")
         at_title = False
     raise UserError(f"{path} ends inside the <doc> of line {number}: it is cut short, extract it again")
 

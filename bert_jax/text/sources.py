@@ -68,8 +68,8 @@ class Part:
 # ---- sources -----------------------------------------------------------------------------------------------
 
 
-def parse_sources(inputs: Sequence[str | Path]) -> list[Source]:
-    """The sources that the items of `--input` name.
+def parse_sources(inputs: Sequence[str | Path], option: str = "--input") -> list[Source]:
+    """The sources that the items of `--input`, or of another option that is named, stand for.
 
     A folder stands for all files below it in sorted order, without hidden ones (.git, .DS_Store) and without the record
     that `bert-jax corpus` leaves; a glob for what it matches, in sorted order.
@@ -78,7 +78,7 @@ def parse_sources(inputs: Sequence[str | Path]) -> list[Source]:
       UserError: an item that is missing, an empty file, a folder without files, a glob that matches nothing, a file
         that is reached twice or is not a regular file, a weight that is not one, a data set that TFDS does not have.
     """
-    sources = [_parse(str(item)) for item in inputs]
+    sources = [_parse(str(item), option) for item in inputs]
     _require_once(sources)
     return sources
 
@@ -88,62 +88,62 @@ def total_bytes(sources: Sequence[Source]) -> int:
     return sum(file.stat().st_size for source in sources for file in source.files)
 
 
-def _parse(item: str) -> Source:
+def _parse(item: str, option: str) -> Source:
     text, weight = item, 1.0
     if not os.path.exists(item) and (match := _WEIGHT.fullmatch(item)):
-        text, weight = match[1], _weight(item, match[2])
+        text, weight = match[1], _weight(item, match[2], option)
     if text.startswith(_TFDS) and not os.path.exists(text):
-        split = find_split(text)
+        split = find_split(text, option)
         return Source(text, weight, split.files, split.folder, split)
     path = Path(text)
     if path.is_dir():
-        files, folder = _files_below(path), path
+        files, folder = _files_below(path, option), path
     elif path.exists():
         files, folder = [path], path.parent
     elif glob.has_magic(text):
-        files, folder = _files_matching(text)
+        files, folder = _files_matching(text, option)
     else:
-        raise UserError(f"{text} is missing: check --input")
+        raise UserError(f"{text} is missing: check {option}")
     for file in files:
-        _require_text(file)
+        _require_text(file, option)
     name = path.relative_to(folder).as_posix() if path != folder else path.resolve().name
     return Source(name, weight, tuple(files), folder)
 
 
-def _weight(item: str, text: str) -> float:
+def _weight(item: str, text: str, option: str) -> float:
     try:
         weight = float(text)
     except ValueError:
         weight = math.nan
     if not 0 < weight <= _MOST_REPETITIONS:
         raise UserError(
-            f"--input {item} is missing, and {text!r} after its @ is not a weight: check the path, or give a number"
+            f"{option} {item} is missing, and {text!r} after its @ is not a weight: check the path, or give a number"
             f" above 0, at most {_MOST_REPETITIONS} (2: every document twice, 0.25: a quarter of them)"
         )
     return weight
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, option: str) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CORPUS_RECORD)
     files = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not files:
-        raise UserError(f"{folder} has no files in it: check --input")
+        raise UserError(f"{folder} has no files in it: check {option}")
     return files
 
 
-def _files_matching(pattern: str) -> tuple[list[Path], Path]:
+def _files_matching(pattern: str, option: str) -> tuple[list[Path], Path]:
     """The files that a glob matches, those below matching folders too, and the folder above its first wildcard."""
     files: list[Path] = []
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        files += _files_below(path) if path.is_dir() else [path]
+        files += _files_below(path, option) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{pattern} matches no file: check --input")
+        raise UserError(f"{pattern} matches no file: check {option}")
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     return list(dict.fromkeys(files)), Path(*parts[:first])
 
 
-def _require_text(file: Path) -> None:
+def _require_text(file: Path, option: str) -> None:
     try:
         str(file).encode()
     except UnicodeEncodeError:
@@ -153,7 +153,7 @@ def _require_text(file: Path) -> None:
     if not file.is_file():
         raise UserError(f"{file} is not a regular file: write its text to a file first")
     if not file.stat().st_size:
-        raise UserError(f"{file} is empty: remove it or leave it out of --input")
+        raise UserError(f"{file} is empty: remove it or leave it out of {option}")
 
 
 def _require_once(sources: Sequence[Source]) -> None:

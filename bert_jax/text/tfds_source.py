@@ -42,7 +42,7 @@ class TfdsSplit:
     files: tuple[Path, ...]
 
 
-def find_split(spec: str) -> TfdsSplit:
+def find_split(spec: str, option: str = "--input") -> TfdsSplit:
     """Find the split `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD`. Without a version it is of the latest prepared.
 
     SPLIT may be a part of one, as TFDS writes it: `train[:10%]`.
@@ -53,7 +53,7 @@ def find_split(spec: str) -> TfdsSplit:
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise UserError(
-            f"--input {spec} is not of the form tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD: add what is missing"
+            f"{option} {spec} is not of the form tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD: add what is missing"
         )
     folder = _find_folder(spec, match["name"], match["config"], match["version"])
     split, field = match["split"], match["field"]
@@ -65,7 +65,7 @@ def find_split(spec: str) -> TfdsSplit:
     if features[field].shape or not np.issubdtype(features[field].np_dtype, np.object_):
         raise UserError(f"{spec}: the field {field} is not a text but {features[field]!r}: name one that is")
     if not chosen.num_examples:
-        raise UserError(f"{spec} has no examples: leave it out of --input")
+        raise UserError(f"{spec} has no examples: leave it out of {option}")
     files = tuple(Path(path) for path in chosen.filepaths)
     for file in files:
         if not file.is_file():

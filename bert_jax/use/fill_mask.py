@@ -1,25 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's newest checkpoint, ready to predict: the words behind [MASK] and the label of a pair.
+"""The words behind [MASK], and the label of a pair, as a loaded model predicts them.
 
-Shapes: B rows, S tokens.
+Shapes: B rows, S tokens, M predicted positions in a row, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from bert_jax.config.training import MeshConfig
 from bert_jax.errors import UserError
+from bert_jax.feed.batch import batch_of_rows
 from bert_jax.feed.kinds import PAIRS
-from bert_jax.mesh.sharding import make_mesh
-from bert_jax.runs.checkpoint import Checkpoints
-from bert_jax.runs.directory import RunDirectory
-from bert_jax.train.state import Training
+from bert_jax.use.model import Pretrained, Row, row_of, SHOWN
 
 MASK = "[MASK]"
 SEPARATOR = "[SEP]"
@@ -47,118 +42,89 @@ class TextPrediction:
     """What the model says of one text."""
 
     masks: list[Slot]
-    is_next: float  # probability of label 0: B follows A, or (sentence order) A and B stand in order
+    is_next: float | None  # probability of label 0 (B follows A, or A and B stand in order); None: no head for pairs
 
 
-class Inference:
-    """Parameters, model and tokenizer of a run, on one device."""
+def encode(model: Pretrained, text: str) -> Row:
+    """Return ids and segments of [CLS] text [SEP], each [MASK] one token; a [SEP] inside begins segment B.
 
-    def __init__(self, run: RunDirectory):
-        self.run = run
-        self.config = replace(run.config(), mesh=MeshConfig(1, 1, 1), micro_batches=1, attention="auto")
-        self.tokenizer = run.tokenizer()
-        self.training = Training(self.config, make_mesh(self.config.mesh, jax.devices()[:1]))
-        description = run.description()
-        if not description.is_pretraining:
-            raise UserError(f"{run.path}: holds {description.summary()}: filling masks needs pooler, MLM and NSP heads")
-        with Checkpoints(run.checkpoints) as checkpoints:
-            if checkpoints.latest is None:
-                raise UserError(f"{run.path}: has no complete checkpoint: go on with bert-jax pretrain")
-            self.step = checkpoints.latest
-            self.params = checkpoints.restore(self.step, {"params": self.training.abstract_state.params})["params"]
+    Raises:
+      UserError: more segments than the model was trained on, or longer than its longest sequence.
+    """
+    name, remedy = repr(shorten(text)), f"remove the {SEPARATOR}"
+    parts = text.split(SEPARATOR)
+    if len(parts) > 2:
+        raise UserError(f"{name}: has {len(parts)} segments: the model takes at most two")
+    objective = model.source.config.objective
+    if len(parts) == 2 and objective.examples not in PAIRS:
+        raise UserError(f"{name}: has two segments, and objective.name={objective.name} trains on one: {remedy}")
+    model.description.model.require_segments(len(parts), name, remedy)
+    ids, segments = row_of(model.tokenizer, [_with_masks(model, part) for part in parts])
+    if len(ids) > model.longest:
+        bound = f"this run was trained on {model.longest} at most"
+        if model.source.run is None:
+            bound = f"the model has {model.longest} positions"
+        raise UserError(f"{name}: is {len(ids)} tokens long and {bound}: shorten it")
+    return ids, segments
 
-    def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """[CLS] text [SEP] with each [MASK] as one token; a [SEP] inside begins segment B: ids and segments [S].
 
-        Raises:
-          UserError: more segments than the run was trained on, or longer than its longest sequence.
-        """
-        parts = text.split(SEPARATOR)
-        if len(parts) > 2:
-            raise UserError(f"{shorten(text)!r}: has {len(parts)} segments: the model takes at most two")
-        objective = self.config.objective
-        if len(parts) == 2 and objective.examples not in PAIRS:
-            raise UserError(
-                f"{shorten(text)!r}: has two segments, and objective.name={objective.name} trains on one: remove the"
-                f" {SEPARATOR}"
-            )
-        remedy = f"remove the {SEPARATOR}"
-        self.config.model.require_segments(len(parts), f"{shorten(text)!r}", remedy)
-        ids, segments = [self.tokenizer.cls_id], [0]
-        for segment, part in enumerate(parts):
-            piece = [*self._encode_with_masks(part), self.tokenizer.sep_id]
-            ids += piece
-            segments += [segment] * len(piece)
-        longest = max(phase.sequence_length for phase in self.config.phases)
-        if len(ids) > longest:
-            raise UserError(
-                f"{shorten(text)!r}: is {len(ids)} tokens long and this run was trained on {longest} at most: shorten it"
-            )
-        return np.array(ids, np.int32), np.array(segments, np.int32)
+def _with_masks(model: Pretrained, text: str) -> list[int]:
+    ids: list[int] = []
+    for number, part in enumerate(text.split(MASK)):
+        ids += [model.tokenizer.mask_id] if number else []
+        ids += model.tokenizer.encode(part).ids
+    return ids
 
-    def _encode_with_masks(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for number, part in enumerate(text.split(MASK)):
-            ids += [self.tokenizer.mask_id] if number else []
-            ids += self.tokenizer.encode(part).ids
-        return ids
 
-    def predict(self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int) -> list[TextPrediction]:
-        """Predict texts given as ids and segments, [S_i] each."""
-        predictions = []
-        for begin in range(0, len(ids), TEXTS_AT_ONCE):
-            part = slice(begin, begin + TEXTS_AT_ONCE)
-            predictions += self._predict_batch(ids[part], segments[part], top_k)
-        return predictions
+def predict(model: Pretrained, rows: Sequence[Row], top_k: int) -> list[TextPrediction]:
+    """Predict the masked tokens of texts given as ids and segments, each with its `top_k` likeliest entries.
 
-    def _predict_batch(
-        self, ids: Sequence[np.ndarray], segments: Sequence[np.ndarray], top_k: int
-    ) -> list[TextPrediction]:
-        longest = max(map(len, ids))
-        size = min(-(-longest // 64) * 64, self.config.model.max_position_embeddings)  # few shapes, few compilations
-        batch = {name: np.zeros((len(ids), size), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
-        for row, (own_ids, own_segments) in enumerate(zip(ids, segments, strict=True)):
-            batch["input_ids"][row, : len(own_ids)] = own_ids
-            batch["segment_ids"][row, : len(own_ids)] = own_segments
-            batch["sequence_ids"][row, : len(own_ids)] = 1
-        places = [np.flatnonzero(row == self.tokenizer.mask_id) for row in batch["input_ids"]]
-        slots = -(-max(1, *map(len, places)) // 8) * 8
-        batch["masked_lm_positions"] = np.stack([np.pad(own, (0, slots - len(own))) for own in places]).astype(np.int32)
-        values, tokens, is_next = jax.device_get(self._top(self.params, batch, top_k))
-        return [
-            TextPrediction([self._slot(*best) for best in zip(own.tolist(), *pair, strict=False)], float(probability))
-            for own, *pair, probability in zip(places, tokens.tolist(), values.tolist(), is_next, strict=True)
+    Raises:
+      UserError: the model has no MLM head.
+    """
+    model.require_masked_lm("filling masks")
+    predictions = []
+    for begin in range(0, len(rows), TEXTS_AT_ONCE):
+        predictions += _predict_batch(model, rows[begin : begin + TEXTS_AT_ONCE], top_k)
+    return predictions
+
+
+def _predict_batch(model: Pretrained, rows: Sequence[Row], top_k: int) -> list[TextPrediction]:
+    positions = model.description.model.max_position_embeddings
+    width = min(-(-max(len(ids) for ids, _ in rows) // 64) * 64, positions)  # few shapes, few compilations
+    batch = batch_of_rows(rows, len(rows), width)
+    places = [np.flatnonzero(row == model.tokenizer.mask_id) for row in batch["input_ids"]]
+    slots = -(-max(1, *map(len, places)) // 8) * 8
+    batch["masked_lm_positions"] = np.stack([np.pad(own, (0, slots - len(own))) for own in places]).astype(np.int32)
+    output = model(batch)
+    assert output.mlm_logits is not None  # `predict` has seen to it
+    entries = model.tokenizer.vocab_size
+    values, tokens = jax.device_get(_best(output.mlm_logits, entries, min(top_k, entries)))
+    is_next: list[float | None] = [None] * len(rows)
+    if output.nsp_logits is not None:
+        is_next = np.asarray(jax.nn.softmax(output.nsp_logits, axis=-1)[:, 0, 0]).tolist()
+    words = model.tokenizer.vocabulary
+    predictions = []
+    for row, own in enumerate(places):
+        ranked = [
+            [TokenProbability(words[token], value) for token, value in zip(*best, strict=True)]
+            for best in zip(tokens[row].tolist(), values[row].tolist(), strict=True)
         ]
-
-    def _slot(self, place: int, tokens: list[int], values: list[float]) -> Slot:
-        entries = [
-            TokenProbability(self.tokenizer.vocabulary[token], value)
-            for token, value in zip(tokens, values, strict=True)
-        ]
-        return Slot(place, entries)
-
-    @cached_property
-    def _top(self):  # type: ignore[no-untyped-def]
-        """Jitted: the best entries at the masked positions and the probability of label 0."""
-        entries = self.tokenizer.vocab_size
-
-        def top(params, batch, top_k):  # type: ignore[no-untyped-def]
-            rows, size = batch["input_ids"].shape
-            positions = jnp.broadcast_to(jnp.arange(size)[None, :], (rows, size))
-            fields = {
-                **batch,
-                "position_ids": positions,
-                "cls_positions": jnp.zeros((rows, 1), jnp.int32),
-            }
-            output = nnx.merge(self.training.graph, params)(fields)
-            # Rows of the table beyond the vocabulary have no name and take no part.
-            probabilities = jax.nn.softmax(output.mlm_logits[:, :, :entries], axis=-1)
-            values, tokens = jax.lax.top_k(probabilities, min(top_k, entries))
-            return values, tokens, jax.nn.softmax(output.nsp_logits, axis=-1)[:, 0, 0]
-
-        return jax.jit(top, static_argnums=2)
+        masks = [Slot(place, best) for place, best in zip(own.tolist(), ranked, strict=False)]
+        predictions.append(TextPrediction(masks, is_next[row]))
+    return predictions
 
 
-def shorten(text: str, length: int = 40) -> str:
-    """The beginning of a text, for messages."""
-    return text if len(text) <= length else f"{text[:length]}..."
+@partial(jax.jit, static_argnums=(1, 2))
+def _best(logits: jax.Array, entries: int, top_k: int) -> tuple[jax.Array, jax.Array]:
+    """Return probabilities and ids, [B, M, K] each, of the likeliest entries for logits [B, M, V].
+
+    Rows of the table beyond the vocabulary's `entries` have no name and take no part.
+    """
+    values, tokens = jax.lax.top_k(jax.nn.softmax(logits[:, :, :entries], axis=-1), top_k)
+    return values, tokens
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a text, for messages."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

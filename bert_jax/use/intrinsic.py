@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intrinsic scores of a pre-trained run on any text, beside n-gram models on the same tokens.
+"""Intrinsic scores of a masked LM on any text, beside n-gram models on the same tokens.
 
 Two questions are asked of a masked LM, and their perplexities are not to be compared with each other:
 
@@ -15,45 +15,39 @@ tokens.
 """
 
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from tqdm import tqdm
 
-from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.conversion.own_format import restore_parameters
-from bert_jax.errors import Interrupted, listed, UserError
+from bert_jax.config.pretrain import PhaseConfig
+from bert_jax.errors import listed, UserError
 from bert_jax.feed.batch import Batch
-from bert_jax.feed.examples import evaluation_batch, EVALUATION_SEED, Examples, make_examples
-from bert_jax.feed.feed import plain_feed
-from bert_jax.feed.kinds import PAIRS
+from bert_jax.feed.examples import EVALUATION_SEED, Examples, make_examples
 from bert_jax.feed.order import examples_at
-from bert_jax.feed.shards import DataDirectory, open_data, Split
+from bert_jax.feed.shards import DataDirectory, Split
+from bert_jax.feed.tokenised import ExampleSettings
 from bert_jax.mesh.compilation_cache import use_compilation_cache
-from bert_jax.model.encoder import Compute
-from bert_jax.prepare.preparation import prepare
-from bert_jax.prepare.request import PrepareSettings
-from bert_jax.runs.checkpoint import Checkpoints
-from bert_jax.runs.directory import RunDirectory
-from bert_jax.train.evaluation import add_sums, read_behind
-from bert_jax.train.state import COMPUTE_DTYPES, resolve_compute_dtype
-from bert_jax.use.evaluation import check_vocabulary, choose_phase, mlm_report, nsp_report, treatment_counts
+from bert_jax.text.documents import ReadingOptions
+from bert_jax.train.evaluation import add_sums
+from bert_jax.types import JsonObject
+from bert_jax.use.evaluation import (
+    check_vocabulary,
+    masks_report,
+    mlm_report,
+    scored_batches,
+    ScoredObjective,
+    text_objective,
+    without_pairs,
+)
 from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE
 from bert_jax.use.ngrams import contexts_of, fit_ngrams, NgramModels
-from bert_jax.use.pseudo_likelihood import choose_sentences, head_scores, pseudo_log_likelihoods
+from bert_jax.use.pseudo_likelihood import choose_sentences, pseudo_log_likelihoods
+from bert_jax.use.text import read_text, TokenisedText
 
-SCORES_FILE = "evaluation-text.json"  # of a run; evaluation.json is for its held-out data
 MOST_UNKNOWN = 0.2  # share of [UNK]; the vocabulary of a text leaves less than 0.001
-NO_PAIRS = "mlm_full_sentences"  # the objective that a model without an NSP head, or a second segment, is asked about
-
-_REMADE = ("short_seq_prob", "random_next_prob", "seed", "splitter", "segmenter")  # settings of the run's own data
 
 
 @dataclass(frozen=True)
@@ -71,19 +65,23 @@ class TextSettings:
         if self.pseudo_perplexity < 0:
             raise UserError(f"--pseudo-perplexity {self.pseudo_perplexity} is not possible: use 0 for none, or more")
 
+    def reading(self, option: str) -> ReadingOptions:
+        """Return how the text that an option names is to be read."""
+        return ReadingOptions(self.json_field, self.lines, self.errors, self.text_format, option)
+
 
 def evaluate_text(
-    run: RunDirectory,
+    model: Pretrained,
     texts: Sequence[str | Path],
     settings: TextSettings = TextSettings(),
     *,
     data: DataDirectory | None = None,
     baseline_texts: Sequence[str | Path] = (),
-) -> dict[str, Any]:
-    """Score the run's newest checkpoint on texts.
+) -> JsonObject:
+    """Score a loaded model on texts.
 
     Args:
-      run: pre-trained here, or converted with an MLM head.
+      model: with an MLM head.
       texts: as `bert-jax prepare` takes its --input.
       data: its training split is what the n-gram models are made of.
       baseline_texts: the same from text; None of either: no n-gram models.
@@ -92,94 +90,74 @@ def evaluate_text(
       The record that is written: scores, counts, settings, and `warnings` for people.
 
     Raises:
-      UserError: text that cannot be used, a run without an MLM head or checkpoint, other data than the run's.
+      UserError: text that cannot be used, a model without an MLM head, data of another vocabulary.
     """
     use_compilation_cache()
     if data is not None and baseline_texts:
         raise UserError("--data and --baseline-text both name the text of the n-gram models: give one of them")
-    config = _asked_objective(run)
-    phase = choose_phase(config, settings.sequence_length)
-    tokenizer = run.tokenizer()
-    made = _prepare_settings(run, settings, config.objective.examples, phase.sequence_length)
-    baseline = _baseline(run, data, baseline_texts, made)
+    model.require_masked_lm("scoring masked tokens")
+    phase = model.phase(settings.sequence_length)
+    manifest = _manifest(model)
+    recipe = ExampleSettings(
+        **{one.name: manifest[one.name] for one in fields(ExampleSettings) if one.name in manifest}
+    )
+    baseline = _baseline(model, data, baseline_texts, settings, recipe)
     ngrams = None if baseline is None else baseline.models
-    with prepared_text(texts, "--text", run, made) as text:
-        model, step = open_masked_model(run, config)
-        examples = make_examples(
-            text.split("train"), tokenizer, config, phase, max(1, TOKENS_AT_ONCE // phase.sequence_length)
-        )
-        words = SplitTokens.of(examples.split, tokenizer.vocab_size)
-        record = {"step": step, "text": _text_record(text), **_masked_record(model, examples, words, ngrams)}
-        if settings.pseudo_perplexity:
-            longest = max(phase.sequence_length for phase in config.phases)
-            record["pseudo"] = _pseudo_record(model, words, settings.pseudo_perplexity, longest, ngrams)
-        if baseline is not None:
-            record["ngrams"] = baseline.models.described() | {"text": baseline.name}
-        record["settings"] = asdict(settings) | {name: getattr(made, name) for name in _REMADE}
-        record["warnings"] = _warnings(run, text, baseline, record["text"]["unknown_share"])
+    text = read_text(texts, model.tokenizer, settings.reading("--text"), recipe)
+    examples, objective = _examples(model, text, phase, recipe)
+    words = SplitTokens.of(examples.split, model.tokenizer.vocab_size)
+    record: JsonObject = {"step": model.source.step, "text": _text_record(model, text)}
+    record |= _masked_record(model, examples, objective, words, ngrams)
+    if settings.pseudo_perplexity:
+        record["pseudo"] = _pseudo_record(model, words, settings.pseudo_perplexity, ngrams)
+    if baseline is not None:
+        record["ngrams"] = baseline.models.described() | {"text": baseline.name}
+    record["settings"] = asdict(settings) | asdict(recipe)
+    record["warnings"] = _warnings(model, text, baseline, record["text"]["unknown_share"])
     return record
 
 
 # ---- the text -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def prepared_text(
-    inputs: Sequence[str | Path], option: str, run: RunDirectory, settings: PrepareSettings
-) -> Iterator[DataDirectory]:
-    """Text as `bert-jax prepare` makes it with the run's tokenizer, all of it as the `train` split, in a folder that goes
-    at the end of the block.
+def _examples(
+    model: Pretrained, text: TokenisedText, phase: PhaseConfig, recipe: ExampleSettings
+) -> tuple[Examples, ScoredObjective]:
+    """Return the masked examples of a text, on whole sentences where it has no pairs."""
+    rows = max(1, TOKENS_AT_ONCE // phase.sequence_length)
 
-    Raises:
-      UserError: text that cannot be used; `option` is what named it.
-    """
-    with tempfile.TemporaryDirectory(prefix="bert-jax-evaluate-") as folder:
-        output = Path(folder) / "data"
-        try:
-            prepare(inputs, run.tokenizer(), output, settings)
-        except UserError as error:
-            # `prepare` names its own options.
-            message = str(error).replace("--input", option).replace(f", or use --objective {NO_PAIRS}", "")
-            raise UserError(message.replace("--vocab", f"the vocabulary of {run.path}")) from None
-        except Interrupted as stop:
-            raise Interrupted("interrupted before anything was scored", stop.signal_number) from None
-        yield open_data(output, verify_hashes=False)
+    def made(objective: ScoredObjective) -> Examples:
+        config = replace(model.source.config, objective=objective.config)
+        split = text.split(recipe, objective.config.examples, phase.sequence_length)
+        return make_examples(split, model.tokenizer, config, phase, rows)
+
+    objective = text_objective(model, text.documents)
+    examples = made(objective)
+    if not len(examples):
+        objective = without_pairs(objective.config, "each document of the text is a single sentence, which has no pair")
+        examples = made(objective)
+    return examples, objective
 
 
-def _prepare_settings(run: RunDirectory, settings: TextSettings, kind: str, length: int) -> PrepareSettings:
-    """As the run's own data was made, where it has any."""
-    manifest: Mapping[str, Any] = run.manifest() if run.data_file.is_file() else {}
-    return PrepareSettings(
-        kinds=(kind,),
-        sequence_lengths=(length,),
-        held_out=0.0,
-        lines=settings.lines,
-        json_field=settings.json_field,
-        errors=settings.errors,
-        text_format=settings.text_format,
-        **{name: manifest[name] for name in _REMADE if name in manifest},
-    )
-
-
-def _text_record(text: DataDirectory) -> dict[str, Any]:
-    record = text.manifest["splits"]["train"]
-    counts = {name: record[name] for name in ("documents", "sentences", "tokens")}
+def _text_record(model: Pretrained, text: TokenisedText) -> JsonObject:
     return {
-        "files": [{"file": name, "sha256": digest} for name, digest in _files(text.manifest)],
-        **counts,
-        "unknown_share": record["unknown_tokens"] / record["tokens"],
+        "files": [file._asdict() for file in text.files],
+        "documents": text.documents,
+        "sentences": text.sentences,
+        "tokens": text.tokens,
+        "unknown_share": text.count(model.tokenizer.unk_id) / text.tokens,
     }
 
 
-def _warnings(run: RunDirectory, text: DataDirectory, baseline: "Baseline | None", unknown: float) -> list[str]:
+def _warnings(model: Pretrained, text: TokenisedText, baseline: "Baseline | None", unknown: float) -> list[str]:
     warnings = []
     if unknown > MOST_UNKNOWN:
         warnings.append(
             f"{unknown:.1%} of the text's tokens are [UNK], which are easy to predict: the text is of another script or"
-            f" language than the vocabulary of {run.path}, and these scores say little"
+            f" language than the vocabulary of {model.source.path}, and these scores say little"
         )
-    trained = _hashes(run.manifest()) if run.data_file.is_file() else frozenset()
-    for name, digest in _files(text.manifest):
+    trained = _hashes(_manifest(model))
+    for name, digest in text.files:
         if digest in trained:
             warnings.append(f"{name} is a file that the run was trained on: these are no scores of held-out text")
         if baseline is not None and digest in baseline.hashes:
@@ -187,13 +165,14 @@ def _warnings(run: RunDirectory, text: DataDirectory, baseline: "Baseline | None
     return warnings
 
 
-def _files(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and sha256 of the files that data was made of; files of different folders may have one name."""
-    return [(file["file"], file["sha256"]) for source in manifest["sources"] for file in source["files"]]
+def _manifest(model: Pretrained) -> JsonObject:
+    """Return the manifest of the data that the model was trained on, as far as it is known."""
+    run = model.source.run
+    return run.manifest() if run is not None and run.data_file.is_file() else {}
 
 
-def _hashes(manifest: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(digest for _, digest in _files(manifest))
+def _hashes(manifest: JsonObject) -> frozenset[str]:
+    return frozenset(file["sha256"] for source in manifest.get("sources", ()) for file in source["files"])
 
 
 class SplitTokens(NamedTuple):
@@ -212,95 +191,27 @@ class SplitTokens(NamedTuple):
         return cls(tokens, contexts_of(tokens, starts, vocab_size), starts)
 
 
-# ---- the model ------------------------------------------------------------------------------------------------------
-
-
-def _asked_objective(run: RunDirectory) -> PretrainConfig:
-    """The run's configuration, its objective without pairs where it has no head for them or no second segment.
-
-    Raises:
-      UserError: it has no MLM head.
-    """
-    config, description = run.config(), run.description()
-    if not description.mlm:
-        raise UserError(
-            f"{run.path}: holds {description.summary()}, and a masked LM is scored by its MLM head: convert a checkpoint"
-            " that has one"
-        )
-    one_segment = description.model.type_vocab_size == 1 and config.objective.examples in PAIRS
-    if one_segment or (config.objective.nsp and not description.nsp):
-        config = replace(config, objective=replace(config.objective, name=NO_PAIRS))
-    return config
-
-
-def open_masked_model(run: RunDirectory, config: PretrainConfig) -> tuple[Pretrained, int]:
-    """The run's newest checkpoint on the first device, with whatever heads it has, and its step.
-
-    Raises:
-      UserError: there is no checkpoint.
-    """
-    with Checkpoints(run.checkpoints) as checkpoints:
-        step = checkpoints.latest
-    if step is None:
-        raise UserError(f"{run.path}: has no complete checkpoint: go on with bert-jax pretrain")
-    description = run.description()
-    dtype = COMPUTE_DTYPES[resolve_compute_dtype(config.compute_dtype, jax.devices()[0].platform)]
-    return Pretrained(description, restore_parameters(run.path, description), run.tokenizer(), Compute(dtype)), step
-
-
 # ---- masked tokens --------------------------------------------------------------------------------------------------
 
 
-class MaskedScores(NamedTuple):
-    """Sums over the masked tokens of a split, and where these stand in its text."""
-
-    totals: dict[str, float]  # as of `evaluation.ScorePass`, and the counts of `treatment_counts`
-    offsets: np.ndarray  # [K] into `SplitTokens.tokens`
-
-
 def _masked_record(
-    model: Pretrained, examples: Examples, words: SplitTokens, ngrams: NgramModels | None
-) -> dict[str, Any]:
-    objective = examples.objective
-    totals, offsets = score_masked(model, examples)
-    return {
-        "objective": objective.name,
-        "sequence_length": examples.shape.sequence_length,
-        "masking": objective.masking,
-        "mlm_probability": objective.mlm_probability,
-        **mlm_report(totals),
-        **_ngram_scores(ngrams, words, offsets),
-        **(nsp_report(totals) if objective.nsp else {}),
-        "mask_histogram": {name: int(totals[name]) for name in ("mask", "random", "kept")},
-        "picked_share": totals["mlm_weight"] / totals["valid_tokens"],
-    }
-
-
-def score_masked(model: Pretrained, examples: Examples) -> MaskedScores:
-    """One pass over all examples, masked as held-out data is."""
-    rows = examples.shape.rows
-    count = -(-len(examples) // rows)
-    batches = plain_feed(partial(evaluation_batch, examples, rows), 0, count)
+    model: Pretrained, examples: Examples, objective: ScoredObjective, words: SplitTokens, ngrams: NgramModels | None
+) -> JsonObject:
     totals: dict[str, float] = {}
     segments, offsets = segments_of(examples), []
-    begun = ((pair, head_scores(model, pair[1])) for pair in enumerate(batches))
-    with tqdm(read_behind(begun), total=count, unit="batch", desc="masked tokens", dynamic_ncols=True) as bar:
-        for (number, batch), scores in bar:
-            for head, part in scores.items():
-                add_sums(totals, {f"{head}_{name}": value for name, value in _sums(batch, head, *part)})
-            add_sums(totals, treatment_counts(batch, examples.special.mask))
-            offsets.append(text_offsets(segments, number, batch))
-    return MaskedScores(totals, np.concatenate(offsets))
-
-
-_WEIGHTS = {"mlm": "masked_lm_weights", "nsp": "next_sentence_weights"}
-
-
-def _sums(batch: Batch, head: str, logs: np.ndarray, right: np.ndarray) -> Iterator[tuple[str, float]]:
-    counted = batch[_WEIGHTS[head]] > 0
-    yield "loss", -float(logs[counted].sum(dtype=np.float64))
-    yield "correct", float(right[counted].sum())
-    yield "weight", float(counted.sum())
+    for number, batch, sums in scored_batches(model, examples, "masked tokens"):
+        add_sums(totals, sums)
+        offsets.append(text_offsets(segments, number, batch))
+    return {
+        "objective": objective.config.name,
+        "sequence_length": examples.shape.sequence_length,
+        "masking": objective.config.masking,
+        "mlm_probability": objective.config.mlm_probability,
+        **mlm_report(totals),
+        **_ngram_scores(ngrams, words, np.concatenate(offsets)),
+        **objective.report(totals),
+        **masks_report(totals),
+    }
 
 
 def segments_of(examples: Examples) -> np.ndarray:
@@ -326,17 +237,15 @@ def text_offsets(segments: np.ndarray, number: int, batch: Batch) -> np.ndarray:
 # ---- pseudo-perplexity ----------------------------------------------------------------------------------------------
 
 
-def _pseudo_record(
-    model: Pretrained, words: SplitTokens, most: int, longest: int, ngrams: NgramModels | None
-) -> dict[str, Any]:
-    lengths = np.diff(words.starts)
-    chosen = choose_sentences(lengths, most, longest - 2)
+def _pseudo_record(model: Pretrained, words: SplitTokens, most: int, ngrams: NgramModels | None) -> JsonObject:
+    lengths, longest = np.diff(words.starts), model.longest - 2  # without [CLS] and [SEP]
+    chosen = choose_sentences(lengths, most, longest)
     sentences = [words.tokens[words.starts[number] : words.starts[number + 1]] for number in chosen]
-    record: dict[str, Any] = {
+    record: JsonObject = {
         "sentences": len(chosen),
         "sentences_of_text": len(lengths),
-        "too_long": int((lengths > longest - 2).sum()),
-        "longest_tokens": longest - 2,
+        "too_long": int((lengths > longest).sum()),
+        "longest_tokens": longest,
         "tokens": int(lengths[chosen].sum()),
     }
     if not len(chosen):
@@ -358,20 +267,23 @@ class Baseline(NamedTuple):
 
 
 def _baseline(
-    run: RunDirectory, data: DataDirectory | None, texts: Sequence[str | Path], made: PrepareSettings
+    model: Pretrained,
+    data: DataDirectory | None,
+    texts: Sequence[str | Path],
+    settings: TextSettings,
+    recipe: ExampleSettings,
 ) -> Baseline | None:
+    size = model.tokenizer.vocab_size
     if data is not None:
-        check_vocabulary(run, data)
-        return _fitted(data, f"training split of {data.directory.name}", str(data.directory))
+        check_vocabulary(model, data)
+        models = fit_ngrams(data.split("train").shards, size, str(data.directory))
+        return Baseline(models, f"training split of {data.directory.name}", _hashes(dict(data.manifest)))
     if not texts:
         return None
-    with prepared_text(texts, "--baseline-text", run, replace(made, kinds=("full_sentences",))) as text:
-        return _fitted(text, listed(name for name, _ in _files(text.manifest)), "--baseline-text")
-
-
-def _fitted(data: DataDirectory, name: str, place: str) -> Baseline:
-    models = fit_ngrams(data.split("train").shards, data.vocab_size, place)
-    return Baseline(models, name, _hashes(data.manifest))
+    option = "--baseline-text"
+    text = read_text(texts, model.tokenizer, settings.reading(option), recipe)
+    models = fit_ngrams(text.split(recipe).shards, size, option)
+    return Baseline(models, listed(file.file for file in text.files), frozenset(file.sha256 for file in text.files))
 
 
 def _ngram_scores(ngrams: NgramModels | None, words: SplitTokens, offsets: np.ndarray) -> dict[str, float]:

@@ -7,7 +7,9 @@
 Shapes: N texts, B rows, S tokens, D features, L layers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +20,23 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.config.description import ModelDescription
-from bert_jax.conversion.checkpoints import Asked, check_numbers, Checkpoint, open_checkpoint
-from bert_jax.conversion.own_format import flat, place_of
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
+from bert_jax.conversion.names import BERT_JAX
+from bert_jax.conversion.own_format import config_for
 from bert_jax.errors import UserError
+from bert_jax.feed.batch import Batch, batch_of_rows
+from bert_jax.feed.kinds import SHORTEST_SEQUENCE
 from bert_jax.model.encoder import Compute
+from bert_jax.model.forward import compiled_forward, model_graph
 from bert_jax.model.heads import BertModel, BertOutput
+from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import Tokenizer
+from bert_jax.train.state import COMPUTE_DTYPES, resolve_compute_dtype
+from bert_jax.types import PyTree
 
 Text = str | tuple[str, str]  # one segment, or two
+Row = tuple[Sequence[int], Sequence[int]]  # ids and segments of a text
 
 TOKENS_AT_ONCE = 8192  # of a batch, padding included
 WIDTH_STEP = 32  # rows are padded to a multiple of it: few shapes, few compilations
@@ -47,36 +58,37 @@ class TextBatch(NamedTuple):
     fields: dict[str, np.ndarray]  # as in `bert_jax.feed.batch`, one example a row
 
 
+class Source(NamedTuple):
+    """Where a loaded model came from, and what its training says of it."""
+
+    path: Path
+    format: str  # one of `bert_jax.conversion.names.FORMATS`
+    run: RunDirectory | None  # where it is one of ours
+    step: int | None  # of the run's checkpoint
+    config: PretrainConfig  # of the run; else the recipe's, with rows as long as the model's positions
+
+
 class Pretrained:
     """A loaded model: `encoder` and heads as `bert_jax.model.heads.BertModel`, its parameters, its tokenizer.
 
     `model(batch)` takes the fields of `bert_jax.feed.batch`; `encode(texts)` takes text.
     """
 
-    def __init__(self, description: ModelDescription, params: Any, tokenizer: Tokenizer, compute: Compute):
+    def __init__(
+        self, description: ModelDescription, params: PyTree, tokenizer: Tokenizer, compute: Compute, source: Source
+    ):
         self.description = description
         self.params = params
         self.tokenizer = tokenizer
+        self.source = source
         self._compute = compute
-
-    @cached_property
-    def _graph(self) -> nnx.GraphDef:
-        description, compute = self.description, self._compute
-        return nnx.split(nnx.eval_shape(lambda: BertModel(description, compute, rngs=nnx.Rngs(0))))[0]
-
-    @cached_property
-    def _run(self) -> Any:
-        def run(params: Any, batch: dict[str, jax.Array], all_layers: bool) -> BertOutput:
-            return nnx.merge(self._graph, params)(batch, all_layers=all_layers)
-
-        return jax.jit(run, static_argnums=2)
 
     @cached_property
     def model(self) -> BertModel:
         """The Flax module with its parameters."""
-        return nnx.merge(self._graph, self.params)
+        return nnx.merge(model_graph(self.description, self._compute), self.params)
 
-    def __call__(self, batch: dict[str, np.ndarray], *, all_layers: bool = False) -> BertOutput:
+    def __call__(self, batch: Batch, *, all_layers: bool = False) -> BertOutput:
         """Run the model, compiled once for each shape of batch; nothing is dropped.
 
         Raises:
@@ -84,7 +96,54 @@ class Pretrained:
         """
         segments = int(np.max(batch["segment_ids"], initial=0)) + 1
         self.description.model.require_segments(segments, "the batch", "set its segment_ids to 0")
-        return self._run(self.params, batch, all_layers)
+        return compiled_forward(self.description, self._compute)(self.params, dict(batch), all_layers)
+
+    def require_masked_lm(self, purpose: str) -> None:
+        """Refuse a model that cannot predict masked tokens; `purpose` is what needs it: "filling masks".
+
+        Raises:
+          UserError: naming what the checkpoint holds.
+        """
+        if not self.description.mlm:
+            raise UserError(
+                f"{self.source.path}: holds {self.description.summary()}, and {purpose} needs an MLM head: give a checkpoint"
+                " that has one, such as the one that this was fine-tuned from"
+            )
+
+    def phase(self, sequence_length: int | None) -> PhaseConfig:
+        """Return the lengths of rows that the model is scored on: of a run its last phase, or the one of that length; of
+        another checkpoint any that its positions reach.
+
+        Raises:
+          UserError: the run was not trained at that length, or the model has fewer positions.
+        """
+        phases = {phase.sequence_length: phase for phase in self.source.config.phases}
+        if sequence_length is None:
+            return self.source.config.phases[-1]
+        if sequence_length in phases:
+            return phases[sequence_length]
+        if self.source.run is not None:
+            raise UserError(
+                f"--sequence-length {sequence_length} is not one the run was trained at:"
+                f" choose one of {', '.join(map(str, phases))}"
+            )
+        positions = self.description.model.max_position_embeddings
+        if not SHORTEST_SEQUENCE <= sequence_length <= positions:
+            raise UserError(
+                f"--sequence-length {sequence_length} is not possible: use {SHORTEST_SEQUENCE} to {positions}, the positions"
+                " of the model"
+            )
+        predictions = math.ceil(self.source.config.objective.mlm_probability * sequence_length)
+        return replace(
+            self.source.config.phases[-1], sequence_length=sequence_length, max_predictions_per_seq=predictions
+        )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that the model was trained on: of a run its longest phase, else its positions."""
+        if self.source.run is None:
+            return self.description.model.max_position_embeddings
+        return max(phase.sequence_length for phase in self.source.config.phases)
 
     def ids(self, text: Text, *, single_segment: bool = False) -> tuple[list[int], list[int]]:
         """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: ids and segments; see `encode`."""
@@ -92,12 +151,9 @@ class Pretrained:
         if not single_segment:
             remedy = "single_segment=True parts both by [SEP] alone"
             self.description.model.require_segments(len(parts), f"the pair of {parts[0][:SHOWN]!r}", remedy)
-        ids, segments = [self.tokenizer.cls_id], [0]
-        for segment, part in enumerate(parts):
-            piece = [*self.tokenizer.encode(part).ids, self.tokenizer.sep_id]
-            ids += piece
-            segments += [0 if single_segment else segment] * len(piece)
-        return ids, segments
+        pieces = [self.tokenizer.encode(part).ids for part in parts]
+        ids, segments = row_of(self.tokenizer, pieces)
+        return ids, [0] * len(ids) if single_segment else segments
 
     def encode(self, texts: Sequence[Text], *, single_segment: bool = False) -> Encoded:
         """Encode texts, in batches of like length.
@@ -113,27 +169,24 @@ class Pretrained:
             raise UserError(f"{texts[:SHOWN]!r} is one text: give a list of texts")
         rows = [self.ids(text, single_segment=single_segment) for text in texts]
         self._require_short([len(ids) for ids, _ in rows], texts)
-        sequences: list[Any] = [None] * len(rows)
-        pooled: list[Any] = [None] * len(rows)
+        sequences = [np.empty(0, np.float32)] * len(rows)
+        pooled = np.empty((len(rows), self.description.model.hidden_size), np.float32)
         for batch in self.batches(rows):
             output = jax.device_get(self(batch.fields).encoder)
             for row, number in enumerate(batch.numbers):
                 sequences[number] = np.asarray(output.sequence_output[row, : len(rows[number][0])], np.float32)
-                pooled[number] = (
-                    None if output.pooled_output is None else np.asarray(output.pooled_output[row, 0], np.float32)
-                )
-        width = self.description.model.hidden_size
-        together = np.array(pooled).reshape(len(rows), width) if self.description.pooler else None
-        return Encoded([ids for ids, _ in rows], sequences, together)
+                if output.pooled_output is not None:
+                    pooled[number] = output.pooled_output[row, 0]
+        return Encoded([ids for ids, _ in rows], sequences, pooled if self.description.pooler else None)
 
-    def batches(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[TextBatch]:
-        """Rows (ids, segments) of at most the model's positions -> batches, the longest first."""
+    def batches(self, rows: Sequence[Row]) -> Iterator[TextBatch]:
+        """Batches of rows (ids, segments) of at most the model's positions, the longest first."""
         order = sorted(range(len(rows)), key=lambda number: -len(rows[number][0]))
         while order:
             width = -(-len(rows[order[0]][0]) // WIDTH_STEP) * WIDTH_STEP
             width = min(width, self.description.model.max_position_embeddings)
             count = max(1, TOKENS_AT_ONCE // width)
-            yield TextBatch(order[:count], _fields([rows[number] for number in order[:count]], count, width))
+            yield TextBatch(order[:count], batch_of_rows([rows[number] for number in order[:count]], count, width))
             order = order[count:]
 
     def _require_short(self, lengths: Sequence[int], texts: Sequence[Text]) -> None:
@@ -147,25 +200,22 @@ class Pretrained:
                 )
 
 
-def _fields(rows: Sequence[tuple[Sequence[int], Sequence[int]]], count: int, width: int) -> dict[str, np.ndarray]:
-    """The fields of a batch, [count, width]; rows that are not there are padding, so that shapes repeat."""
-    fields = {name: np.zeros((count, width), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
-    for row, (ids, segments) in enumerate(rows):
-        fields["input_ids"][row, : len(ids)] = ids
-        fields["segment_ids"][row, : len(ids)] = segments
-        fields["sequence_ids"][row, : len(ids)] = 1
-    fields["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (count, 1))
-    fields["cls_positions"] = np.zeros((count, 1), np.int32)
-    fields["masked_lm_positions"] = np.zeros((count, 1), np.int32)
-    return fields
+def row_of(tokenizer: Tokenizer, pieces: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Return ids and segments of [CLS] A [SEP], or [CLS] A [SEP] B [SEP], from the ids of each segment."""
+    ids, segments = [tokenizer.cls_id], [0]
+    for segment, piece in enumerate(pieces):
+        ids += [*piece, tokenizer.sep_id]
+        segments += [segment] * (len(piece) + 1)
+    return ids, segments
 
 
 def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = None) -> Pretrained:
-    """A model and its tokenizer from a run, a directory of Hugging Face's, or a TF1 checkpoint.
+    """Load a model and its tokenizer from a run, a directory of Hugging Face's, or a TF1 checkpoint.
 
     Args:
       path: of the checkpoint; its format is found out.
-      dtype: the network is computed in; parameters are float32.
+      dtype: the network is computed in; parameters are float32. None: as the run's configuration says, or as this
+        machine computes best.
       asked: what files do not say (`--vocab` and the like of `bert-jax convert`).
 
     Raises:
@@ -173,15 +223,15 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
     """
     checkpoint = open_checkpoint(Path(path), asked or Asked())
     if checkpoint.tokenizer is None:
-        raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one")
-    params = checkpoint.parameters()
-    _require_finite(checkpoint, params)
-    return Pretrained(checkpoint.description, params, checkpoint.tokenizer, Compute(dtype))
+        raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one with --vocab")
+    source = _source_of(checkpoint)
+    if dtype is None:
+        dtype = COMPUTE_DTYPES[resolve_compute_dtype(source.config.compute_dtype, jax.devices()[0].platform)]
+    return Pretrained(checkpoint.description, checkpoint.parameters(), checkpoint.tokenizer, Compute(dtype), source)
 
 
-def _require_finite(checkpoint: Checkpoint, params: Mapping[str, Any]) -> None:
-    """Refuse NaN and infinity by the checkpoint's own name of the tensor, which is read again only then."""
-    broken = {path for path, leaf in flat(params).items() if not np.isfinite(np.asarray(leaf)).all()}
-    for row in checkpoint.rows:
-        if place_of(row.ours)[0] in broken:
-            check_numbers(checkpoint.path, checkpoint.own_names[row.ours], checkpoint.weight(row))
+def _source_of(checkpoint: Checkpoint) -> Source:
+    if checkpoint.format == BERT_JAX:
+        run = RunDirectory(checkpoint.path)
+        return Source(checkpoint.path, checkpoint.format, run, checkpoint.step, run.config())
+    return Source(checkpoint.path, checkpoint.format, None, None, config_for(checkpoint.description))

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bert_jax.feed.batch import Batch
+from bert_jax.feed.batch import Batch, batch_of_rows
 from bert_jax.train.evaluation import read_behind
-from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE, WIDTH_STEP
+from bert_jax.use.model import Pretrained, row_of, TOKENS_AT_ONCE, WIDTH_STEP
 
 
 @jax.jit
@@ -30,7 +30,7 @@ def label_scores(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.A
 
 def head_scores(model: Pretrained, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
     """`label_scores` of the heads that the model has; it has an MLM head."""
-    output = model(dict(batch))
+    output = model(batch)
     assert output.mlm_logits is not None
     scores = {"mlm": label_scores(output.mlm_logits, batch["masked_lm_ids"])}
     if output.nsp_logits is not None:
@@ -94,20 +94,17 @@ def masked_in_turn(model: Pretrained, sentences: Sequence[np.ndarray]) -> Iterat
 def _rows(
     model: Pretrained, shown: Sequence[np.ndarray], owners: np.ndarray, places: np.ndarray, shape: tuple[int, int]
 ) -> Batch:
-    """The fields of a batch: row r is sentence shown[owners[r]] with its token at places[r] masked."""
+    """Return the fields of a batch: row r is sentence shown[owners[r]] with its token at places[r] masked."""
     tokenizer, (size, width) = model.tokenizer, shape
-    whole = np.full((len(shown), width), tokenizer.pad_id, np.int32)
-    for row, ids in enumerate(shown):
-        whole[row, : len(ids) + 2] = tokenizer.cls_id, *ids.tolist(), tokenizer.sep_id
-    lengths = np.array([len(ids) + 2 for ids in shown])
+    whole = batch_of_rows(
+        [row_of(tokenizer, [ids.tolist()]) for ids in shown], len(shown) + 1, width
+    )  # the last is empty
+    chosen = np.full(size, len(shown))
+    chosen[: len(owners)] = owners
+    batch = {name: field[chosen] for name, field in whole.items()}
     rows = np.arange(len(owners))
-    batch = {name: np.zeros(shape, np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
-    batch["input_ids"][rows] = whole[owners]
-    batch["sequence_ids"][rows] = np.arange(width) < lengths[owners][:, None]
-    batch["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (size, 1))
-    for name in ("cls_positions", "masked_lm_positions", "masked_lm_ids", "next_sentence_labels"):
-        batch[name] = np.zeros((size, 1), np.int32)
     batch["masked_lm_positions"][rows, 0] = places
-    batch["masked_lm_ids"][rows, 0] = batch["input_ids"][rows, places]
+    batch["masked_lm_ids"] = np.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
+    batch["next_sentence_labels"] = np.zeros((size, 1), np.int32)
     batch["input_ids"][rows, places] = tokenizer.mask_id
     return batch

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model's forward pass as a compiled function of parameters and batch: what every use of a loaded checkpoint runs."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bert_jax.config.description import ModelDescription
+from bert_jax.model.encoder import Compute
+from bert_jax.model.heads import BertModel, BertOutput
+from bert_jax.types import PyTree
+
+Inputs = Mapping[str, np.ndarray]  # those of a batch that the model reads
+
+
+def model_graph(description: ModelDescription, compute: Compute) -> nnx.GraphDef:
+    """Return the static side of a model: `nnx.merge(graph, params)` gives the module back. Nothing is allocated."""
+    return nnx.split(nnx.eval_shape(lambda: BertModel(description, compute, rngs=nnx.Rngs(0))))[0]
+
+
+@functools.lru_cache(maxsize=2)
+def compiled_forward(description: ModelDescription, compute: Compute) -> Callable[[PyTree, Inputs, bool], BertOutput]:
+    """Return the forward pass without dropout, compiled once for each shape of batch.
+
+    Its arguments are the parameters, a batch with the inputs of `bert_jax.feed.batch`, and whether the output of every
+    layer is wanted. Two checkpoints of one model share it.
+    """
+    graph = model_graph(description, compute)
+
+    def forward(params: PyTree, batch: Inputs, all_layers: bool) -> BertOutput:
+        return nnx.merge(graph, params)(batch, all_layers=all_layers)
+
+    return jax.jit(forward, static_argnums=2)

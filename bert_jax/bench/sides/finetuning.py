@@ -19,8 +19,8 @@ def finetune(data: str, model: str, config: JsonObject) -> Figures:
     texts are predicted twice, and the second time is measured.
     """
     keep_freed_memory()  # as the command does
-    from bert_jax.config.finetune import FinetuneConfig
     from bert_jax.config.fields import build
+    from bert_jax.config.finetune import FinetuneConfig
     from bert_jax.finetuning import prediction
     from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
     from bert_jax.finetuning.run import finetune as run_finetune

@@ -63,8 +63,12 @@ def examine(path: Path) -> Examination:
 def _examine_run(path: Path) -> Examination:
     run = load_run(path)
     heading = f"a run, step {run.last_step:,} of {run.config.total_steps:,}"
-    findings = [*check_losses(run), *check_signals(run), *check_plan(run), *_of_data(run)]
-    return Examination(path, "run", heading, findings)
+    return Examination(path, "run", heading, run_findings(run))
+
+
+def run_findings(run: Run) -> list[Finding]:
+    """All findings about a pre-training run and the data it is trained on."""
+    return [*check_losses(run), *check_signals(run), *check_plan(run), *_of_data(run)]
 
 
 def _of_data(run: Run) -> list[Finding]:

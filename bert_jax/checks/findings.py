@@ -30,6 +30,11 @@ class Finding:
         """In one line, as `bert-jax prepare` warns."""
         return f"{self.seen}: {self.remedy}" if self.remedy else self.seen
 
+    def sentence(self) -> str:
+        """As a sentence, which a command may follow."""
+        line = self.line()
+        return f"{line}:" if self.command else line if line.endswith(".") else f"{line}."
+
 
 def serious(findings: list[Finding]) -> list[Finding]:
     """Problems and warnings, problems first."""

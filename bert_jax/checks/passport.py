@@ -6,14 +6,17 @@ Every check gives a finding also where nothing is wrong, with what was measured.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bert_jax.checks import examples, text
-from bert_jax.checks.findings import Finding, NOTE, OK, Passport, serious
+from bert_jax.checks.findings import Finding, NOTE, OK, Passport, Remake, serious
 from bert_jax.feed.shards import prepare_command
 
-CHECKS = (
+type Check = Callable[[Passport, Remake], Iterator[Finding]]
+
+CHECKS: tuple[Check, ...] = (
     text.vocabulary,
     text.unknown_tokens,
     text.marks,
@@ -48,7 +51,16 @@ def check_passport(passport: Passport, directory: Path, data: str | None = None)
     def remake(suffix: str, **changes: Any) -> str:
         return prepare_command(directory, f"{name}-{suffix}", **changes)
 
-    return [finding for check in CHECKS for finding in _merged(list(check(passport, remake)))]
+    return [finding for check in CHECKS for finding in _merged(_found(check, passport, remake))]
+
+
+def _found(check: Check, passport: Passport, remake: Remake) -> list[Finding]:
+    """What one check finds; a passport of an earlier version may lack what it looks at."""
+    try:
+        return list(check(passport, remake))
+    except KeyError as missing:
+        subject = check.__name__.replace("_", " ").capitalize()
+        return [Finding(NOTE, subject, f"an earlier version prepared the data, and did not record {missing.args[0]}")]
 
 
 def warnings(passport: Passport) -> list[str]:

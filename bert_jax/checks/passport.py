@@ -8,7 +8,6 @@ Every check gives a finding also where nothing is wrong, with what was measured.
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bert_jax.checks import examples, text
 from bert_jax.checks.findings import Finding, NOTE, OK, Passport, Remake, serious
@@ -48,7 +47,7 @@ def check_passport(passport: Passport, directory: Path, data: str | None = None)
     """
     name = data or str(directory)
 
-    def remake(suffix: str, **changes: Any) -> str:
+    def remake(suffix: str, **changes: object) -> str:
         return prepare_command(directory, f"{name}-{suffix}", **changes)
 
     return [finding for check in CHECKS for finding in _merged(_found(check, passport, remake))]
@@ -69,7 +68,7 @@ def warnings(passport: Passport) -> list[str]:
 
 
 def _merged(findings: list[Finding]) -> list[Finding]:
-    """Those of one check that need no action, in one finding; each that does stays."""
+    """The findings of one check, with all that need no action put into one."""
     kept = [finding for finding in findings if finding.severity not in (OK, NOTE)]
     for severity in (NOTE, OK):
         alike = [finding for finding in findings if finding.severity == severity]

@@ -37,21 +37,21 @@ from bert_jax.pages.page import (
     Grid,
     Hard,
     link,
+    MaskedSlot,
     Matrix,
     Page,
     Panel,
+    Paragraph,
     Sample,
     Section,
     Setting,
     Settings,
-    Slot,
     Table,
-    Text,
     Tile,
 )
 from bert_jax.pages.template import render, write
 
-SLOT = Slot(1, "file", [("disk", 0.625), ("file", 0.25)])
+SLOT = MaskedSlot(1, "file", [("disk", 0.625), ("file", 0.25)])
 CHART = Chart(
     "Loss <1>",
     x=steps_axis(100),
@@ -62,7 +62,10 @@ CHART = Chart(
 )
 PARTS = [
     Grid(
-        [Card([Text("a <b>", "lede")], "Title", "small"), Panel("Loss", "nats", CHART, [("newest", "1.5", "training")])]
+        [
+            Card([Paragraph("a <b>", "lede")], "Title", "small"),
+            Panel("Loss", "nats", CHART, [("newest", "1.5", "training")]),
+        ]
     ),
     Fold("Files", "2", [Table(["File", "Bytes"], [("x", "1"), ("y & z", "2")], "numbers", {1: "marked"})]),
     Bars([Bar("share", 0.25, "25 %", 0.5), Bar("all", 1.5, "150 %")]),
@@ -70,7 +73,7 @@ PARTS = [
     Settings({"model": [Setting("width", "32", "768", "features"), Setting("layers", "2", None, "layers")]}),
     Card([Sample(["the ", SLOT, None, " end"], "The pair.")], style="sample"),
     Card([Hard("dev-1", ("before ", "wrong", " after"), "PER", "ORG", "with 90 %")]),
-    Text(filled("Run {} or {}", command("a < b"), link("a b/report.html", "see"))),
+    Paragraph(filled("Run {} or {}", command("a < b"), link("a b/report.html", "see"))),
     Panel("Nothing", "", None, missing="No step is logged yet."),
 ]
 

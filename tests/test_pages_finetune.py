@@ -23,7 +23,7 @@ from bert_jax.pages.finetune_curves import chance_loss
 from bert_jax.pages.finetune_summary import share_interval
 from bert_jax.pages.glue_table import PUBLISHED
 from bert_jax.pages.metric_words import score_text
-from bert_jax.pages.page import Hard, Page, Settings, Text
+from bert_jax.pages.page import Hard, Page, Paragraph, Settings
 from bert_jax.pages.rating_tables import error_rows
 from bert_jax.pages.seed_spread import spread_of
 from bert_jax.pages.several_tasks import differing_words, tasks_page
@@ -397,7 +397,7 @@ def test_a_folder_of_all_tasks_has_both_averages(tmp_path: Path) -> None:
     ours = next(cells for cells in rows(found).values() if cells[0] == "DEV")
     average = f"{100 * glue.paper_average(scores):.1f}"
     assert ours[1:] == [*["80.0", "79.0", "60.0", "61.0", "92.0", "62.0", "85.0", "63.0", "64.0"], average]
-    notes = [part.words for part in parts(found) if isinstance(part, Text)]
+    notes = [part.words for part in parts(found) if isinstance(part, Paragraph)]
     assert f"{100 * glue.site_average(scores):.1f}" in notes[-1]
 
 
@@ -431,7 +431,7 @@ def test_answers_by_length_and_without_answer(tmp_path: Path) -> None:
     lengths = {plain(bar.label): (bar.share, bar.mark) for bar in bars(made).values()}
     assert lengths["3"] == (pytest.approx(2 / 3), 0.0)
     assert lengths["4 to 5"] == (1.0, 1.0)
-    assert any("-1.500, tuned on dev" in part.words for part in parts(made) if isinstance(part, Text))
+    assert any("-1.500, tuned on dev" in part.words for part in parts(made) if isinstance(part, Paragraph))
     first, second = hardest(made)
     assert (first.name, first.truth, first.predicted) == ("surest", "no answer", "made up")
     assert second.name == "two"
@@ -489,7 +489,7 @@ def test_tags_page(tmp_path: Path) -> None:
     assert types["LOC"] == ["0.00 %", "0.00 %", "0.00 %", "1", "0", "0"]
     assert confusions["LOC"] == ["nothing", "1", "New York"]
     lede = next(iter(parts(section(made, "breakdown"))))
-    assert isinstance(lede, Text)
+    assert isinstance(lede, Paragraph)
     assert "0 of 1 (0.0 %) sentences" in plain(lede.words)
     assert hardest(made)[0].text == ("Ada Byron met Bob in New ", "York", " ")
     assert tiles(made)["F1, dev"][0] == "12.35"
@@ -503,7 +503,7 @@ def test_tags_without_a_scheme_are_classes_of_words(tmp_path: Path) -> None:
     made = page(run)
     assert rows(section(made, "breakdown"))["VERB"] == ["NOUN", "1", "100.0 %"]
     lede = next(iter(parts(section(made, "breakdown"))))
-    assert isinstance(lede, Text)
+    assert isinstance(lede, Paragraph)
     assert lede.words.startswith("Words of dev.")
 
 

@@ -14,7 +14,7 @@ from page_parts import Html, panels, parts, plain, rows, section, tiles
 
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest
-from bert_jax.pages.page import Page, Text
+from bert_jax.pages.page import Page, Paragraph
 from bert_jax.pages.passport import page_of as passport_page
 from bert_jax.pages.passport import write_page
 from bert_jax.pages.passport_charts import length_chart
@@ -84,14 +84,14 @@ def test_contamination_is_shown_with_examples():
     }  # fmt: skip
     found = section(page_of(lambda made: made.update(contamination=[file])), "contamination")
     assert rows(found)["squad/dev.json"] == ["5,281", "52,698", "72 (1.4 %)", "5,574 of 90,000 (6.19 %)"]
-    assert Text("the <apollo>", "overlap") in list(parts(found))
+    assert Paragraph("the <apollo>", "overlap") in list(parts(found))
 
 
 def test_a_language_is_named_only_where_its_script_has_one():
     def japanese(made):
         made["text"]["scripts"] = {"Han": 500, "Kana": 400, "Thai": 100}
 
-    words = [plain(part.words) for part in parts(page_of(japanese)) if isinstance(part, Text)]
+    words = [plain(part.words) for part in parts(page_of(japanese)) if isinstance(part, Paragraph)]
     assert [text for text in words if "there is" in text] == [
         "40.0 % of the letters are Kana, so there is Japanese text."
     ]

@@ -17,7 +17,7 @@ from bert_jax.config.settings import flatten, to_dict
 from bert_jax.config.training import OptimizerConfig
 from bert_jax.pages.any_run import write_any
 from bert_jax.pages.chart import Level, Upright
-from bert_jax.pages.page import Page, Sample, Settings, Text
+from bert_jax.pages.page import Page, Paragraph, Sample, Settings
 from bert_jax.pages.pretrain import page_of
 from bert_jax.pages.pretrain_summary import parameter_count
 from bert_jax.pages.several_tasks import pretrained_page
@@ -167,7 +167,7 @@ def page(directory: Path) -> Page:
 
 def words_of(item: Page, name: str) -> list[str]:
     """The paragraphs of a section."""
-    return [plain(part.words) for part in parts(section(item, name)) if isinstance(part, Text)]
+    return [plain(part.words) for part in parts(section(item, name)) if isinstance(part, Paragraph)]
 
 
 def seen(item: Page) -> dict[str, list[tuple[str, str, str]]]:

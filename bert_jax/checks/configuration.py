@@ -40,7 +40,7 @@ def phase_of(run: Run, part: SchedulePart) -> tuple[int, PhaseConfig]:
 
 
 def recipe_rate(hidden_size: int, batch_size: int) -> float:
-    """What the recipe's peak learning rate comes to for another width and batch.
+    """The recipe's peak learning rate, scaled to another width and batch.
 
     Inversely with the width (Yang et al. 2022, 2203.03466) and with the root of the batch (Malladi et al. 2022,
     2205.10287), both for Adam.
@@ -102,7 +102,7 @@ def wide_range(run: Run) -> float:
 
 
 def measured(run: Run, phase: int) -> Record:
-    """What was measured of the first batches of a phase; empty where nothing was."""
+    """The measurements of the first batches of a phase; empty where there are none."""
     return next((record for record in run.first_batches if record.get("phase") == phase), {})
 
 
@@ -194,7 +194,7 @@ def longer_rows(run: Run) -> Iterator[Finding]:
 
 
 def seeds(run: Run) -> Finding:
-    """Which random numbers a run is made of."""
+    """The seeds of a run and of its data."""
     data = (run.data or {}).get("seed", "not recorded")
     seen = f"run {run.config.seed}, data {data}; the same seeds give the same run, others show what is chance"
     return Finding(OK, "Seeds", seen)

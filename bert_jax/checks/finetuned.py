@@ -18,7 +18,7 @@ def learning_findings(run: FinetunedRun) -> list[Finding]:
 
 
 def degenerate_finding(degenerate: Record) -> Finding:
-    """What scores.json says of a degenerate run."""
+    """The finding about a degenerate run, from what scores.json says of it."""
     explanation = str(degenerate.get("explanation", "")).strip()
     seen = f"nothing was learned ({degenerate.get('kind', 'not said')})"
     return Finding(PROBLEM, LEARNING, f"{seen}. {explanation[:1].upper()}{explanation[1:]}")

@@ -67,13 +67,13 @@ def measure(
 
 
 def shown_tokens(batch: Batch) -> np.ndarray:
-    """What the model sees at the predicted positions, in the order of the text: [P]."""
+    """The tokens that the model sees at the predicted positions, in the order of the text: [P]."""
     shown = np.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
     return shown[batch["masked_lm_weights"] > 0]
 
 
 def word_numbers(examples: Examples, indices: np.ndarray, sequence_length: int) -> np.ndarray:
-    """Which word each token of a batch belongs to: [B, E] indices -> [B, S] int64, from 1; 0: special or padding.
+    """Number the words of a batch: [B, E] indices -> [B, S] int64, a token's word from 1; 0: special or padding.
 
     A word ends with its segment.
     """
@@ -144,7 +144,7 @@ def described(report: Record, objective: ObjectiveConfig, probability: float) ->
 
 
 def doubts(report: Record, objective: ObjectiveConfig, probability: float, place: str = "") -> list[Finding]:
-    """What is not as configured; `place` stands before what was seen."""
+    """Findings about what is not as configured; `place` stands before what was seen."""
     return [
         *_mask_doubts(report, probability, place),
         *_unit_doubts(report, objective, place),

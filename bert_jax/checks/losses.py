@@ -223,7 +223,7 @@ def pair_accuracy(run: Run) -> Iterator[Finding]:
 
 
 def _first_label_shares(lines: Sequence[Record]) -> list[float]:
-    """For each line the share of the first label in its phase; one half where nothing is logged."""
+    """Return for each line the share of the first label in its phase; one half where nothing is logged."""
     shares = {}
     for phase in {line.get("phase") for line in lines}:
         logged = [number(line, "is_next_share") for line in lines if line.get("phase") == phase]

@@ -54,7 +54,7 @@ def check_passport(passport: Passport, directory: Path, data: str | None = None)
 
 
 def _found(check: Check, passport: Passport, remake: Remake) -> list[Finding]:
-    """What one check finds; a passport of an earlier version may lack what it looks at."""
+    """The findings of one check; a passport of an earlier version may lack what it looks at."""
     try:
         return list(check(passport, remake))
     except KeyError as missing:
@@ -63,7 +63,7 @@ def _found(check: Check, passport: Passport, remake: Remake) -> list[Finding]:
 
 
 def warnings(passport: Passport) -> list[str]:
-    """What `bert-jax prepare` warns of, one line each, problems first."""
+    """The warnings of `bert-jax prepare`, one line each, problems first."""
     return [finding.line() for finding in serious(check_passport(passport, Path("DATA")))]
 
 

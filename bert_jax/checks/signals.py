@@ -108,7 +108,7 @@ def _picked(run: Run) -> float:
 
 
 def treatments(run: Run) -> Iterator[Finding]:
-    """What became of the picked tokens, over all logged steps, against the configured shares."""
+    """Whether picked tokens were masked, replaced and kept as configured, over all logged steps."""
     picked, objective = _picked(run), run.config.objective
     shares = {name: mean_share(run.train, f"{name}_share") for name in ("mask", "random", "kept")}
     known = {name: share for name, share in shares.items() if share is not None}
@@ -157,7 +157,7 @@ def picked_share(run: Run) -> Iterator[Finding]:
 
 
 def first_batches(run: Run) -> Iterator[Finding]:
-    """What a run measured of its first batches, judged as it was before the first step."""
+    """The measurements of a run's first batches, judged as before its first step."""
     begins = [sum(phase.steps for phase in run.config.phases[:place]) for place in range(len(run.config.phases))]
     for record in run.first_batches:
         phase = record.get("phase")

@@ -8,7 +8,7 @@ Fine-tuning on small tasks fails for some seeds (BERT 1810.04805, section 4.1: "
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,17 +16,18 @@ from bert_jax.checks import rules
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.finetuning.split import Outcome
 from bert_jax.train.metrics import wilson_interval
+from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)
 class Degenerate:
-    """What was recognised, and what may help."""
+    """A kind of run that has learned nothing, and what may help."""
 
     kind: str
     explanation: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+    def to_dict(self) -> JsonObject:
+        """The judgement for JSON."""
         return asdict(self)
 
 
@@ -156,7 +157,7 @@ def _one_rating(outcome: Outcome) -> Sign | None:
     return None
 
 
-def _one_answer(records: Sequence[dict[str, Any]]) -> Sign | None:
+def _one_answer(records: Sequence[JsonObject]) -> Sign | None:
     given = sum(bool(record["predicted"]) for record in records)
     wanted = sum(bool(record["label"]) for record in records)
     if given > (1 - rules.SAME_SHARE) * len(records) or wanted <= (1 - rules.SAME_SHARE) * len(records):
@@ -168,7 +169,7 @@ def _one_answer(records: Sequence[dict[str, Any]]) -> Sign | None:
     return Sign("no answers", what, wilson_interval(found, wanted)[1])
 
 
-def _one_tag(records: Sequence[dict[str, Any]]) -> Sign | None:
+def _one_tag(records: Sequence[JsonObject]) -> Sign | None:
     predicted = {tag for record in records for tag in record["predicted"]}
     if len(predicted) != 1:
         return None

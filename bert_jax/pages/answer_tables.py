@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bert_jax.pages.class_tables import Classes
-from bert_jax.pages.page import Bar, Bars, beside, Card, Grid, Part, Table, Text
+from bert_jax.pages.page import Bar, Bars, beside, Card, Grid, Paragraph, Part, Table
 from bert_jax.pages.wording import count, decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number, Record
@@ -60,7 +60,7 @@ def answer_parts(run: FinetunedRun) -> list[Part]:
     lede = f"{unit.capitalize()} of the first gold answer; scores of {run.split} against all of its answers."
     head = [f"Gold answer, {unit}", "Questions", "Share", "Exact match", "F1", f"Predicted {unit}, mean"]
     bars = Card([Bars(_bars(questions))], "F1 by length", "the upright mark is exact match")
-    parts: list[Part] = [Text(lede, "lede"), Grid([Card([Table(head, length_rows(questions))]), bars], "many")]
+    parts: list[Part] = [Paragraph(lede, "lede"), Grid([Card([Table(head, length_rows(questions))]), bars], "many")]
     if any(one.length == 0 for one in questions):
         parts.append(_impossible(run, questions))
     return parts
@@ -119,5 +119,5 @@ def _impossible(run: FinetunedRun, questions: Sequence[Scored]) -> Grid:
     threshold = number(run.record.get("found"), "null_threshold")
     if threshold is not None:
         rule = "“No answer” is said where its score exceeds the best answer's by more than"
-        parts.append(Text(f"{rule} {decimal(threshold, 3)}, tuned on {run.split}.", "footnote"))
+        parts.append(Paragraph(f"{rule} {decimal(threshold, 3)}, tuned on {run.split}.", "footnote"))
     return Grid([Card(parts, "Is there an answer?"), Card([matrix], "Confusion matrix")], "many")

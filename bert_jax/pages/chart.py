@@ -81,7 +81,7 @@ class Upright:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn, the lowest layer first."""
+    """Everything that is drawn, the lowest layer first."""
 
     description: str  # for those who do not see it
     x: Axis
@@ -235,7 +235,7 @@ class _Drawing:
         return parts
 
     def _below(self) -> list[str]:
-        """What lies behind the curves: the band across, uprights, and the boxes of a histogram."""
+        """The layers behind the curves: the band across, uprights, and the boxes of a histogram."""
         parts = []
         if self.chart.range is not None:
             low, high = map(self._y, self.chart.range)
@@ -277,13 +277,14 @@ class _Drawing:
         return parts
 
     def _level(self) -> list[str]:
-        """The dashed line, its label at the right end on the side where no curve ends."""
+        """The dashed line, its label at the right end on the side where no curve ends and no phase is named."""
         level = self.chart.level
         if level is None:
             return []
         height = self._y(level.value)
         ends = [height - self._y(curve.points[-1][1]) for curve in self.chart.curves]
-        below = any(0 <= end < LABEL_GAP for end in ends) and BOTTOM - height > LABEL_GAP
+        crowded = any(0 <= end < LABEL_GAP for end in ends) or (self.chart.uprights and height - TOP < LABEL_GAP)
+        below = crowded and BOTTOM - height > LABEL_GAP
         label = _label(self.right, height + (14 if below else -4), level.label, anchor="end")
         return [_line(LEFT, height, self.right, height, "level"), label]
 

@@ -12,7 +12,7 @@ from bert_jax.pages.finetune_summary import facts, findings, status, tiles
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.hardest import hardest
 from bert_jax.pages.multi_label_tables import multi_label_parts
-from bert_jax.pages.page import Card, Grid, Page, Part, Section, Table, Text
+from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
 from bert_jax.pages.rating_tables import rating_parts
 from bert_jax.pages.settings import setting_groups
 from bert_jax.pages.tag_tables import tag_parts
@@ -60,7 +60,7 @@ def page_of(run: FinetunedRun) -> Page:
 
 def _breakdown_section(run: FinetunedRun) -> Section:
     title = BREAKDOWN_TITLES.get(run.kind, "Classes")
-    absent = Text(f"No labelled predictions of {run.split}.", "card absent")
+    absent = Paragraph(f"No labelled predictions of {run.split}.", "card absent")
     return Section("breakdown", title, breakdown(run) if run.labelled else [absent])
 
 
@@ -71,19 +71,19 @@ def breakdown(run: FinetunedRun) -> list[Part]:
         return by_kind[run.kind](run)
     if run.kind == "multi_label":
         any_number = "each of any number of classes; a class is predicted from a probability of 0.5 on"
-        return [Text(f"Examples of {run.split}, {any_number}. {CLASS_LEDE}", "lede"), *multi_label_parts(run)]
+        return [Paragraph(f"Examples of {run.split}, {any_number}. {CLASS_LEDE}", "lede"), *multi_label_parts(run)]
     gold, predicted = prediction_fields(run.labelled)
     classes = Classes(gold, predicted, run.class_words, len(run.record["labels"]))
-    lede = Text(f"Examples of {run.split}. {CLASS_LEDE}", "lede")
+    lede = Paragraph(f"Examples of {run.split}. {CLASS_LEDE}", "lede")
     return [lede, *class_parts(classes, "Examples by true and predicted class")]
 
 
 def _hardest_section(run: FinetunedRun) -> Section:
     found = hardest(run)
     if found.examples:
-        return Section("hardest", "Hardest examples", [Text(found.lede, "lede"), Card(found.examples)])
+        return Section("hardest", "Hardest examples", [Paragraph(found.lede, "lede"), Card(found.examples)])
     words = "Every example is right." if run.labelled else "No labelled predictions."
-    return Section("hardest", "Hardest examples", [Text(words, "card absent")])
+    return Section("hardest", "Hardest examples", [Paragraph(words, "card absent")])
 
 
 def _settings_section(run: FinetunedRun) -> Section:
@@ -92,7 +92,7 @@ def _settings_section(run: FinetunedRun) -> Section:
         parts.append(Card([Table(["Split", "What", "Number"], rows)]))
     if found := run.record.get("found"):
         tuned = ", ".join(f"{name.replace('_', ' ')} {decimal(value)}" for name, value in found.items())
-        parts.append(Text(f"Tuned on dev and kept with the model: {tuned}.", "card footnote"))
+        parts.append(Paragraph(f"Tuned on dev and kept with the model: {tuned}.", "card footnote"))
     # A default of none stands for the task's own value.
     settings = setting_groups(run.settings, FinetuneConfig(), None)
     return Section("settings", "Data and settings", [*parts, Card([settings], style="settings")])

@@ -97,7 +97,7 @@ def _score_tile(run: FinetunedRun, split: str, name: str) -> Tile:
 
 
 def _note(run: FinetunedRun, name: str, value: float | None) -> str:
-    """What a score is to be compared with."""
+    """The note that says what a score is to be compared with."""
     if value is None:
         return "a correlation with something constant"
     if name == "mcc":
@@ -131,7 +131,7 @@ def main_words(run: FinetunedRun) -> str:
 
 
 def findings(run: FinetunedRun) -> list[Finding]:
-    """What is degenerate, missing or torn, and the command that mends it."""
+    """Findings about what is degenerate, missing or torn, with the command that mends it."""
     found = learning_findings(run)
     if (run.record.get("source") or {}).get("from_scratch"):
         seen = "the weights were drawn anew: this run shows what the task gives without pre-training"

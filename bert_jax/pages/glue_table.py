@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import markupsafe
 
 from bert_jax.errors import UserError
-from bert_jax.pages.page import below, Card, filled, Section, Table, Text
+from bert_jax.pages.page import below, Card, filled, Paragraph, Section, Table
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number
 from bert_jax.tasks.scoring.glue import paper_average, PAPER_METRICS, site_average, TaskScores
@@ -60,8 +60,8 @@ def glue_sections(name: str, ours: TaskScores, what: str) -> list[Section]:
         "Theirs are scores of the hidden {} sets (Devlin et al. 2018, table 1); ours are of {}. Each column names its metric.",
         *map(markupsafe.Markup("<b>{}</b>").format, ("test", "dev")),
     )
-    card = Card([table, Text(note, "footnote")])
-    return [Section("glue", "Beside the published rows of GLUE", [Text(lede, "lede"), card])]
+    card = Card([table, Paragraph(note, "footnote")])
+    return [Section("glue", "Beside the published rows of GLUE", [Paragraph(lede, "lede"), card])]
 
 
 def _averages(ours: TaskScores) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from bert_jax.pages.chart import Chart
 
 
 @dataclass(frozen=True)
-class Text:
+class Paragraph:
     """A paragraph. `style` is a CSS class: lede, footnote, absent, muted."""
 
     words: str
@@ -125,7 +125,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Slot:
+class MaskedSlot:
     """A masked position: the true token and the ranked predictions."""
 
     place: int  # in the sample, from 1
@@ -143,13 +143,13 @@ class Slot:
 class Sample:
     """A masked text with its predictions; a piece is a text, a slot, or None where segments meet."""
 
-    pieces: Sequence[str | Slot | None]
+    pieces: Sequence[str | MaskedSlot | None]
     pair: str = ""  # the predicted label of the pair, as a sentence
 
     @property
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[MaskedSlot]:
         """The masked positions in their order."""
-        return [piece for piece in self.pieces if isinstance(piece, Slot)]
+        return [piece for piece in self.pieces if isinstance(piece, MaskedSlot)]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Grid:
     style: str = ""
 
 
-Part = Text | Panel | Table | Bars | Matrix | Settings | Sample | Hard | Card | Fold | Grid
+Part = Paragraph | Panel | Table | Bars | Matrix | Settings | Sample | Hard | Card | Fold | Grid
 
 
 @dataclass(frozen=True)

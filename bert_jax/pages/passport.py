@@ -9,7 +9,7 @@ from bert_jax.checks.passport import check_passport
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest
 from bert_jax.files import reading
-from bert_jax.pages.page import Card, command, filled, Fold, Grid, Page, Part, Section, Text
+from bert_jax.pages.page import Card, command, filled, Fold, Grid, Page, Paragraph, Part, Section
 from bert_jax.pages.passport_tables import (
     contamination_table,
     example_panels,
@@ -113,22 +113,22 @@ def _examples(passport: Passport) -> Section:
     return Section(
         "examples",
         "Examples",
-        [Text(words, "lede"), Card([table_table(passport)]), Grid(example_panels(passport))],
+        [Paragraph(words, "lede"), Card([table_table(passport)]), Grid(example_panels(passport))],
     )
 
 
 def _masks(passport: Passport) -> Section:
     cards = mask_cards(passport)
-    absent: list[Part] = [Text("Not measured.", "card absent")]
-    return Section("masks", "Masks", [Text(MASKS_LEDE, "lede"), Grid(cards, "many")] if cards else absent)
+    absent: list[Part] = [Paragraph("Not measured.", "card absent")]
+    return Section("masks", "Masks", [Paragraph(MASKS_LEDE, "lede"), Grid(cards, "many")] if cards else absent)
 
 
 def _contamination(passport: Passport) -> Section:
     files: Sequence[Mapping[str, object]] = passport["contamination"]
     if not files:
         words = "Not measured: prepare with {} to look for evaluation data in the text."
-        absent = Text(filled(words, command("--evaluation-data FILE...")), "card absent")
+        absent = Paragraph(filled(words, command("--evaluation-data FILE...")), "card absent")
         return Section("contamination", "Contamination", [absent])
     lede = "Runs of 13 words that evaluation data shares with this text. Texts of fewer words cannot be checked."
     cards: list[Part] = [Card([contamination_table(passport)]), *overlaps(passport)]
-    return Section("contamination", "Contamination", [Text(lede, "lede"), *cards])
+    return Section("contamination", "Contamination", [Paragraph(lede, "lede"), *cards])

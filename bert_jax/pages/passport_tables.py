@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import datetime, UTC
 
 from bert_jax.config.objective import PAIR_WORDS
-from bert_jax.pages.page import Bar, Bars, beside, Card, Panel, Part, Table, Text, Tile
+from bert_jax.pages.page import Bar, Bars, beside, Card, Panel, Paragraph, Part, Table, Tile
 from bert_jax.pages.passport_charts import BIN, example_chart, length_chart
 from bert_jax.pages.wording import count, counted, decimal, millions, moment, percent, plain, SPACE
 from bert_jax.runs.reading import Record
@@ -192,10 +192,10 @@ def script_card(passport: Passport) -> Card:
     others = sorted({"letters": letters, **text["other_characters"]}.items(), key=lambda item: -item[1])
     lost = {REPLACEMENTS: "U+FFFD, lost characters"}
     parts: list[Part] = [
-        Text("By Unicode's ranges. A script is not a language.", "footnote"),
+        Paragraph("By Unicode's ranges. A script is not a language.", "footnote"),
         Bars([_bar(name, number / letters) for name, number in drawn]),
-        *(Text(note, "footnote") for note in notes),
-        Text("Characters", "subtitle"),
+        *(Paragraph(note, "footnote") for note in notes),
+        Paragraph("Characters", "subtitle"),
         Bars([_bar(lost.get(name, name), number / total) for name, number in others]),
     ]
     return Card(parts, "Scripts", f"{count(letters)} letters among {count(total)} characters")
@@ -220,7 +220,7 @@ def repetition_card(passport: Passport) -> Card:
         for line in text["repeated_lines"]
     ]
     if lines:
-        parts += [Text("Most repeated lines", "subtitle"), Table(["", "", ""], lines, "numbers headless")]
+        parts += [Paragraph("Most repeated lines", "subtitle"), Table(["", "", ""], lines, "numbers headless")]
     return Card(parts, "Repetitions", _compared(text["sentences"]))
 
 
@@ -283,7 +283,7 @@ def mask_cards(passport: Passport) -> list[Card]:
         picked = f"{percent(measured['picked_share'], 2)} of the tokens picked, {count(measured['picked'])} of them"
         words = "a treatment that should not occur" if statistic is None else decimal(statistic, 2)
         test = f"χ² = {words}, p = {measured['p_value']:.2g}"
-        cards.append(Card([Text(picked, "footnote"), Bars(bars)], key.replace("_", " "), test))
+        cards.append(Card([Paragraph(picked, "footnote"), Bars(bars)], key.replace("_", " "), test))
     return cards
 
 
@@ -305,7 +305,7 @@ def contamination_table(passport: Passport) -> Table:
 def overlaps(passport: Passport) -> list[Card]:
     """Some of what was found of each evaluation file in the text."""
     return [
-        Card([Text(example, "overlap") for example in file["examples"]], file["file"], "some of what was found")
+        Card([Paragraph(example, "overlap") for example in file["examples"]], file["file"], "some of what was found")
         for file in passport["contamination"]
         if file["examples"]
     ]

@@ -14,7 +14,7 @@ from bert_jax.config.settings import to_dict
 from bert_jax.pages.chart import MOST_POINTS
 from bert_jax.pages.curves import panels
 from bert_jax.pages.notices import notices
-from bert_jax.pages.page import Card, Grid, Page, Part, Section, Table, Text
+from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
 from bert_jax.pages.pretrain_curves import lines_of, mlm_measures, optimizer_measures, pair_measures
 from bert_jax.pages.pretrain_data import data_section
 from bert_jax.pages.pretrain_evaluation import evaluation_section, samples_section
@@ -88,10 +88,10 @@ def _how_to_read(run: Run) -> Card:
         ("dashed", "what can be had without reading the context"),
     )
     legend = markupsafe.Markup('<span class="swatch {}"></span>{}')
-    parts: list[Part] = [Text(words), *(Text(legend.format(*swatch), "key") for swatch in swatches)]
+    parts: list[Part] = [Paragraph(words), *(Paragraph(legend.format(*swatch), "key") for swatch in swatches)]
     if len(run.train) > MOST_POINTS:
         averaged = f"Curves of more than {MOST_POINTS} points are averaged over neighbours; the pale band spans their lowest to"
-        parts.append(Text(f"{averaged} highest."))
+        parts.append(Paragraph(f"{averaged} highest."))
     return Card(parts, "How to read these curves", style="note")
 
 
@@ -111,15 +111,15 @@ def _pair_section(run: Run) -> Section:
             f"The objective of this run, {run.config.objective.name}, predicts masked tokens only: there is no loss or accuracy"
             " of sentence pairs."
         )
-        return Section("pairs", "Sentence pairs", [Text(absent, "card absent")])
+        return Section("pairs", "Sentence pairs", [Paragraph(absent, "card absent")])
     curves = Grid(panels(pair_measures(run), lines_of(run)))
-    return Section("pairs", words.task.capitalize(), [Text(words.question, "lede"), curves])
+    return Section("pairs", words.task.capitalize(), [Paragraph(words.question, "lede"), curves])
 
 
 def _configuration_section(run: Run) -> Section:
     settings = setting_groups(to_dict(run.config), PretrainConfig(), "no such phase")
     rows = machine(run)
-    missing = Text("environment.json is missing from the run directory.", "muted")
+    missing = Paragraph("environment.json is missing from the run directory.", "muted")
     environment = Card([Table(["Environment", ""], rows, "words") if rows else missing])
     return Section("configuration", "Configuration and environment", [Card([settings], style="settings"), environment])
 

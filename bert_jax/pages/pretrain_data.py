@@ -5,15 +5,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from bert_jax.config.objective import pair_words
-from bert_jax.pages.page import Bar, Bars, beside, Card, Fold, Grid, Part, Section, Table, Text
+from bert_jax.pages.page import Bar, Bars, beside, Card, Fold, Grid, Paragraph, Part, Section, Table
 from bert_jax.pages.pretrain_summary import input_files
 from bert_jax.pages.wording import count, decimal, percent, picked_words, SPACE
 from bert_jax.runs.reading import mean_share, number, Record, Run
 
 
 def data_section(run: Run) -> Section:
-    """What a run is trained on, as it is told by the passport and as it was measured."""
-    missing = Text("passport.json is missing from the run directory.", "card absent")
+    """The section about the data of a run, as the passport tells of it and as it was measured."""
+    missing = Paragraph("passport.json is missing from the run directory.", "card absent")
     parts: list[Part] = [missing if run.data is None else _passport_grid(run, run.data)]
     if run.first_batches:
         small = "measured on the first batches of each phase"
@@ -28,17 +28,17 @@ def _passport_grid(run: Run, data: Record) -> Grid:
     files = Table(["File", "Bytes"], [(entry.get("file", ""), count(number(entry, "bytes"))) for entry in inputs])
     fold = Fold("Input files", f"{len(inputs)}, {size} bytes", [files], open=len(inputs) <= 6)
     bars = shares(run)
-    measured: Part = Bars(bars) if bars else Text("Nothing measured yet: no step is logged.", "muted")
-    masks = [Text("The upright mark is the configured share.", "footnote"), measured]
+    measured: Part = Bars(bars) if bars else Paragraph("Nothing measured yet: no step is logged.", "muted")
+    masks = [Paragraph("The upright mark is the configured share.", "footnote"), measured]
     cards = [
         Card(masks, "Masks and pairs", "measured, over all logged steps"),
-        Card([fold, Text(_prepared(data), "footnote")]),
+        Card([fold, Paragraph(_prepared(data), "footnote")]),
     ]
     return Grid([Card([splits(run, data)]), Grid(cards, "stack")])
 
 
 def splits(run: Run, data: Record) -> Table:
-    """What the passport says of each split."""
+    """The table of the counts that the passport has of each split."""
     names = {"train": "Training", "validation": "Held-out"}
     records: Mapping[str, Record] = data.get("splits", {})
     columns = list(records.values())
@@ -154,7 +154,7 @@ def shares(run: Run) -> list[Bar]:
 
 
 def first_batches(run: Run) -> Table:
-    """What was measured of the data before the first step, phase by phase."""
+    """The table of what was measured before the first step, phase by phase."""
     records = run.first_batches
 
     def each(key: str, text: Callable[[float | None], str]) -> list[str]:

@@ -9,7 +9,7 @@ import markupsafe
 from bert_jax.config.objective import pair_words, PairWords
 from bert_jax.files import reading
 from bert_jax.pages.notices import evaluate_command
-from bert_jax.pages.page import Card, command, filled, Part, Sample, Section, Slot, Table, Text
+from bert_jax.pages.page import Card, command, filled, MaskedSlot, Paragraph, Part, Sample, Section, Table
 from bert_jax.pages.pretrain_summary import newest_scores
 from bert_jax.pages.wording import count, decimal, exponential, GUESSING_LOSS, interval, percent, perplexity, SPACE
 from bert_jax.runs.names import EVALUATION_FILE
@@ -23,7 +23,9 @@ def evaluation_section(run: Run) -> Section:
     scores = run.evaluation
     if scores is None:
         words = "Not evaluated yet. This scores the newest checkpoint on held-out text: {}"
-        return Section("evaluation", "Evaluation", [Text(filled(words, command(evaluate_command(run))), "card absent")])
+        return Section(
+            "evaluation", "Evaluation", [Paragraph(filled(words, command(evaluate_command(run))), "card absent")]
+        )
     length, masked = (count(number(scores, key)) for key in ("sequence_length", "masked_tokens"))
     caption = f"{newest_scores(run)[1]}, sequences of {length} tokens, {masked} masked tokens"
     rows = _mlm_rows(scores)
@@ -31,7 +33,7 @@ def evaluation_section(run: Run) -> Section:
     if words_of_pairs is not None and number(scores, "nsp_accuracy") is not None:
         rows += _pair_rows(scores, words_of_pairs)
     table = Table(["Measure", "Value", "95 % interval", "For comparison"], rows, "scores")
-    return Section("evaluation", "Evaluation", [Text(caption, "lede"), Card([table])])
+    return Section("evaluation", "Evaluation", [Paragraph(caption, "lede"), Card([table])])
 
 
 def _mlm_rows(scores: Record) -> list[tuple[str, str, str, str]]:
@@ -87,10 +89,10 @@ def samples_section(run: Run) -> Section:
             " the model ranks them first, {} where it does not. The model saw [MASK] there; a few of the other words may be"
             " random ones, put in place of picked tokens."
         )
-        parts.insert(0, Text(filled(lede, right.format("green"), wrong.format("amber")), "lede"))
+        parts.insert(0, Paragraph(filled(lede, right.format("green"), wrong.format("amber")), "lede"))
     else:
         words = filled("No samples yet. The evaluation makes them: {}", command(evaluate_command(run)))
-        parts.append(Text(words, "card absent"))
+        parts.append(Paragraph(words, "card absent"))
     return Section("samples", "Sample predictions", parts)
 
 
@@ -98,15 +100,15 @@ def sample(record: Record) -> Sample:
     """A sample text in pieces, with the predictions of each masked slot and of the pair."""
     answers, predictions = record.get("answers", []), record.get("predictions", [])
     slots = [
-        Slot(place, answer, [(token, share) for token, share in ranked])
+        MaskedSlot(place, answer, [(token, share) for token, share in ranked])
         for place, (answer, ranked) in enumerate(zip(answers, predictions, strict=False), 1)
     ]
     return Sample(_pieces(record.get("text", ""), slots), _pair_words(record.get("pair")))
 
 
-def _pieces(text: str, slots: Sequence[Slot]) -> list[str | Slot | None]:
+def _pieces(text: str, slots: Sequence[MaskedSlot]) -> list[str | MaskedSlot | None]:
     """The text cut at [MASK] and [SEP]."""
-    pieces: list[str | Slot | None] = []
+    pieces: list[str | MaskedSlot | None] = []
     left = iter(slots)
     for piece in re.split(r"(\[MASK\]|\[SEP\])", text):
         slot = next(left, None) if piece == "[MASK]" else None

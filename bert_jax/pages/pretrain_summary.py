@@ -54,7 +54,7 @@ def model_words(model: ModelConfig) -> str:
 
 
 def objective_words(config: PretrainConfig) -> str:
-    """What is predicted, and how rows are filled."""
+    """The objective in words, and how rows are filled."""
     objective = config.objective
     picked = f"{picked_words(objective, 0)} picked by {objective.masking.replace('_', ' ')}"
     rows = f", up to {config.examples_per_row} examples a row" if config.packing == "packed" else ""

@@ -3,16 +3,18 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import flatten, to_dict
 from bert_jax.pages.page import Setting, Settings
 from bert_jax.pages.wording import plain
+from bert_jax.runs.reading import Record
 
-type Value = str | float | bool | None
+type Config = PretrainConfig | FinetuneConfig
 
 
-def setting_groups(values: Mapping[str, Any], default: Any, absent: str | None) -> Settings:
+def setting_groups(values: Record, default: Config, absent: str | None) -> Settings:
     """Every setting by section, marked where it is not the default.
 
     Args:
@@ -30,16 +32,16 @@ def setting_groups(values: Mapping[str, Any], default: Any, absent: str | None) 
     return Settings(groups)
 
 
-def setting_help(key: str, config: Any) -> str:
+def setting_help(key: str, config: object) -> str:
     """The meaning of a dotted setting, as its field in the dataclass `config` says; empty where there is no such field."""
     words = ""
     for part in key.split("."):
         if isinstance(config, tuple):
             config = config[0]  # the place of a phase
             continue
-        field = next((field for field in dataclasses.fields(config) if field.name == part), None)
-        if field is None:
+        if not dataclasses.is_dataclass(config) or not hasattr(config, part):
             return ""
+        field = next(field for field in dataclasses.fields(config) if field.name == part)
         words, config = field.metadata.get("help", ""), getattr(config, part)
     return words
 
@@ -48,17 +50,17 @@ def setting_help(key: str, config: Any) -> str:
 class Trait:
     """Something that may set a run apart: what is compared, and how it is written."""
 
-    compared: Value | Mapping[str, Any]
+    compared: object
     words: str
 
 
-def setting_traits(settings: Mapping[str, Any]) -> dict[str, Trait]:
+def setting_traits(settings: Record) -> dict[str, Trait]:
     """Every setting of a run as a trait."""
     return {name: Trait(value, plain(value)) for name, value in flatten(settings)}
 
 
 def differences(runs: Sequence[Mapping[str, Trait]]) -> list[str]:
-    """For each of several runs the traits in which they differ: "learning_rate 3e-05, seed 1"."""
+    """Return for each of several runs the traits in which they differ: "learning_rate 3e-05, seed 1"."""
     values: dict[str, list[Trait]] = {}
     for run in runs:
         for name, trait in run.items():

@@ -12,7 +12,7 @@ from bert_jax.config.settings import to_dict
 from bert_jax.pages.finetune_summary import main_words, weights_words
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text
-from bert_jax.pages.page import Card, link, Page, Section, Table, Text
+from bert_jax.pages.page import Card, link, Page, Paragraph, Section, Table
 from bert_jax.pages.pretrain_summary import model_words, newest_scores, status_words
 from bert_jax.pages.seed_spread import spread_of
 from bert_jax.pages.settings import differences, setting_traits, Trait
@@ -25,7 +25,7 @@ from bert_jax.tasks.scoring.glue import TaskScores
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskFolder:
     """A folder of the page: its row, and what goes into the comparison with others of its task."""
 
     folder: str
@@ -65,7 +65,7 @@ def tasks_page(directory: Path, folders: Sequence[Path]) -> Page:
     name = directory.resolve().name
     ours = {task: metrics for task, metrics in scores.items() if task not in twice}
     note = "Of several seeds: mean ± standard deviation of the runs that count. Differs in: what sets it apart from the others"
-    tasks = Card([_task_table(parts), Text(f"{note} of its task.", "footnote")])
+    tasks = Card([_task_table(parts), Paragraph(f"{note} of its task.", "footnote")])
     return Page(
         title=f"{name}: fine-tuned tasks",
         eyebrow="BERT fine-tuned with bert_jax on several tasks",
@@ -76,7 +76,7 @@ def tasks_page(directory: Path, folders: Sequence[Path]) -> Page:
     )
 
 
-def _task_table(parts: Sequence[Part]) -> Table:
+def _task_table(parts: Sequence[TaskFolder]) -> Table:
     differs = differing_words([part.run for part in parts])
     rows = [
         (
@@ -93,7 +93,7 @@ def _task_table(parts: Sequence[Part]) -> Table:
 
 
 def differing_words(runs: Sequence[FinetunedRun | None]) -> list[str]:
-    """For each run what sets it apart from the others of its task: settings, weights and data that differ."""
+    """Return for each run what sets it apart from the others of its task: settings, weights and data that differ."""
     words = [""] * len(runs)
     for title in {run.title for run in runs if run}:
         peers = {place: run for place, run in enumerate(runs) if run and run.title == title}
@@ -114,23 +114,25 @@ def _traits(run: FinetunedRun) -> dict[str, Trait]:
     }
 
 
-def _single_part(folder: Path) -> Part:
+def _single_part(folder: Path) -> TaskFolder:
     run = load_finetuned(folder)
     found = [
         replace(finding, seen=f"{folder.name}: {finding.seen}")
         for finding in learning_findings(run)
         if finding.severity == PROBLEM
     ]
-    return Part(folder.name, run.title, main_words(run), "one run", run, found, {} if found else task_scores([run]))
+    return TaskFolder(
+        folder.name, run.title, main_words(run), "one run", run, found, {} if found else task_scores([run])
+    )
 
 
-def _several_part(folder: Path) -> Part:
+def _several_part(folder: Path) -> TaskFolder:
     several = load_several(folder)
     runs = [one.run for one in several.sound if one.run is not None]
     if several.is_sweep and several.best is not None:
         runs = [several.best.run] if several.best.run else []
     first = runs[0] if runs else None
-    return Part(
+    return TaskFolder(
         folder.name, several.record["title"], _score_words(several), _runs_words(several), first, [], task_scores(runs)
     )
 

@@ -4,15 +4,15 @@
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import config_names, load_config, override
+from bert_jax.types import JsonObject
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The options of the stage."""
     parser = argparse.ArgumentParser(
         prog="bert-jax describe",
         description="Parameters (counted, and by the rule of thumb), FLOPs of a sequence, memory of the training state.",
@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def count(config: PretrainConfig) -> dict[str, Any]:
-    """All figures, by name."""
+def count(config: PretrainConfig) -> JsonObject:
+    """Count parameters, bytes and FLOPs, by name."""
     import jax
 
     from bert_jax.config.training import MeshConfig
@@ -60,7 +60,7 @@ def count(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def describe_phase(config: PretrainConfig, number: int) -> dict[str, Any]:
+def describe_phase(config: PretrainConfig, number: int) -> JsonObject:
     """FLOPs of a full row (one example, no padding, the share that is picked in the phase's middle) and of the phase."""
     from bert_jax.model.accounting import training_flops
 
@@ -79,8 +79,8 @@ def describe_phase(config: PretrainConfig, number: int) -> dict[str, Any]:
     }
 
 
-def as_text(config: PretrainConfig, facts: dict[str, Any]) -> str:
-    """The figures for people."""
+def as_text(config: PretrainConfig, facts: JsonObject) -> str:
+    """The figures in words."""
     model = config.model
     encoder, heads = facts["encoder_parameters"], facts["head_parameters"]
     lines = [

@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
         " command that mends it.",
         epilog="exit status: 0 no problem (there may be warnings), 1 at least one problem, 2 nothing could be looked at",
     )
-    parser.add_argument("path", metavar="DATA|RUN", type=Path, help="made by bert-jax prepare or bert-jax pretrain")
+    parser.add_argument("path", metavar="DATA|RUN", type=Path, help="made by bert-jax prepare, pretrain or finetune")
     parser.add_argument("--json", action="store_true", help="print all findings as JSON, for programs")
     return parser
 

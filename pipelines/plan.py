@@ -12,7 +12,7 @@ from bert_jax.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The options of the stage."""
     parser = argparse.ArgumentParser(
         prog="bert-jax plan",
         description="Compile the real train step of every phase for chips that need not be there, and tell memory, FLOPs,"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bert-jax report`: a run directory, or a folder of fine-tuned runs -> report.html."""
+"""`bert-jax report`: a run directory, or a folder of runs -> report.html."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bert-jax report",
         description="Write RUN/report.html: curves, scores, data, sample predictions and configuration of a"
-        " run, as one page that needs nothing else. A run that is still at work can be reported on, too. Of several seeds"
+        " run, as one page that needs nothing else. A run that is still at work can be reported on, too. Of several seeds,"
         " or tasks the folder around them gives a page that compares them, and the runs in it get theirs.",
     )
     parser.add_argument(
         "run",
         metavar="RUN",
         type=Path,
-        help="run directory, made by bert-jax pretrain or finetune, or a folder of fine-tuned runs",
+        help="run directory, made by bert-jax pretrain or finetune, or a folder of such runs",
     )
     return parser

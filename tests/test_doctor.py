@@ -24,7 +24,6 @@ from made_up_runs import (
 from bert_jax.checks.configuration import recipe_rate
 from bert_jax.checks.examination import examine
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
-from bert_jax.checks.first_batches import doubts
 from bert_jax.checks.printing import as_text
 from bert_jax.cli import main
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
@@ -281,16 +280,14 @@ def test_whole_words_that_are_single_tokens(tmp_path):
     measurement before its first step."""
     objective = ObjectiveConfig(masking="whole_word")
     record = data_line(0, picked=20_000, units=20_000, whole_word_share=1.0)
-    said = doubts(record, objective, 0.15)
-    metrics = [{**record, "warnings": said}, *lines()[2:]]
+    metrics = [record, *lines()[2:]]
     found = finding(tmp_path, "First batches", metrics, changed(objective=objective))
     check(found, WARNING, "picks single tokens only", "--segmenter jieba")
 
 
 def test_broken_masks_of_the_first_batches(tmp_path):
     record = data_line(0, p_value=0.0, treatment={"mask": 20_000, "random": 0, "kept": 0})
-    said = doubts(record, ObjectiveConfig(), 0.15)
-    metrics = [{**record, "warnings": said}, *lines()[2:]]
+    metrics = [record, *lines()[2:]]
     check(finding(tmp_path, "First batches", metrics), PROBLEM, "masking is broken")
 
 
@@ -475,7 +472,8 @@ def test_json_for_programs(tmp_path, capsys):
     assert main(["doctor", "--json", str(write_run(tmp_path, lines(mlm_loss=stuck)))]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["problem"]) == ("run", True)
-    assert {"severity", "subject", "seen", "causes", "remedy", "command"} == set(found["findings"][0])
+    names = {"severity", "subject", "seen", "causes", "remedy", "command", "value", "threshold"}
+    assert names == set(found["findings"][0])
 
 
 def test_what_is_neither_data_nor_run_is_refused(tmp_path, capsys):

@@ -41,7 +41,7 @@ def report_of(data, objective: ObjectiveConfig, seed: int = 0, **options):
 
 
 def doubts_of(data, objective: ObjectiveConfig, **options) -> list[str]:
-    return doubts(report_of(data, objective, **options), objective, 0.15)
+    return [finding.line() for finding in doubts(report_of(data, objective, **options), objective, 0.15)]
 
 
 @pytest.mark.parametrize("masking", ["token", "whole_word", "span"])
@@ -189,7 +189,7 @@ def test_too_few_and_too_many_picked_tokens_are_named(data):
     report = report_of(data, ObjectiveConfig("mlm_sop"))
     assert doubts(report, ObjectiveConfig("mlm_sop"), 0.15) == []
     for configured in (0.1, 0.3):
-        found = doubts(report, ObjectiveConfig("mlm_sop"), configured)
+        found = [finding.line() for finding in doubts(report, ObjectiveConfig("mlm_sop"), configured)]
         assert len(found) == 1
         assert f"of the tokens are picked, {configured:.1%} are configured" in found[0]
 
@@ -211,7 +211,7 @@ def test_labels_that_are_all_the_same_are_named(data, monkeypatch, label, words)
 def test_pairs_without_labels_are_named(data):
     report = report_of(data, ObjectiveConfig("mlm_full_sentences"))
     assert report["is_next_share"] is None
-    assert "no pair has a label" in doubts(report, ObjectiveConfig("mlm_nsp"), 0.15)[0]
+    assert "no pair has a label" in doubts(report, ObjectiveConfig("mlm_nsp"), 0.15)[0].seen
 
 
 def test_the_figures_in_words(data):

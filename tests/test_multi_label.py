@@ -20,7 +20,8 @@ from bert_jax.finetuning.losses import task_scores
 from bert_jax.finetuning.multi_label_split import sigmoid
 from bert_jax.finetuning.saved import confusion_lines, SavedModel
 from bert_jax.finetuning.split import Outcome
-from bert_jax.pages.finetune import render
+from bert_jax.pages.finetune import page_of
+from bert_jax.pages.template import render
 from bert_jax.runs.finetuned import load_finetuned
 from bert_jax.tasks.columns import read_examples, with_labels
 from bert_jax.tasks.own import own_task
@@ -229,5 +230,5 @@ def test_a_loaded_model_and_the_report_agree_with_the_run(folder):
     told = [predict._told(record, model) for record in model.of_lines([record["text"] for record in known]).records]
     assert [line["predicted"] for line in told] == [[NAMES[n] for n in record["predicted"]] for record in known]
     assert list(told[0]["probabilities"]) == list(NAMES)
-    page = render(load_finetuned(folder / "run"))
+    page = render(page_of(load_finetuned(folder / "run")))
     assert all(words in page for words in ("all decisions together", "Micro F1, dev", "any number of classes right"))

@@ -1,35 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of fine-tuned runs: figures are those of the predictions, names and splits are said, collapsed runs show."""
+"""The pages of fine-tuned runs: figures are those of the predictions, splits are said, collapsed runs show."""
 
 import json
 import math
 import re
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
+from page_parts import bars, Html, panels, parts, plain, readings, rows, section, tables, tiles
 
 from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.settings import override, to_dict
 from bert_jax.errors import UserError
-from bert_jax.pages import any_run, finetune, several_runs
+from bert_jax.pages import several_runs
 from bert_jax.pages.any_run import write_any
 from bert_jax.pages.class_tables import Classes, MOST_CLASSES
-from bert_jax.pages.finetune_panels import chance_loss
+from bert_jax.pages.finetune import page_of
+from bert_jax.pages.finetune_curves import chance_loss
 from bert_jax.pages.finetune_summary import share_interval
 from bert_jax.pages.glue_table import PUBLISHED
 from bert_jax.pages.metric_words import score_text
-from bert_jax.pages.panels import Panel
+from bert_jax.pages.page import Hard, Page, Paragraph, Settings
 from bert_jax.pages.rating_tables import error_rows
-from bert_jax.pages.several_charts import spread_of
-from bert_jax.pages.several_tasks import differing_words, render_tasks
+from bert_jax.pages.seed_spread import spread_of
+from bert_jax.pages.several_tasks import differing_words, tasks_page
 from bert_jax.pages.tag_tables import Confusion, phrase_confusions, type_rows
-from bert_jax.runs.finetuned import load_finetuned, load_several
+from bert_jax.runs.finetuned import load_finetuned, load_several, parts_of
 from bert_jax.tasks.scoring import glue
 
 Line = dict[str, Any]
@@ -114,95 +113,58 @@ def write_seeds(folder: Path, values: dict[int, float | None], collapsed: tuple[
     return folder
 
 
-class _Page(HTMLParser):
-    """Visible text, tags, links, and what is left unclosed."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+def page(directory: Path) -> Page:
+    """The page of a run."""
+    return page_of(load_finetuned(directory))
 
 
-@pytest.fixture
-def undrawn() -> Iterator[None]:
-    """Pages without curves: what the words say does not need them, and drawing is slow."""
-    blank = Panel("", "", None)
-    with (
-        mock.patch.object(finetune, "curve_panels", return_value=[]),
-        mock.patch.object(several_runs, "strip_panel", return_value=blank),
-        mock.patch.object(several_runs, "curves_panel", return_value=blank),
-    ):
-        yield
+def seeds_page(directory: Path) -> Page:
+    """The page of several runs."""
+    return several_runs.page_of(load_several(directory))
 
 
-def text_of(directory: Path) -> str:
-    return _Page(write_any(directory).read_text(encoding="utf-8")).text
+def hardest(made: Page) -> list[Hard]:
+    """The hardest examples on a page."""
+    return [part for part in parts(section(made, "hardest")) if isinstance(part, Hard)]
 
 
-def section(directory: Path, name: str) -> str:
-    found = re.search(rf'<section id="{name}">.*?</section>', write_any(directory).read_text("utf-8"), flags=re.DOTALL)
-    return _Page(found[0]).text if found else ""
+def seen(made: Page) -> list[tuple[str, str]]:
+    """The findings: subject and what was seen."""
+    return [(finding.subject, finding.seen) for finding in made.findings]
 
 
-# ---- the page ----------------------------------------------------------------------------------------------
+# ---- the page --------------------------------------------------------------------------------------------------------
 
 
 def test_command_draws_a_page_that_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "first")
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
-    text = (run / "report.html").read_text(encoding="utf-8")
-    page = _Page(text)
-    assert page.open == []
-    assert page.tags.count("svg") == 5  # loss, accuracy, learning rate, gradient norm, throughput
-    assert not {"script", "img", "link", "iframe"} & set(page.tags)
-    assert all(link.startswith("#") for link in page.links)
-    assert "http" not in re.sub(r"https://arxiv\S*", "", text)
-    for words in (
-        "Accuracy, dev 60.00 %",
-        "0 negative",
-        "1 positive",
-        "2 layers of runs/a",
-        "train cut 17",
-        "finished, 200 steps",
-    ):
-        assert words in page.text, words
+    made = page(run)
+    html = Html(made)
+    assert html.source == (run / "report.html").read_text(encoding="utf-8")
+    assert html.stands_alone()
+    assert "http" not in html.source
+    assert list(panels(made)) == ["Training loss", "Accuracy", "Learning rate", "Gradient norm", "Throughput"]
+    assert made.status == "finished, 200 steps"
+    assert tiles(made)["Accuracy, dev"][:2] == ("60.00", "%")
+    assert rows(made)["train"] == ["cut", "17"]
+    assert dict(made.facts)["First weights"] == "2 layers of runs/a"
+    assert {"0 negative", "1 positive"} <= rows(made).keys()
 
 
 def test_seeds_link_to_their_own_pages(tmp_path: Path) -> None:
     folder = write_seeds(tmp_path / "seeds", {0: 0.9, 1: 0.92})
-    with mock.patch.object(finetune, "curve_panels", return_value=[]):
-        page = _Page(write_any(folder).read_text(encoding="utf-8"))
-    assert page.open == []
-    assert page.tags.count("svg") == 2
-    links = [link for link in page.links if not link.startswith("#")]
-    assert links == ["seed-0/report.html", "seed-1/report.html"]
-    assert all((folder / link).is_file() for link in links)
+    assert write_any(folder) == folder / "report.html"
+    made = seeds_page(folder)
+    html = Html(made)
+    assert html.links == ["seed-0/report.html", "seed-1/report.html"]
+    assert all((folder / link).is_file() for link in html.links)
+    dots, over_steps = (panel.chart for panel in panels(made).values())
+    assert dots is not None
+    assert over_steps is not None
+    assert [(dot.y, dot.cross) for dot in dots.dots] == [(0.9, False), (0.92, False)]
+    assert [curve.points for curve in over_steps.curves] == [[(200, 0.6)]] * 2
 
 
 def test_a_folder_without_any_run_is_refused(tmp_path: Path) -> None:
@@ -210,35 +172,37 @@ def test_a_folder_without_any_run_is_refused(tmp_path: Path) -> None:
         write_any(tmp_path)
 
 
-def test_pre_training_is_still_recognised(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with mock.patch.object(any_run, "write_report", return_value=tmp_path) as write:
-        write_any(tmp_path)
-    write.assert_called_once_with(tmp_path)
-
-
 def test_a_run_that_is_at_work_has_curves_and_says_what_lacks(tmp_path: Path) -> None:
-    text = text_of(write_run(tmp_path / "run", scores=None, predictions=None, total_steps=900))
-    assert "stopped at step 200 of 900" in text
-    assert "The run is not finished" in text
-    assert "dev 60.0 %" in text  # of the curve
+    made = page(write_run(tmp_path / "run", scores=None, predictions=None, total_steps=900))
+    assert (made.status, made.state) == ("stopped at step 200 of 900", "open")
+    assert [subject for subject, _ in seen(made)] == ["Progress"]
+    assert readings(panels(made)["Accuracy"]) == {"training": "75.0 %", "dev": "60.0 %"}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_torn_lines_and_missing_predictions_are_said(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", predictions=None)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "tra')
-    text = text_of(run)
-    assert "cannot read line 4" in text
-    assert "predictions/dev.jsonl is missing" in text
-    assert "bert-jax predict" in text
+    predictions, metrics = page(run).findings
+    assert "predictions/dev.jsonl is missing" in predictions.seen
+    assert predictions.command == f"bert-jax predict {run} --data DIR --split dev"
+    assert "1 torn line (4)" in metrics.seen
 
 
-def test_a_broken_prediction_is_refused_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("predictions/dev.jsonl", json.dumps(SENTENCES[0]) + "\n{}\n", "dev.jsonl, line 2"),
+        ("predictions/dev.jsonl", json.dumps(SENTENCES[0] | {"label": "one"}), "dev.jsonl"),
+        ("predictions/dev.jsonl", json.dumps(SENTENCES[1] | {"probabilities": 3}), "dev.jsonl"),
+        ("scores.json", '{"main": []}', "scores.json holds other values than it should (main"),
+        ("scores.json", '{"scores": {"dev": {"accuracy": "high"}}}', "(scores.dev.accuracy"),
+    ],
+)
+def test_odd_shapes_are_one_line(tmp_path: Path, file: str, content: str, words: str) -> None:
     run = write_run(tmp_path / "run")
-    (run / "predictions" / "dev.jsonl").write_text(json.dumps(SENTENCES[0]) + "\n{}\n")
-    with pytest.raises(UserError, match="line 2"):
+    (run / file).write_text(content)
+    with pytest.raises(UserError, match=re.escape(words)):
         write_any(run)
 
 
@@ -270,7 +234,7 @@ def test_class_scores_and_matrix_by_hand() -> None:
     assert rows["c"] == ("–", "0.0%", "0.0%", "1", "0")
     macro = glue.macro_f1(np.array([0, 0, 0, 0, 1, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 0, 0]), 3)
     assert rows["mean of the classes"][2] == f"{100 * macro:.1f}%"
-    assert [[cell.count for cell in cells] for _, cells in classes.drawn().rows] == [[3, 1, 0], [1, 2, 0], [1, 0, 0]]
+    assert [[cell.count for cell in cells] for _, cells in classes.drawn("").rows] == [[3, 1, 0], [1, 2, 0], [1, 0, 0]]
     assert [row[:3] for row in classes.confusions()] == [("a", "b", "1"), ("b", "a", "1"), ("c", "a", "1")]
 
 
@@ -286,7 +250,7 @@ def test_very_many_classes_are_folded_and_none_is_lost() -> None:
     rng = np.random.default_rng(0)
     gold, predicted = rng.integers(0, 90, 4000), rng.integers(0, 90, 4000)
     gold[:500] = predicted[:500] = 77
-    drawn = Classes(gold.tolist(), predicted.tolist(), lambda place: f"class-{place}").drawn()
+    drawn = Classes(gold.tolist(), predicted.tolist(), lambda place: f"class-{place}").drawn("")
     assert len(drawn.columns) == len(drawn.rows) == MOST_CLASSES
     assert drawn.dense
     assert sum(cell.count for _, cells in drawn.rows for cell in cells) == 4000
@@ -294,24 +258,23 @@ def test_very_many_classes_are_folded_and_none_is_lost() -> None:
     assert any(name.endswith("class-77") for name, _ in drawn.rows)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_hardest_examples_are_wrong_surest_first_escaped_and_short(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    hard = section(run, "hardest")
-    assert "2 of 5 examples are wrong" in hard
-    assert hard.index("dev-2") < hard.index("dev-1")
-    assert "right" not in hard
-    assert "in truth 1 positive , predicted 0 negative with 95.0 %" in hard
-    assert "THE-END" not in hard
-    assert " …" in hard
-    page = (run / "report.html").read_text()
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    made = page(write_run(tmp_path / "run"))
+    first, second = hardest(made)
+    assert (first.name, second.name) == ("dev-2", "dev-1")
+    assert (first.truth, first.predicted, plain(first.confidence)) == ("1 positive", "0 negative", "with 95.0 %")
+    assert first.text[0].endswith(" …")
+    assert "THE-END" not in first.text[0]
+    assert "2 of 5 examples are wrong" in next(iter(parts(section(made, "hardest")))).words  # type: ignore[union-attr]
+    source = Html(made).source
+    assert "<script" not in source
+    assert "&lt;script&gt;" in source
 
 
 def test_chance_loss_is_that_of_the_classes_shares(tmp_path: Path) -> None:
-    loss, _ = chance_loss(load_finetuned(write_run(tmp_path / "run"))) or (0.0, "")
-    assert loss == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
+    level = chance_loss(load_finetuned(write_run(tmp_path / "run")))
+    assert level is not None
+    assert level.value == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
 
 
 def test_interval_of_a_share_is_exact() -> None:
@@ -323,18 +286,17 @@ def test_interval_of_a_share_is_exact() -> None:
     assert share_interval(5, 5)[1] == 1
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_degenerate_run_is_marked_and_explained(tmp_path: Path) -> None:
-    text = text_of(write_run(tmp_path / "run", degenerate=COLLAPSED))
-    assert "degenerate: one class" in text
-    assert "Every one of 4 examples is predicted class 1. Set optimizer.name=adamw." in text
+    made = page(write_run(tmp_path / "run", degenerate=COLLAPSED))
+    assert (made.status, made.state) == ("degenerate: one class", "problem")
+    words = "nothing was learned (one class). Every one of 4 examples is predicted class 1. Set optimizer.name=adamw"
+    assert [(finding.severity, finding.seen) for finding in made.findings] == [("problem", words)]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_only_what_is_not_the_default_is_marked(tmp_path: Path) -> None:
-    text = section(write_run(tmp_path / "run"), "settings")
-    assert "1 not the default" in text
-    assert "optimizer.name adamw_bert default adamw" in text
+    settings = next(part for part in parts(page(write_run(tmp_path / "run"))) if isinstance(part, Settings))
+    changed = {row.name: (row.value, row.default) for row in settings.rows if row.default is not None}
+    assert changed == {"optimizer.name": ("adamw_bert", "adamw")}
 
 
 # ---- seeds -------------------------------------------------------------------------------------------------
@@ -350,36 +312,42 @@ def test_interval_is_students_t() -> None:
     assert spread_of([]) is None
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_collapsed_seeds_are_marked_and_not_in_the_mean(tmp_path: Path) -> None:
-    folder = write_seeds(tmp_path / "seeds", {0: 0.90, 1: 0.50, 2: 0.92, 7: None}, collapsed=(1,))
-    text = text_of(folder)
-    assert "Mean accuracy, dev 91.00 % of 2 seeds" in text
-    assert "Standard deviation 1.41 points" in text
-    assert "Student's t, 1 degree of freedom" in text
-    assert "Best accuracy, dev 92.00 % seed 2" in text
-    assert "1 of 4 runs collapsed and is not counted." in text
-    assert "seed 1: Nothing was learned (one class). Every one of 4 examples" in text
-    assert "seed 1 50.00 % collapsed: one class" in text
-    assert "Without a score: seed 7." in text
+    made = seeds_page(write_seeds(tmp_path / "seeds", {0: 0.90, 1: 0.50, 2: 0.92, 7: None}, collapsed=(1,)))
+    found = tiles(made)
+    assert found["Mean accuracy, dev"] == ("91.00", "%", "of 2 seeds")
+    assert found["Standard deviation"][:2] == ("1.41", "points")
+    assert found["95 % interval of the mean"][2] == "Student's t, 1 degree of freedom"
+    assert found["Best accuracy, dev"][0] == "92.00"
+    assert found["Best accuracy, dev"][2].startswith("seed 2")
+    assert seen(made)[0] == ("Degenerate", "1 of 4 runs collapsed and is not counted")
+    assert seen(made)[1][1].startswith("seed 1: nothing was learned (one class). Every one of 4 examples")
+    assert seen(made)[2] == ("Progress", "without a score: seed 7")
+    assert rows(made)["seed 1"] == ["50.00 %", "collapsed: one class"]
+    chart = panels(made)["Accuracy of each run"].chart
+    assert chart is not None
+    assert [(dot.x, dot.cross) for dot in chart.dots] == [(0, False), (1, True), (2, False)]
 
 
 def test_all_seeds_collapsed_is_no_mean(tmp_path: Path) -> None:
-    text = text_of(write_seeds(tmp_path / "seeds", {0: 0.5}, collapsed=(0,), lines=[]))
-    assert "Mean accuracy, dev – no run has a score that counts" in text
+    made = seeds_page(write_seeds(tmp_path / "seeds", {0: 0.5}, collapsed=(0,), lines=[]))
+    assert tiles(made)["Mean accuracy, dev"] == ("–", "", "no run has a score that counts")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_has_settings_and_no_interval(tmp_path: Path) -> None:
     folder = write_seeds(tmp_path / "sweep", {0: 0.90, 1: 0.95})
     record = json.loads((folder / "seeds.json").read_text())
     for entry, rate in zip(record["runs"], (5e-5, 2e-5), strict=True):
         entry["settings"] = {"learning_rate": rate, "batch_size": 16}
     (folder / "seeds.json").write_text(json.dumps(record))
-    text = text_of(folder)
+    made = seeds_page(folder)
     assert load_several(folder).is_sweep
-    assert "interval of the mean" not in text
-    assert text.index("seed-1 2e-05 16 95.00 % best") < text.index("seed-0 5e-05 16 90.00 %")
+    assert not any("interval" in label for label in tiles(made))
+    table = {name: cells for name, cells in rows(made).items() if name.startswith("seed-")}
+    assert list(table.items()) == [
+        ("seed-1", ["2e-05", "16", "95.00 %", "best"]),
+        ("seed-0", ["5e-05", "16", "90.00 %", ""]),
+    ]
 
 
 # ---- GLUE --------------------------------------------------------------------------------------------------
@@ -390,16 +358,27 @@ def test_published_averages_follow_from_published_scores() -> None:
         assert np.mean(row[:9]) == pytest.approx(row[9], abs=0.07)  # one is printed 71.0 and is 70.94
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_our_row_says_dev_and_theirs_test(tmp_path: Path) -> None:
-    table = section(write_run(tmp_path / "mine"), "glue")
-    assert "SST-2 accuracy CoLA Matthews STS-B Spearman MRPC F1" in table
-    assert "BERT-large test 86.7 85.9 72.1 92.7 94.9 60.5 86.5 89.3 70.1 82.1" in table
-    assert "mine one run DEV – – – – 60.0 – – – – –" in table
-    assert section(write_run(tmp_path / "own", task={"own": {"kind": "classification"}}), "glue") == ""
+    made = page(write_run(tmp_path / "mine"))
+    found = rows(section(made, "glue"))
+    assert found["BERT-large"] == [
+        "test",
+        "86.7",
+        "85.9",
+        "72.1",
+        "92.7",
+        "94.9",
+        "60.5",
+        "86.5",
+        "89.3",
+        "70.1",
+        "82.1",
+    ]
+    assert found["mineone run"] == ["DEV", "–", "–", "–", "–", "60.0", "–", "–", "–", "–", "–"]
+    own = page(write_run(tmp_path / "own", task={"own": {"kind": "classification"}}))
+    assert "glue" not in [part.name for part in own.sections]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_folder_of_all_tasks_has_both_averages(tmp_path: Path) -> None:
     tasks = {"qqp": "f1", "qnli": "accuracy", "cola": "mcc", "mrpc": "f1", "rte": "accuracy", "wnli": "accuracy"}
     scores: dict[str, dict[str, float]] = {}
@@ -421,10 +400,12 @@ def test_a_folder_of_all_tasks_has_both_averages(tmp_path: Path) -> None:
         "stsb": stsb,
         "sst2": {"accuracy": 0.92},
     }
-    with mock.patch.object(any_run, "_write_all"):
-        table = section(tmp_path, "glue")
-    assert f"DEV 80.0 79.0 60.0 61.0 92.0 62.0 85.0 63.0 64.0 {100 * glue.paper_average(scores):.1f}" in table
-    assert f"two metrics of a task averaged first) is {100 * glue.site_average(scores):.1f}" in table
+    found = section(tasks_page(tmp_path, parts_of(tmp_path)), "glue")
+    ours = next(cells for cells in rows(found).values() if cells[0] == "DEV")
+    average = f"{100 * glue.paper_average(scores):.1f}"
+    assert ours[1:] == [*["80.0", "79.0", "60.0", "61.0", "92.0", "62.0", "85.0", "63.0", "64.0"], average]
+    notes = [part.words for part in parts(found) if isinstance(part, Paragraph)]
+    assert f"{100 * glue.site_average(scores):.1f}" in notes[-1]
 
 
 # ---- the other kinds ---------------------------------------------------------------------------------------
@@ -436,7 +417,6 @@ def question(name: str, gold: list[str], predicted: str, share: float = 0.5) -> 
             "candidates": [predicted, "else"]}  # fmt: skip
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_answers_by_length_and_without_answer(tmp_path: Path) -> None:
     predictions = [
         question("one", ["Paris"], "paris", 0.9),
@@ -448,19 +428,21 @@ def test_answers_by_length_and_without_answer(tmp_path: Path) -> None:
     scores = {"dev": {"f1": 73.33, "exact": 60.0, "total": 5.0}}
     run = write_run(tmp_path / "run", task={"name": "squad2"}, title="SQuAD 2.0", kind="span", labels=[], scores=scores,
                     predictions=predictions, metrics=["f1", "exact"], found={"null_threshold": -1.5})  # fmt: skip
-    text = section(run, "breakdown")
-    assert "no answer 2 40.0 % 50.0 % 50.0 % 1.0" in text
-    assert "1 1 20.0 % 100.0 % 100.0 % 1.0" in text
-    assert "3 1 20.0 % 0.0 % 66.7 % 1.0" in text
-    assert "4 to 5 1 20.0 % 100.0 % 100.0 % 2.0" in text
-    assert "all 5 100.0 % 60.0 % 73.3 %" in text
-    assert "has an answer 3 100.0 %" in text
-    assert "no answer 2 50.0 %" in text
-    assert "-1.500, tuned on dev" in text
-    hard = section(run, "hardest")
-    assert hard.index("surest") < hard.index("two?")
-    assert "in truth no answer , predicted made up with 97.0 %" in hard
-    assert "F1, dev 73.33 %" in text_of(run)
+    made = page(run)
+    found, impossible = tables(section(made, "breakdown"))
+    assert found["no answer"] == ["2", "40.0 %", "50.0 %", "50.0 %", "1.0"]
+    assert found["1"] == ["1", "20.0 %", "100.0 %", "100.0 %", "1.0"]
+    assert found["all"][:4] == ["5", "100.0 %", "60.0 %", "73.3 %"]
+    assert impossible["has an answer"][:2] == ["3", "100.0 %"]
+    assert impossible["no answer"][:2] == ["2", "50.0 %"]
+    lengths = {plain(bar.label): (bar.share, bar.mark) for bar in bars(made).values()}
+    assert lengths["3"] == (pytest.approx(2 / 3), 0.0)
+    assert lengths["4 to 5"] == (1.0, 1.0)
+    assert any("-1.500, tuned on dev" in part.words for part in parts(made) if isinstance(part, Paragraph))
+    first, second = hardest(made)
+    assert (first.name, first.truth, first.predicted) == ("surest", "no answer", "made up")
+    assert second.name == "two"
+    assert tiles(made)["F1, dev"][0] == "73.33"
 
 
 def sentence(words: str, gold: str, predicted: str) -> Line:
@@ -503,30 +485,33 @@ def test_types_of_iobes_are_scored_as_phrases() -> None:
     ]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_tags_page(tmp_path: Path) -> None:
     scores = {"dev": {"f1": 12.3456, "precision": 0.0, "recall": 0.0, "accuracy": 42.8571}}
     task = {"name": "conll2003"}
     run = write_run(
         tmp_path / "run", task=task, kind="tagging", scores=scores, predictions=[SENTENCE], metrics=["f1", "precision"]
     )
-    text = section(run, "breakdown")
-    assert "LOC 0.00 % 0.00 % 0.00 % 1 0 0" in text
-    assert "LOC nothing 1 New York" in text
-    assert "0 of 1 (0.0 %) sentences" in text
-    assert "Ada Byron met Bob in New York" in section(run, "hardest")
-    assert "F1, dev 12.35 %" in text_of(run)
+    made = page(run)
+    types, confusions, _ = tables(section(made, "breakdown"))
+    assert types["LOC"] == ["0.00 %", "0.00 %", "0.00 %", "1", "0", "0"]
+    assert confusions["LOC"] == ["nothing", "1", "New York"]
+    lede = next(iter(parts(section(made, "breakdown"))))
+    assert isinstance(lede, Paragraph)
+    assert "0 of 1 (0.0 %) sentences" in plain(lede.words)
+    assert hardest(made)[0].text == ("Ada Byron met Bob in New ", "York", " ")
+    assert tiles(made)["F1, dev"][0] == "12.35"
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_tags_without_a_scheme_are_classes_of_words(tmp_path: Path) -> None:
     words = [sentence("the ship sails", "DET NOUN VERB", "DET NOUN NOUN")]
     run = write_run(
         tmp_path / "run", task={"own": {}}, kind="tagging", predictions=words, scores={"dev": {"accuracy": 66.6667}}
     )
-    text = section(run, "breakdown")
-    assert "VERB NOUN 1" in text
-    assert "conlleval" not in text
+    made = page(run)
+    assert rows(section(made, "breakdown"))["VERB"] == ["NOUN", "1", "100.0 %"]
+    lede = next(iter(parts(section(made, "breakdown"))))
+    assert isinstance(lede, Paragraph)
+    assert lede.words.startswith("Words of dev.")
 
 
 def test_errors_of_ratings_by_hand() -> None:
@@ -541,11 +526,14 @@ def test_a_constant_rating_has_no_correlation_and_a_page(tmp_path: Path) -> None
     lines = [{"kind": "dev", "split": "dev", "step": 5, "spearman": None, "pearson": None}]
     scores = {"dev": {"spearman": None, "pearson": None}}
     task = {"name": "stsb"}
-    text = text_of(write_run(tmp_path / "run", task=task, kind="regression", lines=lines, scores=scores, labels=[],
-                             predictions=predictions, metrics=["spearman", "pearson"]))  # fmt: skip
-    assert "Spearman correlation, dev not defined" in text
-    assert "Gold and predicted ratings dev" in text
-    assert "in truth 0 , predicted 2.50 which is 2.50 away" in text
+    made = page(write_run(tmp_path / "run", task=task, kind="regression", lines=lines, scores=scores, labels=[],
+                          predictions=predictions, metrics=["spearman", "pearson"]))  # fmt: skip
+    assert tiles(made)["Spearman correlation, dev"] == ("not defined", "", "a correlation with something constant")
+    chart = panels(made)["Gold and predicted ratings"].chart
+    assert chart is not None
+    assert [(dot.x, dot.y) for dot in chart.dots[:2]] == [(0.0, 2.5), (0.5, 2.5)]
+    first = hardest(made)[0]
+    assert (first.truth, first.predicted, first.confidence) == ("0", "2.50", "which is 2.50 away")
 
 
 # ---- what differs ----------------------------------------------------------------------------------------------------
@@ -574,6 +562,5 @@ def test_runs_of_a_task_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     first = write_run(tmp_path / "f", source=other, settings=SETTINGS, data="v1", content={"train": "y"})
     words = differing_words([load_finetuned(run) for run in (other_data, first)])
     assert words == ["data v2", "data v1"]
-    page = render_tasks(tmp_path, [other_data, first])
-    assert "data v2" in page
-    assert "Differs in" in page
+    made = rows(tasks_page(tmp_path, [other_data, first]))
+    assert {name: cells[-1] for name, cells in made.items()} == {"SST-2 e": "data v2", "SST-2 f": "data v1"}

@@ -4,153 +4,120 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from conftest import Prepared
 from made_up_runs import example_table, passport, split
+from page_parts import Html, panels, parts, plain, rows, section, tiles
 
 from bert_jax.errors import UserError
-from bert_jax.feed.shards import MANIFEST
+from bert_jax.feed.shards import MANIFEST, read_manifest
+from bert_jax.pages.page import Page, Paragraph
+from bert_jax.pages.passport import page_of as passport_page
 from bert_jax.pages.passport import write_page
 from bert_jax.pages.passport_charts import length_chart
-
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """The text of a page, and whether its tags close."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.loaded: list[str] = []
-        self.feed(self.source)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in VOID:
-            self.open.append(tag)
-        self.loaded += [value for name, value in attributes if name in ("src", "href") and not value.startswith("#")]
-
-    def handle_startendtag(self, tag, attributes):
-        """Of SVG."""
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if not self.open or self.open[-1] != "style":
-            self.words.append(text)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
+from bert_jax.tokenization import load_tokenizer
 
 
-def page_of(directory: Path, spoil=lambda made: None) -> Page:
-    (directory / MANIFEST).write_text(json.dumps(passport(spoil)), encoding="utf-8")
-    return Page(write_page(directory))
+def page_of(spoil=lambda made: None) -> Page:
+    return passport_page(Path("prepared"), passport(spoil), [])
 
 
 def test_page_stands_alone(tmp_path):
-    page = page_of(tmp_path)
-    assert page.loaded == []
-    assert "<script" not in page.source
-    assert "url(" not in page.source.replace("url(#", "")
+    (tmp_path / MANIFEST).write_text(json.dumps(passport()), encoding="utf-8")
+    assert write_page(tmp_path) == tmp_path / "passport.html"
     assert [path.name for path in tmp_path.iterdir() if "html" in path.name] == ["passport.html"]
+    assert Html(page_of()).stands_alone()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "nothing suspicious",
-        "CC BY-SA 3.0",
-        "WordPiece, 30,522 entries, abababababab",
-        "63.0 M",  # tokens
-        "wiki_00",
-        "d" * 64,  # sha256 of the file
-        "2014-05-13 16:53 UTC",  # when it was changed
-        "Latin 99.96 %",
-        "Greek 90,000",
-        "50,000, counted exactly",
-        "History. 4,000 times 0.16 %",
-        "<b>References</b>",  # as text
-        "IsNext 49.0 %, NotNext 51.0 %",
-        "next sentence: 0 = IsNext, 1 = NotNext",
-        "6,000 (0.010 %)",  # [UNK]
-        "7.200 nats",
-        "80.00 % of 80.0 % expected",
-        "χ² = 1.83, p = 0.4",
-        "Not measured: prepare with --evaluation-data FILE...",
-        "--random-next-prob 0.5",
-    ],
-)
-def test_what_is_on_the_page(tmp_path_factory, words):
+def test_what_is_on_the_page():
     """The label's polarity in words; masks against 80/10/10."""
-    assert words in page_of(tmp_path_factory.mktemp("data")).text
+    page = page_of()
+    assert (page.status, page.findings) == ("nothing suspicious", [])
+    assert dict(page.facts)["Licence"] == "CC BY-SA 3.0"
+    assert dict(page.facts)["Tokenizer"] == "WordPiece, 30,522 entries, abababababab"
+    assert tiles(page)["Tokens"][0] == "63.0\xa0M"
+    assert tiles(page)["Repeated sentences"][2] == "50,000, counted exactly"
+    found = rows(page)
+    assert found["wiki_00"] == ["5,000,000", "2014-05-13 16:53 UTC", "d" * 64]
+    assert found["Latin"] == ["99.96 %"]
+    assert found["History."] == ["4,000 times", "0.16 %"]
+    assert found["<b>References</b>"][0] == "2,000 times"
+    assert found["Training, nsp"][2] == "IsNext 49.0 %, NotNext 51.0 %"
+    assert found["[UNK]"] == ["6,000 (0.010 %)", "300 (0.010 %)"]
+    assert found["Unigram entropy"] == ["7.200 nats"] * 2
+    assert found["[MASK]"] == ["80.00 % of 80.0 % expected"]
+    assert found["--random-next-prob"] == ["0.5"]
+    text = Html(page).text
+    for words in (
+        "Greek 90,000",
+        "next sentence: 0 = IsNext, 1 = NotNext",
+        "χ² = 1.83, p = 0.4",
+        "--evaluation-data FILE...",
+    ):
+        assert words in text
 
 
-def test_charts_are_drawn_for_lengths_and_every_table(tmp_path):
-    source = page_of(tmp_path).source
-    for label in ("Lengths of sentences", "Lengths of documents", "rows of 128 tokens", "rows of 512 tokens"):
-        assert re.search(rf'<svg [^>]*aria-label="[^"]*{label}', source), label
+def test_charts_are_drawn_for_lengths_and_every_table():
+    titles = ["Tokens in a sentence", "Tokens in a document", "nsp, rows of 128", "nsp, rows of 512"]
+    assert list(panels(page_of())) == titles
 
 
-def test_findings_stand_on_top_problems_first(tmp_path):
+def test_findings_stand_on_top_problems_first():
     def spoil(made):
         made["vocab_size"] = 100
         made["text"]["sentences"]["repeated_share"] = 0.5
 
-    page = page_of(tmp_path, spoil)
-    places = [page.text.index(words) for words in ("50.0% of the sentences", "only 100 entries", "bert-jax doctor")]
-    assert places == sorted(places)
-    assert places[-1] < page.text.index("Unigram entropy")
-    assert "2 findings" in page.text
-    assert "nothing suspicious" not in page.text
+    page = page_of(spoil)
+    found = [(finding.severity, finding.subject) for finding in page.findings]
+    assert found == [("problem", "Repeated lines"), ("warning", "Vocabulary"), ("note", "More")]
+    assert page.findings[-1].command == "bert-jax doctor prepared"
+    assert (page.status, page.state) == ("2 findings", "problem")
 
 
-def test_contamination_is_shown_with_examples(tmp_path):
+def test_contamination_is_shown_with_examples():
     file = {
         "file": "squad/dev.json", "bytes": 1, "sha256": "0", "ngram_words": 13, "ngrams": 90_000, "found_ngrams": 5_574,
         "found_share": 0.0619, "texts": 5_281, "texts_with_found": 72, "short_texts": 52_698, "examples": ["the <apollo>"],
     }  # fmt: skip
-    text = page_of(tmp_path, lambda made: made.update(contamination=[file])).text
-    assert "squad/dev.json 5,281 52,698 72 (1.4 %) 5,574 of 90,000 (6.19 %)" in text
-    assert "the <apollo>" in text
+    found = section(page_of(lambda made: made.update(contamination=[file])), "contamination")
+    assert rows(found)["squad/dev.json"] == ["5,281", "52,698", "72 (1.4 %)", "5,574 of 90,000 (6.19 %)"]
+    assert Paragraph("the <apollo>", "overlap") in list(parts(found))
 
 
-def test_a_language_is_named_only_where_its_script_has_one(tmp_path):
+def test_a_language_is_named_only_where_its_script_has_one():
     def japanese(made):
         made["text"]["scripts"] = {"Han": 500, "Kana": 400, "Thai": 100}
 
-    text = page_of(tmp_path, japanese).text
-    assert "40.0 % of the letters are Kana, so there is Japanese text." in text
-    assert "there is Thai" not in text
-    assert "there is Chinese" not in text
+    words = [plain(part.words) for part in parts(page_of(japanese)) if isinstance(part, Paragraph)]
+    assert [text for text in words if "there is" in text] == [
+        "40.0 % of the letters are Kana, so there is Japanese text."
+    ]
 
 
-def test_sentence_order_and_whole_sentences(tmp_path):
+def test_sentence_order_and_whole_sentences():
     def spoil(made):
         tables = [example_table("sop", 128, 1_000), example_table("full_sentences", 128, 2_000)]
         made["kinds"] = ["sop", "full_sentences"]
         made["splits"] = {"train": split(1_000, tables)}
 
-    text = page_of(tmp_path, spoil).text
-    assert "in order 50.0 %, swapped 50.0 %" in text
+    page = page_of(spoil)
+    assert rows(page)["Training, sop"][2] == "in order 50.0 %, swapped 50.0 %"
+    text = Html(page).text
     assert "sentence order: 0 = in order, 1 = swapped" in text
     assert "next sentence: 0" not in text
 
 
-def test_rows_that_are_no_multiple_of_the_bins_are_drawn(tmp_path):
+def test_rows_that_are_no_multiple_of_the_bins_are_drawn():
     def spoil(made):
         made["splits"]["train"]["tables"] = {"nsp_100": example_table("nsp", 100, 1_000)}
 
-    assert "rows of 100 tokens" in page_of(tmp_path, spoil).source
+    chart = panels(page_of(spoil))["nsp, rows of 100"].chart
+    assert chart is not None
+    assert chart.boxes[-1][:2] == (96, 100)
+    assert sum(height for _, _, height in chart.boxes) == pytest.approx(1)
 
 
 def test_area_of_a_length_chart_is_the_share():
@@ -158,28 +125,29 @@ def test_area_of_a_length_chart_is_the_share():
     octave = [12 * math.log2(end / begin) for begin, end in pairwise([8, 10, 12, 14, 16])]
     counts = [0, 12, 0, 0, 0, 0, 0, 0, *octave]  # one token, and 8 to 15
     histogram = {"mean": 4.0, "longest": 15, "bins": [*range(9), 10, 12, 14], "counts": counts}
-    one = re.findall(r'<path d="(M[^"]*)"[^>]*fill: var\(--training\)', length_chart(histogram, "a", "sentence"))
-    heights = {float(y) for path in one for y in re.findall(r"[ML] \S+ (\S+)", path)}
-    assert len(heights) == 2  # the axis, and one height of both bars
+    heights = [height for _, _, height in length_chart(histogram, "sentence").boxes if height]
+    assert heights == pytest.approx([heights[0]] * 5)
 
 
 def test_page_of_a_real_preparation(prepared: Prepared, tmp_path):
     (tmp_path / MANIFEST).write_bytes((prepared.data / MANIFEST).read_bytes())
     for name in ("vocab.txt", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((prepared.data / name).read_bytes())
-    text = Page(write_page(tmp_path)).text
+    assert write_page(tmp_path).is_file()
+    page = passport_page(tmp_path, read_manifest(tmp_path), load_tokenizer(prepared.data).vocabulary)
     manifest = json.loads((prepared.data / MANIFEST).read_text())
-    assert f"{manifest['splits']['train']['tokens']:,}" in text
-    assert "“the” (" in text  # the commonest token, from the vocabulary
-    assert "the vocabulary has only" in text
+    found = rows(page)
+    assert found["Tokens"][0] == f"{manifest['splits']['train']['tokens']:,}"
+    assert found["Commonest token"][0].startswith("“the” (")
+    assert "Vocabulary" in [finding.subject for finding in page.findings]
 
 
 def test_a_vocabulary_that_is_given_is_not_read_again(prepared: Prepared, tmp_path, monkeypatch):
     (tmp_path / MANIFEST).write_bytes((prepared.data / MANIFEST).read_bytes())
     monkeypatch.setattr("bert_jax.pages.passport.load_tokenizer", lambda path: pytest.fail("it was read"))
     place = json.loads((prepared.data / MANIFEST).read_text())["splits"]["train"]["commonest_token"]
-    assert "“given” (" in Page(write_page(tmp_path, ["other"] * place + ["given"])).text
-    assert f"“id {place}” (" in Page(write_page(tmp_path, [])).text
+    assert "“given” (" in write_page(tmp_path, ["other"] * place + ["given"]).read_text(encoding="utf-8")
+    assert f"“id {place}” (" in write_page(tmp_path, []).read_text(encoding="utf-8")
 
 
 def test_what_is_no_data_is_refused(tmp_path):

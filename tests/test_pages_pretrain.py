@@ -1,31 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a run: what is on the page comes from the files, and what is missing is said."""
+"""The page of a pre-training run: figures come from the files, and what is missing is said."""
 
 import json
 import math
-import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import jinja2
-import numpy as np
 import pytest
-from matplotlib import rcParams
+from page_parts import Html, panels, parts, plain, readings, rows, section, tiles
 
 from bert_jax.cli import main
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import flatten, to_dict
 from bert_jax.config.training import OptimizerConfig
-from bert_jax.pages import charts, panels, pretrain_data
-from bert_jax.pages import pretrain_tables as tables
-from bert_jax.pages.drawing import blank_chart, spread, Steps, svg, thin
-from bert_jax.pages.pretrain import write_report
+from bert_jax.pages.any_run import write_any
+from bert_jax.pages.chart import Level, Upright
+from bert_jax.pages.page import Page, Paragraph, Sample, Settings
+from bert_jax.pages.pretrain import page_of
 from bert_jax.pages.pretrain_summary import parameter_count
-from bert_jax.pages.template import fill, save_page
+from bert_jax.pages.several_tasks import pretrained_page
 from bert_jax.runs.reading import load_run
 from bert_jax.tokenization import WordPieceTokenizer
 
@@ -38,15 +33,15 @@ CONFIG = PretrainConfig(
     eval_every=50,
 )
 CHARTS = [
-    "mlm-loss",
-    "mlm-accuracy",
-    "perplexity",
-    "pair-accuracy",
-    "pair-loss",
-    "learning-rate",
-    "gradient-norm",
-    "throughput",
-    "utilisation",
+    "MLM loss",
+    "MLM accuracy",
+    "Perplexity",
+    "NSP accuracy",
+    "NSP loss",
+    "Learning rate",
+    "Gradient norm",
+    "Throughput",
+    "FLOP utilisation",
 ]
 
 
@@ -165,71 +160,22 @@ def write_run(directory: Path, **files: Any) -> Path:
     return directory
 
 
-class _Texts(HTMLParser):
-    """Visible text, opened tags, and what is left unclosed."""
-
-    VOID = ("meta", "br", "hr", "link")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.links: list[tuple[str, str]] = []
-        self.tags: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [(name, value or "") for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+def page(directory: Path) -> Page:
+    """The page of a run directory."""
+    return page_of(load_run(directory))
 
 
-def parse(page: str) -> _Texts:
-    parser = _Texts()
-    parser.feed(page)
-    parser.close()
-    return parser
+def words_of(item: Page, name: str) -> list[str]:
+    """The paragraphs of a section."""
+    return [plain(part.words) for part in parts(section(item, name)) if isinstance(part, Paragraph)]
 
 
-def page_of(directory: Path) -> str:
-    """The run's report with empty drawings: what the words say does not need them, and drawing is slow."""
-    drawings = {name: lambda *_, **__: "<svg></svg>" for name in vars(panels) if name.endswith("_chart")}
-    with mock.patch.multiple(panels, **drawings):
-        return write_report(directory).read_text(encoding="utf-8")
-
-
-def text_of(directory: Path) -> str:
-    """The visible text of the run's report, white space made single."""
-    return parse(page_of(directory)).text
-
-
-def section(page: str, name: str) -> str:
-    found = re.search(rf'<section id="{name}">.*?</section>', page, flags=re.DOTALL)
-    assert found is not None
-    return parse(found[0]).text
-
-
-@pytest.fixture(scope="module")
-def drawn_page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report of the made-up run with its charts."""
-    return write_report(write_run(tmp_path_factory.mktemp("drawn") / "run")).read_text(encoding="utf-8")
+def seen(item: Page) -> dict[str, list[tuple[str, str, str]]]:
+    """The findings by subject: severity, what was seen, command."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for finding in item.findings:
+        found.setdefault(finding.subject, []).append((finding.severity, finding.seen, finding.command))
+    return found
 
 
 @pytest.fixture
@@ -237,268 +183,243 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "first-run")
 
 
-# ---- the whole page ----------------------------------------------------------------------------------------
+# ---- the whole page --------------------------------------------------------------------------------------------------
 
 
 def test_command_writes_the_page_and_prints_its_path(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
-    assert "<h1>first-run</h1>" in (run / "report.html").read_text()
+    written = (run / "report.html").read_bytes()
+    assert b"<h1>first-run</h1>" in written
     assert [path.name for path in run.iterdir() if "report" in path.name] == ["report.html"]
+    write_any(run)
+    assert (run / "report.html").read_bytes() == written
 
 
-def test_every_chart_and_section_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    original = charts.svg
-    monkeypatch.setattr(charts, "svg", lambda figure, name, text: drawn.append(name) or original(figure, name, text))
-    page = write_report(run).read_text(encoding="utf-8")
-    assert drawn == CHARTS
-    assert page.count("<svg") == len(CHARTS)
-    for name in ("mlm", "pairs", "optimizer", "evaluation", "samples", "data", "configuration"):
-        assert section(page, name)
-
-
-def test_page_is_well_formed_and_loads_nothing(drawn_page: str) -> None:
-    parsed = parse(drawn_page)
-    assert parsed.open == []
-    assert all(value.startswith("#") for _, value in parsed.links)
-    assert not {"script", "img", "iframe", "link", "object"} & set(parsed.tags)
-    assert "http" not in drawn_page
-    assert "@import" not in drawn_page
-    assert "url(" not in drawn_page.replace("url(#", "")
-    assert len(drawn_page.encode()) < 600_000
-
-
-def test_names_within_the_page_meet(drawn_page: str) -> None:
-    """Charts are inlined into one document: what one refers to must exist, and exist once."""
-    names = re.findall(r'\bid="([^"]+)"', drawn_page)
-    assert len(names) == len(set(names))
-    assert set(re.findall(r"url\(#([^)]+)\)", drawn_page)) | set(re.findall(r'href="#([^"]+)"', drawn_page)) <= set(
-        names
-    )
-
-
-def test_colours_of_charts_follow_the_page(drawn_page: str) -> None:
-    """A fixed colour in a chart would be unreadable in dark mode."""
-    for chart in re.findall(r"<svg.*?</svg>", drawn_page, flags=re.DOTALL):
-        assert not re.findall(r"(?:fill|stroke): ?(?:#|rgb|black)", chart)
-        assert "var(--training)" in chart
-        assert "<style" not in chart  # would apply to the whole page
-
-
-def test_made_again_is_the_same_and_leaves_matplotlib_alone(run: Path, drawn_page: str) -> None:
-    before = dict(rcParams)
-    again = write_report(run).read_text(encoding="utf-8")
-    assert re.findall(r"<svg.*?</svg>", again) == re.findall(r"<svg.*?</svg>", drawn_page)
-    assert dict(rcParams) == before
+def test_page_stands_alone_with_every_chart_and_section(run: Path) -> None:
+    made = page(run)
+    html = Html(made)
+    assert html.stands_alone()
+    assert "http" not in html.source
+    assert list(panels(made)) == CHARTS
+    assert html.tags.count("svg") == len(CHARTS)
+    names = ["mlm", "pairs", "optimizer", "evaluation", "samples", "data", "configuration"]
+    assert [part.name for part in made.sections] == names
+    assert len(html.source.encode()) < 200_000
 
 
 def test_long_run_stays_small_and_says_that_it_averages(tmp_path: Path) -> None:
-    lines = [train_line(step, grad_norm=0.5 + step % 7) for step in range(1, 5001)]
-    config = to_dict(CONFIG) | {"phases": [to_dict(CONFIG)["phases"][0] | {"steps": 5000}]}
-    page = write_report(write_run(tmp_path / "long", metrics=lines, config=config)).read_text()
-    assert len(page.encode()) < 600_000
-    assert "Curves of more than 300 points are averaged" in page
+    lines = [train_line(step, grad_norm=0.5 + step % 7) for step in range(1, 1001)]
+    config = to_dict(CONFIG) | {"phases": [to_dict(CONFIG)["phases"][0] | {"steps": 1000}]}
+    made = page(write_run(tmp_path / "long", metrics=lines, config=config))
+    assert len(Html(made).source.encode()) < 400_000
+    assert any("more than 300 points are averaged" in words for words in words_of(made, "mlm"))
 
 
-@pytest.mark.parametrize("page", ["pages/pretrain", "pages/passport"])
-def test_a_value_that_is_not_given_is_an_error(page: str) -> None:
-    with pytest.raises(jinja2.UndefinedError):
-        fill(f"{page}.html.jinja")
-
-
-def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
-    path = save_page("first é", tmp_path / "page.html")
-    with pytest.raises(UnicodeEncodeError):
-        save_page("\ud800", path)
-    assert path.read_text(encoding="utf-8") == "first é"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-# ---- numbers come from the files ---------------------------------------------------------------------------
+# ---- numbers come from the files -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "words"),
+    ("file", "change", "place", "cells"),
     [
-        ("evaluation", {"mlm_loss": 1.23456}, "1.2346 nats"),
-        ("evaluation", {"mlm_loss": 1.256}, "Below unigram entropy 2.20 nats"),
-        ("evaluation", {"mlm_perplexity": 4.567}, "MLM perplexity 4.57"),
-        ("evaluation", {"mlm_accuracy": 0.4321}, "MLM accuracy 43.21 %"),
-        ("evaluation", {"mlm_accuracy_95": [0.1234, 0.5432]}, "95 % interval 12.3 to 54.3"),
-        ("evaluation", {"commonest_token_accuracy": 0.02}, "13.9 times as often right as always “the”"),
-        ("evaluation", {"nsp_accuracy": 0.8765}, "NSP accuracy 87.65 %"),
-        ("evaluation", {"nsp_accuracy_95": [0.8, 0.9]}, "80.00 to 90.00 %"),
-        ("evaluation", {"unigram_loss": 4.321}, "same tokens 4.321"),
-        ("evaluation", {"is_next_share": 0.4}, "IsNext 40.0 %, NotNext 60.0 %"),
-        ("evaluation", {"mask_histogram": {"mask": 70, "random": 20, "kept": 10}}, "[MASK] 70.0 %, random"),
-        ("environment", {"devices": "16 x TPU v5e"}, "16 x TPU v5e, float32, JAX 0.12.0"),
-        ("environment", {"peak_flops_per_device": 3e9}, "50.0 % of peak"),
-        ("environment", {"started": "2026-07-08T12:00:00+02:00"}, "started 2026-07-08 10:00 UTC"),
-        ("passport", {"sources": sources_of(("other.txt", 1234567))}, "other.txt 1,234,567"),
-        ("passport", {"sources": sources_of(("a", 1), ("b", 2))}, "34,567 tokens for training, from 2 files"),
-        ("passport", {"sources": [{"source": "tfds:own/train:text", "files": []}]}, "tfds:own/train:text"),
-        ("passport", {"licence": "CC-BY-SA-4.0"}, "licence of the text: CC-BY-SA-4.0"),
-        ("passport", {"splits": {"train": split_of(98765)}}, "Training Documents 98,765 Sentences"),
-    ],
-)  # fmt: skip
-def test_changed_number_changes_the_page(run: Path, file: str, change: dict[str, Any], words: str) -> None:
-    assert words not in text_of(run)
-    before = json.loads((run / f"{file}.json").read_text())
-    (run / f"{file}.json").write_text(json.dumps(before | change))
-    assert words in text_of(run)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"mlm_loss": 2.3456}, "training 2.346"),
-        ({"mlm_loss": 2.3456}, "training 10.4"),  # perplexity
-        ({"nsp_accuracy": 0.7531}, "training 75.3 %"),
-        ({"grad_norm": 3.21}, "newest 3.21"),
-        ({"learning_rate": 1.7e-5}, "newest 1.7e-05"),
-        ({"tokens_per_second": 9876.0}, "newest 9,876"),
-        ({"model_flops_per_second": 1.5e10}, "newest 75.0 %"),
+        ("evaluation", {"mlm_loss": 1.23456}, "MLM loss", ["1.2346 nats"]),
+        ("evaluation", {"mlm_perplexity": 4.567}, "MLM perplexity", ["4.57"]),
+        ("evaluation", {"mlm_accuracy": 0.4321}, "MLM accuracy", ["43.21 %"]),
+        ("evaluation", {"nsp_accuracy": 0.8765}, "NSP accuracy", ["87.65 %", "63.21 to 67.65 %"]),
+        ("evaluation", {"nsp_accuracy_95": [0.8, 0.9]}, "NSP accuracy", ["65.43 %", "80.00 to 90.00 %"]),
+        ("evaluation", {"is_next_share": 0.4}, "Sentence pairs", ["1,777", "", "IsNext 40.0 %, NotNext 60.0 %"]),
+        (
+            "evaluation",
+            {"mask_histogram": {"mask": 70, "random": 20, "kept": 10}},
+            "Picked tokens",
+            ["14.99 %", "", "[MASK] 70.0 %, random 20.0 %, kept 10.0 %"],
+        ),
+        ("environment", {"devices": "16 x TPU v5e"}, "Devices", ["16 x TPU v5e"]),
+        ("environment", {"started": "2026-07-08T12:00:00+02:00"}, "Last started", ["2026-07-08 10:00 UTC"]),
+        ("passport", {"sources": sources_of(("other.txt", 1234567))}, "other.txt", ["1,234,567"]),
+        (
+            "passport",
+            {"sources": [{"source": "tfds:own/train:text", "files": []}]},
+            "tfds:own/train:text",
+            ["not recorded"],
+        ),
+        ("passport", {"splits": {"train": split_of(98765)}}, "Documents", ["98,765"]),
     ],
 )
-def test_changed_last_line_changes_the_page(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    lines = [train_line(10), train_line(100)]
-    assert words not in text_of(write_run(tmp_path / "run", metrics=lines))
-    assert words in text_of(write_run(tmp_path / "run", metrics=[lines[0], lines[1] | change]))
+def test_changed_number_changes_its_cell(
+    run: Path, file: str, change: dict[str, Any], place: str, cells: list[str]
+) -> None:
+    def now() -> list[str]:
+        return rows(page(run)).get(place, [])[: len(cells)]
+
+    assert now() != cells
+    before = json.loads((run / f"{file}.json").read_text())
+    (run / f"{file}.json").write_text(json.dumps(before | change))
+    assert now() == cells
 
 
-def test_curves_come_from_the_lines(tmp_path: Path) -> None:
-    lines = [train_line(10, mlm_loss=3.0), train_line(20, mlm_loss=2.0)]
-    before = panels.mlm_panels(load_run(write_run(tmp_path / "run", metrics=lines)))
-    lines[1]["mlm_loss"] = 2.5
-    after = panels.mlm_panels(load_run(write_run(tmp_path / "run", metrics=lines)))
-    assert [old.svg == new.svg for old, new in zip(before, after, strict=True)] == [False, True, False]
+@pytest.mark.parametrize(
+    ("change", "label", "value", "note"),
+    [
+        ({"mlm_loss": 1.256}, "Below unigram entropy", "2.20", "3.456 nats"),
+        ({"mlm_loss": 3.51}, "Above unigram entropy", "0.05", "3.456 nats"),
+        ({"mlm_accuracy_95": [0.1234, 0.5432]}, "MLM accuracy", "27.8", "95 % interval 12.3 to 54.3"),
+        ({"commonest_token_accuracy": 0.02}, "MLM accuracy", "27.8", "13.9 times as often right as always “the”"),
+    ],
+)
+def test_key_figures_of_an_evaluation(run: Path, change: dict[str, Any], label: str, value: str, note: str) -> None:
+    (run / "evaluation.json").write_text(json.dumps(EVALUATION | change))
+    found = tiles(page(run))[label]
+    assert found[0] == value
+    assert note in found[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "title", "reading"),
+    [
+        ({"mlm_loss": 2.3456}, "MLM loss", "2.346"),
+        ({"mlm_loss": 2.3456}, "Perplexity", "10.4"),
+        ({"nsp_accuracy": 0.7531}, "NSP accuracy", "75.3 %"),
+        ({"grad_norm": 3.21}, "Gradient norm", "3.21"),
+        ({"learning_rate": 1.7e-5}, "Learning rate", "1.7e-05"),
+        ({"tokens_per_second": 9876.0}, "Throughput", "9,876"),
+        ({"model_flops_per_second": 1.5e10}, "FLOP utilisation", "75.0 %"),
+    ],
+)
+def test_curves_end_at_the_last_line(tmp_path: Path, change: dict[str, Any], title: str, reading: str) -> None:
+    lines = [train_line(10), train_line(100) | change]
+    panel = panels(page(write_run(tmp_path / "run", metrics=lines)))[title]
+    assert list(readings(panel).values()) == [reading]
+    assert panel.chart is not None
+    assert [step for step, _ in panel.chart.curves[0].points] == [10, 100]
 
 
 def test_masks_and_labels_stand_beside_what_is_configured(tmp_path: Path) -> None:
     """15 %, and 80/10/10 of it; shares are weighted by the tokens they are of."""
-    lines = [
-        train_line(10, mask_share=0.5, valid_tokens=100),
-        train_line(20, mask_share=0.9, valid_tokens=300),
-    ]
+    lines = [train_line(10, mask_share=0.5, valid_tokens=100), train_line(20, mask_share=0.9, valid_tokens=300)]
     objective = {"mlm_probability": 0.15, "mask_share": 0.8, "random_share": 0.1}
     config = to_dict(CONFIG) | {"objective": objective}
-    text = section(page_of(write_run(tmp_path / "run", metrics=lines, config=config)), "data")
-    assert "Picked and predicted, of all tokens 15.03 % of 15.0 % configured" in text
-    assert "Picked: replaced by [MASK] 80.00 % of 80.0 % configured" in text
-    assert "Picked: replaced by a random token 10.34 % of 10.0 % configured" in text
-    assert "Picked: kept as it is 10.54 % of 10.0 % configured" in text
-    assert "Pairs: IsNext, the rest NotNext 51.20 % of 50.0 % configured" in text
+    found = rows(section(page(write_run(tmp_path / "run", metrics=lines, config=config)), "data"))
+    assert found["Picked and predicted, of all tokens"] == ["15.03 % of 15.0 % configured"]
+    assert found["Picked: replaced by [MASK]"] == ["80.00 % of 80.0 % configured"]
+    assert found["Picked: replaced by a random token"] == ["10.34 % of 10.0 % configured"]
+    assert found["Picked: kept as it is"] == ["10.54 % of 10.0 % configured"]
+    assert found["Pairs: IsNext, the rest NotNext"] == ["51.20 % of 50.0 % configured"]
 
 
 def test_first_batches_are_shown_phase_by_phase(tmp_path: Path) -> None:
-    """Measured before the first step, and a doubt is a warning at the top."""
-    doubt = "picked tokens are shown as [MASK]/random/kept 100.0/0.0/0.0 %: masking is broken"
-    lines = [data_line(0), data_line(1, p_value=1e-9, warnings=[doubt]), train_line(10)]
-    page = page_of(write_run(tmp_path / "run", metrics=lines))
-    text = section(page, "data")
-    assert "Before the first step measured on the first batches of each phase Phase 0 Phase 1" in text
-    assert "Picked tokens 431 431 Not padding 87.6 % 87.6 % Examples a row 1.11 1.11" in text
-    assert "Shown as [MASK] / random / kept 79.8 / 10.2 / 10.0 %" in text
-    assert "Chi-square p of these 0.43 1e-09" in text
-    assert "Tokens picked as one 1.44 1.44 Words picked as one 1.02 1.02" in text
-    assert "Picked tokens in whole words 100.0 % 100.0 % IsNext, of all pairs 48.4 % 48.4 %" in text
-    assert f"Warning. First batches of phase 1: {doubt}" in parse(page).text
-    assert "First batches of phase 0" not in parse(page).text
+    lines = [data_line(0), data_line(1, p_value=1e-9), train_line(10)]
+    found = rows(section(page(write_run(tmp_path / "run", metrics=lines)), "data"))
+    assert found["Picked tokens"] == ["431", "431"]
+    assert found["Not padding"] == ["87.6 %"] * 2
+    assert found["Examples a row"] == ["1.11"] * 2
+    assert found["Shown as [MASK] / random / kept"] == ["79.8 / 10.2 / 10.0 %"] * 2
+    assert found["Chi-square p of these"] == ["0.43", "1e-09"]
+    assert found["Tokens picked as one"] == ["1.44"] * 2
+    assert found["IsNext, of all pairs"] == ["48.4 %"] * 2
 
 
 def test_note_says_what_enters_the_loss(run: Path) -> None:
-    """Only masked positions enter the loss."""
-    text = section(page_of(run), "mlm")
-    assert "Only the picked tokens enter the MLM loss: 15 % of them by configuration" in text
-    assert "here 842 predictions from 5.6 k tokens (15.03 %)" in text
+    words = words_of(page(run), "mlm")[0]
+    assert "15 % of them by configuration, here 842 predictions from 5.6 k tokens (15.03 %)" in words
 
 
 def test_epochs_are_counted_by_phase(tmp_path: Path) -> None:
-    """Epochs over the corpus. 60 steps x 4 rows of 480 examples, then 20 of 40 steps x 4 rows of 320."""
+    """60 steps x 4 rows of 480 examples, then 20 of 40 steps x 4 rows of 320."""
     lines = [train_line(step) for step in range(10, 81, 10)]
-    run = load_run(write_run(tmp_path / "run", metrics=lines, evaluation=None))
-    rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in pretrain_data.passes(run)]
-    assert rows[0] == ["Phase 0", "0.50", "60 of 60", "16", "4", "240", "1.00", "480"]
-    assert rows[1] == ["Phase 1", "0.25", "20 of 40", "32", "4", "80", "1.00", "320"]
-    assert rows[2][:3] == ["All", "0.75", "80 of 100"]
+    found = rows(page(write_run(tmp_path / "run", metrics=lines, evaluation=None)))
+    assert found["Phase 0"] == ["0.50", "60 of 60", "16", "4", "240", "1.00", "480"]
+    assert found["Phase 1"] == ["0.25", "20 of 40", "32", "4", "80", "1.00", "320"]
+    assert found["All"][:2] == ["0.75", "80 of 100"]
+
+
+def test_epochs_of_packed_rows_count_examples(tmp_path: Path) -> None:
+    """60 steps x 4 rows with 2.5 examples each, of 480 examples."""
+    lines = [train_line(step, examples_per_row=2 + step % 20 / 10) for step in range(10, 61, 10)]
+    config = to_dict(CONFIG) | {"packing": "packed", "examples_per_row": 3}
+    config["phases"] = [phase | {"max_predictions_per_seq": 16} for phase in config["phases"]]
+    found = rows(page(write_run(tmp_path / "run", config=config, metrics=lines, evaluation=None)))
+    assert found["Phase 0"] == ["1.25", "60 of 60", "16", "4", "240", "2.50", "480"]
+    assert found["Phase 1"][0] == "not recorded"
 
 
 def test_samples_show_truth_and_predictions(run: Path) -> None:
-    """The next sentence is told in words."""
-    page = page_of(run)
-    text = section(page, "samples")
-    assert "the value 1 is <read> from file 2 it ends" in text
-    assert "1. value ranked 1 value 41.0 % data 20.0 %" in text
-    assert "2. file not among the first 2 disk 62.0 % tape 11.0 %" in text
-    assert "predicted NotNext with probability 0.71; in truth IsNext" in text
-    assert '<span class="mask right">value' in page
-    assert '<span class="mask">file' in page
+    sample = next(part for part in parts(page(run)) if isinstance(part, Sample))
+    first, second = sample.slots
+    assert [piece if isinstance(piece, str) else None for piece in sample.pieces] == [
+        "the ", None, " is <read> from ", None, " ", None, " it ends",
+    ]  # fmt: skip
+    assert (first.answer, first.rank, first.guesses) == ("value", 1, [("value", 0.41), ("data", 0.2)])
+    assert (second.answer, second.rank) == ("file", None)
+    assert plain(sample.pair) == "The pair: predicted NotNext with probability 0.71; in truth IsNext."
 
 
 def test_configuration_is_complete_and_marks_what_is_not_the_default(run: Path) -> None:
-    found = tables.settings(load_run(run).config)
-    rows = {f"{section}.{row['name']}": row for section, rows in found["sections"].items() for row in rows}
-    assert len(rows) == found["count"] == len(list(flatten(to_dict(CONFIG))))
-    assert (rows["model.hidden_size"]["value"], rows["model.hidden_size"]["changed"]) == ("32", True)
-    assert rows["model.hidden_size"]["default"] == "768"
-    assert rows["model.hidden_act"]["changed"] is False
-    assert rows["phases.1.steps"]["default"] == "100,000"
-    assert rows["run.log_every"]["help"] == "steps between two lines of metrics.jsonl"
-    assert "hidden_size 32 default 768 features; divisible by" in section(page_of(run), "configuration")
+    settings = next(part for part in parts(page(run)) if isinstance(part, Settings))
+    found = {f"{group}.{row.name}": row for group, members in settings.groups.items() for row in members}
+    assert len(found) == len(list(flatten(to_dict(CONFIG))))
+    assert (found["model.hidden_size"].value, found["model.hidden_size"].default) == ("32", "768")
+    assert found["model.hidden_act"].default is None
+    assert found["phases.1.steps"].default == "100,000"
+    assert found["run.log_every"].help == "steps between two lines of metrics.jsonl"
 
 
-def test_phase_changes_are_marked(run: Path, drawn_page: str) -> None:
-    assert panels.steps_axis(load_run(run)) == Steps(100, ((60, "phase 1: 32 tokens"),))
-    assert drawn_page.count(">phase 1: 32 tokens</text>") == len(CHARTS)
+def test_phases_and_reference_lines_are_marked(run: Path) -> None:
+    found = panels(page(run))
+    charts = {title: panel.chart for title, panel in found.items() if panel.chart}
+    assert all(chart.uprights == [Upright(60, "phase 1: 32 tokens")] for chart in charts.values())
+    levels = {title: (chart.level.value, plain(chart.level.label)) for title, chart in charts.items() if chart.level}
+    assert levels == {
+        "MLM loss": (3.456, "unigram entropy 3.46"),
+        "MLM accuracy": (0.0613, "always “the” 6.1 %"),
+        "Perplexity": (pytest.approx(math.exp(3.456)), "unigram model 31.7"),
+        "NSP accuracy": (0.5, "guessing 50 %"),
+        "NSP loss": (pytest.approx(math.log(2)), "guessing ln 2 = 0.693"),
+        "Gradient norm": (1.0, "clipped above 1"),
+    }
+    assert charts["MLM loss"].level == Level(3.456, "unigram entropy 3.46")
 
 
-def test_reference_lines_are_labelled(drawn_page: str) -> None:
-    page = drawn_page.replace("\N{NO-BREAK SPACE}", " ")
-    for label in ("unigram entropy 3.46", "unigram model 31.7", "always “the” 6.1 %", "guessing 50 %"):
-        assert f">{label}</text>" in page
-    assert ">clipped above 1</text>" in page
-
-
-# ---- what is missing ---------------------------------------------------------------------------------------
+# ---- what is missing -------------------------------------------------------------------------------------------------
 
 
 def test_torn_last_line_is_said_and_left_out(tmp_path: Path) -> None:
     text = json.dumps(train_line(10)) + "\n" + json.dumps(train_line(20)) + "\n" + json.dumps(train_line(30))[:57]
     run = write_run(tmp_path / "run", metrics=text, evaluation=None)
+    made = page(run)
     assert [line["step"] for line in load_run(run).train] == [10, 20]
-    assert "metrics.jsonl: line 3 is torn" in text_of(run)
-    assert "stopped at step 20 of 100" in text_of(run)
+    assert "1 torn line (3)" in seen(made)["Metrics"][0][1]
+    assert (made.status, made.state) == ("stopped at step 20 of 100", "open")
 
 
 def test_missing_evaluation_names_its_command(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluation=None)
-    page = page_of(run)
-    assert f"bert-jax evaluate {run} --data DIR" in section(page, "evaluation")
-    assert f"bert-jax evaluate {run} --data DIR" in section(page, "samples")
-    text = parse(page).text
-    assert "MLM loss 1.625 nats held-out, step 100" in text
-    assert "no interval before an evaluation" in text
+    made, command = page(run), f"bert-jax evaluate {run} --data DIR"
+    assert command in words_of(made, "evaluation")[0]
+    assert command in words_of(made, "samples")[0]
+    assert seen(made)["Evaluation"][0][2] == command
+    assert tiles(made)["MLM loss"] == ("1.625", "nats", "held-out, step 100")
+    assert "no interval before an evaluation" in tiles(made)["MLM accuracy"][2]
 
 
 def test_old_evaluation_is_said(run: Path) -> None:
     (run / "evaluation.json").write_text(json.dumps(EVALUATION | {"step": 50}))
-    assert "The evaluation is of step 50, the run is at step 100." in text_of(run)
+    assert seen(page(run))["Evaluation"][0][1] == "the evaluation is of step 50, the run is at step 100"
 
 
 def test_before_any_held_out_line_scores_are_called_training(tmp_path: Path) -> None:
-    lines = [train_line(10, mlm_loss=3.111)]
-    text = text_of(write_run(tmp_path / "run", metrics=lines, evaluation=None))
-    assert "MLM loss 3.111 nats training text, step 10" in text
+    run = write_run(tmp_path / "run", metrics=[train_line(10, mlm_loss=3.111)], evaluation=None)
+    assert tiles(page(run))["MLM loss"] == ("3.111", "nats", "training text, step 10")
 
 
 @pytest.mark.parametrize("metrics", [None, "", "\n", '{"kind": "train", "st'])
 def test_run_without_a_step(tmp_path: Path, metrics: str | None) -> None:
     run = write_run(tmp_path / "run", metrics=metrics, evaluation=None)
-    text = text_of(run)
-    assert "no step logged yet" in text
-    assert f"bert-jax pretrain {run}/config.json --data DIR --output {run}" in text
-    assert "<svg" not in (run / "report.html").read_text()
+    made = page(run)
+    assert made.status == "no step logged yet"
+    assert seen(made)["Progress"][0][2] == f"bert-jax pretrain {run}/config.json --data DIR --output {run}"
+    assert all(panel.chart is None and panel.missing for panel in panels(made).values())
+    assert "svg" not in Html(made).tags
 
 
 def with_objective(name: str, **changes: Any) -> dict[str, Any]:
@@ -512,98 +433,96 @@ def test_run_without_pairs(tmp_path: Path, name: str) -> None:
 
     lines = [without(train_line(10)), without(eval_line(100))]
     scores = without(EVALUATION) | {"objective": name}
-    run = write_run(tmp_path / "run", config=with_objective(name), metrics=lines, evaluation=scores)
-    page = page_of(run)
-    assert f"The objective of this run, {name}, predicts masked tokens only" in section(page, "pairs")
-    assert "NSP" not in section(page, "evaluation")
-    assert "Pairs:" not in section(page, "data")
-    assert page.count("<svg") == len(CHARTS) - 2
+    made = page(write_run(tmp_path / "run", config=with_objective(name), metrics=lines, evaluation=scores))
+    assert name in words_of(made, "pairs")[0]
+    assert not any("NSP" in label or label.startswith("Pairs:") for label in rows(made))
+    assert list(panels(made)) == [title for title in CHARTS if "NSP" not in title]
 
 
 def test_sentence_order_is_not_called_next_sentence(tmp_path: Path) -> None:
     """Objective mlm_sop: headings, charts, tables and samples speak of order; the figures are those of its examples."""
     sample = EVALUATION["samples"][0] | {"pair": {"label": "swapped", "prediction": "in order", "probability": 0.6}}
-    run = write_run(
-        tmp_path / "run",
-        config=with_objective("mlm_sop"),
-        evaluation=EVALUATION | {"objective": "mlm_sop", "samples": [sample]},
-    )
-    page = page_of(run)
-    text = parse(page).text
-    assert not re.search(r"NSP|IsNext|NotNext|[Nn]ext sentence(?! with probability)", section(page, "pairs"))
-    assert section(page, "pairs").startswith("Sentence order Do sentences A and B stand in the order of the text")
-    assert "SOP accuracy of pairs training 66.0 %" in section(page, "pairs")
-    assert "SOP accuracy 65.43 %" in section(page, "evaluation")
-    assert "in order 51.2 %, swapped 48.8 %" in section(page, "evaluation")
-    assert "predicted in order with probability 0.60; in truth swapped" in section(page, "samples")
-    assert "In order / swapped, 16 tokens 51.1 / 48.9 %" in section(page, "data")
-    assert "Examples of 16 tokens 470 470" in section(page, "data")
-    assert "Pairs: in order, the rest swapped 51.20 % of 50.0 % configured" in section(page, "data")
-    assert "Objective mlm_sop, 15 % picked by token; rows padded" in text
+    evaluation = EVALUATION | {"objective": "mlm_sop", "samples": [sample]}
+    made = page(write_run(tmp_path / "run", config=with_objective("mlm_sop"), evaluation=evaluation))
+    text = Html(made).text.partition("Configuration and environment")[0]
+    assert not any(word in text for word in ("NSP", "IsNext", "NotNext"))
+    assert section(made, "pairs").title == "Sentence order"
+    assert readings(panels(made)["SOP accuracy"])["training"] == "66.0 %"
+    found = rows(made)
+    assert found["SOP accuracy"][0] == "65.43 %"
+    assert found["Sentence pairs"][2] == "in order 51.2 %, swapped 48.8 %"
+    assert found["In order / swapped, 16 tokens"] == ["51.1 / 48.9 %"] * 2
+    assert found["Examples of 16 tokens"] == ["470", "470"]
+    assert found["Pairs: in order, the rest swapped"] == ["51.20 % of 50.0 % configured"]
+    assert "predicted in order with probability 0.60; in truth swapped" in text
+    assert dict(made.facts)["Objective"].replace("\xa0", " ") == "mlm_sop, 15 % picked by token; rows padded"
 
 
 def test_objective_and_rows_stand_at_the_top(tmp_path: Path) -> None:
     objective = {"name": "mlm_full_sentences", "masking": "whole_word", "mlm_probability_end": 0.3}
     config = with_objective("", objective=objective, packing="packed", examples_per_row=3)
     config["phases"] = [phase | {"max_predictions_per_seq": 16} for phase in config["phases"]]
-    text = text_of(write_run(tmp_path / "run", config=config))
+    made = page(write_run(tmp_path / "run", config=config))
     words = "mlm_full_sentences, 15 to 30 % picked by whole word; rows packed, up to 3 examples a row"
-    assert f"Objective {words}" in text
-    assert "15.03 % of 15.0 to 30.0 % configured" in text
-
-
-def test_epochs_of_packed_rows_count_examples(tmp_path: Path) -> None:
-    """60 steps x 4 rows with 2.5 examples each, of 480 examples."""
-    lines = [train_line(step, examples_per_row=2 + step % 20 / 10) for step in range(10, 61, 10)]
-    config = to_dict(CONFIG) | {"packing": "packed", "examples_per_row": 3}
-    config["phases"] = [phase | {"max_predictions_per_seq": 16} for phase in config["phases"]]
-    run = load_run(write_run(tmp_path / "run", config=config, metrics=lines, evaluation=None))
-    assert pretrain_data.passes(run)[0][1:] == ("1.25", "60 of 60", "16", "4", "240", "2.50", "480")
-    assert pretrain_data.passes(run)[1][1] == "not recorded"
+    assert plain(dict(made.facts)["Objective"]) == words
+    assert rows(made)["Picked and predicted, of all tokens"] == ["15.03 % of 15.0 to 30.0 % configured"]
 
 
 def test_unknown_peak_is_said(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", environment=ENVIRONMENT | {"peak_flops_per_device": None, "peak_source": None})
-    text = text_of(run)
-    assert "No peak known for this device" in text
-    assert "newest 0.003 TFLOP/s" in text
-    assert "FLOP utilisation" not in text
+    environment = ENVIRONMENT | {"peak_flops_per_device": None, "peak_source": None}
+    found = panels(page(write_run(tmp_path / "run", environment=environment)))
+    assert "FLOP utilisation" not in found
+    assert readings(found["Model FLOPs"]) == {"newest": "0.003 TFLOP/s"}
+    assert "No peak known" in found["Model FLOPs"].note
 
 
 @pytest.mark.parametrize("file", ["passport", "environment"])
 def test_missing_file_is_said(tmp_path: Path, file: str) -> None:
-    assert f"{file}.json is missing" in text_of(write_run(tmp_path / "run", **{file: None}))
-
-
-def test_data_warnings_are_shown_before_anything_else(run: Path) -> None:
-    page = page_of(run)
-    assert "Warning. Data: own.txt: 40 % of the lines <b>repeat</b>" in parse(page).text
-    assert "<b>repeat</b>" not in page
-    assert page.index("40 % of the lines") < page.index('class="tiles"')
+    made = page(write_run(tmp_path / "run", **{file: None}))
+    assert f"{file}.json is missing" in seen(made)[file.capitalize()][0][1]
 
 
 def test_loss_that_is_not_a_number_is_said(tmp_path: Path) -> None:
-    lines = [
-        train_line(10),
-        train_line(20, loss=math.nan, mlm_loss=math.nan, grad_norm=math.inf),
-        train_line(30),
-    ]
-    assert "The training loss is not a number at step 20" in text_of(write_run(tmp_path / "run", metrics=lines))
+    bad = train_line(20, loss=math.nan, mlm_loss=math.nan, grad_norm=math.inf)
+    made = page(write_run(tmp_path / "run", metrics=[train_line(10), bad, train_line(30)]))
+    severity, words, _ = seen(made)["Curves"][0]
+    assert (severity, "step 20" in words) == ("problem", True)
+    assert Html(made).text.index(words) < Html(made).text.index("Perplexity")
 
 
-def test_loss_at_the_unigram_entropy_is_said(run: Path) -> None:
-    assert "has not learned from context" not in text_of(run)
-    (run / "evaluation.json").write_text(json.dumps(EVALUATION | {"mlm_loss": 3.51}))
-    text = text_of(run)
-    assert "has not learned from context" in text
-    assert "Above unigram entropy 0.05 nats" in text
+# ---- several runs ----------------------------------------------------------------------------------------------------
 
 
-# ---- refusals ----------------------------------------------------------------------------------------------
+def test_a_folder_of_runs_says_in_what_they_differ(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    lower = to_dict(CONFIG) | {"seed": 7}
+    lower["optimizer"] = lower["optimizer"] | {"learning_rate": 3e-5}
+    bad = [train_line(10, loss=math.nan, mlm_loss=math.nan)]
+    write_run(tmp_path / "b", config=lower, metrics=bad, evaluation=None)
+    write_any(tmp_path)
+    made = pretrained_page(tmp_path, [load_run(tmp_path / name) for name in "ab"])
+    found = rows(made)
+    assert found["a"][-1] == f"optimizer.learning_rate {CONFIG.optimizer.learning_rate}, seed 0"
+    assert found["b"][-1] == "optimizer.learning_rate 3e-05, seed 7"
+    assert found["a"][2:5] == ["1.600", "27.8 %", "validation, step 100"]
+    assert [finding.seen[:2] for finding in made.findings] == ["b:"]
+    links = Html(made).links
+    assert links == ["a/report.html", "b/report.html"]
+    assert all((tmp_path / link).is_file() for link in links)
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
 
 
 def spoil(name: str, content: str) -> Callable[[Path], object]:
     return lambda run: (run / name).write_text(content)
+
+
+def change(name: str, record: dict[str, Any], **values: Any) -> Callable[[Path], object]:
+    return spoil(name, json.dumps(record | values))
+
+
+SAMPLE = EVALUATION["samples"][0]
 
 
 @pytest.mark.parametrize(
@@ -613,7 +532,25 @@ def spoil(name: str, content: str) -> Callable[[Path], object]:
         (spoil("config.json", "{"), "config.json is not JSON of use here"),
         (spoil("config.json", '{"sed": 1}'), "unknown setting 'sed'"),
         (spoil("evaluation.json", '{"step": 1'), "evaluation.json is not JSON of use here"),
-        (spoil("passport.json", "[]"), "passport.json is not JSON of use here: it is a list"),
+        (spoil("passport.json", "[]"), "passport.json is not JSON of use here: it is a JSON list"),
+        (
+            change("evaluation.json", EVALUATION, mlm_loss="low"),
+            "evaluation.json holds other values than it should (mlm_loss",
+        ),
+        (change("evaluation.json", EVALUATION, mlm_accuracy_95={"low": 1}), "(mlm_accuracy_95"),
+        (change("evaluation.json", EVALUATION, samples={"0": SAMPLE}), "(samples"),
+        (change("evaluation.json", EVALUATION, samples=[SAMPLE | {"predictions": [[["a"]]]}]), "evaluation.json"),
+        (change("evaluation.json", EVALUATION, samples=[SAMPLE | {"pair": {"label": "x"}}]), "evaluation.json lacks"),
+        (change("evaluation.json", EVALUATION, mask_histogram={"mask": [1]}), "(mask_histogram.mask"),
+        (change("environment.json", ENVIRONMENT, device_count="two"), "environment.json holds other values"),
+        (change("environment.json", ENVIRONMENT, peak_flops_per_device=[1]), "(peak_flops_per_device"),
+        (change("passport.json", PASSPORT, splits=[1]), "passport.json holds other values than it should (splits"),
+        (change("passport.json", PASSPORT, sources=[{"files": [3]}]), "(sources[0].files[0]"),
+        (change("passport.json", PASSPORT, kinds=7), "(kinds"),
+        (
+            change("passport.json", PASSPORT, splits={"train": {"tables": {"nsp_16": [0]}}}),
+            "(splits.train.tables.nsp_16",
+        ),
     ],
 )
 def test_refusals_are_one_line(
@@ -634,47 +571,8 @@ def test_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "nothing: is not a run directory" in capsys.readouterr().err
 
 
-# ---- parts -------------------------------------------------------------------------------------------------
-
-
 def test_parameters_of_the_published_sizes() -> None:
     """BERT-base and BERT-large, uncased, as published: encoder and pooler."""
     assert parameter_count(ModelConfig()) == 109_482_240
     large = ModelConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
     assert parameter_count(large) == 335_141_888
-
-
-def test_thin_keeps_extremes_and_means() -> None:
-    values = np.random.default_rng(0).normal(size=1000)
-    step, mean, low, high = thin(list(enumerate(values)), most=100)
-    assert len(step) == len(mean) == 100
-    np.testing.assert_allclose(mean, values.reshape(100, 10).mean(1))
-    assert (low.min(), high.max()) == (values.min(), values.max())
-    assert np.isnan(thin([(0, 1.0), (1, math.inf)], most=1)[1]).all()
-
-
-def test_spread_moves_labels_apart_and_no_further() -> None:
-    assert spread([10.0, 12.0], gap=14.0) == [4.0, 18.0]
-    assert spread([10.0, 40.0], gap=14.0) == [10.0, 40.0]
-
-
-@pytest.mark.parametrize("points", [[(10, 1.0)], [(10, 0.0), (20, 0.0)], [(10, math.nan)], [(5, 1e-9), (9, 1e9)]])
-def test_charts_bear_few_and_odd_points(points: list[tuple[float, float]]) -> None:
-    """Warnings are errors here: equal limits or a logarithm of 0 would fail."""
-    steps = Steps(10)
-    for drawing in (
-        charts.mlm_loss_chart(points, [], None, steps),
-        charts.mlm_accuracy_chart([], points, ("$x_{", 0.1), steps),
-        charts.perplexity_chart(points, points, 800.0, steps),
-        charts.pair_accuracy_chart(points, [], steps),
-        charts.gradient_norm_chart(points, 0.0, steps),
-        charts.single_chart(points, "throughput", "Tokens a second", steps),
-    ):
-        assert drawing.endswith("</svg>\n")
-
-
-def test_other_scripts_are_drawn_without_warnings():
-    """Text stays text in the page; matplotlib's own font need not have it (warnings are errors here)."""
-    figure, axes = blank_chart(Steps(3), names=False)
-    axes.annotate("，的", (1, 0.5))
-    assert "，的" in svg(figure, "name", "description")

@@ -2,33 +2,20 @@
 """What a run's configuration says before a step is made: the recipe, the data for its steps, held-out text, seeds."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from bert_jax.checks import rules
 from bert_jax.checks.commands import packed, pretrain_again
-from bert_jax.checks.examples import LEAST_FILLED
 from bert_jax.checks.findings import Finding, NOTE, OK, WARNING
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.config.training import SchedulePart
-from bert_jax.runs.reading import number, Run
+from bert_jax.runs.reading import number, Record, Run
 
-# The paper's recipe (1810.04805, appendix A.2) for width 768: Adam, 1e-4 for batches of 256, warm-up 10,000 of 1,000,000.
-RECIPE_RATE, RECIPE_WIDTH, RECIPE_BATCH, RECIPE_WARMUP_SHARE = 1e-4, 768, 256, 0.01
-# The best rate of a small model is known to a factor of a few only; an order of magnitude away is worth a look.
-FAR_FROM_RECIPE, VERY_FAR_FROM_RECIPE = 10.0, 30.0
-SHORTEST_WARMUP_SHARE = 0.001  # a tenth of the recipe's
-# initializer_range x sqrt(hidden_size) is 0.55 for BERT-base and 0.64 for BERT-large. At width 128 a range of 0.02 makes
-# 0.23: attention then stays flat for thousands of steps (seen here); 0.12 makes 1.4, and it forms in hundreds.
-LEAST_SPREAD = 0.4
-MOST_EPOCHS = 40  # the paper's own: 1,000,000 steps are about 40 passes over its 3.3 billion words (appendix A.2)
-
-# Rows that grow from 32 to 64 in configs/demo.py (batches of 64, one seed): at the change the held-out loss on rows of 64 was
-# 5.73 nats, and 5.43 with the new rows of the position table copied from the old; it had been 5.01 on rows of 32. After 100
-# steps 5.39 and 5.21, after 300 no difference.
-STEPS_FOR_POSITIONS = 300
+# The paper's recipe (1810.04805, appendix A.2) for width 768: Adam, 1e-4 for batches of 256.
+RECIPE_RATE, RECIPE_WIDTH, RECIPE_BATCH = 1e-4, 768, 256
 LONGER_ROWS_MEASURED = (
     "in the demo (rows of 32, then 64; batches of 64; one seed) held-out loss went from 5.01 to 5.73 nats at the change, 0.3"
-    f" of it for untrained positions, whose share was gone after {STEPS_FOR_POSITIONS} steps"
+    f" of it for untrained positions, whose share was gone after {rules.LONGER_ROWS.warning} steps"
 )
 
 
@@ -39,7 +26,8 @@ def check_plan(run: Run) -> Iterator[Finding]:
         yield warm_up(run, part)
     yield initial_weights(run)
     yield from epochs(run)
-    yield held_out(run)
+    if run.data is not None:
+        yield held_out(run)
     yield from padding(run)
     yield from longer_rows(run)
     yield seeds(run)
@@ -52,7 +40,7 @@ def phase_of(run: Run, part: SchedulePart) -> tuple[int, PhaseConfig]:
 
 
 def recipe_rate(hidden_size: int, batch_size: int) -> float:
-    """What the recipe's peak learning rate comes to for another width and batch.
+    """The recipe's peak learning rate, scaled to another width and batch.
 
     Inversely with the width (Yang et al. 2022, 2203.03466) and with the root of the batch (Malladi et al. 2022,
     2205.10287), both for Adam.
@@ -68,62 +56,43 @@ def learning_rate(run: Run, part: SchedulePart) -> Finding:
     optimizer = run.config.optimizer
     if optimizer.kind.family != "adam":
         name = optimizer.name.upper()
-        return Finding(OK, "Learning rate", f"{seen}, {name}: the paper's recipe is for Adam and says nothing of it")
+        return rules.RATE.fine(f"{seen}, {name}: the paper's recipe is for Adam and says nothing of it")
     recipe = recipe_rate(width, phase.batch_size)
     ratio = part.learning_rate / recipe
     times = f"{ratio:.1f}" if ratio >= 0.1 else f"1/{1 / ratio:.0f}"
     seen += f", {times} times the paper's recipe (1e-4 for width 768 and batches of 256, here {recipe:.1g})"
-    distance = max(ratio, 1 / ratio)
-    if distance <= FAR_FROM_RECIPE:
-        return Finding(OK, "Learning rate", seen)
     name = "optimizer.learning_rate" if part.begin == 0 else f"phases.{place}.learning_rate"
     high = "too high a rate diverges or freezes the loss at the word frequencies"
     low = "too low a rate learns word frequencies and hardly more in these steps"
-    return Finding(
-        WARNING if distance > VERY_FAR_FROM_RECIPE else NOTE, "Learning rate", seen, high if ratio > 1 else low,
-        "try the recipe's", pretrain_again(run, **{name: f"{recipe:.1g}"}),
-    )  # fmt: skip
+    again = pretrain_again(run, **{name: f"{recipe:.1g}"})
+    return rules.RATE.judge(max(ratio, 1 / ratio), seen, causes=high if ratio > 1 else low, command=again)
 
 
 def warm_up(run: Run, part: SchedulePart) -> Finding:
     """Warm-up against the recipe's share, and against the steps done."""
     place, _ = phase_of(run, part)
     name = "optimizer.warmup_steps" if part.begin == 0 else f"phases.{place}.warmup_steps"
-    share = part.warmup_steps / part.steps
-    seen = (
-        f"warm-up of {part.warmup_steps:,} of {part.steps:,} steps ({share:.1%}; the paper: {RECIPE_WARMUP_SHARE:.0%})"
-    )
-    if share < SHORTEST_WARMUP_SHARE:
-        return Finding(
-            WARNING, "Warm-up", seen,
-            "an encoder with LayerNorm after each sub-layer has large gradients at its start (Xiong et al. 2020,"
-            " 2002.04745) and may diverge or stay at the word frequencies",
-            "warm up for a hundredth of the steps",
-            pretrain_again(run, **{name: max(round(RECIPE_WARMUP_SHARE * part.steps), 1)}),
-        )  # fmt: skip
+    share, recipe = part.warmup_steps / part.steps, rules.RECIPE_WARMUP_SHARE
+    seen = f"warm-up of {part.warmup_steps:,} of {part.steps:,} steps ({share:.1%}; the paper: {recipe:.0%})"
     done = run.last_step - part.begin
-    if 0 < done < part.warmup_steps:
-        return Finding(
-            NOTE, "Warm-up", f"{seen}; the run has done {done:,} steps of it", "",
-            "the curves say little before it ends: wait",
-        )  # fmt: skip
-    return Finding(OK, "Warm-up", seen)
+    found = rules.WARM_UP.judge(share, seen, command=pretrain_again(run, **{name: max(round(recipe * part.steps), 1)}))
+    if found.severity == OK and 0 < done < part.warmup_steps:
+        early = f"{seen}; the run has done {done:,} steps of it"
+        return Finding(NOTE, found.subject, early, "", "the curves say little before it ends: wait")
+    return found
 
 
 def initial_weights(run: Run) -> Finding:
     """The spread of initial weights against the width."""
     model = run.config.model
     spread = model.initializer_range * math.sqrt(model.hidden_size)
-    seen = f"initializer_range {model.initializer_range:g} at width {model.hidden_size}"
-    if spread >= LEAST_SPREAD:
-        return Finding(OK, "Initial weights", seen)
-    return Finding(
-        NOTE, "Initial weights", seen,
+    causes = (
         f"0.02 is for width 768; times the root of the width it makes {spread:.2f} here, 0.55 there, and attention stays"
-        " flat for a long time",
-        "about 1 / sqrt(hidden_size) lets attention form sooner",
-        pretrain_again(run, **{"model.initializer_range": f"{wide_range(run):.2g}"}),
-    )  # fmt: skip
+        " flat for a long time"
+    )
+    seen = f"initializer_range {model.initializer_range:g} at width {model.hidden_size}"
+    again = pretrain_again(run, **{"model.initializer_range": f"{wide_range(run):.2g}"})
+    return rules.SPREAD.judge(spread, seen, causes=causes, command=again)
 
 
 def wide_range(run: Run) -> float:
@@ -134,8 +103,8 @@ def wide_range(run: Run) -> float:
 # ---- data for the steps ----------------------------------------------------------------------------------------------
 
 
-def measured(run: Run, phase: int) -> Mapping[str, Any]:
-    """What was measured of the first batches of a phase; empty where nothing was."""
+def measured(run: Run, phase: int) -> Record:
+    """The measurements of the first batches of a phase; empty where there are none."""
     return next((record for record in run.first_batches if record.get("phase") == phase), {})
 
 
@@ -156,33 +125,27 @@ def epochs(run: Run) -> Iterator[Finding]:
     """Whether there is text enough for the steps."""
     planned, tokens = passes(run, run.config.total_steps), number(run.train_split, "tokens")
     if planned is None or tokens is None:
-        yield Finding(NOTE, "Text for the steps", "the passport does not say how many examples there are")
+        yield Finding(NOTE, rules.EPOCHS.subject, "the passport does not say how many examples there are")
         return
-    seen = f"{run.config.total_steps:,} steps are {planned:,.1f} passes over {tokens:,.0f} training tokens"
-    if planned <= MOST_EPOCHS:
-        yield Finding(OK, "Text for the steps", seen)
-        return
-    enough = tokens * planned / MOST_EPOCHS
-    yield Finding(
-        WARNING, "Text for the steps", f"{seen}; the paper made about {MOST_EPOCHS}",
-        "too little text for so many steps: the model learns it by heart",
-        f"prepare about {enough:,.0f} tokens of text, or train for fewer steps",
-        pretrain_again(run, **{"phases.0.steps": max(int(run.config.phases[0].steps * MOST_EPOCHS / planned), 1)}),
-    )  # fmt: skip
+    most = rules.EPOCHS.warning or 0
+    fewer = max(int(run.config.phases[0].steps * most / planned), 1)
+    yield rules.EPOCHS.judge(
+        planned,
+        f"{run.config.total_steps:,} steps are {planned:,.1f} passes over {tokens:,.0f} training tokens",
+        f"; the paper made about {most}",
+        remedy=f"prepare about {tokens * planned / most:,.0f} tokens of text, or train for fewer steps",
+        command=pretrain_again(run, **{"phases.0.steps": fewer}),
+    )
 
 
 def held_out(run: Run) -> Finding:
     """Whether held-out text is scored."""
-    split = (run.data or {}).get("splits", {}).get("validation")
+    split, rule = (run.data or {}).get("splits", {}).get("validation"), rules.NOT_HELD_OUT
     if split is not None:
-        return Finding(
-            OK, "Held-out text", f"{split['documents']:,} documents, {split['tokens']:,} tokens are held out"
-        )
-    return Finding(
-        WARNING, "Held-out text", "there is no validation split, so nothing shows whether the model learns the text by heart",
-        "prepared with --held-out 0", "prepare the data again with some documents held out",
-        "bert-jax prepare --input PATH... --vocab VOCAB --output DATA --held-out 0.05",
-    )  # fmt: skip
+        return rule.fine(f"{split['documents']:,} documents, {split['tokens']:,} tokens are held out")
+    seen = "there is no validation split, so nothing shows whether the model learns the text by heart"
+    command = "bert-jax prepare --input PATH... --vocab VOCAB --output DATA --held-out 0.05"
+    return rule.found(WARNING, seen, command=command)
 
 
 def padding(run: Run) -> Iterator[Finding]:
@@ -194,18 +157,18 @@ def padding(run: Run) -> Iterator[Finding]:
         if share is None:
             continue
         seen = f"phase {place}: {share:.1%} of the places in rows of {phase.sequence_length} are tokens"
-        if share >= LEAST_FILLED or run.config.packing != "padded":
-            yield Finding(OK, "Padding", seen)
+        if run.config.packing != "padded":
+            yield rules.FILLED.fine(seen, share)
             continue
-        yield Finding(
-            NOTE, "Padding", seen, "examples shorter than a row, one in each (packing=padded)",
-            "several in a row make the same steps see more text", pretrain_again(run, **packed(run)),
-        )  # fmt: skip
+        causes = "examples shorter than a row, one in each (packing=padded)"
+        remedy = "several in a row make the same steps see more text"
+        again = pretrain_again(run, **packed(run))
+        yield rules.FILLED.judge(share, seen, causes=causes, remedy=remedy, command=again)
 
 
 def longer_rows(run: Run) -> Iterator[Finding]:
     """Phases with longer rows than any before: their last positions begin untrained, and the loss rises at the change."""
-    longest, begin = 0, 0
+    longest, begin, rule, enough = 0, 0, rules.LONGER_ROWS, int(rules.LONGER_ROWS.warning or 0)
     for place, phase in enumerate(run.config.phases):
         length, before = phase.sequence_length, longest
         longest, first_step, begin = max(longest, length), begin, begin + phase.steps
@@ -215,25 +178,25 @@ def longer_rows(run: Run) -> Iterator[Finding]:
             f"phase {place} has rows of {length} after rows of at most {before}: positions {before} to {length - 1} are"
             f" untrained when it begins at step {first_step:,}, and it has {phase.steps:,} steps"
         )
-        if phase.steps < STEPS_FOR_POSITIONS:
-            yield Finding(
-                WARNING, "Longer rows", seen, f"too few steps for new positions: {LONGER_ROWS_MEASURED}",
-                f"give the phase {STEPS_FOR_POSITIONS} steps or more, or rows of one length to all phases",
-                pretrain_again(run, **{f"phases.{place}.steps": STEPS_FOR_POSITIONS}),
-            )  # fmt: skip
-        elif first_step < run.last_step < first_step + STEPS_FOR_POSITIONS:
-            yield Finding(
-                NOTE, "Longer rows", f"{seen}, {run.last_step - first_step:,} of them done",
-                f"held-out loss rises at the change: {LONGER_ROWS_MEASURED}",
-                f"wait until step {first_step + STEPS_FOR_POSITIONS:,}, and compare held-out losses within a phase only",
-            )  # fmt: skip
+        rises = f"held-out loss rises at the change: {LONGER_ROWS_MEASURED}"
+        done = run.last_step - first_step
+        if phase.steps >= enough and 0 < done < enough:
+            wait = f"wait until step {first_step + enough:,}, and compare held-out losses within a phase only"
+            yield rule.found(NOTE, f"{seen}, {done:,} of them done", causes=rises, remedy=wait)
+        elif phase.steps >= enough:
+            yield rule.fine(f"{seen}; {rises}", phase.steps)
         else:
-            yield Finding(OK, "Longer rows", f"{seen}; held-out loss rises at the change: {LONGER_ROWS_MEASURED}")
+            yield rule.judge(
+                phase.steps,
+                seen,
+                causes=f"too few steps for new positions: {LONGER_ROWS_MEASURED}",
+                remedy=f"give the phase {enough} steps or more, or rows of one length to all phases",
+                command=pretrain_again(run, **{f"phases.{place}.steps": enough}),
+            )
 
 
 def seeds(run: Run) -> Finding:
-    """Which random numbers a run is made of."""
+    """The seeds of a run and of its data."""
     data = (run.data or {}).get("seed", "not recorded")
-    return Finding(
-        OK, "Seeds", f"run {run.config.seed}, data {data}; the same seeds give the same run, others show what is chance"
-    )
+    seen = f"run {run.config.seed}, data {data}; the same seeds give the same run, others show what is chance"
+    return Finding(OK, "Seeds", seen)

@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """A directory -> findings: prepared data by its passport, a run by its configuration, its data's passport and curves."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bert_jax.checks.configuration import check_plan
-from bert_jax.checks.findings import Finding, NOTE, PROBLEM
+from bert_jax.checks.findings import Finding, NOTE, Passport, PROBLEM
+from bert_jax.checks.finetuned import learning_findings
 from bert_jax.checks.losses import check_losses
 from bert_jax.checks.passport import check_passport
 from bert_jax.checks.signals import check_signals
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest, table_name
-from bert_jax.runs.names import CONFIG_FILE
+from bert_jax.files import reading
+from bert_jax.runs.finetuned import load_finetuned
+from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE
 from bert_jax.runs.reading import load_run, Run
+from bert_jax.runs.shapes import PASSPORT, require_shape
 from bert_jax.tokenization import load_tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
+from bert_jax.types import JsonObject
 
 ASKED_OF_THE_RUN = {"Held-out text", "Padding"}  # subjects that the run's own checks judge
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was looked at, and what was found."""
+    """A directory that was looked at, and what was found."""
 
     path: Path
     kind: str  # data or run
@@ -35,8 +38,8 @@ class Examination:
         """Whether something is wrong that spoils the result."""
         return any(finding.severity == PROBLEM for finding in self.findings)
 
-    def as_record(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_record(self) -> JsonObject:
+        """The examination for JSON."""
         findings = [finding.as_record() for finding in self.findings]
         return {"path": str(self.path), "kind": self.kind, "problem": self.problem, "findings": findings}
 
@@ -47,43 +50,51 @@ def examine(path: Path) -> Examination:
     Raises:
       UserError: it is neither, or one of its files cannot be read.
     """
+    if (path / FINETUNE_FILE).is_file():
+        tuned = load_finetuned(path)
+        heading = f"a fine-tuned run on {tuned.title}, step {tuned.last_step:,} of {tuned.total_steps:,}"
+        return Examination(path, "run", heading, learning_findings(tuned))
     if (path / CONFIG_FILE).is_file():
-        return _examine_run(path)
+        run = load_run(path)
+        return Examination(
+            path, "run", f"a run, step {run.last_step:,} of {run.config.total_steps:,}", run_findings(run)
+        )
     if (path / MANIFEST).is_file() or (path / "data.json").is_file():
         passport = _with_accents(read_manifest(path), path)
-        train = passport["splits"]["train"]
-        heading = f"prepared data, {train['tokens']:,} training tokens in {train['documents']:,} documents"
-        return Examination(path, "data", heading, check_passport(passport, path))
+        require_shape(path / MANIFEST, passport, PASSPORT, "prepare the data again")
+        with reading(path / MANIFEST, "prepare the data again"):
+            train = passport["splits"]["train"]
+            heading = f"prepared data, {train['tokens']:,} training tokens in {train['documents']:,} documents"
+            return Examination(path, "data", heading, check_passport(passport, path))
     raise UserError(
-        f"{path}: is neither prepared data (no {MANIFEST}) nor a run (no config.json): name what bert-jax prepare or"
-        " bert-jax pretrain wrote"
+        f"{path}: is neither prepared data (no {MANIFEST}) nor a run (no config.json): name what bert-jax prepare,"
+        " pretrain or finetune wrote"
     )
 
 
-def _examine_run(path: Path) -> Examination:
-    run = load_run(path)
-    heading = f"a run, step {run.last_step:,} of {run.config.total_steps:,}"
-    findings = [*check_losses(run), *check_signals(run), *check_plan(run), *_of_data(run)]
-    return Examination(path, "run", heading, findings)
+def run_findings(run: Run) -> list[Finding]:
+    """All findings about a pre-training run and the data it is trained on."""
+    return [*check_losses(run), *check_signals(run), *check_plan(run), *_of_data(run)]
 
 
 def _of_data(run: Run) -> list[Finding]:
-    """What the passport says, as far as this run uses it."""
+    """Findings about the data as far as this run uses it."""
     if run.data is None:
         return [Finding(NOTE, "Passport", f"{MANIFEST} is missing from the run", "", "copy it from the data directory")]
-    passport = _with_accents(used_part(run, run.data), run.directory)
-    findings = check_passport(passport, run.directory, data="DATA")
+    with reading(run.directory / MANIFEST, "copy it from the data directory"):
+        passport = _with_accents(used_part(run, run.data), run.directory)
+        findings = check_passport(passport, run.directory, data="DATA")
     return [finding for finding in findings if finding.subject not in ASKED_OF_THE_RUN]
 
 
-def _with_accents(passport: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+def _with_accents(passport: Passport, directory: Path) -> JsonObject:
     """The passport, with whether accents are stripped where an earlier version wrote it: the tokenizer beside it knows."""
     if "strip_accents" in passport or not (directory / TOKENIZER_FILE).is_file():
         return dict(passport)
     return {**passport, "strip_accents": load_tokenizer(directory).strip_accents}
 
 
-def used_part(run: Run, passport: Mapping[str, Any]) -> dict[str, Any]:
+def used_part(run: Run, passport: Passport) -> JsonObject:
     """The passport with the tables that the run trains on alone."""
     used = {table_name(run.config.objective.examples, phase.sequence_length) for phase in run.config.phases}
     splits = {

@@ -2,11 +2,14 @@
 """What a check says: how serious it is, what was seen, what it usually comes from, and what to do."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Passport = Mapping[str, Any]
+from bert_jax.runs.reading import Record
+from bert_jax.types import JsonObject
+
+type Passport = Record
+type Command = str | Callable[[], str]
 
 PROBLEM, WARNING, NOTE, OK = SEVERITIES = ("problem", "warning", "note", "ok")
 
@@ -17,28 +20,35 @@ class Finding:
 
     severity: str  # one of SEVERITIES
     subject: str  # what was checked, in a few words
-    seen: str
+    seen: str  # with its place: a split, a phase, a step
     causes: str = ""  # what it usually comes from
     remedy: str = ""  # what to do about it
     command: str = ""  # that does it
+    value: float | None = None  # measured, where one number decides
+    threshold: float | None = None  # that it was compared with
 
-    def as_record(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_record(self) -> JsonObject:
+        """The finding for JSON."""
         return dataclasses.asdict(self)
 
     def line(self) -> str:
-        """In one line, as `bert-jax prepare` warns."""
+        """The finding in one line, as `bert-jax prepare` warns."""
         return f"{self.seen}: {self.remedy}" if self.remedy else self.seen
 
+    def sentence(self) -> str:
+        """The finding as a sentence, which a command may follow."""
+        line = self.line()
+        return f"{line}:" if self.command else line if line.endswith(".") else f"{line}."
 
-def serious(findings: list[Finding]) -> list[Finding]:
+
+def serious(findings: Sequence[Finding]) -> list[Finding]:
     """Problems and warnings, problems first."""
     return [finding for severity in (PROBLEM, WARNING) for finding in findings if finding.severity == severity]
 
 
 # Passport -> the command that prepares the data anew: a word that the new directory is named by, and changed settings,
 # as the manifest names them.
-Remake = Callable[..., str]
+type Remake = Callable[..., str]
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -8,29 +8,28 @@ gets, and words from the shards.
 Shapes: B rows, S tokens in a row, M predicted positions in a row, E examples in a row at most.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
+from bert_jax.checks import rules
+from bert_jax.checks.findings import Finding, OK, PROBLEM, WARNING
 from bert_jax.config.objective import ObjectiveConfig, pair_words
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import EMPTY, Examples
 from bert_jax.feed.mask_statistics import mask_report, TREATMENTS
 from bert_jax.feed.masking import Masks
 from bert_jax.feed.packing import Arrangement
+from bert_jax.runs.reading import Record
+from bert_jax.types import JsonObject
 
 ENOUGH_PICKED = 20_000  # tokens; a split of 80/10/10 is then known to a percentage point
 MOST_BATCHES = 100
-NO_ACCIDENT = 1e-6  # a p-value below it: so seldom that a right split would not show it in a life's runs
-FEWEST_EXPECTED = 5  # of each treatment; with fewer the chi-square test does not hold
-PICKED_TOLERANCE = 0.2  # of the configured share; counts of short rows are rounded
-PAIR_SHARES = (0.3, 0.7)  # of one label; rows of few tokens have more NotNext, as the original's do
 
 
 def measure(
     arrangement: Arrangement, seed: int, probability: float, *, steps: int, seen: int, mask_id: int, vocab_size: int
-) -> dict[str, Any]:
+) -> JsonObject:
     """Statistics of the first batches of a phase, as JSON can hold them.
 
     Args:
@@ -68,13 +67,13 @@ def measure(
 
 
 def shown_tokens(batch: Batch) -> np.ndarray:
-    """What the model sees at the predicted positions, in the order of the text: [P]."""
+    """The tokens that the model sees at the predicted positions, in the order of the text: [P]."""
     shown = np.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
     return shown[batch["masked_lm_weights"] > 0]
 
 
 def word_numbers(examples: Examples, indices: np.ndarray, sequence_length: int) -> np.ndarray:
-    """Which word each token of a batch belongs to: [B, E] indices -> [B, S] int64, from 1; 0: special or padding.
+    """Number the words of a batch: [B, E] indices -> [B, S] int64, a token's word from 1; 0: special or padding.
 
     A word ends with its segment.
     """
@@ -117,7 +116,7 @@ def word_counts(batch: Batch, numbers: np.ndarray) -> np.ndarray:
 # ---- for the person who starts a run --------------------------------------------------------------------------------
 
 
-def described(report: Mapping[str, Any], objective: ObjectiveConfig, probability: float) -> list[str]:
+def described(report: Record, objective: ObjectiveConfig, probability: float) -> list[str]:
     """The figures in a few lines."""
     total = max(sum(report["treatment"].values()), 1)
     shown, expected = (
@@ -144,55 +143,66 @@ def described(report: Mapping[str, Any], objective: ObjectiveConfig, probability
     return lines
 
 
-def doubts(report: Mapping[str, Any], objective: ObjectiveConfig, probability: float) -> list[str]:
-    """What is not as configured, one line each."""
-    found = []
-    counted = sum(report["treatment"].values())
-    enough = all(counted * share >= FEWEST_EXPECTED for share in report["expected"].values() if share > 0)
-    if report["p_value"] < NO_ACCIDENT and (enough or report["chi_square"] is None):
-        seen = "/".join(f"{100 * report['treatment'][name] / counted:.1f}" for name in TREATMENTS)
-        wanted = "/".join(f"{100 * share:.1f}" for share in report["expected"].values())
-        found.append(
-            f"picked tokens are shown as [MASK]/random/kept {seen} %, not {wanted} % as configured"
-            f" (p = {report['p_value']:.1g}): masking is broken: do not train on this"
+def doubts(report: Record, objective: ObjectiveConfig, probability: float, place: str = "") -> list[Finding]:
+    """Findings about what is not as configured; `place` stands before what was seen."""
+    return [
+        *_mask_doubts(report, probability, place),
+        *_unit_doubts(report, objective, place),
+        *_pair_doubts(report, objective, place),
+    ]
+
+
+def _mask_doubts(report: Record, probability: float, place: str) -> Iterator[Finding]:
+    counts, chance = report["treatment"], report["p_value"]
+    counted = sum(counts.values())
+    expected = report["expected"].values()
+    enough = all(counted * share >= rules.FEWEST_EXPECTED for share in expected if share > 0)
+    if rules.FIRST_MASKS.passed(chance)[0] == PROBLEM and (enough or report["chi_square"] is None):
+        seen = "/".join(f"{100 * counts[name] / counted:.1f}" for name in TREATMENTS)
+        wanted = "/".join(f"{100 * share:.1f}" for share in expected)
+        shown = (
+            f"picked tokens are shown as [MASK]/random/kept {seen} %, not {wanted} % as configured (p = {chance:.1g})"
         )
+        yield rules.FIRST_MASKS.judge(chance, f"{place}{shown}", ": masking is broken")
     share = report["picked_share"]
-    if abs(share - probability) > PICKED_TOLERANCE * probability:
-        found.append(
-            f"{share:.1%} of the tokens are picked, {probability:.1%} are configured: rows may be too short for that"
-            " share, or units longer than what a row may pick"
-        )
-    return found + _unit_doubts(report, objective) + _pair_doubts(report, objective)
+    if rules.PICKED.passed(abs(share - probability) / probability)[0] != OK:
+        seen = f"{place}{share:.1%} of the tokens are picked, {probability:.1%} are configured"
+        causes = "rows may be too short for that share, or units longer than what a row may pick"
+        yield _doubt(seen, causes)
 
 
-def _unit_doubts(report: Mapping[str, Any], objective: ObjectiveConfig) -> list[str]:
+def _doubt(seen: str, causes: str = "", remedy: str = "") -> Finding:
+    return Finding(WARNING, rules.FIRST_MASKS.subject, seen, causes, remedy)
+
+
+def _unit_doubts(report: Record, objective: ObjectiveConfig, place: str) -> Iterator[Finding]:
     if objective.masking == "token":
-        return []
-    found = []
+        return
     if report["picked"] and report["units"] == report["picked"]:
-        found.append(
-            f"objective.masking={objective.masking} picks single tokens only: no unit has several, so it masks as"
-            " masking=token would; Chinese needs bert-jax prepare --segmenter jieba, and words that are all in the"
-            " vocabulary have one token each"
+        seen = f"objective.masking={objective.masking} picks single tokens only: no unit has several"
+        causes = "words that are all in the vocabulary, or Chinese, have one token each"
+        yield _doubt(
+            f"{place}{seen}, so it masks as masking=token would",
+            causes,
+            "Chinese needs bert-jax prepare --segmenter jieba",
         )
-    if objective.masking == "whole_word" and report["whole_word_share"] < 1:
-        found.append(
-            f"objective.masking=whole_word, but {1 - report['whole_word_share']:.1%} of the picked tokens belong to words"
-            " that are picked in part: masking is broken: do not train on this"
-        )
-    return found
+    share = report["whole_word_share"]
+    if objective.masking == "whole_word" and share < 1:
+        partly = f"{1 - share:.1%} of the picked tokens belong to words that are picked in part: masking is broken"
+        seen = f"{place}objective.masking=whole_word, but {partly}"
+        yield rules.FIRST_MASKS.found(PROBLEM, seen, value=share, threshold=1.0)
 
 
-def _pair_doubts(report: Mapping[str, Any], objective: ObjectiveConfig) -> list[str]:
+def _pair_doubts(report: Record, objective: ObjectiveConfig, place: str) -> Iterator[Finding]:
     words, share = pair_words(objective), report["is_next_share"]
     if words is None:
-        return []
+        return
     if share is None:
-        return [f"{words.short}: no pair has a label: the head for {words.task} would learn nothing"]
-    low, high = PAIR_SHARES
-    if low <= share <= high:
-        return []
-    return [
-        f"{share:.1%} of the pairs are {words.labels[0]}, {1 - share:.1%} {words.labels[1]}: {words.short} is hard to learn"
-        " from so uneven labels: bert-jax doctor says more of the data"
-    ]
+        yield _doubt(f"{place}{words.short}: no pair has a label: the head for {words.task} would learn nothing")
+        return
+    low, high = rules.PAIR_SHARES
+    if not low <= share <= high:
+        first, second = words.labels
+        uneven = f"{share:.1%} of the pairs are {first}, {1 - share:.1%} {second}"
+        remedy = "bert-jax doctor says more of the data"
+        yield _doubt(f"{place}{uneven}: {words.short} is hard to learn from so uneven labels", "", remedy)

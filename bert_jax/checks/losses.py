@@ -4,29 +4,17 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from bert_jax.checks import rules
 from bert_jax.checks.commands import pretrain_again
-from bert_jax.checks.configuration import FAR_FROM_RECIPE, LEAST_SPREAD, passes, recipe_rate, wide_range
+from bert_jax.checks.configuration import passes, recipe_rate, wide_range
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
-from bert_jax.checks.text import MOST_REPEATED_SENTENCES, MOST_UNKNOWN, SMALLEST_VOCABULARY
 from bert_jax.config.objective import pair_words
 from bert_jax.runs.reading import number, Record, Run, series
 
 Points = Sequence[tuple[float, float]]
 
 NEWEST = 0.05  # of the logged lines speak for "now", three at least
-AT_FLOOR = 0.1  # nats: the noise of logged lines, and what a little topic brings
-FLOOR_BAND = 0.3  # nats above the floor that count as staying there, for the same reasons and while it is reached
-# nats below the unigram entropy that topic alone brings, without attention to neighbours: curves of width 128 stay flat
-# 0.5 below it for a thousand steps and more.
-TOPIC = 0.7
-# How long a run may stay there: attention forms late, then all at once. The demo's does from step 1,400 on, five times its
-# warm-up.
-PATIENCE, SHORTEST_PATIENCE = 6, 2_000  # times the warm-up; steps
-DIVERGED, FAR_DIVERGED = 0.3, 1.0  # nats above the best: well beyond the noise of an average over lines
-RISE, FAR_RISE = 0.05, 0.5  # nats of held-out loss above its best
-FALL = 0.02  # nats that training loss falls meanwhile
 TOKEN_DEVIATION = 3.0  # nats; about the standard deviation of the loss of a single token
-PAIR_GAIN = 0.01  # of accuracy above the commoner label, besides chance
 FEWEST_PAIR_LINES = 20  # their accuracy varies more than losses do
 FEWEST_EVALUATIONS = 3
 
@@ -34,18 +22,13 @@ FEWEST_EVALUATIONS = 3
 def check_losses(run: Run) -> Iterator[Finding]:
     """Findings about the curves."""
     if not run.train:
-        yield Finding(
-            NOTE, "Curves", "no step is logged yet", "",
-            f"metrics.jsonl gets a line every {run.config.log_every:,} steps: wait",
-        )  # fmt: skip
+        remedy = f"metrics.jsonl gets a line every {run.config.log_every:,} steps: wait"
+        yield Finding(NOTE, rules.CURVES.subject, "no step is logged yet", "", remedy)
         return
     bad = [record["step"] for record in run.train if not math.isfinite(number(record, "loss") or 0.0)]
     if bad:
-        yield Finding(
-            PROBLEM, "Curves", f"the loss is not a number at step {bad[0]:,}",
-            "a learning rate or a warm-up the model cannot bear", "do not use what follows; begin anew with a lower rate",
-            pretrain_again(run, **{"optimizer.learning_rate": run.config.optimizer.learning_rate / 3}),
-        )  # fmt: skip
+        lower = pretrain_again(run, **{"optimizer.learning_rate": run.config.optimizer.learning_rate / 3})
+        yield rules.CURVES.found(PROBLEM, f"the loss is not a number at step {bad[0]:,}", command=lower)
         return
     yield from unigram_floor(run)
     yield from divergence(run)
@@ -60,7 +43,7 @@ def newest(points: Points) -> float:
 
 
 def of_newest_phase(records: Sequence[Record]) -> list[Record]:
-    """The lines of the phase that the last line is of: rows of another length have other losses."""
+    """The lines of the newest phase: rows of another length have other losses."""
     return [record for record in records if record.get("phase") == records[-1].get("phase")]
 
 
@@ -74,16 +57,16 @@ def unigram_floor(run: Run) -> Iterator[Finding]:
         return
     now = newest(losses)
     seen = f"MLM loss {now:.2f} nats at step {run.last_step:,}; word frequencies alone give {entropy:.2f}"
-    if now < entropy - TOPIC:
-        yield Finding(OK, "Learning from context", f"{seen}, passed for good at step {_since(losses, entropy):,}")
+    if now < entropy - rules.TOPIC:
+        yield rules.CONTEXT.fine(f"{seen}, passed for good at step {_since(losses, entropy):,}")
         return
-    since = _since(losses, entropy + FLOOR_BAND)
+    since = _since(losses, entropy + rules.FLOOR_BAND)
     stays = run.last_step - since
     late = run.finished or stays > _patience(run)
-    if now > entropy + FLOOR_BAND:
+    if now > entropy + rules.FLOOR_BAND:
         severity = PROBLEM if run.finished else WARNING if run.last_step > _patience(run) else NOTE
         seen += ": not even those are learned"
-    elif now > entropy - AT_FLOOR:
+    elif now > entropy - rules.AT_FLOOR:
         severity = PROBLEM if late else NOTE
         seen += f": the loss sits at that floor since step {since:,}, for {stays:,} steps"
     else:
@@ -93,7 +76,10 @@ def unigram_floor(run: Run) -> Iterator[Finding]:
     if severity == NOTE:
         until = min(since + _patience(run), run.config.total_steps)
         remedy = f"attention forms late, then all at once: wait until about step {until:,}; then {remedy}"
-    yield Finding(severity, "Learning from context", seen, causes, remedy, pretrain_again(run, **changes))
+    again = pretrain_again(run, **changes)
+    yield rules.CONTEXT.found(
+        severity, seen, causes=causes, remedy=remedy, command=again, value=now, threshold=entropy - rules.TOPIC
+    )
 
 
 def _since(losses: Points, level: float) -> float:
@@ -107,30 +93,31 @@ def _since(losses: Points, level: float) -> float:
 
 
 def _patience(run: Run) -> int:
-    return max(PATIENCE * run.config.schedule_parts()[0].warmup_steps, SHORTEST_PATIENCE)
+    return max(rules.PATIENCE * run.config.schedule_parts()[0].warmup_steps, rules.SHORTEST_PATIENCE)
 
 
 def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
-    """(causes, remedy, changed settings): those that this run's own numbers point to, else the usual ones."""
+    """Return (causes, remedy, changed settings) that this run's own numbers point to, else the usual ones."""
     config, data = run.config, run.data or {}
     causes = []
     changes: dict[str, str] = {}
-    if config.model.initializer_range * math.sqrt(config.model.hidden_size) < LEAST_SPREAD:
+    if rules.SPREAD.passed(config.model.initializer_range * math.sqrt(config.model.hidden_size))[0] != OK:
         causes.append(f"initializer_range={config.model.initializer_range:g} keeps attention flat at this width")
         changes["model.initializer_range"] = f"{wide_range(run):.2g}"
     recipe = recipe_rate(config.model.hidden_size, config.phases[0].batch_size)
     ratio = config.optimizer.learning_rate / recipe
-    if config.optimizer.kind.family == "adam" and max(ratio, 1 / ratio) > FAR_FROM_RECIPE:
+    if config.optimizer.kind.family == "adam" and rules.RATE.passed(max(ratio, 1 / ratio))[0] != OK:
         causes.append(f"a peak learning rate {'above' if ratio > 1 else 'below'} a tenfold of the recipe's")
         changes["optimizer.learning_rate"] = f"{recipe:.1g}"
     sentences = data.get("text", {}).get("sentences", {})
-    if sentences.get("repeated_share", 0) > MOST_REPEATED_SENTENCES:
+    if rules.REPEATED_SENTENCES.passed(sentences.get("repeated_share", 0))[0] != OK:
         causes.append(f"{sentences['repeated_share']:.0%} of the sentences are repeated lines")
     unknown, tokens = number(run.train_split, "unknown_tokens"), number(run.train_split, "tokens")
-    if unknown is not None and tokens and unknown / tokens > MOST_UNKNOWN:
+    if unknown is not None and tokens and rules.UNKNOWN.passed(unknown / tokens)[0] != OK:
         causes.append(f"{unknown / tokens:.0%} of the tokens are [UNK]")
-    if (number(data, "vocab_size") or SMALLEST_VOCABULARY) < SMALLEST_VOCABULARY:
-        causes.append(f"a vocabulary of {data['vocab_size']:,} entries")
+    size = number(data, "vocab_size")
+    if size is not None and rules.VOCABULARY.passed(size)[0] != OK:
+        causes.append(f"a vocabulary of {size:,} entries")
     if not causes:
         rate = config.optimizer.learning_rate * (3 if ratio < 1 else 1 / 3)  # towards the recipe's
         return (
@@ -151,20 +138,12 @@ def divergence(run: Run) -> Iterator[Finding]:
     best_step, best = min(means, key=lambda mean: mean[1])
     now = means[-1][1]
     seen = f"training MLM loss {now:.2f}, at best {best:.2f} at step {best_step:,}"
-    if now - best <= DIVERGED:
-        yield Finding(OK, "Stability", seen)
-        return
-    yield Finding(
-        PROBLEM if now - best > FAR_DIVERGED else WARNING, "Stability", f"{seen}: it has risen by {now - best:.2f} nats",
-        "a learning rate too high for the model, or a stretch of the data unlike the rest",
-        "begin anew with a lower rate or a longer warm-up",
-        pretrain_again(
-            run, **{
-                "optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}",
-                "optimizer.warmup_steps": 2 * run.config.schedule_parts()[0].warmup_steps,
-            },
-        ),
-    )  # fmt: skip
+    lower = {
+        "optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}",
+        "optimizer.warmup_steps": 2 * run.config.schedule_parts()[0].warmup_steps,
+    }
+    risen = f": it has risen by {now - best:.2f} nats"
+    yield rules.STABILITY.judge(now - best, seen, risen, command=pretrain_again(run, **lower))
 
 
 # ---- learning by heart -----------------------------------------------------------------------------------------------
@@ -176,7 +155,7 @@ def memorising(run: Run) -> Iterator[Finding]:
     begin = training[0]["step"]
     evals = [record for record in run.evals if record["step"] >= begin and number(record, "mlm_loss") is not None]
     if len(evals) < FEWEST_EVALUATIONS:
-        yield Finding(OK, "Held-out loss", f"{len(evals)} evaluations in this phase: too few to see it rise")
+        yield rules.BY_HEART.fine(f"{len(evals)} evaluations in this phase: too few to see it rise")
         return
     best = min(evals, key=lambda record: record["mlm_loss"])
     rise = evals[-1]["mlm_loss"] - best["mlm_loss"]
@@ -187,17 +166,20 @@ def memorising(run: Run) -> Iterator[Finding]:
         f"held-out MLM loss {evals[-1]['mlm_loss']:.3f}, at best {best['mlm_loss']:.3f} at step {best['step']:,};"
         f" training loss {then:.3f} then, {now:.3f} now"
     )
-    if rise <= max(RISE, noise) or then - now < FALL:
-        yield Finding(OK, "Held-out loss", seen)
+    if rise <= noise or then - now < rules.FALL:
+        yield rules.BY_HEART.fine(seen, rise)
         return
     seen_so_far = passes(run, run.last_step)
     many = f"{seen_so_far:.0f} passes over the text" if seen_so_far else "many passes over little text"
-    yield Finding(
-        PROBLEM if rise > FAR_RISE else WARNING, "Held-out loss", f"{seen}: the model learns the training text by heart",
-        many, f"more text, more dropout, or stop at about step {best['step']:,}",
-        pretrain_again(run, **{"model.hidden_dropout_prob": 0.1, "model.attention_probs_dropout_prob": 0.1})
-        if run.config.model.hidden_dropout_prob < 0.1 else "",
-    )  # fmt: skip
+    dropout = {"model.hidden_dropout_prob": 0.1, "model.attention_probs_dropout_prob": 0.1}
+    yield rules.BY_HEART.judge(
+        rise,
+        seen,
+        ": the model learns the training text by heart",
+        causes=many,
+        remedy=f"more text, more dropout, or stop at about step {best['step']:,}",
+        command=pretrain_again(run, **dropout) if run.config.model.hidden_dropout_prob < 0.1 else "",
+    )
 
 
 def _around(losses: Points, step: float) -> float:
@@ -223,20 +205,25 @@ def pair_accuracy(run: Run) -> Iterator[Finding]:
     commoner = words.labels[0 if first[-1] >= 0.5 else 1]
     pairs = math.fsum((number(line, "sequences_per_second") or 0) * (number(line, "seconds") or 0) for line in lines)
     seen = f"{words.short} accuracy {accuracy:.1%} on training pairs; always saying {commoner} gives {majority:.1%}"
-    if accuracy > majority + max(PAIR_GAIN, 1 / math.sqrt(max(pairs, 1.0))):
+    if accuracy > majority + max(rules.PAIR_GAIN, 1 / math.sqrt(max(pairs, 1.0))):
         yield Finding(OK, words.task.capitalize(), seen)
         return
     early = run.last_step <= _patience(run) and not run.finished
+    wait = "wait: it comes after the MLM loss leaves the word frequencies"
+    look = "if the MLM loss has fallen, check that the text's sentences stand in their order; else see to that first"
     yield Finding(
-        NOTE if early else WARNING, words.task.capitalize(), f"{seen}: nothing is learned of the pairs",
+        NOTE if early else WARNING,
+        words.task.capitalize(),
+        f"{seen}: nothing is learned of the pairs",
         "attention that has not formed yet, sentences out of order in the text, or rows of a sentence or two",
-        "wait: it comes after the MLM loss leaves the word frequencies" if early
-        else "if the MLM loss has fallen, check that the text's sentences stand in their order; else see to that first",
-    )  # fmt: skip
+        wait if early else look,
+        value=accuracy,
+        threshold=majority,
+    )
 
 
 def _first_label_shares(lines: Sequence[Record]) -> list[float]:
-    """For each line the share of the first label in its phase; one half where nothing is logged."""
+    """Return for each line the share of the first label in its phase; one half where nothing is logged."""
     shares = {}
     for phase in {line.get("phase") for line in lines}:
         logged = [number(line, "is_next_share") for line in lines if line.get("phase") == phase]

@@ -6,14 +6,16 @@ Every check gives a finding also where nothing is wrong, with what was measured.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bert_jax.checks import examples, text
-from bert_jax.checks.findings import Finding, NOTE, OK, Passport, serious
+from bert_jax.checks.findings import Finding, NOTE, OK, Passport, Remake, serious
 from bert_jax.feed.shards import prepare_command
 
-CHECKS = (
+type Check = Callable[[Passport, Remake], Iterator[Finding]]
+
+CHECKS: tuple[Check, ...] = (
     text.vocabulary,
     text.unknown_tokens,
     text.marks,
@@ -45,19 +47,28 @@ def check_passport(passport: Passport, directory: Path, data: str | None = None)
     """
     name = data or str(directory)
 
-    def remake(suffix: str, **changes: Any) -> str:
+    def remake(suffix: str, **changes: object) -> str:
         return prepare_command(directory, f"{name}-{suffix}", **changes)
 
-    return [finding for check in CHECKS for finding in _merged(list(check(passport, remake)))]
+    return [finding for check in CHECKS for finding in _merged(_found(check, passport, remake))]
+
+
+def _found(check: Check, passport: Passport, remake: Remake) -> list[Finding]:
+    """The findings of one check; a passport of an earlier version may lack what it looks at."""
+    try:
+        return list(check(passport, remake))
+    except KeyError as missing:
+        subject = check.__name__.replace("_", " ").capitalize()
+        return [Finding(NOTE, subject, f"an earlier version prepared the data, and did not record {missing.args[0]}")]
 
 
 def warnings(passport: Passport) -> list[str]:
-    """What `bert-jax prepare` warns of, one line each, problems first."""
+    """The warnings of `bert-jax prepare`, one line each, problems first."""
     return [finding.line() for finding in serious(check_passport(passport, Path("DATA")))]
 
 
 def _merged(findings: list[Finding]) -> list[Finding]:
-    """Those of one check that need no action, in one finding; each that does stays."""
+    """The findings of one check, with all that need no action put into one."""
     kept = [finding for finding in findings if finding.severity not in (OK, NOTE)]
     for severity in (NOTE, OK):
         alike = [finding for finding in findings if finding.severity == severity]

@@ -9,29 +9,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.checks import rules
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.finetuning.split import Outcome
 from bert_jax.train.metrics import wilson_interval
-
-ALIKE = 0.02  # a rating's standard deviation, as a share of that of the true ones, below which all are the same
-NEAR_CHANCE = 0.01  # of a loss, as a share of that of always saying the classes' shares
-HALFWAY = 0.5  # skill that is clearly learned: 0 chance, 1 all right
-SAME_SHARE = 0.98  # of the answers of a model that gives one answer to everything
+from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)
 class Degenerate:
-    """What was recognised, and what may help."""
+    """A kind of run that has learned nothing, and what may help."""
 
     kind: str
     explanation: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+    def to_dict(self) -> JsonObject:
+        """The judgement for JSON."""
         return asdict(self)
 
 
@@ -79,7 +76,7 @@ def judge(
         sign = _at_chance(outcome, last_loss, trained_on) if kind in ("classification", "choice") else None
     if sign is None:
         return Judgement()
-    if sign.highest >= HALFWAY:
+    if sign.highest >= rules.HALFWAY:
         return Judgement(
             undecided=f"{sign.what}, but of so few the 95 % interval reaches {sign.highest:.0%} of the way from chance to"
             " all right: score it on more"
@@ -155,16 +152,16 @@ def _one_set(outcome: Outcome) -> Sign | None:
 def _one_rating(outcome: Outcome) -> Sign | None:
     assert outcome.gold is not None and outcome.predicted is not None
     spread, wanted = float(np.std(outcome.predicted)), float(np.std(outcome.gold))
-    if spread < ALIKE * wanted:
+    if spread < rules.ALIKE * wanted:
         what = f"all predicted ratings are alike (standard deviation {spread:.3g}, of the true ones {wanted:.3g})"
         return Sign("one rating", what, 0.0)
     return None
 
 
-def _one_answer(records: Sequence[dict[str, Any]]) -> Sign | None:
+def _one_answer(records: Sequence[JsonObject]) -> Sign | None:
     given = sum(bool(record["predicted"]) for record in records)
     wanted = sum(bool(record["label"]) for record in records)
-    if given > (1 - SAME_SHARE) * len(records) or wanted <= (1 - SAME_SHARE) * len(records):
+    if given > (1 - rules.SAME_SHARE) * len(records) or wanted <= (1 - rules.SAME_SHARE) * len(records):
         return None
     found = sum(bool(record["predicted"] and record["label"]) for record in records)
     what = (
@@ -173,7 +170,7 @@ def _one_answer(records: Sequence[dict[str, Any]]) -> Sign | None:
     return Sign("no answers", what, wilson_interval(found, wanted)[1])
 
 
-def _one_tag(records: Sequence[dict[str, Any]]) -> Sign | None:
+def _one_tag(records: Sequence[JsonObject]) -> Sign | None:
     predicted = {tag for record in records for tag in record["predicted"]}
     if len(predicted) != 1:
         return None
@@ -194,7 +191,7 @@ def _at_chance(outcome: Outcome, last_loss: float, trained_on: np.ndarray) -> Si
     right = int((outcome.gold == outcome.predicted).sum())
     # No better than the commonest class: within two standard errors of its share.
     chance = commonest + 2 * math.sqrt(commonest * (1 - commonest) / len(outcome.gold))
-    if last_loss <= (1 - NEAR_CHANCE) * entropy or right >= chance * len(outcome.gold):
+    if last_loss <= (1 - rules.NEAR_CHANCE) * entropy or right >= chance * len(outcome.gold):
         return None
     even = math.isclose(entropy, math.log(len(shares)), rel_tol=0.01)
     words = f"ln {len(shares)}" if even else "always saying the classes' shares"

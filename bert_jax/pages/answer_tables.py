@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions: scores by the length of the gold answer, and how often "no answer" is said rightly."""
+"""Scores of questions by the length of the gold answer, and how often "no answer" is said rightly."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from bert_jax.pages.class_tables import Classes, Matrix
+from bert_jax.pages.class_tables import Classes
+from bert_jax.pages.page import Bar, Bars, beside, Card, Grid, Paragraph, Part, Table
 from bert_jax.pages.wording import count, decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number, Record
@@ -56,18 +57,17 @@ def _scored_cmrc(record: Record) -> Scored:
     return Scored(record, cmrc.exact_score(answers, predicted), cmrc.f1_score(answers, predicted), *lengths)
 
 
-def answer_section(run: FinetunedRun) -> dict[str, Any]:
-    """What the page prints of questions."""
+def answer_parts(run: FinetunedRun) -> list[Part]:
+    """The table and the bars of scores by length, and of questions without an answer where there are some."""
     questions = scored(run)
     unit = "characters" if _is_cmrc(run) else "words"
-    impossible = any(one.length == 0 for one in questions)
-    return {
-        "unit": unit,
-        "head": [f"Gold answer, {unit}", "Questions", "Share", "Exact match", "F1", f"Predicted {unit}, mean"],
-        "rows": length_rows(questions),
-        "bars": _bars(questions),
-        "impossible": _impossible(run, questions) if impossible else None,
-    }
+    lede = f"{unit.capitalize()} of the first gold answer; scores of {run.split} against all of its answers."
+    head = [f"Gold answer, {unit}", "Questions", "Share", "Exact match", "F1", f"Predicted {unit}, mean"]
+    bars = Card([Bars(_bars(questions))], "F1 by length", "the upright mark is exact match")
+    parts: list[Part] = [Paragraph(lede, "lede"), Grid([Card([Table(head, length_rows(questions))]), bars], "many")]
+    if any(one.length == 0 for one in questions):
+        parts.append(_impossible(run, questions))
+    return parts
 
 
 def length_rows(questions: Sequence[Scored]) -> list[tuple[str, ...]]:
@@ -96,32 +96,32 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _bars(questions: Sequence[Scored]) -> list[dict[str, Any]]:
+def _bars(questions: Sequence[Scored]) -> list[Bar]:
     """F1 as a bar and exact match as a mark on it, for each length."""
     bars = []
     for label, part in _groups(questions):
         if part:
             f1, exact = (_mean([getattr(one, name) for one in part]) for name in ("f1", "exact"))
-            bars.append({"label": label, "count": count(len(part)), "f1": f1, "exact": exact})
+            bars.append(Bar(label, f1, beside(percent(f1), f"of {count(len(part))}"), exact))
     return bars
 
 
-def _impossible(run: FinetunedRun, questions: Sequence[Scored]) -> dict[str, Any]:
-    """Questions without an answer: is it known that there is none?"""
+def _impossible(run: FinetunedRun, questions: Sequence[Scored]) -> Grid:
+    """Whether it is known of the questions without an answer that there is none."""
     words = (HAS_ANSWER, NO_ANSWER)
     gold = [int(one.length == 0) for one in questions]
     predicted = [int(not one.record["predicted"]) for one in questions]
-    matrix: Matrix = Classes(gold, predicted, lambda place: words[place]).drawn()
-    threshold = number(run.record.get("found"), "null_threshold")
+    caption = "Questions with and without an answer, and what was said"
+    matrix = Classes(gold, predicted, lambda place: words[place]).drawn(caption)
     rows = []
     for kind, name in enumerate(words):
         part = [one for one, truth in zip(questions, gold, strict=True) if truth == kind]
         answered = sum(bool(one.record["predicted"]) for one in part)
         share = percent(answered / len(part)) if part else "–"
         rows.append((name, count(len(part)), share, *_figures(part, len(questions))[2:4]))
-    return {
-        "matrix": matrix,
-        "head": ["Questions", "Number", "Answered", "Exact match", "F1"],
-        "rows": rows,
-        "threshold": None if threshold is None else decimal(threshold, 3),
-    }
+    parts: list[Part] = [Table(["Questions", "Number", "Answered", "Exact match", "F1"], rows)]
+    threshold = number(run.record.get("found"), "null_threshold")
+    if threshold is not None:
+        rule = "“No answer” is said where its score exceeds the best answer's by more than"
+        parts.append(Paragraph(f"{rule} {decimal(threshold, 3)}, tuned on {run.split}.", "footnote"))
+    return Grid([Card(parts, "Is there an answer?"), Card([matrix], "Confusion matrix")], "many")

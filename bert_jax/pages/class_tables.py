@@ -1,42 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes: precision, recall and F1 of each, and the confusion matrix, which the page draws as a table of shaded cells.
-
-C: classes.
-"""
+"""Precision, recall and F1 of each class, and the confusion matrix. C: classes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from bert_jax.pages.page import Card, Cell, Fold, Grid, Matrix, Part, Table
 from bert_jax.pages.wording import count, percent, SPACE
 from bert_jax.tasks.scoring.glue import confusion_matrix
 
 MOST_CLASSES = 40  # of a matrix; the rarest beyond it are put together
 NUMBERED = 4  # from more classes on, columns are headed by numbers
 DENSE = 12  # from more classes on, cells have no figures
+FOLDED = 20  # from more rows on, the table of scores is folded in
+BESIDE = 5  # classes at most whose matrix stands beside the scores
 HEAD = ["Class", "Precision", "Recall", "F1", "Support", "Predicted"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Of a confusion matrix: how many of the row's class are called the column's, and which share of the row that is."""
-
-    count: int
-    share: float
-    words: str  # shown on pointing at it
-    right: bool
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix to be drawn; rows are the truth, columns what is predicted."""
-
-    columns: list[str]
-    rows: list[tuple[str, list[Cell]]]
-    dense: bool
-    note: str
 
 
 class Classes:
@@ -72,8 +50,8 @@ class Classes:
         name = f"mean of all {self.classes} classes, {absent} of them absent" if absent else "mean of the classes"
         return [*rows, (name, *rates, count(int(support.sum())), count(int(predicted.sum())))]
 
-    def drawn(self) -> Matrix:
-        """The matrix, the rarest classes put together where there are very many."""
+    def drawn(self, caption: str) -> Matrix:
+        """The matrix under a caption, the rarest classes put together where there are very many."""
         matrix, words = self.matrix, self.words
         note = "Rows: truth, columns: predicted; a fully coloured cell holds its whole row."
         note += f" {count(self.right)} of {count(int(matrix.sum()))} right."
@@ -86,7 +64,7 @@ class Classes:
         names = [f"{place}{SPACE}{word}" for place, word in enumerate(words, 1)] if numbered else words
         columns = [str(place) for place in range(1, len(words) + 1)] if numbered else words
         rows = [(name, _cells(matrix, words, place)) for place, name in enumerate(names)]
-        return Matrix(columns, rows, len(words) > DENSE, note)
+        return Matrix(caption, columns, rows, len(words) > DENSE, note)
 
     def confusions(self, most: int = 10) -> list[tuple[str, ...]]:
         """The commonest mistakes: (truth, predicted, how often, share of the true class)."""
@@ -131,7 +109,16 @@ def _cells(matrix: np.ndarray, words: Sequence[str], row: int) -> list[Cell]:
     return cells
 
 
-def class_section(classes: Classes) -> dict[str, Any]:
-    """What the page prints of classes: the matrix, scores of each, and the commonest confusions where there are many."""
-    confusions = classes.confusions() if len(classes.words) > 2 else []
-    return {"head": HEAD, "rows": classes.table(), "matrix": classes.drawn(), "confusions": confusions}
+def class_parts(classes: Classes, caption: str, confusions: bool = True) -> list[Part]:
+    """The scores of each class beside the matrix, and the commonest confusions where there are many classes."""
+    rows, matrix = classes.table(), classes.drawn(caption)
+    scores: Part = Table(HEAD, rows)
+    if len(rows) > FOLDED:
+        scores = Fold(f"{len(rows) - 1} classes", "", [scores])
+    cards = [Card([scores], "Scores of each class"), Card([matrix], "Confusion matrix")]
+    parts: list[Part] = [Grid(cards, "many" if len(matrix.columns) <= BESIDE else "stack")]
+    commonest = classes.confusions() if confusions and len(classes.words) > 2 else []
+    if commonest:
+        table = Table(["Truth", "Predicted", "Times", "Of the true class"], commonest, "words")
+        parts.append(Card([table], "Commonest confusions"))
+    return parts

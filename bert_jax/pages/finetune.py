@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills the template of a fine-tuned run: `FinetunedRun` -> the page -> report.html."""
+"""The page of a fine-tuned run."""
 
 from pathlib import Path
-from typing import Any
 
-from bert_jax.pages.answer_tables import answer_section
-from bert_jax.pages.class_tables import class_section, Classes
-from bert_jax.pages.finetune_panels import curve_panels
-from bert_jax.pages.finetune_summary import count_rows, headline, notices, setting_rows, threshold_words, tiles
-from bert_jax.pages.glue_table import glue_table, task_scores
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.files import reading
+from bert_jax.pages.answer_tables import answer_parts
+from bert_jax.pages.class_tables import class_parts, Classes
+from bert_jax.pages.finetune_curves import curve_panels
+from bert_jax.pages.finetune_summary import facts, findings, status, tiles
+from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.hardest import hardest
-from bert_jax.pages.multi_label_tables import multi_label_section
-from bert_jax.pages.rating_tables import rating_section
-from bert_jax.pages.tag_tables import share_right, tag_section
-from bert_jax.pages.template import fill, save_page
+from bert_jax.pages.multi_label_tables import multi_label_parts
+from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
+from bert_jax.pages.rating_tables import rating_parts
+from bert_jax.pages.settings import setting_groups
+from bert_jax.pages.tag_tables import tag_parts
+from bert_jax.pages.template import write
+from bert_jax.pages.wording import count, decimal
 from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, prediction_fields
-from bert_jax.runs.names import REPORT_FILE
+from bert_jax.runs.names import PREDICTIONS, REPORT_FILE
+
+BREAKDOWN_TITLES = {"span": "Answers by length", "tagging": "Tags", "regression": "Ratings"}
+CLASS_LEDE = "Support is how many are of the class, predicted how many are called so."
 
 
 def write_finetuned(directory: Path) -> Path:
@@ -24,40 +31,78 @@ def write_finetuned(directory: Path) -> Path:
     Raises:
       UserError: not such a directory, or one of its files cannot be read.
     """
-    return save_page(render(load_finetuned(directory)), directory / REPORT_FILE)
+    return write(page_of(load_finetuned(directory)), directory / REPORT_FILE)
 
 
-def render(run: FinetunedRun) -> str:
-    """The page as text."""
-    return fill(
-        "pages/finetune.html.jinja",
-        headline=headline(run),
-        notices=notices(run),
+def page_of(run: FinetunedRun) -> Page:
+    """The page of a run."""
+    name = run.directory.resolve().name
+    words, state = status(run)
+    with reading(
+        run.directory / PREDICTIONS / f"{run.split}.jsonl", "remove it and make it again with bert-jax predict"
+    ):
+        curves = Section("curves", "Curves", [Grid(curve_panels(run))])
+        examples = [_breakdown_section(run), _hardest_section(run)]
+    return Page(
+        title=f"{run.title}, {name}: fine-tuning report",
+        eyebrow=f"BERT fine-tuned with bert_jax, run {name}",
+        name=run.title,
+        status=words,
+        state=state,
+        facts=facts(run),
+        findings=findings(run),
         tiles=tiles(run),
-        panels=curve_panels(run),
-        kind=run.kind,
-        split=run.split,
-        breakdown=breakdown(run),
-        sentences_right=share_right(run.labelled) if run.kind == "tagging" else "",
-        hardest=hardest(run),
-        glue=glue_table(run.directory.resolve().name, task_scores([run]), "one run"),
-        counts=count_rows(run),
-        found=threshold_words(run),
-        settings=setting_rows(run),
+        sections=[curves, *examples, *glue_sections(name, task_scores([run]), "one run"), _settings_section(run)],
+        footer="Scores are those of the official programs. Everything here stands in finetune.json, scores.json, metrics.jsonl"
+        " and predictions/, for programs.",
     )
 
 
-def breakdown(run: FinetunedRun) -> dict[str, Any] | None:
-    """The tables of the kind of task; None without labelled predictions."""
-    if not run.labelled:
-        return None
-    if run.kind == "span":
-        return answer_section(run)
-    if run.kind == "tagging":
-        return tag_section(run)
-    if run.kind == "regression":
-        return rating_section(run)
+def _breakdown_section(run: FinetunedRun) -> Section:
+    title = BREAKDOWN_TITLES.get(run.kind, "Classes")
+    absent = Paragraph(f"No labelled predictions of {run.split}.", "card absent")
+    return Section("breakdown", title, breakdown(run) if run.labelled else [absent])
+
+
+def breakdown(run: FinetunedRun) -> list[Part]:
+    """The tables that the kind of task has of its labelled predictions."""
+    by_kind = {"span": answer_parts, "tagging": tag_parts, "regression": rating_parts}
+    if run.kind in by_kind:
+        return by_kind[run.kind](run)
     if run.kind == "multi_label":
-        return multi_label_section(run)
+        any_number = "each of any number of classes; a class is predicted from a probability of 0.5 on"
+        return [Paragraph(f"Examples of {run.split}, {any_number}. {CLASS_LEDE}", "lede"), *multi_label_parts(run)]
     gold, predicted = prediction_fields(run.labelled)
-    return class_section(Classes(gold, predicted, run.class_words, len(run.record["labels"])))
+    classes = Classes(gold, predicted, run.class_words, len(run.record["labels"]))
+    lede = Paragraph(f"Examples of {run.split}. {CLASS_LEDE}", "lede")
+    return [lede, *class_parts(classes, "Examples by true and predicted class")]
+
+
+def _hardest_section(run: FinetunedRun) -> Section:
+    found = hardest(run)
+    if found.examples:
+        return Section("hardest", "Hardest examples", [Paragraph(found.lede, "lede"), Card(found.examples)])
+    words = "Every example is right." if run.labelled else "No labelled predictions."
+    return Section("hardest", "Hardest examples", [Paragraph(words, "card absent")])
+
+
+def _settings_section(run: FinetunedRun) -> Section:
+    parts: list[Part] = []
+    if rows := count_rows(run):
+        parts.append(Card([Table(["Split", "What", "Number"], rows)]))
+    if found := run.record.get("found"):
+        tuned = ", ".join(f"{name.replace('_', ' ')} {decimal(value)}" for name, value in found.items())
+        parts.append(Paragraph(f"Tuned on dev and kept with the model: {tuned}.", "card footnote"))
+    # A default of none stands for the task's own value.
+    settings = setting_groups(run.settings, FinetuneConfig(), None)
+    return Section("settings", "Data and settings", [*parts, Card([settings], style="settings")])
+
+
+def count_rows(run: FinetunedRun) -> list[tuple[str, str, str]]:
+    """How many examples became what: (split, what, how many)."""
+    splits = run.record.get("counts") or {}
+    return [
+        (split, str(what), count(times) if isinstance(times, int | float) else str(times))
+        for split, counts in splits.items()
+        for what, times in counts.items()
+    ]

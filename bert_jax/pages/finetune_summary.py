@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The top of a fine-tuned run's page, its notices, and its settings."""
+"""The top of a fine-tuned run's page: status, facts, key figures and findings."""
 
 import shlex
-from typing import Any
 
-from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.config.settings import documented, flatten
-from bert_jax.pages.finetune_panels import commonest_class, metric_words, of_class
+from bert_jax.checks.findings import Finding, NOTE
+from bert_jax.checks.finetuned import learning_findings
+from bert_jax.config.settings import flatten
+from bert_jax.pages.finetune_curves import commonest_class, metric_words, of_class
 from bert_jax.pages.metric_words import figure, score_text, title_name, unit
-from bert_jax.pages.notices import Notice
-from bert_jax.pages.wording import count, decimal, duration, interval, percent, plain, SPACE
+from bert_jax.pages.notices import torn_lines
+from bert_jax.pages.page import Tile
+from bert_jax.pages.wording import count, duration, interval, percent, plain, SPACE
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number
 
@@ -24,31 +25,26 @@ KIND_WORDS = {
 MOST_TILES = 6
 
 
-def headline(run: FinetunedRun) -> dict[str, Any]:
-    """Name, status, and the facts of one line each."""
+def status(run: FinetunedRun) -> tuple[str, str]:
+    """How far the run is, in words, and the state that colours them."""
     if run.degenerate:
-        status = f"degenerate: {run.degenerate.get('kind', '')}"
-    elif run.finished:
-        status = f"finished, {count(run.last_step or run.total_steps)} steps"
-    else:
-        status = (
-            f"stopped at step {count(run.last_step)} of {count(run.total_steps)}"
-            if run.last_step
-            else "no step logged yet"
-        )
-    return {
-        "name": run.title,
-        "directory": run.directory.resolve().name,
-        "status": status,
-        "state": "problem" if run.degenerate else "" if run.finished else "open",
-        "facts": [
-            ("Task", KIND_WORDS.get(run.kind, run.kind)),
-            ("First weights", weights_words(run)),
-            ("Data", data_words(run)),
-            ("Recipe", recipe_words(run)),
-            ("Device and time", time_words(run)),
-        ],
-    }
+        return f"degenerate: {run.degenerate.get('kind', '')}", "problem"
+    if run.finished:
+        return f"finished, {count(run.last_step or run.total_steps)} steps", ""
+    if run.last_step:
+        return f"stopped at step {count(run.last_step)} of {count(run.total_steps)}", "open"
+    return "no step logged yet", "open"
+
+
+def facts(run: FinetunedRun) -> list[tuple[str, str]]:
+    """Return the facts of one line each: name and words."""
+    return [
+        ("Task", KIND_WORDS.get(run.kind, run.kind)),
+        ("First weights", weights_words(run)),
+        ("Data", data_words(run)),
+        ("Recipe", recipe_words(run)),
+        ("Device and time", time_words(run)),
+    ]
 
 
 def weights_words(run: FinetunedRun) -> str:
@@ -65,7 +61,7 @@ def data_words(run: FinetunedRun) -> str:
 
 
 def recipe_words(run: FinetunedRun) -> str:
-    """What is most often varied."""
+    """The settings that are most often varied."""
     names = {"optimizer.learning_rate": "learning rate", "batch_size": "batch", "epochs": "epochs", "seed": "seed"}
     settings = dict(flatten(run.settings))
     return ", ".join(f"{words} {plain(settings.get(name))}" for name, words in names.items())
@@ -86,34 +82,24 @@ def time_words(run: FinetunedRun) -> str:
 # ---- key figures -----------------------------------------------------------------------------------------------------
 
 
-def tiles(run: FinetunedRun) -> list[dict[str, str]]:
+def tiles(run: FinetunedRun) -> list[Tile]:
     """Every score with its metric and split, the main one first."""
     splits = [run.split, *(split for split in run.scores if split != run.split)]
-    found = []
-    for split in splits:
-        for name in run.metrics:
-            if name in run.scores.get(split, {}):
-                value = number(run.scores[split], name)
-                note = _note(run, name, value) if split == run.split else ""
-                found.append(
-                    _tile(
-                        f"{title_name(name)}{of_class(run, name)}, {split}",
-                        figure(value, run.per_cent),
-                        unit(name),
-                        note,
-                    )
-                )
-    if not found:
-        found.append(_tile(f"Scores, {run.split}", "–", "", "the run is not finished"))
-    return found[:MOST_TILES]
+    found = [
+        _score_tile(run, split, name) for split in splits for name in run.metrics if name in run.scores.get(split, {})
+    ]
+    return found[:MOST_TILES] or [Tile(f"Scores, {run.split}", "–", "", "the run is not finished")]
 
 
-def _tile(label: str, value: str, unit: str, note: str) -> dict[str, str]:
-    return {"label": label, "value": value, "unit": "" if value in ("–", "not defined") else unit, "note": note}
+def _score_tile(run: FinetunedRun, split: str, name: str) -> Tile:
+    value = number(run.scores[split], name)
+    note = _note(run, name, value) if split == run.split else ""
+    label = f"{title_name(name)}{of_class(run, name)}, {split}"
+    return Tile(label, figure(value, run.per_cent), "" if value is None else unit(name), note)
 
 
 def _note(run: FinetunedRun, name: str, value: float | None) -> str:
-    """What a score is to be compared with."""
+    """The note that says what a score is to be compared with."""
     if value is None:
         return "a correlation with something constant"
     if name == "mcc":
@@ -135,80 +121,6 @@ def share_interval(right: int, total: int) -> tuple[float, float]:
     return low, high
 
 
-# ---- notices ---------------------------------------------------------------------------------------------------------
-
-
-def notices(run: FinetunedRun) -> list[Notice]:
-    """What is degenerate, missing or torn, and the command that mends it."""
-    found = []
-    if run.degenerate:
-        found.append(Notice("problem", degenerate_words(run.degenerate)))
-    if run.undecided:
-        found.append(Notice("note", f"Whether anything was learned is not decided: {run.undecided}."))
-    if (run.record.get("source") or {}).get("from_scratch"):
-        found.append(
-            Notice("note", "The weights were drawn anew: this run shows what the task gives without pre-training.")
-        )
-    if not run.finished:
-        found.append(Notice("note", "The run is not finished: the same bert-jax finetune command goes on with it."))
-    elif not run.scores:
-        found.append(
-            Notice("note", "There is no dev split, so nothing is scored. With labelled data:", predict_command(run))
-        )
-    elif not run.predictions:
-        text = f"predictions/{run.split}.jsonl is missing, so nothing is known of single examples. This makes it:"
-        found.append(Notice("note", text, predict_command(run)))
-    if run.unreadable:
-        lines = ", ".join(map(str, run.unreadable[:5])) + (" ..." if len(run.unreadable) > 5 else "")
-        found.append(
-            Notice("note", f"metrics.jsonl: cannot read line {lines}, as a kill leaves behind; left out here.")
-        )
-    return found
-
-
-def degenerate_words(degenerate: Any) -> str:
-    """A degenerate run explained, as sentences."""
-    explanation = str(degenerate.get("explanation", "")).strip()
-    text = f"{explanation[:1].upper()}{explanation[1:]}"
-    return f"Nothing was learned ({degenerate.get('kind', 'not said')}). {text}{'' if text.endswith('.') else '.'}"
-
-
-def predict_command(run: FinetunedRun) -> str:
-    """The command that scores and writes predictions."""
-    return f"bert-jax predict {shlex.quote(str(run.directory))} --data DIR --split {run.split}"
-
-
-# ---- what the network saw, and settings ------------------------------------------------------------------------------
-
-
-def count_rows(run: FinetunedRun) -> list[tuple[str, str, str]]:
-    """What became of the examples: (split, what, how many)."""
-    splits = run.record.get("counts") or {}
-    return [
-        (split, str(what), count(times) if isinstance(times, int | float) else str(times))
-        for split, counts in splits.items()
-        for what, times in counts.items()
-    ]
-
-
-def setting_rows(run: FinetunedRun) -> list[dict[str, Any]]:
-    """Every setting, marked where it is not the default. `none` stands for the task's own value: never marked."""
-    known = {key: (default, text) for key, default, text in documented(FinetuneConfig())}
-    rows = []
-    for key, value in flatten(run.settings):
-        default, text = known.get(key, (None, ""))
-        rows.append(
-            {
-                "name": key,
-                "value": plain(value),
-                "changed": default is not None and default != value,
-                "default": plain(default),
-                "help": text,
-            }
-        )
-    return rows
-
-
 def main_words(run: FinetunedRun) -> str:
     """The main score in words, for a page that lists runs: "accuracy (dev) 91.28 %"."""
     main = (run.outcome or {}).get("main", {})
@@ -217,8 +129,28 @@ def main_words(run: FinetunedRun) -> str:
     return f"{metric_words(run, main['metric'])} {score_text(main['metric'], number(main, 'value'), run.per_cent)}"
 
 
-def threshold_words(run: FinetunedRun) -> str:
-    """What was tuned on dev and is kept with the model."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {decimal(value)}" for name, value in (run.record.get("found") or {}).items()
-    )
+# ---- findings --------------------------------------------------------------------------------------------------------
+
+
+def findings(run: FinetunedRun) -> list[Finding]:
+    """Findings about what is degenerate, missing or torn, with the command that mends it."""
+    found = learning_findings(run)
+    if (run.record.get("source") or {}).get("from_scratch"):
+        seen = "the weights were drawn anew: this run shows what the task gives without pre-training"
+        found.append(Finding(NOTE, "First weights", seen))
+    if not run.finished:
+        found.append(
+            Finding(NOTE, "Progress", "the run is not finished: the same bert-jax finetune command goes on with it")
+        )
+    elif not run.scores:
+        seen = "there is no dev split, so nothing is scored"
+        found.append(Finding(NOTE, "Scores", seen, "", "with labelled data", predict_command(run)))
+    elif not run.predictions:
+        seen = f"predictions/{run.split}.jsonl is missing, so nothing is known of single examples"
+        found.append(Finding(NOTE, "Predictions", seen, "", "this makes it", predict_command(run)))
+    return [*found, *torn_lines(run.unreadable)]
+
+
+def predict_command(run: FinetunedRun) -> str:
+    """The command that scores and writes predictions."""
+    return f"bert-jax predict {shlex.quote(str(run.directory))} --data DIR --split {run.split}"

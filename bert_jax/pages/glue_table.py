@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row of ours beside those that BERT's paper compares (Devlin et al. 2018, https://arxiv.org/abs/1810.04805, table 1).
+"""Our scores on GLUE beside those that BERT's paper compares (Devlin et al. 2018, https://arxiv.org/abs/1810.04805, table 1).
 
 Theirs are scores of the hidden test sets, ours are of dev: near each other, not the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import markupsafe
 
 from bert_jax.errors import UserError
+from bert_jax.pages.page import below, Card, filled, Paragraph, Section, Table
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number
 from bert_jax.tasks.scoring.glue import paper_average, PAPER_METRICS, site_average, TaskScores
@@ -35,34 +37,31 @@ PUBLISHED: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class GlueTable:
-    """Heads of two lines (task, metric), and rows of figures by name."""
-
-    heads: list[tuple[str, str]]
-    rows: list[tuple[str, list[str]]]  # of test
-    name: str  # of our row
-    what: str  # our figures are
-    ours: list[str]  # of dev
-    note: str
-
-
-def glue_table(name: str, ours: TaskScores, what: str) -> GlueTable | None:
-    """Our row beside the five; None where we have none of these tasks.
+def glue_sections(name: str, ours: TaskScores, what: str) -> list[Section]:
+    """The section with our row beside the five published ones; none where we have none of these tasks.
 
     Args:
       name: of our row.
-      ours: fractions by task and metric, of dev.
+      ours: fractions by task and metric, on dev.
       what: they are, such as "mean of 5 seeds".
     """
     figures = [ours.get(task, {}).get(metric) for task, metric in PAPER_METRICS.items()]
     if all(figure is None for figure in figures):
-        return None
+        return []
     texts = [ABSENT if figure is None else f"{100 * figure:.1f}" for figure in figures]
-    heads = [(TASK_WORDS[task], METRIC_WORDS[metric]) for task, metric in PAPER_METRICS.items()]
-    rows = [(system, [f"{figure:.1f}" for figure in row]) for system, row in PUBLISHED.items()]
+    heads = [below(TASK_WORDS[task], METRIC_WORDS[metric]) for task, metric in PAPER_METRICS.items()]
     average, note = _averages(ours)
-    return GlueTable([*heads, ("Average", "paper's")], rows, name, what, [*texts, average], note)
+    rows = [(system, "test", *(f"{figure:.1f}" for figure in row)) for system, row in PUBLISHED.items()]
+    rows.append((below(name, what), "DEV", *texts, average))
+    table = Table(
+        ["System", "Split", *heads, below("Average", "paper's")], rows, "numbers glue", {len(rows) - 1: "ours"}
+    )
+    lede = filled(
+        "Theirs are scores of the hidden {} sets (Devlin et al. 2018, table 1); ours are of {}. Each column names its metric.",
+        *map(markupsafe.Markup("<b>{}</b>").format, ("test", "dev")),
+    )
+    card = Card([table, Paragraph(note, "footnote")])
+    return [Section("glue", "Beside the published rows of GLUE", [Paragraph(lede, "lede"), card])]
 
 
 def _averages(ours: TaskScores) -> tuple[str, str]:

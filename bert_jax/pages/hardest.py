@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hardest examples: those that the model gets wrong while it is surest."""
+"""The hardest examples of a fine-tuned run, which it gets wrong while it is surest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bert_jax.pages.answer_tables import Scored, scored
+from bert_jax.pages.page import Hard
 from bert_jax.pages.wording import decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import Record
@@ -16,19 +17,8 @@ NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True)
-class Hard:
-    """An example as the page shows it; the text is cut into what is before, what is wrong (of tags), and after."""
-
-    name: str
-    text: tuple[str, str, str]
-    truth: str
-    predicted: str
-    confidence: str  # in words
-
-
-@dataclass(frozen=True)
 class Hardest:
-    """What the section shows."""
+    """The hardest examples of a split, and how many are wrong in words."""
 
     examples: list[Hard]
     lede: str
@@ -46,17 +36,17 @@ def shown(text: str, most: int = LONGEST) -> str:
     return whole if len(whole) <= most else f"{whole[:most].rstrip()} …"
 
 
-def _whole(record: Record) -> tuple[str, str, str]:
-    return shown(record.get("text", "")), "", ""
+def _hard(record: Record, truth: str, predicted: str, confidence: str) -> Hard:
+    """An example with its whole text."""
+    return Hard(str(record.get("name", "")), (shown(record.get("text", "")), "", ""), truth, predicted, confidence)
 
 
 def _classes(run: FinetunedRun) -> Hardest:
     wrong = [record for record in run.labelled if record["label"] != record["predicted"]]
     wrong.sort(key=_confidence, reverse=True)
     examples = [
-        Hard(
-            str(record.get("name", "")),
-            _whole(record),
+        _hard(
+            record,
             run.class_words(record["label"]),
             run.class_words(record["predicted"]),
             f"with {percent(_confidence(record))}",
@@ -71,9 +61,8 @@ def _sets_of_classes(run: FinetunedRun) -> Hardest:
     wrong = [record for record in run.labelled if record["label"] != record["predicted"]]
     wrong.sort(key=_surest_decision, reverse=True)
     examples = [
-        Hard(
-            str(record.get("name", "")),
-            _whole(record),
+        _hard(
+            record,
             _listed(run, record["label"]),
             _listed(run, record["predicted"]),
             f"a wrong decision with {percent(_surest_decision(record))}",
@@ -103,16 +92,15 @@ def _confidence(record: Record) -> float:
 def _ratings(run: FinetunedRun) -> Hardest:
     worst = sorted(run.labelled, key=lambda record: abs(record["predicted"] - record["label"]), reverse=True)
     examples = [
-        Hard(
-            str(record.get("name", "")),
-            _whole(record),
+        _hard(
+            record,
             f"{record['label']:.4g}",
             decimal(record["predicted"], 2),
             f"which is {decimal(abs(record['predicted'] - record['label']), 2)} away",
         )
         for record in worst[:MOST]
     ]
-    return Hardest(examples, f"Those of {run.split} that are farthest from their rating.")
+    return Hardest(examples, f"The examples of {run.split} that are farthest from their rating.")
 
 
 def _answers(run: FinetunedRun) -> Hardest:
@@ -128,13 +116,7 @@ def _hard_answer(one: Scored) -> Hard:
     truth = " / ".join(dict.fromkeys(record["label"])) or NO_ANSWER
     sure = f"with {percent(confidence)}" if confidence else "by the threshold"
     words = f"{sure}, F1 {percent(one.f1, 0)}"
-    return Hard(
-        str(record.get("name", "")),
-        _whole(record),
-        shown(truth, 160),
-        shown(record["predicted"] or NO_ANSWER, 160),
-        words,
-    )
+    return _hard(record, shown(truth, 160), shown(record["predicted"] or NO_ANSWER, 160), words)
 
 
 def _answer_confidence(record: Record) -> float:

@@ -25,12 +25,12 @@ _NAMES = {
 
 
 def metric_name(name: str) -> str:
-    """In words."""
+    """The name of a metric in words."""
     return _NAMES.get(name, name.replace("_", " "))
 
 
 def title_name(name: str) -> str:
-    """In words, as a heading."""
+    """The name of a metric in words, as a heading."""
     words = metric_name(name)
     return words[:1].upper() + words[1:]
 
@@ -41,7 +41,7 @@ def fraction(value: float, per_cent: bool) -> float:
 
 
 def unit(name: str) -> str:
-    """What stands behind the figure."""
+    """The unit that stands behind the figure of a metric."""
     return "× 100" if name in CORRELATIONS else "%"
 
 

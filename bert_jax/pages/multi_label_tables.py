@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of which any number is right: precision, recall and F1 of each, and over all."""
-
-from typing import Any
+"""Precision, recall and F1 of each class, and over all, where an example may have any number of classes."""
 
 import numpy as np
 
 from bert_jax.pages.class_tables import HEAD
+from bert_jax.pages.page import Card, Part, Table
 from bert_jax.pages.wording import count, percent
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.tasks.scoring.multi_label import ClassCounts, count_classes
 
 
-def multi_label_section(run: FinetunedRun) -> dict[str, Any]:
-    """What the page prints: a row for each class, the mean over classes, and all decisions together."""
+def multi_label_parts(run: FinetunedRun) -> list[Part]:
+    """A row for each class, the mean over classes, and all decisions together."""
     truth, predicted = (_indicators(run, field) for field in ("label", "predicted"))
     counts = count_classes(truth, predicted)
     rows = [_row(run.class_words(place), _only(counts, place)) for place in range(truth.shape[1])]
     means = [percent(float(rates.mean())) for rates in (counts.precision(), counts.recall(), counts.f1())]
     together = _row("all decisions together", ClassCounts(*(part.sum(keepdims=True) for part in counts)))
-    return {"head": HEAD, "rows": [*rows, ("mean of the classes", *means, *together[4:]), together]}
+    table = Table(HEAD, [*rows, ("mean of the classes", *means, *together[4:]), together])
+    return [Card([table], "Scores of each class")]
 
 
 def _indicators(run: FinetunedRun, field: str) -> np.ndarray:
@@ -34,7 +34,7 @@ def _only(counts: ClassCounts, place: int) -> ClassCounts:
 
 
 def _row(words: str, counts: ClassCounts) -> tuple[str, ...]:
-    """Of `HEAD`; a precision or recall of nothing is a dash."""
+    """A row under `HEAD`; a precision or recall of nothing is a dash."""
     precision = percent(float(counts.precision()[0])) if counts.predicted[0] else "–"
     recall = percent(float(counts.recall()[0])) if counts.support[0] else "–"
     figures = (count(int(counts.support[0])), count(int(counts.predicted[0])))

@@ -1,35 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills the template: passport.json -> the page -> passport.html."""
+"""The page of prepared data: passport.json -> passport.html."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bert_jax.checks.findings import PROBLEM, serious
+from bert_jax.checks.findings import Finding, NOTE, PROBLEM, serious
 from bert_jax.checks.passport import check_passport
 from bert_jax.errors import UserError
-from bert_jax.feed.shards import read_manifest
+from bert_jax.feed.shards import MANIFEST, read_manifest
+from bert_jax.files import reading
+from bert_jax.pages.page import Card, command, filled, Fold, Grid, Page, Paragraph, Part, Section
 from bert_jax.pages.passport_tables import (
-    command,
-    contamination,
+    contamination_table,
     example_panels,
     facts,
+    file_table,
     label_meaning,
     left_out,
     length_panels,
-    masks,
+    mask_cards,
+    overlaps,
     Passport,
-    repetitions,
-    scripts,
-    settings,
-    sources,
-    splits,
-    tables_of,
+    repetition_card,
+    script_card,
+    setting_table,
+    source_table,
+    split_table,
+    table_table,
     tiles,
 )
-from bert_jax.pages.template import fill, save_page
+from bert_jax.pages.template import write
+from bert_jax.pages.wording import counted
 from bert_jax.tokenization import load_tokenizer
 
 PAGE = "passport.html"
+MOST_OPEN = 6  # files; more are folded in
+MASKS_LEDE = (
+    "Masks are drawn when a batch is made. Here a sample of training examples was masked with the default objective and"
+    " counted; the upright mark is what is expected. p is the chance of a deviation at least as large."
+)
 
 
 def write_page(directory: Path, vocabulary: Sequence[str] | None = None) -> Path:
@@ -44,36 +53,42 @@ def write_page(directory: Path, vocabulary: Sequence[str] | None = None) -> Path
     """
     passport = read_manifest(directory)
     entries = _read_vocabulary(directory) if vocabulary is None else vocabulary
-    return save_page(render(directory, passport, entries), directory / PAGE)
+    with reading(directory / MANIFEST, "prepare the data again"):
+        page = page_of(directory, passport, entries)
+    return write(page, directory / PAGE)
 
 
-def render(directory: Path, passport: Passport, vocabulary: Sequence[str]) -> str:
-    """The page as text; a token that is not in the vocabulary is shown by its number."""
+def page_of(directory: Path, passport: Passport, vocabulary: Sequence[str]) -> Page:
+    """The page of a passport; a token that is not in the vocabulary is shown by its number."""
 
     def entry(place: int) -> str:
         return vocabulary[place] if 0 <= place < len(vocabulary) else f"id {place}"
 
     findings = serious(check_passport(passport, directory))
-    return fill(
-        "pages/passport.html.jinja",
-        name=directory.resolve().name,
-        findings=findings,
-        problem=any(finding.severity == PROBLEM for finding in findings),
+    name = directory.resolve().name
+    more = Finding(
+        NOTE, "More", "what was looked at, with what was found in order", "", "", f"bert-jax doctor {directory}"
+    )
+    return Page(
+        title=f"{name}: data passport",
+        eyebrow="Passport of text prepared with bert_jax",
+        name=name,
+        status=counted(len(findings), "finding") if findings else "nothing suspicious",
+        state="problem" if any(one.severity == PROBLEM for one in findings) else "open" if findings else "",
         facts=facts(passport),
+        findings=[*findings, more] if findings else [],
         tiles=tiles(passport),
-        sources=sources(passport),
-        splits=splits(passport, entry),
-        left_out=left_out(passport),
-        length_panels=length_panels(passport),
-        scripts=scripts(passport),
-        repetitions=repetitions(passport),
-        tables=tables_of(passport),
-        labels=label_meaning(passport),
-        example_panels=example_panels(passport),
-        masks=masks(passport),
-        contamination=contamination(passport),
-        settings=settings(passport),
-        doctor=command(directory),
+        sections=[
+            _sources(passport, entry),
+            Section(
+                "text", "Text", [Grid([*length_panels(passport), script_card(passport), repetition_card(passport)])]
+            ),
+            _examples(passport),
+            _masks(passport),
+            _contamination(passport),
+            Section("settings", "Settings", [Card([setting_table(passport)], style="narrow")]),
+        ],
+        footer="Everything here stands in passport.json, for programs.",
     )
 
 
@@ -82,3 +97,38 @@ def _read_vocabulary(directory: Path) -> Sequence[str]:
         return load_tokenizer(directory).vocabulary
     except UserError:  # the page is about the passport; without a vocabulary it shows numbers
         return ()
+
+
+def _sources(passport: Passport, entry: Callable[[int], str]) -> Section:
+    files = file_table(passport)
+    folded = Fold("Files", f"{len(files.rows)}, with their hashes", [files], open=len(files.rows) <= MOST_OPEN)
+    both = Grid([Card([split_table(passport, entry)]), Card([left_out(passport)], "Left out or replaced")])
+    return Section("sources", "Sources", [Card([source_table(passport)]), Card([folded]), both])
+
+
+def _examples(passport: Passport) -> Section:
+    labels = label_meaning(passport)
+    stored = f" Labels as stored: {labels}." if labels else ""
+    words = f"What objectives train on.{stored} A row is filled by one example; packing puts several into one."
+    return Section(
+        "examples",
+        "Examples",
+        [Paragraph(words, "lede"), Card([table_table(passport)]), Grid(example_panels(passport))],
+    )
+
+
+def _masks(passport: Passport) -> Section:
+    cards = mask_cards(passport)
+    absent: list[Part] = [Paragraph("Not measured.", "card absent")]
+    return Section("masks", "Masks", [Paragraph(MASKS_LEDE, "lede"), Grid(cards, "many")] if cards else absent)
+
+
+def _contamination(passport: Passport) -> Section:
+    files: Sequence[Mapping[str, object]] = passport["contamination"]
+    if not files:
+        words = "Not measured: prepare with {} to look for evaluation data in the text."
+        absent = Paragraph(filled(words, command("--evaluation-data FILE...")), "card absent")
+        return Section("contamination", "Contamination", [absent])
+    lede = "Runs of 13 words that evaluation data shares with this text. Texts of fewer words cannot be checked."
+    cards: list[Part] = [Card([contamination_table(passport)]), *overlaps(passport)]
+    return Section("contamination", "Contamination", [Paragraph(lede, "lede"), *cards])

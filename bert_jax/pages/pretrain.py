@@ -1,19 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills the template: `Run` -> the page -> report.html."""
+"""The page of a pre-training run."""
 
+import math
 from pathlib import Path
 
+import markupsafe
+
+from bert_jax.checks.examination import run_findings
+from bert_jax.checks.findings import serious
 from bert_jax.config.objective import pair_words
-from bert_jax.pages.drawing import MOST_POINTS
-from bert_jax.pages.notices import evaluate_command, notices
-from bert_jax.pages.panels import mlm_panels, optimizer_panels, pair_panels, picked_tokens, speed_panels
-from bert_jax.pages.pretrain_data import data_tables, first_batches, passes, shares
-from bert_jax.pages.pretrain_samples import sample_card
-from bert_jax.pages.pretrain_summary import headline, tiles
-from bert_jax.pages.pretrain_tables import evaluation_table, machine, settings
-from bert_jax.pages.template import fill, save_page
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.settings import to_dict
+from bert_jax.pages.chart import MOST_POINTS
+from bert_jax.pages.curves import panels
+from bert_jax.pages.notices import notices
+from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
+from bert_jax.pages.pretrain_curves import lines_of, mlm_measures, optimizer_measures, pair_measures
+from bert_jax.pages.pretrain_data import data_section
+from bert_jax.pages.pretrain_evaluation import evaluation_section, samples_section
+from bert_jax.pages.pretrain_summary import facts, status_words, tiles
+from bert_jax.pages.settings import setting_groups
+from bert_jax.pages.template import write
+from bert_jax.pages.wording import millions, moment, percent, picked_words, plain, teraflops
 from bert_jax.runs.names import REPORT_FILE
-from bert_jax.runs.reading import load_run, Run
+from bert_jax.runs.reading import load_run, mean_share, number, Run
+
+MACHINE_NAMES = {
+    "bert_jax": "bert_jax",
+    "jax": "JAX",
+    "started": "Last started",
+    "peak_flops_per_device": "Peak of a device",
+    "peak_source": "Source of the peak",
+}
 
 
 def write_report(run_directory: Path) -> Path:
@@ -22,33 +40,96 @@ def write_report(run_directory: Path) -> Path:
     Raises:
       UserError: not a run directory, or one of its JSON files cannot be read.
     """
-    return save_page(render(load_run(run_directory)), run_directory / REPORT_FILE)
+    return write(page_of(load_run(run_directory)), run_directory / REPORT_FILE)
 
 
-def render(run: Run) -> str:
-    """The page as text."""
-    return fill(
-        "pages/pretrain.html.jinja",
-        headline=headline(run),
-        notices=notices(run),
+def page_of(run: Run) -> Page:
+    """The page of a run."""
+    name = run.directory.resolve().name
+    return Page(
+        title=f"{name}: pre-training report",
+        eyebrow="BERT pre-training with bert_jax",
+        name=name,
+        status=status_words(run),
+        state="" if run.finished else "open",
+        progress=min(run.last_step / run.config.total_steps, 1.0),
+        facts=facts(run),
+        findings=[*serious(run_findings(run)), *notices(run)],
         tiles=tiles(run),
-        mlm_panels=mlm_panels(run),
-        pair_panels=pair_panels(run),
-        optimizer_panels=optimizer_panels(run),
-        speed_panels=speed_panels(run),
-        pair=pair_words(run.config.objective),
-        objective=run.config.objective.name,
-        averaged=len(run.train) > MOST_POINTS,
-        most_points=MOST_POINTS,
-        picked=picked_tokens(run),
-        samples=[sample_card(sample) for sample in (run.evaluation or {}).get("samples", [])],
-        split=(run.evaluation or {}).get("split", "validation"),
-        evaluation=evaluation_table(run),
-        data=data_tables(run),
-        passes=passes(run),
-        shares=shares(run),
-        first_batches=first_batches(run),
-        settings=settings(run.config),
-        machine=machine(run),
-        evaluate=evaluate_command(run),
+        sections=[
+            _mlm_section(run),
+            _pair_section(run),
+            Section("optimizer", "Optimizer and speed", [Grid(panels(optimizer_measures(run), lines_of(run)))]),
+            evaluation_section(run),
+            samples_section(run),
+            data_section(run),
+            _configuration_section(run),
+        ],
+        footer="Losses are in nats for each predicted token or pair. Accuracy of the MLM is counted on picked tokens only.",
     )
+
+
+def _mlm_section(run: Run) -> Section:
+    curves: list[Part] = [*panels(mlm_measures(run), lines_of(run)), _how_to_read(run)]
+    return Section("mlm", "Masked language model", [Grid(curves)])
+
+
+def _how_to_read(run: Run) -> Card:
+    measured = picked_tokens(run)
+    here = f", here {measured}" if measured else ""
+    words = (
+        f"Only the picked tokens enter the MLM loss: {picked_words(run.config.objective, 0)} of them by configuration{here}."
+        " The rest of the text is context. Each step therefore learns from fewer predictions than a left-to-right model"
+        " makes of the same text, and the loss falls more slowly; in return every prediction sees both sides."
+    )
+    swatches = (
+        ("training", "training text, with dropout, mean of each logged interval"),
+        ("held-out", "held-out text, without dropout"),
+        ("dashed", "what can be had without reading the context"),
+    )
+    legend = markupsafe.Markup('<span class="swatch {}"></span>{}')
+    parts: list[Part] = [Paragraph(words), *(Paragraph(legend.format(*swatch), "key") for swatch in swatches)]
+    if len(run.train) > MOST_POINTS:
+        averaged = f"Curves of more than {MOST_POINTS} points are averaged over neighbours; the pale band spans their lowest to"
+        parts.append(Paragraph(f"{averaged} highest."))
+    return Card(parts, "How to read these curves", style="note")
+
+
+def picked_tokens(run: Run) -> str:
+    """How much of the text has entered the MLM loss; empty where nothing is logged."""
+    tokens = math.fsum(number(record, "valid_tokens") or 0 for record in run.train)
+    measured = mean_share(run.train, "picked_share")
+    if measured is None:
+        return ""
+    return f"{millions(measured * tokens)} predictions from {millions(tokens)} tokens ({percent(measured, 2)})"
+
+
+def _pair_section(run: Run) -> Section:
+    words = pair_words(run.config.objective)
+    if words is None:
+        absent = (
+            f"The objective of this run, {run.config.objective.name}, predicts masked tokens only: there is no loss or accuracy"
+            " of sentence pairs."
+        )
+        return Section("pairs", "Sentence pairs", [Paragraph(absent, "card absent")])
+    curves = Grid(panels(pair_measures(run), lines_of(run)))
+    return Section("pairs", words.task.capitalize(), [Paragraph(words.question, "lede"), curves])
+
+
+def _configuration_section(run: Run) -> Section:
+    settings = setting_groups(to_dict(run.config), PretrainConfig(), "no such phase")
+    rows = machine(run)
+    missing = Paragraph("environment.json is missing from the run directory.", "muted")
+    environment = Card([Table(["Environment", ""], rows, "words") if rows else missing])
+    return Section("configuration", "Configuration and environment", [Card([settings], style="settings"), environment])
+
+
+def machine(run: Run) -> list[tuple[str, str]]:
+    """Return the entries of environment.json: name and words."""
+    rows = []
+    for key, value in (run.environment or {}).items():
+        text = moment(value) if key == "started" else plain(value)
+        if key == "peak_flops_per_device":
+            text = teraflops(value) if value else "not known"
+        rows.append((MACHINE_NAMES.get(key, key.replace("_", " ").capitalize()), text))
+    return rows

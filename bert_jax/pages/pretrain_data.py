@@ -1,36 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data section of the page: the passport, what the first batches held, shares over the run, epochs."""
+"""The data section of a pre-training run: the passport, what the first batches held, shares over the run, epochs."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from bert_jax.config.objective import pair_words
+from bert_jax.pages.page import Bar, Bars, beside, Card, Fold, Grid, Paragraph, Part, Section, Table
 from bert_jax.pages.pretrain_summary import input_files
 from bert_jax.pages.wording import count, decimal, percent, picked_words, SPACE
 from bert_jax.runs.reading import mean_share, number, Record, Run
 
 
-def data_tables(run: Run) -> dict[str, Any] | None:
-    """What the passport says: rows of (measure, value in each split), input files, how it was prepared."""
-    if run.data is None:
-        return None
+def data_section(run: Run) -> Section:
+    """The section about the data of a run, as the passport tells of it and as it was measured."""
+    missing = Paragraph("passport.json is missing from the run directory.", "card absent")
+    parts: list[Part] = [missing if run.data is None else _passport_grid(run, run.data)]
+    if run.first_batches:
+        small = "measured on the first batches of each phase"
+        parts.append(Card([first_batches(run)], "Before the first step", small))
+    parts.append(Card([passes(run)], "Epochs", "passes over the training examples"))
+    return Section("data", "Data", parts)
+
+
+def _passport_grid(run: Run, data: Record) -> Grid:
+    inputs = input_files(data)
+    size = count(sum(number(entry, "bytes") or 0 for entry in inputs))
+    files = Table(["File", "Bytes"], [(entry.get("file", ""), count(number(entry, "bytes"))) for entry in inputs])
+    fold = Fold("Input files", f"{len(inputs)}, {size} bytes", [files], open=len(inputs) <= 6)
+    bars = shares(run)
+    measured: Part = Bars(bars) if bars else Paragraph("Nothing measured yet: no step is logged.", "muted")
+    masks = [Paragraph("The upright mark is the configured share.", "footnote"), measured]
+    cards = [
+        Card(masks, "Masks and pairs", "measured, over all logged steps"),
+        Card([fold, Paragraph(_prepared(data), "footnote")]),
+    ]
+    return Grid([Card([splits(run, data)]), Grid(cards, "stack")])
+
+
+def splits(run: Run, data: Record) -> Table:
+    """The table of the counts that the passport has of each split."""
     names = {"train": "Training", "validation": "Held-out"}
-    splits = {names.get(name, name): split for name, split in run.data.get("splits", {}).items()}
-    rows = _split_rows(run, list(splits.values()))
-    for length in run.data.get("sequence_lengths", []):
-        rows += _length_rows([run.examples(split, length) for split in splits.values()], length)
-    inputs = input_files(run.data)
-    return {
-        "head": ["", *splits],
-        "rows": rows,
-        "inputs": [(entry.get("file", ""), count(number(entry, "bytes"))) for entry in inputs],
-        "bytes": count(sum(number(entry, "bytes") or 0 for entry in inputs)),
-        "prepared": _prepared(run.data),
-    }
+    records: Mapping[str, Record] = data.get("splits", {})
+    columns = list(records.values())
+    rows = _split_rows(run, columns)
+    for length in data.get("sequence_lengths", []):
+        rows += _length_rows([run.examples(split, length) for split in columns], length)
+    return Table(["", *(names.get(name, name) for name in records)], rows)
 
 
-def _split_rows(run: Run, splits: Sequence[Record]) -> list[tuple[str, ...]]:
+def _split_rows(run: Run, splits: Sequence[Record]) -> list[Sequence[str]]:
     names = ("documents", "sentences", "tokens")
     return [
         *((name.capitalize(), *(count(number(split, name)) for split in splits)) for name in names),
@@ -53,8 +71,8 @@ def _commonest(run: Run, split: Record) -> str:
     return f"{words} ({percent(number(split, 'commonest_token_share'), 2)})"
 
 
-def _length_rows(tables: Sequence[Record], length: int) -> list[tuple[str, ...]]:
-    """Of the examples that the run's objective trains on; `tables` are what the passport says of each split's."""
+def _length_rows(tables: Sequence[Record], length: int) -> list[Sequence[str]]:
+    """Rows about the examples that the run's objective trains on; `tables` has the passport's entry of each split."""
 
     def each(key: str, text: Callable[[float | None], str]) -> list[str]:
         return [text(number(table, key)) for table in tables]
@@ -62,14 +80,11 @@ def _length_rows(tables: Sequence[Record], length: int) -> list[tuple[str, ...]]
     def labels(share: float | None) -> str:
         return "none" if share is None else f"{100 * share:.1f} / {percent(1 - share)}"
 
-    rows = [
-        (f"Examples of {length} tokens", *each("examples", count)),
-        (f"Not padding if padded, {length} tokens", *each("valid_token_share", percent)),
-    ]
+    rows = [(f"Examples of {length} tokens", *each("examples", count))]
     for key, words in (("is_next_share", "IsNext / NotNext"), ("in_order_share", "In order / swapped")):
         if any(number(table, key) is not None for table in tables):
-            rows.insert(1, (f"{words}, {length} tokens", *each(key, labels)))
-    return rows
+            rows.append((f"{words}, {length} tokens", *each(key, labels)))
+    return [*rows, (f"Not padding if padded, {length} tokens", *each("valid_token_share", percent))]
 
 
 def _prepared(data: Record) -> str:
@@ -83,8 +98,8 @@ def _prepared(data: Record) -> str:
     )
 
 
-def passes(run: Run) -> list[tuple[str, ...]]:
-    """Rows of (phase, epochs, steps, tokens in a row, batch, rows seen, examples a row, examples), and their sum."""
+def passes(run: Run) -> Table:
+    """How often each phase passes over the training examples, and all phases together."""
     left, rows, total = run.last_step, [], 0.0
     for place, phase in enumerate(run.config.phases):
         done = min(left, phase.steps)
@@ -99,7 +114,8 @@ def passes(run: Run) -> list[tuple[str, ...]]:
     if len(rows) > 1:
         steps = f"{count(run.last_step)} of {count(run.config.total_steps)}"
         rows.append(("All", decimal(None if math.isnan(total) else total, 2), steps, "", "", "", "", ""))
-    return rows
+    head = ["", "Epochs", "Steps", "Tokens in a row", "Batch", "Rows seen", "Examples a row", "Examples"]
+    return Table(head, rows)
 
 
 def _examples_per_row(run: Run, phase: int) -> float | None:
@@ -111,39 +127,34 @@ def _examples_per_row(run: Run, phase: int) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def shares(run: Run) -> list[dict[str, Any]]:
-    """Measured shares beside the configured ones, over all logged steps."""
+def shares(run: Run) -> list[Bar]:
+    """Measured shares beside the configured ones, over all logged steps; what was not measured is left out."""
     objective, words = run.config.objective, pair_words(run.config.objective)
     constant = objective.mlm_probability if objective.mlm_probability_end is None else None
-    wanted: list[tuple[str, str, float | None, str]] = [
-        ("Picked and predicted, of all tokens", "picked_share", constant, picked_words(objective)),
-        _wanted("Picked: replaced by [MASK]", "mask_share", objective.mask_share),
-        _wanted("Picked: replaced by a random token", "random_share", objective.random_share),
-        _wanted("Picked: kept as it is", "kept_share", 1 - objective.mask_share - objective.random_share),
-        _wanted("Not padding, of the tokens of all rows", "valid_token_share", None),
+    kept = 1 - objective.mask_share - objective.random_share
+    wanted = [
+        ("Picked and predicted, of all tokens", "picked_share", constant),
+        ("Picked: replaced by [MASK]", "mask_share", objective.mask_share),
+        ("Picked: replaced by a random token", "random_share", objective.random_share),
+        ("Picked: kept as it is", "kept_share", kept),
+        ("Not padding, of the tokens of all rows", "valid_token_share", None),
     ]
     if words is not None:
         random_next = number(run.data, "random_next_prob") if words.short == "NSP" else 0.5
         expected = None if random_next is None else 1 - random_next
-        wanted.append(_wanted(f"Pairs: {words.labels[0]}, the rest {words.labels[1]}", "is_next_share", expected))
-    rows = []
-    for label, key, configured, text in wanted:
+        wanted.append((f"Pairs: {words.labels[0]}, the rest {words.labels[1]}", "is_next_share", expected))
+    bars = []
+    for label, key, configured in wanted:
         measured = mean_share(run.train, key)
+        text = picked_words(objective) if key == "picked_share" else "" if configured is None else percent(configured)
         if measured is not None:
-            words_of = {"measured_text": percent(measured, 2), "configured_text": text}
-            rows.append({"label": label, "measured": measured, "configured": configured, **words_of})
-    return rows
+            words_of = beside(percent(measured, 2), f"of {text} configured" if text else "")
+            bars.append(Bar(label, measured, words_of, configured))
+    return bars
 
 
-def _wanted(label: str, key: str, configured: float | None) -> tuple[str, str, float | None, str]:
-    """A share to show: how it is called, its name in metrics.jsonl, what is configured and that in words."""
-    return label, key, configured, "" if configured is None else percent(configured)
-
-
-def first_batches(run: Run) -> dict[str, Any] | None:
-    """What was measured before the first step: rows of (measure, value in each phase); None where it is not logged."""
-    if not run.first_batches:
-        return None
+def first_batches(run: Run) -> Table:
+    """The table of what was measured before the first step, phase by phase."""
     records = run.first_batches
 
     def each(key: str, text: Callable[[float | None], str]) -> list[str]:
@@ -165,7 +176,7 @@ def first_batches(run: Run) -> dict[str, Any] | None:
     words = pair_words(run.config.objective)
     if words is not None:
         rows.append((f"{words.labels[0]}, of all pairs", *each("is_next_share", percent)))
-    return {"head": ["", *(f"Phase{SPACE}{count(number(record, 'phase'))}" for record in records)], "rows": rows}
+    return Table(["", *(f"Phase{SPACE}{count(number(record, 'phase'))}" for record in records)], rows)
 
 
 def _treatment(record: Record) -> str:

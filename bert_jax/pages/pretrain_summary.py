@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands at the top of the page: name, status, facts and key figures of a run."""
+"""The top of a pre-training run's page: status, facts and key figures."""
 
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.objective import pair_words
 from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.pages.page import Tile
 from bert_jax.pages.wording import (
     count,
     counted,
@@ -26,21 +26,15 @@ from bert_jax.pages.wording import (
 from bert_jax.runs.reading import number, Record, Run, series
 
 
-def headline(run: Run) -> dict[str, Any]:
-    """Name, status, and the facts of one line each."""
-    return {
-        "name": run.directory.resolve().name,
-        "finished": run.finished,
-        "status": status_words(run),
-        "progress": min(run.last_step / run.config.total_steps, 1.0),
-        "facts": [
-            ("Model", model_words(run.config.model)),
-            ("Objective", objective_words(run.config)),
-            ("Data", data_words(run)),
-            ("Device", device_words(run)),
-            ("Time", time_words(run)),
-        ],
-    }
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return the facts of one line each: name and words."""
+    return [
+        ("Model", model_words(run.config.model)),
+        ("Objective", objective_words(run.config)),
+        ("Data", data_words(run)),
+        ("Device", device_words(run)),
+        ("Time", time_words(run)),
+    ]
 
 
 def status_words(run: Run) -> str:
@@ -60,7 +54,7 @@ def model_words(model: ModelConfig) -> str:
 
 
 def objective_words(config: PretrainConfig) -> str:
-    """What is predicted, and how rows are filled."""
+    """The objective in words, and how rows are filled."""
     objective = config.objective
     picked = f"{picked_words(objective, 0)} picked by {objective.masking.replace('_', ' ')}"
     rows = f", up to {config.examples_per_row} examples a row" if config.packing == "packed" else ""
@@ -109,7 +103,7 @@ def time_words(run: Run) -> str:
     return f"{spent}last started {started}"
 
 
-# ---- key figures ----------------------------------------------------------------------------------------------------
+# ---- key figures -----------------------------------------------------------------------------------------------------
 
 
 def newest_scores(run: Run) -> tuple[Record, str]:
@@ -124,18 +118,15 @@ def newest_scores(run: Run) -> tuple[Record, str]:
     return {}, "no value yet"
 
 
-def tiles(run: Run) -> list[dict[str, str]]:
-    """The key figures: label, value, unit and a line below."""
+def tiles(run: Run) -> list[Tile]:
+    """The key figures of a run."""
     record, where = newest_scores(run)
-    found = [_loss_tile(record, where), _perplexity_tile(run, record), _mlm_accuracy_tile(run, record)]
+    loss = Tile("MLM loss", _value(number(record, "mlm_loss"), decimal), "nats", where)
+    found = [loss, _perplexity_tile(run, record), _mlm_accuracy_tile(run, record)]
     words = pair_words(run.config.objective)
     if words is not None:
         found.append(_pair_tile(record, words.short))
     return [*found, _entropy_tile(run, record), _throughput_tile(run)]
-
-
-def _tile(label: str, value: str, unit: str, note: str) -> dict[str, str]:
-    return {"label": label, "value": value, "unit": unit, "note": note}
 
 
 def _value(value: float | None, text: Callable[[float], str]) -> str:
@@ -148,19 +139,15 @@ def _interval(record: Record, key: str) -> str:
     return f"95{SPACE}% interval {ends}" if ends else "no interval before an evaluation"
 
 
-def _loss_tile(record: Record, where: str) -> dict[str, str]:
-    return _tile("MLM loss", _value(number(record, "mlm_loss"), decimal), "nats", where)
-
-
-def _perplexity_tile(run: Run, record: Record) -> dict[str, str]:
+def _perplexity_tile(run: Run, record: Record) -> Tile:
     value = number(record, "mlm_perplexity")
     value = exponential(number(record, "mlm_loss")) if value is None else value
     baseline = exponential(number(record, "unigram_loss") or run.unigram_entropy)
     note = f"word frequencies alone: {perplexity(baseline)}" if baseline else ""
-    return _tile("Perplexity", _value(value, perplexity), "", note)
+    return Tile("Perplexity", _value(value, perplexity), "", note)
 
 
-def _mlm_accuracy_tile(run: Run, record: Record) -> dict[str, str]:
+def _mlm_accuracy_tile(run: Run, record: Record) -> Tile:
     accuracy = number(record, "mlm_accuracy")
     token, share = run.commonest_token or ("", None)
     token, share = record.get("commonest_token", token), record.get("commonest_token_accuracy", share)
@@ -170,31 +157,30 @@ def _mlm_accuracy_tile(run: Run, record: Record) -> dict[str, str]:
     return _accuracy_tile("MLM accuracy", accuracy, note)
 
 
-def _pair_tile(record: Record, short: str) -> dict[str, str]:
+def _pair_tile(record: Record, short: str) -> Tile:
     share = number(record, "is_next_share")
     guess = f"guessing: 50{SPACE}%" if share is None else f"always the commoner label: {percent(max(share, 1 - share))}"
     note = f"{_interval(record, 'nsp_accuracy_95')}; {guess}"
     return _accuracy_tile(f"{short} accuracy", number(record, "nsp_accuracy"), note)
 
 
-def _accuracy_tile(label: str, accuracy: float | None, note: str) -> dict[str, str]:
-    return _tile(label, _value(accuracy, lambda value: f"{100 * value:.1f}"), "%", note)
+def _accuracy_tile(label: str, accuracy: float | None, note: str) -> Tile:
+    return Tile(label, _value(accuracy, lambda value: f"{100 * value:.1f}"), "%", note)
 
 
-def _entropy_tile(run: Run, record: Record) -> dict[str, str]:
+def _entropy_tile(run: Run, record: Record) -> Tile:
     loss, entropy = number(record, "mlm_loss"), number(record, "unigram_entropy") or run.unigram_entropy
     gain = None if loss is None or entropy is None else entropy - loss
-    side = "above" if gain is not None and gain < 0 else "below"
+    side = "Above" if gain is not None and gain < 0 else "Below"
     note = f"entropy of word frequencies: {decimal(entropy, unit='nats')}"
-    text = _value(gain, lambda value: decimal(abs(value), 2))
-    return _tile(f"{side.capitalize()} unigram entropy", text, "nats", note)
+    return Tile(f"{side} unigram entropy", _value(gain, lambda value: decimal(abs(value), 2)), "nats", note)
 
 
-def _throughput_tile(run: Run) -> dict[str, str]:
+def _throughput_tile(run: Run) -> Tile:
     rates = [rate for _, rate in series(run.train, "tokens_per_second")]
     flops = [rate for _, rate in series(run.train, "model_flops_per_second")]
     notes = [f"median of {counted(len(rates), 'interval')}"] if rates else []
     if flops:
         median, peak = statistics.median(flops), run.peak_flops
         notes.append(f"{percent(median / peak)} of peak" if peak else f"{teraflops(median, 3)}, no peak known")
-    return _tile("Throughput", _value(statistics.median(rates) if rates else None, count), "tokens/s", "; ".join(notes))
+    return Tile("Throughput", _value(statistics.median(rates) if rates else None, count), "tokens/s", "; ".join(notes))

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Regression: gold against predicted ratings, drawn, and how far apart they are."""
+"""Gold against predicted ratings, drawn, and how far apart they are."""
 
-from typing import Any
+from dataclasses import replace
 
-import markupsafe
 import numpy as np
 
-from bert_jax.pages.drawing import blank_chart, MUTED, REFERENCE, Steps, svg, TEXT_SIZE, TRAINING
-from bert_jax.pages.panels import Panel
+from bert_jax.pages.chart import between, Chart, Curve, Dot
+from bert_jax.pages.page import Card, Grid, Panel, Part, Table
 from bert_jax.pages.wording import count, decimal
 from bert_jax.runs.finetuned import FinetunedRun, prediction_fields
 
@@ -15,18 +14,16 @@ MOST_DOTS = 1500
 PARTS = 5  # of the range of the truth, in the table
 
 
-def rating_section(run: FinetunedRun) -> dict[str, Any]:
-    """What the page prints of ratings."""
+def rating_parts(run: FinetunedRun) -> list[Part]:
+    """The drawing of gold and predicted ratings beside the table of errors."""
     gold, predicted = (np.array(field, float) for field in prediction_fields(run.labelled))
-    return {
-        "panel": scatter_panel(gold, predicted, run.split),
-        "head": ["Gold rating", "Examples", "Mean gold", "Mean predicted", "Mean error", "Root of mean square"],
-        "rows": error_rows(gold, predicted),
-    }
+    head = ["Gold rating", "Examples", "Mean gold", "Mean predicted", "Mean error", "Root of mean square"]
+    errors = Card([Table(head, error_rows(gold, predicted))], "Errors by rating")
+    return [Grid([scatter_panel(gold, predicted, run.split), errors], "many")]
 
 
 def error_rows(gold: np.ndarray, predicted: np.ndarray) -> list[tuple[str, ...]]:
-    """Errors in equal parts of the range of the truth, and of all."""
+    """Errors of ratings [N] in equal parts of the range of the truth, and of all."""
     low, high = float(gold.min()), float(gold.max())
     part = np.minimum((PARTS * (gold - low) / max(high - low, 1e-12)).astype(int), PARTS - 1)
     edges = np.linspace(low, high, PARTS + 1)
@@ -46,25 +43,19 @@ def _errors(gold: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
 
 
 def scatter_panel(gold: np.ndarray, predicted: np.ndarray, split: str) -> Panel:
-    """A dot for each example; on the dashed line both are equal."""
-    step = -(-len(gold) // MOST_DOTS)
-    note = f"Every {step}th of {count(len(gold))} examples." if step > 1 else f"{count(len(gold))} examples."
-    drawing = scatter_chart(gold[::step], predicted[::step])
-    return Panel("Gold and predicted ratings", split, markupsafe.Markup(drawing), note=f"{note} Dashed: equal.")
-
-
-def scatter_chart(gold: np.ndarray, predicted: np.ndarray) -> str:
-    """The drawing of `scatter_panel`."""
-    figure, axes = blank_chart(Steps(1), names=False)
-    axes.set_xlabel("gold", color=MUTED, fontsize=TEXT_SIZE, labelpad=5)
-    axes.set_ylabel("predicted", color=MUTED, fontsize=TEXT_SIZE, labelpad=5)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlim(*_around(gold))
-    axes.set_ylim(*_around(np.concatenate([gold, predicted])))
-    ends = _around(gold)
-    axes.plot(ends, ends, color=REFERENCE, linewidth=1.2, dashes=(4, 3))
-    axes.plot(gold, predicted, color=TRAINING, linestyle="", marker="o", markersize=3, markeredgewidth=0, alpha=0.5)
-    return svg(figure, "ratings", "Predicted against gold ratings")
+    """A dot for each of the ratings [N]; on the dashed line both are equal."""
+    every = -(-len(gold) // MOST_DOTS)
+    note = f"Every {every}th of {count(len(gold))} examples." if every > 1 else f"{count(len(gold))} examples."
+    dots = [Dot(x, y) for x, y in zip(gold[::every].tolist(), predicted[::every].tolist(), strict=True)]
+    low, high = _around(gold)
+    chart = Chart(
+        "Predicted against gold ratings",
+        x=replace(between(low, high), label="gold"),
+        y=replace(between(*_around(np.concatenate([gold, predicted]))), label="predicted"),
+        curves=[Curve([(low, low), (high, high)], "level")],
+        dots=dots,
+    )
+    return Panel("Gold and predicted ratings", split, chart, note=f"{note} Dashed: equal.")
 
 
 def _around(values: np.ndarray) -> tuple[float, float]:

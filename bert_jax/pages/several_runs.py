@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of several runs of one task: seeds, or the settings of a sweep."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from bert_jax.pages.finetune_summary import data_words, degenerate_words, weights_words
-from bert_jax.pages.glue_table import glue_table, GlueTable, task_scores
+from bert_jax.checks.findings import Finding, NOTE, PROBLEM
+from bert_jax.checks.finetuned import degenerate_finding, LEARNING
+from bert_jax.pages.finetune_summary import data_words, weights_words
+from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text, title_name, unit
-from bert_jax.pages.notices import Notice
-from bert_jax.pages.several_charts import curves_panel, Spread, spread_of, strip_panel
-from bert_jax.pages.template import fill, save_page
+from bert_jax.pages.page import Card, Grid, link, Page, Section, Table, Tile
+from bert_jax.pages.seed_spread import curves_panel, Spread, spread_of, strip_panel
+from bert_jax.pages.template import write
 from bert_jax.pages.wording import counted, plain, SPACE
 from bert_jax.runs.finetuned import load_several, SeedRun, SeveralRuns
 from bert_jax.runs.names import REPORT_FILE
@@ -23,40 +25,36 @@ def write_several(directory: Path) -> Path:
     Raises:
       UserError: not such a folder, or one of its files cannot be read.
     """
-    return save_page(render_several(load_several(directory)), directory / REPORT_FILE)
+    return write(page_of(load_several(directory)), directory / REPORT_FILE)
 
 
-def render_several(several: SeveralRuns) -> str:
-    """The page as text."""
+def page_of(several: SeveralRuns) -> Page:
+    """The page of several runs."""
     spread = spread_of(several.values)
-    rows = run_rows(several)
-    others = any(row["others"] for row in rows)
-    return fill(
-        "pages/several_runs.html.jinja",
-        title=several.record["title"],
-        directory=several.directory.resolve().name,
-        what=things(several),
+    name, what = several.directory.resolve().name, things(several)
+    panels = Grid([strip_panel(several, spread), curves_panel(several)])
+    return Page(
+        title=f"{several.record['title']}, {name}: several {what}",
+        eyebrow=f"BERT fine-tuned with bert_jax, several {what}, folder {name}",
+        name=several.record["title"],
         status=f"{len(several.sound)} of {counted(len(several.runs), 'run')} count",
-        clean=len(several.sound) == len(several.runs),
+        state="" if len(several.sound) == len(several.runs) else "open",
         facts=facts(several),
-        notices=several_notices(several),
+        findings=several_findings(several),
         tiles=spread_tiles(several, spread),
-        panels=[strip_panel(several, spread), curves_panel(several)],
-        head=_head(several, others),
-        rows=rows,
-        others=others,
-        glue=_glue(several),
-        note=spread_note(several, spread),
+        tiles_note=spread_note(several, spread),
+        sections=[Section("runs", "Runs", [panels, Card([run_table(several)])]), *_glue(several)],
+        footer="Everything here stands in seeds.json and in the folders of the runs, for programs.",
     )
 
 
 def things(several: SeveralRuns) -> str:
-    """What the runs differ in."""
+    """The word for what the runs differ in."""
     return "settings" if several.is_sweep else "seeds"
 
 
 def facts(several: SeveralRuns) -> list[tuple[str, str]]:
-    """Of the first run that can be read."""
+    """Return the facts of one line each, of the first run that can be read: name and words."""
     run = next((one.run for one in several.runs if one.run), None)
     rows = [("Main score", f"{metric_name(several.metric)} of {several.split}")]
     rows.append(("Runs", f"{len(several.runs)}, that differ in {things(several)}"))
@@ -67,50 +65,54 @@ def facts(several: SeveralRuns) -> list[tuple[str, str]]:
     return rows
 
 
-def several_notices(several: SeveralRuns) -> list[Notice]:
+def several_findings(several: SeveralRuns) -> list[Finding]:
     """Runs that collapsed, and runs that are not there."""
     found = []
     if several.collapsed:
         are = "is" if len(several.collapsed) == 1 else "are"
-        text = f"{len(several.collapsed)} of {counted(len(several.runs), 'run')} collapsed and {are} not counted."
-        found.append(Notice("problem", text))
+        seen = f"{len(several.collapsed)} of {counted(len(several.runs), 'run')} collapsed and {are} not counted"
+        found.append(Finding(PROBLEM, LEARNING, seen))
     explained: dict[str, list[str]] = {}
     for one in several.collapsed:
-        explained.setdefault(degenerate_words(one.degenerate), []).append(run_name(several, one))
-    found += [Notice("problem", f"{', '.join(names)}: {words}") for words, names in explained.items()]
+        assert one.degenerate is not None
+        explained.setdefault(degenerate_finding(one.degenerate).seen, []).append(run_name(several, one))
+    found += [Finding(PROBLEM, LEARNING, f"{', '.join(names)}: {words}") for words, names in explained.items()]
     missing = [run_name(several, one) for one in several.runs if one.value is None and one.degenerate is None]
     if missing:
-        text = f"Without a score: {', '.join(missing)}. The same bert-jax finetune command goes on with what is not finished."
-        found.append(Notice("note", text))
+        seen = f"without a score: {', '.join(missing)}"
+        found.append(
+            Finding(NOTE, "Progress", seen, "", "the same bert-jax finetune command goes on with what is not finished")
+        )
     return found
 
 
 def run_name(several: SeveralRuns, one: SeedRun) -> str:
-    """A run in words."""
+    """The name of a run in words."""
     return one.folder if several.is_sweep else f"seed {one.entry.get('seed', one.folder)}"
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def spread_tiles(several: SeveralRuns, spread: Spread | None) -> list[dict[str, str]]:
-    """Mean, standard deviation, interval, best, collapsed; of a sweep, whose runs are no sample, best and range."""
+def spread_tiles(several: SeveralRuns, spread: Spread | None) -> list[Tile]:
+    """Tiles with mean, standard deviation, interval, best, collapsed; of a sweep, whose runs are no sample, best and range."""
     runs = f"of {counted(len(several.runs), 'run')}"
-    collapsed = _tile("Collapsed", str(len(several.collapsed)), runs, "not counted")
+    collapsed = Tile("Collapsed", str(len(several.collapsed)), runs, "not counted")
     where = f"{metric_name(several.metric)}, {several.split}"
     if spread is None:
-        return [_tile(f"Mean {where}", "–", "", "no run has a score that counts"), collapsed]
+        return [Tile(f"Mean {where}", "–", "", "no run has a score that counts"), collapsed]
     best = _best_tile(several, where)
     if several.is_sweep:
         ends = _ends((min(several.values), max(several.values)), several)
-        return [best, _tile("Lowest to highest", ends, unit(several.metric), where), collapsed]
+        return [best, Tile("Lowest to highest", ends, unit(several.metric), where), collapsed]
     of = f"of {counted(len(several.values), 'seed')}"
     deviation = "–" if spread.deviation is None else figure(spread.deviation, several.per_cent)
     freedom = f"Student's t, {counted(len(several.values) - 1, 'degree')} of freedom" if spread.interval else ""
+    of_interval = unit(several.metric) if spread.interval else ""
     return [
-        _tile(f"Mean {where}", figure(spread.mean, several.per_cent), unit(several.metric), of),
-        _tile("Standard deviation", deviation, "points", f"{of}, of the sample (n − 1)"),
-        _tile(f"95{SPACE}% interval of the mean", _ends(spread.interval, several), unit(several.metric), freedom),
+        Tile(f"Mean {where}", figure(spread.mean, several.per_cent), unit(several.metric), of),
+        Tile("Standard deviation", deviation, "points" if spread.interval else "", f"{of}, of the sample (n − 1)"),
+        Tile(f"95{SPACE}% interval of the mean", _ends(spread.interval, several), of_interval, freedom),
         best,
         collapsed,
     ]
@@ -120,15 +122,11 @@ def _ends(interval: tuple[float, float] | None, several: SeveralRuns) -> str:
     return "–" if interval is None else " to ".join(figure(end, several.per_cent) for end in interval)
 
 
-def _tile(label: str, value: str, unit: str, note: str) -> dict[str, str]:
-    return {"label": label, "value": value, "unit": "" if value == "–" else unit, "note": note}
-
-
-def _best_tile(several: SeveralRuns, where: str) -> dict[str, str]:
+def _best_tile(several: SeveralRuns, where: str) -> Tile:
     best = several.best
     assert best is not None
     note = f"{run_name(several, best)}; chosen on {several.split}, so better there than elsewhere"
-    return _tile(f"Best {where}", figure(best.value, several.per_cent), unit(several.metric), note)
+    return Tile(f"Best {where}", figure(best.value, several.per_cent), unit(several.metric), note)
 
 
 def spread_note(several: SeveralRuns, spread: Spread | None) -> str:
@@ -143,39 +141,41 @@ def spread_note(several: SeveralRuns, spread: Spread | None) -> str:
     )
 
 
-def _head(several: SeveralRuns, others: bool) -> list[str]:
-    settings = [SETTING_WORDS.get(name, name) for name in _setting_names(several)]
-    score = f"{title_name(several.metric)}, {several.split}"
-    return ["Run", *settings, score, *(["Other scores"] if others else []), "State"]
-
-
 def _setting_names(several: SeveralRuns) -> list[str]:
     if not several.is_sweep:
         return []
     return list(dict.fromkeys(name for one in several.runs for name in one.entry.get("settings", {})))
 
 
-def run_rows(several: SeveralRuns) -> list[dict[str, Any]]:
-    """A row for each run, of a sweep the best first."""
+def run_table(several: SeveralRuns) -> Table:
+    """A row for each run, of a sweep the best first; collapsed runs are marked."""
     runs = list(several.runs)
     if several.is_sweep:
         runs.sort(key=lambda one: (one.degenerate is None, one.value or 0.0), reverse=True)
-    return [_run_row(several, one) for one in runs]
+    names = _setting_names(several)
+    others = any(_other_scores(several, one) for one in runs)
+    score = f"{title_name(several.metric)}, {several.split}"
+    settings = (SETTING_WORDS.get(name, name) for name in names)
+    head = ["Run", *settings, score, *(["Other scores"] if others else []), "State"]
+    rows = [_run_row(several, one, names, others) for one in runs]
+    marked = {place: "collapsed" for place, one in enumerate(runs) if one.degenerate is not None}
+    return Table(head, rows, "runs", marked)
 
 
-def _run_row(several: SeveralRuns, one: SeedRun) -> dict[str, Any]:
+def _run_row(several: SeveralRuns, one: SeedRun, names: Sequence[str], others: bool) -> list[str]:
     state = "best" if one is several.best else ""
     if one.entry.get("undecided"):
         state = f"{state}{', ' if state else ''}not decided whether it learned"
-    return {
-        "name": run_name(several, one),
-        "link": f"{one.folder}/report.html" if one.run else "",
-        "settings": [plain(one.entry.get("settings", {}).get(name)) for name in _setting_names(several)],
-        "value": "no score" if one.value is None else score_text(several.metric, one.value, several.per_cent),
-        "others": _other_scores(several, one),
-        "state": f"collapsed: {one.degenerate.get('kind', '')}" if one.degenerate else state,
-        "collapsed": one.degenerate is not None,
-    }
+    if one.degenerate:
+        state = f"collapsed: {one.degenerate.get('kind', '')}"
+    name = run_name(several, one)
+    return [
+        link(f"{one.folder}/{REPORT_FILE}", name) if one.run else name,
+        *(plain(one.entry.get("settings", {}).get(setting)) for setting in names),
+        "no score" if one.value is None else score_text(several.metric, one.value, several.per_cent),
+        *([_other_scores(several, one)] if others else []),
+        state,
+    ]
 
 
 def _other_scores(several: SeveralRuns, one: SeedRun) -> str:
@@ -186,10 +186,10 @@ def _other_scores(several: SeveralRuns, one: SeedRun) -> str:
     return ", ".join(f"{metric_name(name)} {score_text(name, scores[name], several.per_cent)}" for name in names)
 
 
-def _glue(several: SeveralRuns) -> GlueTable | None:
+def _glue(several: SeveralRuns) -> list[Section]:
     name = several.directory.resolve().name
     if several.is_sweep:
         best = several.best
-        return glue_table(name, task_scores([best.run] if best and best.run else []), "best of a sweep")
+        return glue_sections(name, task_scores([best.run] if best and best.run else []), "best of a sweep")
     runs = [one.run for one in several.sound if one.run is not None]
-    return glue_table(name, task_scores(runs), f"mean of {counted(len(runs), 'seed')}")
+    return glue_sections(name, task_scores(runs), f"mean of {counted(len(runs), 'seed')}")

@@ -1,98 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of fine-tuned runs of several tasks: a folder of folders -> report.html."""
+"""The pages of a folder of runs that have folders of their own: fine-tuned ones of several tasks, or pre-training runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from bert_jax.config.settings import flatten
-from bert_jax.pages.finetune_summary import degenerate_words, main_words, weights_words
-from bert_jax.pages.glue_table import glue_table, task_scores
+from bert_jax.checks.examination import run_findings
+from bert_jax.checks.findings import Finding, NOTE, PROBLEM
+from bert_jax.checks.finetuned import learning_findings
+from bert_jax.config.settings import to_dict
+from bert_jax.pages.finetune_summary import main_words, weights_words
+from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text
-from bert_jax.pages.notices import Notice
-from bert_jax.pages.several_charts import spread_of
-from bert_jax.pages.template import fill, save_page
-from bert_jax.pages.wording import counted, plain
+from bert_jax.pages.page import Card, link, Page, Paragraph, Section, Table
+from bert_jax.pages.pretrain_summary import model_words, newest_scores, status_words
+from bert_jax.pages.seed_spread import spread_of
+from bert_jax.pages.settings import differences, setting_traits, Trait
+from bert_jax.pages.template import write
+from bert_jax.pages.wording import counted, decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, load_several, SeveralRuns
 from bert_jax.runs.names import REPORT_FILE, SEEDS_FILE
+from bert_jax.runs.reading import load_run, number, Run
 from bert_jax.tasks.scoring.glue import TaskScores
 
 
-def write_tasks(directory: Path, parts: Sequence[Path]) -> Path:
+@dataclass(frozen=True)
+class TaskFolder:
+    """A folder of the page: its row, and what goes into the comparison with others of its task."""
+
+    folder: str
+    title: str  # of the task
+    score: str
+    what: str  # one run, several seeds, a sweep
+    run: FinetunedRun | None  # the first that counts
+    findings: Sequence[Finding]
+    scores: TaskScores
+
+
+def write_tasks(directory: Path, folders: Sequence[Path]) -> Path:
     """Write `report.html` into a folder of fine-tuned runs of several tasks; returns its path.
 
     Args:
       directory: the folder.
-      parts: the folders in it that hold a run, or several of one task.
+      folders: the folders in it that hold a run, or several of one task.
 
     Raises:
       UserError: one of their files cannot be read.
     """
-    return save_page(render_tasks(directory, parts), directory / REPORT_FILE)
+    return write(tasks_page(directory, folders), directory / REPORT_FILE)
 
 
-def render_tasks(directory: Path, parts: Sequence[Path]) -> str:
-    """The page as text."""
-    rows, notices = [], []
+def tasks_page(directory: Path, folders: Sequence[Path]) -> Page:
+    """The page of fine-tuned runs of several tasks."""
+    parts = [_several_part(one) if (one / SEEDS_FILE).is_file() else _single_part(one) for one in folders]
+    findings = [finding for part in parts for finding in part.findings]
     scores: dict[str, Mapping[str, float | None]] = {}
     twice: set[str] = set()
-    shown: list[FinetunedRun | None] = []
     for part in parts:
-        row, found = _several_part(part) if (part / SEEDS_FILE).is_file() else _single_part(part)
-        rows.append(row)
-        shown.append(row["run"])
-        if row["problem"]:
-            notices.append(Notice("problem", f"{row['folder']}: {row['problem']}"))
-        twice |= scores.keys() & found.keys()
-        scores |= found
-    for row, words in zip(rows, differing_words(shown), strict=True):
-        row["differs"] = words
+        twice |= scores.keys() & part.scores.keys()
+        scores |= part.scores
     if twice:  # it is not known which to take
-        notices.append(
-            Notice("note", f"Several folders are of {', '.join(sorted(twice))}: left out of the row of GLUE.")
-        )
-    ours = {task: metrics for task, metrics in scores.items() if task not in twice}
+        seen = f"several folders are of {', '.join(sorted(twice))}: left out of the row of GLUE"
+        findings.append(Finding(NOTE, "GLUE", seen))
     name = directory.resolve().name
-    glue = glue_table(name, ours, "of the folders above")
-    return fill("pages/several_tasks.html.jinja", name=name, notices=notices, rows=rows, glue=glue)
+    ours = {task: metrics for task, metrics in scores.items() if task not in twice}
+    note = "Of several seeds: mean ± standard deviation of the runs that count. Differs in: what sets it apart from the others"
+    tasks = Card([_task_table(parts), Paragraph(f"{note} of its task.", "footnote")])
+    return Page(
+        title=f"{name}: fine-tuned tasks",
+        eyebrow="BERT fine-tuned with bert_jax on several tasks",
+        name=name,
+        findings=findings,
+        sections=[Section("tasks", "Tasks", [tasks]), *glue_sections(name, ours, "of the folders above")],
+        footer="Collapsed runs are in no mean.",
+    )
+
+
+def _task_table(parts: Sequence[TaskFolder]) -> Table:
+    differs = differing_words([part.run for part in parts])
+    rows = [
+        (
+            link(f"{part.folder}/{REPORT_FILE}", part.title, part.folder),
+            part.score,
+            part.what,
+            weights_words(part.run) if part.run else "",
+            words,
+        )
+        for part, words in zip(parts, differs, strict=True)
+    ]
+    marked = {place: "collapsed" for place, part in enumerate(parts) if part.findings}
+    return Table(["Task", "Score", "Runs", "First weights", "Differs in"], rows, "runs", marked)
 
 
 def differing_words(runs: Sequence[FinetunedRun | None]) -> list[str]:
     """Return for each run what sets it apart from the others of its task: settings, weights and data that differ."""
-    told = [{} if run is None else _told_apart_by(run) for run in runs]
-    words = []
-    for run, own in zip(runs, told, strict=True):
-        peers = [other for one, other in zip(runs, told, strict=True) if run and one and one.title == run.title]
-        names = [name for name in own if any(name in other and other[name][0] != own[name][0] for other in peers)]
-        words.append(", ".join(f"{name} {own[name][1]}" for name in names))
+    words = [""] * len(runs)
+    for title in {run.title for run in runs if run}:
+        peers = {place: run for place, run in enumerate(runs) if run and run.title == title}
+        for place, differs in zip(peers, differences([_traits(run) for run in peers.values()]), strict=True):
+            words[place] = differs
     return words
 
 
-def _told_apart_by(run: FinetunedRun) -> dict[str, tuple[Any, str]]:
-    """Name -> what is compared, and how it is written; weights and data by what they hold, where that is recorded."""
+def _traits(run: FinetunedRun) -> dict[str, Trait]:
+    """The settings of a run, and its weights and data by their content where that is recorded."""
     source, data = run.record.get("source") or {}, run.record.get("data")
     path, digest = source.get("path"), source.get("digest")
-    told = {name: (value, plain(value)) for name, value in flatten(run.settings)}
-    told["weights"] = (digest or path, f"{path} ({digest})" if digest else str(path))
-    return told | {"data": (run.record.get("content") or data, str(data))}
+    weights = Trait(digest or path, f"{path} ({digest})" if digest else str(path))
+    return {
+        **setting_traits(run.settings),
+        "weights": weights,
+        "data": Trait(run.record.get("content") or data, str(data)),
+    }
 
 
-def _single_part(directory: Path) -> tuple[dict[str, Any], TaskScores]:
-    run = load_finetuned(directory)
-    problem = degenerate_words(run.degenerate) if run.degenerate else ""
-    row = _part_row(directory, run.title, "one run", main_words(run), weights_words(run), problem) | {"run": run}
-    return row, {} if run.degenerate else task_scores([run])
+def _single_part(folder: Path) -> TaskFolder:
+    run = load_finetuned(folder)
+    found = [
+        replace(finding, seen=f"{folder.name}: {finding.seen}")
+        for finding in learning_findings(run)
+        if finding.severity == PROBLEM
+    ]
+    return TaskFolder(
+        folder.name, run.title, main_words(run), "one run", run, found, {} if found else task_scores([run])
+    )
 
 
-def _several_part(directory: Path) -> tuple[dict[str, Any], TaskScores]:
-    several = load_several(directory)
+def _several_part(folder: Path) -> TaskFolder:
+    several = load_several(folder)
     runs = [one.run for one in several.sound if one.run is not None]
     if several.is_sweep and several.best is not None:
         runs = [several.best.run] if several.best.run else []
-    weights = weights_words(runs[0]) if runs else ""
-    row = _part_row(directory, several.record["title"], _runs_words(several), _score_words(several), weights, "")
-    row["run"] = runs[0] if runs else None
-    return row, task_scores(runs)
+    first = runs[0] if runs else None
+    return TaskFolder(
+        folder.name, several.record["title"], _score_words(several), _runs_words(several), first, [], task_scores(runs)
+    )
 
 
 def _runs_words(several: SeveralRuns) -> str:
@@ -112,13 +154,53 @@ def _score_words(several: SeveralRuns) -> str:
     return f"{name} {score_text(several.metric, spread.mean, several.per_cent)}{deviation}"
 
 
-def _part_row(directory: Path, title: str, what: str, score: str, weights: str, problem: str) -> dict[str, Any]:
-    return {
-        "folder": directory.name,
-        "link": f"{directory.name}/report.html",
-        "title": title,
-        "what": what,
-        "score": score,
-        "weights": weights,
-        "problem": problem,
-    }
+# ---- pre-training ----------------------------------------------------------------------------------------------------
+
+
+def write_pretrained(directory: Path, folders: Sequence[Path]) -> Path:
+    """Write `report.html` into a folder of pre-training runs; returns its path; arguments and errors as `write_tasks`."""
+    return write(pretrained_page(directory, [load_run(folder) for folder in folders]), directory / REPORT_FILE)
+
+
+def pretrained_page(directory: Path, runs: Sequence[Run]) -> Page:
+    """The page of several pre-training runs."""
+    name = directory.resolve().name
+    differs = differences([setting_traits(to_dict(run.config)) | _data_trait(run) for run in runs])
+    rows = [(*_pretrained_row(run), words) for run, words in zip(runs, differs, strict=True)]
+    problems = [[finding for finding in run_findings(run) if finding.severity == PROBLEM] for run in runs]
+    found = [
+        replace(finding, seen=f"{run.directory.name}: {finding.seen}")
+        for run, own in zip(runs, problems, strict=True)
+        for finding in own
+    ]
+    bad = {place: "collapsed" for place, own in enumerate(problems) if own}
+    head = ["Run", "Model", "State", "MLM loss", "MLM accuracy", "Scores are of", "Differs in"]
+    return Page(
+        title=f"{name}: pre-training runs",
+        eyebrow="BERT pre-training with bert_jax, several runs",
+        name=name,
+        findings=found,
+        sections=[Section("runs", "Runs", [Card([Table(head, rows, "runs", bad)])])],
+        footer="Losses are in nats for each predicted token. Differs in: settings and data that are not the same in all runs.",
+    )
+
+
+def _pretrained_row(run: Run) -> tuple[str, ...]:
+    scores, where = newest_scores(run)
+    loss, accuracy = decimal(number(scores, "mlm_loss")), percent(number(scores, "mlm_accuracy"))
+    folder = run.directory.name
+    return (
+        link(f"{folder}/{REPORT_FILE}", folder),
+        model_words(run.config.model),
+        status_words(run),
+        loss,
+        accuracy,
+        where,
+    )
+
+
+def _data_trait(run: Run) -> dict[str, Trait]:
+    """The data of a run, by the hashes of its shards."""
+    shards = [shard.get("sha256") for shard in run.train_split.get("shards", [])]
+    tokens = number(run.train_split, "tokens")
+    return {"data": Trait(" ".join(map(str, shards)), f"of {decimal(tokens, 0)} tokens")} if shards else {}

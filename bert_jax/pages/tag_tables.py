@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tagging: scores of each type as conlleval counts them, and what is taken for what."""
+"""Scores of each type of phrase as conlleval counts them, and what is taken for what."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from bert_jax.pages.class_tables import class_section, Classes
+from bert_jax.pages.class_tables import class_parts, Classes
+from bert_jax.pages.page import Card, Paragraph, Part, Table
 from bert_jax.pages.wording import count, percent, SPACE
 from bert_jax.runs.finetuned import FinetunedRun, prediction_fields
 from bert_jax.runs.reading import Record
@@ -18,7 +19,7 @@ NOTHING = "nothing"
 
 
 class Confusion(NamedTuple):
-    """What became of a phrase, or what a phrase was made of."""
+    """A phrase of the truth and what became of it, or a predicted phrase and what it was made of."""
 
     truth: str
     predicted: str
@@ -30,18 +31,21 @@ def is_phrases(records: Sequence[Record]) -> bool:
     return all(parse(tag) is not None for tag in tags) and any("-" in tag or "_" in tag for tag in tags)
 
 
-def tag_section(run: FinetunedRun) -> dict[str, Any]:
-    """What the page prints of tags: `types` and `confusions` of phrases, and words by class."""
-    records = run.labelled
+def tag_parts(run: FinetunedRun) -> list[Part]:
+    """Scores and confusions of phrases, where tags mark phrases, and words by class."""
+    records, right = run.labelled, f"Without a mistake: {share_right(run.labelled)} sentences."
     phrases = is_phrases(records)
-    classes = class_section(word_classes(records, phrases, run.record["labels"]))
-    return {
-        "types": type_rows(records) if phrases else [],
-        "head": HEAD,
-        "confusions": confusion_rows(records) if phrases else [],
-        "classes": {**classes, "confusions": []} if phrases else classes,
-        "phrases": phrases,
-    }
+    classes = word_classes(records, phrases, run.record["labels"])
+    words = class_parts(classes, "Words by true and predicted type", confusions=not phrases)
+    if not phrases:
+        return [Paragraph(f"Words of {run.split}. {right}", "lede"), *words]
+    lede = f"Phrases of {run.split} as conlleval counts them: right where words and type are those of the file. {right}"
+    parts: list[Part] = [Paragraph(lede, "lede"), Card([Table(HEAD, type_rows(records))], "Scores of each type")]
+    if confusions := confusion_rows(records):
+        note = "“Other words”: another beginning or end. “nothing”: a phrase that was missed, or made up."
+        table = Table(["Truth", "Predicted", "Times", "For example"], confusions, "words")
+        parts.append(Card([Paragraph(note, "footnote"), table], "Commonest confusions"))
+    return [*parts, Paragraph("Words by type", "subtitle"), *words]
 
 
 def type_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
@@ -83,7 +87,7 @@ def phrase_confusions(gold: Sequence[str], predicted: Sequence[str]) -> Iterator
 
 
 def _taken_for(span: Span, found: Sequence[Span]) -> str:
-    """What was predicted in the place of a phrase: the phrase that shares the most words with it."""
+    """The prediction in the place of a phrase: the phrase that shares the most words with it."""
     best = max(found, key=lambda other: _overlap(span, other), default=None)
     if best is None or not _overlap(span, best):
         return NOTHING

@@ -1,49 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a page is made: a template filled, and the text saved whole. The report, the passport and the benchmark do.
-
-Templates lie beside the code that fills them, under its name. What they share:
-
-  page.html.jinja     the page around: head, styles, and the blocks `title`, `style` and `main` to be filled
-  macros.html.jinja   tables, panels, tiles, facts
-  style.css           the looks
-"""
+"""A page becomes a file: the one template (page.html.jinja) and the one style sheet (style.css) of all pages."""
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from bert_jax.files import complete_or_absent
+from bert_jax.pages.chart import svg
+from bert_jax.pages.page import Page
 
 
-def fill(template: str, **values: Any) -> str:
-    """The text of a page.
-
-    Args:
-      template: its path below bert_jax, such as "pages/pretrain.html.jinja".
-      values: what the template prints. Text is escaped, `markupsafe.Markup` (charts) is not.
-
-    Raises:
-      jinja2.UndefinedError: the template prints a value that is not given.
-    """
-    return _environment().get_template(template).render(**values)
+def render(page: Page) -> str:
+    """The HTML of a page, with its styles and drawings in it."""
+    return _environment().get_template("page.html.jinja").render(page=page)
 
 
-def save_page(page: str, path: Path) -> Path:
+def write(page: Page, path: Path) -> Path:
     """Write a page in place of an earlier one, which stays until the new one is complete; returns its path."""
     with complete_or_absent(path) as file:
-        file.write(page.encode())
+        file.write(render(page).encode())
     return path
 
 
 @functools.cache
-def _environment() -> Any:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("bert_jax", package_path=""),
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bert_jax", "pages"),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["svg"] = svg
+    environment.filters["kind"] = lambda part: type(part).__name__
+    return environment

@@ -4,7 +4,6 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime, UTC
-from typing import Any
 
 from bert_jax.config.objective import ObjectiveConfig
 
@@ -74,7 +73,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f}{SPACE}s"
 
 
-def moment(text: Any) -> str:
+def moment(text: object) -> str:
     """An ISO time, to the minute, in UTC."""
     try:
         time = datetime.fromisoformat(str(text))
@@ -83,7 +82,7 @@ def moment(text: Any) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A setting as it is written on the command line, whole numbers with thousand separators."""
     if value is None or isinstance(value, bool):
         return str(value).lower()

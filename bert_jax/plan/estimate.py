@@ -83,7 +83,7 @@ def exchanged(collectives: Sequence[Collective], mesh: Mesh, chip: Chip | None) 
 
 
 def collective_seconds(collective: Collective, mesh: Mesh, chip: Chip) -> float:
-    """Of one execution. Over `dcn` and other axes: inside the slices first, then each device's share between slices."""
+    """Seconds of one execution; over `dcn` and other axes: inside slices first, then each device's share between them."""
     inner = [axis for axis in collective.axes if axis != "dcn"]
     seconds = 0.0
     if inner:
@@ -102,7 +102,7 @@ def ring_bytes(collective: Collective, devices: int) -> float:
 
 
 def assumptions(machine: Machine) -> list[str]:
-    """What the figures rest on, a line each."""
+    """The assumptions that the figures rest on, a line each."""
     lines = ["formula: every token of a row is valid, one example a row, max_predictions_per_seq predictions a row"]
     chip = machine.chip
     if chip is not None:

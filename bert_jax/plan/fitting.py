@@ -48,7 +48,7 @@ def only_copies(config: PretrainConfig, machine: Machine) -> bool:
 
 
 def with_rows(config: PretrainConfig, number: int, rows: int, machine: Machine) -> tuple[PretrainConfig, int, Machine]:
-    """What to compile: `rows` a device in a micro-batch of phase `number`, on fewer chips where that does not matter."""
+    """Return what to compile for `rows` a device and micro-batch of a phase, on fewer chips where that does not matter."""
     if only_copies(config, machine) and machine.small is not machine:
         machine = machine.small
         config = replace(config, mesh=replace(config.mesh, data=-1))
@@ -87,7 +87,7 @@ def largest_micro_batch(
 
 
 def next_size(programs: Sequence[StepProgram], limit: int) -> int | None:
-    """Which rows to compile next, to come near the limit from below; None: there is nothing more to learn."""
+    """Choose the rows to compile next, to come near the limit from below; None: there is nothing more to learn."""
     fitting = sorted((program for program in programs if program.fits), key=lambda program: -program.rows)
     refused = sorted((program for program in programs if not program.fits), key=lambda program: program.rows)
     above = refused[0].rows if refused else None

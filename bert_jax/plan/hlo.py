@@ -138,7 +138,7 @@ def memory_traffic(text: str) -> int:
 
 
 def host_transfers(text: str) -> list[str]:
-    """What a program exchanges with the host while it runs, a line each."""
+    """List what a program exchanges with the host while it runs, a line each."""
     found = []
     for instruction, count in HloProgram(text).executed():
         to_host = instruction.opcode in HOST_OPCODES and "is_host_transfer=false" not in instruction.attributes
@@ -164,12 +164,12 @@ class Instruction:
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """Of the result; several for a tuple."""
+        """The element type and dimensions of the result; several for a tuple."""
         return [(kind, _dimensions(sizes)) for kind, sizes in WRITTEN_SHAPE.findall(self.result)]
 
     @property
     def main_memory_bytes(self) -> int:
-        """Of the parts of the result that stand in the device's main memory."""
+        """The size of the parts of the result that stand in the device's main memory."""
         return sum(_bytes((kind, _dimensions(sizes))) for kind, sizes in MAIN_MEMORY.findall(self.result))
 
     @property
@@ -180,7 +180,7 @@ class Instruction:
 
     @property
     def call_target(self) -> str:
-        """Of a custom call; else empty."""
+        """The target of a custom call; empty for any other instruction."""
         found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
         return found.group(1) if found else ""
 
@@ -191,7 +191,7 @@ class Instruction:
         return found.group(1) if found else ""
 
     def attribute(self, name: str) -> str:
-        """What follows `name=` up to the next comma outside of brackets, or an empty text."""
+        """The text behind `name=` up to the next comma outside of brackets, or an empty text."""
         found = re.search(rf"\b{name}=", self.attributes)
         return _until_comma(self.attributes[found.end() :]) if found else ""
 
@@ -260,7 +260,7 @@ class HloProgram:
                 yield name, 1
 
     def trip_count(self, loop: Instruction) -> int:
-        """Of a while loop: as the compiler noted it, else by its condition `counter < constant` (JAX counts from 0 by 1).
+        """The trips of a while loop: as the compiler noted them, else by its condition `counter < constant` (JAX counts from 0).
 
         Raises:
           ValueError: it is not known before the program runs.
@@ -297,7 +297,7 @@ class HloProgram:
                 yield instruction, self.runs[name]
 
     def collective_bytes(self, instruction: Instruction, mesh: Mesh) -> int:
-        """Of one execution on one device: the larger of what it gives and what it gets."""
+        """Bytes of one execution on one device: the larger of what it gives and what it gets."""
         given = sum(_bytes(shape) for operand in instruction.operands for shape in self.find(operand).shapes)
         if instruction.collective_kind == "all-gather":
             return given * len(device_groups(instruction, mesh)[0])
@@ -363,7 +363,7 @@ class HloProgram:
         return left, right
 
     def product_flops(self, instruction: Instruction) -> int:
-        """Of one execution: two for each multiplication of two elements."""
+        """FLOPs of one execution: two for each multiplication of two elements."""
         left, right = (self.find(name).shapes[0][1] for name in instruction.operands[:2])
         result = instruction.shapes[0][1]
         if instruction.opcode == "convolution":

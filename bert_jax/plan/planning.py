@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from tqdm import tqdm
 
@@ -16,11 +15,12 @@ from bert_jax.config.settings import to_dict
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
 from bert_jax.model.attention import resolve_implementation
 from bert_jax.plan.estimate import assumptions, Estimate, estimate_step
-from bert_jax.plan.fitting import Change, Largest, largest_micro_batch, only_copies, smallest_change
+from bert_jax.plan.fitting import Change, Compile, Largest, largest_micro_batch, only_copies, smallest_change
 from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import compile_phase, StepProgram
 from bert_jax.train.pretraining import attention_case
 from bert_jax.train.state import Training
+from bert_jax.types import JsonObject
 
 DAY = 86_400.0  # seconds
 
@@ -59,12 +59,12 @@ class Plan:
 
     @property
     def days(self) -> float | None:
-        """Of the configured steps, with the change where one is needed; None: not known."""
+        """Days that the configured steps take, with the change where one is needed; None: not known."""
         days = [phase.days for phase in (self.changed_phases or self.phases)]
         return None if any(each is None for each in days) else sum(each for each in days if each is not None)
 
-    def as_record(self) -> dict[str, Any]:
-        """All of it for JSON."""
+    def as_record(self) -> JsonObject:
+        """The whole plan for JSON."""
         return {
             "config": to_dict(self.config),
             "machine": {
@@ -86,7 +86,7 @@ class Plan:
         }
 
 
-def as_record(phase: PhasePlan) -> dict[str, Any]:
+def as_record(phase: PhasePlan) -> JsonObject:
     """A phase for JSON."""
     record = dataclasses.asdict(phase)
     record["program"]["flops"] = phase.program.flops
@@ -185,7 +185,7 @@ def plan_phase(
 
 
 @contextmanager
-def compilations(expected: int) -> Iterator[Any]:
+def compilations(expected: int) -> Iterator[Compile]:
     """A `compile_phase` that shows a progress bar; `expected` is a guess of how many there will be."""
     with tqdm(total=expected, unit="compilation", dynamic_ncols=True, file=sys.stderr, leave=False) as bar:
 

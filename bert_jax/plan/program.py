@@ -4,7 +4,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -17,6 +16,7 @@ from bert_jax.plan.machine import Machine
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import Training
 from bert_jax.train.step import abstract_batch, compile_train_step
+from bert_jax.types import PyTree
 
 MASK_ID = 103  # the program compares with it once; no vocabulary is needed here
 
@@ -98,10 +98,10 @@ def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> Step
     return read_program(compiled, training, number, machine)
 
 
-def read_program(compiled: Any, training: Training, number: int, machine: Machine) -> StepProgram:
-    """What a compiled step says of itself."""
+def read_program(compiled: jax.stages.Compiled, training: Training, number: int, machine: Machine) -> StepProgram:
+    """Read what a compiled step says of itself."""
     config, mesh = training.config, training.mesh
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     memory = read_memory(compiled, training, number)
     calls = hlo.kernel_calls(text)
     stated = [call.flops * call.count for call in calls if call.flops is not None]
@@ -133,9 +133,10 @@ def refused(rows: int, message: str, flops: float) -> StepProgram:
     return StepProgram(rows, needed, False, None, 0, 0, 0, "", flops, (), 0, 0, ())
 
 
-def read_memory(compiled: Any, training: Training, number: int) -> Memory:
+def read_memory(compiled: jax.stages.Compiled, training: Training, number: int) -> Memory:
     """The memory of one device by class: what the state's shardings say, and the compiler's own analysis."""
     analysis = compiled.memory_analysis()
+    assert analysis is not None
     state = training.abstract_state
     parameters = bytes_on_device(state.params)
     optimizer = bytes_on_device((state.opt_state, state.step))
@@ -151,7 +152,7 @@ def read_memory(compiled: Any, training: Training, number: int) -> Memory:
     )
 
 
-def bytes_on_device(tree: Any) -> int:
+def bytes_on_device(tree: PyTree) -> int:
     """Bytes of one device's parts of a pytree of abstract arrays with shardings."""
     leaves = jax.tree.leaves(tree)
     shapes = [jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in leaves]
@@ -159,14 +160,14 @@ def bytes_on_device(tree: Any) -> int:
 
 
 def formula_flops(config: PretrainConfig, number: int, mesh: jax.sharding.Mesh) -> float:
-    """Of one step on one device by the formula: every token valid, one example a row, all predictions used."""
+    """FLOPs of one step on one device by the formula: every token valid, one example a row, all predictions used."""
     phase = config.phases[number]
     length, predictions = phase.sequence_length, phase.max_predictions_per_seq
     return training_flops(config.model, length, length**2, predictions) * phase.batch_size / mesh.size
 
 
 def attention_flops(config: PretrainConfig, number: int, mesh: jax.sharding.Mesh) -> int:
-    """Of attention's own products in one step on one device: 2 forward, and 5 backward, where scores come again."""
+    """FLOPs of attention's products in one step on one device: 2 forward, and 5 backward, where scores come again."""
     phase, model = config.phases[number], config.model
     row = 2 * 7 * model.num_hidden_layers * model.hidden_size * phase.sequence_length**2
     return row * phase.batch_size // mesh.size

@@ -13,6 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import parse_json, reading
 from bert_jax.runs.names import FINETUNE_FILE, METRICS_FILE, PREDICTIONS, SCORES_FILE, SEEDS_FILE
 from bert_jax.runs.reading import number, read_json, read_metrics, Record
+from bert_jax.runs.shapes import FINETUNE, SCORES, SEEDS
 from bert_jax.tasks.table import Task, TASKS
 
 # The official programs of these give per cent, those of GLUE fractions.
@@ -215,16 +216,15 @@ def load_finetuned(directory: Path) -> FinetunedRun:
     Raises:
       UserError: it is none, or one of its files cannot be read.
     """
-    record = read_json(directory / FINETUNE_FILE, AGAIN)
+    record = read_json(directory / FINETUNE_FILE, AGAIN, FINETUNE)
     if record is None:
         raise UserError(f"{directory}: is no fine-tuned run (no {FINETUNE_FILE}): {AGAIN}")
     _require(directory / FINETUNE_FILE, record, ("task", "title", "kind", "metrics", "labels", "settings"))
     with reading(directory / FINETUNE_FILE, AGAIN):
         record = {**record, "settings": current_settings(record["settings"])}
-    outcome = read_json(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored")
+    outcome = read_json(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored", SCORES)
     lines, unreadable = read_metrics(directory / METRICS_FILE)
-    with reading(directory / SCORES_FILE, f"remove it and {AGAIN}: the run is only scored"):
-        split = (outcome or {}).get("main", {}).get("split") or "dev"
+    split = ((outcome or {}).get("main") or {}).get("split") or "dev"
     return FinetunedRun(
         directory=directory,
         record=record,
@@ -263,7 +263,7 @@ def load_several(directory: Path) -> SeveralRuns:
     Raises:
       UserError: it is none, or one of its files cannot be read.
     """
-    record = read_json(directory / SEEDS_FILE, AGAIN)
+    record = read_json(directory / SEEDS_FILE, AGAIN, SEEDS)
     if record is None:
         raise UserError(f"{directory}: has no runs of several seeds (no {SEEDS_FILE}): {AGAIN} --seeds 5")
     _require(directory / SEEDS_FILE, record, ("title", "metric", "split", "runs"))

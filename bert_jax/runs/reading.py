@@ -11,6 +11,8 @@ from bert_jax import files
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.runs.directory import open_run, RunDirectory
+from bert_jax.runs.shapes import ENVIRONMENT, EVALUATION, PASSPORT, require_shape, Shape
+from bert_jax.types import JsonObject
 
 Record = Mapping[str, Any]  # one JSON object of a run's files
 
@@ -87,9 +89,9 @@ def load_run(directory: Path) -> Run:
     return Run(
         directory=directory,
         config=files.config(),
-        data=read_json(files.data_file, "bert-jax prepare writes it; copy it from the data directory"),
-        environment=read_json(files.environment_file, "remove it: it is written when the run goes on"),
-        evaluation=read_json(files.evaluation_file, "make it again with bert-jax evaluate"),
+        data=read_json(files.data_file, "bert-jax prepare writes it; copy it from the data directory", PASSPORT),
+        environment=read_json(files.environment_file, "remove it: it is written when the run goes on", ENVIRONMENT),
+        evaluation=read_json(files.evaluation_file, "make it again with bert-jax evaluate", EVALUATION),
         train=[record for record in records if record["kind"] == "train"],
         evals=[record for record in records if record["kind"] == "eval"],
         first_batches=[record for record in records if record["kind"] == "data"],
@@ -107,12 +109,18 @@ def _vocabulary(files: RunDirectory) -> Sequence[str]:
         return []
 
 
-def read_json(path: Path, remedy: str) -> Record | None:
-    """The object in a JSON file; None where there is no file."""
+def read_json(path: Path, remedy: str, shape: Shape) -> Record | None:
+    """The object in a JSON file; None where there is no file.
+
+    Raises:
+      UserError: it cannot be read, or a value in it is not of its shape.
+    """
     try:
-        return files.read_json(path, remedy)
+        content: JsonObject = files.read_json(path, remedy)
     except FileNotFoundError:
         return None
+    require_shape(path, content, shape, remedy)
+    return content
 
 
 def read_metrics(path: Path) -> tuple[list[Record], list[int]]:

@@ -176,7 +176,7 @@ class Pretraining:
                 vocab_size=self.tokenizer.vocab_size,
             )
             lines = first_batches.described(report, objective, probability)
-            doubts = first_batches.doubts(report, objective, probability)
+            doubts = [finding.line() for finding in first_batches.doubts(report, objective, probability)]
             say(f"data of phase {span.number}, rows of {phase.sequence_length} tokens, {lines[0]}")
             for line in [*lines[1:], *(f"  WARNING   {doubt}" for doubt in doubts)]:
                 say(line)

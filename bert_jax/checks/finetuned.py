@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fine-tuned run's own judgement (finetuning/degenerate.py, kept in scores.json) says, as findings."""
+
+from bert_jax.checks.findings import Finding, NOTE, PROBLEM
+from bert_jax.runs.finetuned import FinetunedRun
+from bert_jax.runs.reading import Record
+
+LEARNING = "Degenerate"
+
+
+def learning_findings(run: FinetunedRun) -> list[Finding]:
+    """Whether the run has learned anything; none where it has."""
+    if run.degenerate:
+        return [degenerate_finding(run.degenerate)]
+    if run.undecided:
+        return [Finding(NOTE, "Undecided", f"whether anything was learned is not decided: {run.undecided}")]
+    return []
+
+
+def degenerate_finding(degenerate: Record) -> Finding:
+    """The finding about a degenerate run, from what scores.json says of it."""
+    explanation = str(degenerate.get("explanation", "")).strip()
+    seen = f"nothing was learned ({degenerate.get('kind', 'not said')})"
+    return Finding(PROBLEM, LEARNING, f"{seen}. {explanation[:1].upper()}{explanation[1:]}")

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What evaluation.json says of a pre-training run: the table of scores, and sample predictions."""
+
+import re
+from collections.abc import Sequence
+
+import markupsafe
+
+from bert_jax.config.objective import pair_words, PairWords
+from bert_jax.files import reading
+from bert_jax.pages.notices import evaluate_command
+from bert_jax.pages.page import Card, command, filled, MaskedSlot, Paragraph, Part, Sample, Section, Table
+from bert_jax.pages.pretrain_summary import newest_scores
+from bert_jax.pages.wording import count, decimal, exponential, GUESSING_LOSS, interval, percent, perplexity, SPACE
+from bert_jax.runs.names import EVALUATION_FILE
+from bert_jax.runs.reading import number, Record, Run
+
+MASK_PARTS = (("[MASK]", "mask"), ("random", "random"), ("kept", "kept"))
+
+
+def evaluation_section(run: Run) -> Section:
+    """The scores on held-out text beside what can be had without a model."""
+    scores = run.evaluation
+    if scores is None:
+        words = "Not evaluated yet. This scores the newest checkpoint on held-out text: {}"
+        return Section(
+            "evaluation", "Evaluation", [Paragraph(filled(words, command(evaluate_command(run))), "card absent")]
+        )
+    length, masked = (count(number(scores, key)) for key in ("sequence_length", "masked_tokens"))
+    caption = f"{newest_scores(run)[1]}, sequences of {length} tokens, {masked} masked tokens"
+    rows = _mlm_rows(scores)
+    words_of_pairs = pair_words(run.config.objective)
+    if words_of_pairs is not None and number(scores, "nsp_accuracy") is not None:
+        rows += _pair_rows(scores, words_of_pairs)
+    table = Table(["Measure", "Value", "95 % interval", "For comparison"], rows, "scores")
+    return Section("evaluation", "Evaluation", [Paragraph(caption, "lede"), Card([table])])
+
+
+def _mlm_rows(scores: Record) -> list[tuple[str, str, str, str]]:
+    loss, unigram, entropy = (number(scores, key) for key in ("mlm_loss", "unigram_loss", "unigram_entropy"))
+    frequencies = f"unigram model, same tokens {decimal(unigram)}; entropy of the training text {decimal(entropy)}"
+    words = f"unigram model {perplexity(exponential(unigram))}"
+    accuracy, guess = number(scores, "mlm_accuracy"), number(scores, "commonest_token_accuracy")
+    always = f"always “{scores.get('commonest_token', 'commonest token')}” {percent(guess, 2)}"
+    return [
+        ("MLM loss", decimal(loss, 4, "nats"), "", frequencies),
+        ("MLM perplexity", decimal(number(scores, "mlm_perplexity"), 2), "", words),
+        ("MLM accuracy", percent(accuracy, 2), _interval(scores, "mlm_accuracy_95"), always),
+        ("Picked tokens", percent(number(scores, "picked_share"), 2), "", _mask_parts(scores)),
+    ]
+
+
+def _interval(scores: Record, key: str) -> str:
+    ends = interval(scores.get(key), 2)
+    return f"{ends}{SPACE}%" if ends else ""
+
+
+def _mask_parts(scores: Record) -> str:
+    histogram = scores.get("mask_histogram") or {}
+    picked = sum(histogram.values())
+    return ", ".join(f"{name} {percent(histogram.get(key, 0) / picked)}" for name, key in MASK_PARTS if picked)
+
+
+def _pair_rows(scores: Record, words: PairWords) -> list[tuple[str, str, str, str]]:
+    share = number(scores, "is_next_share")
+    commoner = f"always the commoner label {percent(max(share, 1 - share), 2)}" if share is not None else ""
+    first, second = words.labels
+    labels = f"{first} {percent(share)}, {second} {percent(1 - share)}" if share is not None else ""
+    loss, accuracy = decimal(number(scores, "nsp_loss"), 4, "nats"), percent(number(scores, "nsp_accuracy"), 2)
+    return [
+        (f"{words.short} loss", loss, "", f"guessing {decimal(GUESSING_LOSS, 4)}"),
+        (f"{words.short} accuracy", accuracy, _interval(scores, "nsp_accuracy_95"), commoner),
+        ("Sentence pairs", count(number(scores, "pairs")), "", labels),
+    ]
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
+
+
+def samples_section(run: Run) -> Section:
+    """Masked texts with what the model predicts."""
+    evaluation = run.evaluation or {}
+    with reading(run.directory / EVALUATION_FILE, "make it again with bert-jax evaluate"):
+        parts: list[Part] = [Card([sample(one)], style="sample") for one in evaluation.get("samples", [])]
+    if parts:
+        right, wrong = (markupsafe.Markup(f'<span class="mask {style}">{{}}</span>') for style in ("right", ""))
+        lede = (
+            f"Text of the {evaluation.get('split', 'validation')} split. The true words stand in the masked slots: {{}} where"
+            " the model ranks them first, {} where it does not. The model saw [MASK] there; a few of the other words may be"
+            " random ones, put in place of picked tokens."
+        )
+        parts.insert(0, Paragraph(filled(lede, right.format("green"), wrong.format("amber")), "lede"))
+    else:
+        words = filled("No samples yet. The evaluation makes them: {}", command(evaluate_command(run)))
+        parts.append(Paragraph(words, "card absent"))
+    return Section("samples", "Sample predictions", parts)
+
+
+def sample(record: Record) -> Sample:
+    """A sample text in pieces, with the predictions of each masked slot and of the pair."""
+    answers, predictions = record.get("answers", []), record.get("predictions", [])
+    slots = [
+        MaskedSlot(place, answer, [(token, share) for token, share in ranked])
+        for place, (answer, ranked) in enumerate(zip(answers, predictions, strict=False), 1)
+    ]
+    return Sample(_pieces(record.get("text", ""), slots), _pair_words(record.get("pair")))
+
+
+def _pieces(text: str, slots: Sequence[MaskedSlot]) -> list[str | MaskedSlot | None]:
+    """The text cut at [MASK] and [SEP]."""
+    pieces: list[str | MaskedSlot | None] = []
+    left = iter(slots)
+    for piece in re.split(r"(\[MASK\]|\[SEP\])", text):
+        slot = next(left, None) if piece == "[MASK]" else None
+        if slot is not None:
+            pieces.append(slot)
+        elif piece == "[SEP]":
+            pieces.append(None)
+        elif piece:
+            pieces.append(piece)
+    return pieces
+
+
+def _pair_words(pair: Record | None) -> str:
+    if not pair:
+        return ""
+    style = "right" if pair["prediction"] == pair["label"] else ""
+    predicted = markupsafe.Markup('<b class="{}">{}</b>').format(style, pair["prediction"])
+    words = f"The pair: predicted {{}} with probability {pair['probability']:.2f}; in truth {{}}."
+    return filled(words, predicted, pair["label"])

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of a run with its meaning, for its page; and in which settings several runs differ."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.settings import flatten, to_dict
+from bert_jax.pages.page import Setting, Settings
+from bert_jax.pages.wording import plain
+from bert_jax.runs.reading import Record
+
+type Config = PretrainConfig | FinetuneConfig
+
+
+def setting_groups(values: Record, default: Config, absent: str | None) -> Settings:
+    """Every setting by section, marked where it is not the default.
+
+    Args:
+      values: the settings of a run, nested as in its JSON file.
+      default: the configuration whose values are the defaults, a dataclass.
+      absent: what stands for the default of a setting that `default` does not have; None leaves it unmarked.
+    """
+    defaults = dict(flatten(to_dict(default)))
+    groups: dict[str, list[Setting]] = {}
+    for key, value in flatten(values):
+        section, _, name = key.rpartition(".")
+        known = defaults.get(key, absent)
+        shown = None if value == known or (known is None and absent is None) else plain(known)
+        groups.setdefault(section or "run", []).append(Setting(name, plain(value), shown, setting_help(key, default)))
+    return Settings(groups)
+
+
+def setting_help(key: str, config: object) -> str:
+    """The meaning of a dotted setting, as its field in the dataclass `config` says; empty where there is no such field."""
+    words = ""
+    for part in key.split("."):
+        if isinstance(config, tuple):
+            config = config[0]  # the place of a phase
+            continue
+        if not dataclasses.is_dataclass(config) or not hasattr(config, part):
+            return ""
+        field = next(field for field in dataclasses.fields(config) if field.name == part)
+        words, config = field.metadata.get("help", ""), getattr(config, part)
+    return words
+
+
+@dataclasses.dataclass(frozen=True)
+class Trait:
+    """Something that may set a run apart: what is compared, and how it is written."""
+
+    compared: object
+    words: str
+
+
+def setting_traits(settings: Record) -> dict[str, Trait]:
+    """Every setting of a run as a trait."""
+    return {name: Trait(value, plain(value)) for name, value in flatten(settings)}
+
+
+def differences(runs: Sequence[Mapping[str, Trait]]) -> list[str]:
+    """Return for each of several runs the traits in which they differ: "learning_rate 3e-05, seed 1"."""
+    values: dict[str, list[Trait]] = {}
+    for run in runs:
+        for name, trait in run.items():
+            values.setdefault(name, []).append(trait)
+    differing = [name for name, traits in values.items() if any(t.compared != traits[0].compared for t in traits)]
+    return [", ".join(f"{name} {run[name].words}" for name in differing if name in run) for run in runs]

@@ -296,7 +296,7 @@ def test_a_degenerate_run_is_marked_and_explained(tmp_path: Path) -> None:
 def test_only_what_is_not_the_default_is_marked(tmp_path: Path) -> None:
     settings = next(part for part in parts(page(write_run(tmp_path / "run"))) if isinstance(part, Settings))
     changed = {row.name: (row.value, row.default) for row in settings.rows if row.default is not None}
-    assert changed == {"optimizer.name": ("adamw_bert", "adamw")}
+    assert changed == {"name": ("adamw_bert", "adamw")}, "of the optimizer"
 
 
 # ---- seeds -------------------------------------------------------------------------------------------------

@@ -123,13 +123,19 @@ def open_itself(path: str, flags: int) -> int:
         raise
 
 
-def own_folder(path: Path) -> Path:
-    """A folder inside an output, made where it is missing.
+def own_folder(path: Path, *, elsewhere: bool = False) -> Path:
+    """Return a folder inside an output, made where it is missing.
+
+    Args:
+      elsewhere: it may be a link that this user has made to a folder of theirs, as to a larger disk.
 
     Raises:
-      UserError: it is a link: what is written there would lie outside.
+      UserError: it is another link: what is written there would lie outside.
     """
     if path.is_symlink():
+        owners = {path.lstat().st_uid, path.stat().st_uid} if path.is_dir() else {None}
+        if elsewhere and owners == {os.geteuid()}:
+            return path
         raise UserError(
             f"{path} is a link to {os.readlink(path)}, and nothing outside an output is written: put the folder itself there"
         )

@@ -113,9 +113,18 @@ def test_nothing_is_written_through_a_link_among_the_checkpoints(tmp_path, name)
         checkpoints.remove_unfinished()
         checkpoints.save(5, {"params": {"w": jnp.ones(3)}}, {})
     assert list((tmp_path / "outside").iterdir()) == []
-    (tmp_path / "linked").symlink_to(tmp_path / "outside")
+    (tmp_path / "linked").symlink_to(tmp_path / "missing")
     with pytest.raises(UserError, match="linked is a link to"):
         Checkpoints(tmp_path / "linked", keep=1)
+
+
+def test_checkpoints_may_lie_on_another_disk(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "c").symlink_to(tmp_path / "disk")
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        checkpoints.save(5, {"params": {"w": jnp.ones(3)}}, {})
+    assert (tmp_path / "disk" / "5").is_dir()
+    assert (tmp_path / "c").is_symlink()
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------------

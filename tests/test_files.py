@@ -156,6 +156,17 @@ def test_a_folder_of_an_output_is_no_link(tmp_path, outside):
     assert own_folder(tmp_path / "b" / "c").is_dir()
 
 
+def test_a_folder_elsewhere_is_taken_by_a_link_of_the_same_user_alone(tmp_path, outside, monkeypatch):
+    for name, target in (("a", outside), ("b", outside / "missing")):
+        (tmp_path / name).symlink_to(target)
+    assert own_folder(tmp_path / "a", elsewhere=True) == tmp_path / "a"
+    with pytest.raises(UserError, match="/b is a link to"):
+        own_folder(tmp_path / "b", elsewhere=True)
+    monkeypatch.setattr("os.geteuid", lambda: (tmp_path / "a").lstat().st_uid + 1)  # planted by somebody else
+    with pytest.raises(UserError, match="/a is a link to"):
+        own_folder(tmp_path / "a", elsewhere=True)
+
+
 @pytest.mark.parametrize("plant", [link_to_a_file, leftover, lambda place, outside: place.symlink_to(outside)])
 def test_a_new_folder_takes_the_place_of_what_was_there(tmp_path, outside, plant):
     plant(tmp_path / "a", outside)

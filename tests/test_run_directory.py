@@ -77,6 +77,17 @@ def test_a_start_that_was_cut_off_begins_again(tmp_path):
         start_or_resume(tmp_path / "other", PretrainConfig(), PASSPORT, Vocabulary())
 
 
+def test_a_run_may_begin_with_a_link_for_its_checkpoints(tmp_path):
+    for folder in ("disk", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    assert start_or_resume(tmp_path / "run", PretrainConfig(), PASSPORT, Vocabulary()).config() == PretrainConfig()
+    (tmp_path / "run" / "config.json").unlink()
+    (tmp_path / "disk" / "5").mkdir()  # somebody's checkpoints
+    with pytest.raises(UserError, match="is not empty"):
+        start_or_resume(tmp_path / "run", PretrainConfig(), PASSPORT, Vocabulary())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

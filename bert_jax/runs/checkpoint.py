@@ -37,9 +37,9 @@ class Checkpoints:
         """Open a folder to write to, keeping the newest `keep`, or only to read (`keep` None).
 
         Raises:
-          UserError: a folder to write to is a link.
+          UserError: a folder to write to is a link, and not one that this user has made to a folder of theirs.
         """
-        self.folder = (folder if keep is None else own_folder(folder)).absolute()
+        self.folder = (folder if keep is None else own_folder(folder, elsewhere=True)).absolute()
         self.unfinished = unfinished_saves(self.folder)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
         self._manager = ocp.CheckpointManager(self.folder, options=options)

@@ -221,6 +221,8 @@ def make_run(run: RunDirectory, tokenizer: Tokenizer, files: Mapping[str, JsonOb
     """
     ours = {*_TOKENIZER_FILES, *files}
     known = {LOCK_FILE, *ours, *(f"{name}.partial" for name in ours)} - {list(files)[-1]}
+    if not any(run.checkpoints.glob("*")):  # a folder, or a link to one, may be there already
+        known |= {CHECKPOINTS}
     if run.path.is_dir() and any(entry.name not in known for entry in run.path.iterdir()):
         raise UserError(f"{run.path}: is not empty and {otherwise}: choose another --output")
     run.path.mkdir(parents=True, exist_ok=True)

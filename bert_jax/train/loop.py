@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 import jax
 
@@ -20,8 +19,9 @@ from bert_jax.mesh.distributed import stop_agreed
 from bert_jax.process import stopping
 from bert_jax.train.state import TrainState
 
+Arrays = dict[str, jax.Array]
 Sums = dict[str, float]
-Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Hooks:
     measured: Callable[[int, Phase, Sums, float], None]  # the sums of a step and the seconds it took; may raise
     evaluate: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState], None]
-    put: Callable[[Batch], Any]  # a host's rows -> global arrays on the mesh
+    put: Callable[[Batch], Arrays]  # a host's rows -> global arrays on the mesh
 
 
 class StopRequest:
@@ -147,35 +147,23 @@ def _train_phase(
         step = phase.compile()
     feed = phase.feed(done)  # before the clock starts: what it imports is no step's time
     stop.idle, saved = False, done
-    clock = Stopwatch()
-    unread: dict[str, jax.Array] | None = None
-
-    def read(sums: dict[str, jax.Array] | None, steps: int) -> None:
-        if sums is not None:
-            values = {name: float(value) for name, value in jax.device_get(sums).items()}
-            hooks.measured(steps, phase, values, clock.lap())
-
+    sums = _StepSums(phase, hooks.measured)
     with closing(feed) as batches:
         for batch in batches:
             begun = _begin_step(step, state, hooks.put(batch), stop)
             if begun is None:  # a stop came while its program was compiled
+                sums.read()
                 if done > saved:
-                    read(unread, done)
-                    unread = None
                     hooks.save(done, state)
                 break
-            state, sums = begun
-            # Read the step before only now that this one is under way, so that the device never waits for the host.
-            read(unread, done)
-            unread, done = sums, done + 1
+            state, done = begun[0], done + 1
+            sums.follow(done, begun[1])
             stopping = stop.reached(done)
             # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
             save = stopping or schedule.save_due(done) or done == phase.end
             if save or schedule.eval_due(done):
-                # A step's sums are read and found finite before its state may replace a good checkpoint.
-                read(unread, done)
-                unread = None
-                with clock.paused():
+                sums.read()  # and found finite, before the step's state may replace a good checkpoint
+                with sums.clock.paused():
                     if schedule.eval_due(done):
                         hooks.evaluate(done, state)
                     if save:
@@ -183,14 +171,12 @@ def _train_phase(
                         saved = done
             if stopping:
                 break
-    read(unread, done)
+    sums.read()
     return state, done
 
 
-def _begin_step(
-    step: Step, state: TrainState, batch: Any, stop: StopRequest
-) -> tuple[TrainState, dict[str, jax.Array]] | None:
-    """What a step gives; None where a stop was asked for while its program was compiled: `state` is then as it was."""
+def _begin_step(step: Step, state: TrainState, batch: Arrays, stop: StopRequest) -> tuple[TrainState, Arrays] | None:
+    """Return the state and sums of a step; None where a stop came while its program was compiled: `state` stays as it was."""
     stop.may_leave = True
     try:
         return step(state, batch)
@@ -198,6 +184,27 @@ def _begin_step(
         return None
     finally:
         stop.may_leave = False
+
+
+class _StepSums:
+    """The sums of the newest step, read when the next one is under way, so that the device never waits for the host."""
+
+    def __init__(self, phase: Phase, measured: Callable[[int, Phase, Sums, float], None]) -> None:
+        self.clock = Stopwatch()
+        self._phase, self._measured = phase, measured
+        self._unread: tuple[int, Arrays] | None = None
+
+    def follow(self, done: int, sums: Arrays) -> None:
+        """Read the sums of the step before; keep those of the one that is under way, after which `done` are done."""
+        self.read()
+        self._unread = done, sums
+
+    def read(self) -> None:
+        """Read what is not read yet."""
+        if self._unread is not None:
+            (done, sums), self._unread = self._unread, None
+            values = {name: float(value) for name, value in jax.device_get(sums).items()}
+            self._measured(done, self._phase, values, self.clock.lap())
 
 
 class Stopwatch:

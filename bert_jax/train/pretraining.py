@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.checks import first_batches
-from bert_jax.config.objective import pair_words
+from bert_jax.config.objective import OBJECTIVES, pair_words
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.errors import UserError
@@ -67,6 +67,10 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
         return run
 
 
+# A new objective with a loss of its own has it here.
+LOSSES: Mapping[str, type[MaskedLmLoss]] = dict.fromkeys(OBJECTIVES, MaskedLmLoss)
+
+
 class Pretraining:
     """Pre-training as the session sees it: see `train.session.RunObjective`."""
 
@@ -76,7 +80,8 @@ class Pretraining:
     def __init__(self, training: Training, data: DataDirectory, tokenizer: Tokenizer, run: RunDirectory):
         self.training, self.config = training, training.config
         self.data, self.tokenizer, self.run = data, tokenizer, run
-        self.loss = MaskedLmLoss(self.config.objective.nsp, tokenizer.mask_id)
+        objective = self.config.objective
+        self.loss = LOSSES[objective.name](objective.nsp, tokenizer.mask_id)
         self.score_passes: dict[int, ScorePass] = {}
         self.arrangements: dict[int, Arrangement] = {}
 

@@ -195,6 +195,11 @@ def test_torn_lines_and_missing_predictions_are_said(tmp_path: Path) -> None:
         ("predictions/dev.jsonl", json.dumps(SENTENCES[0]) + "\n{}\n", "dev.jsonl, line 2"),
         ("predictions/dev.jsonl", json.dumps(SENTENCES[0] | {"label": "one"}), "dev.jsonl"),
         ("predictions/dev.jsonl", json.dumps(SENTENCES[1] | {"probabilities": 3}), "dev.jsonl"),
+        (
+            "finetune.json",
+            '{"task": {}, "title": "t", "kind": "choice", "metrics": [], "labels": [], "settings": null}',
+            "finetune.json",
+        ),
         ("scores.json", '{"main": []}', "scores.json holds other values than it should (main"),
         ("scores.json", '{"scores": {"dev": {"accuracy": "high"}}}', "(scores.dev.accuracy"),
     ],

@@ -10,7 +10,7 @@ from bert_jax.pages.class_tables import class_parts, Classes
 from bert_jax.pages.finetune_curves import curve_panels
 from bert_jax.pages.finetune_summary import facts, findings, status, tiles
 from bert_jax.pages.glue_table import glue_sections, task_scores
-from bert_jax.pages.hardest import hardest
+from bert_jax.pages.hardest import hardest_parts
 from bert_jax.pages.multi_label_tables import multi_label_parts
 from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
 from bert_jax.pages.rating_tables import rating_parts
@@ -18,8 +18,8 @@ from bert_jax.pages.settings import setting_groups
 from bert_jax.pages.tag_tables import tag_parts
 from bert_jax.pages.template import write
 from bert_jax.pages.wording import count, decimal
-from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, prediction_fields
-from bert_jax.runs.names import PREDICTIONS, REPORT_FILE
+from bert_jax.runs.finetuned import AGAIN, FinetunedRun, load_finetuned, prediction_fields
+from bert_jax.runs.names import FINETUNE_FILE, PREDICTIONS, REPORT_FILE
 
 BREAKDOWN_TITLES = {"span": "Answers by length", "tagging": "Tags", "regression": "Ratings"}
 CLASS_LEDE = "Support is how many are of the class, predicted how many are called so."
@@ -31,7 +31,9 @@ def write_finetuned(directory: Path) -> Path:
     Raises:
       UserError: not such a directory, or one of its files cannot be read.
     """
-    return write(page_of(load_finetuned(directory)), directory / REPORT_FILE)
+    with reading(directory / FINETUNE_FILE, AGAIN):
+        page = page_of(load_finetuned(directory))
+    return write(page, directory / REPORT_FILE)
 
 
 def page_of(run: FinetunedRun) -> Page:
@@ -79,11 +81,8 @@ def breakdown(run: FinetunedRun) -> list[Part]:
 
 
 def _hardest_section(run: FinetunedRun) -> Section:
-    found = hardest(run)
-    if found.examples:
-        return Section("hardest", "Hardest examples", [Paragraph(found.lede, "lede"), Card(found.examples)])
     words = "Every example is right." if run.labelled else "No labelled predictions."
-    return Section("hardest", "Hardest examples", [Paragraph(words, "card absent")])
+    return Section("hardest", "Hardest examples", hardest_parts(run) or [Paragraph(words, "card absent")])
 
 
 def _settings_section(run: FinetunedRun) -> Section:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM
 from bert_jax.checks.finetuned import degenerate_finding, LEARNING
+from bert_jax.files import reading
 from bert_jax.pages.finetune_summary import data_words, weights_words
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text, title_name, unit
@@ -13,8 +14,8 @@ from bert_jax.pages.page import Card, Grid, link, Page, Section, Table, Tile
 from bert_jax.pages.seed_spread import curves_panel, Spread, spread_of, strip_panel
 from bert_jax.pages.template import write
 from bert_jax.pages.wording import counted, plain, SPACE
-from bert_jax.runs.finetuned import load_several, SeedRun, SeveralRuns
-from bert_jax.runs.names import REPORT_FILE
+from bert_jax.runs.finetuned import AGAIN, load_several, SeedRun, SeveralRuns
+from bert_jax.runs.names import REPORT_FILE, SEEDS_FILE
 
 SETTING_WORDS = {"learning_rate": "Learning rate", "batch_size": "Batch", "epochs": "Epochs"}
 
@@ -25,7 +26,9 @@ def write_several(directory: Path) -> Path:
     Raises:
       UserError: not such a folder, or one of its files cannot be read.
     """
-    return write(page_of(load_several(directory)), directory / REPORT_FILE)
+    with reading(directory / SEEDS_FILE, AGAIN):
+        page = page_of(load_several(directory))
+    return write(page, directory / REPORT_FILE)
 
 
 def page_of(several: SeveralRuns) -> Page:

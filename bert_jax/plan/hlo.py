@@ -260,7 +260,7 @@ class HloProgram:
                 yield name, 1
 
     def trip_count(self, loop: Instruction) -> int:
-        """The trips of a while loop: as the compiler noted them, else by its condition `counter < constant` (JAX counts from 0).
+        """The trips of a while loop: as the compiler noted them, else by its condition `counter < constant` (counted from 0).
 
         Raises:
           ValueError: it is not known before the program runs.

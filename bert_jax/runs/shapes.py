@@ -14,79 +14,57 @@ NUMBER = (int, float)
 ANY = "*"  # stands for every name of an object that has no shape of its own
 COUNTS: Shape = {ANY: NUMBER}
 
-_SAMPLE: Shape = {
-    "text": str,
-    "answers": [str],
-    "predictions": [[[(str, int, float)]]],
-    "pair": {"label": str, "prediction": str, "probability": NUMBER},
-}
+
+def _numbers(names: str) -> dict[str, Shape]:
+    return dict.fromkeys(names.split(), NUMBER)
+
+
 EVALUATION: Shape = {
-    **dict.fromkeys(
-        (
-            *("step", "sequence_length", "masked_tokens", "pairs", "picked_share", "is_next_share"),
-            *("mlm_loss", "mlm_perplexity", "mlm_accuracy", "nsp_loss", "nsp_accuracy"),
-            *("unigram_loss", "unigram_entropy", "commonest_token_accuracy"),
-        ),
-        NUMBER,
+    **_numbers(
+        "step sequence_length masked_tokens pairs picked_share is_next_share mlm_loss mlm_perplexity mlm_accuracy"
     ),
-    "split": str,
+    **_numbers("nsp_loss nsp_accuracy unigram_loss unigram_entropy commonest_token_accuracy"),
     "mlm_accuracy_95": [NUMBER],
     "nsp_accuracy_95": [NUMBER],
+    "split": str,
     "mask_histogram": COUNTS,
-    "samples": [_SAMPLE],
+    "samples": [
+        {
+            "text": str,
+            "answers": [str],
+            "predictions": [[[(str, int, float)]]],
+            "pair": {"label": str, "prediction": str, "probability": NUMBER},
+        }
+    ],
 }
-ENVIRONMENT: Shape = {"device_count": NUMBER, "peak_flops_per_device": NUMBER, "peak_source": str}
+ENVIRONMENT: Shape = {**_numbers("device_count peak_flops_per_device"), "peak_source": str}
 _TABLE: Shape = {
+    **_numbers("sequence_length examples is_next_share in_order_share valid_token_share cut_token_share"),
+    **_numbers("same_document_negatives unpaired_documents"),
     "kind": str,
     "length_histogram": [NUMBER],
-    **dict.fromkeys(
-        (
-            *("sequence_length", "examples", "is_next_share", "in_order_share", "valid_token_share", "cut_token_share"),
-            *("same_document_negatives", "unpaired_documents"),
-        ),
-        NUMBER,
-    ),
 }
 _SPLIT: Shape = {
-    **dict.fromkeys(
-        (
-            *("documents", "sentences", "tokens", "unknown_tokens"),
-            *("unigram_entropy", "commonest_token", "commonest_token_share"),
-        ),
-        NUMBER,
-    ),
+    **_numbers("documents sentences tokens unknown_tokens unigram_entropy commonest_token commonest_token_share"),
     "tables": {ANY: _TABLE},
-    "shards": [{"bytes": NUMBER, "documents": NUMBER, "sentences": NUMBER, "tokens": NUMBER}],
+    "shards": [_numbers("bytes documents sentences tokens")],
 }
-_LENGTHS: Shape = {"mean": NUMBER, "median_at_least": NUMBER, "longest": NUMBER, "bins": [NUMBER], "counts": [NUMBER]}
+_LENGTHS: Shape = {**_numbers("mean median_at_least longest"), "bins": [NUMBER], "counts": [NUMBER]}
 _TEXT: Shape = {
-    "characters": NUMBER,
-    "tokens": NUMBER,
-    "scripts": COUNTS,
-    "other_characters": COUNTS,
-    "sentences": COUNTS,
-    "documents": COUNTS,
+    **_numbers("characters tokens"),
+    **dict.fromkeys(("scripts", "other_characters", "sentences", "documents"), COUNTS),
+    **dict.fromkeys(("tokens_per_sentence", "tokens_per_document"), _LENGTHS),
     "repeated_lines": [{"text": str, "times": NUMBER}],
-    "marks": {"words": NUMBER, "marked": NUMBER, "distinct": NUMBER, "forms": NUMBER, "examples": [[str]]},
-    "tokens_per_sentence": _LENGTHS,
-    "tokens_per_document": _LENGTHS,
+    "marks": {**_numbers("words marked distinct forms"), "examples": [[str]]},
 }
-_MASKS: Shape = {
-    **dict.fromkeys(("picked", "picked_share", "p_value", "chi_square"), NUMBER),
-    "treatment": COUNTS,
-    "expected": COUNTS,
-}
+_MASKS: Shape = {**_numbers("picked picked_share p_value chi_square"), "treatment": COUNTS, "expected": COUNTS}
 _OVERLAP: Shape = {
+    **_numbers("ngram_words ngrams found_ngrams found_share texts texts_with_found short_texts"),
     "file": str,
     "examples": [str],
-    **dict.fromkeys(
-        ("ngram_words", "ngrams", "found_ngrams", "found_share", "texts", "texts_with_found", "short_texts"), NUMBER
-    ),
 }
 PASSPORT: Shape = {
-    **dict.fromkeys(
-        ("vocab_size", "held_out", "dropped_sentences", "dropped_documents", "unreachable_entries"), NUMBER
-    ),
+    **_numbers("vocab_size held_out dropped_sentences dropped_documents unreachable_entries"),
     "kinds": [str],
     "sequence_lengths": [NUMBER],
     "sources": [{"source": str, "weight": NUMBER, "files": [{"file": str, "bytes": NUMBER}]}],

@@ -71,7 +71,11 @@ def example_inputs(model: ModelConfig, ids: np.ndarray | None = None) -> Mapping
 
 
 def run_side(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray], peer_python: Path | None) -> tuple[str, Outputs]:
-    """What ran, and the outputs: sequence_output, pooled_output, mlm_logits, nsp_logits, task_logits as far as there are."""
+    """Run a checkpoint on inputs [B, S].
+
+    Returns:
+      What ran it, and of sequence_output, pooled_output, mlm_logits, nsp_logits and task_logits those that it has.
+    """
     description = checkpoint.description
     if checkpoint.format == BERT_JAX:
         return f"bert_jax on {jax.devices()[0].device_kind}, float32", run_ours(checkpoint, inputs)
@@ -162,7 +166,7 @@ def differences(source: Outputs, result: Outputs, valid: np.ndarray) -> list[Dif
 
 
 def compare_tensors(source: Checkpoint, result: Checkpoint) -> list[str]:
-    """What is not bit for bit the same, tensor by tensor, named by what it looks like; an empty list: all equal."""
+    """Return the tensors that are not bit for bit the same, each with what the difference looks like."""
     theirs = {row.ours: row for row in result.rows}
     found: dict[str, str] = {}
     for row in source.rows:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,14 +47,14 @@ from bert_jax.runs.names import CHECKPOINTS, CONFIG_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.loading import RECORDED
-from bert_jax.types import PyTree
+from bert_jax.types import JsonObject, PyTree
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user decides where files do not say."""
+    """The user's answers to what the files of a checkpoint leave open."""
 
     gelu: str | None = None  # gelu_tanh or gelu_erf
     task: str | None = None  # one of TASKS, where a head could be several
@@ -67,7 +66,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is to be converted."""
+    """A checkpoint of any format, described, with every one of its tensors accounted for."""
 
     format: str
     path: Path
@@ -127,7 +126,7 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     format, where = detect(path)
     notes: list[str] = []
     run = None
-    config: dict[str, Any] = {}
+    config: JsonObject = {}
     if format == BERT_JAX:
         description = RunDirectory(path).description()
         run = RunParameters(path, description)
@@ -235,12 +234,12 @@ def _by_canonical(found: Mapping[str, str], path: Path) -> dict[str, str]:
 def _describe(
     format: str,
     model: ModelConfig,
-    config: Mapping[str, Any],
+    config: JsonObject,
     own: Mapping[str, str],
     tensors: StoredTensors,
     asked: Asked,
 ) -> ModelDescription:
-    """Which heads there are, by the tensors."""
+    """Describe the model: its heads are those whose tensors are there."""
     _check_layers(format, model, own, tensors.path)
 
     def has(rows: Iterable[NameRow]) -> bool:
@@ -275,9 +274,7 @@ def _describe(
     )
 
 
-def _task(
-    config: Mapping[str, Any], kernel: str, outputs: int, span: bool, format: str, asked: Asked, path: Path
-) -> TaskHead:
+def _task(config: JsonObject, kernel: str, outputs: int, span: bool, format: str, asked: Asked, path: Path) -> TaskHead:
     config_file = path.parent / HUGGING_FACE_CONFIG
     if asked.task is not None and (asked.task == "span") == span:
         labels = labels_of(config, outputs) if asked.task in LABELLED else ()
@@ -326,7 +323,7 @@ def _refuse_idle_options(path: Path, description: ModelDescription, asked: Asked
 def _conclusions(
     format: str, description: ModelDescription, tokenizer: Tokenizer | None, asked: Asked
 ) -> Iterator[str]:
-    """What is taken for so where no file says it."""
+    """Yield what was assumed because no file says it, a sentence each."""
     task = description.task
     if format == TF1 and task is not None and task.kind == "classification" and asked.task is None:
         kernel = names.CLASSIFIER[0].tf1
@@ -410,7 +407,7 @@ def _account(
 
 
 def _lacking(name: str, format: str, description: ModelDescription, own: Mapping[str, str], path: Path) -> str:
-    """What is said where a tensor is missing: it was cut off, or the tensors are called otherwise."""
+    """Return the message about a missing tensor: the checkpoint was cut off, or its tensors have other names."""
     known = {row.name(format) for row in names.rows_of(description)} | SECOND_NAMES.keys()
     others = [own_name for name, own_name in own.items() if name not in known]
     strange = [own_name for own_name in others if names.reason_to_skip(own_name, format) is None]

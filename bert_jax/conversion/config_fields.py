@@ -5,12 +5,12 @@ Kept are the fields that `config_files` writes again. Of the others these here, 
 bert_config.json, change no output; whatever else a file says is named in the certificate.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.conversion.config_files import GELU_FORM, HUGGING_FACE_CONFIG, LABELLED, labels_of
 from bert_jax.errors import listed
+from bert_jax.types import JsonObject
 
 # Fields by which a model is run, stored or described, not what it computes.
 WITHOUT_EFFECT = frozenset({
@@ -39,8 +39,8 @@ CHECKED = frozenset({
 _SAID = 12  # fields of a line
 
 
-def not_kept(values: Mapping[str, Any], description: ModelDescription, pad_id: int | None) -> Iterator[str]:
-    """What a config.json says that the result of a conversion will not, a line each.
+def not_kept(values: JsonObject, description: ModelDescription, pad_id: int | None) -> Iterator[str]:
+    """Yield what a config.json says that the result of a conversion will not, a line each.
 
     Args:
       values: the file's.
@@ -58,7 +58,7 @@ def not_kept(values: Mapping[str, Any], description: ModelDescription, pad_id: i
         yield from _labels(values, description.task)
 
 
-def _labels(values: Mapping[str, Any], task: TaskHead) -> Iterator[str]:
+def _labels(values: JsonObject, task: TaskHead) -> Iterator[str]:
     """Names of outputs that cannot be kept."""
     named = values.get("id2label")
     if named is None:
@@ -79,8 +79,8 @@ def _labels(values: Mapping[str, Any], task: TaskHead) -> Iterator[str]:
         yield f"left out of {HUGGING_FACE_CONFIG}: label2id, which is not the inverse of id2label; written is the inverse"
 
 
-def not_kept_of_google(values: Mapping[str, Any]) -> Iterator[str]:
-    """What a bert_config.json says that the result of a conversion will not."""
+def not_kept_of_google(values: JsonObject) -> Iterator[str]:
+    """Yield what a bert_config.json says that the result of a conversion will not."""
     others = values.keys() - KEPT_OF_GOOGLE - WITHOUT_EFFECT_OF_GOOGLE
     said = [f"{name}={values[name]!r:.40}" for name in sorted(others) if values[name] is not None]
     if said:

@@ -7,15 +7,14 @@ entry of ours in it, which Google's code reads over.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bert_jax import files
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.fields import build
 from bert_jax.config.model import ModelConfig
 from bert_jax.errors import listed, UserError
+from bert_jax.types import JsonObject
 
 GOOGLE_CONFIG, HUGGING_FACE_CONFIG = "bert_config.json", "config.json"
 GELU_FORM = "gelu_form"
@@ -64,7 +63,7 @@ _RELATIVES = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """A JSON object.
 
     Raises:
@@ -76,9 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: it says what shape the model has; put it beside the checkpoint") from None
 
 
-def _shape(path: Path, values: Mapping[str, Any], hidden_act: str, **others: Any) -> ModelConfig:
+def _shape(path: Path, values: JsonObject, hidden_act: str, **others: bool | float) -> ModelConfig:
     """The settings that both dialects share; those with a default may be missing."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for name in _SHARED:
         if name not in values:
             if name in _INTEGERS and name != "type_vocab_size":
@@ -115,10 +114,10 @@ def read_google(path: Path, gelu_form: str | None = None) -> tuple[ModelConfig, 
     return model, [f"hidden_act=gelu is taken for {form}, {why}"]
 
 
-def google_config(description: ModelDescription) -> tuple[dict[str, Any], list[str]]:
+def google_config(description: ModelDescription) -> tuple[JsonObject, list[str]]:
     """bert_config.json for a model, and what it cannot say."""
     model = description.model
-    values: dict[str, Any] = {name: getattr(model, name) for name in _SHARED} | {"hidden_act": "gelu"}
+    values: JsonObject = {name: getattr(model, name) for name in _SHARED} | {"hidden_act": "gelu"}
     notes = []
     if model.hidden_act != "gelu_tanh":
         values[GELU_FORM] = model.hidden_act
@@ -175,8 +174,8 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     return _shape(path, values, gelu_form or _FORMS[activation], tie_word_embeddings=tied, layer_norm_eps=epsilon)
 
 
-def task_of(values: Mapping[str, Any], outputs: int, span: bool, path: Path) -> TaskHead | None:
-    """What config.json, of `path`, says about a head with `outputs` outputs; None where it does not say.
+def task_of(values: JsonObject, outputs: int, span: bool, path: Path) -> TaskHead | None:
+    """Return the head with `outputs` outputs that config.json, of `path`, describes; None where it does not say.
 
     Raises:
       UserError: it contradicts itself, or says what no head of ours is.
@@ -195,15 +194,15 @@ def task_of(values: Mapping[str, Any], outputs: int, span: bool, path: Path) -> 
         raise UserError(f"{path} says {kind} of {outputs} outputs, which cannot be converted: {error}") from None
 
 
-def _architectures(values: Mapping[str, Any], path: Path) -> list[str]:
+def _architectures(values: JsonObject, path: Path) -> list[str]:
     names = values.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} says architectures={names!r:.80}, which is no list of names: correct it")
     return names
 
 
-def _kind_of_text(problem: Any, outputs: int, path: Path) -> str:
-    """Which of the kinds that are one class to transformers, which decides by problem_type, and else by the outputs."""
+def _kind_of_text(problem: object, outputs: int, path: Path) -> str:
+    """Return the kind of a head on a whole text: to transformers problem_type decides, or else the number of outputs."""
     if problem is None:
         return "regression" if outputs == 1 else "classification"
     kind = next((kind for kind, name in _PROBLEMS.items() if name == problem), None)
@@ -220,7 +219,7 @@ def _kind_of_text(problem: Any, outputs: int, path: Path) -> str:
     return kind
 
 
-def labels_of(values: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
+def labels_of(values: JsonObject, outputs: int) -> tuple[str, ...]:
     """The names that config.json gives the outputs; none where it does not name each."""
     names = values.get("id2label")
     numbers = [str(number) for number in range(outputs)]
@@ -229,7 +228,7 @@ def labels_of(values: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
     return tuple(str(names[number]) for number in numbers)
 
 
-def hugging_face_shape(model: ModelConfig) -> dict[str, Any]:
+def hugging_face_shape(model: ModelConfig) -> JsonObject:
     """A model's shape in the words of `transformers.BertConfig`."""
     return {
         **{name: getattr(model, name) for name in _SHARED},
@@ -239,10 +238,10 @@ def hugging_face_shape(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def hugging_face_config(description: ModelDescription, pad_id: int) -> dict[str, Any]:
+def hugging_face_config(description: ModelDescription, pad_id: int) -> JsonObject:
     """config.json for a model."""
     model, task = description.model, description.task
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "architectures": [_architecture(description)],
         "model_type": "bert",
         **hugging_face_shape(model),

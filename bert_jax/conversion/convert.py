@@ -12,11 +12,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -45,6 +45,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, write_json
 from bert_jax.host import __version__
 from bert_jax.runs.directory import open_run
+from bert_jax.types import JsonObject
 
 TF1_PREFIX = "bert_model.ckpt"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -52,7 +53,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was converted, and how far the two sides are apart."""
+    """The proof of a conversion: both sides, and how far they are apart."""
 
     source: Checkpoint
     result: Checkpoint
@@ -69,7 +70,7 @@ class Certificate:
         return not self.unequal and all(one.holds for one in self.differences)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return notes and verdict, as lines for people."""
         outputs = ", ".join(f"{one.output} {one.largest_difference:.1e}" for one in self.differences)
         tensors = f"{self.compared} tensors are bit for bit the same" if not self.unequal else "; ".join(self.unequal)
         verdict = "certificate holds" if self.holds else "CERTIFICATE DOES NOT HOLD"
@@ -178,7 +179,7 @@ def _write_and_prove(
     dtype: str,
     peer_python: Path | None,
     before: "Before | None" = None,
-    request: Mapping[str, Any] | None = None,
+    request: JsonObject | None = None,
 ) -> Certificate:
     check_norms(opened)
     with _beside(destination) as folder:
@@ -418,10 +419,10 @@ def _put_in_place(folder: Path, destination: Path) -> None:
     os.replace(folder, destination)
 
 
-def _record(certificate: Certificate, folder: Path, request: Mapping[str, Any] | None) -> None:
+def _record(certificate: Certificate, folder: Path, request: JsonObject | None) -> None:
     """conversion.json; `request`: by which the same conversion is recognised, see finished.py."""
     source, result = certificate.source, certificate.result
-    record: dict[str, Any] = {
+    record: JsonObject = {
         "bert_jax": __version__,
         "holds": certificate.holds,
         "source": {"format": source.format, "path": source.path.name, "files": _hashes(source)},

@@ -25,7 +25,7 @@ _UNUSED = re.compile(r"\[unused\d+\]")
 
 @dataclass(frozen=True)
 class Extension:
-    """What is added: new entries by id, and the number of positions."""
+    """A plan of new entries by id, and of the number of positions."""
 
     tokenizer: WordPieceTokenizer  # with the new entries
     added: Mapping[str, int]  # word -> id

@@ -6,7 +6,6 @@ conversion.json keeps the request of a conversion whose certificate holds. Paths
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from bert_jax.conversion.checkpoints import Asked, detect
 from bert_jax.conversion.names import BERT_JAX, TF1
@@ -14,13 +13,14 @@ from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, parse_json
 from bert_jax.host import __version__
 from bert_jax.runs.directory import RunDirectory
+from bert_jax.types import JsonObject
 
 CERTIFICATE = "conversion.json"
 _OF_A_CHECKPOINT = (".json", ".txt", ".model", ".bin", ".safetensors")
 _OF_A_RUN = ("config.json", "model.json", "vocab.txt", "sentencepiece.model", "tokenizer_config.json")
 
 
-def request_for(source: Path, to: str, asked: Asked, dtype: str) -> dict[str, Any]:
+def request_for(source: Path, to: str, asked: Asked, dtype: str) -> JsonObject:
     """All that decides what is made, as JSON; equal requests make equal results. The files are read."""
     vocabulary = asked.vocabulary
     return {

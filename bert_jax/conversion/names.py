@@ -33,7 +33,7 @@ class NameRow(NamedTuple):
     tf1_transposed: bool = False
 
     def name(self, format: str) -> str:
-        """What `format` calls it."""
+        """Return its name in `format`."""
         return {BERT_JAX: self.ours, HUGGING_FACE: self.huggingface, TF1: self.tf1}[format]
 
     def is_transposed(self, format: str) -> bool:
@@ -105,7 +105,7 @@ SPAN = _output("task", "qa_outputs", "cls/squad/", "C", inputs="W")
 
 
 def _features(task: TaskHead) -> list[NameRow]:
-    """What a head of ours may have below its dense layer (`TaskHead.is_plain`); no other format has a place for it."""
+    """Return the tensors below a head's dense layer (see `TaskHead.is_plain`), for which no other format has a place."""
 
     def row(name: str, *shape: str) -> NameRow:
         return NameRow(f"features/{name}", f"features.{name}".replace("/", "."), f"features/{name}", shape)
@@ -171,7 +171,7 @@ _ANCHORS = {HUGGING_FACE: "embeddings.word_embeddings.weight", TF1: "bert/embedd
 
 
 def prefix_of(names: Iterable[str], format: str) -> str:
-    """What stands before all names of a model, such as `_orig_mod.` or `module.`; "" where it is nothing, or not one thing.
+    """Return the prefix of all names of a model, such as `_orig_mod.` or `module.`; "" where there is none, or no single one.
 
     Hugging Face's `bert.`, which stands before the names of the encoder alone, is not a part of it.
     """

@@ -46,7 +46,7 @@ def forward(
     task: str | None = None,
     all_layers: bool = False,
 ) -> dict[str, np.ndarray]:
-    """What a checkpoint of Google or Hugging Face computes, without dropout.
+    """Compute the outputs of a checkpoint of Google or Hugging Face, without dropout.
 
     Args:
       tensors: the checkpoint.

@@ -7,7 +7,6 @@ other optimizers call them is in slots.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -77,7 +76,7 @@ def has_optimizer(checkpoint: Checkpoint) -> bool:
 
 
 def unequal_moments(source: OptimizerState, result: OptimizerState, rows: list[NameRow]) -> list[str]:
-    """What is not bit for bit the same."""
+    """Return what is not bit for bit the same in the states of two optimizers, moment by moment."""
     found = [f"steps: {source.step} and {result.step}"] if source.step != result.step else []
     for row in rows:
         for slot, ours, theirs in zip(SLOTS, source.moments(row), result.moments(row), strict=True):
@@ -150,5 +149,5 @@ def _of_run(checkpoint: Checkpoint) -> OptimizerState:
     return OptimizerState(step, both)
 
 
-def _is_moments(leaf: Any) -> bool:
+def _is_moments(leaf: object) -> bool:
     return isinstance(leaf, MomentsState)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,9 +112,9 @@ def place_of(name: str) -> tuple[str, int | None]:
     return (name, None) if match is None else (f"encoder/layers/{name[match.end() :]}", int(match[1]))
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Mapping[str, PyTree]) -> PyTree:
     """a/b -> value as {a: {b: value}}."""
-    tree: dict[str, Any] = {}
+    tree: dict[str, PyTree] = {}
     for path, value in values.items():
         *folders, last = path.split("/")
         branch = tree
@@ -125,9 +124,9 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: PyTree, prefix: str = "") -> dict[str, PyTree]:
     """The inverse of `nested`."""
-    result: dict[str, Any] = {}
+    result: dict[str, PyTree] = {}
     for key, value in tree.items():
         result |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return result
@@ -155,7 +154,7 @@ def write_run(
       moments: as `weight`, of Adam's moments; None: no optimizer state.
     """
     params = nested(filled(description, weight))
-    items: dict[str, Any] = {"params": params}
+    items: dict[str, PyTree] = {"params": params}
     if moments is not None:
         items["optimizer"] = (_optimizer_state(config, params, description, moments, step), np.asarray(step, np.int32))
     with Checkpoints(RunDirectory(folder).checkpoints, keep=1) as checkpoints:
@@ -181,12 +180,12 @@ def filled(description: ModelDescription, weight: Callable[[NameRow], np.ndarray
 
 
 def _optimizer_state(
-    config: PretrainConfig, params: Any, description: ModelDescription, moments: Moments, step: int
-) -> Any:
+    config: PretrainConfig, params: PyTree, description: ModelDescription, moments: Moments, step: int
+) -> PyTree:
     mu = nested(filled(description, lambda row: moments(row)[0]))
     nu = nested(filled(description, lambda row: moments(row)[1]))
 
-    def with_moments(state: Any) -> Any:
+    def with_moments(state: PyTree) -> PyTree:
         if isinstance(state, MomentsState):
             return MomentsState(jnp.asarray(step, jnp.int32), mu, nu)
         return (

@@ -22,7 +22,7 @@ _SCALAR = re.compile(
 
 
 class Moments(NamedTuple):
-    """What the first and the second moment of a variable are called, behind its name and a slash."""
+    """The names of the first and the second moment of a variable, behind its own name and a slash."""
 
     first: str
     second: str
@@ -54,7 +54,7 @@ def _slot(name: str, entry: TensorEntry, variables: Mapping[str, TensorEntry]) -
 
 
 def _cuts(name: str) -> Iterator[tuple[str, str]]:
-    """What may be the variable, and what then is the slot's name."""
+    """Yield every way to cut a name into a variable's and a slot's."""
     places = [place for place, character in enumerate(name) if character in "/_"]
     for place in reversed(places):
         yield name[:place], name[place + 1 :]
@@ -70,7 +70,7 @@ def _has_shape_of(variable: tuple[int, ...], slot: tuple[int, ...]) -> bool:
 
 
 def moments_of(entries: Mapping[str, TensorEntry]) -> Moments | None:
-    """What Adam's moments are called in a checkpoint; None: it has none, or not two of them."""
+    """Return the names of Adam's moments in a checkpoint; None: it has none, or not two of them."""
     endings = {name.rpartition("/")[2] for name in entries}
     if endings & set(SLOTS):
         return Moments(*SLOTS)

@@ -17,14 +17,14 @@ MOST_AXES = 64  # of a tensor, as in NumPy
 
 
 class TensorEntry(NamedTuple):
-    """What is known of a tensor without reading it."""
+    """Shape and type of a stored tensor, known without reading it."""
 
     shape: tuple[int, ...]
     dtype: str  # NumPy's name: float32, float16, bfloat16, int64, ...
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """Size of the values, without header or padding."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 

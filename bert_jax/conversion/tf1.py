@@ -93,8 +93,8 @@ def _find_in_directory(folder: Path) -> Path | None:
 
 
 def _latest(folder: Path) -> str | None:
-    """What TensorFlow's file `checkpoint` names; the directory it was written in does not count, the files may have
-    been moved."""
+    """Return the checkpoint that TensorFlow's file `checkpoint` names, without the directory it was written in: the files
+    may have been moved."""
     with contextlib.suppress(OSError):
         text = (folder / "checkpoint").read_text(encoding="utf-8", errors="replace")
         if found := re.search(r'^\s*model_checkpoint_path:\s*"(.+)"', text, re.MULTILINE):
@@ -191,7 +191,7 @@ def _unreadable(prefix: Path, entries: Mapping[str, TensorEntry], name: str, sai
 
 
 def _said(error: Exception) -> str:
-    """What TensorFlow said, without the names of its own operations."""
+    """Return TensorFlow's message without the names of its own operations."""
     return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", str(error)).partition("\n")[0]
 
 

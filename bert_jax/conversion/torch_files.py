@@ -30,7 +30,7 @@ from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_p
 from bert_jax.conversion.tensors import MOST_AXES, require_few, StoredTensors, TensorEntry
 from bert_jax.errors import listed, UserError
 
-_DTYPES: dict[str, np.dtype[Any]] = {
+_DTYPES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
@@ -85,10 +85,10 @@ def _open_file(path: Path) -> StoredTensors:
 
 
 class _Storage(NamedTuple):
-    """What the pickle says of a storage. A view (before PyTorch 0.4) is a part of the storage `key`."""
+    """A storage as the pickle describes it. A view (before PyTorch 0.4) is a part of the storage `key`."""
 
     key: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     length: int  # elements
     begin: int = 0  # element of the storage `key` with which the view begins
     view_length: int | None = None
@@ -104,7 +104,7 @@ class _Tensor(NamedTuple):
 
 
 class _StorageType(NamedTuple):
-    dtype: np.dtype[Any]
+    dtype: np.dtype
 
 
 # What stands for a name in the pickle is an immutable value: a pickle can also set attributes of what it gets.
@@ -112,7 +112,7 @@ class _RebuildTensor(NamedTuple):
     """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)"""
 
     def __call__(
-        self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any
+        self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: object
     ) -> _Tensor:
         if not isinstance(storage, _Storage) or any(rest[2:]):
             raise pickle.UnpicklingError("a tensor is not a plain view of a storage")
@@ -122,20 +122,20 @@ class _RebuildTensor(NamedTuple):
 class _RebuildParameter(NamedTuple):
     """torch._utils._rebuild_parameter(data, requires_grad, hooks)"""
 
-    def __call__(self, data: _Tensor, *rest: Any) -> _Tensor:
+    def __call__(self, data: _Tensor, *rest: object) -> _Tensor:
         return data
 
 
-class _Dictionary(dict[Any, Any]):
+class _Dictionary(dict[object, object]):
     """collections.OrderedDict, without the attributes that PyTorch gives it (`_metadata`: versions of modules)."""
 
     __slots__ = ()
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
 
-_KNOWN: Mapping[str, Any] = {
+_KNOWN: Mapping[str, object] = {
     "collections.OrderedDict": _Dictionary,
     "torch._utils._rebuild_tensor": _RebuildTensor(),
     "torch._utils._rebuild_tensor_v2": _RebuildTensor(),
@@ -149,12 +149,12 @@ _KNOWN: Mapping[str, Any] = {
 class _Unpickler(pickle.Unpickler):
     """An unpickler that looks nothing up. It notes the storages by their keys."""
 
-    def __init__(self, path: Path, file: BinaryIO | Any):
+    def __init__(self, path: Path, file: BinaryIO):
         super().__init__(file, encoding="utf-8")
         self.path = path
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         asked = f"{module}.{name}"
         if asked in _KNOWN:
             return _KNOWN[asked]
@@ -181,7 +181,7 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-def _unpickle(path: Path, file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
+def _unpickle(path: Path, file: BinaryIO) -> tuple[object, dict[str, _Storage]]:
     """The pickle that begins where the file stands, which is in memory, and the storages it refers to, by their keys."""
     begin = file.tell()
     unpickler = _Unpickler(path, file)
@@ -210,7 +210,7 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True)
 class _Saved:
-    content: Any
+    content: object
     storages: Mapping[str, _Place]
 
 
@@ -275,7 +275,7 @@ def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 
 def _record(archive: zipfile.ZipFile, name: str) -> bytes:
-    """What a record holds. After torch.serialization.set_crc32_options(False) it has no checksum: that is 0 then."""
+    """Return the bytes of a record. After torch.serialization.set_crc32_options(False) its checksum is 0: there is none."""
     info = archive.getinfo(name)
     if info.CRC == 0:
         info.CRC = None  # type: ignore[assignment]  # zipfile compares none
@@ -319,7 +319,9 @@ def _open_row_of_pickles(path: Path, file: BinaryIO) -> _Saved:
     return _Saved(content, _places_after_lengths(path, file, keys, storages))
 
 
-def _places_after_lengths(path: Path, file: BinaryIO, keys: Any, storages: Mapping[str, _Storage]) -> dict[str, _Place]:
+def _places_after_lengths(
+    path: Path, file: BinaryIO, keys: object, storages: Mapping[str, _Storage]
+) -> dict[str, _Place]:
     """The storages that follow the list of their keys, as far as the file goes."""
     places = {}
     for key in keys if isinstance(keys, list) else []:
@@ -349,7 +351,7 @@ def _check_byte_order(path: Path, little: bool) -> None:
 # ---- from the pickle to tensors ----------------------------------------------------------------------------
 
 
-def _state_dict(path: Path, content: Any) -> dict[str, _Tensor]:
+def _state_dict(path: Path, content: object) -> dict[str, _Tensor]:
     """Name -> tensor, out of a training checkpoint if it is one."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {_kind_of(content)}, not a dictionary of tensors: {_SAVE_AGAIN}")
@@ -366,13 +368,13 @@ def _state_dict(path: Path, content: Any) -> dict[str, _Tensor]:
     return tensors
 
 
-def _kind_of(value: Any) -> str:
+def _kind_of(value: object) -> str:
     kinds = {_Dictionary: "dict", _Tensor: "tensor", _Storage: "storage", _StorageType: "type"}
     return kinds.get(type(value), type(value).__name__)
 
 
 def _check_tensor(path: Path, name: str, tensor: _Tensor) -> None:
-    """Its strides stay inside its storage."""
+    """Refuse a tensor whose strides lead out of its storage."""
     storage, offset, shape, strides = tensor
     length = storage.length if storage.view_length is None else storage.view_length
     numbers = (offset, storage.begin, length, *shape, *strides)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import listed, UserError
 from bert_jax.files import complete_or_absent, write_json
@@ -15,6 +14,7 @@ from bert_jax.tokenization.hugging_face import LIBRARY_FILE, read_description, S
 from bert_jax.tokenization.sentencepiece import MODEL_FILE
 from bert_jax.tokenization.switches import LONGEST_WORD_OF_TRANSFORMERS, Switches
 from bert_jax.tokenization.wordpiece import library_model, library_tokenizer, VOCABULARY_FILE
+from bert_jax.types import JsonObject
 
 
 def find_tokenizer(folder: Path, asked: Path | None = None) -> Tokenizer | None:
@@ -31,7 +31,7 @@ def find_tokenizer(folder: Path, asked: Path | None = None) -> Tokenizer | None:
 
 
 def not_kept(folder: Path, positions: int) -> Iterator[str]:
-    """What transformers' files of a tokenizer say that has no place here, a line each."""
+    """Yield what transformers' files of a tokenizer say that has no place here, a line each."""
     described = read_description(folder)
     if described is None:
         return
@@ -58,7 +58,7 @@ def write_google_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[str]:
 
 
 def _lost(tokenizer: WordPieceTokenizer) -> Iterator[str]:
-    """What google-research/bert's tokenizer does otherwise."""
+    """Yield what google-research/bert's tokenizer does otherwise, a line each."""
     switches = tokenizer.switches
     if switches.added_tokens:
         added = listed(token.content for token in switches.added_tokens)
@@ -94,9 +94,9 @@ def write_hugging_face_tokenizer(tokenizer: Tokenizer, folder: Path, longest: in
     ]
 
 
-def _transformers_config(tokenizer: WordPieceTokenizer, longest: int) -> dict[str, Any]:
+def _transformers_config(tokenizer: WordPieceTokenizer, longest: int) -> JsonObject:
     """tokenizer_config.json; `longest`: tokens of a text."""
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": tokenizer.lowercase,
         "strip_accents": tokenizer.strip_accents,
@@ -112,7 +112,7 @@ def _transformers_config(tokenizer: WordPieceTokenizer, longest: int) -> dict[st
     return values
 
 
-def _library_tokenizer(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
+def _library_tokenizer(tokenizer: WordPieceTokenizer) -> JsonObject:
     """tokenizer.json, by the library itself: [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
     import tokenizers
 

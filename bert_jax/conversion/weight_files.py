@@ -48,7 +48,7 @@ def other_files(path: Path, used: Path) -> list[Path]:
 
 
 def same_weights(tensors: StoredTensors, other: Path) -> str:
-    """What is said of a second file of the same weights.
+    """Compare a second file of weights, and return the note about it.
 
     Raises:
       UserError: it holds others.

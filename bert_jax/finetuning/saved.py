@@ -93,7 +93,7 @@ class SavedModel:
 
     @cached_property
     def params(self) -> PyTree:
-        """On the mesh."""
+        """The checkpoint's parameters, on the mesh."""
         places = jax.tree.map(lambda leaf: leaf.sharding, self.training.abstract_state.params)
         return jax.tree.map(
             lambda leaf, place: put_whole(np.asarray(leaf), place), self.checkpoint.parameters(), places
@@ -101,7 +101,7 @@ class SavedModel:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """Its programs."""
+        """The compiled programs of the model."""
         return Predictor(self.training)
 
     def source(self, data: str, task: Task | None = None) -> SplitRequest:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from bert_jax.conversion.own_format import flat
 from bert_jax.errors import UserError
 from bert_jax.files import complete_or_absent, write_json
 from bert_jax.process.output_lock import LOCK_FILE, locked
+from bert_jax.types import JsonObject
 from bert_jax.use.model import Pretrained, SHOWN, TextBatch
 
 COMBINATIONS = ("concat", "sum", "mean")
@@ -36,7 +36,7 @@ _BLOCK_CHARACTERS = 2**22  # held at once, and one line more
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What a vector is made of."""
+    """The layers and tokens that a vector is made of, and the files that vectors are written to."""
 
     pooling: str = "mean"  # of tokens, [CLS] and [SEP] among them; cls: the first token; pooled: the pooler's output
     layers: tuple[int, ...] = (-1,)  # 0: the embeddings, 1: the first layer, -1: the last
@@ -142,7 +142,7 @@ def embed_lines(
     output: Path,
     name: str = "input",
     input_sha256: str | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Vectors of lines into an .npz file or a directory of .npy shards; returns its record.
 
     Args:
@@ -175,8 +175,8 @@ def _embed_lines(
     settings: EmbedSettings,
     output: Path,
     name: str,
-    request: dict[str, Any] | None,
-) -> dict[str, Any]:
+    request: JsonObject | None,
+) -> JsonObject:
     _clear(output)
     with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
         counts = {"texts": 0, "truncated": 0}
@@ -218,7 +218,7 @@ def _weights_sha256(model: Pretrained) -> str:
     return digest.hexdigest()
 
 
-def _made_before(output: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+def _made_before(output: Path, request: JsonObject) -> JsonObject | None:
     """The record of a result that is there, if it is of the same texts, weights and settings, and its files are whole."""
     try:
         if output.suffix == ".npz":
@@ -283,7 +283,7 @@ def _shards(blocks: Iterable[np.ndarray], settings: EmbedSettings) -> Iterator[n
         yield np.concatenate(held)
 
 
-def _write_shard(folder: Path, number: int, vectors: np.ndarray) -> dict[str, Any]:
+def _write_shard(folder: Path, number: int, vectors: np.ndarray) -> JsonObject:
     name = f"embeddings-{number:05}.npy"
     with complete_or_absent(folder / name) as file:
         np.save(file, vectors)

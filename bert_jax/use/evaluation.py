@@ -40,7 +40,7 @@ _WEIGHTS = {"mlm": "masked_lm_weights", "nsp": "next_sentence_weights"}
 
 
 class ScoredObjective(NamedTuple):
-    """What a model is scored by."""
+    """The objective that a model is scored by, and why it is not scored on pairs."""
 
     config: ObjectiveConfig
     nsp_left_out: str | None = None  # why the label of pairs is not scored, where the model's objective has one
@@ -211,7 +211,7 @@ def nsp_report(totals: dict[str, float]) -> JsonObject:
 
 
 def unigram_report(targets: np.ndarray, counts: np.ndarray, tokenizer: Tokenizer) -> JsonObject:
-    """What frequencies alone reach on the same masked tokens.
+    """Return the scores that frequencies alone reach on the same masked tokens.
 
     Args:
       targets: [V] how often each id is to be predicted.

@@ -39,7 +39,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class TextPrediction:
-    """What the model says of one text."""
+    """The predictions for one text."""
 
     masks: list[Slot]
     is_next: float | None  # probability of label 0 (B follows A, or A and B stand in order); None: no head for pairs

@@ -215,8 +215,10 @@ def _masked_record(
 
 
 def segments_of(examples: Examples) -> np.ndarray:
-    """Of each example (a_start, a_length, b_start), int64; starts are offsets into the tokens of all shards, one shard
-    after the other."""
+    """Return (a_start, a_length, b_start) of each example, [K, 3] int64.
+
+    Starts are offsets into the tokens of all shards, one shard after the other.
+    """
     first, segments = 0, []
     for shard, table in zip(examples.split.shards, examples.tables, strict=True):
         segments.append(table[:, :3].astype(np.int64) + np.array([[first, 0, first]]))

@@ -44,7 +44,7 @@ SHOWN = 40  # characters of a text in a message
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of texts."""
+    """Texts as token ids and as the vectors that the encoder gives them."""
 
     tokens: list[list[int]]  # ids of each text, with [CLS] and [SEP]
     sequence_output: list[np.ndarray]  # N times [S, D], without padding

@@ -20,13 +20,14 @@ Shapes: V vocabulary, T tokens, N sentences, U different bigrams.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import Shard
+from bert_jax.types import JsonObject
 
 MOST_TOKENS = 2**25  # that are counted; more of the training text (over about 150 MB of English) is left out
 HELD_OUT_EVERY = 20  # of so many documents (sentences where they are few) one is held out
@@ -39,7 +40,7 @@ _BLOCK = 2**21  # tokens counted at once
 
 
 class Evidence(NamedTuple):
-    """What the counts say of tokens in their contexts, each [T]."""
+    """Counts of T tokens in their contexts, each [T]."""
 
     pair: np.ndarray  # c(h w)
     context: np.ndarray  # c(h)
@@ -127,8 +128,8 @@ class NgramModels(NamedTuple):
         evidence = self.counts.evidence(contexts, words)
         return np.log(self.counts.bigram(evidence, self.bigram_discount, self.bigram_added))
 
-    def described(self) -> dict[str, Any]:
-        """For a record."""
+    def described(self) -> JsonObject:
+        """Return kinds, settings and sizes of the models, for a record."""
         return {
             "unigram": {"smoothing": "add-k", "k": self.unigram_added},
             "bigram": {
@@ -227,7 +228,7 @@ def _best_settings(counts: NgramCounts, contexts: np.ndarray, words: np.ndarray)
     return unigram, discount, added
 
 
-def _likeliest(candidates: Iterable[tuple[np.ndarray, Any]]) -> Any:
+def _likeliest[Setting](candidates: Iterable[tuple[np.ndarray, Setting]]) -> Setting:
     """The setting whose probabilities have the largest product; the first of equals."""
     return max(((float(np.log(probabilities).sum()), setting) for probabilities, setting in candidates),
                key=lambda scored: scored[0])[1]  # fmt: skip

@@ -28,7 +28,7 @@ from bert_jax.errors import UserError
 from bert_jax.types import JsonObject
 
 # In the order by which the safetensors library sorts the tensors of a file, the last first: then each is aligned.
-TENSOR_TYPES: dict[str, np.dtype[Any]] = {
+TENSOR_TYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype("?"),
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
@@ -57,14 +57,14 @@ _MOST_AXES = 64  # of a tensor, as in NumPy
 
 
 class TensorKind(NamedTuple):
-    """What the header says of a tensor before it is made."""
+    """The type and shape of a tensor, which a header says before it is made."""
 
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     shape: tuple[int, ...]
 
 
 class TensorPlace(NamedTuple):
-    """Where a tensor lies in its file."""
+    """The place of a tensor in its file."""
 
     kind: TensorKind
     begin: int  # bytes from the beginning of the file
@@ -76,7 +76,7 @@ class TensorPlace(NamedTuple):
 
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` when it is complete and on disk, and else is removed.
+    """Open a file to write that takes the name `path` when it is complete and on disk, and else is removed.
 
     Until then it is `path`.partial, which is made anew: what stood under that name is removed, never opened, so a link
     that somebody put there leads nowhere.
@@ -99,7 +99,7 @@ def complete_or_absent(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _cause_named(file: BinaryIO) -> Iterator[None]:
-    """NumPy says that a write fell short and not why: one more byte of ours does (disk full, quota, limit)."""
+    """Have a short write say why (disk full, quota, limit): NumPy does not, one more byte of ours does."""
     try:
         yield
     except OSError as error:
@@ -110,7 +110,7 @@ def _cause_named(file: BinaryIO) -> Iterator[None]:
 
 
 def open_itself(path: str, flags: int) -> int:
-    """An opener for `open`, for files of an output that are added to or locked: a link is refused, not followed.
+    """Open a file of an output that is added to or locked, as an opener for `open`: a link is refused, not followed.
 
     Raises:
       UserError: `path` is a link.
@@ -144,7 +144,7 @@ def own_folder(path: Path, *, elsewhere: bool = False) -> Path:
 
 
 def new_folder(path: Path) -> Path:
-    """An empty folder, made anew: what stood under its name is removed, of a link the link itself."""
+    """Return an empty folder, made anew: what stood under its name is removed, of a link the link itself."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
@@ -153,7 +153,7 @@ def new_folder(path: Path) -> Path:
     return path
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with complete_or_absent(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
@@ -209,7 +209,7 @@ def parse_json(text: bytes | str, kind: type = dict, characters: bool = True) ->
     return content
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _without_repetition(pairs: list[tuple[str, object]]) -> JsonObject:
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
@@ -217,7 +217,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> JsonObject:
     return content
 
 
-def _check_depth(content: Any) -> None:
+def _check_depth(content: object) -> None:
     level, depth = [content], 0
     while level := [value for value in level if isinstance(value, dict | list)]:
         depth += 1
@@ -226,9 +226,9 @@ def _check_depth(content: Any) -> None:
         level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
 
 
-def _check_characters(content: Any) -> None:
+def _check_characters(content: object) -> None:
     """Refuse NUL and half a character; the first place is told, such as data[0].context."""
-    pending: list[tuple[Any, str]] = [(content, "")]
+    pending: list[tuple[object, str]] = [(content, "")]
     while pending:
         value, path = pending.pop()
         if isinstance(value, str):
@@ -249,7 +249,7 @@ def character_fault(found: re.Match[str]) -> str:
 
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
-    """While what `path` holds is taken apart: names that are missing and values of another type are one line.
+    """Turn names that are missing and values of another type, while a file's content is taken apart, into one line.
 
     Raises:
       UserError: for what a wrong shape makes of code that trusts it; one raised inside, with the name of the file.
@@ -265,7 +265,7 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, hex."""
+    """Return the sha256 of a file's content, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -312,7 +312,7 @@ def _bytes_of(name: str, kind: TensorKind, tensor: np.ndarray) -> np.ndarray:
 
 
 def _header(kinds: Mapping[str, TensorKind], metadata: Mapping[str, str] | None) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    entries: JsonObject = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for name, kind in kinds.items():
         span = [offset, offset + _size(kind)]
@@ -328,7 +328,7 @@ def _size(kind: TensorKind) -> int:
 
 
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Name -> read-only view of the mapped file; whole numbers only, which is all that prepared data holds.
+    """Return name -> read-only view of the mapped file; whole numbers only, which is all that prepared data holds.
 
     Raises ValueError where header and file disagree.
     """
@@ -346,7 +346,7 @@ def _view(data: np.ndarray, name: str, place: TensorPlace) -> np.ndarray:
 
 
 def tensor_places(path: Path) -> dict[str, TensorPlace]:
-    """What the header of a safetensors file says, in the order of the file; no tensor is read.
+    """Return the places of the tensors by the header of a safetensors file, in the order of the file; no tensor is read.
 
     Raises ValueError, which names the tensor and both numbers, where the header contradicts itself or the file.
     """
@@ -372,14 +372,14 @@ def tensor_places(path: Path) -> dict[str, TensorPlace]:
     return places
 
 
-def _span(name: str, entry: Any) -> tuple[int, int]:
+def _span(name: str, entry: object) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not _whole_numbers(offsets) or len(offsets) != 2:
         raise ValueError(f"{name} has the place {offsets!r:.80}, not two numbers of bytes")
     return offsets[0], offsets[1]
 
 
-def _kind(name: str, entry: Mapping[str, Any]) -> TensorKind:
+def _kind(name: str, entry: Mapping[str, object]) -> TensorKind:
     dtype, shape = entry.get("dtype"), entry.get("shape")
     if not isinstance(dtype, str) or dtype not in TENSOR_TYPES:
         raise ValueError(f"{name} is of type {dtype!s:.80}, not one of {', '.join(TENSOR_TYPES)}")
@@ -390,7 +390,7 @@ def _kind(name: str, entry: Mapping[str, Any]) -> TensorKind:
     return TensorKind(TENSOR_TYPES[dtype], tuple(shape))
 
 
-def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
+def _whole_numbers(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
 
 

@@ -6,9 +6,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
+
+if TYPE_CHECKING:
+    from bert_jax.tasks.table import Task
 
 _NAMED = 3  # ids in a message
 ALL = "all"
@@ -37,7 +41,7 @@ def score_squad(arguments: argparse.Namespace) -> None:
         raise UserError("--na-threshold needs probabilities to compare with: give --na-probs FILE")
     answers, predictions = squad.read_answers(arguments.data), squad.read_predictions(arguments.predictions)
     covered = squad.coverage(answers, predictions)
-    scores: Mapping[str, Any]
+    scores: Mapping[str, object]
     if arguments.version == "1.1":
         scores = squad.scores_v1(answers, predictions)
     elif arguments.version == "2.0":
@@ -56,7 +60,7 @@ def score_squad(arguments: argparse.Namespace) -> None:
         print(_table({key: value for key, value in scores.items() if key != "FILE"}))
 
 
-def _as_cmrc_prints(scores: Mapping[str, float], predictions: Path) -> dict[str, Any]:
+def _as_cmrc_prints(scores: Mapping[str, float], predictions: Path) -> dict[str, object]:
     """The official program prints its three scores as text of three digits, and the name of the file."""
     shown = {key: f"{value:.3f}" if key in ("AVERAGE", "F1", "EM") else value for key, value in scores.items()}
     return {**shown, "FILE": str(predictions)}
@@ -124,7 +128,7 @@ def _score_all(arguments: argparse.Namespace) -> None:
         raise UserError(
             "--task all reads folders: --data with GLUE's folders, --predictions with CoLA.tsv, MNLI-m.tsv ..."
         )
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, JsonObject] = {}
     for task in TASKS.values():
         for test_split, submission in task.submissions.items():
             split, file = test_split.replace("test", "dev"), arguments.predictions / submission.file
@@ -152,8 +156,8 @@ def _score_all(arguments: argparse.Namespace) -> None:
         print(f"{_hundredfold(value)}  {name}")
 
 
-def _score_task(task: Any, split: str, data: Path, predictions: Path) -> tuple[dict[str, Any], list[str]]:
-    """Title, number of examples and scores of a task's split; notes for people."""
+def _score_task(task: "Task", split: str, data: Path, predictions: Path) -> tuple[JsonObject, list[str]]:
+    """Return title, number of examples and scores of a task's split; notes for people."""
     from bert_jax.tasks.columns import read_examples
     from bert_jax.tasks.examples import Sentence
     from bert_jax.tasks.scoring import glue
@@ -182,7 +186,7 @@ def _score_task(task: Any, split: str, data: Path, predictions: Path) -> tuple[d
 
 
 def _split_of(files: Mapping[str, Sequence[str]], name: str) -> str:
-    """The split whose file has that name; dev where none has."""
+    """Return the split whose file has that name; dev where none has."""
     plain = name.removesuffix(".xz").removesuffix(".gz")
     return next((split for split, names in files.items() if plain in names), "dev")
 
@@ -205,14 +209,14 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def _table(rows: Mapping[str, Any]) -> str:
+def _table(rows: Mapping[str, object]) -> str:
     width = max(map(len, rows))
     shown = {key: f"{value:.4f}" if isinstance(value, float) else str(value) for key, value in rows.items()}
     return "\n".join(f"  {key:<{width}}  {value:>9}" for key, value in shown.items())
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     result = argparse.ArgumentParser(
         prog="bert-jax score", description="The official scores of SQuAD, CoNLL and GLUE, from files alone."
     )

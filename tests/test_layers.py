@@ -2,6 +2,7 @@
 """The rooms of docs/architecture.md: read from the folders of bert_jax/ and from what their files import."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,10 @@ def test_stages_and_their_files_agree():
 
     files = {path.stem.replace("_", "-") for path in (ROOT / "pipelines").glob("[!_]*.py")}
     assert set(STAGES) == files
+
+
+def test_the_glossary_names_modules_that_are_there():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(bert_jax/[\w/]+\.py)`", text)
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).is_file()] == []

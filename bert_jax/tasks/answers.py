@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Candidate(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What was found for a question.
+    """The answer to a question, with the other candidates.
 
     text: the best answer, whether or not there is one; empty only where the context has no tokens.
     null_difference: score of "no answer" less that of `text`; None where every question has an answer.
@@ -94,7 +94,7 @@ def find_answers(
     end: Sequence[np.ndarray],
     settings: AnswerSettings | None = None,
 ) -> list[Answered]:
-    """The answers to `questions`, in their order.
+    """Return the answers to `questions`, in their order.
 
     Args:
       made: the rows of these questions, without labels, so that none is left out.
@@ -120,7 +120,7 @@ def find_answers(
 def _row_bounds(
     questions: int, made: QuestionRows, start: Sequence[np.ndarray], end: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """The first row of each question, and after the last [questions + 1]."""
+    """Return the first row of each question, and after the last [questions + 1]."""
     if not len(made.rows) == len(start) == len(end):
         raise ValueError(f"there are {len(made.rows)} rows, {len(start)} rows of starts and {len(end)} of ends")
     row_bounds = np.searchsorted([row.example for row in made.rows], np.arange(questions + 1))
@@ -133,7 +133,7 @@ def _row_bounds(
 
 
 class _RowScores(NamedTuple):
-    """Of each row, [R]."""
+    """Scores of each row, [R]."""
 
     null_start: np.ndarray  # of [CLS]
     null_end: np.ndarray
@@ -143,7 +143,7 @@ class _RowScores(NamedTuple):
 
 
 class _Spans(NamedTuple):
-    """Candidates, [P]."""
+    """Candidates of all rows, [P]."""
 
     row: np.ndarray
     text_begin: np.ndarray  # in characters of the context
@@ -171,7 +171,7 @@ def _examine(
 
 
 def _padded(scores: Sequence[np.ndarray], lengths: Sequence[int], first_row: int) -> np.ndarray:
-    """[R, S] float64, -inf after the end of a row."""
+    """Return the scores as [R, S] float64, -inf after the end of a row."""
     padded = np.full((len(lengths), max(lengths)), -np.inf)
     for number, (row, length) in enumerate(zip(scores, lengths, strict=True)):
         if len(row) < length:
@@ -194,7 +194,7 @@ def _log_sum(scores: np.ndarray) -> np.ndarray:
 def _spans(
     starts: np.ndarray, ends: np.ndarray, windows: Sequence[Window], first_row: int, settings: AnswerSettings
 ) -> _Spans:
-    """The pairs of the best begins and the best ends of each row that can be answers."""
+    """Return the pairs of the best begins and the best ends of each row that can be answers."""
     begin = _best_places(starts, settings.n_best_size)[:, :, None]  # [R, N, 1]
     last = _best_places(ends, settings.n_best_size)[:, None, :]  # [R, 1, N]
     shape = [(w.first, w.first + w.best_begin, w.first + w.best_end, w.first + len(w.spans)) for w in windows]
@@ -211,12 +211,12 @@ def _spans(
 
 
 def _best_places(scores: np.ndarray, count: int) -> np.ndarray:
-    """[R, N], the highest score first; of equals, the first."""
+    """Return the places of the N highest scores, [R, N], the highest score first; of equals, the first."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def _normalised(rows: _RowScores, found: _Spans, row_bounds: np.ndarray, how: str) -> tuple[_RowScores, _Spans]:
-    """Scores as logarithms of probabilities, unless they are compared as they are."""
+    """Return the scores as logarithms of probabilities, unless they are compared as they are."""
     if how == "nbest":
         return rows, found
     start, end = rows.start_total, rows.end_total  # [R]
@@ -236,7 +236,7 @@ def _normalised(rows: _RowScores, found: _Spans, row_bounds: np.ndarray, how: st
 
 
 def _spans_of_questions(found: _Spans, row_bounds: np.ndarray) -> Iterator[list[tuple[int, int, float, float]]]:
-    """For each question begin and end of the text, score of begin and of end, the best first."""
+    """Yield the candidates of each question, the best first: begin and end of the text, score of begin and of end."""
     question = np.searchsorted(row_bounds, found.row, side="right") - 1  # [P]
     order = np.lexsort((-(found.start + found.end), question))  # stable: of equals, as they were found
     bounds = np.searchsorted(question[order], np.arange(len(row_bounds))).tolist()
@@ -261,7 +261,7 @@ def _answer(
 def _listed(
     context: str, spans: Sequence[tuple[int, int, float, float]], null: Candidate, settings: AnswerSettings
 ) -> list[Candidate]:
-    """The candidates of different texts; "no answer" in its place, or last."""
+    """Return the candidates of different texts; "no answer" in its place, or last."""
     listed: list[Candidate] = []
     texts: set[str] = set()
     for begin, end, start_score, end_score in spans:
@@ -284,7 +284,7 @@ def _listed(
 
 
 def _text(context: str, begin: int, end: int) -> str:
-    """The slice, and the marks that belong to its last character, which are no part of any token."""
+    """Return the slice, and the marks that belong to its last character, which are no part of any token."""
     while end < len(context) and not context[end].isascii() and unicodedata.category(context[end])[0] == "M":
         end += 1
     return context[begin:end]
@@ -314,7 +314,7 @@ class NullThresholds(NamedTuple):
 
 
 def tune_thresholds(questions: Sequence[Question], answered: Sequence[Answered]) -> NullThresholds:
-    """The thresholds above which "no answer" should be said, found as evaluate-v2.0.py finds them on probabilities.
+    """Return the thresholds above which "no answer" should be said, found as evaluate-v2.0.py finds them on probabilities.
 
     That program says 0 where it is best never to answer, which is right for probabilities only; here it is a number
     below every difference.
@@ -335,7 +335,7 @@ def tune_thresholds(questions: Sequence[Question], answered: Sequence[Answered])
 
 
 def null_differences(answered: Sequence[Answered]) -> dict[str, float]:
-    """Question's id -> how much better "no answer" is than the best answer (null_odds.json of run_squad.py)."""
+    """Return question's id -> how much better "no answer" is than the best answer (null_odds.json of run_squad.py)."""
     differences = {found.name: found.null_difference for found in answered if found.null_difference is not None}
     if len(differences) < len(answered):
         raise ValueError("the answers were found without `may_be_impossible`")
@@ -343,7 +343,7 @@ def null_differences(answered: Sequence[Answered]) -> dict[str, float]:
 
 
 def null_probabilities(answered: Sequence[Answered]) -> dict[str, float]:
-    """The differences as probabilities, 1 / (1 + exp(-difference)), for the official scorer's --na-prob-file.
+    """Return the differences as probabilities, 1 / (1 + exp(-difference)), for the official scorer's --na-prob-file.
 
     Its default threshold is 1: given the differences themselves it would take every answer with a higher one away.
     """
@@ -358,12 +358,12 @@ def _sigmoid(value: float) -> float:
 
 
 def write_predictions(path: Path, answered: Sequence[Answered], null_threshold: float = 0.0) -> None:
-    """The file that the official scorers take: question's id -> text."""
+    """Write the file that the official scorers take: question's id -> text."""
     _write(path, {found.name: found.decided(null_threshold) for found in answered})
 
 
 def write_candidates(path: Path, answered: Sequence[Answered]) -> None:
-    """The candidates of every question, as nbest_predictions.json of run_squad.py."""
+    """Write the candidates of every question, as nbest_predictions.json of run_squad.py."""
     names = ("text", "probability", "start_logit", "end_logit")
     _write(
         path,
@@ -378,15 +378,15 @@ def write_candidates(path: Path, answered: Sequence[Answered]) -> None:
 
 
 def write_null_differences(path: Path, answered: Sequence[Answered]) -> None:
-    """`null_differences`, as null_odds.json of run_squad.py."""
+    """Write `null_differences`, as null_odds.json of run_squad.py."""
     _write(path, null_differences(answered))
 
 
 def write_null_probabilities(path: Path, answered: Sequence[Answered]) -> None:
-    """`null_probabilities`, for --na-prob-file."""
+    """Write `null_probabilities`, for --na-prob-file."""
     _write(path, null_probabilities(answered))
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _write(path: Path, content: Mapping[str, object]) -> None:
     with complete_or_absent(path) as file:
         file.write((json.dumps(content, indent=4) + "\n").encode())

@@ -22,7 +22,7 @@ _MOST_LABELS = 1000  # found in a training file; more are no classes
 def read_examples(
     task: Task, split: str, source: str | Path, unknown_labels: str | None = None
 ) -> tuple[list[TextExample] | list[ChoiceExample] | list[Sentence], list[str]]:
-    """The examples of a split, and notes for people about what was left out.
+    """Return the examples of a split, and notes for people about what was left out.
 
     Examples are of text for classification and regression, choices for choice, sentences for tagging. A task whose
     labels are to be found in the training file goes through `with_labels` first. SQuAD's and CoNLL's files have no
@@ -57,7 +57,7 @@ def read_examples(
 def _with_foreign(
     task: Task, split: str, records: Records, examples: list[TextExample], unknown_labels: str | None
 ) -> list[TextExample]:
-    """The examples of which those with a label that is none of the classes are refused, kept or left out."""
+    """Return the examples, of which those with a label that is none of the classes are refused, kept or left out."""
     foreign = [example for example in examples if example.foreign is not None]
     if not foreign:
         return examples
@@ -76,7 +76,7 @@ def _with_foreign(
 
 
 def with_labels(task: Task, source: str | Path) -> Task:
-    """The task with its labels: those of the training file, by number if all are numbers, else by alphabet.
+    """Return the task with its labels: those of the training file, by number if all are numbers, else by alphabet.
 
     Raises:
       UserError: the training file has no labels, one only, or too many to be classes.
@@ -108,7 +108,7 @@ def with_labels(task: Task, source: str | Path) -> Task:
 
 
 def unknown_advice(task: Task, split: str) -> str:
-    """What else than to mend the file can be done about labels that are not known, for a message of fine-tuning."""
+    """Return the ways to go on with labels that are not known, besides mending the file, for a message of fine-tuning."""
     ways = ["name every label with --labels"] if task.name == "own" or task.kind == "tagging" else []
     if split != "train":
         ways.append(
@@ -163,25 +163,25 @@ def _sentences(task: Task, split: str, columns: Columns, records: Records) -> It
         yield Sentence(name_of(cells, number), words, tags, number, place)
 
 
-def _text(value: Any, place: str) -> str:
+def _text(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{place}: {shortened(value)} stands where a text must be")
     return value
 
 
-def _strings(value: Any, place: str, column: str) -> list[str]:
+def _strings(value: object, place: str, column: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
         raise UserError(f"{place}: {column} is {shortened(value)}, and must be a list of texts")
     return value
 
 
-def _key(records: Records, column: Column | None) -> Any:
-    """Where a column stands that a file may lack; None where it does."""
+def _key(records: Records, column: Column | None) -> Column | None:
+    """Return where a column stands that a file may lack; None where it does."""
     return None if column is None else records.keys.get(column)
 
 
 def _name_reader(columns: Columns, records: Records) -> Callable[[Cells, int], str]:
-    """(cells, number) -> the example's id."""
+    """Return a function: (cells, number) -> the example's id."""
     key = _key(records, columns.id)
     if key is None:
         return lambda cells, number: str(number)
@@ -203,14 +203,14 @@ def _need_labels(records: Records, columns: Columns, split: str) -> None:
 
 
 def _label_reader(task: Task, split: str, columns: Columns, records: Records) -> Callable[[Cells, str], Any]:
-    """(cells, place) -> number of the class, rating, or None where a test file has none; a word that is no class."""
+    """Return a function: (cells, place) -> number of the class, rating, a word that is no class, or None where none is told."""
     key, may_miss = _key(records, columns.label), is_test(split)
     if task.kind == "multi_label":
         return _classes_reader(task, split, columns, records)
     if key is None:
         return lambda cells, place: None
     parse = _rating(task) if task.kind == "regression" else _class_number(task)
-    known: dict[Any, int | float | str] = {}  # str -> label: most lines have a label that was seen before
+    known: dict[str, int | float | str] = {}  # str -> label: most lines have a label that was seen before
 
     def read(cells: Cells, place: str) -> int | float | str | None:
         cell = cells[key]
@@ -228,7 +228,7 @@ def _label_reader(task: Task, split: str, columns: Columns, records: Records) ->
 
 
 def _classes_reader(task: Task, split: str, columns: Columns, records: Records) -> Callable[[Cells, str], Any]:
-    """(cells, place) -> numbers of the classes that are right, or None where a test file does not tell."""
+    """Return a function: (cells, place) -> numbers of the classes that are right, or None where a test file does not tell."""
     key, may_miss, labels = _key(records, columns.label), is_test(split), task.labels or ()
     flags = [records.keys[column] for column in columns.flags if column in records.keys]
     if flags and len(flags) < len(columns.flags):
@@ -250,7 +250,7 @@ def _classes_reader(task: Task, split: str, columns: Columns, records: Records) 
     return read
 
 
-def _listed_words(cell: Any, place: str, columns: Columns) -> tuple[str, ...]:
+def _listed_words(cell: object, place: str, columns: Columns) -> tuple[str, ...]:
     words = listed_classes(cell, place, columns.separator, _word)
     if words is None:
         raise UserError(
@@ -259,8 +259,8 @@ def _listed_words(cell: Any, place: str, columns: Columns) -> tuple[str, ...]:
     return words
 
 
-def _word(cell: Any, place: str) -> str | None:
-    """A label as it would stand in a TSV file; None where there is none."""
+def _word(cell: object, place: str) -> str | None:
+    """Return a label as it would stand in a TSV file; None where there is none."""
     if cell is None or (isinstance(cell, str) and cell.strip() in _NOTHING):
         return None
     if isinstance(cell, bool):
@@ -272,7 +272,7 @@ def _word(cell: Any, place: str) -> str | None:
     raise UserError(f"{place}: {shortened(cell)} stands where a label must be")
 
 
-def _needed_word(cell: Any, place: str) -> str:
+def _needed_word(cell: object, place: str) -> str:
     word = _word(cell, place)
     if word is None:
         raise UserError(f"{place} has no label: add it or leave the line out")
@@ -289,7 +289,7 @@ def _is_hidden(word: str, task: Task) -> bool:
 
 
 def _class_number(task: Task) -> Callable[[str, str], int | str]:
-    """(word, place) -> number of the class; of a classification the word itself where it is no class."""
+    """Return a function: (word, place) -> number of the class; of a classification the word itself where it is no class."""
     labels = task.labels or ()
     known = {label_key(word): number for words in (task.meanings or (), labels) for number, word in enumerate(words)}
 

@@ -56,7 +56,7 @@ def read_conll(
     may_lack_tags: bool = False,
     notes: list[str] | None = None,
 ) -> list[ConllSentence]:
-    """The sentences of a file, in order.
+    """Return the sentences of a file, in order.
 
     Columns stand between tabs where the first line of a word has one, else between spaces. A line that begins with "#"
     is a comment where a sentence may begin and it has another number of columns than the words; else it is a word.
@@ -115,7 +115,7 @@ def read_conll(
 def write_conll(
     path: Path, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], *, documents: bool = False
 ) -> None:
-    """Writes what conlleval reads: a word a line, its tag and the predicted one last, spaces between the columns.
+    """Write what conlleval reads: a word a line, its tag and the predicted one last, spaces between the columns.
 
     The columns that a sentence was read with are written as they were; white space inside a column is written as "_".
     conlleval knows IOB1 and IOB2 only: it joins neighbours in IOBES, so bring `tags` and `predicted` into IOB2 for it.
@@ -148,14 +148,14 @@ def _one_column(text: str) -> str:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """The lines without their ends. Only \\n ends a line: other characters that Python takes for one are words."""
+    """Return the lines without their ends. Only \\n ends a line: other characters that Python takes for one are words."""
     if not path.is_file():
         raise UserError(f"{path} is missing: name a CoNLL file, with a word and its tag a line")
     return [line.rstrip(" \t\r") for line in read_text(path).split("\n")]
 
 
 def _shape(lines: Sequence[str], path: Path) -> tuple[bool, int, int]:
-    """Whether tabs stand between the columns, how many a word has, and the number of the line that says so."""
+    """Return whether tabs stand between the columns, how many a word has, and the number of the line that says so."""
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith(DOCUMENT)]
     plain = (entry for entry in numbered if not entry[1].startswith("#"))
     number, line = next(itertools.chain(plain, numbered), (0, ""))
@@ -166,7 +166,7 @@ def _shape(lines: Sequence[str], path: Path) -> tuple[bool, int, int]:
 
 
 def _columns(line: str, tabs: bool) -> list[str]:
-    """Other white space, such as the ideographic space, may be a word."""
+    """Return the columns of a line. Other white space, such as the ideographic space, may be a word."""
     return line.split("\t") if tabs else re.split(" +", line.lstrip(" "))
 
 
@@ -199,14 +199,14 @@ def _blocks(lines: Sequence[str], tabs: bool, width: int, first: int, name: str)
 
 
 def _column_names(lines: Sequence[str], width: int) -> Sequence[str]:
-    """The names of the columns, none where they have none."""
+    """Return the names of the columns, none where they have none."""
     if lines[0].startswith(_GLOBAL_COLUMNS):
         return lines[0].removeprefix(_GLOBAL_COLUMNS).split()
     return CONLLU if width == len(CONLLU) else ()
 
 
 def _column(column: Column, width: int, names: Sequence[str], what: str, path: Path) -> tuple[int, str | None]:
-    """The number of a column from 0, and the feature that is meant in it, if any."""
+    """Return the number of a column from 0, and the feature that is meant in it, if any."""
     numbers = f"0 to {width - 1}, or -1 to -{width} from the end"
     if isinstance(column, int):
         if not -width <= column < width:
@@ -233,7 +233,7 @@ def _tag_column(
 
 
 def _tag(cell: str, feature: str | None) -> str:
-    """A tag, or the value of a feature in a cell such as `SpaceAfter=No|name=B-PER`; O where it is not there."""
+    """Return a tag, or the value of a feature in a cell such as `SpaceAfter=No|name=B-PER`; O where it is not there."""
     if feature is None:
         return cell
     pairs = (part.partition("=") for part in cell.split("|"))
@@ -241,7 +241,7 @@ def _tag(cell: str, feature: str | None) -> str:
 
 
 def _is_numbered(blocks: Sequence[_Block], width: int) -> bool:
-    """Whether the first column counts the words: in each sentence from 0 or 1, or on from the sentence before."""
+    """Return whether the first column counts the words: in each sentence from 0 or 1, or on from the sentence before."""
     counted = words = 0
     last = -1
     for block in blocks:
@@ -268,7 +268,7 @@ def _numbered_error(path: Path, width: int) -> UserError:
 
 
 def _without_other_tokens(blocks: Sequence[_Block], name: str, notes: list[str]) -> list[_Block]:
-    """Without the lines of CoNLL-U that are no words: several words in one token (1-2), words that are not there (8.1)."""
+    """Return the blocks without lines that are no words: several words in one token (1-2), words that are not there (8.1)."""
     kept = [_Block(block.document, [line for line in block.lines if line.columns[0].isdecimal()]) for block in blocks]
     count = sum(len(block.lines) for block in blocks) - sum(len(block.lines) for block in kept)
     if count:
@@ -280,7 +280,7 @@ def _without_other_tokens(blocks: Sequence[_Block], name: str, notes: list[str])
 
 
 def _has_positions(sentences: Sequence[Sequence[str]]) -> bool:
-    """Whether all words are a character and digits, and nearly all of the numbers are 0 or one more than the last."""
+    """Return whether all words are a character and digits, and nearly all of the numbers are 0 or one more than the last."""
     counted = words = 0
     for sentence in sentences:
         last = -1

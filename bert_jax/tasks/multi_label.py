@@ -2,18 +2,17 @@
 """Cells -> the classes of an example, where any number of them is right: a column that lists them, or a column for each."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from bert_jax.errors import listed, UserError
 from bert_jax.files import parse_json
 from bert_jax.tasks.scoring.labels import label_key
 from bert_jax.tasks.task_files import LISTED
 
-Word = Callable[[Any, str], str | None]  # (cell, place) -> a label as text; None where there is none
+Word = Callable[[object, str], str | None]  # (cell, place) -> a label as text; None where there is none
 _NOTHING = "\\N"  # as databases export what is not known
 
 
-def listed_classes(cell: Any, place: str, separator: str | None, word: Word) -> tuple[str, ...] | None:
+def listed_classes(cell: object, place: str, separator: str | None, word: Word) -> tuple[str, ...] | None:
     """Return the classes that a cell lists, in its order, each once; None where it does not tell.
 
     Args:
@@ -31,7 +30,7 @@ def listed_classes(cell: Any, place: str, separator: str | None, word: Word) -> 
     return tuple(dict.fromkeys(found for found in words if found is not None))
 
 
-def _parts(cell: Any, place: str, separator: str | None) -> list[Any]:
+def _parts(cell: object, place: str, separator: str | None) -> Sequence[object]:
     text = str(cell).strip()
     if not text:
         return []
@@ -59,7 +58,7 @@ def class_numbers(words: Iterable[str], labels: Sequence[str], place: str) -> tu
     return tuple(sorted(found))
 
 
-def flagged_classes(cells: Sequence[Any], place: str, word: Word, may_miss: bool) -> tuple[int, ...] | None:
+def flagged_classes(cells: Sequence[object], place: str, word: Word, may_miss: bool) -> tuple[int, ...] | None:
     """Return the numbers of the classes whose columns hold 1 or true; None where a test file does not tell.
 
     Args:

@@ -31,7 +31,7 @@ def own_task(
     positive: str | None = None,
     separator: str | None = None,
 ) -> Task:
-    """A task on files of one's own, whose columns are named.
+    """Return a task on files of one's own, whose columns are named.
 
     TSV has no quoting, CSV has; the ending of the file decides. Columns are given by name, or all by number for files
     without a header. Tagging has CoNLL files, of which columns may be named (see `conll.read_conll`), or JSON lines with a
@@ -84,7 +84,7 @@ def own_task(
 def with_columns(
     name: str, text: Sequence[Column], label: Column | None = None, labels: Sequence[str] | None = None
 ) -> Task:
-    """A task of tagging of the table on files with other columns, or with labels that its training file lacks.
+    """Return a task of tagging of the table on files with other columns, or with labels that its training file lacks.
 
     Raises:
       UserError: it is no task of tagging, whose files alone come in many layouts, or columns that do not fit together.

@@ -68,7 +68,7 @@ class QuestionRows(NamedTuple):
 def question_rows(
     questions: Sequence[Question], tokenizer: Tokenizer, settings: QuestionSettings, labelled: bool
 ) -> QuestionRows:
-    """The rows of `questions`, in their order.
+    """Return the rows of `questions`, in their order.
 
     Args:
       labelled: give each row the places of the first and the last token of the answer; (0, 0), that is [CLS], where
@@ -122,7 +122,7 @@ def _question_tokens(
 
 
 def _answer_tokens(question: Question, context: _Context, made: QuestionRows) -> tuple[int, int] | None:
-    """The first and the last token of the context that the answer has a part in."""
+    """Return the first and the last token of the context that the answer has a part in."""
     if not question.answers and not question.impossible:
         raise UserError(f"{question.place} ('{question.name}') has no answer to learn from")
     chosen = None
@@ -151,7 +151,7 @@ def _answer_tokens(question: Question, context: _Context, made: QuestionRows) ->
 
 
 def covering_tokens(spans: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
-    """The first and the last of the tokens at `spans` [T, 2] that have a character in [begin, end); None: none has."""
+    """Return the first and the last of the tokens at `spans` [T, 2] that have a character in [begin, end); None: none has."""
     first = int(np.searchsorted(spans[:, 1], begin, side="right"))
     last = int(np.searchsorted(spans[:, 0], end, side="left")) - 1
     return (first, last) if first <= last else None
@@ -185,7 +185,7 @@ def _add_rows(
     answer: tuple[int, int] | None,
     made: QuestionRows,
 ) -> None:
-    """The rows of one question. `head`: [CLS] question [SEP]."""
+    """Add the rows of one question. `head`: [CLS] question [SEP]."""
     held = False
     for begin, best_begin, best_end, end in windows:
         labels = (0, 0)

@@ -11,7 +11,6 @@ the JSON: data[3].paragraphs[0].qas[2].
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import Answer, Question
@@ -19,10 +18,11 @@ from bert_jax.tasks.scoring.squad import entries, member, question_id, SHAPE
 from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
 from bert_jax.text.lines import json_record
 from bert_jax.text.tfds_source import read_records
+from bert_jax.types import JsonObject
 
 
 def read_questions(path: Path, labelled: bool = True, unique: bool = True) -> list[Question]:
-    """The questions of a file in its order, with the answers as the file has them (see `answer_begin`).
+    """Return the questions of a file in its order, with the answers as the file has them (see `answer_begin`).
 
     Args:
       path: .json, .json.xz or .json.gz.
@@ -42,7 +42,7 @@ def read_questions(path: Path, labelled: bool = True, unique: bool = True) -> li
 def read_tfds_questions(
     task: Task, split: str, source: str, labelled: bool = True, unique: bool = True
 ) -> list[Question]:
-    """The questions of a data set of TFDS with the fields of its `squad`, in the order of its files.
+    """Return the questions of a data set of TFDS with the fields of its `squad`, in the order of its files.
 
     Args:
       split: a name of `task.files`.
@@ -64,10 +64,10 @@ def read_tfds_questions(
 
 
 def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
-    """The questions of JSON lines, {"question": .., "context": .., "id": ..}; the id may be missing. Empty lines are left out.
+    """Return the questions of JSON lines, {"question": .., "context": .., "id": ..}, of which the id may be missing.
 
     Args:
-      lines: of standard input.
+      lines: of standard input; empty ones are left out.
       first: number of the first of them, for messages, and for the names of questions without an id.
 
     Raises:
@@ -83,7 +83,7 @@ def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
 
 
 def answer_begin(context: str, answer: Answer) -> int | None:
-    """Where an answer is: at `answer.begin` if its text stands there, else where it stands nearest to it.
+    """Return where an answer begins: at `answer.begin` if its text stands there, else where it stands nearest to it.
 
     Offsets lie in official files too: -1, or counted in other units than characters. Of two places that are equally
     near, the first. None: the text stands nowhere in the context.
@@ -101,9 +101,9 @@ def answer_begin(context: str, answer: Answer) -> int | None:
 
 
 def _questions(
-    entries: Iterable[tuple[str, str, Any]], labelled: bool, unique: bool, none_found: str
+    entries: Iterable[tuple[str, str, object]], labelled: bool, unique: bool, none_found: str
 ) -> list[Question]:
-    """Of the places, contexts and entries of a whole split."""
+    """Return the questions of a whole split, given place, context and entry of each."""
     questions: list[Question] = []
     places: dict[str, str] = {}
     for place, context, entry in entries:
@@ -119,8 +119,8 @@ def _questions(
     return questions
 
 
-def _labels(record: Mapping[str, Any], answers: str, place: str) -> dict[str, Any]:
-    """What a record of TFDS tells of the answers, as the file has it: TFDS keeps {text: [..], answer_start: [..]}."""
+def _labels(record: Mapping[str, object], answers: str, place: str) -> JsonObject:
+    """Return the answers of a record of TFDS as the file has them: TFDS keeps {text: [..], answer_start: [..]}."""
     found = {name: record[name] for name in ("is_impossible",) if name in record}
     if answers not in record:
         return found
@@ -131,11 +131,12 @@ def _labels(record: Mapping[str, Any], answers: str, place: str) -> dict[str, An
     return found | {"answers": [{"text": text, "answer_start": begin} for text, begin in pairs]}
 
 
-def _question(entry: Any, context: str, place: str, labelled: bool) -> Question:
+def _question(entry: object, context: str, place: str, labelled: bool) -> Question:
+    holder = entry if isinstance(entry, dict) else {}
     name = question_id(entry, place)
     text = member(entry, "question", str, place)
-    impossible = member(entry, "is_impossible", bool, place) if "is_impossible" in entry else None
-    given = member(entry, "answers", list, place) if (labelled and not impossible) or "answers" in entry else []
+    impossible = member(entry, "is_impossible", bool, place) if "is_impossible" in holder else None
+    given = member(entry, "answers", list, place) if (labelled and not impossible) or "answers" in holder else []
     answers = tuple(_answer(answer, f"{place}.answers[{number}]") for number, answer in enumerate(given))
     if impossible and answers:
         raise UserError(f"{place} ('{name}') is_impossible and has the answer '{answers[0].text}': remove one of them")
@@ -146,7 +147,7 @@ def _question(entry: Any, context: str, place: str, labelled: bool) -> Question:
     return Question(name, text, context, answers, impossible, place)
 
 
-def _answer(entry: Any, place: str) -> Answer:
+def _answer(entry: object, place: str) -> Answer:
     text = member(entry, "text", str, place)
     if not text.strip():
         raise UserError(f"{place}.text is empty: a question without an answer has an empty list of answers")

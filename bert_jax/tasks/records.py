@@ -28,7 +28,7 @@ class Records:
     """
 
     name: str
-    keys: Mapping[Column, Any]
+    keys: Mapping[Column, Column]
     names: Sequence[str]
     lines: Iterable[tuple[str, Cells]]
     notes: list[str]
@@ -162,7 +162,7 @@ def _json_records(name: str, numbered: Iterator[tuple[int, str]], columns: Colum
     keys: dict[Column, Column] = {column: column for column in (*columns.needed, *optional)}
     notes: list[str] = []
 
-    def lines() -> Iterator[tuple[str, dict[Column, Any]]]:
+    def lines() -> Iterator[tuple[str, dict[Column, object]]]:
         for number, row in itertools.chain([(first, line)], numbered):
             place = f"{name}, line {number}"
             cells: dict[Any, Any] = json_record(row, place)

@@ -60,7 +60,7 @@ class Fault(NamedTuple):
 
 
 class Transitions(NamedTuple):
-    """Which of L labels may stand where."""
+    """The rules of a scheme for L labels: where each may stand."""
 
     first: np.ndarray  # [L] bool
     follows: np.ndarray  # [L, L] bool: the second may follow the first
@@ -71,7 +71,7 @@ _NOTHING = Tag(OUTSIDE, "")  # what stands before and behind a sentence
 
 
 def scheme_named(name: str) -> str:
-    """The scheme of that name, however it is spelled.
+    """Return the scheme of that name, however it is spelled.
 
     Raises:
       UserError: there is none, or it is "IOB", which is said of two.
@@ -86,7 +86,7 @@ def scheme_named(name: str) -> str:
 
 @functools.cache
 def parse(tag: str) -> Tag | None:
-    """A tag taken apart; None where it is none of any scheme. An entity may have no type ("B")."""
+    """Return a tag taken apart; None where it is none of any scheme. An entity may have no type ("B")."""
     if tag == OUTSIDE:
         return _NOTHING
     match = _TAG.fullmatch(tag)
@@ -94,7 +94,7 @@ def parse(tag: str) -> Tag | None:
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:
-    """The entities, in order. The scheme need not be known: no letter says different things in two of them.
+    """Return the entities, in order. The scheme need not be known: no letter says different things in two of them.
 
     Raises:
       ValueError: one is no tag of any scheme.
@@ -119,7 +119,7 @@ def _begins(before: Tag, tag: Tag) -> bool:
 
 
 def tags_of(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
-    """The tags of `length` words; `spans` are in order and do not overlap."""
+    """Return the tags of `length` words; `spans` are in order and do not overlap."""
     tags = [OUTSIDE] * length
     letters = SCHEMES[scheme]
     before = Span(0, -1, "")
@@ -136,7 +136,7 @@ def tags_of(spans: Iterable[Span], length: int, scheme: str) -> list[str]:
 
 
 def in_scheme(tags: Sequence[str], scheme: str) -> list[str]:
-    """The same entities in another scheme."""
+    """Return the tags of the same entities in another scheme."""
     return tags_of(spans_of(tags), len(tags), scheme)
 
 
@@ -144,7 +144,7 @@ def in_scheme(tags: Sequence[str], scheme: str) -> list[str]:
 
 
 def faults(tags: Sequence[str], scheme: str) -> list[Fault]:
-    """The words whose tags break the scheme, in order; what lacks its end is named at its last word."""
+    """Return the words whose tags break the scheme, in order; what lacks its end is named at its last word."""
     found = []
     before = _NOTHING
     for place, tag in enumerate([*map(_parsed, tags), _NOTHING]):
@@ -157,7 +157,7 @@ def faults(tags: Sequence[str], scheme: str) -> list[Fault]:
 
 
 def _fault(before: Tag, tag: Tag, scheme: str) -> str | None:
-    """What is wrong where `tag` follows `before`."""
+    """Return the kind of fault where `tag` follows `before`."""
     inside = _role(before) in "BI"
     if scheme == "IOB1":
         return NEEDLESS_B if _role(tag) == "B" and not (inside and before.type == tag.type) else None
@@ -171,7 +171,7 @@ def _fault(before: Tag, tag: Tag, scheme: str) -> str | None:
 def checked[AnySentence: Sentence](
     sentences: Sequence[AnySentence], scheme: str, policy: str
 ) -> tuple[list[AnySentence], dict[str, int]]:
-    """Sentences whose tags keep to the scheme.
+    """Return the sentences with tags that keep to the scheme.
 
     Args:
       policy: "repair": where the scheme is broken, the entities that conlleval reads are written in the scheme;
@@ -218,7 +218,7 @@ def _require_tags(sentence: Sentence) -> None:
 
 
 def detect_scheme(sentences: Sequence[Sentence]) -> str | None:
-    """The scheme that the tags break least, of those that have all letters that occur; None: tags of no scheme.
+    """Return the scheme that the tags break least, of those that have all letters that occur; None: tags of no scheme.
 
     Tags of no scheme are classes of words, with O among them (location-city, COMMA) or without (parts of speech). Where
     tags keep to several it is the first in the order of `SCHEMES`, but IOB2 before IOB1.
@@ -244,12 +244,12 @@ def detect_scheme(sentences: Sequence[Sentence]) -> str | None:
 
 
 def label_names(types: Iterable[str], scheme: str) -> list[str]:
-    """All labels of a scheme: O, then by type (sorted) those that begin, are inside, end, and are whole."""
+    """Return all labels of a scheme: O, then by type (sorted) those that begin, are inside, end, and are whole."""
     return [OUTSIDE, *(_spelled(letter, kind) for kind in sorted(set(types)) for letter in SCHEMES[scheme])]
 
 
 def labels_of(sentences: Iterable[Sentence], scheme: str | None) -> list[str]:
-    """The labels that tag such sentences: all of the scheme for the types that occur, or without one the tags."""
+    """Return the labels that tag such sentences: all of the scheme for the types that occur, or without one the tags."""
     tags = {tag for sentence in sentences for tag in sentence.tags or ()}
     if scheme is None:
         return sorted(tags)
@@ -257,7 +257,7 @@ def labels_of(sentences: Iterable[Sentence], scheme: str | None) -> list[str]:
 
 
 def named_labels(names: Sequence[str], scheme: str | None) -> list[str]:
-    """The labels that a person names: tags (O, B-PER, I-PER), or the types of a scheme (PER), for which all tags stand.
+    """Return the labels that a person names: tags (O, B-PER, I-PER), or the types of a scheme (PER), for which all tags stand.
 
     Of no scheme they are the classes as named.
     """
@@ -270,7 +270,7 @@ def named_labels(names: Sequence[str], scheme: str | None) -> list[str]:
 
 
 def transitions(labels: Sequence[str], scheme: str) -> Transitions:
-    """Which labels may stand at a sentence's beginning, after each other, and at its end.
+    """Return which labels may stand at a sentence's beginning, after each other, and at its end.
 
     Raises:
       UserError: O is not among the labels, or one is not of the scheme.

@@ -18,7 +18,7 @@ _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can tell: the same pred
 
 
 def predicted_word(task: Task, prediction: Any) -> str:
-    """A prediction as the task's files spell it: the word of a class, or a rating with three decimals in its range.
+    """Return a prediction as the task's files spell it: the word of a class, or a rating with three decimals in its range.
 
     Args:
       prediction: number of the class or choice, the rating, or of multi_label the numbers of the classes, which come with
@@ -136,7 +136,7 @@ def write_predictions(
 
 
 def _foreign(example: TextExample | ChoiceExample) -> str | None:
-    """Its label where that is none of the classes."""
+    """Return an example's label where that is none of the classes."""
     return example.foreign if isinstance(example, TextExample) else None
 
 
@@ -171,7 +171,7 @@ def _tsv(rows: Sequence[dict[str, str | None]], shares: Sequence[dict[str, float
 
 
 def _cell(text: str) -> str:
-    """What stands in one cell of a TSV, which has no quoting."""
+    """Return a text for one cell of a TSV, which has no quoting."""
     return " ".join(text.split())
 
 

@@ -45,12 +45,12 @@ class Columns:
 
     @property
     def optional(self) -> tuple[Column, ...]:
-        """Those that a file may lack."""
+        """The columns that a file may lack."""
         return (*(column for column in (self.label, self.id) if column is not None), *self.flags)
 
     @property
     def needed(self) -> tuple[Column, ...]:
-        """Those without which there is no example."""
+        """The columns without which there is no example."""
         return (*self.text, *self.choices)
 
     @property
@@ -83,7 +83,7 @@ SQUAD_FIELDS = Columns(("question", "context"), "answers", "id")  # of TFDS's SQ
 
 @dataclass(frozen=True)
 class Task:
-    """What there is to know about a task.
+    """A task: its files, labels, metrics and hyper-parameters.
 
     labels: the classes in the order of their numbers, as files and submissions spell them; None: those of the training file.
     meanings: the same classes in words, which files may use too.
@@ -151,24 +151,24 @@ class Task:
         return (self.meanings or self.labels)[self.positive_class]
 
     def columns_of(self, split: str) -> Columns:
-        """Of the split's file."""
+        """Return the columns of a split's file."""
         if self.columns is None:
             raise ValueError(f"{self.name} has no columns")
         return self.columns if isinstance(self.columns, Columns) else self.columns[split]
 
 
 def is_conll_column(column: Column) -> bool:
-    """Whether a column can be meant of a CoNLL file: a number, or a name of CoNLL-U, perhaps with a feature behind it."""
+    """Return whether a column can be one of a CoNLL file: a number, or a name of CoNLL-U, perhaps with a feature behind it."""
     return isinstance(column, int) or column.partition(":")[0] in CONLLU
 
 
 def is_test(split: str) -> bool:
-    """Whether a split may come without labels."""
+    """Return whether a split may come without labels."""
     return split.startswith("test")
 
 
 def tfds_place(task: Task, split: str, source: str) -> tuple[str, str]:
-    """The data set `tfds:NAME[/CONFIG][:VERSION]` and what the split is called there; `tfds:` alone is the task's own.
+    """Return the data set `tfds:NAME[/CONFIG][:VERSION]` and what the split is called there; `tfds:` alone is the task's own.
 
     Raises:
       UserError: the task has none of its own.
@@ -400,7 +400,7 @@ GLUE: tuple[str, ...] = tuple(task.name for task in _GLUE)
 
 
 def find_task(name: str) -> Task:
-    """The task of that name; case, "-" and "_" do not count: SST-2 is sst2.
+    """Return the task of that name; case, "-" and "_" do not count: SST-2 is sst2.
 
     Raises:
       UserError: there is none.

@@ -23,7 +23,7 @@ _SPECIAL = 2  # [CLS] in front and [SEP] behind, in every row
 
 
 class WordMap(NamedTuple):
-    """Which token of which row is read for each word; words are counted through all sentences."""
+    """The place of each word in the rows: the token that is read for it. Words are counted through all sentences."""
 
     sentences: np.ndarray  # [N + 1] int64: the words of sentence n are those from sentences[n] to sentences[n + 1]
     rows: np.ndarray  # [W] int64, LEFT_OUT where a word is in no row
@@ -32,7 +32,7 @@ class WordMap(NamedTuple):
 
 
 class Tagged(NamedTuple):
-    """What is predicted for the words of one sentence."""
+    """The tags that are predicted for the words of one sentence."""
 
     tags: tuple[str, ...]
     probabilities: tuple[float, ...]  # of the tag, by the softmax at the word; 0 for a word that was left out
@@ -54,7 +54,7 @@ def tagging_rows(
     unknown_labels: str = "refuse",
     advice: str = "",
 ) -> tuple[list[Row], WordMap, dict[str, int]]:
-    """Rows [CLS] pieces [SEP], in the order of the sentences, with a label for each token: that of a word at its first
+    """Return rows [CLS] pieces [SEP], in the order of the sentences, with a label for each token: that of a word at its first
     piece, else IGNORE.
 
     A word has its label in one row only, so that every word counts once in a loss over the rows. A word that the
@@ -114,7 +114,7 @@ def tagging_rows(
 def _label_numbers(
     sentences: Sequence[Sentence], labels: Sequence[str], unknown_labels: str, advice: str
 ) -> tuple[np.ndarray, int]:
-    """The number of each word's label, [W] int64, and how many words have a tag that is not in `labels`."""
+    """Return the number of each word's label, [W] int64, and how many words have a tag that is not in `labels`."""
     numbers: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
     tags = [sentence.tags or (None,) * len(sentence.words) for sentence in sentences]
     result = np.array([numbers.get(tag, IGNORE) for own in tags for tag in own], np.int64)
@@ -151,7 +151,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _pieces(words: Sequence[str], tokenizer: Tokenizer) -> _Pieces:
-    """The tokens of all words; a word that has none becomes [UNK]."""
+    """Return the tokens of all words; a word that has none becomes [UNK]."""
     flat = tokenizer.encode_flat(words)
     begins = np.concatenate([[0], np.cumsum(np.maximum(flat.lengths, 1))])  # [W + 1]
     empty = flat.lengths == 0
@@ -168,7 +168,7 @@ def _pieces(words: Sequence[str], tokenizer: Tokenizer) -> _Pieces:
 def _word_map(
     bounds: np.ndarray, piece_begins: np.ndarray, windows: Sequence[Sequence[Cut]], long: Iterable[int]
 ) -> WordMap:
-    """Where each word is read; only the sentences `long` have words that are not in their first row."""
+    """Return where each word is read; only the sentences `long` have words that are not in their first row."""
     first_row = np.cumsum([0, *map(len, windows)])  # [N + 1]
     sentence_of = np.repeat(np.arange(len(windows)), np.diff(bounds))  # [W]
     rows = first_row[sentence_of]  # [W]
@@ -216,7 +216,7 @@ def _rows(
 def decode(
     logits: Iterable[np.ndarray], words: WordMap, labels: Sequence[str], constrained: str | None = None
 ) -> list[Tagged]:
-    """A tag for each word, read at its first piece; O for a word that was left out.
+    """Return a tag for each word, read at its first piece; O for a word that was left out.
 
     Args:
       logits: the scores of each row's tokens, [S or more, L], in the order of the rows.
@@ -246,7 +246,7 @@ def decode(
 
 
 def best_path(scores: np.ndarray, rules: Transitions) -> np.ndarray:
-    """The labels of a sequence with the greatest sum of `scores` [W, L] among those that `rules` allow, [W] int64."""
+    """Return the labels of a sequence with the greatest sum of `scores` [W, L] among those that `rules` allow, [W] int64."""
     if not len(scores):
         return np.empty(0, np.int64)
     barred = np.where(rules.follows, 0.0, -np.inf)  # [L, L]
@@ -263,7 +263,7 @@ def best_path(scores: np.ndarray, rules: Transitions) -> np.ndarray:
 
 
 def _word_logits(logits: Iterable[np.ndarray], words: WordMap, label_count: int) -> np.ndarray:
-    """The scores at each word's first piece, [W, L]; zeros for words that were left out."""
+    """Return the scores at each word's first piece, [W, L]; zeros for words that were left out."""
     result = np.zeros((len(words.rows), label_count))
     order = np.argsort(words.rows, kind="stable")
     bounds = np.searchsorted(words.rows[order], np.arange(words.row_count + 1))

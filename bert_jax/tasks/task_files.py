@@ -11,7 +11,7 @@ LISTED = 12  # names, columns, labels or lines in a message
 
 
 def find_file(task: Task, split: str, path: Path) -> Path:
-    """The file of a split: `path` itself, or the one in the folder `path` that bears a name of the task's table.
+    """Return the file of a split: `path` itself, or the one in the folder `path` that bears a name of the task's table.
 
     A folder may hold the task's files or the task's folder, as GLUE's does; files may be compressed (.gz, .xz, .bz2, .zst).
 
@@ -41,5 +41,5 @@ def _listing(folder: Path) -> str:
 
 
 def plain_suffix(path: Path) -> str:
-    """The ending that tells the format: ".tsv" of train.tsv.gz."""
+    """Return the ending that tells the format: ".tsv" of train.tsv.gz."""
     return (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix.lower()

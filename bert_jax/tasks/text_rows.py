@@ -9,7 +9,7 @@ N texts or pairs, T tokens of all, R rows.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from bert_jax.tasks.rows import check_row_settings, Row, too_long_error, window_
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.ranges import ranges
 
+type Examples = Sequence[TextExample] | Sequence[ChoiceExample]
+
 MOST_UNKNOWN = 0.2  # share of [UNK] above which the text is likely of another script than the vocabulary
 _SHORTEST = 4  # tokens of a row: [CLS], a piece and two [SEP]
 
 
 class Pieces(NamedTuple):
-    """What each row is made of: places in one array of token ids."""
+    """The parts of each row, as places in one array of token ids."""
 
     example: np.ndarray  # [R], of the example that it belongs to
     first: np.ndarray  # [R], where the tokens of its first text begin
@@ -34,13 +36,13 @@ class Pieces(NamedTuple):
 
 
 def text_rows(
-    examples: Sequence[TextExample] | Sequence[ChoiceExample],
+    examples: Examples,
     tokenizer: Tokenizer,
     max_length: int,
     too_long: str = "truncate",
     stride: int = 128,
 ) -> tuple[list[Row], dict[str, int]]:
-    """The rows of the examples in their order: one for each text or pair, for each of its windows, or for each choice.
+    """Return the rows of the examples in their order: one for each text or pair, for each of its windows, or for each choice.
 
     As in google-research/bert a pair loses tokens at the end of its longer text, and a second text without tokens is
     left out.
@@ -85,7 +87,7 @@ def text_rows(
 
 
 def unknown_note(counts: dict[str, int], name: str) -> str | None:
-    """A warning where more than a fifth of the tokens of `name` are [UNK]."""
+    """Return a warning where more than a fifth of the tokens of `name` are [UNK]."""
     unknown, tokens = counts["unknown tokens"], counts["tokens"]
     if unknown <= MOST_UNKNOWN * tokens:
         return None
@@ -98,15 +100,15 @@ def unknown_note(counts: dict[str, int], name: str) -> str | None:
 # ---- tokens --------------------------------------------------------------------------------------------------
 
 
-def _pairs(examples: Sequence[TextExample] | Sequence[ChoiceExample]) -> tuple[list[tuple[str, ...]], np.ndarray]:
-    """Texts of each row before windows, and the number of its example, [N]."""
+def _pairs(examples: Examples) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """Return the texts of each row before windows, and the number of its example, [N]."""
     groups = [example.pairs if isinstance(example, ChoiceExample) else (example.texts,) for example in examples]
     numbers = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
     return [texts for group in groups for texts in group], numbers
 
 
 def _encoded(pairs: Sequence[tuple[str, ...]], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the first texts, then of the second ones, [T], and the length of each, [2 N]."""
+    """Return the ids of the first texts, then of the second ones, [T], and the length of each, [2 N]."""
     flat = tokenizer.encode_flat(
         [texts[0] for texts in pairs] + [texts[1] if len(texts) > 1 else "" for texts in pairs]
     )
@@ -114,7 +116,7 @@ def _encoded(pairs: Sequence[tuple[str, ...]], tokenizer: Tokenizer) -> tuple[np
 
 
 def _row_lengths(pieces: Pieces) -> np.ndarray:
-    """[R], with [CLS] and [SEP]."""
+    """Return the tokens of each row with [CLS] and [SEP], [R]."""
     return 2 + pieces.first_length + pieces.second_length + (pieces.second_length > 0)
 
 
@@ -122,7 +124,7 @@ def _row_lengths(pieces: Pieces) -> np.ndarray:
 
 
 def _shortened(pieces: Pieces, excess: np.ndarray) -> Pieces:
-    """`excess` [R] tokens fewer in each row.
+    """Return the rows with `excess` [R] tokens fewer in each.
 
     One at a time is taken from the longer text, from the second of equal ones (_truncate_seq_pair of
     google-research/bert): first the difference of the lengths, then turn by turn.
@@ -139,8 +141,8 @@ def _shortened(pieces: Pieces, excess: np.ndarray) -> Pieces:
     )
 
 
-def _windows(examples: Sequence[Any], pieces: Pieces, max_length: int, stride: int) -> Pieces:
-    """As many rows for each as its windows: a window begins where the one before does not reach the end of the text."""
+def _windows(examples: Examples, pieces: Pieces, max_length: int, stride: int) -> Pieces:
+    """Return the rows cut into windows: of the second text, or of the only one."""
     single = pieces.second_length == 0
     length = np.where(single, pieces.first_length, pieces.second_length)  # of what is cut into windows
     room = max_length - np.where(single, 2, 3 + pieces.first_length)
@@ -170,7 +172,7 @@ def _windows(examples: Sequence[Any], pieces: Pieces, max_length: int, stride: i
 
 
 def _laid_out(pieces: Pieces, ids: np.ndarray, tokenizer: Tokenizer) -> list[Row]:
-    """[CLS] first [SEP], or [CLS] first [SEP] second [SEP]; segments are 1 from the second text on."""
+    """Return the rows: [CLS] first [SEP], or [CLS] first [SEP] second [SEP]; segments are 1 from the second text on."""
     lengths = _row_lengths(pieces)
     ends = np.cumsum(lengths)
     begins = ends - lengths

@@ -32,9 +32,12 @@ _TWO_WORDS = re.compile(r"\b(cannot|gimme|gonna|gotta|lemme)\b|\bwanna$")  # div
 
 
 def scores_cmrc(answers: Answers, predictions: Predictions) -> dict[str, float]:
-    """The official names: `F1`, `EM` and their `AVERAGE` in per cent, `TOTAL` questions, `SKIP` of them without prediction.
+    """Return the scores by their official names; `F1`, `EM` and their `AVERAGE` are in per cent.
 
-    What has no prediction is scored 0. UserError where a question has no answers.
+    `TOTAL` counts the questions and `SKIP` those without prediction, which are scored 0.
+
+    Raises:
+      UserError: a question has no answers.
     """
     require_answers(answers, "cmrc")
     f1 = exact = 0.0
@@ -48,30 +51,30 @@ def scores_cmrc(answers: Answers, predictions: Predictions) -> dict[str, float]:
 
 
 def f1_score(answers: Sequence[str], predicted: str) -> float:
-    """The best F1 of the longest common run of segments, 0 to 1."""
+    """Return the best F1 of the longest common run of segments, 0 to 1."""
     segments = segments_of(predicted)
     wanted = list(map(segments_of, answers))
     return max(overlap_f1(longest_common_run(answer, segments), answer, segments) for answer in wanted)
 
 
 def exact_score(answers: Sequence[str], predicted: str) -> int:
-    """1 where the text is that of an answer, but for case and punctuation; else 0."""
+    """Return 1 where the text is that of an answer, but for case and punctuation; else 0."""
     return int(without_punctuation(predicted) in [without_punctuation(answer) for answer in answers])
 
 
 def without_punctuation(text: str) -> str:
-    """Lower case, without surrounding white space and CMRC's list of punctuation."""
+    """Return a text in lower case, without surrounding white space and CMRC's list of punctuation."""
     return "".join(character for character in text.lower().strip() if character not in PUNCTUATION)
 
 
 def segments_of(text: str) -> list[str]:
-    """Chinese characters one by one, and the words between them."""
+    """Return Chinese characters one by one, and the words between them."""
     parts = _CHINESE.split(without_punctuation(text))  # text, character, text, character, ..., text
     return [segment for n, part in enumerate(parts) for segment in ([part] if n % 2 else latin_words(part))]
 
 
 def latin_words(text: str) -> list[str]:
-    """Words and punctuation of a lower-cased sentence, as NLTK cuts them."""
+    """Return words and punctuation of a lower-cased sentence, as NLTK cuts them."""
     words: list[str] = []
     for match in _WORD.finditer(text):
         if match[0] == '"':
@@ -84,7 +87,7 @@ def latin_words(text: str) -> list[str]:
 
 
 def _without_quotes(word: str) -> list[str]:
-    """A word, its quotation mark before it and its ending ('s, n't) after it."""
+    """Return a word, its quotation mark before it and its ending ('s, n't) after it."""
     if _QUOTE_BEFORE_WORD.match(word):
         return ["'", *_without_quotes(word[1:])]
     parts = _WORD_WITH_ENDING.fullmatch(word)
@@ -92,7 +95,7 @@ def _without_quotes(word: str) -> list[str]:
 
 
 def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest stretch of segments that is in both."""
+    """Return the length of the longest stretch of segments that is in both."""
     longest = 0
     ends: dict[int, int] = {}  # place in `other` -> length of the common run that ends there
     places: dict[str, list[int]] = {}

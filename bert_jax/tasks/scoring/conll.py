@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bert_jax.errors import UserError
 from bert_jax.text.lines import foreign_encoding, mend_encoding
+from bert_jax.types import JsonObject
 
 BOUNDARY = "-X-"  # a line with this first item stands between sentences, as an empty one does
 UNKNOWN_PREFIXES = ("S", "U", "L", "M")  # of schemes that conlleval does not know (IOBES, BILOU, BMES)
@@ -31,7 +32,7 @@ class Tag(NamedTuple):
 
 
 class TaggedWord(NamedTuple):
-    """What is compared for a word."""
+    """The two tags of a word that are compared."""
 
     gold: Tag
     predicted: Tag
@@ -56,7 +57,7 @@ _ONE_WORD = ("[", "]")
 
 
 def ends_between(previous: Tag, tag: Tag) -> bool:
-    """Does a phrase end after the word of `previous`?"""
+    """Return whether a phrase ends after the word of `previous`?"""
     return (
         (previous.letter, tag.letter) in _ENDS
         or (previous.letter not in _NO_PHRASE and previous.type != tag.type)
@@ -65,7 +66,7 @@ def ends_between(previous: Tag, tag: Tag) -> bool:
 
 
 def begins_between(previous: Tag, tag: Tag) -> bool:
-    """Does a phrase begin with the word of `tag`?"""
+    """Return whether a phrase begins with the word of `tag`?"""
     return (
         (previous.letter, tag.letter) in _BEGINS
         or (tag.letter not in _NO_PHRASE and previous.type != tag.type)
@@ -78,7 +79,7 @@ def begins_between(previous: Tag, tag: Tag) -> bool:
 
 @dataclass
 class Counts:
-    """What conlleval counts. Phrases are counted by type; their sums are the figures over all types."""
+    """The counts of conlleval. Phrases are counted by type; their sums are the figures over all types."""
 
     words: int = 0
     correct_tags: int = 0
@@ -127,15 +128,15 @@ class PhraseScores(NamedTuple):
 
 
 def phrase_scores(correct: int, predicted: int, gold: int) -> PhraseScores:
-    """Precision, recall and F1 of numbers of phrases."""
+    """Return precision, recall and F1 of numbers of phrases."""
     precision = 100 * correct / predicted if predicted else 0.0
     recall = 100 * correct / gold if gold else 0.0
     f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
     return PhraseScores(precision, recall, f1)
 
 
-def scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The scores of sentences' tags, as `as_dict` names them. UserError where lengths differ or there is no word."""
+def scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> JsonObject:
+    """Return the scores of sentences' tags, as `as_dict` names them. UserError where lengths differ or there is no word."""
     if len(gold) != len(predicted):
         raise UserError(
             f"{len(gold):,} sentences have gold tags, {len(predicted):,} predicted ones: give the same sentences"
@@ -153,8 +154,8 @@ def _tagged_words(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
         yield None
 
 
-def as_dict(counts: Counts) -> dict[str, Any]:
-    """conlleval's figures by its names (per cent); `types` holds those of each type in its order of printing."""
+def as_dict(counts: Counts) -> JsonObject:
+    """Return conlleval's figures by its names (per cent); `types` holds those of each type in its order of printing."""
     _check_words(counts)
     correct, predicted, gold = counts.correct.total(), counts.predicted.total(), counts.gold.total()
     overall = {"tokens": counts.words, "phrases": gold, "found": predicted, "correct": correct}
@@ -174,7 +175,7 @@ def _type_dict(counts: Counts, kind: str) -> dict[str, float]:
 
 
 def as_text(counts: Counts) -> str:
-    """The lines that conlleval prints, to the last blank."""
+    """Return the lines that conlleval prints, to the last blank."""
     found = as_dict(counts)
     lines = [
         f"processed {found['tokens']} tokens with {found['phrases']} phrases; found: {found['found']} phrases;"
@@ -189,7 +190,7 @@ def as_text(counts: Counts) -> str:
     return "\n".join(lines)
 
 
-def _percentages(row: dict[str, Any]) -> str:
+def _percentages(row: JsonObject) -> str:
     return f"precision: {row['precision']:6.2f}%; recall: {row['recall']:6.2f}%; FB1: {row['FB1']:6.2f}"
 
 
@@ -207,7 +208,7 @@ def _check_words(counts: Counts) -> None:
 
 
 def unknown_prefixes(words: Iterable[TaggedWord | None]) -> list[str]:
-    """The prefixes in use of a scheme that conlleval does not know: S and others, and E beside B (IOBES)."""
+    """Return the letters in use of a scheme that conlleval does not know: S and others, and E beside B (IOBES)."""
     used = {tag.letter for word in words if word is not None for tag in word}
     return [prefix for prefix in UNKNOWN_PREFIXES if prefix in used] + ["E"] * ({"B", "E"} <= used)
 
@@ -216,7 +217,7 @@ def unknown_prefixes(words: Iterable[TaggedWord | None]) -> list[str]:
 
 
 def read_words(path: Path, delimiter: str = " ", raw: bool = False, outside: str = "O") -> Iterator[TaggedWord | None]:
-    """The words of a file whose lines end in gold and predicted tag; None for what stands between sentences.
+    """Yield the words of a file whose lines end in gold and predicted tag; None for what stands between sentences.
 
     `delimiter` is a regular expression, as conlleval's -d. `raw`: tags are bare types, each word a phrase of its own, and
     `outside` is no phrase. A -DOCSTART- line is a word like others, as in conlleval, unless its first item is -X-.

@@ -62,7 +62,7 @@ def _check(gold: np.ndarray, predicted: np.ndarray) -> None:
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """The share of equal labels."""
+    """Return the share of equal labels."""
     return float(np.mean(gold == predicted))
 
 
@@ -85,7 +85,7 @@ def _f1_of(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """Matthews' correlation for any number of classes (R_K of Gorodkin 2004), 0 where gold or predicted is constant."""
+    """Return Matthews' correlation for any number of classes (R_K of Gorodkin 2004), 0 where gold or predicted is constant."""
     matrix = confusion_matrix(gold, predicted).astype(np.float64)
     of_gold, of_predicted, total = matrix.sum(axis=1), matrix.sum(axis=0), float(matrix.sum())  # [C], [C]
     covariance = np.trace(matrix) * total - of_gold @ of_predicted
@@ -94,14 +94,14 @@ def mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def confusion_matrix(gold: Numbers, predicted: Numbers, classes: int = 0) -> np.ndarray:
-    """[C, C] int64: how many of class i were called j. C is `classes`, or as many as the highest number needs."""
+    """Return how many of class i were called j, [C, C] int64. C is `classes`, or as many as the highest number needs."""
     rows, columns = np.asarray(gold, np.int64), np.asarray(predicted, np.int64)
     size = max(classes, int(rows.max()) + 1, int(columns.max()) + 1)
     return np.bincount(rows * size + columns, minlength=size * size).reshape(size, size)
 
 
 def pearson(gold: np.ndarray, predicted: np.ndarray) -> float | None:
-    """Pearson's correlation, -1 to 1; None where gold or predicted is constant."""
+    """Return Pearson's correlation, -1 to 1; None where gold or predicted is constant."""
     if np.all(gold == gold[0]) or np.all(predicted == predicted[0]):
         return None
     directions = []
@@ -114,12 +114,12 @@ def pearson(gold: np.ndarray, predicted: np.ndarray) -> float | None:
 
 
 def spearman(gold: np.ndarray, predicted: np.ndarray) -> float | None:
-    """Spearman's correlation: Pearson's of the ranks; equal numbers share the mean of their ranks."""
+    """Return Spearman's correlation: Pearson's of the ranks; equal numbers share the mean of their ranks."""
     return pearson(mean_ranks(gold), mean_ranks(predicted))
 
 
 def mean_ranks(numbers: np.ndarray) -> np.ndarray:
-    """Ranks from 1, float [N]; equal numbers share the mean of theirs."""
+    """Return ranks from 1, float [N]; equal numbers share the mean of theirs."""
     _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[places]
@@ -168,13 +168,13 @@ SITE_METRICS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def paper_average(task_scores: TaskScores) -> float:
-    """`PAPER_AVERAGE`, from the scores of every task of `PAPER_METRICS`. UserError where one lacks."""
+    """Return `PAPER_AVERAGE`, from the scores of every task of `PAPER_METRICS`. UserError where one lacks."""
     _check_complete(task_scores, list(PAPER_METRICS.items()), PAPER_AVERAGE)
     return _mean(task_scores, list(PAPER_METRICS.items()))
 
 
 def site_average(task_scores: TaskScores) -> float:
-    """`SITE_AVERAGE`, from the scores of every task of `SITE_METRICS`. UserError where one lacks."""
+    """Return `SITE_AVERAGE`, from the scores of every task of `SITE_METRICS`. UserError where one lacks."""
     _check_complete(task_scores, [part for parts in SITE_METRICS.values() for part in parts], SITE_AVERAGE)
     means = [_mean(task_scores, parts) for parts in SITE_METRICS.values()]
     return sum(means) / len(means)
@@ -196,14 +196,14 @@ _NAMES_OF_INDEX = ("index", "id", "name")
 
 
 class PredictedExample(NamedTuple):
-    """What a file says of an example."""
+    """A prediction as its file spells it."""
 
     text: str
     place: str  # file and line, for messages
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> list[PredictedExample]:
-    """The prediction of every example, in the order of their `names` [N].
+    """Return the prediction of every example, in the order of their `names` [N].
 
     The file is TSV with a header that has a column `prediction` and perhaps one of `index` (GLUE's submissions: the number of
     the example from 0, or its name), or it has one label a line in the order of the examples. Quotes mean nothing.
@@ -258,7 +258,12 @@ def _in_order(
 
 
 def class_numbers(predictions: Sequence[PredictedExample], words: Mapping[str, int]) -> np.ndarray:
-    """Labels in words (label -> number of its class) or as numbers of classes, int64 [N]. UserError names an unknown one."""
+    """Return the numbers of the classes of predictions, int64 [N]. UserError names an unknown one.
+
+    Args:
+      predictions: labels in words, or as numbers of classes.
+      words: label -> number of its class.
+    """
     spelled = {str(number): number for number in words.values()} | dict(words)
     known = {label_key(word): number for word, number in spelled.items()}
     for prediction in predictions:
@@ -270,7 +275,7 @@ def class_numbers(predictions: Sequence[PredictedExample], words: Mapping[str, i
 
 
 def ratings(predictions: Sequence[PredictedExample]) -> np.ndarray:
-    """Numbers, float64 [N]. UserError names one that is not finite, or none."""
+    """Return the predictions as numbers, float64 [N]. UserError names one that is not finite, or none."""
     return np.array([_rating(prediction) for prediction in predictions], np.float64)
 
 

@@ -14,26 +14,26 @@ from bert_jax.errors import UserError
 
 
 class ClassCounts(NamedTuple):
-    """Of each class, [C] int64."""
+    """Counts of each class, [C] int64."""
 
     right: np.ndarray  # examples that are of the class and predicted so
     support: np.ndarray  # that are of the class
     predicted: np.ndarray  # that are predicted so
 
     def precision(self) -> np.ndarray:
-        """[C]; 0 where nothing is predicted."""
+        """Return the precision of each class, [C]; 0 where nothing is predicted."""
         return _divided(self.right, self.predicted)
 
     def recall(self) -> np.ndarray:
-        """[C]; 0 where there is nothing."""
+        """Return the recall of each class, [C]; 0 where there is nothing."""
         return _divided(self.right, self.support)
 
     def f1(self) -> np.ndarray:
-        """[C]; 0 where nothing is there nor predicted."""
+        """Return F1 of each class, [C]; 0 where nothing is there nor predicted."""
         return _divided(2 * self.right, self.support + self.predicted)
 
     def micro_f1(self) -> float:
-        """F1 of all decisions together."""
+        """Return F1 of all decisions together."""
         return float(_divided(2 * self.right.sum(), (self.support + self.predicted).sum()))
 
 

@@ -43,12 +43,12 @@ class AnswerScore(NamedTuple):
 
 
 def words_of(text: str) -> list[str]:
-    """The words that are compared: lower case, without ASCII punctuation and English articles."""
+    """Return the words that are compared: lower case, without ASCII punctuation and English articles."""
     return _ARTICLE.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split()
 
 
 def word_f1(answer: Sequence[str], predicted: Sequence[str]) -> float:
-    """F1 of the words that two texts have in common, 0 where there are none."""
+    """Return F1 of the words that two texts have in common, 0 where there are none."""
     return overlap_f1((Counter(answer) & Counter(predicted)).total(), answer, predicted)
 
 
@@ -67,7 +67,7 @@ def _score_v1(answers: Sequence[str], predicted: str) -> AnswerScore:
 
 
 def _score_v2(answers: Sequence[str], predicted: str) -> AnswerScore:
-    """As version 1.1, but an answer without words is the answer "none", and two such agree."""
+    """Return the score of version 2.0: as 1.1, but an answer without words is the answer "none", and two such agree."""
     words = words_of(predicted)
     wanted = [answer for answer in map(words_of, answers) if answer] or [[]]
     exact = int(words in wanted)
@@ -78,7 +78,7 @@ def _score_v2(answers: Sequence[str], predicted: str) -> AnswerScore:
 
 
 def answer_scores(answers: Answers, predictions: Predictions, version: str) -> dict[str, AnswerScore]:
-    """The score of every question that has a prediction, in the order of `answers`. `version` is "1.1" or "2.0"."""
+    """Return the score of every question that has a prediction, in the order of `answers`. `version` is "1.1" or "2.0"."""
     if version == "1.1":
         require_answers(answers, version)
     score = {"1.1": _score_v1, "2.0": _score_v2}[version]
@@ -86,7 +86,7 @@ def answer_scores(answers: Answers, predictions: Predictions, version: str) -> d
 
 
 def scores_v1(answers: Answers, predictions: Predictions) -> dict[str, float]:
-    """`exact_match` and `f1`, in per cent, as evaluate-v1.1.py names them."""
+    """Return `exact_match` and `f1`, in per cent, as evaluate-v1.1.py names them."""
     scored = answer_scores(answers, predictions, "1.1").values()
     f1 = 0.0
     for score in scored:  # not sum(): it adds more exactly than the official program
@@ -103,7 +103,7 @@ def scores_v2(
     na_probs: Mapping[str, float] | None = None,
     na_threshold: float = NA_THRESHOLD,
 ) -> dict[str, float]:
-    """The figures of evaluate-v2.0.py under its names, in per cent.
+    """Return the figures of evaluate-v2.0.py under its names, in per cent.
 
     `na_probs` says how sure the model is that a question has no answer; where that exceeds `na_threshold`, the prediction
     counts as "no answer". With it, the best thresholds are searched too (`best_threshold`).
@@ -149,7 +149,7 @@ class BestThreshold(NamedTuple):
 def best_threshold(
     answers: Answers, predictions: Predictions, scores: Mapping[str, float], na_probs: Mapping[str, float]
 ) -> BestThreshold:
-    """The threshold on `na_probs` that gives the best mean of `scores` (question's id -> 0 to 1, of its prediction).
+    """Return the threshold on `na_probs` that gives the best mean of `scores` (question's id -> 0 to 1, of its prediction).
 
     Starts from "no answer" everywhere and lets one prediction after the other stand, the surest of an answer first; among
     equal probabilities, in the order of `na_probs`, as the official program.
@@ -191,7 +191,7 @@ def coverage(answers: Answers, predictions: Predictions) -> Coverage:
 
 
 def require_answers(answers: Answers, version: str) -> None:
-    """UserError where a question has no answers; only version 2.0 has such questions."""
+    """Raise UserError where a question has no answers; only version 2.0 has such questions."""
     without = [name for name, texts in answers.items() if not texts]
     if without:
         raise UserError(
@@ -276,7 +276,7 @@ def _said(value: object) -> str:
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """A file of predictions: one JSON object, question's id -> text."""
+    """Read a file of predictions: one JSON object, question's id -> text."""
     predictions = _object(path, "text")
     for name, text in predictions.items():
         if not isinstance(text, str):
@@ -285,7 +285,7 @@ def read_predictions(path: Path) -> dict[str, str]:
 
 
 def read_na_probs(path: Path) -> dict[str, float]:
-    """A file of probabilities that there is no answer: one JSON object, question's id -> number."""
+    """Read a file of probabilities that there is no answer: one JSON object, question's id -> number."""
     na_probs = _object(path, "number")
     for name, value in na_probs.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

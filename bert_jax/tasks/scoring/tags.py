@@ -20,7 +20,7 @@ def tag_scores(
     scored: Sequence[Sequence[bool]],
     classes: Sequence[str] | None = None,
 ) -> dict[str, float | None]:
-    """Scores by name, in per cent; none where no word is scored.
+    """Return the scores by name, in per cent; none where no word is scored.
 
     `f1`, `precision` and `recall` are of phrases, `accuracy` and, of classes, `macro_f1` of words.
 
@@ -56,14 +56,14 @@ def tag_scores(
 
 
 def _phrases_of_classes(tags: Sequence[str]) -> list[str]:
-    """Classes as conlleval reads neighbours of one type as a phrase."""
+    """Return classes as conlleval reads neighbours of one type as a phrase."""
     return [tag if tag == OUTSIDE else f"I-{tag}" for tag in tags]
 
 
 def _scored_parts(
     gold: Sequence[str], predicted: Sequence[str], scored: Sequence[bool]
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """The runs of words that are scored, as if each were a sentence."""
+    """Yield the runs of words that are scored, as if each were a sentence."""
     if all(scored):
         yield list(gold), list(predicted)
         return
@@ -80,7 +80,7 @@ def _scored_parts(
 
 
 def _phrases(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Begin and end of each phrase, as conlleval finds them."""
+    """Yield begin and end of each phrase, as conlleval finds them."""
     last, begin = conll.OUTSIDE, None
     for place, tag in enumerate([*map(conll.parse_tag, tags), conll.OUTSIDE]):
         if begin is not None and conll.ends_between(last, tag):
@@ -92,7 +92,7 @@ def _phrases(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _macro_f1(pairs: Sequence[tuple[str, str]], classes: Sequence[str]) -> float | None:
-    """The mean F1 of the classes, 0 for one that is neither there nor predicted; per cent."""
+    """Return the mean F1 of the classes, 0 for one that is neither there nor predicted; per cent."""
     gold, predicted = Counter(wanted for wanted, _ in pairs), Counter(found for _, found in pairs)
     right = Counter(wanted for wanted, found in pairs if wanted == found)
     if not classes:

@@ -8,16 +8,20 @@ that the environment variable TFDS_DATA_DIR names, or else in ~/tensorflow_datas
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.text.documents import decode, RawDocument, ReadingCounts, ReadingOptions, text_document, Undecodable
 from bert_jax.types import JsonObject
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder, SplitInfo
+    from tensorflow_datasets.core.features import FeatureConnector
 
 _SPEC = re.compile(
     r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?/(?P<split>[^/]+):(?P<field>[^:/\]]+)"
@@ -73,7 +77,7 @@ def find_split(spec: str) -> TfdsSplit:
     return TfdsSplit(spec, folder, split, field, chosen.num_examples, files)
 
 
-def _check_split(spec: str, builder: Any, split: str, folder: Path) -> Any:
+def _check_split(spec: str, builder: "DatasetBuilder", split: str, folder: Path) -> "SplitInfo":
     """Return TFDS' description of the split."""
     splits = builder.info.splits
     try:
@@ -122,7 +126,9 @@ def read_records(spec: str, split: str, needed: Sequence[str], wanted: Sequence[
     return TfdsRecords(name, fields, tuple(sorted(features)), _records(name, builder, split, fields))
 
 
-def _records(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[tuple[str, JsonObject]]:
+def _records(
+    name: str, builder: "DatasetBuilder", split: str, fields: Sequence[str]
+) -> Iterator[tuple[str, JsonObject]]:
     features = builder.info.features
     for number, example in enumerate(_readable(name, builder, split, fields)):
         place = f"{name}, example {number}"
@@ -132,7 +138,7 @@ def _records(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iter
             raise UserError(f"{place} is not UTF-8 ({error}): prepare the data set again") from None
 
 
-def _plain(feature: Any, value: Any) -> Any:
+def _plain(feature: "FeatureConnector", value: Any) -> Any:
     """A value of TFDS as Python has it."""
     import tensorflow_datasets as tfds
 
@@ -150,11 +156,11 @@ def _plain(feature: Any, value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _builder(folder: Path) -> Any:
+def _builder(folder: Path) -> "DatasetBuilder":
     import tensorflow_datasets as tfds
 
     return tfds.builder_from_directory(str(folder))
@@ -224,7 +230,7 @@ def _values(split: TfdsSplit) -> Iterator[bytes]:
     return (example[split.field] for example in examples)
 
 
-def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
+def _readable(name: str, builder: "DatasetBuilder", split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
     """Decoded examples, or a UserError that tells why they cannot be read."""
     stored_as = builder.info.file_format.value
     if stored_as != "array_record" and importlib.util.find_spec("tensorflow") is None:
@@ -239,7 +245,7 @@ def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Ite
         raise UserError(f"{name} cannot be read ({said}): prepare the data set again") from None
 
 
-def _examples(builder: Any, split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
+def _examples(builder: "DatasetBuilder", split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
     """Decoded examples, in the order of the files; tf.data's autotuning is off for the reason that tf_feed.py gives."""
     if builder.info.file_format.value == "array_record":
         return iter(builder.as_data_source(split))

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder, SplitInfo
     from tensorflow_datasets.core.features import FeatureConnector
 
-_SPEC = re.compile(
-    r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?/(?P<split>[^/]+):(?P<field>[^:/\]]+)"
-)
 _DATA_SET = re.compile(r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?")
+_SPEC = re.compile(_DATA_SET.pattern + r"/(?P<split>[^/]+):(?P<field>[^:/\]]+)")
 _INFO = "dataset_info.json"  # TFDS writes it last: its presence makes a folder a prepared data set
 
 
@@ -59,13 +57,9 @@ def find_split(spec: str) -> TfdsSplit:
         raise UserError(
             f"--input {spec} is not of the form tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD: add what is missing"
         )
-    folder = _find_folder(spec, match["name"], match["config"], match["version"])
     split, field = match["split"], match["field"]
-    builder = _builder(folder)
-    chosen = _check_split(spec, builder, split, folder)
+    folder, builder, chosen = _open(spec, match, split, [field])
     features = builder.info.features
-    if field not in features:
-        raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
     if features[field].shape or not np.issubdtype(features[field].np_dtype, np.object_):
         raise UserError(f"{spec}: the field {field} is not a text but {features[field]!r}: name one that is")
     if not chosen.num_examples:
@@ -77,13 +71,21 @@ def find_split(spec: str) -> TfdsSplit:
     return TfdsSplit(spec, folder, split, field, chosen.num_examples, files)
 
 
-def _check_split(spec: str, builder: "DatasetBuilder", split: str, folder: Path) -> "SplitInfo":
-    """Return TFDS' description of the split."""
-    splits = builder.info.splits
+def _open(
+    spec: str, match: re.Match[str], split: str, fields: Sequence[str]
+) -> tuple[Path, "DatasetBuilder", "SplitInfo"]:
+    """Return the folder of a prepared data set, its builder and TFDS' description of the split, which has the fields."""
+    folder = _find_folder(spec, match["name"], match["config"], match["version"])
+    builder = _builder(folder)
+    splits, features = builder.info.splits, builder.info.features
     try:
-        return splits[split]
+        chosen = splits[split]
     except (KeyError, ValueError, AssertionError):
         raise UserError(f"{spec}: there is no split {split}; {folder} has {_listed(splits)}") from None
+    for field in fields:
+        if field not in features:
+            raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
+    return folder, builder, chosen
 
 
 class TfdsRecords(NamedTuple):
@@ -114,13 +116,8 @@ def read_records(spec: str, split: str, needed: Sequence[str], wanted: Sequence[
     match = _DATA_SET.fullmatch(spec)
     if match is None:
         raise UserError(f"{spec} is not of the form tfds:NAME[/CONFIG][:VERSION]")
-    folder = _find_folder(spec, match["name"], match["config"], match["version"])
-    builder = _builder(folder)
-    _check_split(spec, builder, split, folder)
+    _, builder, _ = _open(spec, match, split, needed)
     features = builder.info.features
-    for field in needed:
-        if field not in features:
-            raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
     fields = tuple(field for field in dict.fromkeys([*needed, *wanted]) if field in features)
     name = f"{spec}/{split}"
     return TfdsRecords(name, fields, tuple(sorted(features)), _records(name, builder, split, fields))

@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bert_jax.types import JsonObject
+
+if TYPE_CHECKING:
+    from bert_jax.prepare.request import PrepareSettings
 
 DESCRIPTION = """
 Tokenise text, hold a share of the documents out for validation, and write shards of tokens with the examples that
@@ -133,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def settings_of(options: argparse.Namespace) -> Any:
+def settings_of(options: argparse.Namespace) -> "PrepareSettings":
     """The settings, checked."""
     from bert_jax.config.objective import OBJECTIVES
     from bert_jax.errors import UserError

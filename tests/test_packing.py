@@ -110,19 +110,6 @@ def unmasked_examples(batch, row: int) -> list[tuple[int, ...]]:
     return [(*ids[sequence == number].tolist(), int(labels[number - 1])) for number in range(1, sequence.max() + 1)]
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_valid_token_share_is_that_of_an_epoch(packing):
-    examples = made_up_examples([200, 55])
-    arrangement = make_arrangement(examples, packing, 5, 3, 4)
-    places = tokens = 0
-    for step in range(-(-arrangement.rows_per_epoch // 5)):
-        batch = arrangement.batch(0, step)
-        own = arrangement.packing.rows(0, step, slice(None), 0).epochs == 0
-        places += own.sum() * batch["input_ids"].shape[1]
-        tokens += np.count_nonzero(batch["sequence_ids"][own])
-    assert arrangement.valid_token_share == pytest.approx(tokens / places, abs=1e-12)
-
-
 # ---- any step, any host ----------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ import types
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from tqdm import tqdm
@@ -99,7 +99,7 @@ def load_google(path: Path) -> types.ModuleType:
     return module
 
 
-def compare_text(google: Any, vocab: Path, lowercase: bool, inputs: Sequence[str], one_of: int) -> JsonObject:
+def compare_text(google: ModuleType, vocab: Path, lowercase: bool, inputs: Sequence[str], one_of: int) -> JsonObject:
     """Compare 1 of every `one_of` sentences of the inputs."""
     sources = parse_sources(inputs)
     files = [file for source in sources for file in source.files]
@@ -117,7 +117,7 @@ def compare_text(google: Any, vocab: Path, lowercase: bool, inputs: Sequence[str
     return text | {"one_of_every": one_of} | result
 
 
-def compare_code_points(google: Any, vocab: Path, lowercase: bool) -> JsonObject:
+def compare_code_points(google: ModuleType, vocab: Path, lowercase: bool) -> JsonObject:
     """Compare every assigned code point, in each of the contexts."""
     assigned = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) != "Cn"]
     texts = (context.format(character) for context in CONTEXTS.values() for character in assigned)
@@ -126,7 +126,7 @@ def compare_code_points(google: Any, vocab: Path, lowercase: bool) -> JsonObject
     return {"assigned": len(assigned), "contexts": list(CONTEXTS)} | compare(google, vocab, lowercase, bar)
 
 
-def compare(google: Any, vocab: Path, lowercase: bool, texts: Iterable[str]) -> JsonObject:
+def compare(google: ModuleType, vocab: Path, lowercase: bool, texts: Iterable[str]) -> JsonObject:
     """Compare the ids of each text; counts, and the first few that differ."""
     ours = load_tokenizer(vocab, lowercase=lowercase)
     theirs = google.FullTokenizer(str(vocab), do_lower_case=lowercase)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +27,7 @@ from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.train.state import Training
-from bert_jax.types import JsonObject
+from bert_jax.types import JsonObject, PyTree
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +121,7 @@ def compare(one: RunDirectory, other: RunDirectory) -> list[str]:
     return different + ([] if metrics(one) == metrics(other) else ["metrics.jsonl differs"])
 
 
-def final_state(run: RunDirectory) -> Any:
+def final_state(run: RunDirectory) -> PyTree:
     """All arrays of the newest checkpoint, as NumPy."""
     config = run.config()
     state = Training(config, make_mesh(config.mesh)).abstract_state

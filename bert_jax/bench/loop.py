@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import jax
 
@@ -14,11 +13,14 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.mesh.sharding import put_on_mesh
 from bert_jax.train.loop import Hooks, LoopSchedule, Phase, StopRequest, Sums, train
 from bert_jax.train.state import Training, TrainState
+from bert_jax.types import PyTree
+
+StepFunction = Callable[..., tuple[TrainState, PyTree]]  # (state, batch on the mesh) -> state, sums
 
 
 def run_loop(
     training: Training,
-    step: Callable[..., Any],
+    step: StepFunction,
     state: TrainState,
     make_batch: Callable[[int], Batch],
     steps: int,
@@ -49,13 +51,13 @@ def run_loop(
 class DeviceWatch:
     """A step that notes when it was dispatched and, in a thread of its own, when the device was done with it."""
 
-    def __init__(self, step: Callable[..., Any]):
+    def __init__(self, step: StepFunction):
         self._step = step
         self._thread = ThreadPoolExecutor(1)
         self._dispatched: list[float] = []
         self._finished: list[Future[float]] = []
 
-    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, PyTree]:
         state, sums = self._step(state, batch)
         self._dispatched.append(time.perf_counter())
         self._finished.append(self._thread.submit(_finish_of, sums))
@@ -67,7 +69,7 @@ class DeviceWatch:
         return idle_share(self._dispatched, [finish.result() for finish in self._finished])
 
 
-def _finish_of(sums: Any) -> float:
+def _finish_of(sums: PyTree) -> float:
     jax.block_until_ready(sums)
     return time.perf_counter()
 

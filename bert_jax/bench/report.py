@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of a benchmark as text: bench.json's content -> bench.md."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bert_jax.bench.tables import flop_rate, markdown, tables_of, times
 from bert_jax.pages.wording import counted, decimal, duration, moment, percent
@@ -142,6 +142,6 @@ def machine(conditions: JsonObject) -> Iterator[tuple[str, str]]:
     yield "Fine-tuning", words(conditions["finetune"])
 
 
-def words(pairs: JsonObject) -> str:
+def words(pairs: Mapping[str, object]) -> str:
     """Write pairs as: name value, name value, ..."""
     return ", ".join(f"{name} {value}" for name, value in pairs.items())

@@ -31,7 +31,7 @@ class SideProcess:
         self._process = process
         self._messages = messages
 
-    def ask(self, do: str, **arguments: Any) -> JsonObject:
+    def ask(self, do: str, **arguments: object) -> JsonObject:
         """Call a function of the side's module and wait for what it returns.
 
         Raises:
@@ -103,7 +103,7 @@ def fresh_process(
     do: str,
     python: Path = Path(sys.executable),
     environment: Mapping[str, str] = ONE_THREAD,
-    **arguments: Any,
+    **arguments: object,
 ) -> JsonObject:
     """Call one function of a side in a process that does nothing else."""
     with side_process(module, python, environment=environment) as side:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from bert_jax.model.attention import AttentionCase
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep
-from bert_jax.types import JsonObject
+from bert_jax.types import JsonObject, PyTree
 
 Record = JsonObject
 MOST_HALVINGS = 4  # of a batch that does not fit
@@ -80,14 +79,14 @@ class Runner:
         self.batch = put_on_mesh(prepared.training.mesh, prepared.batch)
         self._step = prepared.step
         self._update: Callable[..., TrainState] | None = None
-        self._gradients: Any = None
+        self._gradients: PyTree = None
 
-    def step(self) -> Any:
+    def step(self) -> PyTree:
         """Dispatch a step; returns its sums."""
         self.state, sums = self._step(self.state, self.batch)
         return sums
 
-    def update(self) -> Any:
+    def update(self) -> jax.Array:
         """Dispatch clipping and the optimizer alone, on a gradient that stays the same; returns the step's number."""
         if self._update is None:
             self._update = compile_update(self.training)
@@ -99,7 +98,7 @@ class Runner:
 def compile_update(training: Training) -> Callable[..., TrainState]:
     """(state, gradients) -> state: the end of a train step, by itself. The state is donated."""
 
-    def update(state: TrainState, gradients: Any) -> TrainState:
+    def update(state: TrainState, gradients: PyTree) -> TrainState:
         updates, opt_state = training.optimizer.update(gradients, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
 
@@ -177,7 +176,7 @@ class Workbench:
                 case = case.with_rows(case.shape.rows // 2)
         return self.prepare(case)
 
-    def each(self, cases: Iterable[Any], measure: Callable[[Any], Record]) -> Iterator[Record]:
+    def each[C](self, cases: Iterable[C], measure: Callable[[C], Record]) -> Iterator[Record]:
         """`measure` of each case; one that fails gives a record with its `name` and `error`, and the others go on."""
         for case in cases:
             name = getattr(case, "name", str(case))

@@ -39,7 +39,6 @@ class Packing(Protocol):
 
     shapes: list[BatchShape]
     rows_per_epoch: int
-    places_per_epoch: int  # for tokens, in all these rows
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """The rows `rows` of the global batch of a step; see `Arrangement.batch`."""
@@ -68,11 +67,6 @@ class Arrangement:
         first row of a step is of epoch (seen + step * batch_size) // rows_per_epoch.
         """
         return self.packing.rows_per_epoch
-
-    @property
-    def valid_token_share(self) -> float:
-        """Tokens that are not padding, special tokens counted, of all in an epoch."""
-        return token_count(self.examples) / self.packing.places_per_epoch
 
     def batch(
         self,
@@ -132,11 +126,6 @@ def make_arrangement(
     raise ValueError(f"packing {packing!r} is not known")
 
 
-def token_count(examples: Examples) -> int:
-    """Tokens of all examples, special tokens counted."""
-    return int(examples.length_histogram @ np.arange(len(examples.length_histogram)))
-
-
 # ---- one example a row -----------------------------------------------------------------------------------------------
 
 
@@ -147,7 +136,6 @@ class Padded:
         self.batch_size = batch_size
         self.shapes = [replace(examples.shape, rows=batch_size, examples_per_row=1)]
         self.rows_per_epoch = len(examples)
-        self.places_per_epoch = self.rows_per_epoch * examples.shape.sequence_length
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """See `Arrangement.batch`."""
@@ -263,7 +251,6 @@ class Packed:
         self.row_ends = np.cumsum(self.plan.counts)
         self.first_slots = first_slots(self.plan, size)
         self.rows_per_epoch = int(self.row_ends[-1])
-        self.places_per_epoch = self.rows_per_epoch * size
         self.by_length = sort_by_length(examples)
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
@@ -320,8 +307,6 @@ class Buckets:
         self.batch_counts = -(-self.sizes // batch_size)
         self.batch_ends = np.cumsum(self.batch_counts)
         self.rows_per_epoch = int(self.batch_ends[-1]) * batch_size
-        own_widths = [shape.sequence_length for shape in self.shapes]
-        self.places_per_epoch = int(self.batch_counts @ own_widths) * batch_size
 
     def rows(self, seed: int, step: int, rows: slice | np.ndarray, seen: int) -> Rows:
         """See `Arrangement.batch`."""

@@ -348,7 +348,7 @@ def objective_of(kind: str) -> str:
     return next((name for name, objective in OBJECTIVES.items() if objective.examples == kind), kind)
 
 
-def _words(values: Iterable[Any]) -> str:
+def _words(values: Iterable[object]) -> str:
     return " ".join(map(str, values))
 
 

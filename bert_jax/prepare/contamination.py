@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -247,7 +247,7 @@ def _texts(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[str]:
         yield from line.lower().split("\t")
 
 
-def _json_values(content: str) -> Any:
+def _json_values(content: str) -> object:
     """Return the content of a JSON file, or of a file of JSON objects a line; None for other text."""
     if not content.lstrip().startswith(("{", "[")):
         return None
@@ -259,7 +259,7 @@ def _json_values(content: str) -> Any:
     return None
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):

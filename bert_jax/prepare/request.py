@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.feed.kinds import KINDS, SHORTEST_SEQUENCE
@@ -162,5 +161,5 @@ def _option(name: str) -> str:
     return options.get(name, f"--{name.replace('_', '-')}")
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value) or "none"

@@ -124,7 +124,7 @@ def installed(handler: Callable[[int, FrameType | None], None], numbers: tuple[i
     before = {number: signal.signal(number, handler) for number in numbers}
     hook = sys.unraisablehook
 
-    def send_again(unraisable: Any) -> None:
+    def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
         # Raised where Python can only print it: a finalizer, or JAX's callback in the garbage collector.
         if not isinstance(unraisable.exc_value, Signalled):
             hook(unraisable)

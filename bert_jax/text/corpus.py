@@ -26,7 +26,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -347,7 +346,7 @@ def _check_corpus(output: Path, path: Path, manifest: JsonObject, asked: JsonObj
             raise UserError(f"{output / file['file']} {found}, {path} says {file['bytes']}: {remedy}")
 
 
-def _option(name: str, value: Any) -> str:
+def _option(name: str, value: object) -> str:
     return f"no --{name}" if value is None else f"--{name} {value:g}"
 
 

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bert_jax.errors import UserError
 from bert_jax.text.lines import (
@@ -375,7 +375,7 @@ def _json_text(where: str, record: JsonObject, field: str) -> str:
     return text
 
 
-def _json_type(value: Any) -> str:
+def _json_type(value: object) -> str:
     names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list"}
     return names.get(type(value), "an object")
 

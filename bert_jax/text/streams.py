@@ -177,7 +177,7 @@ def _unpack(stored: ByteStream, packed: str) -> Iterator[bytes]:
             data = stored.read(_PIECE)
 
 
-def _new_decoder(packed: str) -> Any:
+def _new_decoder(packed: str) -> "zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor | _ZstdDecoder":
     """An object with the interface of bz2.BZ2Decompressor, for one stream."""
     if packed == "gzip":
         return zlib.decompressobj(wbits=31)

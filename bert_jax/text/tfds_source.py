@@ -8,10 +8,10 @@ that the environment variable TFDS_DATA_DIR names, or else in ~/tensorflow_datas
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from bert_jax.errors import UserError
 from bert_jax.text.documents import decode, RawDocument, ReadingCounts, ReadingOptions, text_document, Undecodable
 from bert_jax.types import JsonObject
 
-_SPEC = re.compile(
-    r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?/(?P<split>[^/]+):(?P<field>[^:/\]]+)"
-)
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder, SplitInfo
+    from tensorflow_datasets.core.features import FeatureConnector
+
 _DATA_SET = re.compile(r"tfds:(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>[\d.]+))?")
+_SPEC = re.compile(_DATA_SET.pattern + r"/(?P<split>[^/]+):(?P<field>[^:/\]]+)")
 _INFO = "dataset_info.json"  # TFDS writes it last: its presence makes a folder a prepared data set
 
 
@@ -55,13 +57,9 @@ def find_split(spec: str, option: str = "--input") -> TfdsSplit:
         raise UserError(
             f"{option} {spec} is not of the form tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD: add what is missing"
         )
-    folder = _find_folder(spec, match["name"], match["config"], match["version"])
     split, field = match["split"], match["field"]
-    builder = _builder(folder)
-    chosen = _check_split(spec, builder, split, folder)
+    folder, builder, chosen = _open(spec, match, split, [field])
     features = builder.info.features
-    if field not in features:
-        raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
     if features[field].shape or not np.issubdtype(features[field].np_dtype, np.object_):
         raise UserError(f"{spec}: the field {field} is not a text but {features[field]!r}: name one that is")
     if not chosen.num_examples:
@@ -73,13 +71,21 @@ def find_split(spec: str, option: str = "--input") -> TfdsSplit:
     return TfdsSplit(spec, folder, split, field, chosen.num_examples, files)
 
 
-def _check_split(spec: str, builder: Any, split: str, folder: Path) -> Any:
-    """Return TFDS' description of the split."""
-    splits = builder.info.splits
+def _open(
+    spec: str, match: re.Match[str], split: str, fields: Sequence[str]
+) -> tuple[Path, "DatasetBuilder", "SplitInfo"]:
+    """Return the folder of a prepared data set, its builder and TFDS' description of the split, which has the fields."""
+    folder = _find_folder(spec, match["name"], match["config"], match["version"])
+    builder = _builder(folder)
+    splits, features = builder.info.splits, builder.info.features
     try:
-        return splits[split]
+        chosen = splits[split]
     except (KeyError, ValueError, AssertionError):
         raise UserError(f"{spec}: there is no split {split}; {folder} has {_listed(splits)}") from None
+    for field in fields:
+        if field not in features:
+            raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
+    return folder, builder, chosen
 
 
 class TfdsRecords(NamedTuple):
@@ -110,19 +116,16 @@ def read_records(spec: str, split: str, needed: Sequence[str], wanted: Sequence[
     match = _DATA_SET.fullmatch(spec)
     if match is None:
         raise UserError(f"{spec} is not of the form tfds:NAME[/CONFIG][:VERSION]")
-    folder = _find_folder(spec, match["name"], match["config"], match["version"])
-    builder = _builder(folder)
-    _check_split(spec, builder, split, folder)
+    _, builder, _ = _open(spec, match, split, needed)
     features = builder.info.features
-    for field in needed:
-        if field not in features:
-            raise UserError(f"{spec}: there is no field {field}; {folder} has {_listed(features)}")
     fields = tuple(field for field in dict.fromkeys([*needed, *wanted]) if field in features)
     name = f"{spec}/{split}"
     return TfdsRecords(name, fields, tuple(sorted(features)), _records(name, builder, split, fields))
 
 
-def _records(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[tuple[str, JsonObject]]:
+def _records(
+    name: str, builder: "DatasetBuilder", split: str, fields: Sequence[str]
+) -> Iterator[tuple[str, JsonObject]]:
     features = builder.info.features
     for number, example in enumerate(_readable(name, builder, split, fields)):
         place = f"{name}, example {number}"
@@ -132,7 +135,7 @@ def _records(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iter
             raise UserError(f"{place} is not UTF-8 ({error}): prepare the data set again") from None
 
 
-def _plain(feature: Any, value: Any) -> Any:
+def _plain(feature: "FeatureConnector", value: Any) -> Any:
     """A value of TFDS as Python has it."""
     import tensorflow_datasets as tfds
 
@@ -150,11 +153,11 @@ def _plain(feature: Any, value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _builder(folder: Path) -> Any:
+def _builder(folder: Path) -> "DatasetBuilder":
     import tensorflow_datasets as tfds
 
     return tfds.builder_from_directory(str(folder))
@@ -224,7 +227,7 @@ def _values(split: TfdsSplit) -> Iterator[bytes]:
     return (example[split.field] for example in examples)
 
 
-def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
+def _readable(name: str, builder: "DatasetBuilder", split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
     """Decoded examples, or a UserError that tells why they cannot be read."""
     stored_as = builder.info.file_format.value
     if stored_as != "array_record" and importlib.util.find_spec("tensorflow") is None:
@@ -239,7 +242,7 @@ def _readable(name: str, builder: Any, split: str, fields: Sequence[str]) -> Ite
         raise UserError(f"{name} cannot be read ({said}): prepare the data set again") from None
 
 
-def _examples(builder: Any, split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
+def _examples(builder: "DatasetBuilder", split: str, fields: Sequence[str]) -> Iterator[JsonObject]:
     """Decoded examples, in the order of the files; tf.data's autotuning is off for the reason that tf_feed.py gives."""
     if builder.info.file_format.value == "array_record":
         return iter(builder.as_data_source(split))

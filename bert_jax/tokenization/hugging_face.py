@@ -8,7 +8,6 @@ transformers' own BertTokenizer, which for case, too, falls back on its default:
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from bert_jax.errors import listed, UserError
 from bert_jax.files import read_json
@@ -109,7 +108,7 @@ def _object(path: Path) -> JsonObject:
         return {}
 
 
-def _decided(folder: Path, config: JsonObject, name: str, normalizer: JsonObject, inner: str) -> Any:
+def _decided(folder: Path, config: JsonObject, name: str, normalizer: JsonObject, inner: str) -> bool | None:
     """A switch, by tokenizer_config.json, else by tokenizer.json; None where neither says it."""
     for file, values, key in ((TOKENIZER_FILE, config, name), (LIBRARY_FILE, normalizer, inner)):
         value = values.get(key)
@@ -147,7 +146,7 @@ def _require_special(path: Path, values: JsonObject) -> None:
             raise UserError(f"{path} says {name}={found!r:.80}: a BERT's is {expected}; {_ELSE}")
 
 
-def _content(token: Any) -> Any:
+def _content(token: object) -> object:
     """The text of a token that is written as text or as an object."""
     return token.get("content") if isinstance(token, Mapping) else token
 
@@ -193,13 +192,13 @@ def _require_template(path: Path, processor: JsonObject) -> None:
     for name, expected in _TEMPLATES.items():
         parts = processor.get(name)
         parts = parts if isinstance(parts, list) else []
-        pieces: list[Any] = [next(iter(part.values()), {}) for part in parts if isinstance(part, Mapping)]
+        pieces: list[object] = [next(iter(part.values()), {}) for part in parts if isinstance(part, Mapping)]
         found = [f"{piece.get('id')} {piece.get('type_id')}" for piece in pieces if isinstance(piece, Mapping)]
         if found != expected:
             raise UserError(f"{path} makes {found!r:.160} of a {name}: a BERT's is {' '.join(expected)}; {_ELSE}")
 
 
-def _entries(path: Path, vocabulary: Any) -> list[str]:
+def _entries(path: Path, vocabulary: object) -> list[str]:
     """The entries of a tokenizer.json by their ids."""
     if not isinstance(vocabulary, Mapping) or not vocabulary:
         raise UserError(f"{path}: its vocabulary has no entries: copy or download it again")
@@ -236,7 +235,7 @@ def _added_tokens(folder: Path, config: JsonObject, library: JsonObject, special
 
 def _written_tokens(
     folder: Path, config: JsonObject, library: JsonObject, special: JsonObject
-) -> Iterator[tuple[str, float, Any]]:
+) -> Iterator[tuple[str, float, object]]:
     """File, id (infinity where it says none) and token, as they are written."""
     for token in _listed_in(folder / LIBRARY_FILE, library, "added_tokens"):
         yield LIBRARY_FILE, _number(folder / LIBRARY_FILE, _field(token, "id")), token
@@ -253,7 +252,7 @@ def _written_tokens(
                 yield SPECIAL_TOKENS_FILE, float("inf"), token
 
 
-def _listed_in(path: Path, values: JsonObject, name: str) -> list[Any]:
+def _listed_in(path: Path, values: JsonObject, name: str) -> list[object]:
     found = values.get(name) or []
     found = list(found.values()) if isinstance(found, Mapping) else found  # transformers 5 may name its extra tokens
     if not isinstance(found, list):
@@ -261,11 +260,11 @@ def _listed_in(path: Path, values: JsonObject, name: str) -> list[Any]:
     return found
 
 
-def _field(token: Any, name: str) -> Any:
+def _field(token: object, name: str) -> object:
     return token.get(name) if isinstance(token, Mapping) else None
 
 
-def _number(path: Path, value: Any) -> int:
+def _number(path: Path, value: object) -> int:
     if isinstance(value, str) and value.isdecimal() and len(value) < 10:
         value = int(value)
     if type(value) is not int or value < 0:
@@ -273,7 +272,7 @@ def _number(path: Path, value: Any) -> int:
     return value
 
 
-def _added_token(content: str, token: Any, special: bool) -> AddedToken:
+def _added_token(content: str, token: object, special: bool) -> AddedToken:
     """With the flags that are written, and transformers' for a token that is text alone."""
     if not isinstance(token, Mapping):
         return AddedToken(content, normalized=not special, special=special)

@@ -50,22 +50,19 @@ def load_tokenizer(path: Path, lowercase: bool | None = None, strip_accents: boo
     described = read_description(file.parent) if file.name in (VOCABULARY_FILE, LIBRARY_FILE) else None
     if described is not None:
         return _load_described(file, described, asked)
-    return _load_bare(file, _read_vocabulary(file), asked)
+    vocabulary = _read_vocabulary(file)
+    return WordPieceTokenizer(vocabulary, *_undecided(file, vocabulary, asked, asked["strip_accents"]))
 
 
-def _load_bare(file: Path, vocabulary: Sequence[str], asked: Settings) -> WordPieceTokenizer:
-    """A vocabulary that no file says the case of."""
-    lowercase, decided_by = (asked["lowercase"], "as asked")
-    if lowercase is None:
-        lowercase, decided_by = _by_capitals(file, vocabulary)
-    return WordPieceTokenizer(vocabulary, lowercase, asked["strip_accents"], decided_by)
-
-
-def _by_capitals(file: Path, vocabulary: Sequence[str]) -> tuple[bool, str]:
-    """Whether text is to be lower-cased, and what decided."""
+def _undecided(
+    file: Path, vocabulary: Sequence[str], asked: Settings, strip_accents: bool | None
+) -> tuple[bool, bool | None, str]:
+    """Return lowercase, strip_accents and what decided, for a vocabulary that no file says the case of."""
+    if asked["lowercase"] is not None:
+        return asked["lowercase"], strip_accents, "as asked"
     capitals = sum(_has_capital(entry) for entry in vocabulary)
     said = f"{capitals} of the {len(vocabulary)} entries of {file.name} have capital letters"
-    return capitals < CASED_SHARE * len(vocabulary), said
+    return capitals < CASED_SHARE * len(vocabulary), strip_accents, said
 
 
 def _load_described(file: Path, described: Described, asked: Settings) -> WordPieceTokenizer:
@@ -74,17 +71,15 @@ def _load_described(file: Path, described: Described, asked: Settings) -> WordPi
     assert vocabulary is not None  # a tokenizer.json has entries
     if described.entries is not None and file.name != LIBRARY_FILE:
         _require_same_entries(file, vocabulary, described.entries)
-    lowercase, decided_by = described.lowercase, f"{RECORDED} {described.decided_by}"
-    if lowercase is not None:
-        strip = lowercase if described.strip_accents is None else described.strip_accents
-        remedy = f"give a copy of {file.name} without {described.decided_by}"
-        found = {"lowercase": lowercase, "strip_accents": strip}
-        _refuse_other(asked, found, file.parent / described.decided_by, remedy)
-    elif asked["lowercase"] is not None:
-        lowercase, decided_by = asked["lowercase"], "as asked"
+    lowercase, strip_accents = described.lowercase, described.strip_accents
+    if lowercase is None:
+        settings = _undecided(file, vocabulary, asked, strip_accents)
     else:
-        lowercase, decided_by = _by_capitals(file, vocabulary)
-    return WordPieceTokenizer(vocabulary, lowercase, described.strip_accents, decided_by, described.switches)
+        found = {"lowercase": lowercase, "strip_accents": lowercase if strip_accents is None else strip_accents}
+        remedy = f"give a copy of {file.name} without {described.decided_by}"
+        _refuse_other(asked, found, file.parent / described.decided_by, remedy)
+        settings = lowercase, strip_accents, f"{RECORDED} {described.decided_by}"
+    return WordPieceTokenizer(vocabulary, *settings, described.switches)
 
 
 def _require_same_entries(file: Path, vocabulary: Sequence[str], others: Sequence[str]) -> None:

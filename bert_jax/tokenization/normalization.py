@@ -11,10 +11,13 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bert_jax.errors import UserError
 from bert_jax.tokenization.chunks import IDEOGRAPHS
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
 
@@ -40,8 +43,8 @@ class Evening(dict[int, str]):
 
     def __init__(
         self,
-        normalizer: Any,
-        pre_tokenizer: Any,
+        normalizer: "tokenizers.normalizers.Normalizer",
+        pre_tokenizer: "tokenizers.pre_tokenizers.PreTokenizer",
         lowercase: bool,
         strip_accents: bool,
         known: Iterable[str],

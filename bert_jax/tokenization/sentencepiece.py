@@ -11,11 +11,14 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bert_jax.errors import UserError
 from bert_jax.tokenization.chunks import find_chunks, split_chunks
 from bert_jax.tokenization.encoding import Spans, SPECIAL_TOKENS, Tokenizer
+
+if TYPE_CHECKING:
+    import sentencepiece
 
 MODEL_FILE = "sentencepiece.model"
 MODELS = ("unigram", "bpe")
@@ -51,7 +54,7 @@ class SentencePieceTokenizer(Tokenizer):
         lowercase = self._normalized("A") == "a"
         super().__init__(vocabulary, lowercase, self._normalized("é") == "e", decided_by)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self._model, self.decided_by)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -115,7 +118,7 @@ def _end(piece: str, begin: int, end: int, chunk: str) -> int:
     return end if begin < end or piece == _SPACE else min(begin + 1, len(chunk))
 
 
-def _require_special_tokens(processor: Any, vocabulary: Sequence[str]) -> None:
+def _require_special_tokens(processor: "sentencepiece.SentencePieceProcessor", vocabulary: Sequence[str]) -> None:
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise UserError(

@@ -5,13 +5,16 @@ import collections
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bert_jax.errors import UserError
 from bert_jax.tokenization.chunks import IDEOGRAPHS
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS
 from bert_jax.tokenization.normalization import Evening
 from bert_jax.tokenization.wordpiece import evening_for, library_tokenizer, WordPieceTokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 def train_wordpiece(
@@ -59,7 +62,9 @@ def train_wordpiece(
     return WordPieceTokenizer(sorted(ids, key=lambda entry: ids[entry]), lowercase, strip_accents)
 
 
-def _alphabet(texts: Iterable[str], normalizer: Any, evening: Evening, limit: int) -> list[str]:
+def _alphabet(
+    texts: Iterable[str], normalizer: "tokenizers.normalizers.Normalizer", evening: Evening, limit: int
+) -> list[str]:
     """The commonest characters after normalisation, by code point, then their '##' forms."""
     raw: collections.Counter[str] = collections.Counter()
     for text in texts:

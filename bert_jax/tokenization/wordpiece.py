@@ -6,7 +6,7 @@ The library's few differences are evened out in normalization.py.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from bert_jax.tokenization.flat import ChunkCache, Flat, flattened
 from bert_jax.tokenization.normalization import Evening
 from bert_jax.tokenization.switches import AddedTokens, LONGEST_WORD, Switches
 from bert_jax.types import JsonObject
+
+if TYPE_CHECKING:
+    import tokenizers
 
 VOCABULARY_FILE = "vocab.txt"
 
@@ -59,7 +62,7 @@ class WordPieceTokenizer(Tokenizer):
         }
         self._words = ChunkCache(split_words, self._encode_words)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.entries, self.lowercase, self.strip_accents, self.decided_by, self.switches)
 
     def with_entries(self, entries: Sequence[str]) -> "WordPieceTokenizer":
@@ -163,7 +166,7 @@ def _codes_of_word(ids: Sequence[int]) -> list[int]:
     return codes
 
 
-def library_tokenizer(lowercase: bool, strip_accents: bool, ideographs_apart: bool = True) -> Any:
+def library_tokenizer(lowercase: bool, strip_accents: bool, ideographs_apart: bool = True) -> "tokenizers.Tokenizer":
     """The library's tokenizer, with no model yet. It is told of no special tokens, so that no text is taken for one."""
     import tokenizers
 
@@ -175,7 +178,7 @@ def library_tokenizer(lowercase: bool, strip_accents: bool, ideographs_apart: bo
     return backend
 
 
-def library_model(ids: dict[str, int], longest_word: int = LONGEST_WORD) -> Any:
+def library_model(ids: dict[str, int], longest_word: int = LONGEST_WORD) -> "tokenizers.models.WordPiece":
     """The library's WordPiece; a word of more characters than `longest_word` is [UNK]."""
     import tokenizers
 
@@ -183,7 +186,11 @@ def library_model(ids: dict[str, int], longest_word: int = LONGEST_WORD) -> Any:
 
 
 def evening_for(
-    backend: Any, lowercase: bool, strip_accents: bool, known: str = "", ideographs_apart: bool = True
+    backend: "tokenizers.Tokenizer",
+    lowercase: bool,
+    strip_accents: bool,
+    known: str = "",
+    ideographs_apart: bool = True,
 ) -> Evening:
     """The characters to give to `backend` in place of those it misjudges."""
     return Evening(backend.normalizer, backend.pre_tokenizer, lowercase, strip_accents, known, ideographs_apart)

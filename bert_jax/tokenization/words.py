@@ -14,7 +14,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import ModuleType
 
 from bert_jax.errors import UserError
 from bert_jax.tokenization.chunks import ALL_IDEOGRAPHS, JOINING
@@ -168,7 +168,7 @@ def cut_with_jieba(run: str) -> list[str]:
 
 
 @functools.cache
-def _jieba() -> Any:
+def _jieba() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it was written for older Pythons
         try:

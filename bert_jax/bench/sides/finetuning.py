@@ -5,11 +5,15 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, TYPE_CHECKING
 
 from bert_jax.bench.sides.child import cpu_seconds, Figures, metered, versions
 from bert_jax.host import keep_freed_memory
 from bert_jax.types import JsonObject
+
+if TYPE_CHECKING:
+    from bert_jax.finetuning.batches import Units
 
 
 def finetune(data: str, model: str, config: JsonObject) -> Figures:
@@ -68,11 +72,11 @@ class Call(NamedTuple):
     end: float
 
 
-def _watch(module: Any, name: str, clock: Callable[[], float]) -> list[Call]:
+def _watch(module: ModuleType, name: str, clock: Callable[[], float]) -> list[Call]:
     """Note from now on when the calls of a module's function begin and end."""
     function, calls = getattr(module, name), []
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments: object) -> object:
         begin = clock()
         result = function(*arguments)
         calls.append(Call(begin, clock()))
@@ -86,7 +90,7 @@ def _total(calls: list[Call]) -> float:
     return sum(call.end - call.begin for call in calls)
 
 
-def _valid_share_of_a_pass(units: Any, buckets: int, longest: int) -> float:
+def _valid_share_of_a_pass(units: "Units", buckets: int, longest: int) -> float:
     """Return the share of valid tokens in the batches that the predictor makes."""
     from bert_jax.finetuning.batches import choose_widths, passes, TOKENS_AT_ONCE_ON_CPU
 

@@ -6,17 +6,19 @@ Shapes: B rows, S tokens, H heads, D features of a head.
 
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from bert_jax.bench.made_up import draw_lengths
 from bert_jax.bench.measure import alternate, summaries, timed
 from bert_jax.bench.suite import AttentionSize
 from bert_jax.bench.workbench import Record, Workbench
 from bert_jax.model.attention import attention, IMPLEMENTATIONS, refusal
+from bert_jax.types import PyTree
 
 RATES = (0.0, 0.1)  # of dropout
 
@@ -76,7 +78,7 @@ def compare(bench: Workbench, question: AttentionInputs) -> Record:
     return record | ({"error": "; ".join(f"{side}: {text}" for side, text in failed.items())} if failed else {})
 
 
-def make_inputs(size: AttentionSize, rate: float, dtype: Any) -> Inputs:
+def make_inputs(size: AttentionSize, rate: float, dtype: DTypeLike) -> Inputs:
     """Random queries, keys and values; rows of two packed examples and padding."""
     shape = (size.rows, size.sequence_length, size.heads, size.head_size)
     query, key, value = (jax.random.normal(jax.random.key(seed), shape, dtype) for seed in range(3))
@@ -92,14 +94,16 @@ def packed_rows(size: AttentionSize) -> np.ndarray:
     return np.where(places < ends[0], 1, np.where(places < ends[1], 2, 0)).astype(np.int32)
 
 
-def attention_call(name: str, rate: float, inputs: Inputs, backward: bool) -> Callable[[], Any]:
+def attention_call(name: str, rate: float, inputs: Inputs, backward: bool) -> Callable[[], PyTree]:
     """A call that dispatches one implementation, its gradient for all three inputs too if `backward`."""
 
     def forward(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         seeds, ids = inputs.seeds, inputs.sequence_ids
         return attention(query, key, value, ids, dropout_rate=rate, dropout_seeds=seeds, implementation=name)
 
-    def with_gradient(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> Any:
+    def with_gradient(
+        query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array
+    ) -> tuple[jax.Array, ...]:
         return jax.vjp(forward, query, key, value)[1](cotangent)
 
     if backward:

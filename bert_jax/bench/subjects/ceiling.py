@@ -2,7 +2,6 @@
 """The ceiling of the device: the rate of large matrix products, and of copying memory. Measured, not looked up."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ def measure_product(bench: Workbench, size: int, dtype: str) -> Record:
     }
 
 
-def matrix_product(size: int, dtype: str) -> Callable[[], Any]:
+def matrix_product(size: int, dtype: str) -> Callable[[], jax.Array]:
     """A call that dispatches an N x N x N product of random numbers, in the precision that steps of this type use."""
     precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
     a, b = (jax.random.normal(jax.random.key(seed), (size, size), jnp.dtype(dtype)) for seed in (0, 1))

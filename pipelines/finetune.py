@@ -11,7 +11,7 @@ from typing import Any
 
 from bert_jax.pipelines import _processes  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.finetune import current_assignment, FinetuneConfig
 from bert_jax.config.settings import flatten, override, settings_help, to_dict
 from bert_jax.errors import UserError
 from bert_jax.tasks.table import TASKS
@@ -163,7 +163,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_intermixed_args(argv)
     _check(arguments)
-    config = override(FinetuneConfig(), arguments.settings)
+    config = override(FinetuneConfig(), [_said(setting) for setting in arguments.settings])
 
     from bert_jax.conversion.checkpoints import Asked
     from bert_jax.finetuning.prepared import Wanted
@@ -196,6 +196,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"whether this run has learned anything is not decided: {result.undecided}", file=sys.stderr)
     print(f"fine-tuned: {result.path}; next: bert-jax report {result.path}")
     return 0
+
+
+def _said(setting: str) -> str:
+    """The setting under its present name, said where it was given under another."""
+    current = current_assignment(setting)
+    if current != setting:
+        print(f"{setting} is written {current} now", file=sys.stderr)
+    return current
 
 
 def _check(arguments: argparse.Namespace) -> None:

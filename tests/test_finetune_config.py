@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config.fields import build
-from bert_jax.config.finetune import current_settings, FinetuneConfig, ResolvedConfig
+from bert_jax.config.finetune import current_assignment, current_settings, FinetuneConfig, ResolvedConfig
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, flatten, override, settings_help, to_dict
@@ -173,3 +173,19 @@ def test_a_loss_that_is_not_finite_is_mended_by_settings_of_the_stage(objective,
     named = re.findall(r"(?:lower|raise|lengthen) ([a-z_.]+)", str(refused.value))
     assert len(named) == 2
     assert set(named) <= {key for key, _ in flatten(to_dict(config))}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("learning_rate=3e-5", "optimizer.learning_rate=3e-5"),
+        ("warmup_share=0.2", "optimizer.warmup_share=0.2"),
+        ("bias_correction=False", "optimizer.name=adamw_bert"),
+        ("bias_correction=true", "optimizer.name=adamw"),
+        ("epochs=2", "epochs=2"),
+        ("optimizer.b2=0.98", "optimizer.b2=0.98"),
+    ],
+)
+def test_scripts_of_earlier_versions_still_run(before, now):
+    assert current_assignment(before) == now
+    override(FinetuneConfig(), [now])

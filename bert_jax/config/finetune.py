@@ -157,6 +157,16 @@ def current_settings(values: Mapping[str, Any]) -> JsonObject:
     return {**current, "optimizer": {**default, "name": name, **optimizer}}
 
 
+def current_assignment(assignment: str) -> str:
+    """Return KEY=VALUE as scripts for earlier versions have it under its present name; any other as it is."""
+    key, _, value = assignment.partition("=")
+    if key in OPTIMIZER_SETTINGS:
+        return f"optimizer.{assignment}"
+    if key == "bias_correction" and value.lower() in ("true", "false"):
+        return f"optimizer.name={'adamw' if value.lower() == 'true' else 'adamw_bert'}"
+    return assignment
+
+
 @dataclass(frozen=True)
 class ResolvedConfig(FinetuneConfig):
     """A fine-tuned run with everything known that the task, the data and the model fill in."""

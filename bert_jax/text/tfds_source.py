@@ -192,7 +192,7 @@ def read_split(
     split: TfdsSplit,
     options: ReadingOptions,
     counts: ReadingCounts,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
 ) -> Iterator[RawDocument]:
     """A document for each example, in the order of the files; a paragraph a line.
 

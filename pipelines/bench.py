@@ -98,8 +98,8 @@ def print_report(report: JsonObject) -> None:
     from bert_jax.bench.report import absent
     from bert_jax.bench.tables import tables_of
 
-    for subject, entry in report["subjects"].items():
-        for part in [*tables_of(subject, entry), *absent(entry)]:
+    for entry in report["subjects"].values():
+        for part in [*tables_of(entry), *absent(entry)]:
             print(f"\n{part}")
 
 

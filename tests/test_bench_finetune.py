@@ -45,7 +45,7 @@ def test_our_side_runs_and_the_missing_peer_is_named(data, prepared, monkeypatch
     assert sample["training"]["programs"] == 1
     assert record["compilation_seconds"]["median"] == sample["training"]["compilation_seconds"] > 0
     assert report["conditions"]["sizes"]["finetune_examples"] == 40
-    (table,) = tables_of("finetune", report["subjects"]["finetune"])
+    (table,) = tables_of(report["subjects"]["finetune"])
     assert "| bert-jax finetune |" in table
 
 
@@ -62,9 +62,9 @@ def test_ratios_are_ours_to_the_peers_and_compilation_is_paid_by_the_difference(
     assert record["compilation_seconds"]["median"] == 10
     slower, faster = record["sides"]["slower"], record["sides"]["faster"]
     assert (slower["training"]["ratio"], slower["prediction"]["ratio"]) == (4, 3)
-    assert slower["paid_back_after"] == pytest.approx(10 / (1 / 100 - 1 / 400))
-    assert (faster["training"]["ratio"], faster["paid_back_after"]) == (0.5, None)
-    (table,) = tables_of("finetune", {"records": [record]})
+    assert slower["examples_to_pay_back"] == pytest.approx(10 / (1 / 100 - 1 / 400))
+    assert (faster["training"]["ratio"], faster["examples_to_pay_back"]) == (0.5, "never")
+    (table,) = tables_of({"records": [record]})
     *_, slower_row, faster_row = ([cell.strip() for cell in row.split("|")] for row in table.splitlines())
     assert slower_row[-2] == "1,333"
     assert faster_row[-2] == "never"

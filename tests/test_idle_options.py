@@ -26,7 +26,11 @@ VOCAB = "vocab --input FILE --output OUT"
 IDLE = {
     ("bench", "only"): ["bench --all --only feed"],
     ("bench", "all"): ["bench --only feed --all"],
-    ("bench", "peer_python"): ["bench --only feed --peer-python FILE"],
+    ("bench", "peer_python"): ["bench --only checkpoint --peer-python FILE"],
+    ("bench", "text"): ["bench --only step --text FILE"],
+    ("bench", "vocab"): ["bench --only step --vocab FILE"],
+    ("bench", "google"): ["bench --only feed --google FOLDER"],
+    ("bench", "data"): ["bench --only feed --data FOLDER"],
     ("convert", "to"): ["convert A B --compare --to tf1"],
     ("convert", "compare"): ["convert A B --to tf1 --compare"],
     ("convert", "dtype"): ["convert A B --compare --dtype float16"],

@@ -3,12 +3,13 @@
 
 import os
 import platform
+import re
 from datetime import datetime, UTC
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
 
+from bert_jax.bench.sides.child import versions
 from bert_jax.host import __version__, usable_cores
 from bert_jax.types import JsonObject
 
@@ -28,27 +29,13 @@ def conditions() -> JsonObject:
         "cores": usable_cores(),
         "load_average": list(os.getloadavg()),
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "versions": {"bert_jax": __version__, **_versions()},
+        "versions": {"bert_jax": __version__, **versions(*PACKAGES)},
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
     }
 
 
 def cpu_model() -> str:
     """Return the name of the processor, as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", path.read_text() if path.exists() else "", re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()

@@ -88,7 +88,7 @@ def section(name: str, entry: JsonObject) -> Iterator[str]:
     yield f"## {title}" + ("" if entry["seconds"] is None else f" ({duration(entry['seconds'])})")
     versions = [words(one["versions"]) for one in entry["records"] if one.get("kind") == "versions"]
     yield " ".join([lede, *(f"With {one}." for one in versions)])
-    tables, missing = tables_of(name, entry), absent(entry)
+    tables, missing = tables_of(entry), absent(entry)
     yield from tables
     yield from missing
     if not tables and not missing:
@@ -134,7 +134,7 @@ def machine(conditions: JsonObject) -> Iterator[tuple[str, str]]:
     """Yield what the figures depend on."""
     yield "Devices", f"{conditions['device_count']} x {conditions['device_kind']} ({conditions['platform']})"
     yield "CPU", f"{conditions['cpu']}, {conditions['cores']} cores for this process"
-    yield "System", f"{conditions['system']}, Python {conditions['python']}"
+    yield "System", conditions["system"]
     yield "Versions", words(conditions["versions"])
     yield "Load before", ", ".join(f"{value:.2f}" for value in conditions["load_average"])
     yield "Environment", words(conditions["environment"]) or "nothing set"

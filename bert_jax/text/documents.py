@@ -114,7 +114,7 @@ def read_documents(
     path: Path,
     options: ReadingOptions = ReadingOptions(),
     counts: ReadingCounts | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
 ) -> Iterator[list[str]]:
     """The documents of one file, each a list of at least one sentence. Arguments and errors as of `read_raw`."""
     for document in read_raw(path, options, ReadingCounts() if counts is None else counts, on_bytes):
@@ -125,7 +125,7 @@ def read_raw(
     path: Path,
     options: ReadingOptions,
     counts: ReadingCounts,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> Iterator[RawDocument]:
     """The documents of one file.

@@ -63,12 +63,8 @@ def read_sample(
     parts = plan_parts(sources, _ONE_PART)
     total = sum(part.bytes for part in parts)
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, desc="reading", file=sys.stderr) as bar:
-
-        def on_bytes(count: int) -> None:
-            bar.update(count)
-
         for part in parts:
-            for document in read_part(part, sources, reading, counts, on_bytes, digests.__setitem__):
+            for document in read_part(part, sources, reading, counts, bar.update, digests.__setitem__):
                 for sentence in sentences_of(document):
                     sample.add(sentence)
     return sample, {

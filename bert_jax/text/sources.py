@@ -222,7 +222,7 @@ def read_part(
     sources: Sequence[Source],
     options: ReadingOptions,
     counts: ReadingCounts,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
     on_file: Callable[[Path, str], None] | None = None,
 ) -> Iterator[RawDocument]:
     """The documents of one part; of a part with a share less than 1 only those that are chosen.
@@ -244,7 +244,7 @@ def _all_documents(
     part: Part,
     options: ReadingOptions,
     counts: ReadingCounts,
-    on_bytes: Callable[[int], None] | None,
+    on_bytes: Callable[[int], object] | None,
     on_file: Callable[[Path, str], None] | None,
 ) -> Iterator[RawDocument]:
     if part.tfds is not None:

@@ -41,7 +41,7 @@ class ByteStream(io.BufferedReader):
 
 def open_stream(
     path: Path,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> ByteStream:
     """The bytes of `path`, unpacked.
@@ -89,7 +89,7 @@ def read_text(path: Path) -> str:
 class _Stored(io.RawIOBase):
     """A file that is hashed and counted while it is read."""
 
-    def __init__(self, path: Path, on_bytes: Callable[[int], None] | None, digest: "hashlib._Hash | None"):
+    def __init__(self, path: Path, on_bytes: Callable[[int], object] | None, digest: "hashlib._Hash | None"):
         self._path = path
         self._on_bytes = on_bytes
         self._digest = digest

@@ -192,7 +192,7 @@ def read_split(
     split: TfdsSplit,
     options: ReadingOptions,
     counts: ReadingCounts,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
 ) -> Iterator[RawDocument]:
     """A document for each example, in the order of the files; a paragraph a line.
 
@@ -203,10 +203,10 @@ def read_split(
     """
     size = sum(file.stat().st_size for file in split.files)
     read = told = 0
-    for value in _values(split):
+    for example in _readable(split.spec, _builder(split.folder), split.split, [split.field]):
         where = f"{split.spec}, example {read}"
         try:
-            text = decode(value, options, counts)
+            text = decode(example[split.field], options, counts)
         except Undecodable as error:
             raise UserError(
                 f"{where} is not {error.expected}: {error.found} at byte {error.position}; {error.mend}"
@@ -219,12 +219,6 @@ def read_split(
         told = now
     if read != split.examples:
         raise UserError(f"{split.spec} gave {read} of its {split.examples} examples: prepare the data set again")
-
-
-def _values(split: TfdsSplit) -> Iterator[bytes]:
-    """The field of each example, in the order of the files."""
-    examples = _readable(split.spec, _builder(split.folder), split.split, [split.field])
-    return (example[split.field] for example in examples)
 
 
 def _readable(name: str, builder: "DatasetBuilder", split: str, fields: Sequence[str]) -> Iterator[JsonObject]:

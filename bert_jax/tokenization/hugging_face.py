@@ -238,7 +238,8 @@ def _written_tokens(
 ) -> Iterator[tuple[str, float, object]]:
     """File, id (infinity where it says none) and token, as they are written."""
     for token in _listed_in(folder / LIBRARY_FILE, library, "added_tokens"):
-        yield LIBRARY_FILE, _number(folder / LIBRARY_FILE, _field(token, "id")), token
+        number = token.get("id") if isinstance(token, Mapping) else None
+        yield LIBRARY_FILE, _number(folder / LIBRARY_FILE, number), token
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, Mapping):
         raise UserError(f"{folder / TOKENIZER_FILE}: its added_tokens_decoder is no object: correct it")
@@ -258,10 +259,6 @@ def _listed_in(path: Path, values: JsonObject, name: str) -> list[object]:
     if not isinstance(found, list):
         raise UserError(f"{path}: its {name} is no list: correct it")
     return found
-
-
-def _field(token: object, name: str) -> object:
-    return token.get(name) if isinstance(token, Mapping) else None
 
 
 def _number(path: Path, value: object) -> int:

@@ -11,13 +11,11 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+
+import tokenizers
 
 from bert_jax.errors import UserError
 from bert_jax.tokenization.chunks import IDEOGRAPHS
-
-if TYPE_CHECKING:
-    import tokenizers
 
 _IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
 
@@ -43,8 +41,8 @@ class Evening(dict[int, str]):
 
     def __init__(
         self,
-        normalizer: "tokenizers.normalizers.Normalizer",
-        pre_tokenizer: "tokenizers.pre_tokenizers.PreTokenizer",
+        normalizer: tokenizers.normalizers.Normalizer,
+        pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer,
         lowercase: bool,
         strip_accents: bool,
         known: Iterable[str],

@@ -7,12 +7,10 @@ Each is a field of transformers' or of the `tokenizers` library, under its name 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+
+import tokenizers
 
 from bert_jax.types import JsonObject
-
-if TYPE_CHECKING:
-    import tokenizers
 
 LONGEST_WORD = 200  # characters; a longer word is [UNK], as in google-research/bert
 LONGEST_WORD_OF_TRANSFORMERS = 100  # of transformers' BertTokenizer, whatever its files say
@@ -70,9 +68,7 @@ class AddedTokens:
       even_out: a text -> what the library is given in its place.
     """
 
-    def __init__(self, tokens: Iterable[AddedToken], backend: "tokenizers.Tokenizer", even_out: Callable[[str], str]):
-        import tokenizers
-
+    def __init__(self, tokens: Iterable[AddedToken], backend: tokenizers.Tokenizer, even_out: Callable[[str], str]):
         self._normalize, self._even_out = backend.normalizer.normalize_str, even_out
         evened = [AddedToken(**asdict(token) | {"content": even_out(token.content)}) for token in tokens]
         for token in evened:

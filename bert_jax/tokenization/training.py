@@ -5,16 +5,14 @@ import collections
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+
+import tokenizers
 
 from bert_jax.errors import UserError
 from bert_jax.tokenization.chunks import IDEOGRAPHS
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS
 from bert_jax.tokenization.normalization import Evening
 from bert_jax.tokenization.wordpiece import evening_for, library_tokenizer, WordPieceTokenizer
-
-if TYPE_CHECKING:
-    import tokenizers
 
 
 def train_wordpiece(
@@ -35,8 +33,6 @@ def train_wordpiece(
     `texts` is gone through twice; an iterator is kept in memory for that. Raises UserError for text without
     words and a `vocab_size` too small for the characters.
     """
-    import tokenizers
-
     texts = list(texts) if isinstance(texts, Iterator) else texts
     strip_accents = lowercase if strip_accents is None else strip_accents
     backend = library_tokenizer(lowercase, strip_accents)
@@ -63,7 +59,7 @@ def train_wordpiece(
 
 
 def _alphabet(
-    texts: Iterable[str], normalizer: "tokenizers.normalizers.Normalizer", evening: Evening, limit: int
+    texts: Iterable[str], normalizer: tokenizers.normalizers.Normalizer, evening: Evening, limit: int
 ) -> list[str]:
     """The commonest characters after normalisation, by code point, then their '##' forms."""
     raw: collections.Counter[str] = collections.Counter()

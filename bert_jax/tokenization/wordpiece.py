@@ -6,9 +6,10 @@ The library's few differences are evened out in normalization.py.
 
 import re
 from collections.abc import Sequence
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import tokenizers
 
 from bert_jax.errors import UserError
 from bert_jax.tokenization.chunks import IDEOGRAPHS, is_one_word, split_chunks, split_words
@@ -17,9 +18,6 @@ from bert_jax.tokenization.flat import ChunkCache, Flat, flattened
 from bert_jax.tokenization.normalization import Evening
 from bert_jax.tokenization.switches import AddedTokens, LONGEST_WORD, Switches
 from bert_jax.types import JsonObject
-
-if TYPE_CHECKING:
-    import tokenizers
 
 VOCABULARY_FILE = "vocab.txt"
 
@@ -166,10 +164,8 @@ def _codes_of_word(ids: Sequence[int]) -> list[int]:
     return codes
 
 
-def library_tokenizer(lowercase: bool, strip_accents: bool, ideographs_apart: bool = True) -> "tokenizers.Tokenizer":
+def library_tokenizer(lowercase: bool, strip_accents: bool, ideographs_apart: bool = True) -> tokenizers.Tokenizer:
     """The library's tokenizer, with no model yet. It is told of no special tokens, so that no text is taken for one."""
-    import tokenizers
-
     backend = tokenizers.Tokenizer(library_model({"[UNK]": 0}))
     backend.normalizer = tokenizers.normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=ideographs_apart, strip_accents=strip_accents, lowercase=lowercase
@@ -178,15 +174,13 @@ def library_tokenizer(lowercase: bool, strip_accents: bool, ideographs_apart: bo
     return backend
 
 
-def library_model(ids: dict[str, int], longest_word: int = LONGEST_WORD) -> "tokenizers.models.WordPiece":
+def library_model(ids: dict[str, int], longest_word: int = LONGEST_WORD) -> tokenizers.models.WordPiece:
     """The library's WordPiece; a word of more characters than `longest_word` is [UNK]."""
-    import tokenizers
-
     return tokenizers.models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=longest_word)
 
 
 def evening_for(
-    backend: "tokenizers.Tokenizer",
+    backend: tokenizers.Tokenizer,
     lowercase: bool,
     strip_accents: bool,
     known: str = "",

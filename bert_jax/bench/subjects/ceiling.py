@@ -25,12 +25,14 @@ def measure_product(bench: Workbench, size: int, dtype: str) -> Record:
     side = timed(matrix_product(size, dtype), bench.suite.shortest)
     rates = [product_flops(size) / seconds for seconds in alternate({"": side}, bench.suite.sizes.rounds)[""]]
     peak, source = (None, None) if bench.on_cpu or dtype == "float32" else device_peak(bench.device)
+    found = summary(rates)
     return {
         "name": f"{dtype} {size} x {size} x {size}",
         "kind": "product",
         "dtype": dtype,
         "size": size,
-        "flops_per_second": summary(rates),
+        "flops_per_second": found,
+        "vendor_share": found["median"] / peak if peak else None,
         "vendor_peak": peak,
         "vendor_peak_source": source,
     }

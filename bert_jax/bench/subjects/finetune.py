@@ -98,7 +98,7 @@ def compared_runs(size: str, samples: dict[str, list[JsonObject]]) -> Record:
             rates = ([sample[what]["examples_per_second"] for sample in both] for both in (ours, found))
             one[what]["ratio"] = paired_ratio(*rates)
         saved = 1 / rate[side] - 1 / rate[first]  # seconds of an example
-        one["paid_back_after"] = compilation["median"] / saved if saved > 0 else None  # examples; None: never
+        one["examples_to_pay_back"] = compilation["median"] / saved if saved > 0 else "never"
     return record
 
 

@@ -68,6 +68,7 @@ def find_largest(bench: Workbench, case: Case) -> Record:
         "kind": "largest batch",
         "largest_rows": max([smaller.case.shape.rows, *fitting]),
         "tries": tries,
+        "tried": ", ".join(f"{one['rows']} {'fit' if one['fits'] else 'did not fit'}" for one in tries),
     }
 
 

@@ -88,8 +88,7 @@ def measure_all_text(bench: Workbench, name: str) -> Record:
     megabytes = sum(file.stat().st_size for file in text_files(bench.inputs.text)) / 1e6  # as stored
     rates = {side: [megabytes / sample["wall_seconds"] for sample in found] for side, found in samples.items()}
     what = f"prepare, {megabytes:,.1f} MB"
-    record = compared(what, "MB/s", rates, ["two workers"], megabytes=megabytes, processes=samples)
-    return record | {"kind": "workers"}
+    return compared(what, "MB/s", rates, ["two workers"], megabytes=megabytes, processes=samples)
 
 
 def watch(command: Sequence[str], log: Path) -> JsonObject:

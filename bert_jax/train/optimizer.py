@@ -89,9 +89,13 @@ def learning_rate_schedule(
 # ---- optimizers ----------------------------------------------------------------------------------------------------
 
 
+def _decay(config: OptimizerSettings) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+
+
 def _adam(config: OptimizerSettings) -> list[optax.GradientTransformation]:
     moments = scale_by_moments(config.b1, config.b2, config.eps, bias_correction=config.kind.corrects_bias)
-    return [moments, optax.add_decayed_weights(config.weight_decay, mask=decay_mask)]
+    return [moments, _decay(config)]
 
 
 # name of `config.training.OPTIMIZERS` -> what stands between the clipped gradient and the learning rate

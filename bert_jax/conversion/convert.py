@@ -5,23 +5,14 @@ The result is written beside its place and takes it when the certificate holds, 
 """
 
 import dataclasses
-import fcntl
-import glob
 import hashlib
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from bert_jax.config.description import ModelDescription, TASKS
 from bert_jax.conversion import names
 from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
 from bert_jax.conversion.checkpoints import (
@@ -29,26 +20,18 @@ from bert_jax.conversion.checkpoints import (
     check_norm,
     Checkpoint,
     open_checkpoint,
-    require_plain_head,
 )
-from bert_jax.conversion.config_files import GOOGLE_CONFIG, google_config, HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.extension import extended, Extension, plan_extension
 from bert_jax.conversion.finished import CERTIFICATE, request_for
-from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, NameRow, TF1
-from bert_jax.conversion.optimizer_state import optimizer_for, OptimizerState, unequal_moments
-from bert_jax.conversion.own_format import config_for, write_run
-from bert_jax.conversion.safetensors_files import write_safetensors
-from bert_jax.conversion.tensors import TensorEntry, Writable
-from bert_jax.conversion.tf1 import write_tf1
-from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
+from bert_jax.conversion.heads import require_plain_head
+from bert_jax.conversion.names import HUGGING_FACE, TF1
+from bert_jax.conversion.optimizer_state import optimizer_for, unequal_moments
+from bert_jax.conversion.places import beside, free_place, put_in_place
+from bert_jax.conversion.writing import write_checkpoint
 from bert_jax.errors import UserError
 from bert_jax.files import file_sha256, write_json
 from bert_jax.host import __version__
-from bert_jax.runs.directory import open_run
 from bert_jax.types import JsonObject
-
-TF1_PREFIX = "bert_model.ckpt"
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -98,7 +81,7 @@ def convert(
     Raises:
       UserError: what cannot be converted, named.
     """
-    destination = _free(destination)
+    destination = free_place(destination)
     if dtype != "float32" and to != HUGGING_FACE:
         raise UserError(f"--dtype {dtype} is for --to {HUGGING_FACE} only: {to} keeps float32")
     opened = open_checkpoint(source, asked)
@@ -123,7 +106,7 @@ def extend(
     Raises:
       UserError: as `convert` and `plan_extension`.
     """
-    destination = _free(destination)
+    destination = free_place(destination)
     opened = open_checkpoint(source, asked)
     require_plain_head(source, opened.description)
     extension = plan_extension(opened, words, positions, fill_unused)
@@ -162,16 +145,6 @@ def _refuse_idle_peer(peer_python: Path | None, first: str, second: str) -> None
         )
 
 
-def _free(destination: Path) -> Path:
-    """The place of the result, without links in its path."""
-    place = destination.resolve()
-    if destination.is_symlink() or place == Path.cwd():
-        raise UserError(f"{destination} is a link or the current folder: name a new directory")
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UserError(f"{destination} is not empty: choose another place for the result")
-    return place
-
-
 def _write_and_prove(
     opened: Checkpoint,
     destination: Path,
@@ -182,9 +155,9 @@ def _write_and_prove(
     request: JsonObject | None = None,
 ) -> Certificate:
     check_norms(opened)
-    with _beside(destination) as folder:
+    with beside(destination) as folder:
         optimizer, said = optimizer_for(opened, to)
-        notes = [*opened.notes, *_write(opened, folder, to, dtype, optimizer), *said]
+        notes = [*opened.notes, *write_checkpoint(opened, folder, to, dtype, optimizer), *said]
         task = opened.description.task
         result = open_checkpoint(folder, Asked(task=task.kind if task else None, padding_rows="keep"))
         certificate = certify(opened, result, notes, peer_python, before)
@@ -195,7 +168,7 @@ def _write_and_prove(
         certificate = replace(certificate, unequal=unequal)
         _record(certificate, folder, request)
         if certificate.holds:
-            _put_in_place(folder, destination)
+            put_in_place(folder, destination)
     return certificate if certificate.holds else replace(certificate, left_in=folder)
 
 
@@ -249,174 +222,7 @@ def check_norms(checkpoint: Checkpoint) -> None:
             check_norm(checkpoint.path, pair, checkpoint.weight(row), checkpoint.weight(bias))
 
 
-# ---- writing -------------------------------------------------------------------------------------------------------
-
-
-def _write(source: Checkpoint, folder: Path, to: str, dtype: str, optimizer: OptimizerState | None) -> list[str]:
-    """Write the result; returns what is to be said about it."""
-    with _progress(source, to) as weight:
-        if to == BERT_JAX:
-            notes = _write_ours(source, folder, weight, optimizer)
-        elif to == HUGGING_FACE:
-            notes = _write_hugging_face(source, folder, weight, dtype)
-        else:
-            notes = _write_google(source, folder, weight, optimizer)
-    skipped: dict[str, list[str]] = {}
-    for name, reason in source.skipped.items():
-        skipped.setdefault(reason, []).append(name)
-    return notes + [
-        f"{len(own):,} skipped ({reason}): {own[0]}"
-        for reason, own in skipped.items()
-        if reason != names.OPTIMIZER_STATE
-    ]
-
-
-@contextmanager
-def _progress(source: Checkpoint, to: str) -> Iterator[Callable[[NameRow], np.ndarray]]:
-    """A reader of weights that refuses what is not finite and shows how far it is."""
-    total = sum(source.tensors.entries[source.own_names[row.ours]].bytes for row in source.rows)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=f"convert to {to}", disable=None) as bar:
-
-        def weight(row: NameRow) -> np.ndarray:
-            array = source.finite_weight(row)
-            bar.update(source.tensors.entries[source.own_names[row.ours]].bytes)
-            return array
-
-        yield weight
-
-
-def _write_ours(
-    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], optimizer: OptimizerState | None
-) -> list[str]:
-    if source.tokenizer is None:
-        raise UserError(f"{source.path} has no vocabulary, which a run needs: give --vocab vocab.txt")
-    source.tokenizer.save(folder)
-    config = config_for(source.description)
-    if source.format == BERT_JAX:  # the run's own settings stay
-        config = replace(open_run(source.path).config(), model=source.description.model)
-    step, moments = (0, None) if optimizer is None else (optimizer.step, optimizer.moments)
-    write_run(folder, source.description, weight, config, step, moments)
-    return []
-
-
-def _write_hugging_face(
-    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], dtype: str
-) -> list[str]:
-    description, notes = _as_hugging_face_has_it(source.description)
-    tensors = [_writable(row, HUGGING_FACE, description, weight, dtype) for row in names.rows_of(description)]
-    if description.mlm and not description.model.tie_word_embeddings:  # both are asked for, and this one is used
-        bias = next(tensor for tensor in tensors if tensor.name == names.OUTPUT_BIAS)
-        tensors.append(bias._replace(name=names.DECODER_BIAS))
-    write_safetensors(folder / "model.safetensors", tensors)
-    pad = source.tokenizer.pad_id if source.tokenizer else 0
-    values = hugging_face_config(description, pad) | {"torch_dtype": dtype}
-    write_json(folder / HUGGING_FACE_CONFIG, values)
-    if source.tokenizer is None:
-        return [*notes, "without a vocabulary: the source has none"]
-    longest = description.model.max_position_embeddings
-    return notes + write_hugging_face_tokenizer(source.tokenizer, folder, longest)
-
-
-def _as_hugging_face_has_it(description: ModelDescription) -> tuple[ModelDescription, list[str]]:
-    """Without what Hugging Face's class for the head has no place for, and would warn of."""
-    notes = []
-    if description.task is not None and (description.mlm or description.nsp):
-        description = replace(description, mlm=False, nsp=False)
-        notes.append("the MLM and NSP heads are left out: Hugging Face's class for this head has none")
-    tokens = description.task is not None and TASKS[description.task.kind] == "tokens"
-    masked = description.mlm and not description.nsp and description.task is None
-    if description.pooler and (tokens or masked):
-        description = replace(description, pooler=False)
-        notes.append("the pooler is left out: Hugging Face's class for this head has none")
-    return description, notes
-
-
-def _write_google(
-    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], optimizer: OptimizerState | None
-) -> list[str]:
-    values, notes = google_config(source.description)
-    tensors = [_writable(row, TF1, source.description, weight) for row in source.rows]
-    if optimizer is not None:
-        for row in source.rows:
-            for number, slot in enumerate(names.SLOTS):
-                moment = _writable(row, TF1, source.description, lambda row, n=number: optimizer.moments(row)[n])  # type: ignore[misc]
-                tensors.append(moment._replace(name=f"{moment.name}/{slot}"))
-        steps = np.array(optimizer.step, np.int64)
-        tensors.append(Writable(names.GLOBAL_STEP, TensorEntry((), "int64"), lambda: steps))
-    write_tf1(folder / TF1_PREFIX, tensors)
-    write_json(folder / GOOGLE_CONFIG, values)
-    if source.tokenizer is None:
-        return [*notes, "without a vocabulary: the source has none"]
-    return notes + write_google_vocabulary(source.tokenizer, folder)
-
-
-def _writable(
-    row: NameRow,
-    format: str,
-    description: ModelDescription,
-    weight: Callable[[NameRow], np.ndarray],
-    dtype: str = "float32",
-) -> Writable:
-    shape = names.shape_of(row, description)
-    transposed = row.is_transposed(format)
-
-    def make() -> np.ndarray:
-        array = weight(row)
-        array = np.ascontiguousarray(array.T if transposed else array)
-        return array if dtype == "float32" else _narrowed(row.name(format), array, dtype)
-
-    return Writable(row.name(format), TensorEntry(shape[::-1] if transposed else shape, dtype), make)
-
-
-def _narrowed(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    narrow = array.astype(np.dtype(dtype))
-    if not np.array_equal(narrow.astype(np.float32), array):
-        raise UserError(f"{name} does not fit into {dtype} without loss: leave out --dtype {dtype}")
-    return narrow
-
-
-# ---- places and records --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _beside(destination: Path) -> Iterator[Path]:
-    """A new folder beside the destination. It goes when something is raised, and stays otherwise."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(destination)
-    folder = Path(tempfile.mkdtemp(prefix=f"{destination.name}.partial-", dir=destination.parent))
-    folder.chmod(0o755)  # mkdtemp makes it for its owner alone
-    lock = os.open(folder, os.O_RDONLY)  # by which `_remove_left_behind` knows that somebody is at work
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
-
-
-def _remove_left_behind(destination: Path) -> None:
-    """Remove what conversions to the same place have left that were killed. One that was finished is kept: it was said."""
-    for folder in destination.parent.glob(f"{glob.escape(destination.name)}.partial-*"):
-        if folder.is_symlink() or not folder.is_dir() or (folder / CERTIFICATE).exists():
-            continue
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its owner is at work, or nobody can tell
-            continue
-        finally:
-            os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
-        tqdm.write(f"removed {folder}, which a conversion that was killed had left", file=sys.stderr)
-
-
-def _put_in_place(folder: Path, destination: Path) -> None:
-    if destination.is_dir():
-        destination.rmdir()  # empty, as was seen
-    os.replace(folder, destination)
+# ---- the record -----------------------------------------------------------------------------------------------------
 
 
 def _record(certificate: Certificate, folder: Path, request: JsonObject | None) -> None:

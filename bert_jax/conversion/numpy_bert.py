@@ -14,22 +14,15 @@ Shapes: B rows, S tokens, D features, O outputs, H heads, K features of a head, 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import erf  # type: ignore[import-untyped]
 
 from bert_jax.config.model import ModelConfig
+from bert_jax.conversion.numpy_bert_names import NAMES, Names, NAMINGS, TASKS
 from bert_jax.conversion.tensors import StoredTensors
 from bert_jax.errors import UserError
 
-NAMINGS = ("hugging_face", "tf1")
-# A fine-tuned head -> how many classes it has; None: as many as are stored.
-TASKS: Mapping[str, int | None] = {
-    **dict.fromkeys(("classification", "multi_label", "regression", "tagging")),
-    "choice": 1,
-    "span": 2,
-}
 FROM_POOLED = ("classification", "multi_label", "regression", "choice")  # the other heads read every token
 
 INPUTS = ("input_ids", "segment_ids", "input_mask")
@@ -73,7 +66,7 @@ def forward(
     if task is not None and task not in TASKS:
         raise UserError(f"task={task} is not known: choose one of {', '.join(TASKS)}")
     _check_inputs(inputs, model)
-    weights = _open(tensors, _NAMES[naming], model)
+    weights = _open(tensors, NAMES[naming], model)
     states = _encode(weights, inputs, keep=all_layers)
     outputs = {"sequence_output": states[-1], **({"hidden_states": np.stack(states)} if all_layers else {})}
     outputs |= _pooled_and_nsp(weights, states[-1])
@@ -81,111 +74,6 @@ def forward(
     if task is not None:
         outputs["task_logits"] = _task_logits(weights, task, outputs)
     return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}
-
-
-# ---- names ---------------------------------------------------------------------------------------------------------
-
-
-class _Names(NamedTuple):
-    """One side's names. Several names for one tensor: the first that is there counts."""
-
-    prefixes: Mapping[str, str]  # what may stand before the encoder's names -> before the heads' names
-    word: str
-    position: str
-    segment: str
-    embeddings_norm: str
-    layer: str  # before the names of layer {}
-    query: str
-    key: str
-    value: str
-    attention_output: str
-    attention_norm: str
-    intermediate: str
-    output: str
-    output_norm: str
-    pooler: str
-    kernel: str  # after the name of a dense layer
-    bias: str
-    kernel_is_transposed: bool  # stored as [O, D], not [D, O]
-    scale: tuple[str, ...]  # after the name of a LayerNorm
-    shift: tuple[str, ...]
-    mlm: str  # before all names of the MLM head
-    transform: str
-    transform_norm: str
-    decoder: str  # [V, D], where the output matrix is not the word embedding
-    decoder_bias: tuple[str, ...]
-    nsp: tuple[str, str]  # [2, D] and [2] on both sides
-    tasks: Mapping[str, tuple[str, str]]  # [C, D] and [C] on both sides
-
-
-_HUGGING_FACE = _Names(
-    prefixes={"bert.": "", "": "", "module.bert.": "module.", "module.": "module."},
-    word="embeddings.word_embeddings.weight",
-    position="embeddings.position_embeddings.weight",
-    segment="embeddings.token_type_embeddings.weight",
-    embeddings_norm="embeddings.LayerNorm",
-    layer="encoder.layer.{}.",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    attention_norm="attention.output.LayerNorm",
-    intermediate="intermediate.dense",
-    output="output.dense",
-    output_norm="output.LayerNorm",
-    pooler="pooler.dense",
-    kernel=".weight",
-    bias=".bias",
-    kernel_is_transposed=True,
-    scale=(".weight", ".gamma"),
-    shift=(".bias", ".beta"),
-    mlm="cls.predictions.",
-    transform="cls.predictions.transform.dense",
-    transform_norm="cls.predictions.transform.LayerNorm",
-    decoder="cls.predictions.decoder.weight",
-    # The decoder's own is the one that is added. Where they are tied, or written by transformers 4, they are the same.
-    decoder_bias=("cls.predictions.decoder.bias", "cls.predictions.bias"),
-    nsp=("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
-    tasks={
-        **dict.fromkeys(TASKS, ("classifier.weight", "classifier.bias")),
-        "span": ("qa_outputs.weight", "qa_outputs.bias"),
-    },
-)
-
-_TF1 = _Names(
-    prefixes={"bert/": ""},
-    word="embeddings/word_embeddings",
-    position="embeddings/position_embeddings",
-    segment="embeddings/token_type_embeddings",
-    embeddings_norm="embeddings/LayerNorm",
-    layer="encoder/layer_{}/",
-    query="attention/self/query",
-    key="attention/self/key",
-    value="attention/self/value",
-    attention_output="attention/output/dense",
-    attention_norm="attention/output/LayerNorm",
-    intermediate="intermediate/dense",
-    output="output/dense",
-    output_norm="output/LayerNorm",
-    pooler="pooler/dense",
-    kernel="/kernel",
-    bias="/bias",
-    kernel_is_transposed=False,
-    scale=("/gamma",),
-    shift=("/beta",),
-    mlm="cls/predictions/",
-    transform="cls/predictions/transform/dense",
-    transform_norm="cls/predictions/transform/LayerNorm",
-    decoder="cls/predictions/output_weights",  # not Google's: theirs is always the word embedding
-    decoder_bias=("cls/predictions/output_bias",),
-    nsp=("cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"),
-    tasks={
-        **dict.fromkeys(TASKS, ("output_weights", "output_bias")),
-        "span": ("cls/squad/output_weights", "cls/squad/output_bias"),
-    },
-)
-
-_NAMES = {"hugging_face": _HUGGING_FACE, "tf1": _TF1}
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -196,7 +84,7 @@ class _Weights:
     """A checkpoint with the prefixes that its names were found to have."""
 
     tensors: StoredTensors
-    names: _Names
+    names: Names
     model: ModelConfig
     encoder: str
     heads: str
@@ -254,7 +142,7 @@ class _Weights:
         return centred / deviation * scale + self.wide(x.shape[-1:], *(name + end for end in self.names.shift))
 
 
-def _open(tensors: StoredTensors, names: _Names, model: ModelConfig) -> _Weights:
+def _open(tensors: StoredTensors, names: Names, model: ModelConfig) -> _Weights:
     found = [prefix for prefix in names.prefixes if prefix + names.word in tensors.entries]
     if not found:
         first = next(iter(tensors.entries), "none at all")

@@ -12,7 +12,6 @@ Two containers: since PyTorch 1.6 a zip archive with the records NAME/data.pkl a
 
 import io
 import math
-import pickle
 import reprlib
 import struct
 import zipfile
@@ -20,37 +19,22 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
-from bert_jax.conversion.pickle_bounds import LARGEST_PICKLE, require_bounded
+from bert_jax.conversion.pickle_bounds import LARGEST_PICKLE
 from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_pointer
 from bert_jax.conversion.tensors import MOST_AXES, require_few, StoredTensors, TensorEntry
+from bert_jax.conversion.torch_pickle import AGAIN, kind_of, SAVE_AGAIN, TorchStorage, TorchTensor, unpickle
 from bert_jax.errors import listed, UserError
 
-_DTYPES: dict[str, np.dtype] = {
-    "DoubleStorage": np.dtype("<f8"),
-    "FloatStorage": np.dtype("<f4"),
-    "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
-}
 _WRAPPERS = ("state_dict", "model")  # the entries of a training checkpoint that hold the model
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before PyTorch 1.6
 _LOCAL_HEADER = 30  # bytes of a zip record's own header before its name
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)  # what zipfile raises
-_SHOWN = 200  # characters of what a library said
 LARGEST_EXPANSION = 10  # how many times its size a file with compressed records may hold: weights hardly compress
 MOST_SHARING = 4  # how many times the bytes of all storages the tensors together may have: tied ones are stored once
-_AGAIN = "copy or download it again"
-_SAVE_AGAIN = "load it with PyTorch and save model.state_dict() alone"
 
 
 def open_torch(path: Path) -> StoredTensors:
@@ -79,121 +63,6 @@ def _open_file(path: Path) -> StoredTensors:
         return _laid_out(tensor, _elements(path, name, tensor, saved.storages[tensor.storage.key]))
 
     return StoredTensors(path, entries, read)
-
-
-# ---- what a pickle may ask for -----------------------------------------------------------------------------
-
-
-class _Storage(NamedTuple):
-    """A storage as the pickle describes it. A view (before PyTorch 0.4) is a part of the storage `key`."""
-
-    key: str
-    dtype: np.dtype
-    length: int  # elements
-    begin: int = 0  # element of the storage `key` with which the view begins
-    view_length: int | None = None
-
-
-class _Tensor(NamedTuple):
-    """A view of a storage; all in elements."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class _StorageType(NamedTuple):
-    dtype: np.dtype
-
-
-# What stands for a name in the pickle is an immutable value: a pickle can also set attributes of what it gets.
-class _RebuildTensor(NamedTuple):
-    """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)"""
-
-    def __call__(
-        self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: object
-    ) -> _Tensor:
-        if not isinstance(storage, _Storage) or any(rest[2:]):
-            raise pickle.UnpicklingError("a tensor is not a plain view of a storage")
-        return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-class _RebuildParameter(NamedTuple):
-    """torch._utils._rebuild_parameter(data, requires_grad, hooks)"""
-
-    def __call__(self, data: _Tensor, *rest: object) -> _Tensor:
-        return data
-
-
-class _Dictionary(dict[object, object]):
-    """collections.OrderedDict, without the attributes that PyTorch gives it (`_metadata`: versions of modules)."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-_KNOWN: Mapping[str, object] = {
-    "collections.OrderedDict": _Dictionary,
-    "torch._utils._rebuild_tensor": _RebuildTensor(),
-    "torch._utils._rebuild_tensor_v2": _RebuildTensor(),
-    "torch._utils._rebuild_parameter": _RebuildParameter(),
-    "torch._utils._rebuild_parameter_with_state": _RebuildParameter(),
-    **{f"torch.{name}": _StorageType(dtype) for name, dtype in _DTYPES.items()},
-    **{f"torch.cuda.{name}": _StorageType(dtype) for name, dtype in _DTYPES.items()},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that looks nothing up. It notes the storages by their keys."""
-
-    def __init__(self, path: Path, file: BinaryIO):
-        super().__init__(file, encoding="utf-8")
-        self.path = path
-        self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> object:
-        asked = f"{module}.{name}"
-        if asked in _KNOWN:
-            return _KNOWN[asked]
-        if module.split(".")[0] == "torch":
-            raise UserError(f"{self.path} asks for {asked}, which is no dense tensor of a known type: {_SAVE_AGAIN}")
-        raise UserError(
-            f"{self.path} asks for {asked}, which is no tensor: it may be malicious; nothing of it was run:"
-            f" only if you trust where it is from, {_SAVE_AGAIN}"
-        )
-
-    def persistent_load(self, identity: Any) -> _Storage:
-        tag, kind, key, _, length, *views = identity
-        if (tag, type(kind), type(key), type(length)) != ("storage", _StorageType, str, int) or length < 0:
-            raise pickle.UnpicklingError(f"{reprlib.repr(identity)} is no storage")
-        storage = _Storage(key, kind.dtype, length)
-        known = self.storages.setdefault(key, storage)
-        if storage != known:
-            raise pickle.UnpicklingError(
-                f"storage {key} is {length} numbers of {kind.dtype} and {known.length} of {known.dtype}"
-            )
-        if views and views[0] is not None:
-            _, begin, view_length = views[0]
-            return storage._replace(begin=begin, view_length=view_length)
-        return storage
-
-
-def _unpickle(path: Path, file: BinaryIO) -> tuple[object, dict[str, _Storage]]:
-    """The pickle that begins where the file stands, which is in memory, and the storages it refers to, by their keys."""
-    begin = file.tell()
-    unpickler = _Unpickler(path, file)
-    try:
-        require_bounded(file)
-        file.seek(begin)
-        return unpickler.load(), unpickler.storages
-    except UserError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way; it calls nothing that is not of this file
-        said = f"{error}"[:_SHOWN]
-        raise UserError(f"{path} is cut short or damaged ({type(error).__name__}: {said}): {_AGAIN}") from None
 
 
 # ---- the two containers ------------------------------------------------------------------------------------
@@ -227,9 +96,9 @@ def _open_container(path: Path) -> _Saved:
         raise UserError(f"there is no {path}: check the path") from None
     refuse_lfs_pointer(path)
     if start[257:262] == b"ustar":
-        raise UserError(f"{path} was written by a PyTorch before 0.1.10: {_SAVE_AGAIN}")
+        raise UserError(f"{path} was written by a PyTorch before 0.1.10: {SAVE_AGAIN}")
     raise UserError(
-        f"{path} is not a file of torch.save (its {path.stat().st_size} bytes begin with {start[:8]!r}): {_AGAIN}"
+        f"{path} is not a file of torch.save (its {path.stat().st_size} bytes begin with {start[:8]!r}): {AGAIN}"
     )
 
 
@@ -243,14 +112,14 @@ def _open_zip(path: Path, file: BinaryIO) -> _Saved:
         if described > LARGEST_PICKLE:
             raise UserError(
                 f"{path}: its {root}data.pkl has {described:,} bytes, and a description of tensors {LARGEST_PICKLE:,} at"
-                f" most: {_SAVE_AGAIN}"
+                f" most: {SAVE_AGAIN}"
             )
-        content, _ = _unpickle(path, io.BytesIO(_record(archive, f"{root}data.pkl")))
+        content, _ = unpickle(path, io.BytesIO(_record(archive, f"{root}data.pkl")))
         prefix = f"{root}data/"
         storages = {name.removeprefix(prefix): info for name, info in records.items() if name.startswith(prefix)}
         places = {key: _place(path, file, info) for key, info in storages.items()}
     except _DAMAGED_ZIP as error:
-        raise UserError(f"{path}, {path.stat().st_size} bytes, is cut short or damaged ({error}): {_AGAIN}") from None
+        raise UserError(f"{path}, {path.stat().st_size} bytes, is cut short or damaged ({error}): {AGAIN}") from None
     _check_byte_order(path, byte_order == b"little")
     return _Saved(content, places)
 
@@ -259,17 +128,17 @@ def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     infos = archive.infolist()
     records = {info.filename: info for info in infos}
     if len(records) < len(infos):
-        raise UserError(f"{path} holds two records of the same name: {_AGAIN}")
+        raise UserError(f"{path} holds two records of the same name: {AGAIN}")
     for info in infos:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{path} is compressed otherwise than by deflating: {_SAVE_AGAIN}")
+            raise UserError(f"{path} is compressed otherwise than by deflating: {SAVE_AGAIN}")
         if not 0 <= info.header_offset < path.stat().st_size:
             raise zipfile.BadZipFile(f"{info.filename} should begin at byte {info.header_offset}")
     compressed = sum(info.file_size for info in infos if info.compress_type != zipfile.ZIP_STORED)
     if compressed > LARGEST_EXPANSION * path.stat().st_size:
         raise UserError(
             f"{path}, {path.stat().st_size:,} bytes, says that its compressed records hold {compressed:,}, more than"
-            f" {LARGEST_EXPANSION} times as many: {_SAVE_AGAIN}"
+            f" {LARGEST_EXPANSION} times as many: {SAVE_AGAIN}"
         )
     return records
 
@@ -288,10 +157,10 @@ def _root(path: Path, records: Mapping[str, zipfile.ZipInfo]) -> str:
     roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise UserError(
-            f"{path} is a zip archive with {len(roots)} records */data.pkl, torch.save writes one: {_SAVE_AGAIN}"
+            f"{path} is a zip archive with {len(roots)} records */data.pkl, torch.save writes one: {SAVE_AGAIN}"
         )
     if roots[0] + "constants.pkl" in records:
-        raise UserError(f"{path} is a TorchScript program, not a file of torch.save: {_SAVE_AGAIN}")
+        raise UserError(f"{path} is a TorchScript program, not a file of torch.save: {SAVE_AGAIN}")
     return roots[0]
 
 
@@ -309,25 +178,25 @@ def _place(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> _Place:
 
 def _open_row_of_pickles(path: Path, file: BinaryIO) -> _Saved:
     pickles = io.BytesIO(file.read(LARGEST_PICKLE))  # where they end is known when they are loaded
-    if _unpickle(path, pickles)[0] != _MAGIC or _unpickle(path, pickles)[0] != _VERSION:
-        raise UserError(f"{path} is a pickle, but not one of torch.save: {_SAVE_AGAIN}")
-    machine, _ = _unpickle(path, pickles)
+    if unpickle(path, pickles)[0] != _MAGIC or unpickle(path, pickles)[0] != _VERSION:
+        raise UserError(f"{path} is a pickle, but not one of torch.save: {SAVE_AGAIN}")
+    machine, _ = unpickle(path, pickles)
     _check_byte_order(path, isinstance(machine, dict) and machine.get("little_endian") is True)
-    content, storages = _unpickle(path, pickles)
-    keys, _ = _unpickle(path, pickles)
+    content, storages = unpickle(path, pickles)
+    keys, _ = unpickle(path, pickles)
     file.seek(pickles.tell())
     return _Saved(content, _places_after_lengths(path, file, keys, storages))
 
 
 def _places_after_lengths(
-    path: Path, file: BinaryIO, keys: object, storages: Mapping[str, _Storage]
+    path: Path, file: BinaryIO, keys: object, storages: Mapping[str, TorchStorage]
 ) -> dict[str, _Place]:
     """The storages that follow the list of their keys, as far as the file goes."""
     places = {}
     for key in keys if isinstance(keys, list) else []:
         if not isinstance(key, str) or key not in storages:
             raise UserError(
-                f"{path} is damaged: it lists storage {reprlib.repr(key)}, which no tensor lies in: {_AGAIN}"
+                f"{path} is damaged: it lists storage {reprlib.repr(key)}, which no tensor lies in: {AGAIN}"
             )
         length_bytes = file.read(8)
         if len(length_bytes) < 8:
@@ -335,7 +204,7 @@ def _places_after_lengths(
         (length,) = struct.unpack("<q", length_bytes)
         said = storages[key].length
         if length != said:
-            raise UserError(f"{path} is damaged: storage {key} has {length} numbers, its pickle says {said}: {_AGAIN}")
+            raise UserError(f"{path} is damaged: storage {key} has {length} numbers, its pickle says {said}: {AGAIN}")
         places[key] = _Place(file.tell(), length * storages[key].dtype.itemsize)
         if places[key].begin + places[key].size > path.stat().st_size:
             break
@@ -345,35 +214,30 @@ def _places_after_lengths(
 
 def _check_byte_order(path: Path, little: bool) -> None:
     if not little:
-        raise UserError(f"{path} was written on a big-endian machine: {_SAVE_AGAIN}")
+        raise UserError(f"{path} was written on a big-endian machine: {SAVE_AGAIN}")
 
 
 # ---- from the pickle to tensors ----------------------------------------------------------------------------
 
 
-def _state_dict(path: Path, content: object) -> dict[str, _Tensor]:
+def _state_dict(path: Path, content: object) -> dict[str, TorchTensor]:
     """Name -> tensor, out of a training checkpoint if it is one."""
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {_kind_of(content)}, not a dictionary of tensors: {_SAVE_AGAIN}")
+        raise UserError(f"{path} holds a {kind_of(content)}, not a dictionary of tensors: {SAVE_AGAIN}")
     inner = [name for name in _WRAPPERS if isinstance(content.get(name), dict)]
     if len(inner) > 1:
-        raise UserError(f"{path} holds two models, {' and '.join(inner)}: {_SAVE_AGAIN}")
+        raise UserError(f"{path} holds two models, {' and '.join(inner)}: {SAVE_AGAIN}")
     tensors = content[inner[0]] if inner else content
-    others = [f"{name} ({_kind_of(value)})" for name, value in tensors.items() if not isinstance(value, _Tensor)]
+    others = [f"{name} ({kind_of(value)})" for name, value in tensors.items() if not isinstance(value, TorchTensor)]
     others += [f"{reprlib.repr(name)}, a name that is no text" for name in tensors if not isinstance(name, str)]
     if others:
-        raise UserError(f"{path} holds values that are no tensors: {listed(others)}: {_SAVE_AGAIN}")
+        raise UserError(f"{path} holds values that are no tensors: {listed(others)}: {SAVE_AGAIN}")
     if not tensors:
-        raise UserError(f"{path} holds no tensor: {_SAVE_AGAIN}")
+        raise UserError(f"{path} holds no tensor: {SAVE_AGAIN}")
     return tensors
 
 
-def _kind_of(value: object) -> str:
-    kinds = {_Dictionary: "dict", _Tensor: "tensor", _Storage: "storage", _StorageType: "type"}
-    return kinds.get(type(value), type(value).__name__)
-
-
-def _check_tensor(path: Path, name: str, tensor: _Tensor) -> None:
+def _check_tensor(path: Path, name: str, tensor: TorchTensor) -> None:
     """Refuse a tensor whose strides lead out of its storage."""
     storage, offset, shape, strides = tensor
     length = storage.length if storage.view_length is None else storage.view_length
@@ -382,19 +246,19 @@ def _check_tensor(path: Path, name: str, tensor: _Tensor) -> None:
     if len(shape) != len(strides) or len(shape) > MOST_AXES or not right or math.prod(filter(None, shape)) >= 2**60:
         shown = [reprlib.repr(value) for value in (shape, strides, offset)]
         raise UserError(
-            f"{path} is damaged: {name} has shape {shown[0]}, strides {shown[1]} and offset {shown[2]}: {_AGAIN}"
+            f"{path} is damaged: {name} has shape {shown[0]}, strides {shown[1]} and offset {shown[2]}: {AGAIN}"
         )
     if storage.begin + length > storage.length:
         end = storage.begin + length
-        raise UserError(f"{path} is damaged: {name} lies in a view to number {end} of {storage.length}: {_AGAIN}")
+        raise UserError(f"{path} is damaged: {name} lies in a view to number {end} of {storage.length}: {AGAIN}")
     if offset + _reach(tensor) > length:
         raise UserError(
             f"{path} is damaged: {name}, {list(shape)} with strides {list(strides)}, reaches to number"
-            f" {offset + _reach(tensor)} of a storage of {length}: {_AGAIN}"
+            f" {offset + _reach(tensor)} of a storage of {length}: {AGAIN}"
         )
 
 
-def _check_sharing(path: Path, tensors: Mapping[str, _Tensor], size: int) -> None:
+def _check_sharing(path: Path, tensors: Mapping[str, TorchTensor], size: int) -> None:
     """Tensors may lie in each other, but not make a small file into a large model."""
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     held = max(size, sum(storage.length * storage.dtype.itemsize for storage in storages.values()))
@@ -402,35 +266,35 @@ def _check_sharing(path: Path, tensors: Mapping[str, _Tensor], size: int) -> Non
     if wanted > MOST_SHARING * held:
         raise UserError(
             f"{path}: its {len(tensors)} tensors are {wanted:,} bytes and lie in {held:,}, more than {MOST_SHARING} times over:"
-            f" {_SAVE_AGAIN}"
+            f" {SAVE_AGAIN}"
         )
 
 
-def _reach(tensor: _Tensor) -> int:
+def _reach(tensor: TorchTensor) -> int:
     """How many numbers of its storage a tensor spans."""
     if math.prod(tensor.shape) == 0:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
 
 
-def _check_storage(path: Path, name: str, storage: _Storage, places: Mapping[str, _Place], size: int) -> None:
+def _check_storage(path: Path, name: str, storage: TorchStorage, places: Mapping[str, _Place], size: int) -> None:
     """The file has as many bytes for it as the pickle says."""
     needed = storage.length * storage.dtype.itemsize
     place = places.get(storage.key)
     if place is None:
-        raise UserError(f"{path} is cut short: {name} lies in storage {storage.key}, not in its {size} bytes: {_AGAIN}")
+        raise UserError(f"{path} is cut short: {name} lies in storage {storage.key}, not in its {size} bytes: {AGAIN}")
     if place.size != needed:
         raise UserError(
-            f"{path} is damaged: the storage of {name} has {place.size} bytes, its pickle says {needed}: {_AGAIN}"
+            f"{path} is damaged: the storage of {name} has {place.size} bytes, its pickle says {needed}: {AGAIN}"
         )
     if place.begin + place.size > size and place.record is None:
-        raise UserError(f"{path} is cut short: {name} ends at byte {place.begin + place.size} of {size}: {_AGAIN}")
+        raise UserError(f"{path} is cut short: {name} ends at byte {place.begin + place.size} of {size}: {AGAIN}")
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
 
 
-def _elements(path: Path, name: str, tensor: _Tensor, place: _Place) -> np.ndarray:
+def _elements(path: Path, name: str, tensor: TorchTensor, place: _Place) -> np.ndarray:
     """The numbers that a tensor spans, as one row."""
     dtype, first, count = tensor.storage.dtype, tensor.storage.begin + tensor.offset, _reach(tensor)
     try:
@@ -439,21 +303,21 @@ def _elements(path: Path, name: str, tensor: _Tensor, place: _Place) -> np.ndarr
                 return np.frombuffer(_record(archive, place.record), dtype)[first : first + count]
         numbers = np.fromfile(path, dtype, count, offset=place.begin + first * dtype.itemsize)
     except (FileNotFoundError, KeyError, *_DAMAGED_ZIP) as error:
-        raise UserError(f"{path}: {name} cannot be read: {error}: {_AGAIN}") from None
+        raise UserError(f"{path}: {name} cannot be read: {error}: {AGAIN}") from None
     if numbers.size != count:
         raise UserError(
-            f"{path} was cut short while it was read: {name} has {numbers.size} numbers of {count}: {_AGAIN}"
+            f"{path} was cut short while it was read: {name} has {numbers.size} numbers of {count}: {AGAIN}"
         )
     if (
         place.checksum is not None
         and numbers.nbytes == place.size
         and zlib.crc32(numbers.view(np.uint8)) != place.checksum
     ):
-        raise UserError(f"{path} is damaged: {name} does not have the checksum that the archive tells: {_AGAIN}")
+        raise UserError(f"{path} is damaged: {name} does not have the checksum that the archive tells: {AGAIN}")
     return numbers
 
 
-def _laid_out(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+def _laid_out(tensor: TorchTensor, numbers: np.ndarray) -> np.ndarray:
     """A tensor of its own in C order, out of the numbers it spans."""
     strides = [stride * numbers.itemsize for stride in tensor.strides]
     return np.asarray(np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides), order="C")

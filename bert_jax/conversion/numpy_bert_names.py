@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names and orientations of a BERT's tensors as google-research/bert and Hugging Face have them, for `numpy_bert`.
+
+A restatement on purpose: it shares nothing with the table of names that conversions go by.
+
+Shapes: D features, O outputs, V vocabulary, C classes.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# A fine-tuned head -> how many classes it has; None: as many as are stored.
+TASKS: Mapping[str, int | None] = {
+    **dict.fromkeys(("classification", "multi_label", "regression", "tagging")),
+    "choice": 1,
+    "span": 2,
+}
+
+
+class Names(NamedTuple):
+    """One side's names. Several names for one tensor: the first that is there counts."""
+
+    prefixes: Mapping[str, str]  # what may stand before the encoder's names -> before the heads' names
+    word: str
+    position: str
+    segment: str
+    embeddings_norm: str
+    layer: str  # before the names of layer {}
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    intermediate: str
+    output: str
+    output_norm: str
+    pooler: str
+    kernel: str  # after the name of a dense layer
+    bias: str
+    kernel_is_transposed: bool  # stored as [O, D], not [D, O]
+    scale: tuple[str, ...]  # after the name of a LayerNorm
+    shift: tuple[str, ...]
+    mlm: str  # before all names of the MLM head
+    transform: str
+    transform_norm: str
+    decoder: str  # [V, D], where the output matrix is not the word embedding
+    decoder_bias: tuple[str, ...]
+    nsp: tuple[str, str]  # [2, D] and [2] on both sides
+    tasks: Mapping[str, tuple[str, str]]  # [C, D] and [C] on both sides
+
+
+_HUGGING_FACE = Names(
+    prefixes={"bert.": "", "": "", "module.bert.": "module.", "module.": "module."},
+    word="embeddings.word_embeddings.weight",
+    position="embeddings.position_embeddings.weight",
+    segment="embeddings.token_type_embeddings.weight",
+    embeddings_norm="embeddings.LayerNorm",
+    layer="encoder.layer.{}.",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    intermediate="intermediate.dense",
+    output="output.dense",
+    output_norm="output.LayerNorm",
+    pooler="pooler.dense",
+    kernel=".weight",
+    bias=".bias",
+    kernel_is_transposed=True,
+    scale=(".weight", ".gamma"),
+    shift=(".bias", ".beta"),
+    mlm="cls.predictions.",
+    transform="cls.predictions.transform.dense",
+    transform_norm="cls.predictions.transform.LayerNorm",
+    decoder="cls.predictions.decoder.weight",
+    # The decoder's own is the one that is added. Where they are tied, or written by transformers 4, they are the same.
+    decoder_bias=("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    nsp=("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
+    tasks={
+        **dict.fromkeys(TASKS, ("classifier.weight", "classifier.bias")),
+        "span": ("qa_outputs.weight", "qa_outputs.bias"),
+    },
+)
+
+_TF1 = Names(
+    prefixes={"bert/": ""},
+    word="embeddings/word_embeddings",
+    position="embeddings/position_embeddings",
+    segment="embeddings/token_type_embeddings",
+    embeddings_norm="embeddings/LayerNorm",
+    layer="encoder/layer_{}/",
+    query="attention/self/query",
+    key="attention/self/key",
+    value="attention/self/value",
+    attention_output="attention/output/dense",
+    attention_norm="attention/output/LayerNorm",
+    intermediate="intermediate/dense",
+    output="output/dense",
+    output_norm="output/LayerNorm",
+    pooler="pooler/dense",
+    kernel="/kernel",
+    bias="/bias",
+    kernel_is_transposed=False,
+    scale=("/gamma",),
+    shift=("/beta",),
+    mlm="cls/predictions/",
+    transform="cls/predictions/transform/dense",
+    transform_norm="cls/predictions/transform/LayerNorm",
+    decoder="cls/predictions/output_weights",  # not Google's: theirs is always the word embedding
+    decoder_bias=("cls/predictions/output_bias",),
+    nsp=("cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"),
+    tasks={
+        **dict.fromkeys(TASKS, ("output_weights", "output_bias")),
+        "span": ("cls/squad/output_weights", "cls/squad/output_bias"),
+    },
+)
+
+NAMES = {"hugging_face": _HUGGING_FACE, "tf1": _TF1}
+NAMINGS = tuple(NAMES)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a conversion is written: beside its place, which it takes when it is proven, so that what is there is whole."""
+
+import fcntl
+import glob
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from bert_jax.conversion.finished import CERTIFICATE
+from bert_jax.errors import UserError
+
+
+def free_place(destination: Path) -> Path:
+    """The place of the result, without links in its path."""
+    place = destination.resolve()
+    if destination.is_symlink() or place == Path.cwd():
+        raise UserError(f"{destination} is a link or the current folder: name a new directory")
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{destination} is not empty: choose another place for the result")
+    return place
+
+
+@contextmanager
+def beside(destination: Path) -> Iterator[Path]:
+    """A new folder beside the destination. It goes when something is raised, and stays otherwise."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_behind(destination)
+    folder = Path(tempfile.mkdtemp(prefix=f"{destination.name}.partial-", dir=destination.parent))
+    folder.chmod(0o755)  # mkdtemp makes it for its owner alone
+    lock = os.open(folder, os.O_RDONLY)  # by which `_remove_left_behind` knows that somebody is at work
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _remove_left_behind(destination: Path) -> None:
+    """Remove what conversions to the same place have left that were killed. One that was finished is kept: it was said."""
+    for folder in destination.parent.glob(f"{glob.escape(destination.name)}.partial-*"):
+        if folder.is_symlink() or not folder.is_dir() or (folder / CERTIFICATE).exists():
+            continue
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its owner is at work, or nobody can tell
+            continue
+        finally:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+        tqdm.write(f"removed {folder}, which a conversion that was killed had left", file=sys.stderr)
+
+
+def put_in_place(folder: Path, destination: Path) -> None:
+    if destination.is_dir():
+        destination.rmdir()  # empty, as was seen
+    os.replace(folder, destination)

@@ -197,18 +197,19 @@ def differences(old: Any, new: Any) -> list[str]:
 def settings_help(config: Any = None) -> str:
     """Every setting with its default and meaning, one a line; of pre-training, if no other configuration is given."""
     lines = []
-    for key, value, text in _documented(PretrainConfig() if config is None else config, ""):
+    for key, value, text in documented(PretrainConfig() if config is None else config):
         lines.append(f"  {f'{key}={str(value).lower() if isinstance(value, bool | None) else value}':<44} {text}")
     return "\n".join(lines)
 
 
-def _documented(config: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
+def documented(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted key, value, meaning) of every setting of a configuration's dataclass; of phases those of the first."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _documented(value, f"{prefix}{field.name}.")
+            yield from documented(value, f"{prefix}{field.name}.")
         elif isinstance(value, tuple):
-            yield from _documented(value[0], f"{prefix}{field.name}.0.")
+            yield from documented(value[0], f"{prefix}{field.name}.0.")
         else:
             yield f"{prefix}{field.name}", value, field.metadata["help"]
 

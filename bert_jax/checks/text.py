@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from bert_jax.checks import rules
-from bert_jax.checks.findings import Finding, NOTE, Passport, percent, quoted, Remake, WARNING
+from bert_jax.checks.findings import Finding, NOTE, OK, Passport, percent, quoted, Remake, WARNING
 from bert_jax.text.mark_counts import describe_loss, scripts_of_marks
 from bert_jax.text.marks import MarkLoss
 from bert_jax.text.scripts import CONTROLS, REPLACEMENTS
@@ -34,7 +34,7 @@ def unknown_tokens(passport: Passport, remake: Remake) -> Iterator[Finding]:
     """Whether the vocabulary knows the text."""
     for name, split in passport["splits"].items():
         share = split["unknown_tokens"] / max(split["tokens"], 1)
-        words = percent(share, 1 if share > 0.01 else 3)
+        words = percent(share, 3 if rules.UNKNOWN.passed(share)[0] == OK else 1)
         command = vocab_command(passport["vocab_size"])
         yield rules.UNKNOWN.judge(share, f"{name}: {words} of the tokens are [UNK]", command=command)
 
@@ -74,7 +74,7 @@ def repeated_sentences(passport: Passport, remake: Remake) -> Iterator[Finding]:
     seen = f"{estimated}{percent(share)} of the sentences ({counts['repeated']:,}) repeat an earlier one{worst}"
     worse, command = ", and a model learns such text by heart", partial(remake, "clean")
     # A few sentences repeat by chance in a text of a few: one line counts where it stands there many times.
-    if rule.passed(share)[0] == "ok" and lines and lines[0]["times"] >= rules.FEWEST_TIMES:
+    if rule.passed(share)[0] == OK and lines and lines[0]["times"] >= rules.FEWEST_TIMES:
         rule, share = rules.ONE_LINE, lines[0]["times"] / max(counts["count"], 1)
     yield rule.judge(share, seen, worse, command=command)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bert_jax.pages.finetune import write_finetuned
-from bert_jax.pages.pretrain import write_report
-from bert_jax.pages.several_runs import write_several
-from bert_jax.pages.several_tasks import write_pretrained, write_tasks
-from bert_jax.runs.finetuned import load_several, parts_of
-from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, SEEDS_FILE
+from bert_jax.files import reading
+from bert_jax.pages import finetune, pretrain, several_runs
+from bert_jax.pages.page import Page
+from bert_jax.pages.several_tasks import pretrained_page, tasks_page
+from bert_jax.pages.template import write
+from bert_jax.runs.finetuned import AGAIN, load_finetuned, load_several, parts_of
+from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, REPORT_FILE, SEEDS_FILE
+from bert_jax.runs.reading import load_run
 
 FEW = 3  # runs that are reported without a progress bar
 
@@ -22,24 +24,27 @@ def write_any(directory: Path) -> Path:
     Raises:
       UserError: the directory holds no run, or one of its files cannot be read.
     """
+    return write(_page(directory), directory / REPORT_FILE)
+
+
+def _page(directory: Path) -> Page:
     if (directory / SEEDS_FILE).is_file():
-        _write_all([directory / one.folder for one in load_several(directory).runs if one.run is not None])
-        return write_several(directory)
+        several = load_several(directory)
+        _write_all([directory / one.folder for one in several.runs if one.run is not None])
+        with reading(directory / SEEDS_FILE, AGAIN):
+            return several_runs.page_of(several)
     if (directory / FINETUNE_FILE).is_file():
-        return write_finetuned(directory)
+        with reading(directory / FINETUNE_FILE, AGAIN):
+            return finetune.page_of(load_finetuned(directory))
     if not (directory / CONFIG_FILE).is_file():
         if parts := parts_of(directory):
             _write_all(parts)
-            return write_tasks(directory, parts)
-        if runs := _pretraining_runs(directory):
+            return tasks_page(directory, parts)
+        # A folder of pre-training runs.
+        if runs := sorted(path.parent for path in directory.glob(f"*/{CONFIG_FILE}")):
             _write_all(runs)
-            return write_pretrained(directory, runs)
-    return write_report(directory)
-
-
-def _pretraining_runs(directory: Path) -> list[Path]:
-    """The folders in a directory that hold pre-training runs, by name."""
-    return sorted(path.parent for path in directory.glob(f"*/{CONFIG_FILE}"))
+            return pretrained_page(directory, [load_run(run) for run in runs])
+    return pretrain.page_of(load_run(directory))
 
 
 def _write_all(folders: Sequence[Path]) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a fine-tuned run."""
 
-from pathlib import Path
-
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.files import reading
 from bert_jax.pages.answer_tables import answer_parts
@@ -16,24 +14,12 @@ from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Tabl
 from bert_jax.pages.rating_tables import rating_parts
 from bert_jax.pages.settings import setting_groups
 from bert_jax.pages.tag_tables import tag_parts
-from bert_jax.pages.template import write
 from bert_jax.pages.wording import count, decimal
-from bert_jax.runs.finetuned import AGAIN, FinetunedRun, load_finetuned, prediction_fields
-from bert_jax.runs.names import FINETUNE_FILE, PREDICTIONS, REPORT_FILE
+from bert_jax.runs.finetuned import FinetunedRun, prediction_fields
+from bert_jax.runs.names import PREDICTIONS
 
 BREAKDOWN_TITLES = {"span": "Answers by length", "tagging": "Tags", "regression": "Ratings"}
 CLASS_LEDE = "Support is how many are of the class, predicted how many are called so."
-
-
-def write_finetuned(directory: Path) -> Path:
-    """Write `report.html` into the directory of a fine-tuned run; returns its path.
-
-    Raises:
-      UserError: not such a directory, or one of its files cannot be read.
-    """
-    with reading(directory / FINETUNE_FILE, AGAIN):
-        page = page_of(load_finetuned(directory))
-    return write(page, directory / REPORT_FILE)
 
 
 def page_of(run: FinetunedRun) -> Page:

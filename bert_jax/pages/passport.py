@@ -24,6 +24,7 @@ from bert_jax.pages.passport_tables import (
     repetition_card,
     script_card,
     setting_table,
+    shard_row,
     source_table,
     split_table,
     table_table,
@@ -61,8 +62,8 @@ def write_page(directory: Path, vocabulary: Sequence[str] | None = None) -> Path
 def page_of(directory: Path, passport: Passport, vocabulary: Sequence[str]) -> Page:
     """The page of a passport; a token that is not in the vocabulary is shown by its number."""
 
-    def entry(place: int) -> str:
-        return vocabulary[place] if 0 <= place < len(vocabulary) else f"id {place}"
+    def entry(place: int) -> str | None:
+        return vocabulary[place] if 0 <= place < len(vocabulary) else None
 
     findings = serious(check_passport(passport, directory))
     name = directory.resolve().name
@@ -99,10 +100,15 @@ def _read_vocabulary(directory: Path) -> Sequence[str]:
         return ()
 
 
-def _sources(passport: Passport, entry: Callable[[int], str]) -> Section:
+def _sources(passport: Passport, entry: Callable[[int], str | None]) -> Section:
     files = file_table(passport)
     folded = Fold("Files", f"{len(files.rows)}, with their hashes", [files], open=len(files.rows) <= MOST_OPEN)
-    both = Grid([Card([split_table(passport, entry)]), Card([left_out(passport)], "Left out or replaced")])
+    both = Grid(
+        [
+            Card([split_table(passport, entry, [shard_row(passport)])]),
+            Card([left_out(passport)], "Left out or replaced"),
+        ]
+    )
     return Section("sources", "Sources", [Card([source_table(passport)]), Card([folded]), both])
 
 

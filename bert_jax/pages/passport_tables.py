@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of the passport's page: facts, key figures, tables, bars and charts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, UTC
 
 from bert_jax.config.objective import PAIR_WORDS
 from bert_jax.pages.page import Bar, Bars, beside, Card, Panel, Paragraph, Part, Table, Tile
 from bert_jax.pages.passport_charts import BIN, example_chart, length_chart
 from bert_jax.pages.wording import count, counted, decimal, millions, moment, percent, plain, SPACE
-from bert_jax.runs.reading import Record
+from bert_jax.runs.reading import number, Record
 from bert_jax.text.scripts import REPLACEMENTS
 
 Passport = Record  # what passport.json holds
@@ -115,29 +115,43 @@ def _modified(file: Record) -> str:
     return moment(datetime.fromtimestamp(changed / 1e9, UTC).isoformat()) if isinstance(changed, int) else ""
 
 
-def split_table(passport: Passport, token: Callable[[int], str]) -> Table:
-    """Counts of each split; `token` names an id of the vocabulary."""
-    splits: list[Record] = list(passport["splits"].values())
+def split_table(passport: Passport, token: Callable[[int], str | None], more: Sequence[Sequence[str]] = ()) -> Table:
+    """The counts of each split.
 
-    def unknown(split: Record) -> str:
-        return f"{count(split['unknown_tokens'])} ({percent(split['unknown_tokens'] / split['tokens'], 3)})"
-
-    def shards(split: Record) -> str:
-        return f"{count(len(split['shards']))}, {megabytes(sum(shard['bytes'] for shard in split['shards']))}"
-
+    Args:
+      passport: whose splits.
+      token: names an id of the vocabulary; None: it has none.
+      more: rows below them.
+    """
+    splits: Mapping[str, Record] = passport.get("splits", {})
     names = ("documents", "sentences", "tokens")
-    rows = [(name.capitalize(), *(count(split[name]) for split in splits)) for name in names]
-    rows += [
-        ("[UNK]", *map(unknown, splits)),
-        ("Unigram entropy", *(decimal(split["unigram_entropy"], 3, "nats") for split in splits)),
-        ("Commonest token", *(_commonest(split, token) for split in splits)),
-        ("Shards", *map(shards, splits)),
+    rows = [
+        *((name.capitalize(), *(count(number(split, name)) for split in splits.values())) for name in names),
+        ("[UNK]", *map(_unknown, splits.values())),
+        ("Unigram entropy", *(decimal(number(split, "unigram_entropy"), 3, "nats") for split in splits.values())),
+        ("Commonest token", *(_commonest(split, token) for split in splits.values())),
+        *more,
     ]
-    return Table(["", *(SPLIT_NAMES.get(name, name) for name in passport["splits"])], rows)
+    return Table(["", *(SPLIT_NAMES.get(name, name) for name in splits)], rows)
 
 
-def _commonest(record: Record, token: Callable[[int], str]) -> str:
-    return f"“{token(record['commonest_token'])}” ({percent(record['commonest_token_share'])})"
+def _unknown(split: Record) -> str:
+    unknown, tokens = number(split, "unknown_tokens"), number(split, "tokens")
+    share = f" ({percent(unknown / tokens, 3)})" if unknown is not None and tokens else ""
+    return count(unknown) + share
+
+
+def _commonest(split: Record, token: Callable[[int], str | None]) -> str:
+    place = number(split, "commonest_token")
+    name = None if place is None else token(int(place))
+    words = f"id {count(place)}" if name is None else f"“{name}”"
+    return f"{words} ({percent(number(split, 'commonest_token_share'))})"
+
+
+def shard_row(passport: Passport) -> list[str]:
+    """The number and size of the shards of each split."""
+    shards: list[list[Record]] = [split["shards"] for split in passport["splits"].values()]
+    return ["Shards", *(f"{count(len(own))}, {megabytes(sum(one['bytes'] for one in own))}" for own in shards)]
 
 
 def left_out(passport: Passport) -> Table:

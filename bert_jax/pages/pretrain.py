@@ -2,7 +2,6 @@
 """The page of a pre-training run."""
 
 import math
-from pathlib import Path
 
 import markupsafe
 
@@ -20,10 +19,8 @@ from bert_jax.pages.pretrain_data import data_section
 from bert_jax.pages.pretrain_evaluation import evaluation_section, samples_section
 from bert_jax.pages.pretrain_summary import facts, status_words, tiles
 from bert_jax.pages.settings import setting_groups
-from bert_jax.pages.template import write
 from bert_jax.pages.wording import millions, moment, percent, picked_words, plain, teraflops
-from bert_jax.runs.names import REPORT_FILE
-from bert_jax.runs.reading import load_run, mean_share, number, Run
+from bert_jax.runs.reading import mean_share, number, Run
 
 MACHINE_NAMES = {
     "bert_jax": "bert_jax",
@@ -32,15 +29,6 @@ MACHINE_NAMES = {
     "peak_flops_per_device": "Peak of a device",
     "peak_source": "Source of the peak",
 }
-
-
-def write_report(run_directory: Path) -> Path:
-    """Write `report.html` into a run directory, in place of an earlier one; returns its path.
-
-    Raises:
-      UserError: not a run directory, or one of its JSON files cannot be read.
-    """
-    return write(page_of(load_run(run_directory)), run_directory / REPORT_FILE)
 
 
 def page_of(run: Run) -> Page:

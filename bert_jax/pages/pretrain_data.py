@@ -2,10 +2,11 @@
 """The data section of a pre-training run: the passport, what the first batches held, shares over the run, epochs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from bert_jax.config.objective import pair_words
 from bert_jax.pages.page import Bar, Bars, beside, Card, Fold, Grid, Paragraph, Part, Section, Table
+from bert_jax.pages.passport_tables import split_table
 from bert_jax.pages.pretrain_summary import input_files
 from bert_jax.pages.wording import count, decimal, percent, picked_words, SPACE
 from bert_jax.runs.reading import mean_share, number, Record, Run
@@ -38,37 +39,11 @@ def _passport_grid(run: Run, data: Record) -> Grid:
 
 
 def splits(run: Run, data: Record) -> Table:
-    """The table of the counts that the passport has of each split."""
-    names = {"train": "Training", "validation": "Held-out"}
-    records: Mapping[str, Record] = data.get("splits", {})
-    columns = list(records.values())
-    rows = _split_rows(run, columns)
+    """The counts that the passport has of each split, and of the examples that the run's objective trains on."""
+    rows: list[Sequence[str]] = []
     for length in data.get("sequence_lengths", []):
-        rows += _length_rows([run.examples(split, length) for split in columns], length)
-    return Table(["", *(names.get(name, name) for name in records)], rows)
-
-
-def _split_rows(run: Run, splits: Sequence[Record]) -> list[Sequence[str]]:
-    names = ("documents", "sentences", "tokens")
-    return [
-        *((name.capitalize(), *(count(number(split, name)) for split in splits)) for name in names),
-        ("Unknown tokens", *(_unknown(split) for split in splits)),
-        ("Unigram entropy", *(decimal(number(split, "unigram_entropy"), 3, "nats") for split in splits)),
-        ("Commonest token", *(_commonest(run, split) for split in splits)),
-    ]
-
-
-def _unknown(split: Record) -> str:
-    unknown, tokens = number(split, "unknown_tokens"), number(split, "tokens")
-    share = f" ({percent(unknown / tokens, 2)})" if unknown is not None and tokens else ""
-    return count(unknown) + share
-
-
-def _commonest(run: Run, split: Record) -> str:
-    place = split.get("commonest_token")
-    token = run.token(place)
-    words = f"id {place}" if token is None else f"“{token}”"
-    return f"{words} ({percent(number(split, 'commonest_token_share'), 2)})"
+        rows += _length_rows([run.examples(split, length) for split in data.get("splits", {}).values()], length)
+    return split_table(data, run.token, rows)
 
 
 def _length_rows(tables: Sequence[Record], length: int) -> list[Sequence[str]]:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting of a run with its meaning, for its page; and in which settings several runs differ."""
 
-import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.config.settings import flatten, to_dict
+from bert_jax.config.settings import documented, flatten, to_dict
 from bert_jax.pages.page import Setting, Settings
 from bert_jax.pages.wording import plain
 from bert_jax.runs.reading import Record
@@ -23,30 +24,18 @@ def setting_groups(values: Record, default: Config, absent: str | None) -> Setti
       absent: what stands for the default of a setting that `default` does not have; None leaves it unmarked.
     """
     defaults = dict(flatten(to_dict(default)))
+    helps = {key: words for key, _, words in documented(default)}
     groups: dict[str, list[Setting]] = {}
     for key, value in flatten(values):
         section, _, name = key.rpartition(".")
         known = defaults.get(key, absent)
         shown = None if value == known or (known is None and absent is None) else plain(known)
-        groups.setdefault(section or "run", []).append(Setting(name, plain(value), shown, setting_help(key, default)))
+        words = helps.get(re.sub(r"\.\d+\.", ".0.", key), "")
+        groups.setdefault(section or "run", []).append(Setting(name, plain(value), shown, words))
     return Settings(groups)
 
 
-def setting_help(key: str, config: object) -> str:
-    """The meaning of a dotted setting, as its field in the dataclass `config` says; empty where there is no such field."""
-    words = ""
-    for part in key.split("."):
-        if isinstance(config, tuple):
-            config = config[0]  # the place of a phase
-            continue
-        if not dataclasses.is_dataclass(config) or not hasattr(config, part):
-            return ""
-        field = next(field for field in dataclasses.fields(config) if field.name == part)
-        words, config = field.metadata.get("help", ""), getattr(config, part)
-    return words
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Trait:
     """Something that may set a run apart: what is compared, and how it is written."""
 

@@ -2,33 +2,19 @@
 """The page of several runs of one task: seeds, or the settings of a sweep."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM
 from bert_jax.checks.finetuned import degenerate_finding, LEARNING
-from bert_jax.files import reading
 from bert_jax.pages.finetune_summary import data_words, weights_words
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text, title_name, unit
 from bert_jax.pages.page import Card, Grid, link, Page, Section, Table, Tile
 from bert_jax.pages.seed_spread import curves_panel, Spread, spread_of, strip_panel
-from bert_jax.pages.template import write
 from bert_jax.pages.wording import counted, plain, SPACE
-from bert_jax.runs.finetuned import AGAIN, load_several, SeedRun, SeveralRuns
-from bert_jax.runs.names import REPORT_FILE, SEEDS_FILE
+from bert_jax.runs.finetuned import SeedRun, SeveralRuns
+from bert_jax.runs.names import REPORT_FILE
 
 SETTING_WORDS = {"learning_rate": "Learning rate", "batch_size": "Batch", "epochs": "Epochs"}
-
-
-def write_several(directory: Path) -> Path:
-    """Write `report.html` into a folder of several runs of one task; returns its path.
-
-    Raises:
-      UserError: not such a folder, or one of its files cannot be read.
-    """
-    with reading(directory / SEEDS_FILE, AGAIN):
-        page = page_of(load_several(directory))
-    return write(page, directory / REPORT_FILE)
 
 
 def page_of(several: SeveralRuns) -> Page:

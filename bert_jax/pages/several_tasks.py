@@ -16,11 +16,10 @@ from bert_jax.pages.page import Card, link, Page, Paragraph, Section, Table
 from bert_jax.pages.pretrain_summary import model_words, newest_scores, status_words
 from bert_jax.pages.seed_spread import spread_of
 from bert_jax.pages.settings import differences, setting_traits, Trait
-from bert_jax.pages.template import write
 from bert_jax.pages.wording import counted, decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, load_several, SeveralRuns
 from bert_jax.runs.names import REPORT_FILE, SEEDS_FILE
-from bert_jax.runs.reading import load_run, number, Run
+from bert_jax.runs.reading import number, Run
 from bert_jax.tasks.scoring.glue import TaskScores
 
 
@@ -37,21 +36,8 @@ class TaskFolder:
     scores: TaskScores
 
 
-def write_tasks(directory: Path, folders: Sequence[Path]) -> Path:
-    """Write `report.html` into a folder of fine-tuned runs of several tasks; returns its path.
-
-    Args:
-      directory: the folder.
-      folders: the folders in it that hold a run, or several of one task.
-
-    Raises:
-      UserError: one of their files cannot be read.
-    """
-    return write(tasks_page(directory, folders), directory / REPORT_FILE)
-
-
 def tasks_page(directory: Path, folders: Sequence[Path]) -> Page:
-    """The page of fine-tuned runs of several tasks."""
+    """The page of fine-tuned runs of several tasks: of the folders in a directory that hold a run, or several of one task."""
     parts = [_several_part(one) if (one / SEEDS_FILE).is_file() else _single_part(one) for one in folders]
     findings = [finding for part in parts for finding in part.findings]
     scores: dict[str, Mapping[str, float | None]] = {}
@@ -155,11 +141,6 @@ def _score_words(several: SeveralRuns) -> str:
 
 
 # ---- pre-training ----------------------------------------------------------------------------------------------------
-
-
-def write_pretrained(directory: Path, folders: Sequence[Path]) -> Path:
-    """Write `report.html` into a folder of pre-training runs; returns its path; arguments and errors as `write_tasks`."""
-    return write(pretrained_page(directory, [load_run(folder) for folder in folders]), directory / REPORT_FILE)
 
 
 def pretrained_page(directory: Path, runs: Sequence[Run]) -> Page:

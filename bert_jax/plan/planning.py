@@ -121,23 +121,25 @@ def make_plan(config: PretrainConfig, machine: Machine, *, search: bool = True) 
             ]
             if not all(program.fits for program in programs):
                 change = smallest_change(config, machine, programs, compile)
-    lines = assumptions(machine)
-    if search and only_copies(config, machine) and machine.small is not machine:
-        lines.append(
-            f"other micro-batches are compiled for {machine.small.name}: with mesh.data alone a chip's program is the same"
-        )
     return Plan(
         config=config,
         machine=machine,
         mesh=dict(mesh.shape),
         compute=compute_words(training),
-        assumptions=lines,
+        assumptions=[*assumptions(machine), *(_of_smaller_slice(config, machine) if search else ())],
         phases=[plan_phase(config, n, machine, program, largest[n]) for n, program in enumerate(programs)],
         change=change,
         changed_phases=[]
         if change is None
         else [plan_phase(change.config, n, machine, program, None) for n, program in enumerate(change.programs)],
     )
+
+
+def _of_smaller_slice(config: PretrainConfig, machine: Machine) -> Iterator[str]:
+    """Say so where other micro-batches are compiled for fewer chips."""
+    if only_copies(config, machine) and machine.small is not machine:
+        small = machine.small.name
+        yield f"other micro-batches are compiled for {small}: with mesh.data alone a chip's program is the same"
 
 
 def check(training: Training) -> None:

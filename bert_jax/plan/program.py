@@ -20,8 +20,9 @@ from bert_jax.types import PyTree
 
 MASK_ID = 103  # the program compares with it once; no vocabulary is needed here
 
-TOO_LARGE = re.compile(r"required .*?\((?P<needed>[\d.]+)(?P<unit>[KMGT])\) exceeds available|[Uu]sed (?P<used>[\d.]+)"
-                       r"(?P<used_unit>[KMGT]) of ")  # fmt: skip
+TOO_LARGE = re.compile(
+    r"required .*?\((?P<needed>[\d.]+)(?P<unit>[KMGT])\) exceeds available|[Uu]sed (?P<used>[\d.]+)(?P<used_unit>[KMGT]) of "
+)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

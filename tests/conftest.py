@@ -116,6 +116,14 @@ def tf_data_iterators(monkeypatch) -> TfDataIterators:
     return iterators
 
 
+def real_data(name: str) -> Path:
+    """A file or folder of real data; where it is not there the test is skipped (CONTRIBUTING.md)."""
+    folder = os.environ.get("BERT_JAX_TEST_DATA")
+    if not folder or not Path(folder, name).exists():
+        pytest.skip(f"needs {name} in the folder BERT_JAX_TEST_DATA")
+    return Path(folder, name)
+
+
 def run_stage(*arguments: object) -> None:
     """`bert-jax ARGUMENTS...` in this process; it must succeed."""
     assert main([str(argument) for argument in arguments]) == 0

@@ -19,7 +19,7 @@ from bert_jax.tasks.rows import check_row_settings, Row, too_long_error, window_
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.ranges import ranges
 
-type Examples = Sequence[TextExample] | Sequence[ChoiceExample]
+type TaskExamples = Sequence[TextExample] | Sequence[ChoiceExample]
 
 MOST_UNKNOWN = 0.2  # share of [UNK] above which the text is likely of another script than the vocabulary
 _SHORTEST = 4  # tokens of a row: [CLS], a piece and two [SEP]
@@ -36,7 +36,7 @@ class RowTexts(NamedTuple):
 
 
 def text_rows(
-    examples: Examples,
+    examples: TaskExamples,
     tokenizer: Tokenizer,
     max_length: int,
     too_long: str = "truncate",
@@ -100,7 +100,7 @@ def unknown_note(counts: dict[str, int], name: str) -> str | None:
 # ---- tokens --------------------------------------------------------------------------------------------------
 
 
-def _pairs(examples: Examples) -> tuple[list[tuple[str, ...]], np.ndarray]:
+def _pairs(examples: TaskExamples) -> tuple[list[tuple[str, ...]], np.ndarray]:
     """Return the texts of each row before windows, and the number of its example, [N]."""
     groups = [example.pairs if isinstance(example, ChoiceExample) else (example.texts,) for example in examples]
     numbers = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
@@ -141,7 +141,7 @@ def _shortened(parts: RowTexts, excess: np.ndarray) -> RowTexts:
     )
 
 
-def _windows(examples: Examples, parts: RowTexts, max_length: int, stride: int) -> RowTexts:
+def _windows(examples: TaskExamples, parts: RowTexts, max_length: int, stride: int) -> RowTexts:
     """Return the rows cut into windows: of the second text, or of the only one."""
     single = parts.second_length == 0
     length = np.where(single, parts.first_length, parts.second_length)  # of what is cut into windows

@@ -27,6 +27,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 gc.set_threshold(20_000)
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,14 @@ def tf_data_iterators(monkeypatch) -> TfDataIterators:
     return iterators
 
 
+def real_data(name: str) -> Path:
+    """A file or folder of real data; where it is not there the test is skipped (CONTRIBUTING.md)."""
+    folder = os.environ.get("BERT_JAX_TEST_DATA")
+    if not folder or not Path(folder, name).exists():
+        pytest.skip(f"needs {name} in the folder BERT_JAX_TEST_DATA")
+    return Path(folder, name)
+
+
 def run_stage(*arguments: object) -> None:
     """`bert-jax ARGUMENTS...` in this process; it must succeed."""
     assert main([str(argument) for argument in arguments]) == 0
@@ -146,7 +155,7 @@ def small_config(**changes: object) -> PretrainConfig:
     return PretrainConfig(**(settings | changes))
 
 
-# ---- what `make test` leaves to `make test-all` -------------------------------------------------------------------
+# ---- what `make test` leaves to `make test-all`, and `make check` to `make test` ----------------------------------
 
 # Whole stages, compilers and peers that take long, and further members of what other tests hold: file -> parts of the names of
 # its tests ("" for all). Each test stands in one line only.
@@ -189,8 +198,41 @@ SLOW = {
 }
 
 
+# What `make check` leaves out: why -> patterns of the names of files.
+LONG = {
+    "they compile the network": (
+        "attention*",
+        "custom_gradients",
+        "dropout",
+        "encoder",
+        "heads",
+        "losses",
+        "task_heads",
+    ),
+    "they compile steps": ("hlo", "meshes", "optimizer", "sharding", "step_budget", "train_*"),
+    "they train": (
+        "finetuning_[lrs]*",
+        "pretraining",
+        "earlier_files",
+        "feed",
+        "predict",
+        "demo",
+        "multihost",
+        "prove_*",
+    ),
+    "they use a model": ("embedding", "evaluation", "intrinsic", "pretrained", "segments", "multi_label"),
+    "they save and convert": ("checkpoint", "checksums", "convert", "extension", "numpy_bert", "tf1"),
+    "they run stages": ("accounting", "cli", "corpus", "doctor", "first_batches", "pages_pretrain", "prep*", "vocab"),
+    "they wait for processes": ("compilation_cache", "distributed", "host", "output_lock", "stopping", "terminal"),
+    "they measure or plan": ("beam", "bench*", "check_tokenizer", "fuzz_readers", "plan*"),
+}
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        name = item.path.stem.removeprefix("test_")
+        if any(fnmatch(name, pattern) for patterns in LONG.values() for pattern in patterns):
+            item.add_marker(pytest.mark.long)
         parts = SLOW.get(item.path.name, ())
         if "tiny_run" in item.fixturenames or any(part in item.name for part in parts):
             item.add_marker(pytest.mark.slow)

@@ -2,23 +2,12 @@
 """SQuAD-shaped files that were made up for tests, one that google-research/bert worked on, and where real ones are."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tokenization_samples import VOCABULARY
 
 from bert_jax.tokenization import WordPieceTokenizer
-
-
-def shared(name: str) -> Path:
-    """A file of the shared data."""
-    folder = os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data"))
-    path = Path(folder) / name
-    if not path.exists():
-        pytest.skip(f"needs {name} (BERT_JAX_TEST_DATA)")
-    return path
 
 
 def squad(*qas: Any, context: str = "the cat sat on the mat.", version: str = "1.1") -> dict[str, Any]:

@@ -2,18 +2,16 @@
 import hashlib
 import json
 import lzma
-import os
 import pickle
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 
 from bert_jax.errors import UserError
 from bert_jax.prepare.contamination import contamination_report, EvaluationNgrams, Lookup, ngrams_of, words_of
 
-TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 TEXT = "One two three, four five six: seven eight nine ten eleven twelve THIRTEEN fourteen."
 
 
@@ -198,9 +196,7 @@ def test_other_processes_find_the_same(tmp_path):
 
 def test_squad_is_found_in_wikipedia_words():
     """A real evaluation set: a paragraph of SQuAD's is found, and the same with every 10th word changed is not."""
-    path = TEST_DATA / "squad" / "dev-v1.1.json.xz"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
+    path = real_data("squad/dev-v1.1.json.xz")
     evaluation = EvaluationNgrams.from_files([path])
     paragraph = json.loads(lzma.decompress(path.read_bytes()))["data"][0]["paragraphs"][0]["context"]
     words = plain_words(paragraph)

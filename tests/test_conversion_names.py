@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of names against Google's own checkpoints and Hugging Face's own names."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from conftest import real_data
 from conversion_samples import hugging_face_shapes, KINDS, PRETRAINING
 
 from bert_jax.config.description import ModelDescription
@@ -13,8 +12,6 @@ from bert_jax.conversion import names
 from bert_jax.conversion.config_files import read_google
 from bert_jax.conversion.names import HUGGING_FACE, TF1
 from bert_jax.conversion.tf1 import open_tf1
-
-DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data")))
 
 
 def stored_shape(row: names.NameRow, format: str, description: ModelDescription) -> tuple[int, ...]:
@@ -26,9 +23,7 @@ def stored_shape(row: names.NameRow, format: str, description: ModelDescription)
 def test_names_and_shapes_of_published_checkpoints(size):
     """Genuine .index files of Google's: every name and shape is in the table, and nothing else is."""
     pytest.importorskip("tensorflow", reason="TensorFlow reads its own checkpoints")
-    folder = DATA / "tf1-index" / size
-    if not folder.is_dir():
-        pytest.skip(f"needs tf1-index/{size} (BERT_JAX_TEST_DATA)")
+    folder = real_data(f"tf1-index/{size}")
     description = ModelDescription(read_google(folder / "bert_config.json")[0])
     entries = open_tf1(folder / "bert_model.ckpt").entries
     expected = {row.tf1: stored_shape(row, TF1, description) for row in names.rows_of(description)}

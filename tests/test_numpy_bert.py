@@ -8,7 +8,6 @@ tests/golden_from_torch.py.
 import ast
 import json
 import math
-import os
 import re
 import weakref
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import real_data
 from golden_from_torch import CHOICES, formula_weights, HEADS_SIZES, shapes_of, SIZES
 
 from bert_jax.config.model import ModelConfig
@@ -32,7 +32,6 @@ from bert_jax.errors import UserError
 Weights = dict[str, np.ndarray]
 
 GOLDEN = Path(__file__).parent / "golden"
-TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GOLDEN_ACTS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new"}  # ours -> Hugging Face's
 PATH = Path("there/model.ckpt")
 MODEL = ModelConfig(**SIZES)
@@ -204,14 +203,13 @@ def test_output_matrix_of_its_own_equals_pytorch(hidden_act, naming):
 # ---- against Google's own list of tensors --------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not (TEST_DATA / "tf1-index").is_dir(), reason="no TF1 index files: set BERT_JAX_TEST_DATA")
 @pytest.mark.parametrize("name", ["uncased_L-4_H-256_A-4", "uncased_L-8_H-512_A-8"])
 def test_reads_every_tensor_of_a_genuine_google_checkpoint(name):
     """Of the published shapes; a tensor that is never read or one that is not there would show."""
     pytest.importorskip("tensorflow")
     from bert_jax.conversion.tf1 import open_tf1
 
-    folder = TEST_DATA / "tf1-index" / name
+    folder = real_data(f"tf1-index/{name}")
     config = json.loads((folder / "bert_config.json").read_text())
     sizes = {key: value for key, value in config.items() if key in SIZES}
     entries = open_tf1(folder / "bert_model.ckpt").entries

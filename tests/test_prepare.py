@@ -5,7 +5,6 @@ are in test_preparation.py."""
 import gzip
 import itertools
 import json
-import os
 import random
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 
 from bert_jax.cli import main
 from bert_jax.errors import UserError
@@ -28,7 +28,6 @@ TEXT = (
     " every one of them would leave by noon with bread cheese salt paper lamps rope oars nets maps stones"
 )
 WORDS = TEXT.split()
-TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def write_vocabulary(path: Path, words: list[str]) -> Path:
@@ -631,9 +630,7 @@ def test_what_has_no_tokens_is_dropped_counted_and_said(prepare, tmp_path, capsy
 
 
 def test_wikipedia_gives_sound_statistics(prepare, tmp_path):
-    archive, vocab = TEST_DATA / "wikipedia-en" / "AA.tar.xz", TEST_DATA / "vocab" / "bert-base-uncased-vocab.txt"
-    if not (archive.exists() and vocab.exists()):
-        pytest.skip(f"{archive} is absent")
+    archive, vocab = real_data("wikipedia-en/AA.tar.xz"), real_data("vocab/bert-base-uncased-vocab.txt")
     with tarfile.open(archive, "r|xz") as members:
         member = next(member for member in members if member.isfile())
         stream = members.extractfile(member)

@@ -3,15 +3,12 @@
 
 import gzip
 import json
-import os
-from pathlib import Path
 
 import pytest
+from conftest import real_data
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.scoring import cmrc, squad
-
-TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 # Articles and punctuation, an answer that is an article only, words in other order, accents, a no-break space, nothing.
 ANSWERS = {
@@ -143,9 +140,7 @@ def test_version_2_0_scores_missing_predictions_0_whether_there_is_an_answer_or_
     ],
 )
 def test_real_predictions_have_their_published_scores(system, exact, f1):
-    data, predictions = TEST_DATA / "squad/dev-v1.1.json.xz", TEST_DATA / f"squad/predictions/v1.1-{system}.json.xz"
-    if not data.exists():
-        pytest.skip(f"no {data}")
+    data, predictions = real_data("squad/dev-v1.1.json.xz"), real_data(f"squad/predictions/v1.1-{system}.json.xz")
     answers, texts = squad.read_answers(data), squad.read_predictions(predictions)
     assert len(answers) == 10_570
     scores = squad.scores_v1(answers, texts)

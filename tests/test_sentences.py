@@ -2,17 +2,14 @@
 """Splitting paragraphs into sentences."""
 
 import itertools
-import os
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import real_data
 
 from bert_jax.errors import UserError
 from bert_jax.text.documents import read_raw, ReadingCounts, ReadingOptions
 from bert_jax.text.sentences import load_splitter, split_sentences
-
-TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 # The sentences of a row, joined, must come apart again.
 ENGLISH = [
@@ -126,9 +123,7 @@ def test_a_quotation_of_several_sentences_is_split_between_them():
 
 def test_chinese_wikipedia_comes_apart_at_its_full_stops():
     """On real text: 。！？ stand at the ends of sentences alone, but for those that a comma follows."""
-    file = TEST_DATA / "zh" / "zhwiki_00"
-    if not file.exists():
-        pytest.skip(f"needs {file.name} (BERT_JAX_TEST_DATA)")
+    file = real_data("zh/zhwiki_00")
     documents = list(read_raw(file, ReadingOptions(), ReadingCounts()))
     paragraphs = [line for document in documents for line in document.lines]
     sentences = [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph)]

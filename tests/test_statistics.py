@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import os
 import tarfile
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 
 from bert_jax.text.mark_counts import MarkCounts
 from bert_jax.text.statistics import BIN_STARTS, LengthHistogram, merge_statistics, sample_bits, TextStatistics
-
-TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def made_up(documents, seed=0):
@@ -144,9 +141,7 @@ def test_sample_follows_the_size_of_the_input():
 
 def test_wikipedia():
     """A real text. English Wikipedia has hardly a repeated document, and headings for repeated lines."""
-    archive = TEST_DATA / "wikipedia-en" / "AA.tar.xz"
-    if not archive.exists():
-        pytest.skip(f"{archive} is absent")
+    archive = real_data("wikipedia-en/AA.tar.xz")
     with tarfile.open(archive, "r|xz") as members:
         member = next(member for member in members if member.isfile())
         content = members.extractfile(member).read().decode()

@@ -8,12 +8,12 @@ import bz2
 import gzip
 import json
 import lzma
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import real_data
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.columns import read_examples, with_labels
@@ -51,11 +51,7 @@ def refusal(task: Task | str, split: str, path: Path | str) -> str:
 
 
 def real(name: str) -> Path:
-    folder = os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data"))
-    path = Path(folder) / "glue" / name
-    if not path.exists():
-        pytest.skip(f"needs glue/{name} (BERT_JAX_TEST_DATA)")
-    return path
+    return real_data(f"glue/{name}")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """CoNLL files: the shapes they come in, and what is written for the scorer."""
 
-import os
 from pathlib import Path
 
 import pytest
+from conftest import real_data
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.conll import read_conll, write_conll
@@ -12,11 +12,7 @@ from bert_jax.tasks.examples import Sentence
 
 
 def weibo(part: str) -> Path:
-    folder = os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data"))
-    path = Path(folder) / "ner" / "weibo" / f"weiboNER_2nd_conll.{part}"
-    if not path.exists():
-        pytest.skip(f"needs {path.name} (BERT_JAX_TEST_DATA)")
-    return path
+    return real_data(f"ner/weibo/weiboNER_2nd_conll.{part}")
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import unicodedata
 
 import numpy as np
 import pytest
-from question_samples import google, shared, uncased
+from conftest import real_data
+from question_samples import google, uncased
 from tokenization_samples import published, VOCABULARY
 
 from bert_jax.errors import UserError
@@ -235,7 +236,7 @@ def test_places_are_exact_on_any_unicode():
 
 def test_answers_of_a_published_file_are_restored():
     """CMRC 2018, the first 300 questions: the slice of the labelled tokens is the answer."""
-    chosen = read_questions(shared("zh/cmrc2018_dev.json"))[:300]
+    chosen = read_questions(real_data("zh/cmrc2018_dev.json"))[:300]
     vocabulary = published("chinese").read_text(encoding="utf-8").splitlines()
     made = question_rows(chosen, WordPieceTokenizer(vocabulary, lowercase=True), QuestionSettings(), labelled=True)
     exact = 0

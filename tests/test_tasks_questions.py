@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from question_samples import entry, shared, squad
+from conftest import real_data
+from question_samples import entry, squad
 
 from bert_jax.errors import UserError
 from bert_jax.tasks.examples import Answer, Question
@@ -65,7 +66,7 @@ def test_an_id_that_is_a_number_is_its_digits(tmp_path):
 )
 def test_published_files(name, questions, answers, lies):
     """The numbers that are published; in CMRC's own file 200 offsets lie, and 7 of these answers are in their context."""
-    read = read_questions(shared(name))
+    read = read_questions(real_data(name))
     assert len(read) == questions
     pairs = [(question.context, answer) for question in read for answer in question.answers]
     assert len(pairs) == answers

@@ -12,14 +12,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import real_data
 
 from bert_jax.conversion import tf1
 from bert_jax.conversion.tensors import each, stored, TensorEntry, Writable
 from bert_jax.conversion.tf1 import find_tf1, open_tf1, write_tf1
 from bert_jax.errors import UserError
 
-TEST_DATA = Path(os.environ.get("BERT_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-PUBLISHED = TEST_DATA / "tf1-index"
 NAME = "bert_model.ckpt"
 DATA = f"{NAME}.data-00000-of-00001"
 TABLE_END = bytes.fromhex("57fb808b247547db")  # LevelDB's table format: the magic number 0xdb4775248b80fb57
@@ -101,10 +100,7 @@ def google_variables(config: dict) -> dict[str, tuple[int, ...]]:
 @pytest.fixture(params=["uncased_L-4_H-256_A-4", "uncased_L-8_H-512_A-8"])
 def published(tf, request):
     """The prefix of a published checkpoint of which only the index is there."""
-    folder = PUBLISHED / request.param
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: set BERT_JAX_TEST_DATA")
-    return folder / NAME
+    return real_data(f"tf1-index/{request.param}") / NAME
 
 
 def test_a_published_index_holds_the_variables_of_googles_code(published):

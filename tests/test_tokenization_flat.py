@@ -2,13 +2,12 @@
 """The fast path: what `encode_flat` makes of many texts is what `encode` makes of each."""
 
 import lzma
-import os
 import pickle
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 from tokenization_samples import GOLDEN, published, VOCABULARY
 
 from bert_jax.tokenization import flat, FlatEncoding, load_tokenizer, Tokenizer, WordPieceTokenizer
@@ -104,9 +103,7 @@ def test_cache_is_not_pickled():
 def test_real_text(vocabulary, path):
     """The library's own batches, of thousands of lines."""
     tokenizer = load_tokenizer(published(vocabulary))
-    file = Path(os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data"))) / path
-    if not file.exists():
-        pytest.skip(f"needs {path} (BERT_JAX_TEST_DATA)")
+    file = real_data(path)
     text = (lzma.decompress(file.read_bytes()) if file.suffix == ".xz" else file.read_bytes()).decode()
     lines = [line for part in text.split("\n") for line in part.split('", "')][:20_000]
     encoded = tokenizer.encode_flat(lines)

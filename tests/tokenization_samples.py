@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small WordPiece vocabulary, text with the pieces that google-research/bert makes of it, and published vocabularies."""
 
-import os
 from pathlib import Path
 
-import pytest
+from conftest import real_data
 
 ENTRIES = """
     [PAD] [UNK] [CLS] [SEP] [MASK] the cat sat on mat un ##aff ##able ##s a b c ##a ##b ##c ! , . ' [ ] sep
@@ -41,8 +40,4 @@ GOLDEN = [
 
 
 def published(name: str) -> Path:
-    folder = os.environ.get("BERT_JAX_TEST_DATA", str(Path(__file__).parents[1] / ".." / "shared" / "data"))
-    path = Path(folder) / "vocab" / f"bert-base-{name}-vocab.txt"
-    if not path.exists():
-        pytest.skip(f"needs {path.name} (BERT_JAX_TEST_DATA)")
-    return path
+    return real_data(f"vocab/bert-base-{name}-vocab.txt")

@@ -19,14 +19,14 @@ from bert_jax.tasks.rows import check_row_settings, Row, too_long_error, window_
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.ranges import ranges
 
-type Examples = Sequence[TextExample] | Sequence[ChoiceExample]
+type TaskExamples = Sequence[TextExample] | Sequence[ChoiceExample]
 
 MOST_UNKNOWN = 0.2  # share of [UNK] above which the text is likely of another script than the vocabulary
 _SHORTEST = 4  # tokens of a row: [CLS], a piece and two [SEP]
 
 
-class Pieces(NamedTuple):
-    """The parts of each row, as places in one array of token ids."""
+class RowTexts(NamedTuple):
+    """The one or two texts of each row, as places in one array of token ids."""
 
     example: np.ndarray  # [R], of the example that it belongs to
     first: np.ndarray  # [R], where the tokens of its first text begin
@@ -36,7 +36,7 @@ class Pieces(NamedTuple):
 
 
 def text_rows(
-    examples: Examples,
+    examples: TaskExamples,
     tokenizer: Tokenizer,
     max_length: int,
     too_long: str = "truncate",
@@ -66,22 +66,22 @@ def text_rows(
     ids, lengths = _encoded(pairs, tokenizer)
     first_length, second_length = lengths.reshape(2, -1)  # [N] each
     begins = np.cumsum(lengths) - lengths
-    pieces = Pieces(numbers, begins[: len(pairs)], first_length, begins[len(pairs) :], second_length)
+    parts = RowTexts(numbers, begins[: len(pairs)], first_length, begins[len(pairs) :], second_length)
     counts = {"examples": len(examples), "rows": 0, "cut": 0, "in windows": 0}
     counts["without text"] = int((first_length + second_length == 0).sum())
     counts |= {"tokens": len(ids), "unknown tokens": int((ids == tokenizer.unk_id).sum())}
-    excess = _row_lengths(pieces) - max_length
+    excess = _row_lengths(parts) - max_length
     if (excess > 0).any():
         if too_long == "error":
-            place = examples[pieces.example[int(np.argmax(excess > 0))]].place
+            place = examples[parts.example[int(np.argmax(excess > 0))]].place
             raise too_long_error(place, (excess[excess > 0] + max_length).tolist(), max_length)
         if too_long == "truncate":
-            pieces = _shortened(pieces, np.maximum(excess, 0))
+            parts = _shortened(parts, np.maximum(excess, 0))
             counts["cut"] = int((excess > 0).sum())
         else:
-            pieces = _windows(examples, pieces, max_length, stride)
+            parts = _windows(examples, parts, max_length, stride)
             counts["in windows"] = int((excess > 0).sum())
-    rows = _laid_out(pieces, ids, tokenizer)
+    rows = _laid_out(parts, ids, tokenizer)
     counts["rows"] = len(rows)
     return rows, counts
 
@@ -100,7 +100,7 @@ def unknown_note(counts: dict[str, int], name: str) -> str | None:
 # ---- tokens --------------------------------------------------------------------------------------------------
 
 
-def _pairs(examples: Examples) -> tuple[list[tuple[str, ...]], np.ndarray]:
+def _pairs(examples: TaskExamples) -> tuple[list[tuple[str, ...]], np.ndarray]:
     """Return the texts of each row before windows, and the number of its example, [N]."""
     groups = [example.pairs if isinstance(example, ChoiceExample) else (example.texts,) for example in examples]
     numbers = np.repeat(np.arange(len(groups)), np.array([len(group) for group in groups], np.int64))
@@ -115,42 +115,42 @@ def _encoded(pairs: Sequence[tuple[str, ...]], tokenizer: Tokenizer) -> tuple[np
     return flat.ids, flat.lengths
 
 
-def _row_lengths(pieces: Pieces) -> np.ndarray:
+def _row_lengths(parts: RowTexts) -> np.ndarray:
     """Return the tokens of each row with [CLS] and [SEP], [R]."""
-    return 2 + pieces.first_length + pieces.second_length + (pieces.second_length > 0)
+    return 2 + parts.first_length + parts.second_length + (parts.second_length > 0)
 
 
 # ---- too long ------------------------------------------------------------------------------------------------
 
 
-def _shortened(pieces: Pieces, excess: np.ndarray) -> Pieces:
+def _shortened(parts: RowTexts, excess: np.ndarray) -> RowTexts:
     """Return the rows with `excess` [R] tokens fewer in each.
 
     One at a time is taken from the longer text, from the second of equal ones (_truncate_seq_pair of
     google-research/bert): first the difference of the lengths, then turn by turn.
     """
-    single = pieces.second_length == 0
-    difference = pieces.first_length - pieces.second_length
+    single = parts.second_length == 0
+    difference = parts.first_length - parts.second_length
     at_once = np.minimum(excess, np.abs(difference))
     in_turn = excess - at_once
     from_first = np.where(difference > 0, at_once, 0) + in_turn // 2
     from_second = np.where(difference > 0, 0, at_once) + (in_turn + 1) // 2
-    return pieces._replace(
-        first_length=pieces.first_length - np.where(single, excess, from_first),
-        second_length=pieces.second_length - np.where(single, 0, from_second),
+    return parts._replace(
+        first_length=parts.first_length - np.where(single, excess, from_first),
+        second_length=parts.second_length - np.where(single, 0, from_second),
     )
 
 
-def _windows(examples: Examples, pieces: Pieces, max_length: int, stride: int) -> Pieces:
+def _windows(examples: TaskExamples, parts: RowTexts, max_length: int, stride: int) -> RowTexts:
     """Return the rows cut into windows: of the second text, or of the only one."""
-    single = pieces.second_length == 0
-    length = np.where(single, pieces.first_length, pieces.second_length)  # of what is cut into windows
-    room = max_length - np.where(single, 2, 3 + pieces.first_length)
+    single = parts.second_length == 0
+    length = np.where(single, parts.first_length, parts.second_length)  # of what is cut into windows
+    room = max_length - np.where(single, 2, 3 + parts.first_length)
     narrow = (room < max_length // 4) & (length > room)
     if narrow.any():
         row = int(np.argmax(narrow))
         raise UserError(
-            f"{examples[pieces.example[row]].place}: its first text has {pieces.first_length[row]} tokens and leaves"
+            f"{examples[parts.example[row]].place}: its first text has {parts.first_length[row]} tokens and leaves"
             f" windows of {max(0, room[row])} for the second with max_length={max_length}: set too_long=truncate or a"
             " larger max_length"
         )
@@ -159,11 +159,11 @@ def _windows(examples: Examples, pieces: Pieces, max_length: int, stride: int) -
     start = np.array(list(itertools.chain.from_iterable(begins)))  # [R after]
     size = np.minimum(room[of], length[of] - start)
     single = single[of]
-    return Pieces(
-        pieces.example[of],
-        pieces.first[of] + np.where(single, start, 0),
-        np.where(single, size, pieces.first_length[of]),
-        pieces.second[of] + np.where(single, 0, start),
+    return RowTexts(
+        parts.example[of],
+        parts.first[of] + np.where(single, start, 0),
+        np.where(single, size, parts.first_length[of]),
+        parts.second[of] + np.where(single, 0, start),
         np.where(single, 0, size),
     )
 
@@ -171,19 +171,19 @@ def _windows(examples: Examples, pieces: Pieces, max_length: int, stride: int) -
 # ---- rows ----------------------------------------------------------------------------------------------------
 
 
-def _laid_out(pieces: Pieces, ids: np.ndarray, tokenizer: Tokenizer) -> list[Row]:
+def _laid_out(parts: RowTexts, ids: np.ndarray, tokenizer: Tokenizer) -> list[Row]:
     """Return the rows: [CLS] first [SEP], or [CLS] first [SEP] second [SEP]; segments are 1 from the second text on."""
-    lengths = _row_lengths(pieces)
+    lengths = _row_lengths(parts)
     ends = np.cumsum(lengths)
     begins = ends - lengths
-    paired = pieces.second_length > 0
+    paired = parts.second_length > 0
     tokens = np.full(int(lengths.sum()), tokenizer.sep_id, np.int32)
     tokens[begins] = tokenizer.cls_id
-    first_places = ranges(begins + 1, pieces.first_length)
-    tokens[first_places] = ids[ranges(pieces.first, pieces.first_length)]
-    seconds = ends - 1 - pieces.second_length  # where the second text begins
-    tokens[ranges(seconds, pieces.second_length)] = ids[ranges(pieces.second, pieces.second_length)]
+    first_places = ranges(begins + 1, parts.first_length)
+    tokens[first_places] = ids[ranges(parts.first, parts.first_length)]
+    seconds = ends - 1 - parts.second_length  # where the second text begins
+    tokens[ranges(seconds, parts.second_length)] = ids[ranges(parts.second, parts.second_length)]
     segments = np.zeros(len(tokens), np.int32)
-    segments[ranges(seconds, np.where(paired, pieces.second_length + 1, 0))] = 1
-    spans = zip(begins.tolist(), ends.tolist(), pieces.example.tolist(), strict=True)
+    segments[ranges(seconds, np.where(paired, parts.second_length + 1, 0))] = 1
+    spans = zip(begins.tolist(), ends.tolist(), parts.example.tolist(), strict=True)
     return [Row(tokens[begin:end], segments[begin:end], number) for begin, end, number in spans]  # type: ignore[arg-type]

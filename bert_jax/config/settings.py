@@ -40,7 +40,7 @@ EITHER_OR = {
 }
 
 
-def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
+def from_dict(values: JsonObject) -> PretrainConfig:
     """The configuration that a nested dictionary describes.
 
     Raises:

@@ -4,7 +4,7 @@
 Shapes: B rows, S tokens, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,15 +31,16 @@ from bert_jax.finetuning.split import Outputs
 from bert_jax.mesh.distributed import is_main
 from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.train.state import Training
-from bert_jax.train.step import abstract_batch, Arrays
+from bert_jax.train.step import abstract_batch, Arrays, Fields
+from bert_jax.types import PyTree
 
 TaskTraining = Training[ResolvedConfig]
 
 
-def compile_prediction(training: TaskTraining, batch: Mapping[str, Any]) -> Callable[..., Any]:
+def compile_prediction(training: TaskTraining, batch: Fields) -> Callable[[PyTree, Arrays], jax.Array]:
     """Compile (params, batch) -> task logits, whole on every device, for batches with the fields of this one."""
 
-    def predict(params: Any, batch: Arrays) -> jax.Array:
+    def predict(params: PyTree, batch: Arrays) -> jax.Array:
         model = nnx.merge(training.graph, params)
         return model.task_logits(model.encode(batch), batch, None)
 
@@ -58,9 +59,9 @@ class Predictor:
 
     def __init__(self, training: TaskTraining):
         self.training = training
-        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._programs: dict[tuple[tuple[str, tuple[int, ...]], ...], Callable[[PyTree, Arrays], jax.Array]] = {}
 
-    def outputs(self, params: Any, units: Units, title: str = "predict") -> Outputs:
+    def outputs(self, params: PyTree, units: Units, title: str = "predict") -> Outputs:
         """Task logits of all units, in their order: [C] each of examples, [S, C] of rows without their padding.
 
         Args:
@@ -97,7 +98,7 @@ class Predictor:
         made = plain_feed(lambda number: encoder_fields(units, draws[number]), 0, len(draws))
         return zip(draws, made, strict=True)
 
-    def _program(self, fields: Batch) -> Callable[..., Any]:
+    def _program(self, fields: Batch) -> Callable[[PyTree, Arrays], jax.Array]:
         shape = tuple((name, field.shape) for name, field in sorted(fields.items()))
         if shape not in self._programs:
             self._programs[shape] = compile_prediction(self.training, fields)

@@ -5,7 +5,6 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training, TrainState
+from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class FinetuneSetup:
             digest.update(np.asarray(labels, np.int32))
         return digest.hexdigest()[:16]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """finetune.json."""
         splits = [self.train_split, *self.dev_splits]
         return {

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.finetune import ACTS_IN, FinetuneConfig, ResolvedConfig
@@ -27,6 +26,7 @@ from bert_jax.tasks.scoring.glue import confusion_matrix
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training
+from bert_jax.types import PyTree
 
 MOST_CLASSES = 12  # of a confusion matrix in a terminal
 
@@ -61,7 +61,7 @@ class SavedModel:
         return Training(ResolvedConfig.of(self.settings, self.description.model), self.mesh, self.description)
 
     @cached_property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """On the mesh."""
         abstract = {"params": self.training.abstract_state.params}
         with Checkpoints(self.finetuned.checkpoints) as checkpoints:

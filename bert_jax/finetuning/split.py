@@ -21,6 +21,7 @@ from bert_jax.tasks.rows import Row
 from bert_jax.tasks.table import Task
 from bert_jax.tasks.text_rows import unknown_note
 from bert_jax.tokenization import Tokenizer
+from bert_jax.types import JsonObject
 
 Outputs = Sequence[np.ndarray]  # of each unit: [C], or of each row: [S, C]
 
@@ -40,7 +41,7 @@ class Outcome:
     scores: dict[str, float | None]
     gold: np.ndarray | None
     predicted: np.ndarray | None
-    records: list[dict[str, Any]]
+    records: list[JsonObject]
     write: Callable[[Path], list[Path]]
     found: dict[str, float] = field(default_factory=dict)
 

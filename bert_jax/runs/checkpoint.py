@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -26,6 +25,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import own_folder
 from bert_jax.mesh.distributed import all_or_none
 from bert_jax.runs.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
+from bert_jax.types import JsonObject, PyTree
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
 
@@ -49,7 +49,7 @@ class Checkpoints:
         """The newest complete checkpoint's step."""
         return self._manager.latest_step()
 
-    def save(self, step: int, items: Mapping[str, Any], record: dict[str, Any]) -> None:
+    def save(self, step: int, items: Mapping[str, PyTree], record: JsonObject) -> None:
         """Begin to save; the arrays are copied before this returns, the writing goes on behind.
 
         Args:
@@ -64,7 +64,7 @@ class Checkpoints:
             record_argument = ocp.args.JsonSave(sealed(record, items))
             self._manager.save(step, args=ocp.args.Composite(**arguments, record=record_argument))
 
-    def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(self, step: int, abstract_items: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """Read the named items of a checkpoint onto the shardings of their abstract trees, and `record`.
 
         The arrays are compared with the checksums that they were saved with, and must be finite.
@@ -95,7 +95,7 @@ class Checkpoints:
             return (self.folder / str(step) / name).is_dir()
         return any(path.startswith(f"{name}/") for path in saved)
 
-    def _read(self, step: int, abstract_items: Mapping[str, Any]) -> Any:
+    def _read(self, step: int, abstract_items: Mapping[str, PyTree]) -> PyTree:
         """The items and `record` as they are stored."""
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_items.items()}
         try:

@@ -6,7 +6,7 @@ No array is ever whole on one device unless the mesh says so.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.types import PyTree
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -37,8 +38,8 @@ def resolve_compute_dtype(name: str, platform: str) -> str:
 class TrainState(NamedTuple):
     """A plain pytree: all that a checkpoint holds of the device's side."""
 
-    params: dict[str, Any]  # float32
-    opt_state: Any
+    params: PyTree  # float32
+    opt_state: PyTree
     step: jax.Array  # [] int32, optimizer steps done
 
 

@@ -177,7 +177,7 @@ class ResolvedConfig(FinetuneConfig):
 
     @property
     def total_steps(self) -> int:
-        """As run_classifier.py: int(examples / batch size * epochs), here by the steps of an epoch."""
+        """Optimizer steps of the run, as run_classifier.py counts them: int(steps of an epoch * epochs)."""
         return max(1, int(self.steps_per_epoch * self.epochs))
 
     @property

@@ -45,7 +45,7 @@ class OwnTask:
     separator: str | None = None
 
     def task(self) -> Task:
-        """As the table would have it."""
+        """Return it as the table of tasks would have it."""
         if self.name is not None:
             return with_columns(self.name, self.text, self.label, self.labels)
         return own_task(
@@ -83,7 +83,7 @@ def settings_of(record: JsonObject) -> FinetuneConfig:
 
 
 def task_record(task: str | OwnTask) -> JsonObject:
-    """What finetune.json says of the task; `task_from` inverts it."""
+    """Return the task as finetune.json has it; `task_from` inverts it."""
     return {"name": task} if isinstance(task, str) else {"own": to_dict(task)}
 
 

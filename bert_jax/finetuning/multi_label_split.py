@@ -43,7 +43,7 @@ class MultiLabelSplit(TextSplit):
         return {"targets": chosen.astype(np.float32)}
 
     def outcome(self, outputs: Outputs) -> Outcome:
-        """From the scores [C] of the classes of each example, each through a sigmoid of its own."""
+        """Score and predict from the logits [C] of each example, each through a sigmoid of its own."""
         probabilities = sigmoid(np.stack(outputs))
         predicted = probabilities >= THRESHOLD
         scores = {} if self.gold is None else multi_label.scores(self.task.metrics, self.gold, predicted)

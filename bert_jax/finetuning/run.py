@@ -29,7 +29,7 @@ from bert_jax.types import JsonObject, PyTree
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run."""
+    """The outcome of a finished run."""
 
     path: Path
     metric: str
@@ -68,7 +68,9 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
             )
             return read_result(run)
         objective = Finetuning(prepared, run)
-        session, state = train_run(objective, run, prepared.attention_case(), resume_command=resume_command)
+        session, state = train_run(
+            objective, run, prepared.training.attention_case(prepared.schedule.widths), resume_command=resume_command
+        )
         assert state is not None
         return objective.finish(session, state)
 
@@ -229,7 +231,7 @@ class Finetuning:
 
 
 def read_result(run: Finetuned) -> Result:
-    """Of a finished run, from its scores.json."""
+    """Return the outcome of a finished run, read from its scores.json."""
     record = read_record(run.scores_file)
     with reading(run.scores_file, "remove it and run the same command again: the run is only scored"):
         main, degenerate = record["main"], record["degenerate"]

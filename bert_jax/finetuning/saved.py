@@ -62,7 +62,7 @@ class SavedModel:
 
     @cached_property
     def params(self) -> PyTree:
-        """On the mesh."""
+        """The parameters of the newest checkpoint, on the mesh."""
         abstract = {"params": self.training.abstract_state.params}
         with Checkpoints(self.finetuned.checkpoints) as checkpoints:
             if checkpoints.latest is None:
@@ -71,7 +71,7 @@ class SavedModel:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """Its programs."""
+        """The compiled programs of the model."""
         return Predictor(self.training)
 
     def source(self, data: str, task: Task | None = None) -> SplitRequest:

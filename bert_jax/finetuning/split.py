@@ -28,7 +28,7 @@ Outputs = Sequence[np.ndarray]  # of each unit: [C], or of each row: [S, C]
 
 @dataclass
 class Outcome:
-    """What a pass over a split has found.
+    """The outcome of a pass over a split.
 
     Attributes:
       scores: by name, in the units of the official scorer; None: not defined. Empty without labels.
@@ -55,7 +55,7 @@ class TaskSplit(Protocol):
     notes: list[str]
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
-        """What a batch is trained on; see `losses.task_scores`."""
+        """Return the labels of a batch; see `losses.task_scores`."""
 
     def outcome(self, outputs: Outputs) -> Outcome:
         """Scores and predictions from the outputs of all units, in their order."""
@@ -65,7 +65,7 @@ class TaskSplit(Protocol):
 
 
 class SplitRequest(NamedTuple):
-    """What a split is made from."""
+    """Everything that a split is made from: task, data, tokenizer, settings, head, model."""
 
     task: Task  # with its labels
     data: str | Path

@@ -137,7 +137,7 @@ def _grouped(devices: Sequence[jax.Device], attribute: str) -> list[list[jax.Dev
 
 
 def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
-    """As many of the devices as the sizes need: TPUs so that neighbours in the mesh are wired, others in their order."""
+    """Return as many of the devices as the sizes need: TPUs so that neighbours in the mesh are wired, others in their order."""
     devices = devices[: math.prod(sizes)]
     if devices[0].platform == "tpu":
         return jax.make_mesh(sizes, AXES[1:], axis_types=(AxisType.Auto,) * len(sizes), devices=devices).devices
@@ -224,8 +224,8 @@ def keep_rows(x: jax.Array) -> jax.Array:
 
 
 def uncut(axes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `axes` over which the mesh in force (`jax.set_mesh`) leaves the cutting to the partitioner: none without a
-    mesh, and none that a `jax.shard_map` has cut already."""
+    """Return those of `axes` over which the mesh in force (`jax.set_mesh`) leaves the cutting to the partitioner: none without
+    a mesh, and none that a `jax.shard_map` has cut already."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     return tuple(axis for axis in axes if kinds.get(axis) == AxisType.Auto)

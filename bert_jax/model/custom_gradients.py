@@ -158,7 +158,7 @@ def gelu_slope(x: jax.Array, form: str) -> jax.Array:
 
 
 def _normal_cdf(x: jax.Array, form: str) -> jax.Array:
-    """What GELU multiplies x by: the normal distribution function, or its approximation by tanh."""
+    """Return the factor of x in GELU: the normal distribution function, or its approximation by tanh."""
     if form == "gelu_erf":
         return 0.5 * (1 + jax.lax.erf(x * SQRT_HALF))
     return 0.5 * (1 + jnp.tanh(SQRT_TWO_OVER_PI * (x + CUBIC * x**3)))

@@ -42,7 +42,7 @@ class Compute:
 
 
 class EncoderOutput(NamedTuple):
-    """What `encode` returns."""
+    """The encoder's outputs."""
 
     sequence_output: jax.Array  # [B, S, D] of the last layer
     pooled_output: jax.Array | None  # [B, E, D] the [CLS] of each packed example through the pooler; None without one

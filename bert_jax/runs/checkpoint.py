@@ -109,7 +109,7 @@ class Checkpoints:
             ) from None
 
     def _way_back(self, step: int) -> str:
-        """What to do without this checkpoint."""
+        """Return what to do without this checkpoint."""
         earlier = max((other for other in self._manager.all_steps() if other < step), default=None)
         if earlier is None:
             return "there is none before it here: copy it again, or make it anew"
@@ -158,7 +158,7 @@ class Checkpoints:
             )
 
     def _what_stays(self) -> str:
-        """What a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
+        """Return what a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
         steps = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
         return f"the newest one there, of step {max(steps):,}, is good" if steps else "none there is complete yet"
 
@@ -207,7 +207,7 @@ def unfinished_saves(folder: Path) -> list[str]:
 
 
 def remedy_for(error: Exception, folder: Path) -> str:
-    """What to do about a write into `folder` that failed. Of libraries' errors only the text is there."""
+    """Return what to do about a write into `folder` that failed; of libraries' errors only the text is there."""
     named = {getattr(error, "errno", None)} | {
         number for number in errno.errorcode if os.strerror(number) in str(error)
     }

@@ -67,7 +67,7 @@ def check_arrays(items: Mapping[str, PyTree], saved: Mapping[str, str] | None) -
 
 
 def damage_found(folder: Path, items: Mapping[str, PyTree], error: Exception) -> str | None:
-    """Which file or array is the cause of an error that Orbax raised, as far as can be told."""
+    """Return which file or array caused an error that Orbax raised, as far as can be told."""
     needed = [RECORD_FILE, *(f"{item}/{file}" for item in items for file in _ITEM_FILES)]
     for name in needed:
         if not (folder / name).is_file():

@@ -115,7 +115,7 @@ def _sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def _of_global(array: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `_of_parts`, of a whole array where it lies."""
+    """Return the sums of `_of_parts` of a whole array, taken where it lies."""
     array = array.reshape(array.shape or (1,))
     words = array.astype(jnp.uint32) if array.dtype == bool else _bits(array).astype(jnp.uint32)
     rows = words.sum(axis=-1, dtype=jnp.uint32)

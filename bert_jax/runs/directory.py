@@ -102,7 +102,7 @@ class RunDirectory:
         return load_config(self.config_file)
 
     def description(self) -> ModelDescription:
-        """What its checkpoints hold: all of pre-training, unless a conversion has written down something else.
+        """Return what its checkpoints hold: all of pre-training, unless a conversion has written down something else.
 
         Raises:
           UserError: what it has written down cannot be read.
@@ -170,7 +170,7 @@ def open_run(path: str | Path) -> RunDirectory:
 
 
 def _other_format(run: RunDirectory) -> str | None:
-    """Whose checkpoint lies where a run is looked for, by the names of its files; None: nobody's."""
+    """Return whose checkpoint lies where a run is looked for, by the names of its files; None: nobody's."""
     path = run.path
     if run.checkpoints.is_dir():
         return None
@@ -261,7 +261,7 @@ def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Toke
 
 
 def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
-    """That training can go on at the converted step with what the checkpoint holds, before anything is written."""
+    """Refuse, before anything is written, a converted step that training cannot go on from with what the checkpoint holds."""
     step = max((int(folder.name) for folder in run.checkpoints.glob("[0-9]*") if folder.name.isdigit()), default=None)
     if step is None:
         raise UserError(f"{run.path}: was converted, and its checkpoint is gone: convert it again")

@@ -33,7 +33,7 @@ class MetricsWindow:
             self.sums[name] = value if name in LAST_VALUE else self.sums.get(name, 0.0) + value
 
     def as_record(self) -> JsonObject:
-        """What a checkpoint keeps; `MetricsWindow(**record)` gives it back."""
+        """Return what a checkpoint keeps; `MetricsWindow(**record)` gives it back."""
         return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
 

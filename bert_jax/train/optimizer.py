@@ -47,7 +47,7 @@ class Stretch(NamedTuple):
 
 
 def _linear(peak: jax.Array, at: Stretch) -> jax.Array:
-    """As the original: the decay counts from step 0, so the peak itself is not quite reached."""
+    """Fall to 0 as the original does: the decay counts from step 0, so the peak itself is not quite reached."""
     return peak * jnp.maximum(at.steps - at.step, 0) / at.steps
 
 
@@ -120,7 +120,7 @@ def make_optimizer(config: OptimizerSettings, schedule: optax.Schedule) -> optax
 
 
 def layer_rates(parameters: PyTree, decay: float) -> PyTree:
-    """Of L layers, layer l has decay^(L + 1 - l), the embeddings are layer 0, and all above them has 1.
+    """Return decay^(L + 1 - l) for layer l of L; the embeddings are layer 0, and everything above the layers has 1.
 
     Universal Language Model Fine-tuning (1801.06146), section 3.2; counted as ELECTRA (2003.10555) does.
 

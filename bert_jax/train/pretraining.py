@@ -331,15 +331,7 @@ def check_examples(config: PretrainConfig, data: DataDirectory, number: int) -> 
         )
 
 
-def attention_case(training: Training) -> AttentionCase:
-    """What a run asks of attention on one of its devices."""
-    config, device = training.config, training.mesh.devices.flat[0]
-    return AttentionCase(
-        platform=device.platform,
-        device_kind=device.device_kind,
-        sequence_lengths=tuple(sorted({size for phase in config.phases for size in row_lengths(config, phase)})),
-        heads=config.model.num_attention_heads // training.mesh.shape["tensor"],
-        head_size=config.model.head_size,
-        dtype=training.compute.dtype,
-        dropout_rate=config.model.attention_probs_dropout_prob,
-    )
+def attention_case(training: Training[PretrainConfig]) -> AttentionCase:
+    """Return what a run asks of attention on one of its devices."""
+    config = training.config
+    return training.attention_case(size for phase in config.phases for size in row_lengths(config, phase))

@@ -35,7 +35,7 @@ class StepSpan(NamedTuple):
 
 
 class RunObjective(Protocol):
-    """What differs between kinds of runs, as the session sees it."""
+    """The part of a run that its kind decides: the session calls it."""
 
     keeps_optimizer: bool  # whether the finished run's checkpoint holds moments, to be trained on
     remedy: str  # what to change where a loss is not finite

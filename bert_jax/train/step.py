@@ -32,7 +32,7 @@ type Fields = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]  # of 
 
 
 class Loss(Protocol):
-    """What a run is trained on, as the train step sees it."""
+    """The function that a run minimises, in the parts that the train step needs."""
 
     def weights(self, batch: Arrays) -> Arrays:
         """Return the weight of each term over the global batch, by name: what its loss is divided by.

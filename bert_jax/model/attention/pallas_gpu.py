@@ -214,7 +214,7 @@ def reach(ids: jax.Array, block: int) -> jax.Array:
 
 
 class _GpuSpecs:
-    """Which part of each array a program sees: one head of one row, whole or a block of its tokens."""
+    """The part of each array that a program sees: one head of one row, whole or a block of its tokens."""
 
     def __init__(self, shape: tuple[int, ...], plan: GpuKernelPlan):
         B, S, _ = shape

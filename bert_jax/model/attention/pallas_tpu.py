@@ -174,7 +174,7 @@ def _call_backward(
 
 
 class _TpuSpecs:
-    """Which part of each array a program sees: R rows and one group of heads."""
+    """The part of each array that a program sees: R rows and one group of heads."""
 
     def __init__(self, shape: tuple[int, ...], plan: TpuKernelPlan):
         rows, S, P = plan.program_rows, shape[1], plan.program_heads
@@ -186,7 +186,7 @@ class _TpuSpecs:
 
 
 def _options(q: jax.Array, plan: TpuKernelPlan, products: int, arrays: int) -> dict[str, Any]:
-    """What both calls share; the cost is that of `products` S x S matrix products a head and `arrays` of q's size."""
+    """Return what both calls share; the cost is that of `products` S x S matrix products a head and `arrays` of q's size."""
     B, S, features = q.shape
     return {
         "interpret": plan.interpret,

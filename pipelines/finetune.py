@@ -15,6 +15,7 @@ from bert_jax.config.finetune import current_assignment, FinetuneConfig
 from bert_jax.config.settings import flatten, override, settings_help, to_dict
 from bert_jax.errors import UserError
 from bert_jax.tasks.table import TASKS
+from bert_jax.types import JsonObject
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -217,7 +218,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--retries belongs to a single run: of several, those that collapsed are counted")
 
 
-def _tell_several(record: dict[str, Any], output: Path) -> int:
+def _tell_several(record: JsonObject, output: Path) -> int:
     metric = f"{record['split']} {record['metric'].replace('_', ' ')}"
     for run in record["runs"]:
         value = "not defined" if run["value"] is None else f"{run['value']:.4f}"

@@ -113,7 +113,7 @@ class ModelDescription:
         return to_dict(self)
 
     def summary(self) -> str:
-        """In words: "12 layers of 768, 30,522 entries, with pooler, MLM and NSP heads"."""
+        """Return in words what it holds: "12 layers of 768, 30,522 entries, with pooler, MLM and NSP heads"."""
         model = self.model
         parts = [name for name, has in (("pooler", self.pooler), ("MLM", self.mlm), ("NSP", self.nsp)) if has]
         parts += [self.task.kind] if self.task else []

@@ -25,26 +25,26 @@ def with_default(config: type, name: str, default: Any) -> Any:
     return setting(default, inherited.metadata["help"])
 
 
-def require_positive(section: str, config: Any, name: str) -> None:
+def require_positive(section: str, config: object, name: str) -> None:
     value = getattr(config, name)
     if not 0 < value < math.inf:
         finite = " and finite" if value == math.inf else ""
         raise UserError(f"{dotted(section, name)}={value} must be more than 0{finite}")
 
 
-def require_not_negative(section: str, config: Any, name: str) -> None:
+def require_not_negative(section: str, config: object, name: str) -> None:
     if not 0 <= getattr(config, name) < math.inf:
         raise UserError(f"{dotted(section, name)}={getattr(config, name)} is not possible: use 0 or more")
 
 
-def require_share(section: str, config: Any, name: str, below_one: bool = False) -> None:
+def require_share(section: str, config: object, name: str, below_one: bool = False) -> None:
     value = getattr(config, name)
     if not (0 <= value < 1 or (value == 1 and not below_one)):
         bound = "at least 0 and less than 1" if below_one else "from 0 to 1"
         raise UserError(f"{dotted(section, name)}={value} must be {bound}")
 
 
-def require_choice(section: str, config: Any, name: str, choices: Sequence[str | None]) -> None:
+def require_choice(section: str, config: object, name: str, choices: Sequence[str | None]) -> None:
     value = getattr(config, name)
     if value not in choices:
         words = ", ".join("none" if choice is None else choice for choice in choices)
@@ -73,7 +73,7 @@ def build[C](kind: type[C], values: Mapping[str, Any]) -> C:
     return _build(kind, values, "")
 
 
-def _build(cls: Any, values: Any, prefix: str) -> Any:
+def _build(cls: Any, values: object, prefix: str) -> Any:
     if not isinstance(values, Mapping):
         raise UserError(f"{prefix.rstrip('.')} must hold named settings, not {values!r}")
     hints = typing.get_type_hints(cls)

@@ -3,9 +3,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from bert_jax.config.description import COMBINATIONS, FUSIONS
 from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting, with_default
@@ -146,7 +145,7 @@ class FinetuneConfig(TrainingConfig):
             raise UserError(f"layers={self.layers} is no list of numbers: write -4,-3,-2,-1") from None
 
 
-def current_settings(values: Mapping[str, Any]) -> JsonObject:
+def current_settings(values: JsonObject) -> JsonObject:
     """Return the settings that a finetune.json holds under their present names, whichever version wrote it."""
     if "optimizer" in values:
         return dict(values)
@@ -188,7 +187,7 @@ class ResolvedConfig(FinetuneConfig):
 
     @property
     def total_steps(self) -> int:
-        """As run_classifier.py: int(examples / batch size * epochs), here by the steps of an epoch."""
+        """Optimizer steps of the run, as run_classifier.py counts them: int(steps of an epoch * epochs)."""
         return max(1, int(self.steps_per_epoch * self.epochs))
 
     @property

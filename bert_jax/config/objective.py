@@ -29,7 +29,7 @@ OBJECTIVES: Mapping[str, Objective] = {
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is predicted. Of the picked tokens `mask_share` become [MASK], `random_share` a random id, the rest stay."""
+    """The objective. Of the picked tokens `mask_share` become [MASK], `random_share` a random id, the rest stay."""
 
     name: str = setting(
         "mlm_nsp", "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences or mlm_document"
@@ -64,7 +64,7 @@ class ObjectiveConfig:
 
     @property
     def examples(self) -> str:
-        """Which examples of the prepared data are trained on."""
+        """The kind of prepared examples that is trained on."""
         return OBJECTIVES[self.name].examples
 
     @property

@@ -40,7 +40,7 @@ EITHER_OR = {
 }
 
 
-def from_dict(values: Mapping[str, Any]) -> PretrainConfig:
+def from_dict(values: JsonObject) -> PretrainConfig:
     """The configuration that a nested dictionary describes.
 
     Raises:
@@ -133,7 +133,7 @@ def flatten(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> Iter
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """What differs between two configurations, as `key: old -> new`, without what a resumed run may change."""
+    """Return where two configurations differ, as `key: old -> new`, without what a resumed run may change."""
     before, after = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if not key.startswith(RESUMABLE_CHANGES)]

@@ -118,7 +118,7 @@ class OptimizerSettings:
 
     @property
     def state_parts(self) -> tuple[str, bool, bool]:
-        """What decides where a checkpoint keeps the moments: runs that agree in it can go on with each other's."""
+        """The settings that decide where a checkpoint keeps its state: runs that agree in them can go on with each other's."""
         return self.kind.family, bool(self.clip_norm), self.freeze != "none"
 
     def schedule_part(self, steps: int) -> SchedulePart:
@@ -155,7 +155,7 @@ class MeshConfig:
             raise UserError(f"mesh sizes {self} are not possible: use numbers from 1, and -1 at most once")
 
     def __str__(self) -> str:
-        """As on the command line; `dcn` where it is used."""
+        """Return the sizes as the command line has them; `dcn` where it is used."""
         sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
         if self.dcn != 1:
             sizes = {"dcn": self.dcn, **sizes}
@@ -164,7 +164,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What every kind of run is configured by, and the run core asks for."""
+    """The configuration that every kind of run has: what the run core reads."""
 
     optimizer: OptimizerSettings = OptimizerSettings()
     mesh: MeshConfig = MeshConfig()

@@ -75,7 +75,7 @@ def _flat(parts: Sequence[Sequence[int]], dtype: type) -> np.ndarray:
 
 
 class Shape(NamedTuple):
-    """What a step is compiled for."""
+    """The sizes that a step is compiled for."""
 
     examples: int  # N
     rows: int  # B
@@ -83,7 +83,7 @@ class Shape(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What a batch holds."""
+    """The examples and rows of a batch, by number."""
 
     examples: np.ndarray  # [N] numbers of units; NOBODY fills up
     rows: np.ndarray  # [B] rows of the table; NOBODY fills up
@@ -93,7 +93,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Units:
-    """What is drawn together: a row by itself, or all rows of an example (choices, windows).
+    """The groups of rows that are drawn together: a row by itself, or all rows of an example (choices, windows).
 
     Attributes:
       table: the rows.
@@ -172,7 +172,7 @@ def choose_widths(lengths: np.ndarray, count: int, longest: int) -> list[int]:
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Which examples each step trains on.
+    """The order in which steps go through the examples, epoch by epoch.
 
     Attributes:
       units: what is drawn.

@@ -8,10 +8,8 @@ scores.json     scores by split, written last: a run that has it is finished
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.fields import build
@@ -48,7 +46,7 @@ class OwnTask:
     separator: str | None = None
 
     def task(self) -> Task:
-        """As the table would have it."""
+        """Return it as the table of tasks would have it."""
         if self.name is not None:
             return with_columns(self.name, self.text, self.label, self.labels)
         return own_task(
@@ -80,27 +78,27 @@ class Finetuned(RunDirectory):
             return task_from(self.record["task"], tuple(self.record["labels"]) or None)
 
 
-def settings_of(record: Mapping[str, Any]) -> FinetuneConfig:
+def settings_of(record: JsonObject) -> FinetuneConfig:
     """Return the settings in a finetune.json of this version or an earlier one."""
     return build(FinetuneConfig, current_settings(record["settings"]))
 
 
-def task_record(task: str | OwnTask) -> dict[str, Any]:
-    """What finetune.json says of the task; `task_from` inverts it."""
+def task_record(task: str | OwnTask) -> JsonObject:
+    """Return the task as finetune.json has it; `task_from` inverts it."""
     return {"name": task} if isinstance(task, str) else {"own": to_dict(task)}
 
 
-def _named(record: Mapping[str, Any]) -> str | OwnTask:
+def _named(record: JsonObject) -> str | OwnTask:
     """Invert `task_record`; a record that JSON held has lists where there were tuples."""
     if "name" in record:
         return str(record["name"])
-    own: dict[str, Any] = {
+    own: JsonObject = {
         name: tuple(value) if isinstance(value, list) else value for name, value in record["own"].items()
     }
     return OwnTask(**own)
 
 
-def task_from(record: Mapping[str, Any], labels: tuple[str, ...] | None) -> Task:
+def task_from(record: JsonObject, labels: tuple[str, ...] | None) -> Task:
     """The task of a run."""
     named = _named(record)
     task = named.task() if isinstance(named, OwnTask) else find_task(named)
@@ -131,9 +129,7 @@ def open_finetuned(path: Path) -> Finetuned:
     return Finetuned(path, read_record(file))
 
 
-def start_or_resume(
-    path: Path, record: dict[str, Any], description: ModelDescription, tokenizer: Tokenizer
-) -> Finetuned:
+def start_or_resume(path: Path, record: JsonObject, description: ModelDescription, tokenizer: Tokenizer) -> Finetuned:
     """The directory for a run: made anew, or recognised as the same.
 
     Raises:
@@ -174,7 +170,7 @@ def _changes(old: JsonObject, new: JsonObject) -> list[str]:
     return changed + _content_changes(old, new)
 
 
-def _task_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _task_changes(old: JsonObject, new: JsonObject) -> list[str]:
     before, after = _named(old), _named(new)
     if isinstance(before, OwnTask) and isinstance(after, OwnTask):
         told = {f"--{name}": (getattr(before, name), getattr(after, name)) for name in asdict(after)}
@@ -184,15 +180,14 @@ def _task_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{option}: {_spelled(one)} -> {_spelled(other)}" for option, (one, other) in told.items() if one != other]
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _content_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _content_changes(old: JsonObject, new: JsonObject) -> list[str]:
     """Say which examples and weights are other ones; a record without digests, of an older version, says it of rows alone."""
-    splits = [
-        name for name, content in new["content"].items() if old.get("content", new["content"]).get(name) != content
-    ]
+    recorded: JsonObject = old["content"] if "content" in old else new["content"]
+    splits = [name for name, content in new["content"].items() if recorded.get(name) != content]
     changed = [f"the examples of {name} are others than those that {old['data']} held" for name in splits]
     if not changed and old["training_rows"] != new["training_rows"]:
         changed.append(f"the rows made from {new['data']} are others than they were")
@@ -204,7 +199,7 @@ def _content_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     return changed
 
 
-def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+def write_records(path: Path, records: list[JsonObject]) -> None:
     """One JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with complete_or_absent(path) as file:
@@ -212,7 +207,7 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
             file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
-def read_record(file: Path) -> dict[str, Any]:
+def read_record(file: Path) -> JsonObject:
     """A file of a fine-tuned run; raises UserError where it is broken."""
     try:
         return read_json(file, AGAIN)

@@ -7,7 +7,6 @@ Shapes: B rows, S tokens, N examples, C classes or choices.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from bert_jax.tasks.rows import IGNORE
 from bert_jax.train.losses import cross_entropy, Scores
 from bert_jax.train.state import Training
 from bert_jax.train.step import Arrays
+from bert_jax.types import PyTree
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TaskLoss:
         counted = batch["labels"] != IGNORE if self.kind == "tagging" else batch["example_weights"]
         return {"task": counted.astype(jnp.float32).sum()}
 
-    def scores(self, training: Training, params: Any, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
+    def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
         """Return the sums of `task`; see `train.step.Loss`."""
         if self.frozen_encoder:
             params = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}

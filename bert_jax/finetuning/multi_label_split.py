@@ -17,6 +17,7 @@ from bert_jax.tasks.examples import TextExample
 from bert_jax.tasks.scoring import multi_label
 from bert_jax.tasks.submissions import write_predictions
 from bert_jax.tasks.table import Task
+from bert_jax.types import JsonObject
 
 THRESHOLD = 0.5  # a class is predicted from this probability on
 
@@ -42,7 +43,7 @@ class MultiLabelSplit(TextSplit):
         return {"targets": chosen.astype(np.float32)}
 
     def outcome(self, outputs: Outputs) -> Outcome:
-        """From the scores [C] of the classes of each example, each through a sigmoid of its own."""
+        """Score and predict from the logits [C] of each example, each through a sigmoid of its own."""
         probabilities = sigmoid(np.stack(outputs))
         predicted = probabilities >= THRESHOLD
         scores = {} if self.gold is None else multi_label.scores(self.task.metrics, self.gold, predicted)
@@ -72,7 +73,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(logits.astype(np.float64) / 2))  # overflows nowhere
 
 
-def _record(example: Any, chosen: tuple[int, ...], probabilities: np.ndarray) -> dict[str, Any]:
+def _record(example: Any, chosen: tuple[int, ...], probabilities: np.ndarray) -> JsonObject:
     assert isinstance(example, TextExample)
     return {
         "name": example.name,

@@ -5,7 +5,6 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,18 +22,18 @@ from bert_jax.finetuning.splits import load_split, resolved
 from bert_jax.finetuning.tagging_split import read_sentences
 from bert_jax.mesh.distributed import say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, put_whole, row_shards
-from bert_jax.model.attention import AttentionCase
 from bert_jax.tasks.columns import with_labels
 from bert_jax.tasks.schemes import detect_scheme, labels_of, named_labels, scheme_named
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training, TrainState
+from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be fine-tuned."""
+    """A request for a fine-tuned run: task, data, model and settings."""
 
     task: str | OwnTask  # a name of the table, or one's own
     data: str  # folder, file or tfds:...
@@ -95,7 +94,7 @@ class FinetuneSetup:
 
     @cached_property
     def dev_splits(self) -> list[TaskSplit]:
-        """Those with labels to score on; the first is the main one."""
+        """The splits with labels to score on; the first is the main one."""
         names = [name for name in self.task.files if name.startswith("dev") and self._is_there(name)]
         return [self.split(name) for name in names]
 
@@ -110,7 +109,7 @@ class FinetuneSetup:
 
     @cached_property
     def schedule(self) -> EpochOrder:
-        """Which examples each step trains on."""
+        """The order in which steps go through the training examples."""
         units = self.train_split.units
         assert self.config.batch_size is not None and self.config.max_length is not None
         widths = choose_widths(units.lengths, self.config.buckets, self.config.max_length)
@@ -126,19 +125,6 @@ class FinetuneSetup:
         """Graph, optimizer, shardings."""
         config = ResolvedConfig.of(self.config, self.description.model, self.schedule.steps_per_epoch)
         return Training(config, self.mesh, self.description)
-
-    def attention_case(self) -> AttentionCase:
-        """What the run asks of attention on one device."""
-        device, model = self.mesh.devices.flat[0], self.description.model
-        return AttentionCase(
-            platform=device.platform,
-            device_kind=device.device_kind,
-            sequence_lengths=tuple(self.schedule.widths),
-            heads=model.num_attention_heads // self.mesh.shape["tensor"],
-            head_size=model.head_size,
-            dtype=self.training.compute.dtype,
-            dropout_rate=model.attention_probs_dropout_prob,
-        )
 
     def initial_state(self) -> TrainState:
         """The checkpoint's encoder with a new head; parameters that the checkpoint lacks are drawn."""
@@ -168,7 +154,7 @@ class FinetuneSetup:
         return digest.hexdigest()[:16]
 
     def _fingerprint(self) -> str:
-        """Of the rows that are trained on and their labels: the same one means that a stopped run may go on with them."""
+        """Return a digest of the rows that are trained on and their labels: where it is the same, a stopped run may go on."""
         table = self.train_split.units.table
         gold = getattr(self.train_split, "gold", None)
         digest = hashlib.sha256()
@@ -184,7 +170,7 @@ class FinetuneSetup:
             digest.update(np.asarray(labels, np.int32))
         return digest.hexdigest()[:16]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """finetune.json."""
         splits = [self.train_split, *self.dev_splits]
         return {

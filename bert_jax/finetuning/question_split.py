@@ -72,7 +72,7 @@ class QuestionSplit:
         return content_of(self.questions)
 
     def outcome(self, outputs: Outputs) -> Outcome:
-        """From the scores [S, 2] of each row."""
+        """Score and predict from the logits [S, 2] of each row."""
         start, end = ([row[:, column] for row in outputs] for column in (0, 1))
         answered = answers.find_answers(self.questions, self.made, start, end, self.settings)
         impossible, threshold, found = self.settings.may_be_impossible, self.found.get("null_threshold", 0.0), {}

@@ -4,7 +4,8 @@
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import jax
 
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
@@ -21,13 +22,14 @@ from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.tasks.table import Task
 from bert_jax.train.metrics import MetricsWindow
 from bert_jax.train.run import locked_by_main, open_shared, train_run
-from bert_jax.train.session import Record, Session, StepSpan
+from bert_jax.train.session import Session, StepSpan
 from bert_jax.train.state import TrainState
+from bert_jax.types import JsonObject, PyTree
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run."""
+    """The outcome of a finished run."""
 
     path: Path
     metric: str
@@ -66,12 +68,14 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
             )
             return read_result(run)
         objective = Finetuning(prepared, run)
-        session, state = train_run(objective, run, prepared.attention_case(), resume_command=resume_command)
+        session, state = train_run(
+            objective, run, prepared.training.attention_case(prepared.schedule.widths), resume_command=resume_command
+        )
         assert state is not None
         return objective.finish(session, state)
 
 
-def open_run_directory(output: Path, prepared: FinetuneSetup, record: Record) -> Finetuned:
+def open_run_directory(output: Path, prepared: FinetuneSetup, record: JsonObject) -> Finetuned:
     """Return the run directory, made or recognised by the main process and seen by all.
 
     Raises:
@@ -130,7 +134,7 @@ class Finetuning:
         """Return the run, which is of one piece."""
         return [StepSpan(0, 0, self.prepared.total_steps)]
 
-    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, Any]]:
+    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, jax.ShapeDtypeStruct]]:
         """Return nothing: which widths and counts of rows come is seen when they come."""
         return []
 
@@ -143,7 +147,7 @@ class Finetuning:
         batch = {**encoder_fields(split.units, draw), **split.labels(draw)}
         return own_part(batch, self.training.mesh)
 
-    def first_lines(self) -> Iterator[Record]:
+    def first_lines(self) -> Iterator[JsonObject]:
         """Yield nothing."""
         return iter(())
 
@@ -151,7 +155,7 @@ class Finetuning:
         """Return the loss of a step."""
         return {"loss": f"{sums['task_loss'] / max(sums['task_weight'], 1.0):.3f}"}
 
-    def line(self, done: int, span: int, window: MetricsWindow) -> Record:
+    def line(self, done: int, span: int, window: MetricsWindow) -> JsonObject:
         """Return the line of metrics.jsonl for the steps up to `done`."""
         schedule, sums = self.prepared.schedule, window.sums
         weight = max(sums["task_weight"], 1e-9)
@@ -166,14 +170,14 @@ class Finetuning:
     def _epoch(self, done: int) -> float:
         return round(done / self.prepared.schedule.steps_per_epoch, 4)
 
-    def evaluate(self, done: int, params: Any) -> Iterator[tuple[Record, str]]:
+    def evaluate(self, done: int, params: PyTree) -> Iterator[tuple[JsonObject, str]]:
         """Score the dev splits."""
         self.outcomes = self._outcomes(params)
         for name, outcome in self.outcomes.items():
             place = {"kind": "dev", "split": name, "step": done, "epoch": self._epoch(done)}
             yield {**place, **_numbers(outcome.scores)}, spoken(name, outcome.scores, self.prepared.task.f1_of)
 
-    def _outcomes(self, params: Any) -> dict[str, Outcome]:
+    def _outcomes(self, params: PyTree) -> dict[str, Outcome]:
         return {
             split.name: split.outcome(self.predictor.outputs(params, split.units, split.name))
             for split in self.prepared.dev_splits
@@ -199,7 +203,7 @@ class Finetuning:
             found |= outcome.found
         write_json(self.run.finetune_file, {**self.run.record, "found": found})
 
-    def _scores(self, session: Session) -> Record:
+    def _scores(self, session: Session) -> JsonObject:
         """Return scores.json."""
         task, config = self.prepared.task, self.prepared.config
         judgement, value, split, metric = Judgement(), None, "", task.metrics[0]
@@ -227,7 +231,7 @@ class Finetuning:
 
 
 def read_result(run: Finetuned) -> Result:
-    """Of a finished run, from its scores.json."""
+    """Return the outcome of a finished run, read from its scores.json."""
     record = read_record(run.scores_file)
     with reading(run.scores_file, "remove it and run the same command again: the run is only scored"):
         main, degenerate = record["main"], record["degenerate"]

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.runs.names import SEEDS_FILE
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
 from bert_jax.train.run import locked_by_main
+from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def grid(wanted: Wanted) -> list[RunEntry]:
     return entries
 
 
-def run_all(entries: Sequence[RunEntry], output: Path, *, resume_command: str) -> dict[str, Any]:
+def run_all(entries: Sequence[RunEntry], output: Path, *, resume_command: str) -> JsonObject:
     """All runs, one after the other; finished ones are recognised. Returns and writes seeds.json.
 
     Raises:
@@ -89,7 +89,7 @@ def run_all(entries: Sequence[RunEntry], output: Path, *, resume_command: str) -
     return record
 
 
-def summary(entries: Sequence[RunEntry], results: Sequence[Result]) -> dict[str, Any]:
+def summary(entries: Sequence[RunEntry], results: Sequence[Result]) -> JsonObject:
     """Mean, standard deviation, best and how many collapsed, of the runs that have learned something."""
     good = [
         (result.value, result.path.name) for result in results if result.degenerate is None and result.value is not None
@@ -109,7 +109,7 @@ def summary(entries: Sequence[RunEntry], results: Sequence[Result]) -> dict[str,
     }
 
 
-def _run_record(entry: RunEntry, result: Result) -> dict[str, Any]:
+def _run_record(entry: RunEntry, result: Result) -> JsonObject:
     config = entry.wanted.config
     return {
         "seed": config.seed,

@@ -21,13 +21,14 @@ from bert_jax.tasks.rows import Row
 from bert_jax.tasks.table import Task
 from bert_jax.tasks.text_rows import unknown_note
 from bert_jax.tokenization import Tokenizer
+from bert_jax.types import JsonObject
 
 Outputs = Sequence[np.ndarray]  # of each unit: [C], or of each row: [S, C]
 
 
 @dataclass
 class Outcome:
-    """What a pass over a split has found.
+    """The outcome of a pass over a split.
 
     Attributes:
       scores: by name, in the units of the official scorer; None: not defined. Empty without labels.
@@ -40,7 +41,7 @@ class Outcome:
     scores: dict[str, float | None]
     gold: np.ndarray | None
     predicted: np.ndarray | None
-    records: list[dict[str, Any]]
+    records: list[JsonObject]
     write: Callable[[Path], list[Path]]
     found: dict[str, float] = field(default_factory=dict)
 
@@ -54,7 +55,7 @@ class TaskSplit(Protocol):
     notes: list[str]
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
-        """What a batch is trained on; see `losses.task_scores`."""
+        """Return the labels of a batch; see `losses.task_scores`."""
 
     def outcome(self, outputs: Outputs) -> Outcome:
         """Scores and predictions from the outputs of all units, in their order."""
@@ -64,7 +65,7 @@ class TaskSplit(Protocol):
 
 
 class SplitRequest(NamedTuple):
-    """What a split is made from."""
+    """Everything that a split is made from: task, data, tokenizer, settings, head, model."""
 
     task: Task  # with its labels
     data: str | Path

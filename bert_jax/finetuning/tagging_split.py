@@ -84,7 +84,7 @@ class TaggingSplit:
         self.constrained = config.tag_scheme if config.constrained else None
 
     def _notes_of_labels(self, training: bool) -> list[str]:
-        """What is said of tags that are classes, and of those that the network does not know."""
+        """Return notes on tags that are classes, and on those that the network does not know."""
         notes = []
         if training and self.scheme is None:
             shown = listed(label for label in self.labels_known if label != schemes.OUTSIDE)
@@ -112,7 +112,7 @@ class TaggingSplit:
         return content_of(self.sentences)
 
     def outcome(self, outputs: Outputs) -> Outcome:
-        """From the scores [S, C] of each row."""
+        """Score and predict from the logits [S, C] of each row."""
         tagged = decode(outputs, self.words, self.labels_known, self.constrained)
         # conlleval reads IOB: neighbours of other schemes would be joined.
         gold = [in_iob(one.tags or (), self.scheme) for one in self.sentences]
@@ -142,7 +142,7 @@ class TaggingSplit:
         return Outcome(scores, None, None, records, write)
 
     def _scores(self, gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float | None]:
-        """Of words by class and, where there are any, of phrases; per cent."""
+        """Return the scores of words by class and, where there are any, of phrases; per cent."""
         known = set(self.labels_known)
         scored = [[not self.ignores_unknown or tag in known for tag in one.tags or ()] for one in self.sentences]
         classes = None if self.scheme is not None else self.labels_known

@@ -66,7 +66,7 @@ class TextSplit:
         return content_of(self.examples)
 
     def outcome(self, outputs: Outputs) -> Outcome:
-        """From the scores [C] of the classes or choices of each example."""
+        """Score and predict from the logits [C] of the classes or choices of each example."""
         logits = np.stack(outputs)
         if self.task.kind == "regression":
             predicted, shares = logits[:, 0].astype(np.float64), None

@@ -103,7 +103,7 @@ class Place:
         return f"process 0 at {self.coordinator} and all others of {self.processes}"
 
     def found(self) -> str:
-        """What can be seen of the others from here, behind a comma; empty where nothing can."""
+        """Return what can be seen of the others from here, behind a comma; empty where nothing can."""
         if self.coordinator is None or self.process_id == 0:
             return ""
         host, _, port = self.coordinator.rpartition(":")
@@ -193,7 +193,7 @@ def require_connection() -> None:
 
 @contextmanager
 def all_or_none() -> Iterator[None]:
-    """What is inside succeeds in every process, or all raise: none is left waiting for one that has given up.
+    """Raise in all processes where the body fails in one: none is left waiting for one that has given up.
 
     Raises:
       UserError: another process was refused; or whatever this one raised.

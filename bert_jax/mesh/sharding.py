@@ -9,7 +9,6 @@ no more of this than `keep_rows`.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.config.training import MeshConfig
 from bert_jax.errors import UserError
+from bert_jax.types import PyTree
 
 AXES = ("dcn", "data", "fsdp", "tensor")
 COPIES = ("dcn", "data")  # every place along them holds the same parameters
@@ -48,7 +48,7 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def parameter_path(path: tuple[Any, ...]) -> str:
+def parameter_path(path: jax.tree_util.KeyPath) -> str:
     """A key path of jax.tree_util as `encoder/layers/attention/query/kernel`."""
     return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
 
@@ -137,7 +137,7 @@ def _grouped(devices: Sequence[jax.Device], attribute: str) -> list[list[jax.Dev
 
 
 def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
-    """As many of the devices as the sizes need: TPUs so that neighbours in the mesh are wired, others in their order."""
+    """Return as many of the devices as the sizes need: TPUs so that neighbours in the mesh are wired, others in their order."""
     devices = devices[: math.prod(sizes)]
     if devices[0].platform == "tpu":
         return jax.make_mesh(sizes, AXES[1:], axis_types=(AxisType.Auto,) * len(sizes), devices=devices).devices
@@ -197,13 +197,13 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     )
 
 
-def parameter_shardings(parameters: Any, mesh: Mesh) -> Any:
+def parameter_shardings(parameters: PyTree, mesh: Mesh) -> PyTree:
     """A sharding for each array of a parameter tree or of an optimizer state that holds such trees.
 
     A leaf is recognised by the end of its path; scalars (counters) are whole everywhere.
     """
 
-    def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def choose(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         spec = P() if leaf.ndim == 0 else partition_spec(parameter_path(path), leaf.shape, mesh)
         return NamedSharding(mesh, spec)
 
@@ -224,8 +224,8 @@ def keep_rows(x: jax.Array) -> jax.Array:
 
 
 def uncut(axes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `axes` over which the mesh in force (`jax.set_mesh`) leaves the cutting to the partitioner: none without a
-    mesh, and none that a `jax.shard_map` has cut already."""
+    """Return those of `axes` over which the mesh in force (`jax.set_mesh`) leaves the cutting to the partitioner: none without
+    a mesh, and none that a `jax.shard_map` has cut already."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     return tuple(axis for axis in axes if kinds.get(axis) == AxisType.Auto)
@@ -293,9 +293,9 @@ def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, where: str) -> 
         )
 
 
-def _names(entry: Any) -> tuple[str, ...]:
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _ways(entry: Any, mesh: Mesh) -> int:
+def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh) -> int:
     return math.prod(mesh.shape[name] for name in _names(entry))

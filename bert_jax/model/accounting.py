@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters, FLOPs and memory of a model, counted and by formula."""
 
-from typing import Any
-
 import jax
 
 from bert_jax.config.model import ModelConfig
+from bert_jax.types import PyTree
 
 
 def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: float, predictions: float) -> float:
@@ -30,11 +29,11 @@ def formula_parameters(config: ModelConfig) -> int:
     return config.vocab_size * width + config.num_hidden_layers * 12 * width * width
 
 
-def count_parameters(parameters: Any) -> int:
+def count_parameters(parameters: PyTree) -> int:
     """Elements of a pytree of arrays or abstract arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(parameters))
 
 
-def count_bytes(tree: Any) -> int:
+def count_bytes(tree: PyTree) -> int:
     """Bytes of a pytree of arrays or abstract arrays."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

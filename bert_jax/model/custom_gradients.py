@@ -16,10 +16,10 @@ Shapes: N any number of leading axes, I inputs, O outputs, D features.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 SQRT_HALF = 0.7071067811865476
 SQRT_TWO_OVER_PI = 0.7978845608028654
@@ -45,7 +45,9 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
-def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, Any]:
+def _layer_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     centred = wide - mean
@@ -54,7 +56,9 @@ def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon
     return y.astype(x.dtype), (x, mean, inverse, scale)
 
 
-def _layer_norm_backward(_: float, residuals: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _layer_norm_backward(
+    _: float, residuals: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, mean, inverse, scale = residuals
     normal = (x.astype(jnp.float32) - mean) * inverse
     gradient = gradient.astype(jnp.float32)
@@ -78,12 +82,12 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 # Forward rules are written out, not by calling the function itself: a remat policy looks for their matrix products.
-def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     y = multiply(x, kernel.astype(x.dtype)) + along_last(bias.astype(x.dtype), x.ndim)
     return y, (x, kernel)
 
 
-def _dense_backward(residuals: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _dense_backward(residuals: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = residuals
     dx = multiply(gradient, kernel.astype(x.dtype).T)
     return dx, kernel_gradient(x, gradient), _bias_gradient(gradient)
@@ -125,12 +129,16 @@ def gelu_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, form: str) -> j
     return _gelu_dense_forward(x, kernel, bias, form)[0]
 
 
-def _gelu_dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, form: str) -> tuple[jax.Array, Any]:
+def _gelu_dense_forward(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, form: str
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     y, _ = _dense_forward(_gelu_forward(x, form)[0], kernel, bias)
     return y, (x, kernel)
 
 
-def _gelu_dense_backward(form: str, residuals: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _gelu_dense_backward(
+    form: str, residuals: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = residuals
     activated, _ = _gelu_forward(x, form)
     (dx,) = _gelu_backward(form, x, multiply(gradient, kernel.astype(x.dtype).T))
@@ -150,7 +158,7 @@ def gelu_slope(x: jax.Array, form: str) -> jax.Array:
 
 
 def _normal_cdf(x: jax.Array, form: str) -> jax.Array:
-    """What GELU multiplies x by: the normal distribution function, or its approximation by tanh."""
+    """Return the factor of x in GELU: the normal distribution function, or its approximation by tanh."""
     if form == "gelu_erf":
         return 0.5 * (1 + jax.lax.erf(x * SQRT_HALF))
     return 0.5 * (1 + jnp.tanh(SQRT_TWO_OVER_PI * (x + CUBIC * x**3)))
@@ -165,12 +173,12 @@ def logits(x: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
     return _logits_forward(x, table, bias)[0]
 
 
-def _logits_forward(x: jax.Array, table: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+def _logits_forward(x: jax.Array, table: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     y = multiply(x, table.astype(x.dtype).T, jnp.float32) + along_last(bias, x.ndim)
     return y, (x, table)
 
 
-def _logits_backward(residuals: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _logits_backward(residuals: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, table = residuals
     narrow = gradient.astype(x.dtype)  # or both products would be float32: two thirds of the head's FLOPs
     return multiply(narrow, table.astype(x.dtype)), kernel_gradient(narrow, x), _bias_gradient(gradient)
@@ -182,12 +190,12 @@ logits.defvjp(_logits_forward, _logits_backward)
 # ---- what they share -----------------------------------------------------------------------------------------------
 
 
-def multiply(x: jax.Array, matrix: jax.Array, result: Any = None) -> jax.Array:
+def multiply(x: jax.Array, matrix: jax.Array, result: DTypeLike | None = None) -> jax.Array:
     """x [N, I] @ matrix [I, O] -> [N, O]; `result` is the dtype that is asked of the product."""
     return jnp.dot(x, matrix, precision=exact(x.dtype), preferred_element_type=result)
 
 
-def exact(dtype: Any) -> jax.lax.Precision | None:
+def exact(dtype: DTypeLike) -> jax.lax.Precision | None:
     """The precision of matrix products: float32 means float32, on accelerators too."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bert_jax.config.model import ModelConfig
 from bert_jax.mesh.sharding import keep_rows
@@ -34,14 +35,14 @@ FIRST_HEAD_SITE = 3
 class Compute:
     """How the network is computed; none of it changes what is computed beyond rounding."""
 
-    dtype: Any = jnp.float32  # of activations and matrix products
+    dtype: Any = jnp.float32  # of activations and matrix products; JAX has no type for what it takes here
     remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products), full
     scan_layers: bool = True  # False: the loop over layers is unrolled
     attention: str = "auto"
 
 
 class EncoderOutput(NamedTuple):
-    """What `encode` returns."""
+    """The encoder's outputs."""
 
     sequence_output: jax.Array  # [B, S, D] of the last layer
     pooled_output: jax.Array | None  # [B, E, D] the [CLS] of each packed example through the pooler; None without one
@@ -234,7 +235,7 @@ def take_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def look_up(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
+def look_up(table: jax.Array, ids: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Rows of a small table, float32; the gradient is a product with one-hot rows in `dtype`, not a scatter.
 
     table [N, D], ids [B, S] -> [B, S, D].
@@ -242,11 +243,15 @@ def look_up(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
     return table[ids]
 
 
-def _look_up_forward(table: jax.Array, ids: jax.Array, dtype: Any) -> tuple[jax.Array, Any]:
+def _look_up_forward(
+    table: jax.Array, ids: jax.Array, dtype: DTypeLike
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return table[ids], (table, ids)
 
 
-def _look_up_backward(dtype: Any, residuals: Any, gradient: jax.Array) -> tuple[jax.Array, None]:
+def _look_up_backward(
+    dtype: DTypeLike, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, None]:
     table, ids = residuals
     return kernel_gradient(jax.nn.one_hot(ids, table.shape[0], dtype=dtype), gradient.astype(dtype)), None
 

@@ -29,7 +29,7 @@ from bert_jax.model.task_heads import TaskFeatures
 
 
 class BertOutput(NamedTuple):
-    """What a model returns; None where it has no such head."""
+    """The outputs of a model; None where it has no such head."""
 
     mlm_logits: jax.Array | None  # [B, M, V] float32
     nsp_logits: jax.Array | None  # [B, E, 2] float32; 0 = IsNext, 1 = NotNext

@@ -76,7 +76,7 @@ class BiLstm(nnx.Module):
 
     @staticmethod
     def ends(x: jax.Array) -> jax.Array:
-        """What both directions have read when they are through: [B, S, 2 H] -> [B, 1, 2 H].
+        """Return what both directions have read when they are through: [B, S, 2 H] -> [B, 1, 2 H].
 
         Padding is behind a row's tokens, and there the forward state is still that of the last of them.
         """
@@ -114,7 +114,7 @@ class WindowFusion(nnx.Module):
 
 
 class TaskFeatures(nnx.Module):
-    """What the dense layer of a task reads."""
+    """The features that the dense layer of a task reads."""
 
     def __init__(self, task: TaskHead, config: ModelConfig, *, rngs: nnx.Rngs):
         self.task, self.config = task, config

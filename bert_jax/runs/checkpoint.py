@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -26,6 +25,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import own_folder
 from bert_jax.mesh.distributed import all_or_none
 from bert_jax.runs.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
+from bert_jax.types import JsonObject, PyTree
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
 
@@ -49,7 +49,7 @@ class Checkpoints:
         """The newest complete checkpoint's step."""
         return self._manager.latest_step()
 
-    def save(self, step: int, items: Mapping[str, Any], record: dict[str, Any]) -> None:
+    def save(self, step: int, items: Mapping[str, PyTree], record: JsonObject) -> None:
         """Begin to save; the arrays are copied before this returns, the writing goes on behind.
 
         Args:
@@ -64,7 +64,7 @@ class Checkpoints:
             record_argument = ocp.args.JsonSave(sealed(record, items))
             self._manager.save(step, args=ocp.args.Composite(**arguments, record=record_argument))
 
-    def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(self, step: int, abstract_items: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """Read the named items of a checkpoint onto the shardings of their abstract trees, and `record`.
 
         The arrays are compared with the checksums that they were saved with, and must be finite.
@@ -95,7 +95,7 @@ class Checkpoints:
             return (self.folder / str(step) / name).is_dir()
         return any(path.startswith(f"{name}/") for path in saved)
 
-    def _read(self, step: int, abstract_items: Mapping[str, Any]) -> Any:
+    def _read(self, step: int, abstract_items: Mapping[str, PyTree]) -> PyTree:
         """The items and `record` as they are stored."""
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in abstract_items.items()}
         try:
@@ -109,7 +109,7 @@ class Checkpoints:
             ) from None
 
     def _way_back(self, step: int) -> str:
-        """What to do without this checkpoint."""
+        """Return what to do without this checkpoint."""
         earlier = max((other for other in self._manager.all_steps() if other < step), default=None)
         if earlier is None:
             return "there is none before it here: copy it again, or make it anew"
@@ -158,7 +158,7 @@ class Checkpoints:
             )
 
     def _what_stays(self) -> str:
-        """What a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
+        """Return what a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
         steps = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
         return f"the newest one there, of step {max(steps):,}, is good" if steps else "none there is complete yet"
 
@@ -207,7 +207,7 @@ def unfinished_saves(folder: Path) -> list[str]:
 
 
 def remedy_for(error: Exception, folder: Path) -> str:
-    """What to do about a write into `folder` that failed. Of libraries' errors only the text is there."""
+    """Return what to do about a write into `folder` that failed; of libraries' errors only the text is there."""
     named = {getattr(error, "errno", None)} | {
         number for number in errno.errorcode if os.strerror(number) in str(error)
     }

@@ -9,9 +9,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from bert_jax.runs.checksums import arrays_by_path, checksums, not_finite, text_checksum
+from bert_jax.types import JsonObject, PyTree
 
 ARRAYS, OWN = "checksums", "checksum"  # in the record: of each array by its path, and of all the rest of the record
 RECORD_FILE = "record/metadata"  # as Orbax lays a checkpoint out, like the two names below
@@ -22,13 +22,13 @@ class Damaged(ValueError):
     """A checkpoint is not what was saved; the message says what of it."""
 
 
-def sealed(record: Mapping[str, Any], items: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(record: JsonObject, items: Mapping[str, PyTree]) -> JsonObject:
     """The record with the checksums of the arrays that are saved with it, and its own."""
     content = {**record, ARRAYS: checksums(items)}
     return {**content, OWN: text_checksum(content)}
 
 
-def unsealed(record: Any) -> tuple[dict[str, Any], dict[str, str] | None]:
+def unsealed(record: object) -> tuple[JsonObject, dict[str, str] | None]:
     """The inverse of `sealed`: the record and the arrays' checksums; None where an earlier version saved it.
 
     Raises:
@@ -45,7 +45,7 @@ def unsealed(record: Any) -> tuple[dict[str, Any], dict[str, str] | None]:
     return content, arrays
 
 
-def check_arrays(items: Mapping[str, Any], saved: Mapping[str, str] | None) -> None:
+def check_arrays(items: Mapping[str, PyTree], saved: Mapping[str, str] | None) -> None:
     """Refuse arrays that are not those that were saved, and weights that are no numbers.
 
     Args:
@@ -66,8 +66,8 @@ def check_arrays(items: Mapping[str, Any], saved: Mapping[str, str] | None) -> N
         raise Damaged(f"array {broken} holds values that are not finite")
 
 
-def damage_found(folder: Path, items: Mapping[str, Any], error: Exception) -> str | None:
-    """Which file or array is the cause of an error that Orbax raised, as far as can be told."""
+def damage_found(folder: Path, items: Mapping[str, PyTree], error: Exception) -> str | None:
+    """Return which file or array caused an error that Orbax raised, as far as can be told."""
     needed = [RECORD_FILE, *(f"{item}/{file}" for item in items for file in _ITEM_FILES)]
     for name in needed:
         if not (folder / name).is_file():

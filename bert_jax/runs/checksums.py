@@ -14,7 +14,6 @@ takes a millisecond for a gigabyte. XLA on a CPU would write the numbers to memo
 import json
 import math
 import zlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.host import usable_cores
+from bert_jax.types import JsonObject, PyTree
 
 _MOST_THREADS = 8  # reading memory is what takes the time
 _PLACE, _MIX = 0x9E3779B1, 0x85EBCA6B  # odd, so that multiplying by them loses nothing
 _CHUNK = 1 << 18  # elements of a buffer that are summed at once, both ways: they stay in the processor's cache
 
 
-def checksums(tree: Any) -> dict[str, str]:
+def checksums(tree: PyTree) -> dict[str, str]:
     """Path of each array of a tree -> 16 hex digits: 8 of its rows, 8 of its columns.
 
     Of several processes each calls this with its parts of the same arrays, and each gets the whole answer.
@@ -42,20 +42,20 @@ def checksums(tree: Any) -> dict[str, str]:
     return {path: f"{int(rows):08x}{int(columns):08x}" for path, (rows, columns) in jax.device_get(found).items()}
 
 
-def arrays_by_path(tree: Any) -> dict[str, Any]:
+def arrays_by_path(tree: PyTree) -> dict[str, jax.Array | np.ndarray]:
     """Path, as params/encoder/layers, -> array."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def not_finite(tree: Any) -> str | None:
+def not_finite(tree: PyTree) -> str | None:
     """The path of the first array of a tree that holds NaN or infinity; None where all are finite."""
     floats = {path: array for path, array in arrays_by_path(tree).items() if jnp.issubdtype(array.dtype, jnp.floating)}
     finite = jax.device_get({path: _is_finite(array) for path, array in floats.items()})
     return next((path for path in floats if not finite[path]), None)
 
 
-def text_checksum(content: Mapping[str, Any]) -> str:
+def text_checksum(content: JsonObject) -> str:
     """Checksum of what JSON can hold, 8 hex digits; the order of names does not count."""
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
@@ -115,7 +115,7 @@ def _sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def _of_global(array: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `_of_parts`, of a whole array where it lies."""
+    """Return the sums of `_of_parts` of a whole array, taken where it lies."""
     array = array.reshape(array.shape or (1,))
     words = array.astype(jnp.uint32) if array.dtype == bool else _bits(array).astype(jnp.uint32)
     rows = words.sum(axis=-1, dtype=jnp.uint32)

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bert_jax.config.description import description_from, ModelDescription
 from bert_jax.config.pretrain import PretrainConfig
@@ -103,7 +102,7 @@ class RunDirectory:
         return load_config(self.config_file)
 
     def description(self) -> ModelDescription:
-        """What its checkpoints hold: all of pre-training, unless a conversion has written down something else.
+        """Return what its checkpoints hold: all of pre-training, unless a conversion has written down something else.
 
         Raises:
           UserError: what it has written down cannot be read.
@@ -171,7 +170,7 @@ def open_run(path: str | Path) -> RunDirectory:
 
 
 def _other_format(run: RunDirectory) -> str | None:
-    """Whose checkpoint lies where a run is looked for, by the names of its files; None: nobody's."""
+    """Return whose checkpoint lies where a run is looked for, by the names of its files; None: nobody's."""
     path = run.path
     if run.checkpoints.is_dir():
         return None
@@ -189,9 +188,7 @@ def _other_format(run: RunDirectory) -> str | None:
     return None
 
 
-def start_or_resume(
-    path: Path, config: PretrainConfig, manifest: Mapping[str, Any], tokenizer: Tokenizer
-) -> RunDirectory:
+def start_or_resume(path: Path, config: PretrainConfig, manifest: JsonObject, tokenizer: Tokenizer) -> RunDirectory:
     """The run directory for this configuration and data: made anew, or recognised as the same run.
 
     Raises:
@@ -201,12 +198,12 @@ def start_or_resume(
     if run.is_converted:
         _check_same_model(run, config, tokenizer)
         write_json(run.config_file, to_dict(config))
-        write_json(run.data_file, dict(manifest))  # the last of the two: until then the run is a converted one
+        write_json(run.data_file, manifest)  # the last of the two: until then the run is a converted one
     elif run.config_file.is_file():
         _check_same_run(run, config, manifest)
         write_json(run.config_file, to_dict(config))
     else:
-        make_run(run, tokenizer, {PASSPORT: dict(manifest), CONFIG_FILE: to_dict(config)}, "is not a run directory")
+        make_run(run, tokenizer, {PASSPORT: manifest, CONFIG_FILE: to_dict(config)}, "is not a run directory")
     return run
 
 
@@ -264,7 +261,7 @@ def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Toke
 
 
 def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
-    """That training can go on at the converted step with what the checkpoint holds, before anything is written."""
+    """Refuse, before anything is written, a converted step that training cannot go on from with what the checkpoint holds."""
     step = max((int(folder.name) for folder in run.checkpoints.glob("[0-9]*") if folder.name.isdigit()), default=None)
     if step is None:
         raise UserError(f"{run.path}: was converted, and its checkpoint is gone: convert it again")
@@ -287,7 +284,7 @@ def _state_words(optimizer: OptimizerConfig) -> str:
     return f"optimizer.name={name} with optimizer.clip_norm={clip} and optimizer.freeze={freeze}"
 
 
-def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
+def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: JsonObject) -> None:
     refuse_changes(run, "a run of another configuration", differences(run.config(), config))
     old = run.manifest()
     run.tokenizer()  # is whole, or refused
@@ -295,7 +292,7 @@ def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: Mapping
         _check_same_data(run, old, manifest)
 
 
-def _check_same_data(run: RunDirectory, old: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+def _check_same_data(run: RunDirectory, old: JsonObject, manifest: JsonObject) -> None:
     if old["tokenizer"] != manifest["tokenizer"]:
         raise UserError(
             f"{run.path}: was trained with another vocabulary ({old['vocab_size']} entries,"
@@ -306,11 +303,11 @@ def _check_same_data(run: RunDirectory, old: Mapping[str, Any], manifest: Mappin
         raise UserError(f"{run.path}: was trained on other data than this --data: name that data or another --output")
 
 
-def _shard_hashes(manifest: Mapping[str, Any]) -> list[str]:
+def _shard_hashes(manifest: JsonObject) -> list[str]:
     return [shard["sha256"] for split in manifest["splits"].values() for shard in split["shards"]]
 
 
-def append_metrics(run: RunDirectory, line: Mapping[str, Any]) -> None:
+def append_metrics(run: RunDirectory, line: JsonObject) -> None:
     """Add a line to metrics.jsonl."""
     with open(run.metrics_file, "a", encoding="utf-8", opener=open_itself) as file:
         file.write(json.dumps(line) + "\n")

@@ -27,7 +27,7 @@ AGAIN = "make it again with bert-jax finetune"
 
 @dataclass(frozen=True)
 class FinetunedRun:
-    """What the files of a fine-tuned run say. A file that is not there is None, or empty."""
+    """The content of a fine-tuned run's files. A file that is not there is None, or empty."""
 
     directory: Path
     record: Record  # finetune.json
@@ -39,17 +39,17 @@ class FinetunedRun:
 
     @property
     def kind(self) -> str:
-        """Of the task; one of description.TASKS."""
+        """The kind of task; one of description.TASKS."""
         return str(self.record["kind"])
 
     @property
     def title(self) -> str:
-        """Of the task."""
+        """The name of the task for people."""
         return str(self.record["title"])
 
     @property
     def task(self) -> Task | None:
-        """Of the table; None for one's own data."""
+        """The task of the table; None for one's own data."""
         return TASKS.get(self.record["task"].get("name", ""))
 
     @property
@@ -64,7 +64,7 @@ class FinetunedRun:
 
     @property
     def scores(self) -> Mapping[str, Record]:
-        """By split and metric, in the units of the official scorers."""
+        """Scores by split and metric, in the units of the official scorers."""
         return (self.outcome or {}).get("scores", {})
 
     @property
@@ -78,7 +78,7 @@ class FinetunedRun:
 
     @property
     def drawn_metrics(self) -> list[str]:
-        """Those of them that get a curve: the task's own where the scorer names them so."""
+        """Metrics that get a curve: the task's own where the scorer names them so."""
         return [name for name in self.metrics if name in self.record["metrics"]] or self.metrics[:MOST_CURVES]
 
     @property
@@ -88,7 +88,7 @@ class FinetunedRun:
 
     @property
     def degenerate(self) -> Record | None:
-        """What is degenerate about the run: `kind` and `explanation`."""
+        """A record of what is degenerate about the run, with `kind` and `explanation`."""
         return (self.outcome or {}).get("degenerate")
 
     @property
@@ -98,7 +98,7 @@ class FinetunedRun:
 
     @property
     def total_steps(self) -> int:
-        """That the run is to make."""
+        """Optimizer steps that the run is to take."""
         return int(number(self.record, "total_steps") or 0)
 
     @property
@@ -141,7 +141,7 @@ class SeedRun:
 
     @property
     def folder(self) -> str:
-        """Its name, relative to the folder of all."""
+        """The name of its folder, relative to the folder of all."""
         return str(self.entry["folder"])
 
     @property
@@ -151,13 +151,13 @@ class SeedRun:
 
     @property
     def degenerate(self) -> Record | None:
-        """What is degenerate about the run."""
+        """A record of what is degenerate about the run."""
         return self.entry.get("degenerate")
 
 
 @dataclass(frozen=True)
 class SeveralRuns:
-    """What seeds.json says: several seeds of one task, or the settings of a sweep."""
+    """The runs in seeds.json: several seeds of one task, or the settings of a sweep."""
 
     directory: Path
     record: Record
@@ -165,7 +165,7 @@ class SeveralRuns:
 
     @property
     def kind(self) -> str:
-        """Of the task; classification where no run can be read."""
+        """The kind of task; classification where no run can be read."""
         return next((one.run.kind for one in self.runs if one.run), "classification")
 
     @property
@@ -180,7 +180,7 @@ class SeveralRuns:
 
     @property
     def split(self) -> str:
-        """That it is of."""
+        """The split that the main score is of."""
         return str(self.record["split"])
 
     @property
@@ -190,7 +190,7 @@ class SeveralRuns:
 
     @property
     def best(self) -> SeedRun | None:
-        """Of the runs that count; of equal ones that which seeds.json names."""
+        """The best of the runs that count; among equal ones the one that seeds.json names."""
         named = self.record.get("best")
         return max(self.sound, key=lambda one: (one.value, one.folder == named), default=None)
 

@@ -19,7 +19,7 @@ Record = Mapping[str, Any]  # one JSON object of a run's files
 
 @dataclass(frozen=True)
 class Run:
-    """What the files of a run directory say. A file that is not there is None."""
+    """The content of a run directory's files. A file that is not there is None."""
 
     directory: Path
     config: PretrainConfig
@@ -49,7 +49,7 @@ class Run:
         return (self.data or {}).get("splits", {}).get("train", {})
 
     def examples(self, split: Record, length: int) -> Record:
-        """What the passport says of a split's examples for the run's objective; empty where it says nothing."""
+        """Return what the passport says of a split's examples for the run's objective; empty where it says nothing."""
         return split.get("tables", {}).get(f"{self.config.objective.examples}_{length}", {})
 
     @property
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def peak_flops(self) -> float | None:
-        """What all devices can do at most, in FLOP a second; None where it is not known."""
+        """The peak of all devices together, in FLOP a second; None where it is not known."""
         peak, devices = (number(self.environment, key) for key in ("peak_flops_per_device", "device_count"))
         return peak * devices if peak and devices else None
 

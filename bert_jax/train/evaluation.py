@@ -2,7 +2,6 @@
 """A pass over held-out examples with one compiled step: in the course of training, and by `bert-jax evaluate`."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +14,7 @@ from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.train.losses import Scores
 from bert_jax.train.state import Training
 from bert_jax.train.step import compile_scores, Loss
+from bert_jax.types import PyTree
 
 MOST_ROWS = 256  # of an evaluation's batch
 
@@ -44,24 +44,24 @@ class ScorePass:
         size = self.examples.shape.rows
         return evaluation_batch(self.examples, size, number, own_rows(size, self.mesh))
 
-    def total(self, params: Any, limit: int | None = None) -> dict[str, float]:
+    def total(self, params: PyTree, limit: int | None = None) -> dict[str, float]:
         """Sums over the examples, or over the first `limit` batches of them in a fixed order."""
         totals: dict[str, float] = {}
         for _, scores in self.scores(params, plain_feed(self.batch, 0, self.batches(limit))):
             add_sums(totals, scores)
         return totals
 
-    def scores(self, params: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, float]]]:
+    def scores(self, params: PyTree, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, float]]]:
         """Each batch with its sums, read when the next one is under way, so that the device never waits for the host."""
         begun = ((batch, self.step(params, put_on_mesh(self.mesh, batch))) for batch in batches)
         for batch, scores in read_behind(begun):
             yield batch, read_sums(scores)
 
 
-def read_behind[Begun](begun: Iterable[tuple[Begun, Any]]) -> Iterator[tuple[Begun, Any]]:
+def read_behind[Begun](begun: Iterable[tuple[Begun, PyTree]]) -> Iterator[tuple[Begun, PyTree]]:
     """Pairs of anything and arrays on the device -> the same with the arrays read, one pair later, when the next one is
     under way."""
-    waiting: tuple[Begun, Any] | None = None
+    waiting: tuple[Begun, PyTree] | None = None
     for pair in begun:
         if waiting is not None:
             yield waiting[0], jax.device_get(waiting[1])

@@ -54,7 +54,7 @@ class LoopSchedule:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls; each gets the number of steps done."""
+    """The functions that the loop calls; each gets the number of steps done."""
 
     measured: Callable[[int, Phase, Sums, float], None]  # the sums of a step and the seconds it took; may raise
     evaluate: Callable[[int, TrainState], None]
@@ -221,7 +221,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside does not count."""
+        """Leave out of the lap whatever happens inside."""
         begin = time.perf_counter()
         yield
         self._begin += time.perf_counter() - begin

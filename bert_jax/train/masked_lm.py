@@ -5,7 +5,6 @@ Shapes: B rows, S tokens, M predicted positions, E packed examples, V vocabulary
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.train.losses import cross_entropy, Scores
 from bert_jax.train.state import Training
 from bert_jax.train.step import Arrays
+from bert_jax.types import PyTree
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MaskedLmLoss:
         weights = {"mlm": batch["masked_lm_weights"].sum()}
         return weights | {"nsp": batch["next_sentence_weights"].sum()} if self.pairs else weights
 
-    def scores(self, training: Training, params: Any, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
+    def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
         """Return the sums of `mlm` and `nsp`; see `train.step.Loss`."""
         output = nnx.merge(training.graph, params)(batch, dropout_seeds=seeds)
         return {

@@ -8,9 +8,9 @@ are scores of sentence order and the share of pairs that stand in order.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.types import JsonObject
 
 WATCHED = ("mlm_loss", "nsp_loss", "task_loss", "grad_norm", "parameter_norm")  # sums that must be finite
 LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
@@ -32,8 +32,8 @@ class MetricsWindow:
         for name, value in sums.items():
             self.sums[name] = value if name in LAST_VALUE else self.sums.get(name, 0.0) + value
 
-    def as_record(self) -> dict[str, Any]:
-        """What a checkpoint keeps; `MetricsWindow(**record)` gives it back."""
+    def as_record(self) -> JsonObject:
+        """Return what a checkpoint keeps; `MetricsWindow(**record)` gives it back."""
         return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
 

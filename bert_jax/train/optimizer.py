@@ -10,7 +10,7 @@ implementation does, and takes the ratio of each layer on its own although layer
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ import optax
 
 from bert_jax.config.training import OptimizerSettings, SchedulePart
 from bert_jax.mesh.sharding import parameter_path
+from bert_jax.types import PyTree
 
-Parameters = Any  # a pytree of arrays
 STACKED = re.compile(r"(^|/)layers/")  # parameters with a leading axis of layers
 NOT_DECAYED = re.compile(r"(^|/)(bias|scale|mix/weights)$")
 
@@ -30,7 +30,7 @@ def is_decayed(path: str) -> bool:
     return not NOT_DECAYED.search(path)
 
 
-def decay_mask(parameters: Parameters) -> Any:
+def decay_mask(parameters: PyTree) -> PyTree:
     """True where weight decay holds, in the tree of `parameters`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), parameters)
 
@@ -47,7 +47,7 @@ class Stretch(NamedTuple):
 
 
 def _linear(peak: jax.Array, at: Stretch) -> jax.Array:
-    """As the original: the decay counts from step 0, so the peak itself is not quite reached."""
+    """Fall to 0 as the original does: the decay counts from step 0, so the peak itself is not quite reached."""
     return peak * jnp.maximum(at.steps - at.step, 0) / at.steps
 
 
@@ -119,8 +119,8 @@ def make_optimizer(config: OptimizerSettings, schedule: optax.Schedule) -> optax
     return optax.chain(*steps)
 
 
-def layer_rates(parameters: Parameters, decay: float) -> Any:
-    """Of L layers, layer l has decay^(L + 1 - l), the embeddings are layer 0, and all above them has 1.
+def layer_rates(parameters: PyTree, decay: float) -> PyTree:
+    """Return decay^(L + 1 - l) for layer l of L; the embeddings are layer 0, and everything above the layers has 1.
 
     Universal Language Model Fine-tuning (1801.06146), section 3.2; counted as ELECTRA (2003.10555) does.
 
@@ -130,7 +130,7 @@ def layer_rates(parameters: Parameters, decay: float) -> Any:
     return _by_depth(parameters, lambda depth, layers: decay ** (layers + 1 - depth))
 
 
-def trained_parts(parameters: Parameters, freeze: str) -> Any:
+def trained_parts(parameters: PyTree, freeze: str) -> PyTree:
     """0 where `optimizer.freeze` keeps a parameter as it is, 1 elsewhere; as `layer_rates`."""
     if freeze == "encoder":  # its pooler too
         return jax.tree_util.tree_map_with_path(
@@ -140,12 +140,12 @@ def trained_parts(parameters: Parameters, freeze: str) -> Any:
     return _by_depth(parameters, lambda depth, layers: (depth > lowest) * 1.0)
 
 
-def _by_depth(parameters: Parameters, factor: Callable[[Any, int], Any]) -> Any:
+def _by_depth(parameters: PyTree, factor: Callable[[int | np.ndarray, int], float | np.ndarray]) -> PyTree:
     """`factor` of the depth of each parameter, of L: embeddings 0, stacked layers [L, 1, ...] of 1 to L, the rest L + 1."""
     leaves = jax.tree_util.tree_leaves_with_path(parameters)
     layers = next(leaf.shape[0] for path, leaf in leaves if STACKED.search(parameter_path(path)))
 
-    def of(path: tuple[Any, ...], leaf: jax.Array) -> Any:
+    def of(path: jax.tree_util.KeyPath, leaf: jax.Array) -> PyTree:
         name = parameter_path(path)
         if STACKED.search(name):
             depths = np.arange(1, layers + 1).reshape(-1, *(1,) * (leaf.ndim - 1))
@@ -155,10 +155,10 @@ def _by_depth(parameters: Parameters, factor: Callable[[Any, int], Any]) -> Any:
     return jax.tree_util.tree_map_with_path(of, parameters)
 
 
-def scale_by_factors(factors: Callable[[Parameters], Any]) -> optax.GradientTransformation:
+def scale_by_factors(factors: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
     """Multiply updates by constants that follow from the parameters' names."""
 
-    def apply(updates: Parameters, state: Any, parameters: Parameters) -> tuple[Parameters, Any]:
+    def apply(updates: PyTree, state: PyTree, parameters: PyTree) -> tuple[PyTree, PyTree]:
         return jax.tree.map(lambda update, by: update * by, updates, factors(parameters)), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), apply)
@@ -168,18 +168,18 @@ class MomentsState(NamedTuple):
     """First and second moments of the gradient."""
 
     updates: jax.Array  # [] int32, how many so far
-    mu: Parameters
-    nu: Parameters
+    mu: PyTree
+    nu: PyTree
 
 
 def scale_by_moments(b1: float, b2: float, eps: float, *, bias_correction: bool) -> optax.GradientTransformation:
     """m / (sqrt(v) + eps) with moments m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, corrected or not."""
 
-    def init(parameters: Parameters) -> MomentsState:
+    def init(parameters: PyTree) -> MomentsState:
         zeros = jax.tree.map(jnp.zeros_like, parameters)
         return MomentsState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, parameters))
 
-    def update(gradients: Parameters, state: MomentsState, _: Any = None) -> tuple[Parameters, MomentsState]:
+    def update(gradients: PyTree, state: MomentsState, _: object = None) -> tuple[PyTree, MomentsState]:
         updates = state.updates + 1
         mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradients, state.mu)
         nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(g), gradients, state.nu)
@@ -193,7 +193,7 @@ def scale_by_moments(b1: float, b2: float, eps: float, *, bias_correction: bool)
 def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
     """LAMB's trust ratio |parameter| / |update|, 1 where either is 0, of each layer's array on its own."""
 
-    def rescale(path: tuple[Any, ...], update: jax.Array, parameter: jax.Array) -> jax.Array:
+    def rescale(path: jax.tree_util.KeyPath, update: jax.Array, parameter: jax.Array) -> jax.Array:
         name = parameter_path(path)
         if not is_decayed(name):
             return update
@@ -202,7 +202,7 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
         step = jnp.sqrt(jnp.square(update).sum(axes, keepdims=True))
         return update * jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1), 1)
 
-    def apply(updates: Parameters, state: Any, parameters: Parameters) -> tuple[Parameters, Any]:
+    def apply(updates: PyTree, state: PyTree, parameters: PyTree) -> tuple[PyTree, PyTree]:
         return jax.tree_util.tree_map_with_path(rescale, updates, parameters), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), apply)

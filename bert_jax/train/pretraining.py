@@ -6,7 +6,6 @@ import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -35,8 +34,9 @@ from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, MetricsWindow
 from bert_jax.train.run import locked_by_main, open_shared, train_run
-from bert_jax.train.session import Record, StepSpan
+from bert_jax.train.session import StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
+from bert_jax.types import JsonObject, PyTree
 
 
 def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str) -> RunDirectory:
@@ -130,7 +130,7 @@ class Pretraining:
             for number, (phase, end) in enumerate(zip(self.config.phases, ends, strict=True))
         ]
 
-    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, Any]]:
+    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, jax.ShapeDtypeStruct]]:
         """Return the fields of a phase's batches: of several widths with packing=buckets."""
         return [batch_fields(shape) for shape in self.arrangement(span.number).shapes]
 
@@ -163,7 +163,7 @@ class Pretraining:
 
     # ---- what is measured ------------------------------------------------------------------------------------------
 
-    def first_lines(self) -> Iterator[Record]:
+    def first_lines(self) -> Iterator[JsonObject]:
         """Say and yield what the first batches of each phase hold; the main process does."""
         if not is_main():
             return
@@ -198,11 +198,11 @@ class Pretraining:
         words = pair_words(self.config.objective)
         return name if words is None else name.replace("nsp", words.short.lower())
 
-    def line(self, done: int, span: int, window: MetricsWindow) -> Record:
+    def line(self, done: int, span: int, window: MetricsWindow) -> JsonObject:
         """Return the line of metrics.jsonl for the steps up to `done`."""
         return metrics_line(done, span, window, self.config)
 
-    def evaluate(self, done: int, params: Any) -> Iterator[tuple[Record, str]]:
+    def evaluate(self, done: int, params: PyTree) -> Iterator[tuple[JsonObject, str]]:
         """Score the held-out examples of the phase, if there are any."""
         number, _ = self.config.phase_at(done - 1)
         scoring = self.score_pass(number)
@@ -230,7 +230,7 @@ class Pretraining:
         return self.score_passes[number]
 
 
-def metrics_line(step: int, phase: int, window: MetricsWindow, config: PretrainConfig) -> Record:
+def metrics_line(step: int, phase: int, window: MetricsWindow, config: PretrainConfig) -> JsonObject:
     """Return the line of metrics.jsonl for the steps of a window, which end with `step`."""
     sums, pairs = window.sums, config.objective.nsp
     picked, seconds = sums["mlm_weight"], max(window.seconds, 1e-9)
@@ -289,7 +289,7 @@ def open_run_directory(output: Path, config: PretrainConfig, data: DataDirectory
     return open_shared(
         output,
         {"configuration": json.dumps(to_dict(config)), "--data": json.dumps(data.manifest)},
-        lambda: start_or_resume(output, config, data.manifest, tokenizer),
+        lambda: start_or_resume(output, config, dict(data.manifest), tokenizer),
         lambda: run if run.config_file.is_file() and run.config() == config else None,
     )
 
@@ -331,15 +331,7 @@ def check_examples(config: PretrainConfig, data: DataDirectory, number: int) -> 
         )
 
 
-def attention_case(training: Training) -> AttentionCase:
-    """What a run asks of attention on one of its devices."""
-    config, device = training.config, training.mesh.devices.flat[0]
-    return AttentionCase(
-        platform=device.platform,
-        device_kind=device.device_kind,
-        sequence_lengths=tuple(sorted({size for phase in config.phases for size in row_lengths(config, phase)})),
-        heads=config.model.num_attention_heads // training.mesh.shape["tensor"],
-        head_size=config.model.head_size,
-        dtype=training.compute.dtype,
-        dropout_rate=config.model.attention_probs_dropout_prob,
-    )
+def attention_case(training: Training[PretrainConfig]) -> AttentionCase:
+    """Return what a run asks of attention on one of its devices."""
+    config = training.config
+    return training.attention_case(size for phase in config.phases for size in row_lengths(config, phase))

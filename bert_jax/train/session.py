@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 from tqdm import tqdm
@@ -19,12 +19,11 @@ from bert_jax.mesh.sharding import put_on_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import append_metrics, forget_metrics_after, RunDirectory
 from bert_jax.runs.tensorboard import Board
-from bert_jax.train.loop import Hooks, LoopSchedule, Phase, StopRequest, train
+from bert_jax.train.loop import Hooks, LoopSchedule, Phase, Step, StopRequest, train
 from bert_jax.train.metrics import check_finite, MetricsWindow
 from bert_jax.train.state import Training, TrainState
-from bert_jax.train.step import compile_train_step, CompiledStep, Loss
-
-Record = dict[str, Any]
+from bert_jax.train.step import compile_train_step, CompiledStep, Fields, Loss
+from bert_jax.types import JsonObject, PyTree
 
 
 class StepSpan(NamedTuple):
@@ -36,7 +35,7 @@ class StepSpan(NamedTuple):
 
 
 class RunObjective(Protocol):
-    """What differs between kinds of runs, as the session sees it."""
+    """The part of a run that its kind decides: the session calls it."""
 
     keeps_optimizer: bool  # whether the finished run's checkpoint holds moments, to be trained on
     remedy: str  # what to change where a loss is not finite
@@ -58,7 +57,7 @@ class RunObjective(Protocol):
     def before(self, span: StepSpan) -> None:
         """Do what a span needs before its first step, such as compile its evaluation: later a stop would wait for it."""
 
-    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, Any]]:
+    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, jax.ShapeDtypeStruct]]:
         """Return the fields of the batches of a span that are known before its first step; others compile when they come."""
 
     def batches(self, span: StepSpan, first: int) -> Generator[Batch]:
@@ -70,16 +69,16 @@ class RunObjective(Protocol):
     def initial_state(self) -> TrainState:
         """Return the state of step 0."""
 
-    def first_lines(self) -> Iterator[Record]:
+    def first_lines(self) -> Iterator[JsonObject]:
         """Yield lines of metrics of step 0, what was measured before the first step, and say it."""
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return what the progress bar shows, from the sums of a step."""
 
-    def line(self, done: int, span: int, window: MetricsWindow) -> Record:
+    def line(self, done: int, span: int, window: MetricsWindow) -> JsonObject:
         """Return the line of metrics for the steps since the last one."""
 
-    def evaluate(self, done: int, params: Any) -> Iterator[tuple[Record, str]]:
+    def evaluate(self, done: int, params: PyTree) -> Iterator[tuple[JsonObject, str]]:
         """Yield a line of metrics and a sentence for each split that is scored after `done` steps."""
 
 
@@ -91,10 +90,10 @@ class Session:
         self.training, self.config = objective.training, objective.training.config
         self.window = MetricsWindow()  # since the last line of metrics
         self.seconds = 0.0  # of steps since the run began, without compiling and scoring
-        self.last_line: Record = {}  # of metrics
+        self.last_line: JsonObject = {}  # of metrics
         self.bar: tqdm = tqdm(disable=True)
         self.board: Board | None = None
-        self._programs: dict[Any, CompiledStep] = {}
+        self._programs: dict[tuple[tuple[str, tuple[int, ...]], ...], CompiledStep] = {}
         self._compiling = 0.0  # seconds within the current step
 
     def train(self, stop: StopRequest) -> tuple[TrainState, int]:
@@ -146,7 +145,7 @@ class Session:
             if span.end > done
         ]
 
-    def _compile(self, span: StepSpan) -> Any:
+    def _compile(self, span: StepSpan) -> Step:
         """Compile for the shapes of a span that are known, and return the step for any batch."""
         self.objective.before(span)
         shapes = self.objective.shapes(span)
@@ -161,7 +160,7 @@ class Session:
         self.bar.unpause()  # the bar's rate does not count it
         return lambda state, batch: self._program(batch)(state, batch)
 
-    def _program(self, batch: Mapping[str, Any]) -> CompiledStep:
+    def _program(self, batch: Fields) -> CompiledStep:
         """Return the program for batches with the fields of this one, which are of a global batch."""
         shape = tuple((name, batch[name].shape) for name in sorted(batch))
         if shape not in self._programs:
@@ -186,7 +185,7 @@ class Session:
             self.log(self.last_line)
             self.window = MetricsWindow()
 
-    def log(self, line: Record) -> None:
+    def log(self, line: JsonObject) -> None:
         """Add a line to metrics.jsonl and to TensorBoard, in the main process."""
         if self.board is None:
             return
@@ -205,7 +204,7 @@ class Session:
 
     def save(self, done: int, state: TrainState) -> None:
         """Begin a checkpoint."""
-        items: dict[str, Any] = {"params": state.params}
+        items: dict[str, PyTree] = {"params": state.params}
         if done < self.config.total_steps or self.objective.keeps_optimizer:
             items["optimizer"] = (state.opt_state, state.step)
         record = {"window": self.window.as_record(), "seconds": self.seconds, "last_line": self.last_line}
@@ -255,7 +254,7 @@ class Session:
         return state
 
 
-def old_window(record: Mapping[str, Any], done: int) -> MetricsWindow:
+def old_window(record: JsonObject, done: int) -> MetricsWindow:
     """Return the sums since the last line as the checkpoints of fine-tuned runs had them before `MetricsWindow` served both."""
     interval = record["interval"]
     names = {"tokens": "valid_tokens", "places": "row_tokens"}

@@ -4,9 +4,10 @@
 No array is ever whole on one device unless the mesh says so.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,11 @@ from jax.sharding import Mesh
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.training import TrainingConfig, UNROLLED_ON_CPU
 from bert_jax.mesh.sharding import parameter_shardings
+from bert_jax.model.attention import AttentionCase
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.types import PyTree
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -28,7 +31,7 @@ INITIAL_WEIGHTS, DROPOUT = 1, 2
 
 
 def resolve_compute_dtype(name: str, platform: str) -> str:
-    """What `auto` stands for: bfloat16 where there are units for it, float32 on a CPU."""
+    """Return the dtype that `auto` stands for: bfloat16 where there are units for it, float32 on a CPU."""
     if name != "auto":
         return name
     return "float32" if platform == "cpu" else "bfloat16"
@@ -37,14 +40,14 @@ def resolve_compute_dtype(name: str, platform: str) -> str:
 class TrainState(NamedTuple):
     """A plain pytree: all that a checkpoint holds of the device's side."""
 
-    params: dict[str, Any]  # float32
-    opt_state: Any
+    params: PyTree  # float32
+    opt_state: PyTree
     step: jax.Array  # [] int32, optimizer steps done
 
 
 @dataclass(frozen=True)
 class Training[C: TrainingConfig]:
-    """What a run's configuration and mesh determine: the model's graph, the optimizer, shapes and shardings."""
+    """Everything that a run's configuration and mesh determine: the model's graph, the optimizer, shapes and shardings."""
 
     config: C
     mesh: Mesh
@@ -67,8 +70,21 @@ class Training[C: TrainingConfig]:
 
     @property
     def platform(self) -> str:
-        """Of the mesh's devices: cpu, gpu, tpu."""
+        """The kind of the mesh's devices: cpu, gpu, tpu."""
         return self.mesh.devices.flat[0].platform
+
+    def attention_case(self, sequence_lengths: Iterable[int]) -> AttentionCase:
+        """Return what attention is asked for on one of the mesh's devices, with rows of these lengths."""
+        device, model = self.mesh.devices.flat[0], self.description.model
+        return AttentionCase(
+            platform=device.platform,
+            device_kind=device.device_kind,
+            sequence_lengths=tuple(sorted(set(sequence_lengths))),
+            heads=model.num_attention_heads // self.mesh.shape["tensor"],
+            head_size=model.head_size,
+            dtype=self.compute.dtype,
+            dropout_rate=model.attention_probs_dropout_prob,
+        )
 
     @cached_property
     def graph(self) -> nnx.GraphDef:

@@ -9,7 +9,7 @@ Shapes: B rows of the global batch, N examples of it (the rows themselves, or gr
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,14 @@ from bert_jax.process import stopping
 from bert_jax.train.losses import Scores
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.train.state import DROPOUT, Training, TrainState
+from bert_jax.types import PyTree
 
 Arrays = dict[str, jax.Array]
+type Fields = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]  # of a batch, whose shapes and types count
 
 
 class Loss(Protocol):
-    """What a run is trained on, as the train step sees it."""
+    """The function that a run minimises, in the parts that the train step needs."""
 
     def weights(self, batch: Arrays) -> Arrays:
         """Return the weight of each term over the global batch, by name: what its loss is divided by.
@@ -38,7 +40,7 @@ class Loss(Protocol):
         They are known before the forward pass, so every part of a batch is divided by the whole's.
         """
 
-    def scores(self, training: Training, params: Any, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
+    def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
         """Return the sums of each term over a part of a batch; `seeds` [B, 2] are of dropout, None drops nothing."""
 
     def statistics(self, batch: Arrays) -> Arrays:
@@ -64,13 +66,13 @@ class CompiledStep:
         return self.program(state, batch, *self._arguments)
 
 
-def compile_train_step(training: Training, loss: Loss, batch: Mapping[str, Any]) -> CompiledStep:
+def compile_train_step(training: Training, loss: Loss, batch: Fields) -> CompiledStep:
     """Compile the train step for batches with the fields of this one."""
     with stopping.building():
         return CompiledStep(training, stopping.compiled(lower_train_step(training, loss, batch)))
 
 
-def lower_train_step(training: Training, loss: Loss, batch: Mapping[str, Any]) -> jax.stages.Lowered:
+def lower_train_step(training: Training, loss: Loss, batch: Fields) -> jax.stages.Lowered:
     """Lower (state, batch, key of dropout, parts of the schedule) -> (state, sums).
 
     What differs between the runs of several seeds, or of a sweep, is no constant of it, so that these share programs.
@@ -96,10 +98,10 @@ def schedule_numbers(training: Training) -> list[dict[str, np.ndarray]]:
     return jax.tree.map(lambda value: np.asarray(value, np.float32 if isinstance(value, float) else np.int32), parts)
 
 
-def compile_scores(training: Training, loss: Loss, batch: Mapping[str, Any]) -> Callable[..., Any]:
+def compile_scores(training: Training, loss: Loss, batch: Fields) -> Callable[..., PyTree]:
     """Compile (params, batch) -> Scores of each term without dropout, for batches with the fields of this one."""
 
-    def score(params: Any, batch: Arrays) -> dict[str, Scores]:
+    def score(params: PyTree, batch: Arrays) -> dict[str, Scores]:
         return loss.scores(training, params, batch, None)
 
     jitted = jax.jit(score, out_shardings=NamedSharding(training.mesh, P()))
@@ -107,7 +109,7 @@ def compile_scores(training: Training, loss: Loss, batch: Mapping[str, Any]) -> 
         return stopping.compiled(jitted.lower(training.abstract_state.params, abstract_batch(training, batch)))
 
 
-def abstract_batch(training: Training, batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(training: Training, batch: Fields) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the fields of a global batch, given as anything with `shape` and `dtype`, with their shardings."""
     rows = NamedSharding(training.mesh, ROWS)
     return {name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=rows) for name, field in batch.items()}
@@ -142,8 +144,8 @@ def train_step(
 
 
 def accumulate_gradients(
-    training: Training, loss: Loss, params: Any, batch: Arrays, seeds: jax.Array
-) -> tuple[Any, dict[str, Scores]]:
+    training: Training, loss: Loss, params: PyTree, batch: Arrays, seeds: jax.Array
+) -> tuple[PyTree, dict[str, Scores]]:
     """Return the gradient of the global batch and its scores, summed over micro-batches.
 
     Every sum is divided by the weights of the global batch, known beforehand, so any split of the rows over
@@ -151,7 +153,7 @@ def accumulate_gradients(
     """
     weights = loss.weights(batch)
 
-    def total(params: Any, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, dict[str, Scores]]:
+    def total(params: PyTree, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, dict[str, Scores]]:
         scores = loss.scores(training, params, part, seeds)
         first, *others = (scores[term].loss / jnp.maximum(weight, 1) for term, weight in weights.items())
         return sum(others, first), scores
@@ -162,19 +164,19 @@ def accumulate_gradients(
         return gradient(params, batch, seeds)
     rows_per_example = len(seeds) // len(batch.get("example_weights", seeds))
 
-    def own_sum(params: Any, batch: Arrays, seeds: jax.Array) -> Any:
+    def own_sum(params: PyTree, batch: Arrays, seeds: jax.Array) -> PyTree:
         return summed_over_parts(partial(gradient, params), (batch, seeds), parts, rows_per_example)
 
     return on_each_copy(own_sum, training.mesh)(params, batch, seeds)
 
 
-def summed_over_parts(function: Callable[..., Any], rows: Any, parts: int, rows_per_example: int = 1) -> Any:
+def summed_over_parts(function: Callable[..., PyTree], rows: PyTree, parts: int, rows_per_example: int = 1) -> PyTree:
     """Return the sum of `function(*part)` over the micro-batches that the arrays `rows` are split into, one after the other.
 
     The last of `rows` has a row for each row of the batch; fields of examples are shorter by `rows_per_example`.
     """
 
-    def add_part(total: Any, part: Any) -> tuple[Any, None]:
+    def add_part(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, function(*part)), None
 
     examples = len(rows[-1]) // rows_per_example
@@ -192,7 +194,7 @@ def split_examples(x: jax.Array, parts: int, examples: int) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(None, axes)) if axes else x
 
 
-def on_each_copy(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def on_each_copy(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
     """`function(params, *rows)` by every copy of the parameters on its own rows, and the results summed at the end.
 
     The partitioner alone would sum the gradients of all copies after every micro-batch. It is left to do so where both
@@ -202,10 +204,10 @@ def on_each_copy(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
     if not copies or (mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] > 1):
         return function
 
-    def own(params: Any, *rows: Any) -> Any:
+    def own(params: PyTree, *rows: PyTree) -> PyTree:
         return jax.lax.psum(function(params, *rows), copies)
 
-    def mapped(params: Any, *rows: Any) -> Any:
+    def mapped(params: PyTree, *rows: PyTree) -> PyTree:
         specs = (P(), *(P(copies) for _ in rows))
         # Unchecked: otherwise differentiation sums what copies share, the parameters, in every micro-batch again.
         return jax.shard_map(own, in_specs=specs, out_specs=P(), axis_names=set(copies), check_vma=False)(params, *rows)

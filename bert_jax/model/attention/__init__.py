@@ -124,7 +124,7 @@ def attention(
 
 
 def _case_of(query: jax.Array, dropout_rate: float, mesh: AbstractMesh) -> AttentionCase:
-    """What is asked of one device that takes its part of `query` [B, S, H, D]."""
+    """Return the case of one device that takes its part of `query` [B, S, H, D]."""
     _, length, heads, head_size = query.shape
     ways = math.prod(mesh.shape[axis] for axis in uncut(HEADS))
     if heads % ways:

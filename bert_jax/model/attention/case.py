@@ -20,7 +20,7 @@ class AttentionCase(NamedTuple):
     sequence_lengths: tuple[int, ...]  # of all rows of the run
     heads: int  # on one device: already divided by the mesh's tensor axis
     head_size: int
-    dtype: Any
+    dtype: Any  # as `Compute` has it
     dropout_rate: float
 
 

@@ -105,6 +105,6 @@ def _output_and_gradients(
 
 
 def _error(found: jax.Array, wanted: jax.Array) -> float:
-    """In NumPy, whose maximum of anything and NaN is NaN on every platform."""
+    """Return the largest difference, by NumPy, whose maximum of anything and NaN is NaN on every platform."""
     reference = np.asarray(wanted, np.float64)
     return float(np.abs(np.asarray(found, np.float64) - reference).max() / np.abs(reference).max())

@@ -214,7 +214,7 @@ def reach(ids: jax.Array, block: int) -> jax.Array:
 
 
 class _GpuSpecs:
-    """Which part of each array a program sees: one head of one row, whole or a block of its tokens."""
+    """The part of each array that a program sees: one head of one row, whole or a block of its tokens."""
 
     def __init__(self, shape: tuple[int, ...], plan: GpuKernelPlan):
         B, S, _ = shape
@@ -234,14 +234,14 @@ class _GpuSpecs:
 
 
 def _forward_kernel(
-    seeds_ref: Any,
-    ids_ref: Any,
-    reach_ref: Any,
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    o_ref: Any,
-    lse_ref: Any,
+    seeds_ref: jax.Ref,
+    ids_ref: jax.Ref,
+    reach_ref: jax.Ref,
+    q_ref: jax.Ref,
+    k_ref: jax.Ref,
+    v_ref: jax.Ref,
+    o_ref: jax.Ref,
+    lse_ref: jax.Ref,
     *,
     plan: GpuKernelPlan,
 ) -> None:
@@ -270,18 +270,18 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    seeds_ref: Any,
-    ids_ref: Any,
-    reach_ref: Any,
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    d_o_ref: Any,
-    lse_ref: Any,
-    delta_ref: Any,
-    dq_ref: Any,
-    dk_ref: Any,
-    dv_ref: Any,
+    seeds_ref: jax.Ref,
+    ids_ref: jax.Ref,
+    reach_ref: jax.Ref,
+    q_ref: jax.Ref,
+    k_ref: jax.Ref,
+    v_ref: jax.Ref,
+    d_o_ref: jax.Ref,
+    lse_ref: jax.Ref,
+    delta_ref: jax.Ref,
+    dq_ref: jax.Ref,
+    dk_ref: jax.Ref,
+    dv_ref: jax.Ref,
     *,
     plan: GpuKernelPlan,
 ) -> None:
@@ -331,7 +331,7 @@ def _own_block(plan: GpuKernelPlan) -> Any:
     return pl.ds(pl.program_id(0) * plan.tiling.own, plan.tiling.own)
 
 
-def _visit(reach_ref: Any, plan: GpuKernelPlan, visit: Any, start: Any) -> Any:
+def _visit(reach_ref: jax.Ref, plan: GpuKernelPlan, visit: Any, start: Any) -> Any:
     """Fold `visit(tokens, carry)` over the blocks of tokens that the program's own examples lie in."""
     size = plan.tiling.visited
     first, behind = lax.div(reach_ref[0], size), lax.div(reach_ref[1] + size - 1, size)
@@ -349,7 +349,7 @@ def _scores(q: jax.Array, k: jax.Array, ids_q: jax.Array, ids_k: jax.Array, plan
     return jnp.where(ids_q[:, None] == ids_k[None, :], _dot(q, k.T) * plan.head_size**-0.5, MASKED)
 
 
-def _keep(seeds_ref: Any, queries: Any, keys: Any, plan: GpuKernelPlan) -> jax.Array:
+def _keep(seeds_ref: jax.Ref, queries: Any, keys: Any, plan: GpuKernelPlan) -> jax.Array:
     """`bert_jax.model.dropout.keep_mask` of a block of one head: [Q, K] bool."""
     q, k = ((part.start + jnp.arange(part.size, dtype=jnp.int32)).astype(jnp.uint32) for part in (queries, keys))
     row_hash, column_hash = row_part(seeds_ref[0], q), column_part(seeds_ref[1], k)

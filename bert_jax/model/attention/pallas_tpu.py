@@ -174,7 +174,7 @@ def _call_backward(
 
 
 class _TpuSpecs:
-    """Which part of each array a program sees: R rows and one group of heads."""
+    """The part of each array that a program sees: R rows and one group of heads."""
 
     def __init__(self, shape: tuple[int, ...], plan: TpuKernelPlan):
         rows, S, P = plan.program_rows, shape[1], plan.program_heads
@@ -186,7 +186,7 @@ class _TpuSpecs:
 
 
 def _options(q: jax.Array, plan: TpuKernelPlan, products: int, arrays: int) -> dict[str, Any]:
-    """What both calls share; the cost is that of `products` S x S matrix products a head and `arrays` of q's size."""
+    """Return what both calls share; the cost is that of `products` S x S matrix products a head and `arrays` of q's size."""
     B, S, features = q.shape
     return {
         "interpret": plan.interpret,
@@ -203,7 +203,15 @@ def _options(q: jax.Array, plan: TpuKernelPlan, products: int, arrays: int) -> d
 
 
 def _forward_kernel(
-    seeds_ref: Any, ids_ref: Any, q_ref: Any, k_ref: Any, v_ref: Any, o_ref: Any, lse_ref: Any, *, plan: TpuKernelPlan
+    seeds_ref: jax.Ref,
+    ids_ref: jax.Ref,
+    q_ref: jax.Ref,
+    k_ref: jax.Ref,
+    v_ref: jax.Ref,
+    o_ref: jax.Ref,
+    lse_ref: jax.Ref,
+    *,
+    plan: TpuKernelPlan,
 ) -> None:
     """Scores lie query-major, [Q, K]: the sums of softmax run along lanes."""
     kept_share = 1 - plan.dropout_rate
@@ -229,17 +237,17 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    seeds_ref: Any,
-    ids_ref: Any,
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    o_ref: Any,
-    d_o_ref: Any,
-    lse_ref: Any,
-    dq_ref: Any,
-    dk_ref: Any,
-    dv_ref: Any,
+    seeds_ref: jax.Ref,
+    ids_ref: jax.Ref,
+    q_ref: jax.Ref,
+    k_ref: jax.Ref,
+    v_ref: jax.Ref,
+    o_ref: jax.Ref,
+    d_o_ref: jax.Ref,
+    lse_ref: jax.Ref,
+    dq_ref: jax.Ref,
+    dk_ref: jax.Ref,
+    dv_ref: jax.Ref,
     *,
     plan: TpuKernelPlan,
 ) -> None:
@@ -330,7 +338,7 @@ def _row(column: jax.Array) -> jax.Array:
 
 
 def _keep(
-    seeds_ref: Any, row: Any, head: Any, query_axis: int, shape: tuple[int, ...], plan: TpuKernelPlan
+    seeds_ref: jax.Ref, row: Any, head: Any, query_axis: int, shape: tuple[int, ...], plan: TpuKernelPlan
 ) -> jax.Array:
     """`bert_jax.model.dropout.keep_mask` of one head: [S, S] bool with the queries along `query_axis`."""
 

@@ -301,6 +301,26 @@ def test_a_checkpoint_of_another_format_has_the_scores_of_its_conversion(folder,
     assert sorted(source.iterdir()) == before
 
 
+def test_fill_mask_on_checkpoints_of_another_format(folder, made, tmp_path, capsys):
+    """The same words as its conversion gives; without an NSP head nothing of pairs; without an MLM head none at all."""
+    text = ("a b [MASK] [SEP] the [MASK] of", "--json", "--top-k", 3)
+    run_stage("fill-mask", folder / "huggingface", *text)
+    found = json.loads(capsys.readouterr().out)
+    run_stage("fill-mask", made[1], *text)
+    assert json.loads(capsys.readouterr().out) == found
+    assert [slot["position"] for slot in found["masks"]] == [3, 6]
+    assert 0 < found["is_next"] < 1
+    run_stage("fill-mask", write_hugging_face(tmp_path / "mlm", KINDS["mlm"]), *text)
+    assert json.loads(capsys.readouterr().out).keys() == {"text", "masks"}
+    encoder = write_hugging_face(tmp_path / "encoder", KINDS["encoder"])
+    assert main(["fill-mask", str(encoder), "a [MASK]"]) == 2
+    assert f"{encoder}: holds 2 layers of 24, 35 entries, encoder alone, and filling masks needs an MLM head" in (
+        capsys.readouterr().err
+    )
+    assert main(["fill-mask", str(folder / "huggingface"), "a [MASK] " + "b " * 30]) == 2
+    assert "is 34 tokens long and the model has 20 positions: shorten it" in capsys.readouterr().err
+
+
 def test_a_run_without_mlm_head_is_refused_by_name(folder, tmp_path, capsys):
     _, run = make_run(tmp_path, "classification")
     assert main(["evaluate", str(run), "--text", str(folder / "text.txt")]) == 2

@@ -151,8 +151,8 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
         notes += settings_not_kept(folder, model.max_position_embeddings)
     notes += conclusions(format, description, tokenizer, asked.task)
     own_names, skipped = account(format, description, by_canonical, tensors, left_out)
-    checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run)
-    checkpoint = replace(checkpoint, step=None if run is None else run.step)
+    step = None if run is None else run.step
+    checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run, step)
     return _fit_vocabulary(checkpoint, asked)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pass over held-out examples with one compiled step: in the course of training, and by `bert-jax evaluate`."""
+"""A pass over held-out examples with one compiled step, in the course of training."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -47,15 +47,11 @@ class ScorePass:
     def total(self, params: PyTree, limit: int | None = None) -> dict[str, float]:
         """Sums over the examples, or over the first `limit` batches of them in a fixed order."""
         totals: dict[str, float] = {}
-        for _, scores in self.scores(params, plain_feed(self.batch, 0, self.batches(limit))):
-            add_sums(totals, scores)
-        return totals
-
-    def scores(self, params: PyTree, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, float]]]:
-        """Each batch with its sums, read when the next one is under way, so that the device never waits for the host."""
+        batches = plain_feed(self.batch, 0, self.batches(limit))
         begun = ((batch, self.step(params, put_on_mesh(self.mesh, batch))) for batch in batches)
-        for batch, scores in read_behind(begun):
-            yield batch, read_sums(scores)
+        for _, scores in read_behind(begun):
+            add_sums(totals, read_sums(scores))
+        return totals
 
 
 def read_behind[Begun](begun: Iterable[tuple[Begun, PyTree]]) -> Iterator[tuple[Begun, PyTree]]:

@@ -17,12 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax.config.objective import ObjectiveConfig, pair_words
+from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.errors import UserError
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import evaluation_batch, Examples, make_examples
 from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import KINDS, PAIRS, require_segments
-from bert_jax.feed.shards import DataDirectory, objective_of
+from bert_jax.feed.shards import DataDirectory, objective_of, Split
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import add_sums, read_behind
@@ -44,6 +45,12 @@ class ScoredObjective(NamedTuple):
 
     config: ObjectiveConfig
     nsp_left_out: str | None = None  # why the label of pairs is not scored, where the model's objective has one
+
+    def examples(self, model: Pretrained, split: Split, phase: PhaseConfig) -> Examples:
+        """Return the masked examples of a split, in batches that fit the model's device."""
+        config = replace(model.source.config, objective=self.config)
+        rows = max(1, TOKENS_AT_ONCE // phase.sequence_length)
+        return make_examples(split, model.tokenizer, config, phase, rows)
 
     def report(self, totals: dict[str, float]) -> JsonObject:
         """Return the fields of a record that follow from the objective and the sums over its examples."""
@@ -72,13 +79,11 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
         positions = model.description.model.max_position_embeddings
         sequence_length = max((n for n in data.manifest["sequence_lengths"] if n <= positions), default=None)
     phase = model.phase(sequence_length)
-    tokenizer, config = model.tokenizer, replace(model.source.config, objective=objective.config)
-    rows = max(1, TOKENS_AT_ONCE // phase.sequence_length)
-    examples = make_examples(data.split(split), tokenizer, config, phase, rows)
+    examples = objective.examples(model, data.split(split), phase)
     if not len(examples):
         raise UserError(f"{data.directory}: its {split} split has no examples of length {phase.sequence_length}")
     totals: dict[str, float] = {}
-    targets = np.zeros(tokenizer.vocab_size, np.int64)
+    targets = np.zeros(model.tokenizer.vocab_size, np.int64)
     for _, batch, sums in scored_batches(model, examples, "evaluate"):
         add_sums(totals, sums)
         targets += np.bincount(batch["masked_lm_ids"][batch["masked_lm_weights"] > 0], minlength=len(targets))
@@ -88,7 +93,7 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
         "objective": objective.config.name,
         "sequence_length": phase.sequence_length,
         **mlm_report(totals),
-        **unigram_report(targets, data.token_counts(), tokenizer),
+        **unigram_report(targets, data.token_counts(), model.tokenizer),
         **objective.report(totals),
         **masks_report(totals),
         "samples": sample_predictions(model, examples),

@@ -16,7 +16,7 @@ tokens.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.errors import listed, UserError
 from bert_jax.feed.batch import Batch
-from bert_jax.feed.examples import EVALUATION_SEED, Examples, make_examples
+from bert_jax.feed.examples import EVALUATION_SEED, Examples
 from bert_jax.feed.order import examples_at
 from bert_jax.feed.shards import DataDirectory, Split
 from bert_jax.feed.tokenised import ExampleSettings
@@ -42,7 +42,7 @@ from bert_jax.use.evaluation import (
     text_objective,
     without_pairs,
 )
-from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE
+from bert_jax.use.model import Pretrained
 from bert_jax.use.ngrams import contexts_of, fit_ngrams, NgramModels
 from bert_jax.use.pseudo_likelihood import choose_sentences, pseudo_log_likelihoods
 from bert_jax.use.text import read_text, TokenisedText
@@ -97,23 +97,20 @@ def evaluate_text(
         raise UserError("--data and --baseline-text both name the text of the n-gram models: give one of them")
     model.require_masked_lm("scoring masked tokens")
     phase = model.phase(settings.sequence_length)
-    manifest = _manifest(model)
-    recipe = ExampleSettings(
-        **{one.name: manifest[one.name] for one in fields(ExampleSettings) if one.name in manifest}
-    )
+    recipe = _recipe(model)
     baseline = _baseline(model, data, baseline_texts, settings, recipe)
     ngrams = None if baseline is None else baseline.models
     text = read_text(texts, model.tokenizer, settings.reading("--text"), recipe)
     examples, objective = _examples(model, text, phase, recipe)
     words = SplitTokens.of(examples.split, model.tokenizer.vocab_size)
-    record: JsonObject = {"step": model.source.step, "text": _text_record(model, text)}
-    record |= _masked_record(model, examples, objective, words, ngrams)
+    text_record, masked = _text_record(model, text), _masked_record(model, examples, objective, words, ngrams)
+    record: JsonObject = {"step": model.source.step, "text": text_record, **masked}
     if settings.pseudo_perplexity:
         record["pseudo"] = _pseudo_record(model, words, settings.pseudo_perplexity, ngrams)
     if baseline is not None:
         record["ngrams"] = baseline.models.described() | {"text": baseline.name}
     record["settings"] = asdict(settings) | asdict(recipe)
-    record["warnings"] = _warnings(model, text, baseline, record["text"]["unknown_share"])
+    record["warnings"] = _warnings(model, text, baseline, text_record["unknown_share"])
     return record
 
 
@@ -124,12 +121,10 @@ def _examples(
     model: Pretrained, text: TokenisedText, phase: PhaseConfig, recipe: ExampleSettings
 ) -> tuple[Examples, ScoredObjective]:
     """Return the masked examples of a text, on whole sentences where it has no pairs."""
-    rows = max(1, TOKENS_AT_ONCE // phase.sequence_length)
 
     def made(objective: ScoredObjective) -> Examples:
-        config = replace(model.source.config, objective=objective.config)
         split = text.split(recipe, objective.config.examples, phase.sequence_length)
-        return make_examples(split, model.tokenizer, config, phase, rows)
+        return objective.examples(model, split, phase)
 
     objective = text_objective(model, text.documents)
     examples = made(objective)
@@ -169,6 +164,12 @@ def _manifest(model: Pretrained) -> JsonObject:
     """Return the manifest of the data that the model was trained on, as far as it is known."""
     run = model.source.run
     return run.manifest() if run is not None and run.data_file.is_file() else {}
+
+
+def _recipe(model: Pretrained) -> ExampleSettings:
+    """Return the settings by which the model's own data was made; `prepare`'s defaults where they are not known."""
+    manifest = _manifest(model)
+    return ExampleSettings(**{one.name: manifest[one.name] for one in fields(ExampleSettings) if one.name in manifest})
 
 
 def _hashes(manifest: JsonObject) -> frozenset[str]:

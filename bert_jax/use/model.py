@@ -82,6 +82,7 @@ class Pretrained:
         self.tokenizer = tokenizer
         self.source = source
         self._compute = compute
+        self._forward = compiled_forward(description, compute)
 
     @cached_property
     def model(self) -> BertModel:
@@ -96,7 +97,7 @@ class Pretrained:
         """
         segments = int(np.max(batch["segment_ids"], initial=0)) + 1
         self.description.model.require_segments(segments, "the batch", "set its segment_ids to 0")
-        return compiled_forward(self.description, self._compute)(self.params, dict(batch), all_layers)
+        return self._forward(self.params, dict(batch), all_layers)
 
     def require_masked_lm(self, purpose: str) -> None:
         """Refuse a model that cannot predict masked tokens; `purpose` is what needs it: "filling masks".

@@ -4,7 +4,7 @@
 Shapes: T tokens, N sentences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from bert_jax.feed.tokenised import (
     ExampleSettings,
     fitting_shard_size,
     ShardArrays,
+    Text,
     TokenBuffer,
     tokenise,
 )
@@ -76,6 +77,15 @@ class TokenisedText(NamedTuple):
         return Split(TRAIN, Path(self.option), tuple(shards), {})
 
 
+def _tokenised(texts: Sequence[Text], tokenizer: Tokenizer, settings: ExampleSettings) -> Iterator[ShardArrays]:
+    """Yield the documents of a piece as arrays; nothing where they have no tokens."""
+    buffer = TokenBuffer(token_dtype(tokenizer.vocab_size))
+    for batch in batches_of(texts):
+        buffer.add(tokenise(batch, tokenizer, settings), np.ones(len(batch), bool))
+    if buffer.has_documents():
+        yield buffer.take()
+
+
 def read_text(
     inputs: Sequence[str | Path], tokenizer: Tokenizer, reading: ReadingOptions, settings: ExampleSettings
 ) -> TokenisedText:
@@ -105,11 +115,8 @@ def read_text(
             digests: dict[Path, str] = {}
             documents = read_part(part, sources, reading, ReadingCounts(), on_bytes, digests.__setitem__)
             for number, texts in enumerate(cut(documents, size)):
-                buffer = TokenBuffer(token_dtype(tokenizer.vocab_size))
-                for batch in batches_of(texts):
-                    buffer.add(tokenise(batch, tokenizer, settings), np.ones(len(batch), bool))
-                if buffer.has_documents():
-                    pieces.append((chunk_name(part.number, number), buffer.take()))
+                name = chunk_name(part.number, number)
+                pieces += [(name, arrays) for arrays in _tokenised(texts, tokenizer, settings)]
             if not part.repetition:
                 source = sources[part.source]
                 files += [FileOfText(source.name_of(file), sha256) for file, sha256 in digests.items()]

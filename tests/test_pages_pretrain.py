@@ -540,6 +540,7 @@ SAMPLE = EVALUATION["samples"][0]
         (change("evaluation.json", EVALUATION, mlm_accuracy_95={"low": 1}), "(mlm_accuracy_95"),
         (change("evaluation.json", EVALUATION, samples={"0": SAMPLE}), "(samples"),
         (change("evaluation.json", EVALUATION, samples=[SAMPLE | {"predictions": [[["a"]]]}]), "evaluation.json"),
+        (change("evaluation.json", EVALUATION, samples=[SAMPLE | {"predictions": [[["a", "b"]]]}]), "evaluation.json"),
         (change("evaluation.json", EVALUATION, samples=[SAMPLE | {"pair": {"label": "x"}}]), "evaluation.json lacks"),
         (change("evaluation.json", EVALUATION, mask_histogram={"mask": [1]}), "(mask_histogram.mask"),
         (change("environment.json", ENVIRONMENT, device_count="two"), "environment.json holds other values"),

@@ -88,7 +88,11 @@ def _sources(passport: Passport, entry: Callable[[int], str | None]) -> Section:
 
 
 def _text(passport: Passport) -> Section:
-    cards = [*tables.length_panels(passport), tables.script_card(passport), tables.repetition_card(passport)]
+    cards: list[Part] = [
+        *tables.length_panels(passport),
+        tables.script_card(passport),
+        tables.repetition_card(passport),
+    ]
     return Section("text", "Text", [Grid(cards)])
 
 

@@ -547,6 +547,7 @@ SAMPLE = EVALUATION["samples"][0]
         (change("environment.json", ENVIRONMENT, peak_flops_per_device=[1]), "(peak_flops_per_device"),
         (change("passport.json", PASSPORT, splits=[1]), "passport.json holds other values than it should (splits"),
         (change("passport.json", PASSPORT, sources=[{"files": [3]}]), "(sources[0].files[0]"),
+        (change("passport.json", PASSPORT, sources=[None]), "(sources[0] is null"),
         (change("passport.json", PASSPORT, kinds=7), "(kinds"),
         (
             change("passport.json", PASSPORT, splits={"train": {"tables": {"nsp_16": [0]}}}),

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a fine-tuned run's own judgement (finetuning/degenerate.py, kept in scores.json) says, as findings."""
 
+from bert_jax.checks import rules
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import Record
-
-LEARNING = "Degenerate"
 
 
 def learning_findings(run: FinetunedRun) -> list[Finding]:
@@ -21,4 +20,4 @@ def degenerate_finding(degenerate: Record) -> Finding:
     """The finding about a degenerate run, from what scores.json says of it."""
     explanation = str(degenerate.get("explanation", "")).strip()
     seen = f"nothing was learned ({degenerate.get('kind', 'not said')})"
-    return Finding(PROBLEM, LEARNING, f"{seen}. {explanation[:1].upper()}{explanation[1:]}")
+    return rules.DEGENERATE.found(PROBLEM, f"{seen}. {explanation[:1].upper()}{explanation[1:]}")

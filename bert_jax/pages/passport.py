@@ -4,32 +4,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bert_jax.checks.findings import Finding, NOTE, PROBLEM, serious
+from bert_jax.checks.findings import Finding, NOTE, Passport, PROBLEM, serious
 from bert_jax.checks.passport import check_passport
 from bert_jax.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest
 from bert_jax.files import reading
+from bert_jax.pages import passport_tables as tables
 from bert_jax.pages.page import Card, command, filled, Fold, Grid, Page, Paragraph, Part, Section
-from bert_jax.pages.passport_tables import (
-    contamination_table,
-    example_panels,
-    facts,
-    file_table,
-    label_meaning,
-    left_out,
-    length_panels,
-    mask_cards,
-    overlaps,
-    Passport,
-    repetition_card,
-    script_card,
-    setting_table,
-    shard_row,
-    source_table,
-    split_table,
-    table_table,
-    tiles,
-)
 from bert_jax.pages.template import write
 from bert_jax.pages.wording import counted
 from bert_jax.tokenization import load_tokenizer
@@ -76,18 +57,16 @@ def page_of(directory: Path, passport: Passport, vocabulary: Sequence[str]) -> P
         name=name,
         status=counted(len(findings), "finding") if findings else "nothing suspicious",
         state="problem" if any(one.severity == PROBLEM for one in findings) else "open" if findings else "",
-        facts=facts(passport),
+        facts=tables.facts(passport),
         findings=[*findings, more] if findings else [],
-        tiles=tiles(passport),
+        tiles=tables.tiles(passport),
         sections=[
             _sources(passport, entry),
-            Section(
-                "text", "Text", [Grid([*length_panels(passport), script_card(passport), repetition_card(passport)])]
-            ),
+            _text(passport),
             _examples(passport),
             _masks(passport),
             _contamination(passport),
-            Section("settings", "Settings", [Card([setting_table(passport)], style="narrow")]),
+            Section("settings", "Settings", [Card([tables.setting_table(passport)], style="narrow")]),
         ],
         footer="Everything here stands in passport.json, for programs.",
     )
@@ -101,30 +80,35 @@ def _read_vocabulary(directory: Path) -> Sequence[str]:
 
 
 def _sources(passport: Passport, entry: Callable[[int], str | None]) -> Section:
-    files = file_table(passport)
+    files = tables.file_table(passport)
     folded = Fold("Files", f"{len(files.rows)}, with their hashes", [files], open=len(files.rows) <= MOST_OPEN)
-    both = Grid(
-        [
-            Card([split_table(passport, entry, [shard_row(passport)])]),
-            Card([left_out(passport)], "Left out or replaced"),
-        ]
-    )
-    return Section("sources", "Sources", [Card([source_table(passport)]), Card([folded]), both])
+    splits = tables.split_table(passport, entry, [tables.shard_row(passport)])
+    both = Grid([Card([splits]), Card([tables.left_out(passport)], "Left out or replaced")])
+    return Section("sources", "Sources", [Card([tables.source_table(passport)]), Card([folded]), both])
+
+
+def _text(passport: Passport) -> Section:
+    cards: list[Part] = [
+        *tables.length_panels(passport),
+        tables.script_card(passport),
+        tables.repetition_card(passport),
+    ]
+    return Section("text", "Text", [Grid(cards)])
 
 
 def _examples(passport: Passport) -> Section:
-    labels = label_meaning(passport)
+    labels = tables.label_meaning(passport)
     stored = f" Labels as stored: {labels}." if labels else ""
     words = f"What objectives train on.{stored} A row is filled by one example; packing puts several into one."
     return Section(
         "examples",
         "Examples",
-        [Paragraph(words, "lede"), Card([table_table(passport)]), Grid(example_panels(passport))],
+        [Paragraph(words, "lede"), Card([tables.table_table(passport)]), Grid(tables.example_panels(passport))],
     )
 
 
 def _masks(passport: Passport) -> Section:
-    cards = mask_cards(passport)
+    cards = tables.mask_cards(passport)
     absent: list[Part] = [Paragraph("Not measured.", "card absent")]
     return Section("masks", "Masks", [Paragraph(MASKS_LEDE, "lede"), Grid(cards, "many")] if cards else absent)
 
@@ -136,5 +120,5 @@ def _contamination(passport: Passport) -> Section:
         absent = Paragraph(filled(words, command("--evaluation-data FILE...")), "card absent")
         return Section("contamination", "Contamination", [absent])
     lede = "Runs of 13 words that evaluation data shares with this text. Texts of fewer words cannot be checked."
-    cards: list[Part] = [Card([contamination_table(passport)]), *overlaps(passport)]
+    cards: list[Part] = [Card([tables.contamination_table(passport)]), *tables.overlaps(passport)]
     return Section("contamination", "Contamination", [Paragraph(lede, "lede"), *cards])

@@ -4,14 +4,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, UTC
 
+from bert_jax.checks.findings import Passport
 from bert_jax.config.objective import PAIR_WORDS
 from bert_jax.pages.page import Bar, Bars, beside, Card, Panel, Paragraph, Part, Table, Tile
 from bert_jax.pages.passport_charts import BIN, example_chart, length_chart
 from bert_jax.pages.wording import count, counted, decimal, millions, moment, percent, plain, SPACE
 from bert_jax.runs.reading import number, Record
 from bert_jax.text.scripts import REPLACEMENTS
-
-Passport = Record  # what passport.json holds
 
 SPLIT_NAMES = {"train": "Training", "validation": "Held-out"}
 PAIR_TASKS = {"nsp": ("next sentence", "is_next_share"), "sop": ("sentence order", "in_order_share")}

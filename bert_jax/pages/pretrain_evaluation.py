@@ -100,7 +100,7 @@ def sample(record: Record) -> Sample:
     """A sample text in pieces, with the predictions of each masked slot and of the pair."""
     answers, predictions = record.get("answers", []), record.get("predictions", [])
     slots = [
-        MaskedSlot(place, answer, [(token, share) for token, share in ranked])
+        MaskedSlot(place, answer, [(str(token), float(share)) for token, share in ranked])
         for place, (answer, ranked) in enumerate(zip(answers, predictions, strict=False), 1)
     ]
     return Sample(_pieces(record.get("text", ""), slots), _pair_words(record.get("pair")))

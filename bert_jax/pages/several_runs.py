@@ -3,8 +3,9 @@
 
 from collections.abc import Sequence
 
+from bert_jax.checks import rules
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM
-from bert_jax.checks.finetuned import degenerate_finding, LEARNING
+from bert_jax.checks.finetuned import degenerate_finding
 from bert_jax.pages.finetune_summary import data_words, weights_words
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text, title_name, unit
@@ -60,12 +61,12 @@ def several_findings(several: SeveralRuns) -> list[Finding]:
     if several.collapsed:
         are = "is" if len(several.collapsed) == 1 else "are"
         seen = f"{len(several.collapsed)} of {counted(len(several.runs), 'run')} collapsed and {are} not counted"
-        found.append(Finding(PROBLEM, LEARNING, seen))
+        found.append(rules.DEGENERATE.found(PROBLEM, seen))
     explained: dict[str, list[str]] = {}
     for one in several.collapsed:
         assert one.degenerate is not None
         explained.setdefault(degenerate_finding(one.degenerate).seen, []).append(run_name(several, one))
-    found += [Finding(PROBLEM, LEARNING, f"{', '.join(names)}: {words}") for words, names in explained.items()]
+    found += [rules.DEGENERATE.found(PROBLEM, f"{', '.join(names)}: {words}") for words, names in explained.items()]
     missing = [run_name(several, one) for one in several.runs if one.value is None and one.degenerate is None]
     if missing:
         seen = f"without a score: {', '.join(missing)}"

@@ -132,4 +132,6 @@ def _check(value: Any, shape: Shape, place: str) -> None:
         if not isinstance(value, list):
             raise ValueError(f"{place} is {value!r:.60}, no list")
         for number, inner in enumerate(value):
+            if inner is None and isinstance(shape[0], Mapping):
+                raise ValueError(f"{place}[{number}] is null, no object")
             _check(inner, shape[0], f"{place}[{number}]")

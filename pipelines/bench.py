@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.config.settings import load_config
+from bert_jax.config.settings import load_config, settings_help
 from bert_jax.errors import UserError
 from bert_jax.types import JsonObject
 
@@ -18,12 +18,15 @@ OPTION_FILES = {"peer_python": "", "vocab": "", "google": "create_pretraining_da
 
 def make_parser(subjects: dict[str, str], default: Sequence[str]) -> argparse.ArgumentParser:
     """Return the command line."""
+    from bert_jax.bench.suite import BenchSizes
+
     listed = "\n".join(f"  {name:<11} {text}" for name, text in subjects.items())
     parser = argparse.ArgumentParser(
         prog="bert-jax bench",
         description="Measure this machine, sides that are compared in turn. Prints tables; --output keeps every sample.",
-        epilog=f"subjects:\n{listed}\n\nTheir sizes are settings, such as bench.rounds=5, bench.finetune_examples=2000,"
-        f" finetune.buckets=1.\n\nexit status: 0 all measured, {FAILED} something failed (it is named, the rest is measured)",
+        epilog=f"subjects:\n{listed}\n\nsizes, set by bench.NAME=VALUE, and finetune.NAME=VALUE as of bert-jax finetune:\n"
+        f"{settings_help(BenchSizes())}\n\nexit status: 0 all measured, {FAILED} something failed (it is named, the rest is"
+        " measured)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -64,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     config = None if name is None else (name, load_config(name))
     suite = make_suite(jax.local_devices()[0].platform, jax.local_device_count(), config, settings)
     paths = {option: path and path.absolute() for option in OPTION_FILES for path in [getattr(arguments, option)]}
-    inputs = BenchInputs(text=[str(Path(item).absolute()) for item in arguments.text], **paths)
+    inputs = BenchInputs(text=arguments.text, **paths)
     report = run_bench(suite, subjects, arguments.output, inputs, f"bert-jax bench {shlex.join(argv)}".strip())
     print_report(report)
     failed = failures(report)
@@ -87,6 +90,8 @@ def require_use(arguments: argparse.Namespace, subjects: Sequence[str]) -> None:
         flag = f"--{option.replace('_', '-')}"
         if getattr(arguments, option) and not set(users) & set(subjects):
             raise UserError(f"{flag} is for {', '.join(users)}, not measured here: add one to --only, or leave it out")
+    if arguments.text and arguments.vocab is None:
+        raise UserError("--text is prepared and tokenised with a vocabulary: add --vocab")
     for option, file in OPTION_FILES.items():
         path = getattr(arguments, option)
         if path is not None and not (path / file if file else path).is_file():

@@ -320,6 +320,7 @@ def test_the_command_prints_tables_and_tells_by_its_status_what_failed(monkeypat
         (["--only", "peer", "--peer-python", "/no/such/python"], "--peer-python /no/such/python: no such file"),
         (["--only", "prepare", "--google", "/no/such"], "--google /no/such: no such file"),
         (["--only", "prepare", "--data", "/no/such"], "--data is for finetune, not measured here"),
+        (["--only", "feed", "--text", "text.txt"], "add --vocab"),
         (["bench.rounds=0"], "bench.rounds=0 must be more than 0"),
         (["bench.finetune_models=big"], "bench.finetune_models=big is not LAYERSxHIDDEN: write 4x128"),
         (["finetune.bucket=1"], "unknown setting 'bucket'"),

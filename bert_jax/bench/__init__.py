@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of a machine: what is measured (suite.py, subjects/), how (measure.py), and how it is shown (page.py).
+"""The benchmark of a machine, beside its peers.
 
-Nothing is read from disk and nothing needs TensorFlow: text and batches are made up (made_up.py).
+suite.py         the sizes of what is measured, by platform
+subjects/        what is measured, a file each; made_up.py makes text and batches where the user gives none
+sides/           the work of sides that run in processes of their own (side_process.py): ours and the peers'
+measure.py       how: sides in turn, every sample kept, ratios within a round
+runner.py        all subjects one after the other -> bench.json
+report.py        bench.json -> bench.md, by the tables of tables.py
 """

@@ -69,7 +69,7 @@ class Examples:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """Index of the example after the last one of each shard."""
+        """The index of the example after the last one of each shard: [shards] int64."""
         return np.cumsum([len(table) for table in self.tables], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ def _join(parts: list[memoryview], dtype: np.dtype) -> np.ndarray:
 
 
 def evaluation_batch(examples: Examples, batch_size: int, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
-    """Batch `step` of one pass over held-out examples, one a row; the last batch is filled up with empty rows."""
+    """Return batch `step` of one pass over held-out examples, one a row [B, S]; the last is filled up with empty rows."""
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
     inside = positions < len(examples)
     _, indices = examples_at(np.where(inside, positions, 0), len(examples), EVALUATION_SEED)

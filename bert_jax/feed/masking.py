@@ -53,11 +53,11 @@ def mask_seeds(seed: int, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray
 
 
 def wanted_counts(lengths: np.ndarray, candidates: np.ndarray, probability: float) -> np.ndarray:
-    """Tokens to pick: max(1, rint(probability * length)), at most all candidates.
+    """Return the tokens to pick, [N] int64: max(1, rint(probability * length)), at most all candidates.
 
     Args:
-      lengths: tokens of each example, special tokens counted, as in the original.
-      candidates: of the same shape, tokens that may be picked.
+      lengths: [N] tokens of each example, special tokens counted, as in the original.
+      candidates: [N] tokens that may be picked.
       probability: share of tokens to pick.
     """
     wanted = np.maximum(1, np.rint(lengths * probability)).astype(np.int64)
@@ -151,7 +151,7 @@ def below_bounds(keys: np.ndarray, counts: np.ndarray, bounds: np.ndarray) -> tu
 
 
 def owner_and_key(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return uint64 numbers that sort by example, then by key."""
+    """Return uint64 numbers [T] that sort by example, then by key: keys [T] of examples with counts [N]."""
     return np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(32), counts) | keys
 
 
@@ -195,7 +195,7 @@ def span_starts(draws: np.ndarray, segments: np.ndarray, objective: ObjectiveCon
 
 
 def span_lengths(draws: np.ndarray, objective: ObjectiveConfig) -> np.ndarray:
-    """Random 32 bits -> words of a span; mean 3.8 for SpanBERT's p = 0.2 and at most 10 (its section 3.1)."""
+    """Turn random 32 bits [U] into words of a span, [U] int32; mean 3.8 for SpanBERT's p = 0.2 and at most 10 (its section 3.1)."""
     length = np.arange(1, objective.longest_span + 1)
     shares = objective.span_end_probability * (1 - objective.span_end_probability) ** (length - 1)
     limits = (np.cumsum(shares / shares.sum())[:-1] * (2**32 - 1)).astype(np.uint32)
@@ -294,7 +294,7 @@ def replacements(
 
 
 def mix32(x: np.ndarray) -> np.ndarray:
-    """lowbias32, a finaliser of 32 bits in two multiplications; writes into its argument."""
+    """Return lowbias32 of uint32 numbers of any shape, in two multiplications; it writes into its argument."""
     x ^= x >> np.uint32(16)
     x *= np.uint32(0x7FEB352D)
     x ^= x >> np.uint32(15)

@@ -129,7 +129,7 @@ def stream_keys(seed: int, purpose: int, *parts: np.ndarray) -> np.ndarray:
 
 
 def mix64(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), with its increment."""
+    """Return the finaliser of SplitMix64 (Steele, Lea and Flood 2014) of uint64 numbers of any shape, with its increment."""
     x = x + _INCREMENT
     x ^= x >> _SHIFTS[0]
     x *= _MULTIPLIERS[0]

@@ -280,7 +280,7 @@ class Packed:
 
 
 def bucket_ends(by_length: ByLength, widths: Sequence[int], batch_size: int) -> np.ndarray:
-    """Where each bucket ends among the examples by length.
+    """Return where each bucket ends among the examples by length: [buckets] int64.
 
     Every width but the widest holds whole batches: a rest, its longest examples, moves on to the next.
     """

@@ -125,7 +125,7 @@ class _Counter:
         self._statistics = TextStatistics(work.sample_bits, marks)
 
     def add_documents(self, documents: Sequence[tuple[Sequence[str], np.ndarray]]) -> None:
-        """Count documents that are kept: sentences, and the tokens of each."""
+        """Count documents that are kept: sentences, and the tokens of each, [sentences]."""
         for sentences, lengths in documents:
             self._statistics.add_document(sentences, lengths)
         if self._evaluation is not None:

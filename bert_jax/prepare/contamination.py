@@ -82,7 +82,7 @@ class Lookup:
         return seen
 
     def places(self, hashes: np.ndarray) -> np.ndarray:
-        """Where the known ones among `hashes` stand: ascending indices."""
+        """Return where the known ones among hashes [N] stand: ascending indices [found] int64."""
         maybe = np.flatnonzero(self._filter[hashes & np.uint64(len(self._filter) - 1)])
         if not len(maybe):
             return maybe
@@ -160,7 +160,7 @@ class EvaluationNgrams:
         ]
 
     def hits(self, *documents: Sequence[str]) -> np.ndarray:
-        """The different 13-grams of the evaluation files that documents have: uint64.
+        """Return the different 13-grams of the evaluation files that documents have: [found] uint64.
 
         A document is given as its sentences; n-grams go across these, not across documents. Many short documents cost
         less in one call.
@@ -288,7 +288,7 @@ def contamination_report(evaluation: EvaluationNgrams, hits: np.ndarray) -> list
     """Report how much of each evaluation file was found, as the passport's `contamination`. The files are read again.
 
     Args:
-      hits: what `EvaluationNgrams.hits` returned for all documents, together; may hold repetitions.
+      hits: [N] uint64, what `EvaluationNgrams.hits` returned for all documents, together; may hold repetitions.
     """
     hits = np.unique(np.asarray(hits, np.uint64))
     report = []

@@ -25,7 +25,7 @@ def hash_of(data: bytes) -> bytes:
 
 
 def ending_in_zeros(hashes: np.ndarray, bits: int) -> np.ndarray:
-    """The hashes whose lowest `bits` bits are zero: a sample that holds all occurrences of what is in it."""
+    """Keep the hashes [H] whose lowest `bits` bits are zero: a sample that holds all occurrences of what is in it."""
     return hashes[hashes & np.uint64((1 << bits) - 1) == 0]
 
 
@@ -55,7 +55,7 @@ class Occurrences:
         return list(zip(places.tolist(), different[again].tolist(), times[again].tolist(), strict=True))
 
     def different(self) -> np.ndarray:
-        """The different hashes, ascending."""
+        """Return the different hashes, ascending: [H] uint64."""
         return self._hashes[_differs_from_the_one_before(self._hashes)]
 
     def summary(self) -> dict[str, int]:
@@ -63,7 +63,7 @@ class Occurrences:
         return {"count": len(self._hashes), "different": len(self.different())}
 
     def sample(self, bits: int) -> np.ndarray:
-        """The different hashes that are compared across chunks, ascending."""
+        """Return the different hashes that are compared across chunks, ascending: [H] uint64."""
         return ending_in_zeros(self.different(), bits)
 
 
@@ -112,7 +112,7 @@ class Repetitions:
         self._inside = 0
 
     def add(self, summary: Mapping[str, int], sample: np.ndarray, bits: int) -> None:
-        """A chunk: `Occurrences.summary` and `.sample(bits)`."""
+        """Take in a chunk: `Occurrences.summary`, and `.sample(bits)`, [H] uint64."""
         self._count += summary["count"]
         self._inside += summary["count"] - summary["different"]
         if bits > self._bits:

@@ -10,7 +10,7 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def counts_of(ends: np.ndarray) -> np.ndarray:
-    """Lengths of ranges that follow each other from 0, from their ends: np.diff with prepend=0 at a tenth of its cost."""
+    """Return the lengths [R] of ranges that follow each other from 0, from their ends [R]: a fast np.diff with prepend=0."""
     counts = ends.copy()
     counts[1:] -= ends[:-1]
     return counts

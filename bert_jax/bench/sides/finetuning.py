@@ -14,6 +14,7 @@ from bert_jax.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.finetuning.batches import Units
+    from bert_jax.finetuning.prepared import FinetuneSetup
 
 
 def finetune(data: str, model: str, config: JsonObject) -> Figures:
@@ -38,12 +39,7 @@ def finetune(data: str, model: str, config: JsonObject) -> Figures:
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [line for line in lines if line["kind"] == "train"][-1]
 
-    prepared = FinetuneSetup(wanted)
-    predictor, units = prediction.Predictor(prepared.training), prepared.train_split.units
-    params = prepared.initial_state().params
-    for _ in range(2):
-        with metered() as predicting:
-            predictor.outputs(params, units)
+    units, predicting = _predict_twice(FinetuneSetup(wanted))
     return {
         "training": {
             "examples_per_second": last["examples_per_second"],
@@ -63,6 +59,18 @@ def finetune(data: str, model: str, config: JsonObject) -> Figures:
         "tokens": int(units.table.lengths.sum()),
         "versions": versions("bert-jax", "jax", "jaxlib", "numpy"),
     }
+
+
+def _predict_twice(setup: "FinetuneSetup") -> tuple["Units", Figures]:
+    """Predict the training texts; return them, and the seconds of the second pass."""
+    from bert_jax.finetuning.prediction import Predictor
+
+    predictor, units = Predictor(setup.training), setup.train_split.units
+    params = setup.initial_state().params
+    for _ in range(2):
+        with metered() as predicting:
+            predictor.outputs(params, units)
+    return units, predicting
 
 
 class Call(NamedTuple):

@@ -33,7 +33,7 @@ def hello() -> Figures:
 # ---- a step of pre-training ------------------------------------------------------------------------------------------
 
 
-class Pretraining:
+class PeerModel:
     """BertForPreTraining, AdamW and one batch."""
 
     def __init__(self, model: dict[str, Any], batch: str, mode: str, threads: int):
@@ -67,12 +67,12 @@ class Pretraining:
             torch.cuda.synchronize()
 
 
-_pretraining: list[Pretraining] = []  # the one that is built, if any
+_pretraining: list[PeerModel] = []  # the one that is built, if any
 
 
 def build(model: dict[str, Any], batch: str, mode: str, threads: int) -> Figures:
     """Build a model of these sizes for the batch in a file (.npz)."""
-    _pretraining[:] = [built := Pretraining(model, batch, mode, threads)]
+    _pretraining[:] = [built := PeerModel(model, batch, mode, threads)]
     return {
         "attention": built.model.config._attn_implementation,
         "dtype": "bfloat16" if built.on_gpu else "float32",
@@ -177,23 +177,7 @@ def finetune(data: str, model: str, settings: Mapping[str, Any], prediction_batc
       sampling: Trainer's train_sampling_strategy, "random" or "group_by_length".
     """
     rows = _rows(data, tokenizer := _tokenizer(f"{model}/vocab.txt"), settings["max_length"])
-    steps = settings["epochs"] * -(-len(rows) // settings["batch_size"])
-    arguments = transformers.TrainingArguments(
-        output_dir="peer",
-        num_train_epochs=settings["epochs"],
-        per_device_train_batch_size=settings["batch_size"],
-        per_device_eval_batch_size=prediction_batch_size,
-        learning_rate=settings["optimizer"]["learning_rate"],
-        weight_decay=settings["optimizer"]["weight_decay"],
-        warmup_steps=int(settings["optimizer"]["warmup_share"] * steps),
-        train_sampling_strategy=sampling,
-        use_cpu=True,
-        save_strategy="no",
-        eval_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    arguments = _training_arguments(settings, len(rows), prediction_batch_size, sampling)
     clock, network = EpochClock(), transformers.BertForSequenceClassification.from_pretrained(model)
     collator = transformers.DataCollatorWithPadding(tokenizer)
     trainer = transformers.Trainer(network, arguments, data_collator=collator, train_dataset=rows, callbacks=[clock])
@@ -218,6 +202,29 @@ def finetune(data: str, model: str, settings: Mapping[str, Any], prediction_batc
         "settings": {"optimizer": str(arguments.optim.value), "threads": torch.get_num_threads()},
         "versions": hello()["versions"],
     }
+
+
+def _training_arguments(
+    settings: Mapping[str, Any], examples: int, prediction_batch_size: int, sampling: str
+) -> transformers.TrainingArguments:
+    """Return the recipe as Trainer takes it; nothing is saved, scored or logged."""
+    steps = settings["epochs"] * -(-examples // settings["batch_size"])
+    return transformers.TrainingArguments(
+        output_dir="peer",
+        num_train_epochs=settings["epochs"],
+        per_device_train_batch_size=settings["batch_size"],
+        per_device_eval_batch_size=prediction_batch_size,
+        learning_rate=settings["optimizer"]["learning_rate"],
+        weight_decay=settings["optimizer"]["weight_decay"],
+        warmup_steps=int(settings["optimizer"]["warmup_share"] * steps),
+        train_sampling_strategy=sampling,
+        use_cpu=True,
+        save_strategy="no",
+        eval_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def _rows(data: str, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:

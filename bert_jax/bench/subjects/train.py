@@ -55,6 +55,6 @@ def train_in(bench: Workbench, case: Case, dtype: str, steps: int) -> list[float
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Means of `window` neighbours, or of all where there are fewer."""
+    """Return means of `window` neighbours, [N] -> [N - window + 1], or of all where there are fewer."""
     window = min(window, len(values))
     return np.convolve(values, np.full(window, 1 / window), mode="valid")

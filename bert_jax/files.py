@@ -213,7 +213,7 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> JsonObject:
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        raise ValueError(f"'{twice:.80}' is in one object twice")
+        raise ValueError(f"{twice!r:.80} is in one object twice")
     return content
 
 

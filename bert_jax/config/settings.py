@@ -139,7 +139,7 @@ def differences(old: Any, new: Any) -> list[str]:
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if not key.startswith(RESUMABLE_CHANGES)]
 
 
-def settings_help(config: TrainingConfig | None = None) -> str:
+def settings_help(config: Any = None) -> str:
     """Return every setting with its default and meaning, one a line; of pre-training, if no other configuration is given."""
     lines = []
     for key, value, text in documented(PretrainConfig() if config is None else config):
@@ -147,7 +147,7 @@ def settings_help(config: TrainingConfig | None = None) -> str:
     return "\n".join(lines)
 
 
-def documented(config: TrainingConfig) -> Iterator[tuple[str, Any, str]]:
+def documented(config: Any) -> Iterator[tuple[str, Any, str]]:
     """Yield key, value and help of every setting: those of the kind of run first, then those that all kinds have."""
     own = type(config).__annotations__
     yield from _documented(config, "", lambda name: name not in own)

@@ -248,7 +248,7 @@ def read_predictions(path: Path) -> list[Record]:
     with path.open(encoding="utf-8") as lines:
         for line_number, line in enumerate(lines, start=1):
             try:
-                record = parse_json(line)
+                record = parse_json(line, characters=False)  # texts of users, as they were
             except ValueError:
                 record = {}
             if "predicted" not in record:

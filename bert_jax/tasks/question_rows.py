@@ -163,15 +163,15 @@ def covering_tokens(spans: np.ndarray, begin: int, end: int) -> tuple[int, int] 
 def _windows(
     question: Question, tokens: int, room: int, settings: QuestionSettings, made: QuestionRows
 ) -> tuple[Cut, ...]:
-    if tokens <= room or settings.too_long == "windows":
-        windows = cut_windows(tokens, room, settings.doc_stride)
-        made.counts["questions with several windows"] += len(windows) > 1
-        return windows
-    if settings.too_long == "error":
+    if tokens > room and settings.too_long == "error":
         whole = settings.max_length - room + tokens
         raise too_long_error(f"{question.place} ('{question.name}')", [whole], settings.max_length)
-    made.counts["contexts cut to max_length"] += 1
-    return (Cut(0, 0, room, room),)
+    if tokens > room and settings.too_long == "truncate":
+        made.counts["contexts cut to max_length"] += 1
+        tokens = room
+    windows = cut_windows(tokens, room, settings.doc_stride)
+    made.counts["questions with several windows"] += len(windows) > 1
+    return windows
 
 
 # ---- rows --------------------------------------------------------------------------------------------------

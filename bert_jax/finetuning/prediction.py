@@ -29,6 +29,7 @@ from bert_jax.finetuning.batches import (
 from bert_jax.finetuning.split import Outputs
 from bert_jax.mesh.distributed import is_main
 from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
+from bert_jax.train.evaluation import read_behind
 from bert_jax.train.state import Training
 from bert_jax.train.step import abstract_batch, Arrays
 from bert_jax.types import PyTree
@@ -76,17 +77,15 @@ class Predictor:
         with tqdm(
             total=len(units), unit="example", desc=title, disable=None if is_main() else True, leave=False
         ) as bar:
-            waiting: tuple[Draw, jax.Array] | None = None
-            for draw, fields in self._batches(units, widths):
-                with jax.transfer_guard("allow"):
-                    own = own_part(fields, self.training.mesh)
-                    logits = self._program(fields)(params, put_on_mesh(self.training.mesh, own))
-                if waiting is not None:
-                    bar.update(_collect(*waiting, units, results))
-                waiting = draw, logits
-            assert waiting is not None
-            bar.update(_collect(*waiting, units, results))
+            begun = ((draw, self._logits(params, fields)) for draw, fields in self._batches(units, widths))
+            for draw, logits in read_behind(begun):
+                bar.update(_collect(draw, logits, units, results))
         return results
+
+    def _logits(self, params: PyTree, fields: Batch) -> jax.Array:
+        with jax.transfer_guard("allow"):
+            own = own_part(fields, self.training.mesh)
+            return self._program(fields)(params, put_on_mesh(self.training.mesh, own))
 
     def _longest(self, units: Units) -> int:
         return max(self.training.description.model.max_position_embeddings, int(units.lengths.max(initial=1)))
@@ -105,9 +104,8 @@ class Predictor:
         return self._programs[shape]
 
 
-def _collect(draw: Draw, logits: jax.Array, units: Units, results: list[np.ndarray]) -> int:
+def _collect(draw: Draw, values: np.ndarray, units: Units, results: list[np.ndarray]) -> int:
     """Put the logits of a batch where they belong; how many units that were."""
-    values = np.asarray(jax.device_get(logits))
     real = np.flatnonzero(draw.examples != NOBODY)
     if values.shape[1] > 1:  # of tokens: a unit is a row
         for place in real:

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning: checkpoint + task + data -> directory with scores."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import jax
 
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
@@ -22,7 +20,7 @@ from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.tasks.table import Task
 from bert_jax.train.metrics import MetricsWindow
 from bert_jax.train.run import locked_by_main, open_shared, train_run
-from bert_jax.train.session import Session, StepSpan
+from bert_jax.train.session import RunObjective, Session, StepSpan
 from bert_jax.train.state import TrainState
 from bert_jax.types import JsonObject, PyTree
 
@@ -89,8 +87,8 @@ def open_run_directory(output: Path, prepared: FinetuneSetup, record: JsonObject
     )
 
 
-class Finetuning:
-    """Fine-tuning as the session sees it: see `train.session.RunObjective`."""
+class Finetuning(RunObjective):
+    """Fine-tuning as the session sees it. The end of a run is still scored, and shapes are seen when batches come."""
 
     keeps_optimizer = False  # what is left of a finished run is to be used
     remedy = "lower optimizer.learning_rate or raise optimizer.warmup_share"
@@ -124,19 +122,9 @@ class Finetuning:
         """Return the checkpoint's encoder with a new head."""
         return self.prepared.initial_state()
 
-    def finished(self) -> None:
-        """Return nothing: the end of a run is still scored."""
-
-    def before(self, span: StepSpan) -> None:
-        """Do nothing."""
-
     def spans(self) -> list[StepSpan]:
         """Return the run, which is of one piece."""
         return [StepSpan(0, 0, self.prepared.total_steps)]
-
-    def shapes(self, span: StepSpan) -> Sequence[Mapping[str, jax.ShapeDtypeStruct]]:
-        """Return nothing: which widths and counts of rows come is seen when they come."""
-        return []
 
     def batches(self, span: StepSpan, first: int) -> Generator[Batch]:
         """Yield this process's rows of the batches from step `first` to the end."""
@@ -146,10 +134,6 @@ class Finetuning:
         draw, split = self.prepared.schedule.draw(step), self.prepared.train_split
         batch = {**encoder_fields(split.units, draw), **split.labels(draw)}
         return own_part(batch, self.training.mesh)
-
-    def first_lines(self) -> Iterator[JsonObject]:
-        """Yield nothing."""
-        return iter(())
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return the loss of a step."""

@@ -34,7 +34,7 @@ from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, MetricsWindow
 from bert_jax.train.run import locked_by_main, open_shared, train_run
-from bert_jax.train.session import StepSpan
+from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.types import JsonObject, PyTree
 
@@ -71,8 +71,8 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
 LOSSES: Mapping[str, type[MaskedLmLoss]] = dict.fromkeys(OBJECTIVES, MaskedLmLoss)
 
 
-class Pretraining:
-    """Pre-training as the session sees it: see `train.session.RunObjective`."""
+class Pretraining(RunObjective):
+    """Pre-training as the session sees it."""
 
     keeps_optimizer = True
     remedy = "lower optimizer.learning_rate or lengthen optimizer.warmup_steps"

@@ -35,30 +35,27 @@ class StepSpan(NamedTuple):
 
 
 class RunObjective(Protocol):
-    """The part of a run that its kind decides: the session calls it."""
+    """The part of a run that its kind decides, as the session calls it. A kind inherits what it does not need to say."""
 
     keeps_optimizer: bool  # whether the finished run's checkpoint holds moments, to be trained on
     remedy: str  # what to change where a loss is not finite
-
-    @property
-    def training(self) -> Training:
-        """Return the model's graph, the optimizer, shapes and shardings."""
-
-    @property
-    def loss(self) -> Loss:
-        """Return what the train step differentiates."""
+    training: Training  # the model's graph, the optimizer, shapes and shardings
+    loss: Loss  # what the train step differentiates
 
     def spans(self) -> Sequence[StepSpan]:
         """Return the stretches of the run, one after the other."""
 
     def finished(self) -> str | None:
         """Return what is said of a run that has taken all its steps; None where something is still made of its end."""
+        return None
 
     def before(self, span: StepSpan) -> None:
         """Do what a span needs before its first step, such as compile its evaluation: later a stop would wait for it."""
+        return
 
     def shapes(self, span: StepSpan) -> Sequence[Mapping[str, jax.ShapeDtypeStruct]]:
         """Return the fields of the batches of a span that are known before its first step; others compile when they come."""
+        return []
 
     def batches(self, span: StepSpan, first: int) -> Generator[Batch]:
         """Return this process's rows of the batches from step `first` to the span's end: functions of (seed, step)."""
@@ -71,6 +68,7 @@ class RunObjective(Protocol):
 
     def first_lines(self) -> Iterator[JsonObject]:
         """Yield lines of metrics of step 0, what was measured before the first step, and say it."""
+        return iter(())
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return what the progress bar shows, from the sums of a step."""

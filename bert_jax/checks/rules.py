@@ -30,7 +30,15 @@ class Rule:
         return OK, known[0] if known else None
 
     def judge(
-        self, value: float, seen: str, worse: str = "", *, causes: str = "", remedy: str = "", command: Command = ""
+        self,
+        value: float,
+        seen: str,
+        worse: str = "",
+        *,
+        fine: str = "",
+        causes: str = "",
+        remedy: str = "",
+        command: Command = "",
     ) -> Finding:
         """The finding about a measured value.
 
@@ -38,12 +46,13 @@ class Rule:
           value: measured.
           seen: the value in words, with what it is of.
           worse: what `seen` goes on with where a threshold is passed.
+          fine: in place of `seen` where none is.
           causes, remedy: in place of the rule's.
           command: that does the remedy; a function is called where a threshold is passed.
         """
         severity, threshold = self.passed(value)
         if severity == OK:
-            return self.fine(seen, value)
+            return self.fine(fine or seen, value)
         return self.found(
             severity, f"{seen}{worse}", causes=causes, remedy=remedy, command=command, value=value, threshold=threshold
         )

@@ -22,12 +22,8 @@ def vocabulary(passport: Passport, remake: Remake) -> Iterator[Finding]:
     told = f"; {text['characters'] / text['tokens']:.1f} characters a token" if text.get("tokens") else ""
     if unreachable := passport.get("unreachable_entries"):
         told += f"; {unreachable:,} of them can never be met: their lines are empty or repeated further down"
-    severity, threshold = rules.VOCABULARY.passed(size)
-    if severity != WARNING:
-        yield rules.VOCABULARY.fine(f"{size:,} entries{told}", size)
-        return
-    seen = f"the vocabulary has only {size} entries, so most words fall apart into letters{told}"
-    yield rules.VOCABULARY.found(WARNING, seen, command=vocab_command(30_522), value=size, threshold=threshold)
+    few = f"the vocabulary has only {size} entries, so most words fall apart into letters{told}"
+    yield rules.VOCABULARY.judge(size, few, fine=f"{size:,} entries{told}", command=vocab_command(30_522))
 
 
 def unknown_tokens(passport: Passport, remake: Remake) -> Iterator[Finding]:
@@ -120,17 +116,15 @@ def dropped(passport: Passport, remake: Remake) -> Iterator[Finding]:
 
 def documents(passport: Passport, remake: Remake) -> Iterator[Finding]:
     """Whether there are documents enough to draw the second sentence of a pair from."""
-    train, rule = passport["splits"]["train"], rules.DOCUMENTS
+    train = passport["splits"]["train"]
     documents = train["documents"]
-    severity, threshold = rule.passed(documents)
-    if severity != WARNING or "nsp" not in passport["kinds"]:
-        yield rule.fine(f"{documents:,} training documents of {train['tokens'] / documents:,.0f} tokens", documents)
+    fine = f"{documents:,} training documents of {train['tokens'] / documents:,.0f} tokens"
+    if "nsp" not in passport["kinds"]:
+        yield rules.DOCUMENTS.fine(fine, documents)
         return
-    seen = f"the training text is {documents} document{'s' if documents > 1 else ''}, so the sentences of NotNext pairs"
-    command = remake("documents")
-    yield rule.found(
-        severity, f"{seen} come from the same few places", command=command, value=documents, threshold=threshold
-    )
+    few = f"the training text is {documents} document{'s' if documents > 1 else ''}, so the sentences of NotNext pairs"
+    worse, command = " come from the same few places", partial(remake, "documents")
+    yield rules.DOCUMENTS.judge(documents, few, worse, fine=fine, command=command)
 
 
 def held_out(passport: Passport, remake: Remake) -> Iterator[Finding]:
@@ -157,12 +151,12 @@ def contamination(passport: Passport, remake: Remake) -> Iterator[Finding]:
             f" more ({percent(share)}) share {file['ngram_words']} words in a row with the training text"
         )
         example = f"; {quoted(file['examples'][0])}" if file["examples"] else ""
-        severity, threshold = rule.passed(share)
-        if file["found_ngrams"]:
-            graver = WARNING if severity == WARNING else NOTE
-            yield rule.found(graver, seen + example, value=share, threshold=threshold)
-        else:
+        if not file["found_ngrams"]:
             yield rule.fine(seen, share)
+        elif (found := rule.judge(share, seen + example)).severity == WARNING:
+            yield found
+        else:
+            yield rule.found(NOTE, seen + example, value=share, threshold=rule.warning)
 
 
 def licence(passport: Passport, remake: Remake) -> Iterator[Finding]:

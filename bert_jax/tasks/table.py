@@ -307,6 +307,22 @@ _GLUE = (
 
 # ---- questions (sections 4.2, 4.3), choices (4.4), names (5.3) -----------------------------------------------------
 
+_CMRC = Task(
+    "cmrc",
+    "CMRC 2018",
+    "span",
+    ("f1", "exact_match"),
+    {
+        "train": ("cmrc2018_train.json", "train.json"),
+        "dev": ("cmrc2018_dev.json", "dev.json"),
+        "test": ("cmrc2018_trial.json", "trial.json"),
+    },
+    max_length=512,
+    learning_rate=3e-5,
+    epochs=2,
+    question_scorer=CMRC,
+)
+
 _OTHERS = (
     Task(
         "squad1",
@@ -330,35 +346,16 @@ _OTHERS = (
         epochs=2,
         tfds=TfdsSource("squad/v2.0", SQUAD_FIELDS),
     ),
-    Task(
-        "cmrc",
-        "CMRC 2018",
-        "span",
-        ("f1", "exact_match"),
-        {
-            "train": ("cmrc2018_train.json", "train.json"),
-            "dev": ("cmrc2018_dev.json", "dev.json"),
-            "test": ("cmrc2018_trial.json", "trial.json"),
-        },
-        max_length=512,
-        learning_rate=3e-5,
-        epochs=2,
-        question_scorer=CMRC,
-    ),
-    Task(
-        "drcd",
-        "DRCD",
-        "span",
-        ("f1", "exact_match"),
-        {
+    _CMRC,
+    replace(
+        _CMRC,
+        name="drcd",
+        title="DRCD",
+        files={
             "train": ("DRCD_training.json", "train.json"),
             "dev": ("DRCD_dev.json", "dev.json"),
             "test": ("DRCD_test.json", "test.json"),
         },
-        max_length=512,
-        learning_rate=3e-5,
-        epochs=2,
-        question_scorer=CMRC,
     ),
     Task(
         "swag",

@@ -148,7 +148,7 @@ def _of_data(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
     from bert_jax.files import write_json
     from bert_jax.use.evaluation import evaluate_data
 
-    split, run = arguments.split or "validation", model.source.run
+    split, run = arguments.split or "validation", model.origin.run
     scores = evaluate_data(model, open_data(arguments.data), split, arguments.sequence_length)
     output = arguments.output
     if output is None and run is not None:
@@ -169,7 +169,7 @@ def _of_text(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
     from bert_jax.files import write_json
     from bert_jax.use.intrinsic import evaluate_text, TextSettings
 
-    run = model.source.run
+    run = model.origin.run
     output = arguments.output or (None if run is None else run.path / EVALUATION_TEXT_FILE)
     given = {name: value for name in TEXT_SETTINGS if (value := getattr(arguments, name)) is not None}
     data = None if arguments.data is None else open_data(arguments.data)

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     model = load(arguments.model, dtype=None, asked=_checkpoint_options.asked(arguments, head=False))
     model.require_masked_lm("filling masks")
     rows = [encode(model, text) for text in texts]
-    words = pair_words(model.source.config.objective)  # none: the head for pairs is untrained and says nothing
+    words = pair_words(model.origin.config.objective)  # none: the head for pairs is untrained and says nothing
     for text, prediction in zip(texts, predict(model, rows, arguments.top_k), strict=True):
         if arguments.json:
             print(as_json(text, prediction, words))

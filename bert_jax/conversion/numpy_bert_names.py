@@ -49,30 +49,34 @@ class Names(NamedTuple):
     tasks: Mapping[str, tuple[str, str]]  # [C, D] and [C] on both sides
 
 
+# Both sides name their layers alike, parted by dots or by slashes.
+_LAYERS = {
+    "embeddings_norm": "embeddings.LayerNorm",
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+    "pooler": "pooler.dense",
+    "transform": "cls.predictions.transform.dense",
+    "transform_norm": "cls.predictions.transform.LayerNorm",
+}
+
 _HUGGING_FACE = Names(
     prefixes={"bert.": "", "": "", "module.bert.": "module.", "module.": "module."},
     word="embeddings.word_embeddings.weight",
     position="embeddings.position_embeddings.weight",
     segment="embeddings.token_type_embeddings.weight",
-    embeddings_norm="embeddings.LayerNorm",
     layer="encoder.layer.{}.",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    attention_norm="attention.output.LayerNorm",
-    intermediate="intermediate.dense",
-    output="output.dense",
-    output_norm="output.LayerNorm",
-    pooler="pooler.dense",
     kernel=".weight",
     bias=".bias",
     kernel_is_transposed=True,
     scale=(".weight", ".gamma"),
     shift=(".bias", ".beta"),
     mlm="cls.predictions.",
-    transform="cls.predictions.transform.dense",
-    transform_norm="cls.predictions.transform.LayerNorm",
     decoder="cls.predictions.decoder.weight",
     # The decoder's own is the one that is added. Where they are tied, or written by transformers 4, they are the same.
     decoder_bias=("cls.predictions.decoder.bias", "cls.predictions.bias"),
@@ -81,6 +85,7 @@ _HUGGING_FACE = Names(
         **dict.fromkeys(TASKS, ("classifier.weight", "classifier.bias")),
         "span": ("qa_outputs.weight", "qa_outputs.bias"),
     },
+    **_LAYERS,
 )
 
 _TF1 = Names(
@@ -88,25 +93,13 @@ _TF1 = Names(
     word="embeddings/word_embeddings",
     position="embeddings/position_embeddings",
     segment="embeddings/token_type_embeddings",
-    embeddings_norm="embeddings/LayerNorm",
     layer="encoder/layer_{}/",
-    query="attention/self/query",
-    key="attention/self/key",
-    value="attention/self/value",
-    attention_output="attention/output/dense",
-    attention_norm="attention/output/LayerNorm",
-    intermediate="intermediate/dense",
-    output="output/dense",
-    output_norm="output/LayerNorm",
-    pooler="pooler/dense",
     kernel="/kernel",
     bias="/bias",
     kernel_is_transposed=False,
     scale=("/gamma",),
     shift=("/beta",),
     mlm="cls/predictions/",
-    transform="cls/predictions/transform/dense",
-    transform_norm="cls/predictions/transform/LayerNorm",
     decoder="cls/predictions/output_weights",  # not Google's: theirs is always the word embedding
     decoder_bias=("cls/predictions/output_bias",),
     nsp=("cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"),
@@ -114,6 +107,7 @@ _TF1 = Names(
         **dict.fromkeys(TASKS, ("output_weights", "output_bias")),
         "span": ("cls/squad/output_weights", "cls/squad/output_bias"),
     },
+    **{layer: name.replace(".", "/") for layer, name in _LAYERS.items()},
 )
 
 NAMES = {"hugging_face": _HUGGING_FACE, "tf1": _TF1}

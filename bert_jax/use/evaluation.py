@@ -48,7 +48,7 @@ class ScoredObjective(NamedTuple):
 
     def examples(self, model: Pretrained, split: Split, phase: PhaseConfig) -> Examples:
         """Return the masked examples of a split, in batches that fit the model's device."""
-        config = replace(model.source.config, objective=self.config)
+        config = replace(model.origin.config, objective=self.config)
         rows = max(1, TOKENS_AT_ONCE // phase.sequence_length)
         return make_examples(split, model.tokenizer, config, phase, rows)
 
@@ -75,7 +75,7 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
     model.require_masked_lm("scoring masked tokens")
     check_vocabulary(model, data)
     objective = _data_objective(model, data)
-    if sequence_length is None and model.source.run is None:
+    if sequence_length is None and model.origin.run is None:
         positions = model.description.model.max_position_embeddings
         sequence_length = max((n for n in data.manifest["sequence_lengths"] if n <= positions), default=None)
     phase = model.phase(sequence_length)
@@ -88,7 +88,7 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
         add_sums(totals, sums)
         targets += np.bincount(batch["masked_lm_ids"][batch["masked_lm_weights"] > 0], minlength=len(targets))
     return {
-        "step": model.source.step,
+        "step": model.origin.step,
         "split": split,
         "objective": objective.config.name,
         "sequence_length": phase.sequence_length,
@@ -102,7 +102,7 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
 
 def check_vocabulary(model: Pretrained, data: DataDirectory) -> None:
     """Refuse data of another vocabulary than the model's."""
-    own, path = model.tokenizer.fingerprint, model.source.path
+    own, path = model.tokenizer.fingerprint, model.origin.path
     if own != data.manifest["tokenizer"]:
         raise UserError(
             f"{data.directory}: was prepared with another vocabulary ({data.manifest['tokenizer'][:12]}) than {path}"
@@ -116,12 +116,12 @@ def _data_objective(model: Pretrained, data: DataDirectory) -> ScoredObjective:
     Raises:
       UserError: it has pairs, and the model has one segment.
     """
-    config = model.source.config
-    if model.source.run is None:
+    config = model.origin.config
+    if model.origin.run is None:
         kind = min(data.manifest["kinds"], key=lambda kind: (kind == "sop", KINDS.index(kind)))
         config = replace(config, objective=replace(config.objective, name=objective_of(kind)))
     objective = config.objective
-    require_segments(config, f"score single segments with bert-jax evaluate {model.source.path} --text FILE")
+    require_segments(config, f"score single segments with bert-jax evaluate {model.origin.path} --text FILE")
     if not objective.nsp or model.description.nsp:
         return ScoredObjective(objective)
     without_label = "mlm_pairs" if objective.examples == "nsp" else NO_PAIRS
@@ -130,7 +130,7 @@ def _data_objective(model: Pretrained, data: DataDirectory) -> ScoredObjective:
 
 def text_objective(model: Pretrained, documents: int) -> ScoredObjective:
     """Return the model's objective, without pairs where the model cannot judge them or a text of so few documents has none."""
-    objective = model.source.config.objective
+    objective = model.origin.config.objective
     reason = None
     if objective.examples in PAIRS and model.description.model.type_vocab_size == 1:
         reason = "the model knows one segment (type_vocab_size=1)"

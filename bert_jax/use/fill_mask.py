@@ -55,14 +55,14 @@ def encode(model: Pretrained, text: str) -> Row:
     parts = text.split(SEPARATOR)
     if len(parts) > 2:
         raise UserError(f"{name}: has {len(parts)} segments: the model takes at most two")
-    objective = model.source.config.objective
+    objective = model.origin.config.objective
     if len(parts) == 2 and objective.examples not in PAIRS:
         raise UserError(f"{name}: has two segments, and objective.name={objective.name} trains on one: {remedy}")
     model.description.model.require_segments(len(parts), name, remedy)
     ids, segments = row_of(model.tokenizer, [_with_masks(model, part) for part in parts])
     if len(ids) > model.longest:
         bound = f"this run was trained on {model.longest} at most"
-        if model.source.run is None:
+        if model.origin.run is None:
             bound = f"the model has {model.longest} positions"
         raise UserError(f"{name}: is {len(ids)} tokens long and {bound}: shorten it")
     return ids, segments

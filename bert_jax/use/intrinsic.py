@@ -104,7 +104,7 @@ def evaluate_text(
     examples, objective = _examples(model, text, phase, recipe)
     words = SplitTokens.of(examples.split, model.tokenizer.vocab_size)
     text_record, masked = _text_record(model, text), _masked_record(model, examples, objective, words, ngrams)
-    record: JsonObject = {"step": model.source.step, "text": text_record, **masked}
+    record: JsonObject = {"step": model.origin.step, "text": text_record, **masked}
     if settings.pseudo_perplexity:
         record["pseudo"] = _pseudo_record(model, words, settings.pseudo_perplexity, ngrams)
     if baseline is not None:
@@ -149,7 +149,7 @@ def _warnings(model: Pretrained, text: TokenisedText, baseline: "Baseline | None
     if unknown > MOST_UNKNOWN:
         warnings.append(
             f"{unknown:.1%} of the text's tokens are [UNK], which are easy to predict: the text is of another script or"
-            f" language than the vocabulary of {model.source.path}, and these scores say little"
+            f" language than the vocabulary of {model.origin.path}, and these scores say little"
         )
     trained = _hashes(_manifest(model))
     for name, digest in text.files:
@@ -162,7 +162,7 @@ def _warnings(model: Pretrained, text: TokenisedText, baseline: "Baseline | None
 
 def _manifest(model: Pretrained) -> JsonObject:
     """Return the manifest of the data that the model was trained on, as far as it is known."""
-    run = model.source.run
+    run = model.origin.run
     return run.manifest() if run is not None and run.data_file.is_file() else {}
 
 

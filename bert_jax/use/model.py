@@ -58,7 +58,7 @@ class TextBatch(NamedTuple):
     fields: dict[str, np.ndarray]  # as in `bert_jax.feed.batch`, one example a row
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """Where a loaded model came from, and what its training says of it."""
 
     path: Path
@@ -75,12 +75,12 @@ class Pretrained:
     """
 
     def __init__(
-        self, description: ModelDescription, params: PyTree, tokenizer: Tokenizer, compute: Compute, source: Source
+        self, description: ModelDescription, params: PyTree, tokenizer: Tokenizer, compute: Compute, origin: Origin
     ):
         self.description = description
         self.params = params
         self.tokenizer = tokenizer
-        self.source = source
+        self.origin = origin
         self._compute = compute
         self._forward = compiled_forward(description, compute)
 
@@ -107,7 +107,7 @@ class Pretrained:
         """
         if not self.description.mlm:
             raise UserError(
-                f"{self.source.path}: holds {self.description.summary()}, and {purpose} needs an MLM head: give a checkpoint"
+                f"{self.origin.path}: holds {self.description.summary()}, and {purpose} needs an MLM head: give a checkpoint"
                 " that has one, such as the one that this was fine-tuned from"
             )
 
@@ -118,12 +118,12 @@ class Pretrained:
         Raises:
           UserError: the run was not trained at that length, or the model has fewer positions.
         """
-        phases = {phase.sequence_length: phase for phase in self.source.config.phases}
+        phases = {phase.sequence_length: phase for phase in self.origin.config.phases}
         if sequence_length is None:
-            return self.source.config.phases[-1]
+            return self.origin.config.phases[-1]
         if sequence_length in phases:
             return phases[sequence_length]
-        if self.source.run is not None:
+        if self.origin.run is not None:
             raise UserError(
                 f"--sequence-length {sequence_length} is not one the run was trained at:"
                 f" choose one of {', '.join(map(str, phases))}"
@@ -134,17 +134,17 @@ class Pretrained:
                 f"--sequence-length {sequence_length} is not possible: use {SHORTEST_SEQUENCE} to {positions}, the positions"
                 " of the model"
             )
-        predictions = math.ceil(self.source.config.objective.mlm_probability * sequence_length)
+        predictions = math.ceil(self.origin.config.objective.mlm_probability * sequence_length)
         return replace(
-            self.source.config.phases[-1], sequence_length=sequence_length, max_predictions_per_seq=predictions
+            self.origin.config.phases[-1], sequence_length=sequence_length, max_predictions_per_seq=predictions
         )
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row that the model was trained on: of a run its longest phase, else its positions."""
-        if self.source.run is None:
+        if self.origin.run is None:
             return self.description.model.max_position_embeddings
-        return max(phase.sequence_length for phase in self.source.config.phases)
+        return max(phase.sequence_length for phase in self.origin.config.phases)
 
     def ids(self, text: Text, *, single_segment: bool = False) -> tuple[list[int], list[int]]:
         """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: ids and segments; see `encode`."""
@@ -225,14 +225,14 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
     checkpoint = open_checkpoint(Path(path), asked or Asked())
     if checkpoint.tokenizer is None:
         raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one with --vocab")
-    source = _source_of(checkpoint)
+    origin = _origin_of(checkpoint)
     if dtype is None:
-        dtype = COMPUTE_DTYPES[resolve_compute_dtype(source.config.compute_dtype, jax.devices()[0].platform)]
-    return Pretrained(checkpoint.description, checkpoint.parameters(), checkpoint.tokenizer, Compute(dtype), source)
+        dtype = COMPUTE_DTYPES[resolve_compute_dtype(origin.config.compute_dtype, jax.devices()[0].platform)]
+    return Pretrained(checkpoint.description, checkpoint.parameters(), checkpoint.tokenizer, Compute(dtype), origin)
 
 
-def _source_of(checkpoint: Checkpoint) -> Source:
+def _origin_of(checkpoint: Checkpoint) -> Origin:
     if checkpoint.format == BERT_JAX:
         run = RunDirectory(checkpoint.path)
-        return Source(checkpoint.path, checkpoint.format, run, checkpoint.step, run.config())
-    return Source(checkpoint.path, checkpoint.format, None, None, config_for(checkpoint.description))
+        return Origin(checkpoint.path, checkpoint.format, run, checkpoint.step, run.config())
+    return Origin(checkpoint.path, checkpoint.format, None, None, config_for(checkpoint.description))

@@ -155,6 +155,8 @@ def converted(folder: Path, config: PretrainConfig) -> None:
         ({"name": "adamw", "clip_norm": 0.0}, {"clip_norm": 0.0}, True),
         ({"clip_norm": 0.0}, {"clip_norm": 2.0}, False),
         ({}, {"freeze": "embeddings"}, False),
+        ({}, {"layer_decay": 0.9}, False),
+        ({"layer_decay": 0.8}, {"layer_decay": 0.9, "schedule": "cosine"}, True),
         ({"freeze": "encoder"}, {"freeze": "embeddings"}, True),
     ],
 )
@@ -165,7 +167,7 @@ def test_a_converted_run_goes_on_with_an_optimizer_that_has_its_state(tmp_path, 
     if fits:
         assert start_or_resume(tmp_path, asked, PASSPORT, TOKENIZER).config() == asked
         return
-    message = r"its moments are those of optimizer\.name=\w+ with \S+ and optimizer\.freeze=\w+, and .* cannot go on"
+    message = r"its moments are those of optimizer\.name=\w+ with optimizer\.clip_norm=\S+, .* cannot go on"
     with pytest.raises(UserError, match=message):
         start_or_resume(tmp_path, asked, PASSPORT, TOKENIZER)
     assert RunDirectory(tmp_path).config() == config

@@ -117,9 +117,9 @@ class OptimizerSettings:
         return OPTIMIZERS[self.name]
 
     @property
-    def state_parts(self) -> tuple[str, bool, bool]:
+    def state_parts(self) -> tuple[str, bool, bool, bool]:
         """The settings that decide where a checkpoint keeps its state: runs that agree in them can go on with each other's."""
-        return self.kind.family, bool(self.clip_norm), self.freeze != "none"
+        return self.kind.family, bool(self.clip_norm), self.freeze != "none", self.layer_decay != 1
 
     def schedule_part(self, steps: int) -> SchedulePart:
         """Return the schedule over the first `steps` steps; a share of them is rounded down, as in run_classifier.py."""

@@ -280,8 +280,9 @@ def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
 
 
 def _state_words(optimizer: OptimizerConfig) -> str:
-    name, clip, freeze = optimizer.name, optimizer.clip_norm, optimizer.freeze
-    return f"optimizer.name={name} with optimizer.clip_norm={clip} and optimizer.freeze={freeze}"
+    settings = ("clip_norm", "freeze", "layer_decay")
+    told = ", ".join(f"optimizer.{name}={getattr(optimizer, name)}" for name in settings)
+    return f"optimizer.name={optimizer.name} with {told}"
 
 
 def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: JsonObject) -> None:

@@ -93,7 +93,7 @@ def _since(losses: Points, level: float) -> float:
 
 
 def _patience(run: Run) -> int:
-    return max(rules.PATIENCE * run.config.optimizer.warmup_steps, rules.SHORTEST_PATIENCE)
+    return max(rules.PATIENCE * run.config.schedule_parts()[0].warmup_steps, rules.SHORTEST_PATIENCE)
 
 
 def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
@@ -140,7 +140,7 @@ def divergence(run: Run) -> Iterator[Finding]:
     seen = f"training MLM loss {now:.2f}, at best {best:.2f} at step {best_step:,}"
     lower = {
         "optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}",
-        "optimizer.warmup_steps": 2 * run.config.optimizer.warmup_steps,
+        "optimizer.warmup_steps": 2 * run.config.schedule_parts()[0].warmup_steps,
     }
     risen = f": it has risen by {now - best:.2f} nats"
     yield rules.STABILITY.judge(now - best, seen, risen, command=pretrain_again(run, **lower))

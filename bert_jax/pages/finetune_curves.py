@@ -11,6 +11,7 @@ from bert_jax.pages.chart import around, Axis, Level, percent_text, tick_text
 from bert_jax.pages.curves import gradient_norm, learning_rate, Lines, Measure, panel, panels, share_measure
 from bert_jax.pages.metric_words import CORRELATIONS, fraction, metric_name, title_name, unit
 from bert_jax.pages.page import Panel
+from bert_jax.pages.settings import by_last_name
 from bert_jax.pages.wording import count, decimal, percent, plain
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number, series
@@ -107,7 +108,8 @@ def shortened(text: str, most: int = 24) -> str:
 
 def _optimizer_measures(run: FinetunedRun) -> list[Measure]:
     """Learning rate, gradient norm and throughput."""
-    peak, share = number(run.settings, "learning_rate"), number(run.settings, "warmup_share")
+    settings = by_last_name(run.settings)
+    peak, share = number(settings, "learning_rate"), number(settings, "warmup_share")
     note = f"Peak {plain(peak)}; warm-up over {percent(share, 0)} of the steps." if peak and share is not None else ""
     thing = "rows" if run.kind in ("span", "tagging") else "examples"
     shares = [share for _, share in series(run.train, "valid_token_share")]
@@ -115,7 +117,7 @@ def _optimizer_measures(run: FinetunedRun) -> list[Measure]:
     filled = "" if mean is None else f"{percent(mean)} of the tokens in a batch are no padding."
     return [
         learning_rate(run.train, note),
-        gradient_norm(number(run.settings, "clip_norm"), "Not clipped: clip_norm=0."),
+        gradient_norm(number(settings, "clip_norm"), "Not clipped: clip_norm=0."),
         Measure("examples_per_second", "Throughput", f"{thing}/s", lambda rate: f"{rate:,.4g}", note=filled),
     ]
 

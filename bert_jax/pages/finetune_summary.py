@@ -9,6 +9,7 @@ from bert_jax.pages.finetune_curves import commonest_class, metric_words, of_cla
 from bert_jax.pages.metric_words import figure, score_text, title_name, unit
 from bert_jax.pages.notices import torn_lines
 from bert_jax.pages.page import Tile
+from bert_jax.pages.settings import by_last_name
 from bert_jax.pages.wording import count, duration, interval, percent, plain, SPACE
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number
@@ -62,7 +63,8 @@ def data_words(run: FinetunedRun) -> str:
 def recipe_words(run: FinetunedRun) -> str:
     """The settings that are most often varied."""
     names = {"learning_rate": "learning rate", "batch_size": "batch", "epochs": "epochs", "seed": "seed"}
-    return ", ".join(f"{words} {plain(run.settings.get(name))}" for name, words in names.items())
+    settings = by_last_name(run.settings)
+    return ", ".join(f"{words} {plain(settings.get(name))}" for name, words in names.items())
 
 
 def time_words(run: FinetunedRun) -> str:

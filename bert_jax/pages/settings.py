@@ -35,6 +35,11 @@ def setting_groups(values: Record, default: Config, absent: str | None) -> Setti
     return Settings(groups)
 
 
+def by_last_name(values: Record) -> Record:
+    """The settings of a run by the last part of their dotted names, which are not grouped in runs of earlier versions."""
+    return {key.rpartition(".")[2]: value for key, value in flatten(values)}
+
+
 @dataclass(frozen=True)
 class Trait:
     """Something that may set a run apart: what is compared, and how it is written."""

@@ -98,8 +98,8 @@ def _above_guessing(values: Sequence[float]) -> Axis:
 def optimizer_measures(run: Run) -> list[Measure]:
     """Learning rate, gradient norm, throughput, and FLOP utilisation where a peak is known."""
     optimizer, peak = run.config.optimizer, run.peak_flops
-    warmup_steps = run.config.schedule_parts()[0].warmup_steps
-    schedule = f"Peak {plain(optimizer.learning_rate)}, warm-up of {count(warmup_steps)} steps."
+    warm_up = run.config.schedule_parts()[0].warmup_steps
+    schedule = f"Peak {plain(optimizer.learning_rate)}, warm-up of {count(warm_up)} steps."
     key = "model_flops_per_second"
     if peak is None:
         note = "No peak known for this device, so no utilisation."

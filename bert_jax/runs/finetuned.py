@@ -276,7 +276,7 @@ def load_several(directory: Path) -> SeveralRuns:
 
 
 def _require(path: Path, record: Record, names: Sequence[str]) -> None:
-    if missing := [name for name in names if name not in record]:
+    if missing := [name for name in names if record.get(name) is None]:
         raise UserError(f"{path}: lacks {', '.join(missing)}: {AGAIN}")
 
 

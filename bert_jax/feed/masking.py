@@ -195,7 +195,7 @@ def span_starts(draws: np.ndarray, segments: np.ndarray, objective: ObjectiveCon
 
 
 def span_lengths(draws: np.ndarray, objective: ObjectiveConfig) -> np.ndarray:
-    """Turn random 32 bits [U] into words of a span, [U] int32; mean 3.8 for SpanBERT's p = 0.2 and at most 10 (its section 3.1)."""
+    """Turn random 32 bits [U] into words of a span [U]; mean 3.8 for SpanBERT's p = 0.2 and at most 10 (its section 3.1)."""
     length = np.arange(1, objective.longest_span + 1)
     shares = objective.span_end_probability * (1 - objective.span_end_probability) ** (length - 1)
     limits = (np.cumsum(shares / shares.sum())[:-1] * (2**32 - 1)).astype(np.uint32)

@@ -166,18 +166,18 @@ class EpochClock(transformers.TrainerCallback):
         self.ends.append((time.monotonic(), cpu_seconds()))
 
 
-def finetune(data: str, model: str, settings: Mapping[str, Any], prediction_batch_size: int, sampling: str) -> Figures:
+def finetune(data: str, model: str, config: Mapping[str, Any], prediction_batch_size: int, sampling: str) -> Figures:
     """Fine-tune BertForSequenceClassification by Trainer on a CPU; rows are as long as the longest of their batch.
 
     Args:
-      data: train.tsv, of lines TEXT, tab, CLASS below a head.
+      data: the folder of train.tsv, which has lines TEXT, tab, CLASS below a head.
       model: a directory of Hugging Face's.
-      settings: epochs, batch_size, max_length; of optimizer, learning_rate, weight_decay, warmup_share.
+      config: epochs, batch_size, max_length; of optimizer, learning_rate, weight_decay, warmup_share.
       prediction_batch_size: rows of a batch of predictions.
       sampling: Trainer's train_sampling_strategy, "random" or "group_by_length".
     """
-    rows = _rows(data, tokenizer := _tokenizer(f"{model}/vocab.txt"), settings["max_length"])
-    arguments = _training_arguments(settings, len(rows), prediction_batch_size, sampling)
+    rows = _rows(f"{data}/train.tsv", tokenizer := _tokenizer(f"{model}/vocab.txt"), config["max_length"])
+    arguments = _training_arguments(config, len(rows), prediction_batch_size, sampling)
     clock, network = EpochClock(), transformers.BertForSequenceClassification.from_pretrained(model)
     collator = transformers.DataCollatorWithPadding(tokenizer)
     trainer = transformers.Trainer(network, arguments, data_collator=collator, train_dataset=rows, callbacks=[clock])
@@ -205,18 +205,18 @@ def finetune(data: str, model: str, settings: Mapping[str, Any], prediction_batc
 
 
 def _training_arguments(
-    settings: Mapping[str, Any], examples: int, prediction_batch_size: int, sampling: str
+    config: Mapping[str, Any], examples: int, prediction_batch_size: int, sampling: str
 ) -> transformers.TrainingArguments:
     """Return the recipe as Trainer takes it; nothing is saved, scored or logged."""
-    steps = settings["epochs"] * -(-examples // settings["batch_size"])
+    steps = config["epochs"] * -(-examples // config["batch_size"])
     return transformers.TrainingArguments(
         output_dir="peer",
-        num_train_epochs=settings["epochs"],
-        per_device_train_batch_size=settings["batch_size"],
+        num_train_epochs=config["epochs"],
+        per_device_train_batch_size=config["batch_size"],
         per_device_eval_batch_size=prediction_batch_size,
-        learning_rate=settings["optimizer"]["learning_rate"],
-        weight_decay=settings["optimizer"]["weight_decay"],
-        warmup_steps=int(settings["optimizer"]["warmup_share"] * steps),
+        learning_rate=config["optimizer"]["learning_rate"],
+        weight_decay=config["optimizer"]["weight_decay"],
+        warmup_steps=int(config["optimizer"]["warmup_share"] * steps),
         train_sampling_strategy=sampling,
         use_cpu=True,
         save_strategy="no",

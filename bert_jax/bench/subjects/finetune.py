@@ -61,18 +61,12 @@ def measure_size(bench: Workbench, size: str) -> Record:
     data, model = bench.folder / "sst-2", bench.folder / size
     write_data(bench.inputs.data, sizes.finetune_examples, data)
     write_model(size, bench.inputs.vocab, length, model)
-    ours = partial(
-        fresh_process, "bert_jax.bench.sides.finetuning", "finetune", environment=ON_THE_CPU,
-        data=str(data), model=str(model), config=to_dict(config),
-    )  # fmt: skip
-    sides = {OURS: ours}
+    work: JsonObject = {"do": "finetune", "data": str(data), "model": str(model), "config": to_dict(config)}
+    sides = {OURS: partial(fresh_process, "bert_jax.bench.sides.finetuning", environment=ON_THE_CPU, **work)}
     if (python := find_peer(bench.inputs.peer_python)) is not None:
-        train, rows = str(data / "train.tsv"), sizes.peer_prediction_rows
+        work |= {"python": python, "environment": {}, "prediction_batch_size": sizes.peer_prediction_rows}
         for title, sampling in SAMPLINGS.items():
-            sides[title] = partial(
-                fresh_process, "pytorch", "finetune", python, {}, data=train, model=str(model), settings=to_dict(config),
-                prediction_batch_size=rows, sampling=sampling,
-            )  # fmt: skip
+            sides[title] = partial(fresh_process, "pytorch", sampling=sampling, **work)
     samples = alternate(sides, sizes.rounds)
     return compared_runs(size, samples) | {
         "examples": sizes.finetune_examples,

@@ -367,7 +367,7 @@ def test_the_certificate_says_what_was_done(tmp_path, capsys):
 
 def test_a_result_that_is_not_the_source_is_not_put_in_its_place(tmp_path, monkeypatch):
     """A tensor is changed on its way into the file."""
-    from bert_jax.conversion import convert as module
+    from bert_jax.conversion import writing as module
 
     def spoiled(path: Path, tensors) -> None:
         arrays = {tensor.name: tensor.make() for tensor in tensors}
@@ -589,7 +589,7 @@ def test_a_recipe_that_cannot_go_on_changes_nothing(tmp_path, prepared, straight
 
 
 def test_moments_that_are_not_the_source_s_are_named(tmp_path, straight, monkeypatch):
-    from bert_jax.conversion import convert as module
+    from bert_jax.conversion import writing as module
 
     def spoiled(path, tensors) -> None:
         changed = [

@@ -532,7 +532,7 @@ SAMPLE = EVALUATION["samples"][0]
         (spoil("config.json", "{"), "config.json is not JSON of use here"),
         (spoil("config.json", '{"sed": 1}'), "unknown setting 'sed'"),
         (spoil("evaluation.json", '{"step": 1'), "evaluation.json is not JSON of use here"),
-        (spoil("passport.json", "[]"), "passport.json is not JSON of use here: it is a JSON list"),
+        (spoil("passport.json", "[]"), "passport.json is not JSON of use here"),
         (
             change("evaluation.json", EVALUATION, mlm_loss="low"),
             "evaluation.json holds other values than it should (mlm_loss",

@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from bert_jax.host import __version__
+from bert_jax.base.host import __version__
 
 if TYPE_CHECKING:
     from bert_jax.use.model import Pretrained

@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from bert_jax.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, Interrupted, TryAgain, UserError
-from bert_jax.host import __version__, keep_freed_memory
-from bert_jax.process import stopping
-from bert_jax.process.terminal import make_output_printable, printable_output
+from bert_jax.base import stopping
+from bert_jax.base.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, Interrupted, TryAgain, UserError
+from bert_jax.base.host import __version__, keep_freed_memory
+from bert_jax.base.terminal import make_output_printable, printable_output
 
 STAGES = {
     "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 
 if TYPE_CHECKING:
     from bert_jax.conversion.checkpoints import Asked

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.settings import load_config, settings_help
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
 
 FAILED = 1  # exit status: something could not be measured
 OPTION_FILES = {"peer_python": "", "vocab": "", "google": "create_pretraining_data.py", "data": "train.tsv"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion.names import FORMATS
-from bert_jax.errors import UserError
 
 DESCRIPTION = """\
 Convert a checkpoint. What SRC is, is found out: a run directory of ours, a directory of Hugging Face's (model.safetensors or

@@ -5,9 +5,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.errors import UserError
-from bert_jax.host import usable_cores
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.host import usable_cores
+from bert_jax.base.types import JsonObject
 
 MOST_WORKERS = 16  # more do not pay: the files are read in half a minute of one core
 

@@ -5,10 +5,10 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from bert_jax.base.types import JsonObject
 from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import config_names, load_config, override
-from bert_jax.types import JsonObject
 
 
 def make_parser() -> argparse.ArgumentParser:

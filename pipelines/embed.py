@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     if not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
-    from bert_jax.files import file_sha256
+    from bert_jax.base.files import file_sha256
     from bert_jax.text.streams import read_lines
     from bert_jax.train.state import COMPUTE_DTYPES
     from bert_jax.use.embedding import embed_lines, EmbedSettings

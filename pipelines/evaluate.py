@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import ObjectiveConfig
-from bert_jax.errors import listed, UserError
 from bert_jax.runs.names import EVALUATION_TEXT_FILE, FINETUNE_FILE, SEEDS_FILE
-from bert_jax.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.use.model import Pretrained
@@ -94,7 +94,7 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{arguments.model} is a fine-tuned run, and {what}: give --data with its task's files, and --split"
         )
-    from bert_jax.files import write_json
+    from bert_jax.base.files import write_json
     from bert_jax.finetuning.run import metric_words
     from bert_jax.finetuning.saved import confusion_lines, SavedModel
     from bert_jax.mesh.distributed import say
@@ -144,8 +144,8 @@ def _refuse_idle(arguments: argparse.Namespace) -> None:
 
 
 def _of_data(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
+    from bert_jax.base.files import write_json
     from bert_jax.feed.shards import open_data
-    from bert_jax.files import write_json
     from bert_jax.use.evaluation import evaluate_data
 
     split, run = arguments.split or "validation", model.origin.run
@@ -165,8 +165,8 @@ def _of_data(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
 
 
 def _of_text(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
+    from bert_jax.base.files import write_json
     from bert_jax.feed.shards import open_data
-    from bert_jax.files import write_json
     from bert_jax.use.intrinsic import evaluate_text, TextSettings
 
     run = model.origin.run

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 
 if TYPE_CHECKING:
+    from bert_jax.base.types import JsonObject
     from bert_jax.config.objective import PairWords
-    from bert_jax.types import JsonObject
     from bert_jax.use.fill_mask import TextPrediction
 
 
@@ -40,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
     if arguments.top_k < 1:
         raise UserError(f"--top-k {arguments.top_k} is not possible: use 1 or more")
 
+    from bert_jax.base.lines import text_lines
     from bert_jax.config.objective import pair_words
-    from bert_jax.text.lines import text_lines
     from bert_jax.use.fill_mask import encode, MASK, predict, SEPARATOR, shorten
     from bert_jax.use.model import load
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from bert_jax.pipelines import _processes  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.finetune import current_assignment, FinetuneConfig
 from bert_jax.config.settings import flatten, override, settings_help, to_dict
-from bert_jax.errors import UserError
 from bert_jax.tasks.table import TASKS
-from bert_jax.types import JsonObject
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.settings import load_config, override
-from bert_jax.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if not local and "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"  # this process compiles only: leave accelerators to those who run
 
-    from bert_jax.files import write_json
+    from bert_jax.base.files import write_json
     from bert_jax.mesh.chips import parse_topology
     from bert_jax.plan import as_text, local_machine, make_plan, topology_machine
 

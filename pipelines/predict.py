@@ -10,8 +10,8 @@ from typing import BinaryIO, TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.finetuning.saved import SavedModel
@@ -129,7 +129,7 @@ def _told(record: JsonObject, model: "SavedModel") -> JsonObject:
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
     """Lines of standard input with the number of the first; a person who types gets an answer a line."""
-    from bert_jax.text.lines import text_lines
+    from bert_jax.base.lines import text_lines
 
     block: list[str] = []
     number = characters = 0

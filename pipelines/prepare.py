@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.types import JsonObject
+from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.prepare.request import PrepareSettings
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     options = parser().parse_args(argv)
 
-    from bert_jax.errors import UserError
+    from bert_jax.base.errors import UserError
     from bert_jax.prepare.preparation import prepare
     from bert_jax.tokenization import load_tokenizer
 
@@ -138,8 +138,8 @@ def main(argv: Sequence[str]) -> int:
 
 def settings_of(options: argparse.Namespace) -> "PrepareSettings":
     """The settings, checked."""
+    from bert_jax.base.errors import UserError
     from bert_jax.config.objective import OBJECTIVES
-    from bert_jax.errors import UserError
     from bert_jax.prepare.request import PrepareSettings
 
     unknown = [name for name in options.objective if name not in OBJECTIVES]
@@ -159,7 +159,7 @@ def settings_of(options: argparse.Namespace) -> "PrepareSettings":
 
 def _refuse_idle(options: argparse.Namespace, kinds: set[str]) -> None:
     """Options that would do nothing."""
-    from bert_jax.errors import UserError
+    from bert_jax.base.errors import UserError
     from bert_jax.feed.kinds import PAIRS
 
     def changed(name: str) -> bool:

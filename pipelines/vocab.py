@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.text.documents import ReadingOptions
@@ -212,7 +212,7 @@ class _Shown:
 
 def _is_done(output: Path, settings: JsonObject, sources: "Sequence[Source]") -> bool:
     """Whether `output` has this very vocabulary. Refuses a folder that holds anything else."""
-    from bert_jax.files import read_json, reading
+    from bert_jax.base.files import read_json, reading
     from bert_jax.prepare.request import require_same_text
     from bert_jax.text.sample import described
     from bert_jax.tokenization import load_tokenizer
@@ -236,7 +236,7 @@ def _is_done(output: Path, settings: JsonObject, sources: "Sequence[Source]") ->
 
 def _save(output: Path, tokenizer: "Tokenizer", record: JsonObject) -> None:
     """The whole folder appears at once."""
-    from bert_jax.files import new_folder, write_json
+    from bert_jax.base.files import new_folder, write_json
 
     final = output.resolve()
     partial = new_folder(final.with_name(f".{final.name}.partial"))
@@ -285,8 +285,8 @@ def _print_accents(
     settings: JsonObject, tokenizer: "Tokenizer", statistics: JsonObject, scripts: Sequence[str]
 ) -> None:
     """Print what stripping takes, or why nothing is stripped."""
+    from bert_jax.base.marks import MarkLoss
     from bert_jax.text.mark_counts import describe_loss
-    from bert_jax.text.marks import MarkLoss
 
     if not tokenizer.strip_accents:
         if settings["accents"] == BY_SCRIPT:

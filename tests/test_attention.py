@@ -12,9 +12,9 @@ from attention_samples import numpy_attention as numpy_attention_and_gradients
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.training import ATTENTIONS, MeshConfig
-from bert_jax.errors import UserError
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.attention import (
     attention,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.model import attention
 from bert_jax.model.attention import AttentionCase, interpreted_kernels
 from bert_jax.model.attention.check import check_at_start, compare_with_reference

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.bench.runner import run_bench
 from bert_jax.bench.subjects import finetune
 from bert_jax.bench.suite import BenchSizes, suite_for
 from bert_jax.bench.tables import tables_of
 from bert_jax.bench.workbench import BenchInputs
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
-from bert_jax.errors import UserError
 
 
 @pytest.fixture

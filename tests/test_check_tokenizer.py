@@ -9,7 +9,7 @@ import pytest
 from bert_jax.tools import check_tokenizer
 from tokenization_samples import GOLDEN, VOCABULARY
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"
 

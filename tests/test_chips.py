@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.mesh.chips import CHIPS, find_chip, parse_topology, topology_devices
 from bert_jax.mesh.peak import device_peak
 

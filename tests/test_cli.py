@@ -77,7 +77,7 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, capsys, tmp_pa
 
 
 def test_debug_shows_the_traceback(tmp_path, monkeypatch):
-    from bert_jax.errors import UserError
+    from bert_jax.base.errors import UserError
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):

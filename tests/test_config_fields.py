@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from conversion_samples import KINDS, MODEL, PRETRAINING, write_hugging_face
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.description import description_from, ModelDescription, TaskHead
 from bert_jax.conversion import config_fields
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.config_files import hugging_face_config, task_of
-from bert_jax.errors import UserError
 
 PEER_PYTHON = "BERT_JAX_PEER_PYTHON"  # a Python with torch and transformers
 PATH = Path("config.json")

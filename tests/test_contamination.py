@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import real_data
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.prepare.contamination import contamination_report, EvaluationNgrams, Lookup, ngrams_of, words_of
 
 TEXT = "One two three, four five six: seven eight nine ten eleven twelve THIRTEEN fourteen."

@@ -15,6 +15,7 @@ from conftest import small_config
 from conversion_samples import KINDS, PRETRAINING, sample_weights, VOCABULARY, write_hugging_face, write_own_run
 from safetensors.numpy import load_file, save_file
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.pretrain import PretrainConfig
@@ -23,7 +24,6 @@ from bert_jax.conversion.certificate import compare_tensors, differences
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import Certificate, compare, convert
 from bert_jax.conversion.tf1 import open_tf1, write_tf1
-from bert_jax.errors import UserError
 from bert_jax.runs.directory import open_run
 from bert_jax.train.pretraining import pretrain
 

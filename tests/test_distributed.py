@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
-from bert_jax.errors import UserError
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import all_or_none, initialize, require_connection, require_same
 

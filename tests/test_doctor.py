@@ -21,6 +21,7 @@ from made_up_runs import (
     write_run,
 )
 
+from bert_jax.base.errors import UserError
 from bert_jax.checks.configuration import recipe_rate
 from bert_jax.checks.examination import examine
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
@@ -31,7 +32,6 @@ from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.config.settings import override
 from bert_jax.config.training import OptimizerConfig
-from bert_jax.errors import UserError
 from bert_jax.tokenization import SPECIAL_TOKENS, WordPieceTokenizer
 
 TINY = ModelConfig(**MODEL_SIZES["tiny"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.text import documents
 from bert_jax.text.documents import read_documents, read_raw, ReadingCounts, ReadingOptions, sentences_of
 

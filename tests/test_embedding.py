@@ -9,8 +9,8 @@ import pytest
 from conversion_samples import KINDS, PRETRAINING, write_hugging_face
 
 import bert_jax
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
-from bert_jax.errors import UserError
 from bert_jax.use import embedding
 from bert_jax.use.embedding import embed, EmbedSettings
 

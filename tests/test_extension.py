@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conversion_samples import MODEL, sample_weights, VOCABULARY, write_hugging_face, write_own_run
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import convert, extend
 from bert_jax.conversion.extension import suggest
-from bert_jax.errors import UserError
 from bert_jax.runs.directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import small_config
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
-from bert_jax.errors import UserError
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.examples import EMPTY, evaluation_batch, Examples
 from bert_jax.feed.feed import feed

@@ -7,9 +7,8 @@ import resource
 import numpy as np
 import pytest
 
-from bert_jax.cli import describe_error
-from bert_jax.errors import UserError
-from bert_jax.files import (
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import (
     complete_or_absent,
     file_sha256,
     map_tensors,
@@ -20,6 +19,7 @@ from bert_jax.files import (
     write_json,
     write_tensors,
 )
+from bert_jax.cli import describe_error
 
 
 def test_a_failed_write_leaves_no_file_and_says_where(tmp_path):

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.fields import build
 from bert_jax.config.finetune import current_assignment, current_settings, FinetuneConfig, ResolvedConfig
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, flatten, override, settings_help, to_dict
 from bert_jax.config.training import OptimizerConfig
-from bert_jax.errors import UserError
 from bert_jax.finetuning.run import Finetuning
 from bert_jax.finetuning.splits import resolved
 from bert_jax.tasks.table import find_task

@@ -14,10 +14,10 @@ import pytest
 from finetune_samples import SETTINGS, write_conll, write_model, write_squad, write_sst2, write_stsb, write_swag
 from safetensors.numpy import load_file, save_file
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.settings import override
 from bert_jax.conversion.checkpoints import Asked
-from bert_jax.errors import UserError
 from bert_jax.finetuning.directory import Finetuned, OwnTask, start_or_resume
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 

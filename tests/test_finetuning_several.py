@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.errors import UserError
 from bert_jax.finetuning import several
 from bert_jax.finetuning.degenerate import Degenerate
 from bert_jax.finetuning.directory import open_finetuned

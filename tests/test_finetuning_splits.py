@@ -20,9 +20,9 @@ from finetune_samples import (
     write_swag,
 )
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.errors import UserError
 from bert_jax.finetuning.batches import Draw, EpochOrder, NOBODY
 from bert_jax.finetuning.directory import write_records
 from bert_jax.finetuning.split import SplitRequest, TaskSplit

@@ -16,12 +16,12 @@ import pytest
 from test_torch_files import row_of_pickles, storage, tensor, zip_of
 from tokenization_samples import VOCABULARY
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import write_tensors
 from bert_jax.conversion.safetensors_files import open_safetensors
 from bert_jax.conversion.tensors import each, stored, StoredTensors
 from bert_jax.conversion.torch_files import open_torch
 from bert_jax.conversion.vocabularies import write_hugging_face_tokenizer
-from bert_jax.errors import UserError
-from bert_jax.files import write_tensors
 from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
 from bert_jax.tokenization.switches import AddedToken, Switches
 

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from bert_jax.host import ACCELERATOR_PACKAGES, OWN_SETTINGS, runs_on_cpu
+from bert_jax.base.host import ACCELERATOR_PACKAGES, OWN_SETTINGS, runs_on_cpu
 
 # As XLA asks for temporary memory: a large block at every call, from a thread of its own. Prints how often the kernel had
 # to find a page.
 PROGRAM = """
 import resource, sys, threading
-from bert_jax.host import keep_freed_memory
+from bert_jax.base.host import keep_freed_memory
 done = {wanted} and keep_freed_memory()
 def call():
     for _ in range(20):

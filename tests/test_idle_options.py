@@ -10,10 +10,10 @@ import importlib
 
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main, STAGES
 from bert_jax.config.description import TASKS
 from bert_jax.config.finetune import ACTS_IN, FinetuneConfig
-from bert_jax.errors import UserError
 from bert_jax.tasks.own import own_task, with_columns
 
 PREPARE = "prepare --input FILE --vocab VOCAB --output OUT"

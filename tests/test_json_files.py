@@ -9,6 +9,8 @@ import re
 import pytest
 from tokenization_samples import VOCABULARY
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import DEEPEST_JSON, parse_json, read_json, write_json
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.model import ModelConfig
@@ -16,9 +18,7 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, to_dict
 from bert_jax.conversion.config_files import read_google, read_hugging_face
 from bert_jax.conversion.sharded import open_sharded
-from bert_jax.errors import UserError
 from bert_jax.feed.shards import read_manifest
-from bert_jax.files import DEEPEST_JSON, parse_json, read_json, write_json
 from bert_jax.finetuning.directory import Finetuned, open_finetuned
 from bert_jax.finetuning.run import read_result
 from bert_jax.prepare.work_folder import read_record as read_work_record
@@ -211,7 +211,7 @@ def test_the_limits_of_depth_and_size(tmp_path, monkeypatch):
         parse_json(f'{{"a": [{nested}]}}')
     file = tmp_path / "a.json"
     file.write_text('{"a": "' + "b" * 100 + '"}')
-    monkeypatch.setattr("bert_jax.files.LARGEST_JSON", 100)
+    monkeypatch.setattr("bert_jax.base.files.LARGEST_JSON", 100)
     with pytest.raises(
         UserError, match=r"a.json is not JSON of use here: it has 109 bytes, and at most 100 are read: mend"
     ):

@@ -12,10 +12,8 @@ PACKAGE = ROOT / "bert_jax"
 
 # The rooms, from the ground up. A room imports from floors below its own only; files of a room import each other.
 FLOORS = (
-    ("errors", "host", "types"),  # the ground: loose files
-    ("files",),
-    ("config", "text", "process"),
-    ("tokenization",),
+    ("base",),
+    ("config", "text", "tokenization"),
     ("feed", "tasks", "mesh"),
     ("runs", "model"),
     ("checks",),
@@ -85,11 +83,11 @@ def reached(start: str) -> set[str]:
     return found - {start}
 
 
-def test_every_folder_is_a_room_and_no_file_is_loose_but_the_ground_and_the_doors():
+def test_every_folder_is_a_room_and_no_file_is_loose_but_the_doors():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     loose = {module_name(path) for path in PACKAGE.glob("*.py")}
     assert sorted(folders | loose) == sorted(FLOOR)
-    assert loose == {*FLOORS[0], *FLOORS[1], *FLOORS[-1]}
+    assert loose == set(FLOORS[-1])
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -114,18 +112,18 @@ def test_text_tasks_and_feed_never_reach_jax(module):
 
 def test_the_train_step_knows_no_data():
     rooms = {room(name) for name in reached("train.step") - {"feed.batch"}}
-    assert rooms <= {"errors", "types", "files", "host", "process", "config", "mesh", "model", "train"}
+    assert rooms <= {"base", "config", "mesh", "model", "train"}
 
 
 def test_scorers_are_of_use_by_themselves():
     for module in MODULES:
         if module.startswith("tasks.scoring"):
             assert {name for name in own_imports(module) if not name.startswith("tasks.scoring")} <= {
-                "errors",
-                "files",
-                "text.lines",
+                "base.errors",
+                "base.files",
+                "base.lines",
+                "base.types",
                 "text.streams",
-                "types",
             }
 
 

@@ -5,10 +5,10 @@ import math
 
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.errors import UserError
 from bert_jax.model.accounting import training_flops
 from bert_jax.train.metrics import check_finite, mean_scores, MetricsWindow, wilson_interval
 from bert_jax.train.pretraining import metrics_line

@@ -12,9 +12,9 @@ import pytest
 from bert_jax.pipelines import predict
 from finetune_samples import command, MODEL, read_lines, sentences, write_model
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.errors import UserError
 from bert_jax.finetuning.degenerate import judge
 from bert_jax.finetuning.losses import task_scores
 from bert_jax.finetuning.multi_label_split import sigmoid

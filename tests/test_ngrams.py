@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.feed.shards import Shard
 from bert_jax.use import ngrams
 from bert_jax.use.ngrams import ADDED, contexts_of, DISCOUNTS, fit_ngrams, NgramCounts, NgramModels

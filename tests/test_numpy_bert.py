@@ -22,12 +22,12 @@ import pytest
 from conftest import real_data
 from golden_from_torch import CHOICES, formula_weights, HEADS_SIZES, shapes_of, SIZES
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import numpy_bert, numpy_bert_names
 from bert_jax.conversion.numpy_bert import forward
 from bert_jax.conversion.numpy_bert_names import NAMINGS, TASKS
 from bert_jax.conversion.tensors import stored, StoredTensors, TensorEntry
-from bert_jax.errors import UserError
 
 Weights = dict[str, np.ndarray]
 
@@ -384,7 +384,7 @@ def test_shares_neither_model_nor_names_with_the_library():
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     ours = {name for name in imported if name and name.startswith("bert_jax")}
-    allowed = {"bert_jax.config.model", "bert_jax.conversion.tensors", "bert_jax.errors"}
+    allowed = {"bert_jax.config.model", "bert_jax.conversion.tensors", "bert_jax.base.errors"}
     assert ours == allowed | {"bert_jax.conversion.numpy_bert_names"}
 
 

@@ -16,11 +16,11 @@ import pytest
 from conftest import small_config
 
 import bert_jax.use.embedding
-from bert_jax.errors import UserError
+from bert_jax.base import output_lock
+from bert_jax.base.errors import UserError
+from bert_jax.base.output_lock import LOCK_FILE, locked
 from bert_jax.finetuning.run import finetune
 from bert_jax.finetuning.several import run_all
-from bert_jax.process import output_lock
-from bert_jax.process.output_lock import LOCK_FILE, locked
 from bert_jax.train.pretraining import pretrain
 from bert_jax.use.embedding import embed_lines
 
@@ -88,7 +88,7 @@ def test_what_was_made_for_the_lock_goes_with_it_where_it_stays_empty(tmp_path, 
 OWNER = """
 import sys, time
 from pathlib import Path
-from bert_jax.process.output_lock import locked
+from bert_jax.base.output_lock import locked
 with locked(Path(sys.argv[1]), "pretrain"):
     print("mine", flush=True)
     time.sleep(60)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from page_parts import bars, Html, panels, parts, plain, readings, rows, section, tables, tiles
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.settings import override, to_dict
-from bert_jax.errors import UserError
 from bert_jax.pages import several_runs
 from bert_jax.pages.any_run import write_any
 from bert_jax.pages.class_tables import Classes, MOST_CLASSES

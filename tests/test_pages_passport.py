@@ -12,7 +12,7 @@ from conftest import Prepared
 from made_up_runs import example_table, passport, split
 from page_parts import Html, panels, parts, plain, rows, section, tiles
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest
 from bert_jax.pages.page import Page, Paragraph
 from bert_jax.pages.passport import page_of as passport_page

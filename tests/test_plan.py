@@ -13,9 +13,9 @@ import pytest
 from conftest import small_config
 from jax.sharding import Mesh
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.training import MeshConfig
-from bert_jax.errors import UserError
 from bert_jax.mesh.chips import CHIPS, parse_topology
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.accounting import count_bytes

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from conftest import real_data
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
-from bert_jax.errors import UserError
 from bert_jax.feed.shards import DataDirectory, MANIFEST, open_data
 from bert_jax.tokenization import load_tokenizer
 

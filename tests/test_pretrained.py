@@ -7,11 +7,11 @@ import pytest
 from conversion_samples import KINDS, PRETRAINING, sample_weights, write_hugging_face
 
 import bert_jax
+from bert_jax.base.errors import UserError
 from bert_jax.conversion import safetensors_files
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.convert import convert
 from bert_jax.conversion.numpy_bert import forward
-from bert_jax.errors import UserError
 
 TEXTS = ["a b c", ("the a", "of b"), "", "z " * 15, "xyz"]
 

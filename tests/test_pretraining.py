@@ -21,12 +21,12 @@ from conftest import made_up_text, run_stage, small_config, TOPICS
 
 import bert_jax.train.evaluation
 import bert_jax.train.session
+from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.config.pretrain import PACKINGS, PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.config.training import MeshConfig, OptimizerConfig
-from bert_jax.errors import Interrupted, UserError
 from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints

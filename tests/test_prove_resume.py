@@ -10,7 +10,7 @@ import pytest
 from bert_jax.tools import prove_resume
 from bert_jax.tools.prove_resume import draw_moments, kill_at, Moment
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.runs.directory import RunDirectory
 
 

@@ -20,13 +20,13 @@ import pytest
 from conversion_samples import hugging_face_config, PRETRAINING
 from test_torch_files import Call, Name, row_of_pickles, storage, tensor, zip_of
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import MOST_TENSORS, parse_json
 from bert_jax.config.model import ModelConfig, MOST_LAYERS
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.pickle_bounds import MOST_OBJECTS, require_bounded
 from bert_jax.conversion.safetensors_files import open_safetensors
 from bert_jax.conversion.torch_files import open_torch
-from bert_jax.errors import UserError
-from bert_jax.files import MOST_TENSORS, parse_json
 from bert_jax.tokenization import load_tokenizer
 from bert_jax.tokenization.hugging_face import LARGEST_FILE
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.prepare.request import PrepareSettings
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from tokenization_samples import VOCABULARY
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import write_json
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.config.training import OptimizerConfig
-from bert_jax.errors import UserError
-from bert_jax.files import write_json
 from bert_jax.runs.directory import append_metrics, forget_metrics_after, open_run, RunDirectory, start_or_resume
 from bert_jax.tokenization import WordPieceTokenizer
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import file_sha256
 from bert_jax.conversion.safetensors_files import open_safetensors, write_safetensors
 from bert_jax.conversion.tensors import each, stored, StoredTensors, TensorEntry, Writable
-from bert_jax.errors import UserError
-from bert_jax.files import file_sha256
 
 KINDS = ["bool", "u1", "i1", "u2", "i2", "f2", ml_dtypes.bfloat16, "u4", "i4", "f4", "f8", "i8", "u8"]
 TENSORS: dict[str, np.ndarray] = {f"kind.{np.dtype(kind).name}": np.arange(3).astype(kind) for kind in KINDS} | {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.scoring import conll
 
 PRINTED = {

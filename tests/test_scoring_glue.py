@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.scoring import glue
 
 BINARY = [0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 0]

@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import real_data
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.scoring import cmrc, squad
 
 # Articles and punctuation, an answer that is an article only, words in other order, accents, a no-break space, nothing.

@@ -11,11 +11,11 @@ import pytest
 from finetune_samples import MODEL, SETTINGS, tokenizer, write_model, write_squad, write_sst2, write_stsb, write_swag
 
 import bert_jax
+from bert_jax.base.errors import UserError
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override
-from bert_jax.errors import UserError
 from bert_jax.feed.kinds import require_segments
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.use.fill_mask import encode

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import real_data
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.text.documents import read_raw, ReadingCounts, ReadingOptions
 from bert_jax.text.sentences import load_splitter, split_sentences
 

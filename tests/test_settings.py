@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, flatten, from_dict, load_config, override, settings_help, to_dict
-from bert_jax.errors import UserError
 
 DEFAULT = PretrainConfig()
 NAMED = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))

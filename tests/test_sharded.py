@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion.sharded import open_sharded
 from bert_jax.conversion.tensors import stored, StoredTensors
-from bert_jax.errors import UserError
 
 FILES = {"one": {"a": 1, "b": 2}, "two": {"c": 3}}
 WEIGHT_MAP = {"a": "one", "b": "one", "c": "two"}

@@ -11,9 +11,9 @@ from conftest import small_config
 from jax.sharding import PartitionSpec as P
 
 import bert_jax.mesh.sharding
+from bert_jax.base.errors import UserError
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.training import MeshConfig
-from bert_jax.errors import UserError
 from bert_jax.mesh.sharding import (
     AXES,
     check_batch,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.feed.shards import MANIFEST, open_data, open_shard, TOKEN_COUNTS, token_dtype, write_shard
 
 VOCAB_SIZE = 60

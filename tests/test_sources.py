@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.text.documents import ReadingCounts, ReadingOptions
 from bert_jax.text.sources import parse_sources, Part, plan_parts, read_part, total_bytes
 

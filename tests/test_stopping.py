@@ -12,14 +12,14 @@ import time
 
 import pytest
 
+from bert_jax.base import stopping
 from bert_jax.cli import main, STAGES
-from bert_jax.process import stopping
 from bert_jax.train.loop import listen_for_stop, StopRequest
 
 # The main thread spends minutes in native code, where Python calls no handler.
 NATIVE = """
 import hashlib, signal
-from bert_jax.process import stopping
+from bert_jax.base import stopping
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 with stopping.answering("embed"), stopping.watching():
     print("begun", flush=True)
@@ -49,7 +49,7 @@ def test_native_code_does_not_hold_a_stop_up(number):
 # NumPy's modules print what is raised while they are imported, and raise an ImportError of their own.
 IMPORTS = """
 import signal
-from bert_jax.process import stopping
+from bert_jax.base import stopping
 with stopping.answering("embed"), stopping.importing():
     try:
         signal.raise_signal(signal.%s)
@@ -190,7 +190,7 @@ def test_a_stop_leaves_the_making_of_a_program_only_where_the_state_can_be_saved
 FAILS = """
 import sys, threading, time
 import bert_jax.cli as cli
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 
 def fails(arguments):
     threading.Thread(target=time.sleep, args=(300,)).start()  # a library's that Python's end waits for

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.text.streams import open_stream
 
 CONTENT = "".join(f"Line {number} of some text, with ä and 中文.\n" for number in range(20_000)).encode()

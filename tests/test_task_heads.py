@@ -12,11 +12,11 @@ from conversion_samples import MODEL, VOCABULARY
 from flax import nnx
 
 import bert_jax
+from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.conversion.names import NameRow, shape_of
 from bert_jax.conversion.own_format import config_for, write_run
-from bert_jax.errors import UserError
 from bert_jax.model.encoder import EncoderOutput
 from bert_jax.model.heads import BertModel
 from bert_jax.model.task_heads import BiLstm, ScalarMix, TaskFeatures, WindowFusion

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from question_samples import google, uncased
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks import answers
 from bert_jax.tasks.answers import Answered, AnswerSettings, Candidate, find_answers, tune_thresholds
 from bert_jax.tasks.examples import Answer, Question

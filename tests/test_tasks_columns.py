@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import real_data
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.columns import read_examples, with_labels
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.own import own_task
@@ -563,7 +563,7 @@ def test_packed_files_are_told_by_their_bytes(tmp_path, packed):
     ],
 )
 def test_lines_and_cells_have_a_limit(tmp_path, monkeypatch, name, content, words):
-    monkeypatch.setattr("bert_jax.text.lines.LONGEST_LINE", 2**20)
+    monkeypatch.setattr("bert_jax.base.lines.LONGEST_LINE", 2**20)
     monkeypatch.setattr("bert_jax.tasks.records.LONGEST_LINE", 2**20)
     (tmp_path / name).write_text(content.format(long="x" * 2**20, half="x" * (2**19 + 9)))
     assert words in refusal("sst2", "dev", tmp_path / name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import real_data
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.conll import read_conll, write_conll
 from bert_jax.tasks.examples import Sentence
 

@@ -11,7 +11,7 @@ from conftest import real_data
 from question_samples import google, uncased
 from tokenization_samples import published, VOCABULARY
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import Answer, Question
 from bert_jax.tasks.question_rows import covering_tokens, question_rows, QuestionSettings
 from bert_jax.tasks.questions import read_questions

@@ -12,7 +12,7 @@ import pytest
 from conftest import real_data
 from question_samples import entry, squad
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import Answer, Question
 from bert_jax.tasks.questions import answer_begin, read_questions
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks import schemes
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.schemes import SCHEMES, Span

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.own import own_task
 from bert_jax.tasks.scoring.glue import class_numbers, read_predictions

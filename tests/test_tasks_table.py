@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.description import TaskHead
-from bert_jax.errors import UserError
 from bert_jax.tasks.own import own_task
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, GLUE, LEARNING_RATES, TASKS
 

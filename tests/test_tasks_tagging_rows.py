@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenization_samples import published
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks import schemes
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.rows import IGNORE

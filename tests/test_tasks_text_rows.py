@@ -6,7 +6,7 @@ import random
 import pytest
 from tokenization_samples import VOCABULARY
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.rows import Row
 from bert_jax.tasks.text_rows import text_rows, unknown_note

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from question_samples import entry, squad
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.finetuning.question_split import read_task_questions
 from bert_jax.finetuning.tagging_split import read_sentences
 from bert_jax.tasks.conll import read_conll

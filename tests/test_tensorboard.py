@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.runs.tensorboard import Board
 
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
+from bert_jax.base.terminal import printable, printable_output, PrintableStream
 from bert_jax.cli import main
-from bert_jax.process.terminal import printable, printable_output, PrintableStream
 
 
 class Terminal(io.StringIO):

@@ -5,9 +5,9 @@ import io
 
 import pytest
 
-from bert_jax.errors import UserError
-from bert_jax.text import lines as text_files
-from bert_jax.text.lines import decode_text, EmptyLines, foreign_encoding, json_record, text_lines
+from bert_jax.base import lines as text_files
+from bert_jax.base.errors import UserError
+from bert_jax.base.lines import decode_text, EmptyLines, foreign_encoding, json_record, text_lines
 
 
 def lines(raw: bytes) -> list[tuple[int, str]]:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import real_data
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion import tf1
 from bert_jax.conversion.tensors import each, stored, TensorEntry, Writable
 from bert_jax.conversion.tf1 import find_tf1, open_tf1, write_tf1
-from bert_jax.errors import UserError
 
 NAME = "bert_model.ckpt"
 DATA = f"{NAME}.data-00000-of-00001"
@@ -422,7 +422,7 @@ import sys
 sys.modules["tensorflow"] = None  # import tensorflow now fails
 from pathlib import Path
 from bert_jax.conversion.tf1 import find_tf1, open_tf1, write_tf1
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 prefix = find_tf1(Path(sys.argv[1]))
 for what in (lambda: open_tf1(prefix), lambda: write_tf1(prefix.with_name("other"), [])):
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.text.documents import RawDocument, ReadingCounts, ReadingOptions
 from bert_jax.text.sources import parse_sources, plan_parts, read_part
 from bert_jax.text.tfds_source import find_split, read_split
@@ -203,7 +203,7 @@ WITHOUT_TENSORFLOW = """
     importlib.machinery.PathFinder.find_spec = lambda name, *rest: None if name == "tensorflow" else found(name, *rest)
     from bert_jax.text.documents import ReadingCounts, ReadingOptions
     from bert_jax.text.tfds_source import find_split, read_split
-    from bert_jax.errors import UserError
+    from bert_jax.base.errors import UserError
 
     for folder in sys.argv[1:]:
         os.environ["TFDS_DATA_DIR"] = folder

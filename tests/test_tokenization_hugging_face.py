@@ -11,8 +11,8 @@ import pytest
 import tokenizers
 from tokenization_samples import VOCABULARY
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion.vocabularies import not_kept, write_google_vocabulary, write_hugging_face_tokenizer
-from bert_jax.errors import UserError
 from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
 from bert_jax.tokenization.hugging_face import read_description
 from bert_jax.tokenization.switches import AddedToken, Switches

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tokenization_samples import published, VOCABULARY
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
 
 

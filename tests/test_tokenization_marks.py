@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from bert_jax.text.marks import count_words, loses_marks, measure_marks, without_marks
+from bert_jax.base.marks import count_words, loses_marks, measure_marks, without_marks
 from bert_jax.tokenization import WordPieceTokenizer
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS
 from bert_jax.tokenization.fit import measure

@@ -10,7 +10,7 @@ import sys
 import pytest
 import sentencepiece
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization import load_tokenizer, SentencePieceTokenizer, SPECIAL_TOKENS, train_sentencepiece
 
 TEXTS = [

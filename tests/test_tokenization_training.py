@@ -3,7 +3,7 @@
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization import SPECIAL_TOKENS, train_wordpiece
 
 # Many pieces tie in count here, so that an order taken from a hash table would show.

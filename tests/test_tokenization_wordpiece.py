@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenization_samples import GOLDEN, published, VOCABULARY
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
 
 

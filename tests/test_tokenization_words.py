@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenization_samples import VOCABULARY
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization import load_segmenter, train_sentencepiece, WordPieceTokenizer, words
 
 TEXT = "unaffable cats, running! 中国人民，很好。 don't stop 12 naïve Ελλάδα текст カタカナ ไทย €5 +_ 한국어 ½ 〇"

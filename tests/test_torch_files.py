@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from golden_torch_files import contents
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion.tensors import TensorEntry
 from bert_jax.conversion.torch_files import open_torch
-from bert_jax.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "torch_files"
 

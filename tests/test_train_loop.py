@@ -15,9 +15,9 @@ from conftest import small_config
 
 import bert_jax.train.loop
 import bert_jax.train.session
+from bert_jax.base import stopping
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.feed import feed
-from bert_jax.process import stopping
 from bert_jax.train.loop import Hooks, listen_for_stop, LoopSchedule, Phase, StopRequest, Stopwatch, train
 from bert_jax.train.pretraining import pretrain, Pretraining
 

@@ -11,6 +11,7 @@ from conversion_samples import KINDS, PRETRAINING, sample_weights, write_hugging
 from safetensors.numpy import save_file
 from test_torch_files import storage, tensor, zip_of
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion import checkpoints, names
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.config_files import google_config
@@ -18,7 +19,6 @@ from bert_jax.conversion.names import HUGGING_FACE, prefix_of, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
 from bert_jax.conversion.tensors import stored, TensorEntry
-from bert_jax.errors import UserError
 from bert_jax.runs.directory import open_run
 
 DESCRIPTION = KINDS["classification"]

@@ -28,12 +28,12 @@ import numpy as np
 from tqdm import tqdm
 
 import bert_jax
-from bert_jax.errors import UserError
-from bert_jax.files import file_sha256, write_json
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import file_sha256, write_json
+from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import read_documents
 from bert_jax.text.sources import parse_sources, total_bytes
 from bert_jax.tokenization import load_tokenizer, Tokenizer
-from bert_jax.types import JsonObject
 
 CONTEXTS = {"alone": "{}", "inside a word": "a{}b", "between spaces": " {} "}
 BATCH = 4096
@@ -164,7 +164,7 @@ def flat_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
 def versions(google: Path) -> dict[str, str]:
     """Return the versions that the result depends on."""
     return {
-        "bert_jax": bert_jax.host.__version__,
+        "bert_jax": bert_jax.base.host.__version__,
         "python": platform.python_version(),
         "unicode": unicodedata.unidata_version,
         "tokenizers": importlib.metadata.version("tokenizers"),

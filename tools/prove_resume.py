@@ -22,12 +22,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.train.state import Training
-from bert_jax.types import JsonObject, PyTree
 
 
 def main(argv: Sequence[str] | None = None) -> int:

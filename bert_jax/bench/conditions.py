@@ -9,9 +9,9 @@ from pathlib import Path
 
 import jax
 
+from bert_jax.base.host import __version__, usable_cores
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.sides.child import versions
-from bert_jax.host import __version__, usable_cores
-from bert_jax.types import JsonObject
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "OMP_", "CUDA_VISIBLE")  # beginnings of environment variables

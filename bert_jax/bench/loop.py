@@ -8,12 +8,12 @@ from functools import partial
 
 import jax
 
+from bert_jax.base.types import PyTree
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
 from bert_jax.mesh.sharding import put_on_mesh
 from bert_jax.train.loop import Hooks, LoopSchedule, Phase, StopRequest, Sums, train
 from bert_jax.train.state import Training, TrainState
-from bert_jax.types import PyTree
 
 StepFunction = Callable[..., tuple[TrainState, PyTree]]  # (state, batch on the mesh) -> state, sums
 

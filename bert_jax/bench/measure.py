@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from bert_jax.types import JsonObject, PyTree
+from bert_jax.base.types import JsonObject, PyTree
 
 Side = Callable[[], float]  # runs once and returns the seconds it took
 

@@ -3,9 +3,9 @@
 
 from collections.abc import Iterator, Mapping
 
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.tables import flop_rate, markdown, tables_of, times
 from bert_jax.pages.wording import counted, decimal, duration, moment, percent
-from bert_jax.types import JsonObject
 
 # FORMAT 2: `feed` has records of kind "compared"; prepare, tokenize and finetune came.
 FORMAT = 2

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bert_jax.base.files import complete_or_absent, write_json
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.conditions import conditions
 from bert_jax.bench.report import as_markdown, failures, FORMAT
 from bert_jax.bench.subjects import SUBJECTS
@@ -28,8 +30,6 @@ from bert_jax.bench.workbench import BenchInputs, one_line, Workbench
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
-from bert_jax.files import complete_or_absent, write_json
-from bert_jax.types import JsonObject
 
 
 def make_suite(platform: str, devices: int, named: tuple[str, PretrainConfig] | None, settings: Sequence[str]) -> Suite:

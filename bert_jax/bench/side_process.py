@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, IO
 
-from bert_jax.types import JsonObject
+from bert_jax.base.types import JsonObject
 
 PROGRAM = Path(__file__).with_name("sides") / "child.py"
 PATIENCE = 10  # seconds for a child that was told to end

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.fields import require_positive, setting
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import override
 from bert_jax.config.training import MeshConfig, OptimizerConfig
-from bert_jax.errors import UserError
 from bert_jax.feed.batch import BatchShape
 
 STEPS = 100_000  # of a run that is never finished: the schedule asks for a length

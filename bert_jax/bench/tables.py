@@ -7,9 +7,9 @@ its column: shares are percentages, seconds have the unit that suits them, and m
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.measure import summary
 from bert_jax.pages.wording import count, decimal, percent, SPACE
-from bert_jax.types import JsonObject
 
 Row = dict[str, str]
 CURVE_ROWS = 10  # steps of a curve of losses that are shown

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.bench.made_up import BatchWork, made_up_arrangement, SPECIAL, work_of
 from bert_jax.bench.measure import is_out_of_memory
 from bert_jax.bench.suite import AttentionSize, Case, Suite
@@ -26,7 +27,6 @@ from bert_jax.model.attention import AttentionCase
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep
-from bert_jax.types import JsonObject, PyTree
 
 Record = JsonObject
 MOST_HALVINGS = 4  # of a batch that does not fit

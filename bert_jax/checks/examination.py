@@ -4,22 +4,22 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import reading
+from bert_jax.base.types import JsonObject
 from bert_jax.checks.configuration import check_plan
 from bert_jax.checks.findings import Finding, NOTE, Passport, PROBLEM
 from bert_jax.checks.finetuned import learning_findings
 from bert_jax.checks.losses import check_losses
 from bert_jax.checks.passport import check_passport
 from bert_jax.checks.signals import check_signals
-from bert_jax.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest, table_name
-from bert_jax.files import reading
 from bert_jax.runs.finetuned import load_finetuned
 from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE
 from bert_jax.runs.reading import load_run, Run
 from bert_jax.runs.shapes import PASSPORT, require_shape
 from bert_jax.tokenization import load_tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
-from bert_jax.types import JsonObject
 
 ASKED_OF_THE_RUN = {"Held-out text", "Padding"}  # subjects that the run's own checks judge
 

@@ -5,8 +5,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bert_jax.base.types import JsonObject
 from bert_jax.runs.reading import Record
-from bert_jax.types import JsonObject
 
 type Passport = Record
 type Command = str | Callable[[], str]

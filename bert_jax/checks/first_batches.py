@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bert_jax.base.types import JsonObject
 from bert_jax.checks import rules
 from bert_jax.checks.findings import Finding, OK, PROBLEM, WARNING
 from bert_jax.config.objective import ObjectiveConfig, pair_words
@@ -21,7 +22,6 @@ from bert_jax.feed.mask_statistics import mask_report, TREATMENTS
 from bert_jax.feed.masking import Masks
 from bert_jax.feed.packing import Arrangement
 from bert_jax.runs.reading import Record
-from bert_jax.types import JsonObject
 
 ENOUGH_PICKED = 20_000  # tokens; a split of 80/10/10 is then known to a percentage point
 MOST_BATCHES = 100

@@ -4,10 +4,10 @@
 from collections.abc import Iterator
 from functools import partial
 
+from bert_jax.base.marks import MarkLoss
 from bert_jax.checks import rules
 from bert_jax.checks.findings import Finding, NOTE, OK, Passport, percent, quoted, Remake, WARNING
 from bert_jax.text.mark_counts import describe_loss, scripts_of_marks
-from bert_jax.text.marks import MarkLoss
 from bert_jax.text.scripts import CONTROLS, REPLACEMENTS
 
 

@@ -3,10 +3,10 @@
 
 from dataclasses import dataclass
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.fields import build, to_dict
 from bert_jax.config.model import ModelConfig
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
 
 # What a head predicts, and from what: the [CLS] of an example through the pooler, or every token.
 TASKS = {

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 
 
 def setting(default: Any, help: str) -> Any:

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import COMBINATIONS, FUSIONS
 from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting, with_default
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.training import OptimizerConfig, OptimizerSettings, TrainingConfig
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
 
 TOO_LONG = ("error", "truncate", "windows")
 NORMALISATIONS = ("nbest", "window", "question")

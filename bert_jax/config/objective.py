@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.fields import require_choice, require_positive, require_share, setting
-from bert_jax.errors import UserError
 
 MASKINGS = ("token", "whole_word", "span")
 

@@ -10,11 +10,11 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.training import OptimizerConfig, SchedulePart, TrainingConfig
-from bert_jax.errors import UserError
 
 PACKINGS = ("padded", "packed", "buckets")
 # How fine-tuning calls a setting -> how pre-training does.

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import read_json, reading
+from bert_jax.base.types import JsonObject
 from bert_jax.config.fields import build, dotted, suggest, to_dict
 from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TrainingConfig
-from bert_jax.errors import UserError
-from bert_jax.files import read_json, reading
-from bert_jax.types import JsonObject
 
 # Settings that a resumed run may change: they do not alter what is computed, only where, how often it is
 # reported, or in which order sums are taken.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.fields import (
     require_choice,
     require_not_negative,
@@ -14,7 +15,6 @@ from bert_jax.config.fields import (
     setting,
 )
 from bert_jax.config.model import ModelConfig
-from bert_jax.errors import UserError
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")

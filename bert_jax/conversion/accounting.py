@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.errors import listed, UserError
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion import names
 from bert_jax.conversion.names import BERT_JAX, DECODER_BIAS, NameRow, OUTPUT_BIAS, SECOND_NAMES, TF1
 from bert_jax.conversion.slots import moments_of, optimizer_tensors
 from bert_jax.conversion.tensors import StoredTensors, TensorEntry
-from bert_jax.errors import listed, UserError
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 

@@ -18,16 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import names, numpy_bert
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE
-from bert_jax.errors import UserError
 from bert_jax.feed.batch import batch_of_rows
 from bert_jax.model.encoder import Compute
 from bert_jax.model.forward import compiled_forward
-from bert_jax.types import JsonObject
 
 TOLERANCE = 1e-4  # of a whole network in float32, times the largest value of the output where that is more than 1
 PEER_SCRIPT = Path(__file__).with_name("transformers_forward.py")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion import names
 from bert_jax.conversion.accounting import account, by_table_name
@@ -37,12 +39,10 @@ from bert_jax.conversion.weight_files import (
     refuse_other_frameworks,
     same_weights,
 )
-from bert_jax.errors import listed, UserError
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import CHECKPOINTS, CONFIG_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
-from bert_jax.types import JsonObject, PyTree
 
 
 @dataclass(frozen=True)

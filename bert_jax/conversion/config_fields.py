@@ -7,10 +7,10 @@ bert_config.json, change no output; whatever else a file says is named in the ce
 
 from collections.abc import Iterator
 
+from bert_jax.base.errors import listed
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.conversion.config_files import GELU_FORM, HUGGING_FACE_CONFIG, LABELLED, labels_of
-from bert_jax.errors import listed
-from bert_jax.types import JsonObject
 
 # Fields by which a model is run, stored or described, not what it computes.
 WITHOUT_EFFECT = frozenset({

@@ -9,12 +9,12 @@ entry of ours in it, which Google's code reads over.
 import dataclasses
 from pathlib import Path
 
-from bert_jax import files
+from bert_jax.base import files
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.fields import build
 from bert_jax.config.model import ModelConfig
-from bert_jax.errors import listed, UserError
-from bert_jax.types import JsonObject
 
 GOOGLE_CONFIG, HUGGING_FACE_CONFIG = "bert_config.json", "config.json"
 GELU_FORM = "gelu_form"

@@ -13,6 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import file_sha256, write_json
+from bert_jax.base.host import __version__
+from bert_jax.base.types import JsonObject
 from bert_jax.conversion import names
 from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
 from bert_jax.conversion.checkpoints import (
@@ -28,10 +32,6 @@ from bert_jax.conversion.names import HUGGING_FACE, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, unequal_moments
 from bert_jax.conversion.places import beside, free_place, put_in_place
 from bert_jax.conversion.writing import write_checkpoint
-from bert_jax.errors import UserError
-from bert_jax.files import file_sha256, write_json
-from bert_jax.host import __version__
-from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.tensors import StoredTensors, TensorEntry
-from bert_jax.errors import UserError
 from bert_jax.tokenization import Tokenizer, WordPieceTokenizer
 
 _UNUSED = re.compile(r"\[unused\d+\]")

@@ -7,13 +7,13 @@ conversion.json keeps the request of a conversion whose certificate holds. Paths
 import dataclasses
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import file_sha256, parse_json
+from bert_jax.base.host import __version__
+from bert_jax.base.types import JsonObject
 from bert_jax.conversion.checkpoints import Asked, detect
 from bert_jax.conversion.names import BERT_JAX, TF1
-from bert_jax.errors import UserError
-from bert_jax.files import file_sha256, parse_json
-from bert_jax.host import __version__
 from bert_jax.runs.directory import RunDirectory
-from bert_jax.types import JsonObject
 
 CERTIFICATE = "conversion.json"
 _OF_A_CHECKPOINT = (".json", ".txt", ".model", ".bin", ".safetensors")

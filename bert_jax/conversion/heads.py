@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription, TaskHead, TASKS
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import names
 from bert_jax.conversion.config_files import HUGGING_FACE_CONFIG, LABELLED, labels_of, task_of
 from bert_jax.conversion.names import HUGGING_FACE, NameRow, TF1
 from bert_jax.conversion.tensors import StoredTensors
-from bert_jax.errors import UserError
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.loading import RECORDED
-from bert_jax.types import JsonObject
 
 _LAYER_NUMBER = {
     HUGGING_FACE: re.compile(r"bert\.encoder\.layer\.(\d+)\."),

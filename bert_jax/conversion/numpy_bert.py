@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erf  # type: ignore[import-untyped]
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion.numpy_bert_names import NAMES, Names, NAMINGS, TASKS
 from bert_jax.conversion.tensors import StoredTensors
-from bert_jax.errors import UserError
 
 FROM_POOLED = ("classification", "multi_label", "regression", "choice")  # the other heads read every token
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.training import OPTIMIZERS
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import check_numbers, Checkpoint
 from bert_jax.conversion.names import BERT_JAX, GLOBAL_STEP, HUGGING_FACE, NameRow, SLOTS, TF1
 from bert_jax.conversion.own_format import flat, nested, place_of, stacked_shapes
 from bert_jax.conversion.slots import moments_of
-from bert_jax.errors import UserError
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.train.optimizer import make_optimizer, MomentsState

@@ -17,19 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import read_json, write_json
+from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.conversion import names
 from bert_jax.conversion.names import NameRow
 from bert_jax.conversion.tensors import StoredTensors, TensorEntry
-from bert_jax.errors import UserError
-from bert_jax.files import read_json, write_json
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import FINETUNE_FILE, MODEL_FILE
 from bert_jax.train.optimizer import make_optimizer, MomentsState
-from bert_jax.types import PyTree
 
 _LAYER = re.compile(r"encoder/layers/(\d+)/")
 Moments = Callable[[NameRow], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout

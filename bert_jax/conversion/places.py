@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion.finished import CERTIFICATE
-from bert_jax.errors import UserError
 
 
 def free_place(destination: Path) -> Path:

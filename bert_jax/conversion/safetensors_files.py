@@ -2,7 +2,7 @@
 """Hugging Face's model.safetensors, in one file or several with an index. The only importer of safetensors.
 
 The header is checked here, because the library's errors name neither the tensor nor the numbers that disagree. Tensors are
-read by the library. They are written by `bert_jax.files`, one at a time: the library wants all of them in memory.
+read by the library. They are written by `bert_jax.base.files`, one at a time: the library wants all of them in memory.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open, SafetensorError
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import stream_tensors, tensor_places, TENSOR_TYPES, TensorKind
 from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_pointer
 from bert_jax.conversion.tensors import StoredTensors, TensorEntry, Writable
-from bert_jax.errors import UserError
-from bert_jax.files import stream_tensors, tensor_places, TENSOR_TYPES, TensorKind
 
 METADATA = {"format": "pt"}  # transformers loads no file without it: https://huggingface.co/docs/safetensors
 
@@ -23,7 +23,7 @@ def open_safetensors(path: Path) -> StoredTensors:
     """The tensors of a .safetensors file, or of all files that a .safetensors.index.json names.
 
     Raises UserError, which names the file, the tensor and the numbers that disagree: for a file that is missing or cut short,
-    a header that contradicts itself or the file, a type that is not of `bert_jax.files.TENSOR_TYPES` (quantised weights).
+    a header that contradicts itself or the file, a type that is not of `bert_jax.base.files.TENSOR_TYPES` (quantised weights).
     """
     return open_sharded(path, _open_file) if path.name.endswith(INDEX_SUFFIX) else _open_file(path)
 

@@ -7,9 +7,9 @@ Beside the files is an index, `{"metadata": ..., "weight_map": {tensor name: fil
 from collections.abc import Callable
 from pathlib import Path
 
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.files import parse_json
 from bert_jax.conversion.tensors import require_few, StoredTensors
-from bert_jax.errors import listed, UserError
-from bert_jax.files import parse_json
 
 INDEX_SUFFIX = ".index.json"
 _LFS_POINTER = b"version https://git-lfs"

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import ml_dtypes  # noqa: F401  # NumPy knows bfloat16 by it
 import numpy as np
 
-from bert_jax.errors import UserError
-from bert_jax.files import MOST_TENSORS
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import MOST_TENSORS
 
 MOST_AXES = 64  # of a tensor, as in NumPy
 

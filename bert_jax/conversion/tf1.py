@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent, new_folder
+from bert_jax.base.host import has_tensorflow
 from bert_jax.conversion.names import GLOBAL_STEP
 from bert_jax.conversion.tensors import require_few, StoredTensors, TensorEntry, Writable
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, new_folder
-from bert_jax.host import has_tensorflow
 
 # A data file and the memory to write it hold this much, or one tensor if that is larger. 512 MiB: BERT-base (418 MiB) is
 # one file, as Google's.

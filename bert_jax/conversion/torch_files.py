@@ -23,11 +23,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from bert_jax.base.errors import listed, UserError
 from bert_jax.conversion.pickle_bounds import LARGEST_PICKLE
 from bert_jax.conversion.sharded import INDEX_SUFFIX, open_sharded, refuse_lfs_pointer
 from bert_jax.conversion.tensors import MOST_AXES, require_few, StoredTensors, TensorEntry
 from bert_jax.conversion.torch_pickle import AGAIN, kind_of, SAVE_AGAIN, TorchStorage, TorchTensor, unpickle
-from bert_jax.errors import listed, UserError
 
 _WRAPPERS = ("state_dict", "model")  # the entries of a training checkpoint that hold the model
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before PyTorch 1.6

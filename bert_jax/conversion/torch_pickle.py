@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion.pickle_bounds import require_bounded
-from bert_jax.errors import UserError
 
 _DTYPES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from bert_jax.errors import listed, UserError
-from bert_jax.files import complete_or_absent, write_json
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.files import complete_or_absent, write_json
+from bert_jax.base.types import JsonObject
 from bert_jax.tokenization import load_tokenizer, Tokenizer, WordPieceTokenizer
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS, TOKENIZER_FILE
 from bert_jax.tokenization.hugging_face import LIBRARY_FILE, read_description, SPECIAL_NAMES, SPECIAL_TOKENS_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE
 from bert_jax.tokenization.switches import LONGEST_WORD_OF_TRANSFORMERS, Switches
 from bert_jax.tokenization.wordpiece import library_model, library_tokenizer, VOCABULARY_FILE
-from bert_jax.types import JsonObject
 
 
 def find_tokenizer(folder: Path, asked: Path | None = None) -> Tokenizer | None:

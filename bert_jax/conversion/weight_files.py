@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
 from bert_jax.conversion import names
 from bert_jax.conversion.names import HUGGING_FACE
 from bert_jax.conversion.safetensors_files import open_safetensors
 from bert_jax.conversion.tensors import StoredTensors
 from bert_jax.conversion.torch_files import open_torch
-from bert_jax.errors import UserError
 
 HUGGING_FACE_FILES = (  # of several the first is read
     "model.safetensors",

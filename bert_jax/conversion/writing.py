@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import write_json
 from bert_jax.config.description import ModelDescription, TASKS
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import Checkpoint
@@ -20,8 +22,6 @@ from bert_jax.conversion.safetensors_files import write_safetensors
 from bert_jax.conversion.tensors import TensorEntry, Writable
 from bert_jax.conversion.tf1 import write_tf1
 from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
-from bert_jax.errors import UserError
-from bert_jax.files import write_json
 from bert_jax.runs.directory import open_run
 
 TF1_PREFIX = "bert_model.ckpt"

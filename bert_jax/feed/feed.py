@@ -7,8 +7,8 @@ Both call the same function once a batch and give the same batches, bit for bit.
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from bert_jax.base.host import has_tensorflow
 from bert_jax.feed.batch import Batch
-from bert_jax.host import has_tensorflow
 
 
 def feed(

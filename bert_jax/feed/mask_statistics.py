@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.masking import Masks
-from bert_jax.types import JsonObject
 
 TREATMENTS = ("mask", "random", "kept")
 LONGEST_COUNTED = 16  # tokens of a unit; longer ones share the last place of the histogram

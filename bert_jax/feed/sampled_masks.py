@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.feed.examples import EVALUATION_SEED, Examples
@@ -12,7 +13,6 @@ from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.mask_statistics import mask_report
 from bert_jax.feed.shards import objective_of, Split, table_name
 from bert_jax.tokenization import Tokenizer
-from bert_jax.types import JsonObject
 
 ENOUGH_PICKED = 20_000  # tokens; a split of 80/10/10 is then known to a percentage point
 _ROWS = 256  # masked at once

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
+from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import OBJECTIVES
-from bert_jax.errors import UserError
 from bert_jax.feed.kinds import COLUMNS
-from bert_jax.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
 from bert_jax.tokenization import load_tokenizer, Tokenizer
-from bert_jax.types import JsonObject
 
 TRAIN, VALIDATION = "train", "validation"  # splits of prepared data
 

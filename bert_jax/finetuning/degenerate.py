@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.base.types import JsonObject
 from bert_jax.checks import rules
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.finetuning.split import Outcome
 from bert_jax.train.metrics import wilson_interval
-from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent, read_json, reading
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.fields import build
 from bert_jax.config.finetune import current_settings, FinetuneConfig
 from bert_jax.config.settings import differences, to_dict
 from bert_jax.conversion.own_format import config_for
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, read_json, reading
 from bert_jax.runs.directory import make_run, refuse_changes, RunDirectory
 from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, MODEL_FILE, SEEDS_FILE
 from bert_jax.tasks.own import own_task, with_columns
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
-from bert_jax.types import JsonObject
 
 AGAIN = "remove its folder and fine-tune again"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.base.types import JsonObject
 from bert_jax.finetuning.batches import Draw, NOBODY
 from bert_jax.finetuning.split import Outcome, Outputs
 from bert_jax.finetuning.text_split import TextSplit
@@ -17,7 +18,6 @@ from bert_jax.tasks.examples import TextExample
 from bert_jax.tasks.scoring import multi_label
 from bert_jax.tasks.submissions import write_predictions
 from bert_jax.tasks.table import Task
-from bert_jax.types import JsonObject
 
 THRESHOLD = 0.5  # a class is predicted from this probability on
 

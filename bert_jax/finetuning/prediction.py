@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from bert_jax.base.types import PyTree
 from bert_jax.config.finetune import ResolvedConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
@@ -32,7 +33,6 @@ from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.train.evaluation import read_behind
 from bert_jax.train.state import Training
 from bert_jax.train.step import abstract_batch, Arrays
-from bert_jax.types import PyTree
 
 TaskTraining = Training[ResolvedConfig]
 Program = Callable[[PyTree, Arrays], jax.Array]  # (params, batch) -> task logits

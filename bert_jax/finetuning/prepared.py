@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.own_format import flat, nested
-from bert_jax.errors import UserError
 from bert_jax.finetuning.batches import choose_widths, EpochOrder
 from bert_jax.finetuning.directory import OwnTask, task_record
 from bert_jax.finetuning.prediction import TaskTraining
@@ -28,7 +29,6 @@ from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training, TrainState
-from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from bert_jax.base.errors import listed, UserError
 from bert_jax.config.description import TaskHead, TASKS
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.config_files import LABELLED
-from bert_jax.errors import listed, UserError
 from bert_jax.finetuning.splits import resolved
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.schemes import detect_scheme

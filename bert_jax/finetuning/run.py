@@ -5,9 +5,10 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bert_jax.base.files import own_folder, reading, write_json
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
-from bert_jax.files import own_folder, reading, write_json
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
 from bert_jax.finetuning.directory import Finetuned, read_if_same, read_record, start_or_resume, write_records
@@ -22,7 +23,6 @@ from bert_jax.train.metrics import MetricsWindow
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, Session, StepSpan
 from bert_jax.train.state import TrainState
-from bert_jax.types import JsonObject, PyTree
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.finetune import ACTS_IN, FinetuneConfig, ResolvedConfig
 from bert_jax.config.training import MeshConfig
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
-from bert_jax.errors import UserError
 from bert_jax.finetuning.directory import Finetuned, is_finetuned, open_finetuned, write_records
 from bert_jax.finetuning.multi_label_split import class_lines
 from bert_jax.finetuning.prediction import Predictor, TaskTraining
@@ -30,7 +31,6 @@ from bert_jax.tasks.scoring.glue import confusion_matrix
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training
-from bert_jax.types import PyTree
 
 MOST_CLASSES = 12  # of a confusion matrix in a terminal
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.files import write_json
+from bert_jax.base.files import write_json
+from bert_jax.base.types import JsonObject
 from bert_jax.finetuning.prepared import Wanted
 from bert_jax.finetuning.run import finetune, Result
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.runs.names import SEEDS_FILE
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
 from bert_jax.train.run import locked_by_main
-from bert_jax.types import JsonObject
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.model import ModelConfig
@@ -21,7 +22,6 @@ from bert_jax.tasks.rows import Row
 from bert_jax.tasks.table import Task
 from bert_jax.tasks.text_rows import unknown_note
 from bert_jax.tokenization import Tokenizer
-from bert_jax.types import JsonObject
 
 Outputs = Sequence[np.ndarray]  # of each unit: [C], or of each row: [S, C]
 

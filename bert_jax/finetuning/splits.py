@@ -4,8 +4,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.errors import UserError
 from bert_jax.finetuning.multi_label_split import MultiLabelSplit
 from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.split import SplitRequest, TaskSplit

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.errors import listed, UserError
+from bert_jax.base.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, units_of_rows
 from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, SplitRequest
 from bert_jax.tasks import schemes

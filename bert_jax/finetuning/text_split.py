@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import listed, UserError
+from bert_jax.base.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, NOBODY, units_of_examples
 from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, SplitRequest
 from bert_jax.tasks.columns import read_examples

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import jax
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 
 GIB, GB = 2**30, 10**9
 

@@ -30,7 +30,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from bert_jax.errors import EXIT_TRY_AGAIN, TryAgain, UserError
+from bert_jax.base.errors import EXIT_TRY_AGAIN, TryAgain, UserError
 
 HEARTBEAT_SECONDS = 100
 SHUTDOWN_SECONDS = 60

@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import PyTree
 from bert_jax.config.training import MeshConfig
-from bert_jax.errors import UserError
-from bert_jax.types import PyTree
 
 AXES = ("dcn", "data", "fsdp", "tensor")
 COPIES = ("dcn", "data")  # every place along them holds the same parameters

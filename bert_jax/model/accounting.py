@@ -3,8 +3,8 @@
 
 import jax
 
+from bert_jax.base.types import PyTree
 from bert_jax.config.model import ModelConfig
-from bert_jax.types import PyTree
 
 
 def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: float, predictions: float) -> float:

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel, BertOutput
-from bert_jax.types import PyTree
 
 Inputs = Mapping[str, np.ndarray]  # those of a batch that the model reads
 

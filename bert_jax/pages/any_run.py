@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bert_jax.files import reading
+from bert_jax.base.files import reading
 from bert_jax.pages import finetune, pretrain, several_runs
 from bert_jax.pages.page import Page
 from bert_jax.pages.several_tasks import pretrained_page, tasks_page

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a fine-tuned run."""
 
+from bert_jax.base.files import reading
 from bert_jax.config.finetune import FinetuneConfig
-from bert_jax.files import reading
 from bert_jax.pages.answer_tables import answer_parts
 from bert_jax.pages.class_tables import class_parts, Classes
 from bert_jax.pages.finetune_curves import curve_panels

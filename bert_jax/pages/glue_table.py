@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import markupsafe
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.pages.page import below, Card, filled, Paragraph, Section, Table
 from bert_jax.runs.finetuned import FinetunedRun
 from bert_jax.runs.reading import number

@@ -4,11 +4,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import reading
 from bert_jax.checks.findings import Finding, NOTE, Passport, PROBLEM, serious
 from bert_jax.checks.passport import check_passport
-from bert_jax.errors import UserError
 from bert_jax.feed.shards import MANIFEST, read_manifest
-from bert_jax.files import reading
 from bert_jax.pages import passport_tables as tables
 from bert_jax.pages.page import Card, command, filled, Fold, Grid, Page, Paragraph, Part, Section
 from bert_jax.pages.template import write

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import markupsafe
 
+from bert_jax.base.files import reading
 from bert_jax.config.objective import pair_words, PairWords
-from bert_jax.files import reading
 from bert_jax.pages.notices import evaluate_command
 from bert_jax.pages.page import Card, command, filled, MaskedSlot, Paragraph, Part, Sample, Section, Table
 from bert_jax.pages.pretrain_summary import newest_scores

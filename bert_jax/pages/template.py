@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from bert_jax.files import complete_or_absent
+from bert_jax.base.files import complete_or_absent
 from bert_jax.pages.chart import svg
 from bert_jax.pages.page import Page
 

@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override
-from bert_jax.errors import UserError
 from bert_jax.mesh.sharding import make_mesh, row_shards
 from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import compile_phase, StepProgram

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from bert_jax.base.types import JsonObject
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
@@ -20,7 +21,6 @@ from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import compile_phase, StepProgram
 from bert_jax.train.pretraining import attention_case
 from bert_jax.train.state import Training
-from bert_jax.types import JsonObject
 
 DAY = 86_400.0  # seconds
 

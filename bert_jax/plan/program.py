@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
+from bert_jax.base.types import PyTree
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.sharding import check_batch, make_mesh, row_shards
@@ -16,7 +17,6 @@ from bert_jax.plan.machine import Machine
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.state import Training
 from bert_jax.train.step import abstract_batch, compile_train_step
-from bert_jax.types import PyTree
 
 MASK_ID = 103  # the program compares with it once; no vocabulary is needed here
 

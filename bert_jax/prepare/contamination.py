@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.lines import decode_text
+from bert_jax.base.types import JsonObject
 from bert_jax.feed.order import mix64
-from bert_jax.text.lines import decode_text
 from bert_jax.text.scripts import class_table, CLASSES, code_points, LETTER_CLASSES, MARKS, NUMBERS, UNSPACED_SCRIPTS
 from bert_jax.text.streams import open_stream
-from bert_jax.types import JsonObject
 
 WORDS = 13  # of an n-gram
 MOST_NGRAMS = 2**23  # of all evaluation files together: 64 MB of hashes

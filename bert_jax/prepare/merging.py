@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import table_name, TRAIN
 from bert_jax.prepare.chunks import ChunkWork, SPLITS
 from bert_jax.prepare.contamination import contamination_report
@@ -18,7 +19,6 @@ from bert_jax.prepare.work_folder import part_path, read_record, record_path
 from bert_jax.text.documents import ReadingCounts
 from bert_jax.text.sources import Part
 from bert_jax.text.statistics import merge_statistics
-from bert_jax.types import JsonObject
 
 FIRST_LABEL_SHARES = {"nsp": "is_next_share", "sop": "in_order_share"}
 

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.synchronize import Event
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
 
 WAITING = 2  # chunks that are read beyond those at work, so that no process waits

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bert_jax.errors import Interrupted, UserError
+from bert_jax.base.errors import Interrupted, UserError
+from bert_jax.base.host import usable_cores
+from bert_jax.base.stopping import answering, Signalled
+from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import MANIFEST, open_data
 from bert_jax.feed.tokenised import SMALLEST_SHARD
-from bert_jax.host import usable_cores
 from bert_jax.prepare.beam import process_on_beam
 from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
 from bert_jax.prepare.contamination import EvaluationNgrams
@@ -33,12 +35,10 @@ from bert_jax.prepare.request import (
     require_same_text,
 )
 from bert_jax.prepare.work_folder import open_work_folder, part_is_finished, UNFINISHED, unfinished_chunks
-from bert_jax.process.stopping import answering, Signalled
 from bert_jax.text.documents import LONGEST_DOCUMENT, MOST_LINES
 from bert_jax.text.sources import parse_sources, Part, plan_parts, Source, total_bytes
 from bert_jax.text.statistics import sample_bits
 from bert_jax.tokenization import Tokenizer
-from bert_jax.types import JsonObject
 
 # Measured, in bytes; see `_memory`.
 _HERE_BYTES, _WORKER_BYTES, _OF_SHARD_IN_WORKER = 150_000_000, 190_000_000, 3.4

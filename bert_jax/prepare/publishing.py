@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent, write_json
+from bert_jax.base.types import JsonObject
 from bert_jax.checks.passport import warnings
-from bert_jax.errors import UserError
 from bert_jax.feed.sampled_masks import measure_masks
 from bert_jax.feed.shards import MANIFEST, open_shard, Split, table_name, TOKEN_COUNTS, TRAIN
-from bert_jax.files import complete_or_absent, write_json
 from bert_jax.prepare.chunks import ChunkWork
 from bert_jax.prepare.merging import make_manifest, Totals
 from bert_jax.prepare.work_folder import read_record
 from bert_jax.text.sources import Part
-from bert_jax.types import JsonObject
 
 _PLAN = "publication.json"
 _TOKENIZER = "tokenizer"

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import file_sha256
+from bert_jax.base.host import __version__
+from bert_jax.base.types import JsonObject
 from bert_jax.feed.kinds import KINDS, SHORTEST_SEQUENCE
 from bert_jax.feed.shards import FORMAT, objective_of
 from bert_jax.feed.tokenised import ExampleSettings, fitting_shard_size
-from bert_jax.files import file_sha256
-from bert_jax.host import __version__
 from bert_jax.prepare.contamination import EvaluationNgrams
 from bert_jax.text.documents import ReadingOptions
 from bert_jax.text.sentences import load_splitter, RULES, splitter_version
 from bert_jax.text.sources import describe_file, Source
 from bert_jax.tokenization import Tokenizer
-from bert_jax.types import JsonObject
 
 SEGMENTERS = ("none", "jieba")
 _ADDED = ("text_format",)  # settings that data of this format may lack: it was made with their defaults

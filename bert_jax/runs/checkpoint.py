@@ -21,11 +21,11 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from bert_jax.errors import UserError
-from bert_jax.files import own_folder
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import own_folder
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.mesh.distributed import all_or_none
 from bert_jax.runs.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
-from bert_jax.types import JsonObject, PyTree
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
 

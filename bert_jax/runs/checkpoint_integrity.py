@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.runs.checksums import arrays_by_path, checksums, not_finite, text_checksum
-from bert_jax.types import JsonObject, PyTree
 
 ARRAYS, OWN = "checksums", "checksum"  # in the record: of each array by its path, and of all the rest of the record
 RECORD_FILE = "record/metadata"  # as Orbax lays a checkpoint out, like the two names below

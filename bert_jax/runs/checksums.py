@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.host import usable_cores
-from bert_jax.types import JsonObject, PyTree
+from bert_jax.base.host import usable_cores
+from bert_jax.base.types import JsonObject, PyTree
 
 _MOST_THREADS = 8  # reading memory is what takes the time
 _PLACE, _MIX = 0x9E3779B1, 0x85EBCA6B  # odd, so that multiplying by them loses nothing

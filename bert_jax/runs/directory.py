@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
+from bert_jax.base.output_lock import LOCK_FILE
+from bert_jax.base.types import JsonObject
 from bert_jax.config.description import description_from, ModelDescription
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, load_config, to_dict
 from bert_jax.config.training import OptimizerConfig
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
-from bert_jax.process.output_lock import LOCK_FILE
 from bert_jax.runs.names import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -33,7 +34,6 @@ from bert_jax.tokenization import load_tokenizer, Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE as SENTENCEPIECE_FILE
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE
-from bert_jax.types import JsonObject
 
 _OF_HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # with or without an index
 

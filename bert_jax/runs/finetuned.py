@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import parse_json, reading
 from bert_jax.config.finetune import current_settings
-from bert_jax.errors import UserError
-from bert_jax.files import parse_json, reading
 from bert_jax.runs.names import FINETUNE_FILE, METRICS_FILE, PREDICTIONS, SCORES_FILE, SEEDS_FILE
 from bert_jax.runs.reading import number, read_json, read_metrics, Record
 from bert_jax.runs.shapes import FINETUNE, SCORES, SEEDS

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bert_jax import files
+from bert_jax.base import files
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.errors import UserError
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.runs.shapes import ENVIRONMENT, EVALUATION, PASSPORT, require_shape, Shape
-from bert_jax.types import JsonObject
 
 Record = Mapping[str, Any]  # one JSON object of a run's files
 

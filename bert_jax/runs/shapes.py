@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.files import reading
-from bert_jax.types import JsonObject
+from bert_jax.base.files import reading
+from bert_jax.base.types import JsonObject
 
 type Shape = type | tuple[type, ...] | Sequence[Shape] | Mapping[str, Shape]
 

@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from bert_jax.files import open_itself, own_folder
+from bert_jax.base.files import open_itself, own_folder
 
 
 class Board:

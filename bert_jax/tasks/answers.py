@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent
 from bert_jax.tasks.examples import Question
 from bert_jax.tasks.question_rows import QuestionRows, Window
 from bert_jax.tasks.scoring.squad import answer_scores, best_threshold

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import listed, shortened, UserError
+from bert_jax.base.errors import listed, shortened, UserError
 from bert_jax.tasks.examples import ChoiceExample, Sentence, TextExample
 from bert_jax.tasks.multi_label import class_numbers, flagged_classes, listed_classes
 from bert_jax.tasks.records import Cells, columns_of, open_records, Records

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.table import Column, CONLLU
 from bert_jax.text.streams import read_text

@@ -3,8 +3,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from bert_jax.errors import listed, UserError
-from bert_jax.files import parse_json
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.files import parse_json
 from bert_jax.tasks.scoring.labels import label_key
 from bert_jax.tasks.task_files import LISTED
 

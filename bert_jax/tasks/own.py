@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.scoring.labels import distinct_labels
 from bert_jax.tasks.table import Column, Columns, find_task, is_conll_column, Task
 

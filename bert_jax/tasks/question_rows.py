@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import Question
 from bert_jax.tasks.questions import answer_begin
 from bert_jax.tasks.rows import check_row_settings, Cut, cut_windows, Row, too_long_error

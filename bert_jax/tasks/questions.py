@@ -12,13 +12,13 @@ the JSON: data[3].paragraphs[0].qas[2].
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.lines import json_record
+from bert_jax.base.types import JsonObject
 from bert_jax.tasks.examples import Answer, Question
 from bert_jax.tasks.scoring.squad import entries, member, question_id, SHAPE
 from bert_jax.tasks.table import SQUAD_FIELDS, Task, tfds_place
-from bert_jax.text.lines import json_record
 from bert_jax.text.tfds_source import read_records
-from bert_jax.types import JsonObject
 
 
 def read_questions(path: Path, labelled: bool = True, unique: bool = True) -> list[Question]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import listed, UserError
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.lines import EmptyLines, json_record, LONGEST_LINE
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
 from bert_jax.tasks.task_files import find_file, LISTED, plain_suffix
-from bert_jax.text.lines import EmptyLines, json_record, LONGEST_LINE
 from bert_jax.text.streams import read_lines
 from bert_jax.text.tfds_source import read_records
 

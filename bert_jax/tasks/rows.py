@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.finetune import TOO_LONG
-from bert_jax.errors import UserError
 
 IGNORE = -1  # a token without a label of its own
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.scoring.conll import Tag
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.table import Columns, GLUE, Task, TASKS
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.description import TASKS as KINDS
-from bert_jax.errors import UserError
 from bert_jax.tasks.scoring.labels import label_key
 
 # Appendix A.3: what the authors searched on every task. Section 4.1 has 4e-5 too, for GLUE.

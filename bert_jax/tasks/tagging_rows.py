@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import Sentence
 from bert_jax.tasks.rows import check_row_settings, Cut, cut_windows, IGNORE, Row, too_long_error
 from bert_jax.tasks.schemes import OUTSIDE, Transitions, transitions

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from bert_jax.errors import listed, UserError
+from bert_jax.base.errors import listed, UserError
 from bert_jax.tasks.table import Task
 
 _COMPRESSED = (".xz", ".gz", ".bz2", ".zst")  # endings; what a file is packed with is told by its first bytes

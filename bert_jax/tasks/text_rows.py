@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.rows import check_row_settings, Row, too_long_error, window_begins
 from bert_jax.tokenization.encoding import Tokenizer

@@ -29,11 +29,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, read_json, reading
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent, read_json, reading
+from bert_jax.base.types import JsonObject
 from bert_jax.text.docstrings import docstrings, is_prose, paragraphs
 from bert_jax.text.sentences import split_sentences
-from bert_jax.types import JsonObject
 
 FORMAT = 1
 MANIFEST = "corpus.json"

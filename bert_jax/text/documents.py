@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.errors import UserError
-from bert_jax.text.lines import (
+from bert_jax.base.errors import UserError
+from bert_jax.base.lines import (
     foreign_encoding,
     json_record,
     LONGEST_LINE,
@@ -34,9 +34,9 @@ from bert_jax.text.lines import (
     REPLACED,
     without_no_characters,
 )
+from bert_jax.base.types import JsonObject
 from bert_jax.text.sentences import split_sentences, Splitter
 from bert_jax.text.streams import ByteStream, open_stream
-from bert_jax.types import JsonObject
 
 LONGEST_DOCUMENT = 64_000_000  # characters
 MOST_LINES = 1_000_000  # of a document; each takes about 60 bytes more than its characters

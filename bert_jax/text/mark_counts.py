@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bert_jax.text.marks import count_words, MarkLoss, measure_marks, without_marks
+from bert_jax.base.marks import count_words, MarkLoss, measure_marks, without_marks
+from bert_jax.base.types import JsonObject
 from bert_jax.text.repetitions import hash_of
 from bert_jax.text.sample import EvenSample
 from bert_jax.text.scripts import LETTER_CLASSES, SCRIPTS_OF_MARKS
-from bert_jax.types import JsonObject
 
 # Of 30,000 to 60,000 words of a language (lists of wordfreq 3.1) this share becomes equal to another by stripping: English
 # 0.07 %, Dutch 0.1, Danish 0.5, German 1.1, Italian 2, Spanish 4, French 5, Hindi 14, Vietnamese 32.

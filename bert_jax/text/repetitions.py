@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bert_jax.types import JsonObject
+from bert_jax.base.types import JsonObject
 
 MOST_HASHES = 2**22  # compared across chunks: 32 MB
 LINE_SHOWN = 160  # characters of a repeated line that are kept

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import ReadingCounts, ReadingOptions, sentences_of
 from bert_jax.text.sources import describe_file, plan_parts, read_part, Source
-from bert_jax.types import JsonObject
 
 _ONE_PART = 2**62  # bytes
 

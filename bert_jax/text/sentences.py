@@ -11,7 +11,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 
 Splitter = Callable[[str], list[str]]  # a paragraph -> its sentences, without surrounding white space
 

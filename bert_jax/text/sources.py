@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_jax.errors import UserError
-from bert_jax.files import file_sha256
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import file_sha256
+from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import RawDocument, read_raw, ReadingCounts, ReadingOptions
 from bert_jax.text.tfds_source import find_split, read_split, TfdsSplit
-from bert_jax.types import JsonObject
 
 _CORPUS_RECORD = "corpus.json"  # what `bert-jax corpus` leaves beside its text
 _WEIGHT = re.compile(r"(.+)@([^@/]*)", re.DOTALL)

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from bert_jax.base.types import JsonObject
 from bert_jax.text.mark_counts import MarkCounts, merge_marks
 from bert_jax.text.repetitions import hash_of, MOST_HASHES, Occurrences, RepeatedLines, Repetitions
 from bert_jax.text.scripts import CLASSES, count_classes, LETTER_CLASSES
-from bert_jax.types import JsonObject
 
 LINES_OF_CHUNK = 100  # repeated lines, the most repeated ones, that a chunk names
 LINES_OF_TEXT = 10  # that the passport names

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_jax.errors import UserError
-from bert_jax.text.lines import decode_text, text_lines
+from bert_jax.base.errors import UserError
+from bert_jax.base.lines import decode_text, text_lines
 
 LARGEST_TEXT = 2**30  # bytes, unpacked, of a file that is read as a whole: a JSON file of questions, a CoNLL file
 _BUFFER = 2**20  # bytes read at once

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import decode, RawDocument, ReadingCounts, ReadingOptions, text_document, Undecodable
-from bert_jax.types import JsonObject
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder, SplitInfo

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, write_json
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent, write_json
+from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.flat import ChunkCache, Flat, FlatEncoding, flattened
 from bert_jax.tokenization.words import has_cjk, Segmenter, word_starts
-from bert_jax.types import JsonObject
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TOKENIZER_FILE = "tokenizer_config.json"

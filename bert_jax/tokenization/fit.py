@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bert_jax.text.marks import count_words, loses_marks, measure_marks
+from bert_jax.base.marks import count_words, loses_marks, measure_marks
+from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.encoding import Tokenizer
 from bert_jax.tokenization.flat import FlatEncoding
 from bert_jax.tokenization.words import words_of_characters
-from bert_jax.types import JsonObject
 
 _WORD = re.compile(r"[^\W_]+")
 _COMMONEST = 50_000  # words that two vocabularies are compared on

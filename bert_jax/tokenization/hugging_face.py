@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from bert_jax.errors import listed, UserError
-from bert_jax.files import read_json
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.files import read_json
+from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS, TOKENIZER_FILE
 from bert_jax.tokenization.switches import AddedToken, LONGEST_WORD_OF_TRANSFORMERS, Switches
-from bert_jax.types import JsonObject
 
 LIBRARY_FILE = "tokenizer.json"  # of the tokenizers library
 ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE = "added_tokens.json", "special_tokens_map.json"

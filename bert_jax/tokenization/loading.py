@@ -10,15 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bert_jax.errors import UserError
-from bert_jax.files import read_json, reading
-from bert_jax.text.lines import foreign_encoding, mend_encoding
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import read_json, reading
+from bert_jax.base.lines import foreign_encoding, mend_encoding
+from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS, Tokenizer, TOKENIZER_FILE
 from bert_jax.tokenization.hugging_face import Described, LARGEST_FILE, LIBRARY_FILE, read_description
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from bert_jax.tokenization.switches import switches_from
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE, WordPieceTokenizer
-from bert_jax.types import JsonObject
 
 Settings = Mapping[str, bool | None]  # lowercase and strip_accents, None where nothing is asked
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import tokenizers
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization.chunks import IDEOGRAPHS
 
 _IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization.chunks import find_chunks, split_chunks
 from bert_jax.tokenization.encoding import Spans, SPECIAL_TOKENS, Tokenizer
 

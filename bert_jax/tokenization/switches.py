@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 
 import tokenizers
 
-from bert_jax.types import JsonObject
+from bert_jax.base.types import JsonObject
 
 LONGEST_WORD = 200  # characters; a longer word is [UNK], as in google-research/bert
 LONGEST_WORD_OF_TRANSFORMERS = 100  # of transformers' BertTokenizer, whatever its files say

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import tokenizers
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization.chunks import IDEOGRAPHS
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS
 from bert_jax.tokenization.normalization import Evening

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.chunks import IDEOGRAPHS, is_one_word, split_chunks, split_words
 from bert_jax.tokenization.encoding import Spans, Tokenizer
 from bert_jax.tokenization.flat import ChunkCache, Flat, flattened
 from bert_jax.tokenization.normalization import Evening
 from bert_jax.tokenization.switches import AddedTokens, LONGEST_WORD, Switches
-from bert_jax.types import JsonObject
 
 VOCABULARY_FILE = "vocab.txt"
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.tokenization.chunks import ALL_IDEOGRAPHS, JOINING
 
 Segmenter = Callable[[str], list[str]]  # a run of Chinese or Japanese characters -> its words, which joined are the run

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 from jax.sharding import Mesh
 
+from bert_jax.base.types import PyTree
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch, batch_spec
 from bert_jax.feed.examples import evaluation_batch, Examples
@@ -14,7 +15,6 @@ from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.train.losses import Scores
 from bert_jax.train.state import Training
 from bert_jax.train.step import compile_scores, Loss
-from bert_jax.types import PyTree
 
 MOST_ROWS = 256  # of an evaluation's batch
 

@@ -14,9 +14,9 @@ from types import FrameType
 
 import jax
 
+from bert_jax.base import stopping
 from bert_jax.feed.batch import Batch
 from bert_jax.mesh.distributed import stop_agreed
-from bert_jax.process import stopping
 from bert_jax.train.state import TrainState
 
 Arrays = dict[str, jax.Array]

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.base.types import PyTree
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.train.losses import cross_entropy, Scores
 from bert_jax.train.state import Training
 from bert_jax.train.step import Arrays
-from bert_jax.types import PyTree
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 
 WATCHED = ("mlm_loss", "nsp_loss", "task_loss", "grad_norm", "parameter_norm")  # sums that must be finite
 LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks

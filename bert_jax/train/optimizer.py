@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bert_jax.base.types import PyTree
 from bert_jax.config.training import OptimizerSettings, SchedulePart
 from bert_jax.mesh.sharding import parameter_path
-from bert_jax.types import PyTree
 
 STACKED = re.compile(r"(^|/)layers/")  # parameters with a leading axis of layers
 NOT_DECAYED = re.compile(r"(^|/)(bias|scale|mix/weights)$")

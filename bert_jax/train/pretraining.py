@@ -10,11 +10,13 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.host import has_tensorflow
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.checks import first_batches
 from bert_jax.config.objective import OBJECTIVES, pair_words
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
-from bert_jax.errors import UserError
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import make_examples
 from bert_jax.feed.feed import feed
@@ -22,7 +24,6 @@ from bert_jax.feed.kinds import require_segments
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
 from bert_jax.feed.widths import row_lengths
-from bert_jax.host import has_tensorflow
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
 from bert_jax.model.accounting import training_flops
@@ -36,7 +37,6 @@ from bert_jax.train.metrics import mean_scores, MetricsWindow
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
-from bert_jax.types import JsonObject, PyTree
 
 
 def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str) -> RunDirectory:

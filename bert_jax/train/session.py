@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 import jax
 from tqdm import tqdm
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.feed.batch import Batch
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import is_main, say
@@ -23,7 +24,6 @@ from bert_jax.train.loop import Hooks, LoopSchedule, Phase, Step, StopRequest, t
 from bert_jax.train.metrics import check_finite, MetricsWindow
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep, Fields, Loss
-from bert_jax.types import JsonObject, PyTree
 
 
 class StepSpan(NamedTuple):

@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.training import TrainingConfig, UNROLLED_ON_CPU
 from bert_jax.mesh.sharding import parameter_shardings
@@ -22,7 +23,6 @@ from bert_jax.model.attention import AttentionCase
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
-from bert_jax.types import PyTree
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -18,14 +18,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.base import stopping
+from bert_jax.base.types import PyTree
 from bert_jax.config.training import SchedulePart
 from bert_jax.mesh.sharding import COPIES, put_whole, ROWS, uncut
 from bert_jax.model.dropout import row_seeds
-from bert_jax.process import stopping
 from bert_jax.train.losses import Scores
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.train.state import DROPOUT, Training, TrainState
-from bert_jax.types import PyTree
 
 Arrays = dict[str, jax.Array]
 type Fields = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]  # of a batch, whose shapes and types count

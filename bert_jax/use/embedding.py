@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import complete_or_absent, write_json
+from bert_jax.base.output_lock import LOCK_FILE, locked
+from bert_jax.base.types import JsonObject
 from bert_jax.conversion.own_format import flat
-from bert_jax.errors import UserError
-from bert_jax.files import complete_or_absent, write_json
-from bert_jax.process.output_lock import LOCK_FILE, locked
-from bert_jax.types import JsonObject
 from bert_jax.use.model import Pretrained, SHOWN, TextBatch
 
 COMBINATIONS = ("concat", "sum", "mean")

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import ObjectiveConfig, pair_words
 from bert_jax.config.pretrain import PhaseConfig
-from bert_jax.errors import UserError
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import evaluation_batch, Examples, make_examples
 from bert_jax.feed.feed import plain_feed
@@ -28,7 +29,6 @@ from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import add_sums, read_behind
 from bert_jax.train.metrics import mean_scores, wilson_interval
-from bert_jax.types import JsonObject
 from bert_jax.use.fill_mask import predict
 from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE
 from bert_jax.use.pseudo_likelihood import head_scores

@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.feed.batch import batch_of_rows
 from bert_jax.feed.kinds import PAIRS
 from bert_jax.use.model import Pretrained, Row, row_of, SHOWN

@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.config.pretrain import PhaseConfig
-from bert_jax.errors import listed, UserError
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import EVALUATION_SEED, Examples
 from bert_jax.feed.order import examples_at
@@ -32,7 +33,6 @@ from bert_jax.feed.tokenised import ExampleSettings
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.text.documents import ReadingOptions
 from bert_jax.train.evaluation import add_sums
-from bert_jax.types import JsonObject
 from bert_jax.use.evaluation import (
     check_vocabulary,
     masks_report,

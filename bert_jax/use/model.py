@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.names import BERT_JAX
 from bert_jax.conversion.own_format import config_for
-from bert_jax.errors import UserError
 from bert_jax.feed.batch import Batch, batch_of_rows
 from bert_jax.feed.kinds import SHORTEST_SEQUENCE
 from bert_jax.model.encoder import Compute
@@ -33,7 +34,6 @@ from bert_jax.model.heads import BertModel, BertOutput
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import COMPUTE_DTYPES, resolve_compute_dtype
-from bert_jax.types import PyTree
 
 Text = str | tuple[str, str]  # one segment, or two
 Row = tuple[Sequence[int], Sequence[int]]  # ids and segments of a text

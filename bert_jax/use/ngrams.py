@@ -25,9 +25,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import Shard
-from bert_jax.types import JsonObject
 
 MOST_TOKENS = 2**25  # that are counted; more of the training text (over about 150 MB of English) is left out
 HELD_OUT_EVERY = 20  # of so many documents (sentences where they are few) one is held out

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.feed.shards import Shard, Split, table_name, token_dtype, TRAIN
 from bert_jax.feed.tokenised import (
     batches_of,

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, TYPE_CHECKING
 
+from bert_jax.base.host import keep_freed_memory
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.sides.child import cpu_seconds, Figures, metered, versions
-from bert_jax.host import keep_freed_memory
-from bert_jax.types import JsonObject
 
 if TYPE_CHECKING:
     from bert_jax.finetuning.batches import Units

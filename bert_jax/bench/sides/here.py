@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.host import has_tensorflow
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.sides.child import Figures, metered, stay_on_one_core, versions
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PretrainConfig
@@ -22,12 +24,10 @@ from bert_jax.feed.feed import feed
 from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import open_data
-from bert_jax.host import has_tensorflow
 from bert_jax.pages.passport import write_page
 from bert_jax.prepare.preparation import prepare as prepare_text
 from bert_jax.prepare.request import PrepareSettings
 from bert_jax.tokenization import load_tokenizer
-from bert_jax.types import JsonObject
 
 BATCH_SENTENCES = 10_000  # that are tokenised in one call
 SHORT_SEQ_PROB = 0.1

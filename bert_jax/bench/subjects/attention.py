@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from bert_jax.base.types import PyTree
 from bert_jax.bench.made_up import draw_lengths
 from bert_jax.bench.measure import alternate, summaries, timed
 from bert_jax.bench.suite import AttentionSize
 from bert_jax.bench.workbench import Record, Workbench
 from bert_jax.model.attention import attention, IMPLEMENTATIONS, refusal
-from bert_jax.types import PyTree
 
 RATES = (0.0, 0.1)  # of dropout
 

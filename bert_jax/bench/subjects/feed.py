@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.measure import alternate, compared
 from bert_jax.bench.own_text import prepared_text
 from bert_jax.bench.side_process import find_peer, ONE_THREAD, side_process, SideProcess
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import Record, Workbench
 from bert_jax.config.settings import to_dict
-from bert_jax.types import JsonObject
 
 HERE = "bert_jax.bench.sides.here"
 FEEDS = {"plain": False, "tf.data": True}  # whether tf.data makes the batches

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import write_json
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.measure import alternate, paired_ratio, summary
 from bert_jax.bench.side_process import find_peer, fresh_process
 from bert_jax.bench.suite import parse_size
@@ -26,10 +29,7 @@ from bert_jax.conversion.config_files import HUGGING_FACE_CONFIG, hugging_face_c
 from bert_jax.conversion.names import HUGGING_FACE, NameRow
 from bert_jax.conversion.safetensors_files import write_safetensors
 from bert_jax.conversion.tensors import TensorEntry, Writable
-from bert_jax.errors import UserError
-from bert_jax.files import write_json
 from bert_jax.tokenization import load_tokenizer
-from bert_jax.types import JsonObject
 
 HEAD_SIZE = 64
 DROPOUT = 0.1

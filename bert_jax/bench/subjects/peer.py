@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.base.host import usable_cores
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, summary, timed
 from bert_jax.bench.side_process import find_peer, side_process, SideProcess
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import CompiledCase, Record, Runner, Workbench
 from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.feed.batch import Batch
-from bert_jax.host import usable_cores
-from bert_jax.types import JsonObject
 
 IGNORED = -100  # label of a token that is not predicted
 

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.measure import alternate, compared
 from bert_jax.bench.own_text import last_line, prepare_command, text_files, write_sentences
 from bert_jax.bench.side_process import fresh_process, SideError
 from bert_jax.bench.sides.child import cpu_seconds
 from bert_jax.bench.workbench import Record, Workbench
 from bert_jax.config.settings import to_dict
-from bert_jax.types import JsonObject
 
 HERE = "bert_jax.bench.sides.here"
 OURS, GOOGLE = "bert-jax", "google-research/bert"

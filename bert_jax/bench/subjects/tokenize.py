@@ -4,11 +4,11 @@
 from collections.abc import Iterator
 from functools import partial
 
+from bert_jax.base.types import JsonObject
 from bert_jax.bench.measure import alternate, compared
 from bert_jax.bench.own_text import write_sentences
 from bert_jax.bench.side_process import fresh_process
 from bert_jax.bench.workbench import Record, Workbench
-from bert_jax.types import JsonObject
 
 HERE = "bert_jax.bench.sides.here"
 CALLS = {"tokenize": ("main", "warm"), "tokenize_hugging_face": ("encode_batch", "encode_batch_fast")}

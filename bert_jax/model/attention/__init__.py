@@ -22,7 +22,7 @@ import jax
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.mesh.sharding import ROWS, uncut
 from bert_jax.model.attention import cudnn, pallas_gpu, pallas_tpu
 from bert_jax.model.attention.case import AttentionCase, interpreted_kernels, interpreting, RESIDUALS

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
 from bert_jax.model.attention import attention, AttentionCase
 
 # Of the largest value of the reference in float32, with the same (rounded) inputs and dropout bits.

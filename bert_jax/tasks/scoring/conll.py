@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from bert_jax.errors import UserError
-from bert_jax.text.lines import foreign_encoding, mend_encoding
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.lines import foreign_encoding, mend_encoding
+from bert_jax.base.types import JsonObject
 
 BOUNDARY = "-X-"  # a line with this first item stands between sentences, as an empty one does
 UNKNOWN_PREFIXES = ("S", "U", "L", "M")  # of schemes that conlleval does not know (IOBES, BILOU, BMES)

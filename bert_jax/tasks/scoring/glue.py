@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.errors import UserError
+from bert_jax.base.errors import UserError
+from bert_jax.base.lines import decode_text
 from bert_jax.tasks.scoring.labels import label_key
-from bert_jax.text.lines import decode_text
 
 Numbers = Sequence[float] | np.ndarray  # [N] numbers of classes, or ratings
 TaskScores = Mapping[str, Mapping[str, float | None]]  # name of a task -> name of a metric -> score

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.errors import UserError
-from bert_jax.files import JSON_KINDS, parse_json
+from bert_jax.base.errors import UserError
+from bert_jax.base.files import JSON_KINDS, parse_json
+from bert_jax.base.types import JsonObject
 from bert_jax.text.streams import read_text
-from bert_jax.types import JsonObject
 
 Answers = Mapping[str, Sequence[str]]  # question's id -> texts of its answers; none where it has no answer
 Predictions = Mapping[str, str]  # question's id -> text, empty for "no answer"

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
-from bert_jax.errors import Interrupted
+from bert_jax.base.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ANSWER_SECONDS = 1.0  # after which a handler that was not called counts as unanswered

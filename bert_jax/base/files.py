@@ -24,8 +24,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 import ml_dtypes
 import numpy as np
 
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 
 # In the order by which the safetensors library sorts the tensors of a file, the last first: then each is aligned.
 TENSOR_TYPES: dict[str, np.dtype] = {

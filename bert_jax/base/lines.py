@@ -8,9 +8,9 @@ bytes that are not UTF-8, NUL, and half a character, which JSON can spell (\\ud8
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-from bert_jax.errors import listed, UserError
-from bert_jax.files import character_fault, NO_CHARACTER, parse_json
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import listed, UserError
+from bert_jax.base.files import character_fault, NO_CHARACTER, parse_json
+from bert_jax.base.types import JsonObject
 
 LONGEST_LINE = 32 * 2**20  # bytes; a longer one is not a sentence, a paragraph or a record
 

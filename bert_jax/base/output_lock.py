@@ -22,8 +22,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bert_jax.errors import UserError
-from bert_jax.types import JsonObject
+from bert_jax.base.errors import UserError
+from bert_jax.base.types import JsonObject
 
 LOCK_FILE = "lock"
 BEAT_SECONDS, DEAD_AFTER_SECONDS = 5.0, 30.0

@@ -97,19 +97,26 @@ def read_conll(
     if positions or (positions is None and _has_positions(words)):
         words = [_without_positions(sentence, block, path) for sentence, block in zip(words, blocks, strict=True)]
     return [
-        ConllSentence(
-            name=str(number),
-            words=own,
-            tags=None if tag_at is None else tuple(_tag(line.columns[tag_at], feature) for line in block.lines),
-            document=block.document,
-            place=f"{path.name}, line {block.lines[0].number}",
-            columns=tuple(
-                tuple(column for place, column in enumerate(line.columns) if feature or place != tag_at)
-                for line in block.lines
-            ),
-        )
+        _sentence(number, own, block, tag_at, feature, path)
         for number, (own, block) in enumerate(zip(words, blocks, strict=True))
     ]
+
+
+def _sentence(
+    number: int, words: tuple[str, ...], block: _Block, tag_at: int | None, feature: str | None, path: Path
+) -> ConllSentence:
+    """Return a sentence; the column of its tags is left out of `columns` where it holds nothing else."""
+    return ConllSentence(
+        name=str(number),
+        words=words,
+        tags=None if tag_at is None else tuple(_tag(line.columns[tag_at], feature) for line in block.lines),
+        document=block.document,
+        place=f"{path.name}, line {block.lines[0].number}",
+        columns=tuple(
+            tuple(column for place, column in enumerate(line.columns) if feature or place != tag_at)
+            for line in block.lines
+        ),
+    )
 
 
 def write_conll(

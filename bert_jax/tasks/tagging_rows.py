@@ -78,8 +78,6 @@ def tagging_rows(
     """
     room = max_length - _SPECIAL
     check_row_settings(max_length, _SPECIAL + 1, too_long, stride)
-    if unknown_labels not in UNKNOWN_LABELS:
-        raise UserError(f"unknown_labels={unknown_labels} is not known: choose one of {', '.join(UNKNOWN_LABELS)}")
     label_of_word, without_label = _label_numbers(sentences, labels, unknown_labels, advice)  # [W]
     pieces = _pieces([word for sentence in sentences for word in sentence.words], tokenizer)
     bounds = np.cumsum([0, *(len(sentence.words) for sentence in sentences)])  # [N + 1], in words
@@ -88,9 +86,9 @@ def tagging_rows(
     long = np.flatnonzero(tokens_of > room)
     if len(long) and too_long == "error":
         raise too_long_error(sentences[long[0]].place, (tokens_of[long] + _SPECIAL).tolist(), max_length)
-
-    shown = np.minimum(tokens_of, room) if too_long == "truncate" else tokens_of
-    windows = [cut_windows(tokens, room, stride) for tokens in shown.tolist()]
+    windows = [
+        cut_windows(min(size, room) if too_long == "truncate" else size, room, stride) for size in tokens_of.tolist()
+    ]
     word_map = _word_map(bounds, pieces.begins, windows, long)
     rows = _rows(pieces.ids, token_begins, windows, word_map, label_of_word, tokenizer)
     counts = {
@@ -115,6 +113,8 @@ def _label_numbers(
     sentences: Sequence[Sentence], labels: Sequence[str], unknown_labels: str, advice: str
 ) -> tuple[np.ndarray, int]:
     """Return the number of each word's label, [W] int64, and how many words have a tag that is not in `labels`."""
+    if unknown_labels not in UNKNOWN_LABELS:
+        raise UserError(f"unknown_labels={unknown_labels} is not known: choose one of {', '.join(UNKNOWN_LABELS)}")
     numbers: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
     tags = [sentence.tags or (None,) * len(sentence.words) for sentence in sentences]
     result = np.array([numbers.get(tag, IGNORE) for own in tags for tag in own], np.int64)

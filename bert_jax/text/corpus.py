@@ -245,16 +245,12 @@ def write_corpus(
             f"no English documentation in the {len(modules)} modules below {', '.join(map(str, folders))}:"
             " give text of your own to the --input of bert-jax vocab and bert-jax prepare"
         )
-
-    def counted(*names: str) -> dict[str, int]:
-        return {name: counts[name] for name in names}
-
     manifest = {
         "format": FORMAT,
         "settings": {"megabytes": megabytes, "seed": seed},
-        **counted("documents", "sentences", "bytes"),
-        "modules": {"found": len(modules), **counted("read", "without_docstring", "unreadable")},
-        "left_out": {**counted("not_prose", "short_documents", "duplicate_documents"), **duplicates.counts},
+        **_counted(counts, "documents", "sentences", "bytes"),
+        "modules": {"found": len(modules), **_counted(counts, "read", "without_docstring", "unreadable")},
+        "left_out": {**_counted(counts, "not_prose", "short_documents", "duplicate_documents"), **duplicates.counts},
         "unreadable": unreadable,
         "packages": package_versions(modules, folders),
         "files": files,
@@ -262,6 +258,10 @@ def write_corpus(
     with complete_or_absent(output / MANIFEST) as opened:
         opened.write((json.dumps(manifest) + "\n").encode())
     return manifest
+
+
+def _counted(counts: Counter[str], *names: str) -> dict[str, int]:
+    return {name: counts[name] for name in names}
 
 
 def _document(text: ModuleText, counts: Counter[str], unreadable: dict[str, str], duplicates: Duplicates) -> bytes:

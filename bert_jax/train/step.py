@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.base import stopping
+from bert_jax.base.stopping import building, compiled
 from bert_jax.base.types import PyTree
 from bert_jax.config.training import SchedulePart
 from bert_jax.mesh.sharding import COPIES, put_whole, ROWS, uncut
@@ -68,8 +68,8 @@ class CompiledStep:
 
 def compile_train_step(training: Training, loss: Loss, batch: Fields) -> CompiledStep:
     """Compile the train step for batches with the fields of this one."""
-    with stopping.building():
-        return CompiledStep(training, stopping.compiled(lower_train_step(training, loss, batch)))
+    with building():
+        return CompiledStep(training, compiled(lower_train_step(training, loss, batch)))
 
 
 def lower_train_step(training: Training, loss: Loss, batch: Fields) -> jax.stages.Lowered:
@@ -106,7 +106,7 @@ def compile_scores(training: Training, loss: Loss, batch: Fields) -> Callable[..
 
     jitted = jax.jit(score, out_shardings=NamedSharding(training.mesh, P()))
     with jax.set_mesh(training.mesh):
-        return stopping.compiled(jitted.lower(training.abstract_state.params, abstract_batch(training, batch)))
+        return compiled(jitted.lower(training.abstract_state.params, abstract_batch(training, batch)))
 
 
 def abstract_batch(training: Training, batch: Fields) -> dict[str, jax.ShapeDtypeStruct]:

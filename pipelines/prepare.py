@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
-    from bert_jax.prepare.request import PrepareSettings
+    from bert_jax.preparation.request import PrepareSettings
 
 DESCRIPTION = """
 Tokenise text, hold a share of the documents out for validation, and write shards of tokens with the examples that
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
 
     from bert_jax.base.errors import UserError
-    from bert_jax.prepare.preparation import prepare
+    from bert_jax.preparation.job import prepare
     from bert_jax.tokenization import load_tokenizer
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are ours to count
@@ -140,7 +140,7 @@ def settings_of(options: argparse.Namespace) -> "PrepareSettings":
     """The settings, checked."""
     from bert_jax.base.errors import UserError
     from bert_jax.config.objective import OBJECTIVES
-    from bert_jax.prepare.request import PrepareSettings
+    from bert_jax.preparation.request import PrepareSettings
 
     unknown = [name for name in options.objective if name not in OBJECTIVES]
     if unknown:

@@ -213,7 +213,7 @@ class _Shown:
 def _is_done(output: Path, settings: JsonObject, sources: "Sequence[Source]") -> bool:
     """Whether `output` has this very vocabulary. Refuses a folder that holds anything else."""
     from bert_jax.base.files import read_json, reading
-    from bert_jax.prepare.request import require_same_text
+    from bert_jax.preparation.request import require_same_text
     from bert_jax.text.sample import described
     from bert_jax.tokenization import load_tokenizer
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from bert_jax.feed.tokenised import cut, Text
-from bert_jax.prepare.chunks import Chunk
+from bert_jax.preparation.chunks import Chunk
 from bert_jax.text.documents import RawDocument
 
 

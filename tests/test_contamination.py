@@ -10,7 +10,7 @@ import pytest
 from conftest import real_data
 
 from bert_jax.base.errors import UserError
-from bert_jax.prepare.contamination import contamination_report, EvaluationNgrams, Lookup, ngrams_of, words_of
+from bert_jax.preparation.contamination import contamination_report, EvaluationNgrams, Lookup, ngrams_of, words_of
 
 TEXT = "One two three, four five six: seven eight nine ten eleven twelve THIRTEEN fourteen."
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path, content, message):
 
 
 def test_too_much_evaluation_data_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("bert_jax.prepare.contamination.MOST_NGRAMS", 100)
+    monkeypatch.setattr("bert_jax.preparation.contamination.MOST_NGRAMS", 100)
     with pytest.raises(UserError, match="more than 100 different 13-grams"):
         EvaluationNgrams.from_files([write(tmp_path / "a.txt", random_text(500, 5).replace("\n", " "))])
 
@@ -180,7 +180,7 @@ def test_chinese_is_compared_character_by_character(tmp_path):
 
 
 def test_a_document_longer_than_a_piece_is_compared_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("bert_jax.prepare.contamination._COUNTED_AT_ONCE", 64)
+    monkeypatch.setattr("bert_jax.preparation.contamination._COUNTED_AT_ONCE", 64)
     evaluation = EvaluationNgrams.from_files([write(tmp_path / "a.txt", TEXT)])
     words = TEXT.split()
     assert len(evaluation.hits([*["filler"] * 40, *words, *["filler"] * 40], ["short"])) == 2

@@ -16,8 +16,8 @@ from bert_jax.conversion.numpy_bert import forward
 from bert_jax.conversion.own_format import config_for, write_run
 from bert_jax.feed.examples import evaluation_batch, make_examples
 from bert_jax.feed.shards import open_data
-from bert_jax.prepare.preparation import prepare
-from bert_jax.prepare.request import PrepareSettings
+from bert_jax.preparation.job import prepare
+from bert_jax.preparation.request import PrepareSettings
 from bert_jax.runs.directory import open_run
 from bert_jax.tokenization import WordPieceTokenizer
 from bert_jax.use.intrinsic import evaluate_text, segments_of, SplitTokens, text_offsets

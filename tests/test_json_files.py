@@ -21,7 +21,7 @@ from bert_jax.conversion.sharded import open_sharded
 from bert_jax.feed.shards import read_manifest
 from bert_jax.finetuning.directory import Finetuned, open_finetuned
 from bert_jax.finetuning.run import read_result
-from bert_jax.prepare.work_folder import read_record as read_work_record
+from bert_jax.preparation.work_folder import read_record as read_work_record
 from bert_jax.runs.directory import forget_metrics_after, RunDirectory
 from bert_jax.runs.finetuned import load_finetuned, load_several
 from bert_jax.runs.reading import read_metrics

@@ -17,7 +17,7 @@ FLOORS = (
     ("feed", "tasks", "mesh"),
     ("runs", "model"),
     ("checks",),
-    ("prepare", "train", "pages"),
+    ("preparation", "train", "pages"),
     ("conversion", "plan"),
     ("use", "finetuning"),
     ("bench",),
@@ -25,14 +25,14 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that are of use without JAX, and what nothing in them reaches, however far.
-WITHOUT_JAX = ("config", "text", "tokenization", "feed", "tasks", "prepare")
+WITHOUT_JAX = ("config", "text", "tokenization", "feed", "tasks", "preparation")
 JAX = {"jax", "flax", "optax", "orbax"}
 
 ONLY_IMPORTER = {
     "orbax": {"runs.checkpoint"},
     "tensorflow": {"feed.tf_feed", "conversion.tf1", "bench.sides.here"},
     "tensorflow_datasets": {"text.tfds_source"},
-    "apache_beam": {"prepare.beam"},
+    "apache_beam": {"preparation.beam"},
     "safetensors": {"conversion.safetensors_files"},
     "tensorboardX": {"runs.tensorboard"},
     "sentencepiece": {"tokenization.sentencepiece"},

@@ -19,7 +19,7 @@ from conftest import made_up_text
 from bert_jax.base.files import file_sha256
 from bert_jax.cli import main
 from bert_jax.feed.shards import MANIFEST
-from bert_jax.prepare import publishing
+from bert_jax.preparation import publishing
 
 OBJECTIVES = ("--objective", "mlm_nsp", "mlm_sop", "mlm_full_sentences", "mlm_document")
 

@@ -4,7 +4,7 @@
 import pytest
 
 from bert_jax.base.errors import UserError
-from bert_jax.prepare.request import PrepareSettings
+from bert_jax.preparation.request import PrepareSettings
 
 
 @pytest.mark.parametrize(

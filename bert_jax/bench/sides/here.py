@@ -25,8 +25,8 @@ from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import open_data
 from bert_jax.pages.passport import write_page
-from bert_jax.prepare.preparation import prepare as prepare_text
-from bert_jax.prepare.request import PrepareSettings
+from bert_jax.preparation.job import prepare as prepare_text
+from bert_jax.preparation.request import PrepareSettings
 from bert_jax.tokenization import load_tokenizer
 
 BATCH_SENTENCES = 10_000  # that are tokenised in one call

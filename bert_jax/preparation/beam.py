@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import write_json
-from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
-from bert_jax.prepare.work_folder import part_is_finished, read_record, unfinished_chunks
+from bert_jax.preparation.chunks import Chunk, ChunkWork, process_chunk
+from bert_jax.preparation.work_folder import part_is_finished, read_record, unfinished_chunks
 from bert_jax.text.sources import Part, Source
 
 _FAILURE = "failure.json"

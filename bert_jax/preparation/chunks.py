@@ -26,8 +26,8 @@ from bert_jax.feed.instances import ExampleTable
 from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.shards import table_name, token_dtype, TRAIN, VALIDATION, write_shard
 from bert_jax.feed.tokenised import batches_of, chunk_name, draw_examples, Text, TokenBuffer, tokenise
-from bert_jax.prepare.contamination import EvaluationNgrams
-from bert_jax.prepare.request import PrepareSettings
+from bert_jax.preparation.contamination import EvaluationNgrams
+from bert_jax.preparation.request import PrepareSettings
 from bert_jax.text.mark_counts import MarkCounts
 from bert_jax.text.statistics import TextStatistics
 from bert_jax.tokenization import Tokenizer

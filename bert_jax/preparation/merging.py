@@ -12,10 +12,10 @@ import numpy as np
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import table_name, TRAIN
-from bert_jax.prepare.chunks import ChunkWork, SPLITS
-from bert_jax.prepare.contamination import contamination_report
-from bert_jax.prepare.request import PrepareSettings
-from bert_jax.prepare.work_folder import part_path, read_record, record_path
+from bert_jax.preparation.chunks import ChunkWork, SPLITS
+from bert_jax.preparation.contamination import contamination_report
+from bert_jax.preparation.request import PrepareSettings
+from bert_jax.preparation.work_folder import part_path, read_record, record_path
 from bert_jax.text.documents import ReadingCounts
 from bert_jax.text.sources import Part
 from bert_jax.text.statistics import merge_statistics

@@ -23,18 +23,18 @@ from bert_jax.base.stopping import answering, Signalled
 from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import MANIFEST, open_data
 from bert_jax.feed.tokenised import SMALLEST_SHARD
-from bert_jax.prepare.beam import process_on_beam
-from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
-from bert_jax.prepare.contamination import EvaluationNgrams
-from bert_jax.prepare.pool import process_in_pool, WAITING
-from bert_jax.prepare.publishing import publish, read_plan, write_plan
-from bert_jax.prepare.request import (
+from bert_jax.preparation.beam import process_on_beam
+from bert_jax.preparation.chunks import Chunk, ChunkWork, process_chunk
+from bert_jax.preparation.contamination import EvaluationNgrams
+from bert_jax.preparation.pool import process_in_pool, WAITING
+from bert_jax.preparation.publishing import publish, read_plan, write_plan
+from bert_jax.preparation.request import (
     make_request,
     PrepareSettings,
     require_same_settings,
     require_same_text,
 )
-from bert_jax.prepare.work_folder import open_work_folder, part_is_finished, UNFINISHED, unfinished_chunks
+from bert_jax.preparation.work_folder import open_work_folder, part_is_finished, UNFINISHED, unfinished_chunks
 from bert_jax.text.documents import LONGEST_DOCUMENT, MOST_LINES
 from bert_jax.text.sources import parse_sources, Part, plan_parts, Source, total_bytes
 from bert_jax.text.statistics import sample_bits

@@ -22,8 +22,8 @@ from bert_jax.base.files import own_folder, read_json, write_json
 from bert_jax.base.output_lock import locked
 from bert_jax.base.types import JsonObject
 from bert_jax.feed.tokenised import cut
-from bert_jax.prepare.chunks import Chunk, ChunkWork, SPLITS
-from bert_jax.prepare.request import is_file_of, require_same_settings
+from bert_jax.preparation.chunks import Chunk, ChunkWork, SPLITS
+from bert_jax.preparation.request import is_file_of, require_same_settings
 from bert_jax.text.documents import ReadingCounts
 from bert_jax.text.sources import describe_file, Part, read_part, Source
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.synchronize import Event
 
 from bert_jax.base.errors import UserError
-from bert_jax.prepare.chunks import Chunk, ChunkWork, process_chunk
+from bert_jax.preparation.chunks import Chunk, ChunkWork, process_chunk
 
 WAITING = 2  # chunks that are read beyond those at work, so that no process waits
 

@@ -13,7 +13,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.feed.kinds import KINDS, SHORTEST_SEQUENCE
 from bert_jax.feed.shards import FORMAT, objective_of
 from bert_jax.feed.tokenised import ExampleSettings, fitting_shard_size
-from bert_jax.prepare.contamination import EvaluationNgrams
+from bert_jax.preparation.contamination import EvaluationNgrams
 from bert_jax.text.documents import ReadingOptions
 from bert_jax.text.sentences import load_splitter, RULES, splitter_version
 from bert_jax.text.sources import describe_file, Source

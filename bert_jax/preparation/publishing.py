@@ -17,9 +17,9 @@ from bert_jax.base.types import JsonObject
 from bert_jax.checks.passport import warnings
 from bert_jax.feed.sampled_masks import measure_masks
 from bert_jax.feed.shards import MANIFEST, open_shard, Split, table_name, TOKEN_COUNTS, TRAIN
-from bert_jax.prepare.chunks import ChunkWork
-from bert_jax.prepare.merging import make_manifest, Totals
-from bert_jax.prepare.work_folder import read_record
+from bert_jax.preparation.chunks import ChunkWork
+from bert_jax.preparation.merging import make_manifest, Totals
+from bert_jax.preparation.work_folder import read_record
 from bert_jax.text.sources import Part
 
 _PLAN = "publication.json"

@@ -213,6 +213,7 @@ LONG = {
     "they train": (
         "finetuning_[lrs]*",
         "pretraining",
+        "api",
         "earlier_files",
         "feed",
         "predict",

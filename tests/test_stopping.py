@@ -46,6 +46,23 @@ def test_native_code_does_not_hold_a_stop_up(number):
     assert said == f"\nbert-jax embed: interrupted by {name}; the same command goes on or starts again\n"
 
 
+@pytest.mark.parametrize(("seconds_before", "ended"), [(0.2, []), (60, [143])])
+def test_an_answer_that_came_before_the_watch_looked_is_one(seconds_before, ended, monkeypatch):
+    """Else a run that is saving its state would be ended, as a second signal ends it."""
+    found = []
+    monkeypatch.setattr(os, "_exit", found.append)
+    stop, now = StopRequest(), time.monotonic()
+    stop(signal.SIGTERM, None)
+    stop.called = now - seconds_before
+    read, write = os.pipe()
+    try:
+        stopping._see_answered(stop, signal.SIGTERM, now, read)
+    finally:
+        os.close(read)
+        os.close(write)
+    assert found == ended
+
+
 # NumPy's modules print what is raised while they are imported, and raise an ImportError of their own.
 IMPORTS = """
 import signal

@@ -171,8 +171,11 @@ def _watch(read: int) -> None:
 
 
 def _see_answered(handler: SignalAnswer, number: int, since: float, read: int) -> None:
-    """Wait for the handler's call and, where it ends the stage, for that; what does not come in time is unanswered."""
-    unheard = not _ends_within(ANSWER_SECONDS, read) and handler.called < since
+    """Wait for the handler's call and, where it ends the stage, for that; what does not come in time is unanswered.
+
+    The main thread may have called it before this thread came to look: a call shortly before `since` is the answer too.
+    """
+    unheard = not _ends_within(ANSWER_SECONDS, read) and handler.called < since - ANSWER_SECONDS
     if unheard or (isinstance(handler, EndAtOnce) and not _ends_within(UNWIND_SECONDS, read)):
         handler.unanswered(number)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bert_jax.cli import main, STAGES
 
-HEAVY = ("jax", "flax", "tensorflow", "optax", "orbax", "tokenizers", "matplotlib", "numpy")
+HEAVY = ("jax", "flax", "tensorflow", "optax", "orbax", "tokenizers", "numpy")
 
 
 def test_help_names_every_stage(capsys):

@@ -17,7 +17,7 @@ config = PretrainConfig(
         max_position_embeddings=64,
         # At width 128 a deviation of 0.02 leaves attention so weak that it does not form in minutes.
         initializer_range=0.12,
-        # About three passes over the text: dropout would only slow learning down.
+        # About six passes over the text: dropout would only slow learning down.
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     ),

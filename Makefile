@@ -45,9 +45,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The documents and the Python API as a site, in docs/_site.
+# The documents and the Python API as a site, in build/docs.
 docs: .venv/dev
-	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_site
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 
 # ---- the environment ----------------------------------------------------------------------------------------------
 

@@ -173,9 +173,3 @@ def test_lines_are_read_as_everywhere(tmp_path, folder, capsys):
     plain.write_bytes("a".encode("utf-16"))
     assert main(["embed", str(folder), "--input", str(plain), "--output", str(tmp_path / "x")]) == 2
     assert "plain.txt is UTF-16: convert it" in capsys.readouterr().err
-
-
-def test_a_block_of_long_lines_is_bounded(monkeypatch):
-    """4,096 lines of 32 MiB each would be held at once."""
-    monkeypatch.setattr(embedding, "_BLOCK_CHARACTERS", 10)
-    assert list(embedding._blocks(["abcd"] * 7)) == [["abcd"] * 3, ["abcd"] * 3, ["abcd"]]

@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.base import lines as text_files
 from bert_jax.base.errors import UserError
-from bert_jax.base.lines import decode_text, EmptyLines, foreign_encoding, json_record, text_lines
+from bert_jax.base.lines import decode_text, EmptyLines, foreign_encoding, grouped, json_record, text_lines
 
 
 def lines(raw: bytes) -> list[tuple[int, str]]:
@@ -106,3 +106,9 @@ def test_a_name_twice_among_very_many_is_found_at_once():
 
 def test_whole_characters_in_two_escapes_are_text():
     assert json_record('{"a": "\\ud83d\\ude00 \\\\ud83d"}', "p") == {"a": "😀 \\ud83d"}
+
+
+@pytest.mark.parametrize("bounds", [(10, None), (10, 4), (100, 3)])
+def test_texts_that_are_held_at_once_are_bounded(bounds):
+    """By their characters too: 4,096 lines of 32 MiB each would be held."""
+    assert list(grouped(["abcd"] * 7, *bounds)) == [["abcd"] * 3, ["abcd"] * 3, ["abcd"]]

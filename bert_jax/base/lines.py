@@ -174,3 +174,17 @@ def refuse_no_character(text: str, place: str, mend: str = "mend what wrote the 
 def without_no_characters(text: str) -> tuple[str, int]:
     """Return a text with U+FFFD in the place of each NUL and half of a character, and how many there were."""
     return NO_CHARACTER.subn(REPLACED, text)
+
+
+def grouped(texts: Iterable[str], characters: int, most: int | None = None) -> Iterator[list[str]]:
+    """Yield lists of consecutive texts of together about so many characters, or of `most` texts."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= characters or len(group) == most:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -98,6 +98,9 @@ UNKNOWN = Rule(
     warning=0.01,
     problem=0.1,
 )
+UNKNOWN_SCORED = Rule(
+    "[UNK]", UNKNOWN.causes, warning=0.2
+)  # of any text that is scored: beyond, mostly [UNK] is predicted
 ACCENTS = Rule(
     "Accents",
     "a vocabulary that strips accents, as google-research/bert does wherever it lower-cases",

@@ -11,7 +11,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.config.description import COMBINATIONS, FUSIONS
 from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting, with_default
 from bert_jax.config.model import ModelConfig
-from bert_jax.config.training import OptimizerConfig, OptimizerSettings, TrainingConfig
+from bert_jax.config.training import OptimizerConfig, OptimizerSettings, RunConfig, TrainingConfig
 
 TOO_LONG = ("error", "truncate", "windows")
 NORMALISATIONS = ("nbest", "window", "question")
@@ -167,7 +167,7 @@ def current_assignment(assignment: str) -> str:
 
 
 @dataclass(frozen=True)
-class ResolvedConfig(FinetuneConfig):
+class ResolvedConfig(FinetuneConfig, RunConfig):
     """A fine-tuned run with everything known that the task, the data and the model fill in."""
 
     optimizer: OptimizerConfig = OptimizerConfig()

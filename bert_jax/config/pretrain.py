@@ -14,7 +14,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
-from bert_jax.config.training import OptimizerConfig, SchedulePart, TrainingConfig
+from bert_jax.config.training import OptimizerConfig, RunConfig, SchedulePart
 
 PACKINGS = ("padded", "packed", "buckets")
 # How fine-tuning calls a setting -> how pre-training does.
@@ -51,7 +51,7 @@ class PhaseConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig(TrainingConfig):
+class PretrainConfig(RunConfig):
     """One pre-training run. Defaults: BERT-base with the paper's recipe."""
 
     model: ModelConfig = ModelConfig()

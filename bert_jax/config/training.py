@@ -2,6 +2,7 @@
 """How a run of any kind is computed: optimizers and schedules (two tables), mesh, and what else the run core asks for."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -203,22 +204,25 @@ class TrainingConfig:
         """Return what to write for a key that earlier versions or another stage know; None where nothing is known of it."""
         return None
 
-    # ---- what each kind of run knows of itself -------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class RunConfig(TrainingConfig, ABC):
+    """A configuration in which nothing is left to a task or to data: what the run core asks of every kind of run."""
 
     @property
+    @abstractmethod
     def model(self) -> ModelConfig:
         """The shape of the encoder."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def total_steps(self) -> int:
         """Optimizer steps of the run."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def eval_every(self) -> int:
         """Steps between two evaluations; 0: at the end only."""
-        raise NotImplementedError
 
     def schedule_parts(self) -> list[SchedulePart]:
         """Return the stretches that the learning rate rises and falls over, one after the other."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.lines import decode_text
+from bert_jax.base.lines import decode_text, grouped
 from bert_jax.base.types import JsonObject
 from bert_jax.feed.order import mix64
 from bert_jax.text.scripts import class_table, CLASSES, code_points, LETTER_CLASSES, MARKS, NUMBERS, UNSPACED_SCRIPTS
@@ -26,7 +26,7 @@ from bert_jax.text.streams import open_stream
 WORDS = 13  # of an n-gram
 MOST_NGRAMS = 2**23  # of all evaluation files together: 64 MB of hashes
 EXAMPLES = 3  # n-grams that were found, told for each file
-_COUNTED_AT_ONCE = 2**18  # characters
+_COUNTED_AT_ONCE = 2**18  # characters; a document, or a file, may be much longer
 LARGEST_FILE = 2**30  # bytes, unpacked
 _LONGEST_FILTER = 2**26  # bytes
 
@@ -172,7 +172,7 @@ class EvaluationNgrams:
                 texts.append("\n".join(sentences).lower())
             else:
                 found += self._hits_of_long(sentences)
-        for group in _groups(texts):
+        for group in grouped(texts, _COUNTED_AT_ONCE):
             ngrams = _ngrams_of_texts(group).hashes
             found.append(ngrams[self._lookup.places(ngrams)])
         return np.unique(np.concatenate(found))
@@ -180,7 +180,7 @@ class EvaluationNgrams:
     def _hits_of_long(self, sentences: Sequence[str]) -> Iterator[np.ndarray]:
         """The same of a document that is looked at piece by piece."""
         last = np.zeros(0, np.uint64)
-        for group in _groups(sentences):
+        for group in grouped(sentences, _COUNTED_AT_ONCE):
             hashes = np.concatenate([last, words_of("\n".join(group).lower()).hashes])
             ngrams = ngrams_of(hashes)
             yield ngrams[self._lookup.places(ngrams)]
@@ -194,7 +194,7 @@ class EvaluationNgrams:
 def _read_file(path: Path) -> EvaluationFile:
     digest = hashlib.sha256()
     texts, short, ngrams = 0, 0, [np.zeros(0, np.uint64)]
-    for group in _groups(_texts(path, digest)):
+    for group in grouped(_texts(path, digest), _COUNTED_AT_ONCE):
         grams = _ngrams_of_texts(group)
         texts += int((grams.words >= WORDS).sum())
         short += int(((grams.words > 0) & (grams.words < WORDS)).sum())
@@ -267,20 +267,6 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts together, up to about `_COUNTED_AT_ONCE` characters: a document, or a file, may be much longer."""
-    group: list[str] = []
-    size = 0
-    for text in texts:
-        group.append(text)
-        size += len(text)
-        if size >= _COUNTED_AT_ONCE:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
 # ---- what was found -------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +302,7 @@ def _texts_with(path: Path, found: np.ndarray) -> tuple[int, list[str]]:
     count = 0
     examples: list[str] = []
     lookup = Lookup(found)
-    for group in _groups(_texts(path)):
+    for group in grouped(_texts(path), _COUNTED_AT_ONCE):
         grams = _ngrams_of_texts(group)
         places = lookup.places(grams.hashes)
         first = places[np.unique(grams.texts[places], return_index=True)[1]]

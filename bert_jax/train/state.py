@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.training import TrainingConfig, UNROLLED_ON_CPU
+from bert_jax.config.training import RunConfig, UNROLLED_ON_CPU
 from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.attention import AttentionCase
 from bert_jax.model.encoder import Compute
@@ -46,7 +46,7 @@ class TrainState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Training[C: TrainingConfig]:
+class Training[C: RunConfig]:
     """Everything that a run's configuration and mesh determine: the model's graph, the optimizer, shapes and shardings."""
 
     config: C

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import complete_or_absent, write_json
+from bert_jax.base.lines import grouped
 from bert_jax.base.output_lock import LOCK_FILE, locked
 from bert_jax.base.types import JsonObject
 from bert_jax.conversion.own_format import flat
@@ -182,7 +183,7 @@ def _embed_lines(
         counts = {"texts": 0, "truncated": 0}
 
         def blocks() -> Iterator[np.ndarray]:
-            for block in _blocks(lines):
+            for block in grouped(lines, _BLOCK_CHARACTERS, _BLOCK):
                 vectors, cut = embed(block, model, settings, f"{name}, line", counts["texts"] + 1)
                 counts["texts"] += len(block)
                 counts["truncated"] += cut
@@ -253,19 +254,6 @@ def _clear(output: Path) -> None:
     elif output.exists():
         raise UserError(f"{output} is there already: choose another --output")
     output.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
-    block: list[str] = []
-    characters = 0
-    for line in lines:
-        block.append(line)
-        characters += len(line)
-        if len(block) == _BLOCK or characters >= _BLOCK_CHARACTERS:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
 
 
 def _shards(blocks: Iterable[np.ndarray], settings: EmbedSettings) -> Iterator[np.ndarray]:

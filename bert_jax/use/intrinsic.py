@@ -7,7 +7,7 @@ Two questions are asked of a masked LM, and their perplexities are not to be com
 - Pseudo-perplexity: each token of a sentence is masked in turn and predicted from all others (pseudo_likelihood.py), and of all
   sentences exp(-(sum of PLL) / (sum of tokens)).
 
-The n-gram models (data/ngrams.py) see nothing or the token before, the masked LM both sides and far: one that is no better
+The n-gram models (ngrams.py) see nothing or the token before, the masked LM both sides and far: one that is no better
 than they are has learned little of the text.
 
 Shapes: B rows, S tokens in a row, M predicted positions in a row, V vocabulary, T tokens of the text, N sentences, K masked
@@ -24,6 +24,8 @@ import numpy as np
 
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.types import JsonObject
+from bert_jax.checks import rules
+from bert_jax.checks.findings import OK
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import EVALUATION_SEED, Examples
@@ -46,8 +48,6 @@ from bert_jax.use.model import Pretrained
 from bert_jax.use.ngrams import contexts_of, fit_ngrams, NgramModels
 from bert_jax.use.pseudo_likelihood import choose_sentences, pseudo_log_likelihoods
 from bert_jax.use.text import read_text, TokenisedText
-
-MOST_UNKNOWN = 0.2  # share of [UNK]; the vocabulary of a text leaves less than 0.001
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _text_record(model: Pretrained, text: TokenisedText) -> JsonObject:
 
 def _warnings(model: Pretrained, text: TokenisedText, baseline: "Baseline | None", unknown: float) -> list[str]:
     warnings = []
-    if unknown > MOST_UNKNOWN:
+    if rules.UNKNOWN_SCORED.passed(unknown)[0] != OK:
         warnings.append(
             f"{unknown:.1%} of the text's tokens are [UNK], which are easy to predict: the text is of another script or"
             f" language than the vocabulary of {model.origin.path}, and these scores say little"

@@ -98,7 +98,7 @@ def test_a_stopped_fine_tuned_run_goes_on_to_the_same_scores(earlier):
     settings = replace(stopped.settings(), stride=None)  # which the task gave
     wanted = Wanted(task, str(earlier / "task"), earlier / "converted", settings)
     finetune(wanted, stopped.path, resume_command="")
-    assert_has(stopped.run.metrics_file, figures(earlier / "finetuned" / "metrics.jsonl"))
+    assert_has(stopped.metrics_file, figures(earlier / "finetuned" / "metrics.jsonl"))
     found, expected = (
         json.loads((earlier / name / "scores.json").read_text()) for name in ("finetuned-stopped", "finetuned")
     )

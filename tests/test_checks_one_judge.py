@@ -49,7 +49,7 @@ def test_first_batches_doctor_and_the_runs_page_agree(tmp_path: Path) -> None:
     record = data_line(
         0, units=20_000, whole_word_share=1.0, p_value=0.0, treatment={"mask": 20_000, "random": 0, "kept": 0}
     )
-    at_start = doubts(record, objective, 0.15, "phase 0: ")
+    at_start = [finding.at("phase 0") for finding in doubts(record, objective, 0.15)]
     assert [finding.severity for finding in at_start] == [PROBLEM, WARNING]
     config = dataclasses.replace(CONFIG, objective=objective)
     run = write_run(tmp_path / "run", [record, *lines(mlm_loss=9.5, grad_norm=5.0)[2:]], config)

@@ -149,7 +149,7 @@ def test_a_text_is_scored_as_the_data_that_is_made_of_it(run, prepared, tmp_path
         assert scores[name] == expected[name], name
     for name in ("mlm_loss", "mlm_accuracy", "mlm_perplexity", "nsp_loss", "nsp_accuracy"):
         assert scores[name] == pytest.approx(expected[name], rel=1e-5), name
-    assert "text.txt is a file that the run was trained on" in capsys.readouterr().err
+    assert "text.txt: the run was trained on this file" in capsys.readouterr().err
     assert not (run / "evaluation-text.json").exists()
 
 

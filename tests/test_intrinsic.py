@@ -346,8 +346,8 @@ def test_text_of_another_script_and_text_that_was_trained_on_are_warned_of(made,
     run_stage("evaluate", run, "--text", text, "--data", data, "--pseudo-perplexity", 0)
     errors = capsys.readouterr().err
     assert "warning: 76.5% of the text's tokens are [UNK]" in errors
-    assert "warning: text.txt is a file that the run was trained on" in errors
-    assert "warning: text.txt is a file that the n-gram models are made of" in errors
+    assert "warning: text.txt: the run was trained on this file" in errors
+    assert "warning: text.txt: the n-gram models are made of this file" in errors
     assert len(json.loads((run / "evaluation-text.json").read_text())["warnings"]) == 3
 
 

@@ -156,14 +156,15 @@ def padding(run: Run) -> Iterator[Finding]:
             share = number(run.examples(run.train_split, phase.sequence_length), "valid_token_share")
         if share is None:
             continue
-        seen = f"phase {place}: {share:.1%} of the places in rows of {phase.sequence_length} are tokens"
+        seen = f"{share:.1%} of the places in rows of {phase.sequence_length} are tokens"
         if run.config.packing != "padded":
-            yield rules.FILLED.fine(seen, share)
+            yield rules.FILLED.fine(seen, share).at(f"phase {place}")
             continue
         causes = "examples shorter than a row, one in each (packing=padded)"
         remedy = "several in a row make the same steps see more text"
         again = pretrain_again(run, **packed(run))
-        yield rules.FILLED.judge(share, seen, causes=causes, remedy=remedy, command=again)
+        found = rules.FILLED.judge(share, seen, causes=causes, remedy=remedy, command=again)
+        yield found.at(f"phase {place}")
 
 
 def longer_rows(run: Run) -> Iterator[Finding]:

@@ -26,23 +26,24 @@ def pair_labels(passport: Passport, remake: Remake) -> Iterator[Finding]:
             continue
         first, second = ("IsNext", "NotNext") if table["kind"] == "nsp" else ("in order", "swapped")
         share = table["is_next_share"] if table["kind"] == "nsp" else table["in_order_share"]
-        seen = f"{place}: {percent(share)} of the pairs are {first}, {percent(1 - share)} {second}"
+        seen = f"{percent(share)} of the pairs are {first}, {percent(1 - share)} {second}"
         short = table["kind"] == "nsp" and table["sequence_length"] <= rules.SHORT_ROW
         # Two standard errors of a share of one half, were all pairs of a document alike: a document that is cut into
         # short pairs gives many, and mostly NotNext.
         noise = split["documents"] ** -0.5
         low, high = rules.IS_NEXT_RANGE
         if low - noise <= share <= high + noise:
-            yield rules.PAIR_LABELS.fine(seen, share)
+            yield rules.PAIR_LABELS.fine(seen, share).at(place)
         elif short and rules.IS_NEXT_OF_SHORT_ROWS - noise <= share < low:
             causes = (
                 f"google-research/bert's algorithm itself gives 38 to 47% on rows of up to {rules.SHORT_ROW} tokens, where"
                 " one sentence often fills the chunk"
             )
             remedy = "compare accuracy with always saying NotNext; for a balance, use longer rows or lower --random-next-prob"
-            yield rules.PAIR_LABELS.found(NOTE, seen, causes=causes, remedy=remedy, value=share, threshold=low)
+            found = rules.PAIR_LABELS.found(NOTE, seen, causes=causes, remedy=remedy, value=share, threshold=low)
+            yield found.at(place)
         else:
-            yield _unbalanced(seen, share, passport, table, remake)
+            yield _unbalanced(seen, share, passport, table, remake).at(place)
 
 
 def _unbalanced(seen: str, share: float, passport: Passport, table: Record, remake: Remake) -> Finding:
@@ -83,23 +84,23 @@ def pair_sources(passport: Passport, remake: Remake) -> Iterator[Finding]:
         same, pairs = table.get("same_document_negatives", 0), table["examples"]
         alone = sum(shard["documents"] == 1 for shard in split["shards"])
         seen = (
-            f"{place}: {same:,} of {pairs:,} pairs took B from A's own document; {alone} of {len(split['shards'])} shards"
+            f"{same:,} of {pairs:,} pairs took B from A's own document; {alone} of {len(split['shards'])} shards"
             " hold a single document"
         )
         found = rules.SAME_DOCUMENT.judge(same / max(pairs, 1), seen, command=partial(remake, "documents"))
         if found.severity == WARNING:
-            yield found
+            yield found.at(place)
 
 
 def unpaired(passport: Passport, remake: Remake) -> Iterator[Finding]:
     """Whether many documents are too short for a pair; nothing is said where few are."""
     for name, split in passport["splits"].items():
         unpaired = max((table.get("unpaired_documents", 0) for table in split["tables"].values()), default=0)
-        seen = f"{name}: {unpaired:,} of {split['documents']:,} documents are a single sentence and in no pair"
+        seen = f"{unpaired:,} of {split['documents']:,} documents are a single sentence and in no pair"
         share, command = unpaired / max(split["documents"], 1), partial(remake, "full", kinds=["full_sentences"])
         found = rules.UNPAIRED.judge(share, seen, command=command)
         if found.severity == WARNING:
-            yield found
+            yield found.at(name)
 
 
 def cut_tokens(passport: Passport, remake: Remake) -> Iterator[Finding]:
@@ -113,13 +114,14 @@ def cut_tokens(passport: Passport, remake: Remake) -> Iterator[Finding]:
             partial(remake, "whole", lines="paragraphs"),
             partial(remake, "whole", sequence_lengths=[rules.LONG_ENOUGH]),
         )
-        yield rules.CUT.judge(
+        found = rules.CUT.judge(
             share,
-            f"{place}: {percent(share)} of the tokens are cut off sentences of more than {room}",
+            f"{percent(share)} of the tokens are cut off sentences of more than {room}",
             " and seldom or never seen",
             causes=f"a sentence has {sentence:.0f} tokens on average{long}",
             command=lines if paragraphs else rows,
         )
+        yield found.at(place)
 
 
 def filled_rows(passport: Passport, remake: Remake) -> Iterator[Finding]:
@@ -127,7 +129,8 @@ def filled_rows(passport: Passport, remake: Remake) -> Iterator[Finding]:
     for place, _, table in training_tables(passport):
         share = table["valid_token_share"]
         command = "bert-jax pretrain CONFIG --data DATA --output RUN packing=packed"
-        yield rules.FILLED.judge(share, f"{place}: {percent(share)} of a row is filled by one example", command=command)
+        found = rules.FILLED.judge(share, f"{percent(share)} of a row is filled by one example", command=command)
+        yield found.at(place)
 
 
 def masks(passport: Passport, remake: Remake) -> Iterator[Finding]:

@@ -20,20 +20,30 @@ class Finding:
 
     severity: str  # one of SEVERITIES
     subject: str  # what was checked, in a few words
-    seen: str  # with its place: a split, a phase, a step
+    seen: str
     causes: str = ""  # what it usually comes from
     remedy: str = ""  # what to do about it
     command: str = ""  # that does it
     value: float | None = None  # measured, where one number decides
     threshold: float | None = None  # that it was compared with
+    where: str = ""  # it was seen: a split, a phase, a step, a folder
 
     def as_record(self) -> JsonObject:
         """The finding for JSON."""
         return dataclasses.asdict(self)
 
+    def at(self, where: str) -> "Finding":
+        """Return the finding with its place; one that has a place already is put inside this one."""
+        return dataclasses.replace(self, where=f"{where}: {self.where}" if self.where else where)
+
+    @property
+    def placed(self) -> str:
+        """What was seen, after its place."""
+        return f"{self.where}: {self.seen}" if self.where else self.seen
+
     def line(self) -> str:
         """The finding in one line, as `bert-jax prepare` warns."""
-        return f"{self.seen}: {self.remedy}" if self.remedy else self.seen
+        return f"{self.placed}: {self.remedy}" if self.remedy else self.placed
 
     def sentence(self) -> str:
         """The finding as a sentence, which a command may follow."""

@@ -143,16 +143,16 @@ def described(report: Record, objective: ObjectiveConfig, probability: float) ->
     return lines
 
 
-def doubts(report: Record, objective: ObjectiveConfig, probability: float, place: str = "") -> list[Finding]:
-    """Findings about what is not as configured; `place` stands before what was seen."""
+def doubts(report: Record, objective: ObjectiveConfig, probability: float) -> list[Finding]:
+    """Findings about what is not as configured."""
     return [
-        *_mask_doubts(report, probability, place),
-        *_unit_doubts(report, objective, place),
-        *_pair_doubts(report, objective, place),
+        *_mask_doubts(report, probability),
+        *_unit_doubts(report, objective),
+        *_pair_doubts(report, objective),
     ]
 
 
-def _mask_doubts(report: Record, probability: float, place: str) -> Iterator[Finding]:
+def _mask_doubts(report: Record, probability: float) -> Iterator[Finding]:
     counts, chance = report["treatment"], report["p_value"]
     counted = sum(counts.values())
     expected = report["expected"].values()
@@ -163,10 +163,10 @@ def _mask_doubts(report: Record, probability: float, place: str) -> Iterator[Fin
         shown = (
             f"picked tokens are shown as [MASK]/random/kept {seen} %, not {wanted} % as configured (p = {chance:.1g})"
         )
-        yield rules.FIRST_MASKS.judge(chance, f"{place}{shown}", ": masking is broken")
+        yield rules.FIRST_MASKS.judge(chance, shown, ": masking is broken")
     share = report["picked_share"]
     if rules.PICKED.passed(abs(share - probability) / probability)[0] != OK:
-        seen = f"{place}{share:.1%} of the tokens are picked, {probability:.1%} are configured"
+        seen = f"{share:.1%} of the tokens are picked, {probability:.1%} are configured"
         causes = "rows may be too short for that share, or units longer than what a row may pick"
         yield _doubt(seen, causes)
 
@@ -175,34 +175,34 @@ def _doubt(seen: str, causes: str = "", remedy: str = "") -> Finding:
     return Finding(WARNING, rules.FIRST_MASKS.subject, seen, causes, remedy)
 
 
-def _unit_doubts(report: Record, objective: ObjectiveConfig, place: str) -> Iterator[Finding]:
+def _unit_doubts(report: Record, objective: ObjectiveConfig) -> Iterator[Finding]:
     if objective.masking == "token":
         return
     if report["picked"] and report["units"] == report["picked"]:
         seen = f"objective.masking={objective.masking} picks single tokens only: no unit has several"
         causes = "words that are all in the vocabulary, or Chinese, have one token each"
         yield _doubt(
-            f"{place}{seen}, so it masks as masking=token would",
+            f"{seen}, so it masks as masking=token would",
             causes,
             "Chinese needs bert-jax prepare --segmenter jieba",
         )
     share = report["whole_word_share"]
     if objective.masking == "whole_word" and share < 1:
         partly = f"{1 - share:.1%} of the picked tokens belong to words that are picked in part: masking is broken"
-        seen = f"{place}objective.masking=whole_word, but {partly}"
+        seen = f"objective.masking=whole_word, but {partly}"
         yield rules.FIRST_MASKS.found(PROBLEM, seen, value=share, threshold=1.0)
 
 
-def _pair_doubts(report: Record, objective: ObjectiveConfig, place: str) -> Iterator[Finding]:
+def _pair_doubts(report: Record, objective: ObjectiveConfig) -> Iterator[Finding]:
     words, share = pair_words(objective), report["is_next_share"]
     if words is None:
         return
     if share is None:
-        yield _doubt(f"{place}{words.short}: no pair has a label: the head for {words.task} would learn nothing")
+        yield _doubt(f"{words.short}: no pair has a label: the head for {words.task} would learn nothing")
         return
     low, high = rules.PAIR_SHARES
     if not low <= share <= high:
         first, second = words.labels
         uneven = f"{share:.1%} of the pairs are {first}, {1 - share:.1%} {second}"
         remedy = "bert-jax doctor says more of the data"
-        yield _doubt(f"{place}{uneven}: {words.short} is hard to learn from so uneven labels", "", remedy)
+        yield _doubt(f"{uneven}: {words.short} is hard to learn from so uneven labels", "", remedy)

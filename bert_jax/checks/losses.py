@@ -28,7 +28,7 @@ def check_losses(run: Run) -> Iterator[Finding]:
     bad = [record["step"] for record in run.train if not math.isfinite(number(record, "loss") or 0.0)]
     if bad:
         lower = pretrain_again(run, **{"optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}"})
-        yield rules.CURVES.found(PROBLEM, f"the loss is not a number at step {bad[0]:,}", command=lower)
+        yield rules.CURVES.found(PROBLEM, "the loss is not a number", command=lower).at(f"step {bad[0]:,}")
         return
     yield from unigram_floor(run)
     yield from divergence(run)

@@ -74,5 +74,9 @@ def _merged(findings: list[Finding]) -> list[Finding]:
         alike = [finding for finding in findings if finding.severity == severity]
         for subject in dict.fromkeys(finding.subject for finding in alike):
             group = [finding for finding in alike if finding.subject == subject]
-            kept.append(dataclasses.replace(group[0], seen="; ".join(finding.seen for finding in group)))
+            kept.append(group[0] if len(group) == 1 else _joined(group))
     return kept
+
+
+def _joined(group: list[Finding]) -> Finding:
+    return dataclasses.replace(group[0], seen="; ".join(finding.placed for finding in group), where="")

@@ -24,7 +24,7 @@ def as_text(examination: Examination, width: int | None = None) -> str:
     in_order = [finding for finding in findings if finding.severity == OK]
     if in_order:
         lines += ["", "in order"]
-        lines += [f"  {textwrap.shorten(f'{f.subject}: {f.seen}', width - 2, placeholder=' …')}" for f in in_order]
+        lines += [f"  {textwrap.shorten(f'{f.subject}: {f.placed}', width - 2, placeholder=' …')}" for f in in_order]
     return "\n".join(lines)
 
 
@@ -37,7 +37,7 @@ def counted(findings: Sequence[Finding]) -> str:
 
 def _paragraphs(finding: Finding, width: int) -> list[str]:
     lines = [f"{finding.severity.upper():<{INDENT}}{finding.subject}"]
-    for name, text in (("seen", finding.seen), ("causes", finding.causes), ("do", finding.remedy)):
+    for name, text in (("seen", finding.placed), ("causes", finding.causes), ("do", finding.remedy)):
         if text:
             first = f"  {name:<{INDENT - 2}}"
             lines += textwrap.wrap(text, width, initial_indent=first, subsequent_indent=" " * INDENT)

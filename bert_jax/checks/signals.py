@@ -162,13 +162,14 @@ def first_batches(run: Run) -> Iterator[Finding]:
     for record in run.first_batches:
         phase = record.get("phase")
         begin = begins[phase] if isinstance(phase, int) and phase < len(begins) else 0
-        probability, place = run.config.objective.probability_at(begin, run.config.total_steps), f"phase {phase}: "
+        probability = run.config.objective.probability_at(begin, run.config.total_steps)
         try:
-            found = doubts(record, run.config.objective, probability, place)
+            found = doubts(record, run.config.objective, probability)
         except KeyError:  # an earlier version measured less: what it said then stands
             said = record.get("warnings", [])
-            found = [Finding(WARNING, rules.FIRST_MASKS.subject, f"{place}{doubt}") for doubt in said]
-        yield from found or [rules.FIRST_MASKS.fine(f"{place}{_measured(record)}")]
+            found = [Finding(WARNING, rules.FIRST_MASKS.subject, doubt) for doubt in said]
+        for finding in found or [rules.FIRST_MASKS.fine(_measured(record))]:
+            yield finding.at(f"phase {phase}")
 
 
 def _measured(record: Record) -> str:

@@ -2,7 +2,7 @@
 """The pages of a folder of runs that have folders of their own: fine-tuned ones of several tasks, or pre-training runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bert_jax.checks.examination import run_findings
@@ -102,11 +102,7 @@ def _traits(run: FinetunedRun) -> dict[str, Trait]:
 
 def _single_part(folder: Path) -> TaskFolder:
     run = load_finetuned(folder)
-    found = [
-        replace(finding, seen=f"{folder.name}: {finding.seen}")
-        for finding in learning_findings(run)
-        if finding.severity == PROBLEM
-    ]
+    found = [finding.at(folder.name) for finding in learning_findings(run) if finding.severity == PROBLEM]
     return TaskFolder(
         folder.name, run.title, main_words(run), "one run", run, found, {} if found else task_scores([run])
     )
@@ -149,11 +145,7 @@ def pretrained_page(directory: Path, runs: Sequence[Run]) -> Page:
     differs = differences([setting_traits(to_dict(run.config)) | _data_trait(run) for run in runs])
     rows = [(*_pretrained_row(run), words) for run, words in zip(runs, differs, strict=True)]
     problems = [[finding for finding in run_findings(run) if finding.severity == PROBLEM] for run in runs]
-    found = [
-        replace(finding, seen=f"{run.directory.name}: {finding.seen}")
-        for run, own in zip(runs, problems, strict=True)
-        for finding in own
-    ]
+    found = [finding.at(run.directory.name) for run, own in zip(runs, problems, strict=True) for finding in own]
     bad = {place: "collapsed" for place, own in enumerate(problems) if own}
     head = ["Run", "Model", "State", "MLM loss", "MLM accuracy", "Scores are of", "Differs in"]
     return Page(

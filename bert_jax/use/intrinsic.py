@@ -15,7 +15,7 @@ tokens.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ import numpy as np
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.checks import rules
-from bert_jax.checks.findings import OK
+from bert_jax.checks.findings import Finding, OK, WARNING
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import EVALUATION_SEED, Examples
@@ -110,7 +110,8 @@ def evaluate_text(
     if baseline is not None:
         record["ngrams"] = baseline.models.described() | {"text": baseline.name}
     record["settings"] = asdict(settings) | asdict(recipe)
-    record["warnings"] = _warnings(model, text, baseline, text_record["unknown_share"])
+    doubts = _doubts(model, text, baseline, text_record["unknown_share"])
+    record["warnings"] = [finding.line() for finding in doubts]
     return record
 
 
@@ -144,20 +145,21 @@ def _text_record(model: Pretrained, text: TokenisedText) -> JsonObject:
     }
 
 
-def _warnings(model: Pretrained, text: TokenisedText, baseline: "Baseline | None", unknown: float) -> list[str]:
-    warnings = []
+def _doubts(model: Pretrained, text: TokenisedText, baseline: "Baseline | None", unknown: float) -> Iterator[Finding]:
+    """Findings about a text whose scores say little, or more than they should."""
     if rules.UNKNOWN_SCORED.passed(unknown)[0] != OK:
-        warnings.append(
-            f"{unknown:.1%} of the text's tokens are [UNK], which are easy to predict: the text is of another script or"
-            f" language than the vocabulary of {model.origin.path}, and these scores say little"
-        )
+        seen = f"{unknown:.1%} of the text's tokens are [UNK], which are easy to predict"
+        script = f": the text is of another script or language than the vocabulary of {model.origin.path}"
+        yield rules.UNKNOWN_SCORED.judge(unknown, seen, f"{script}, and these scores say little")
     trained = _hashes(_manifest(model))
     for name, digest in text.files:
         if digest in trained:
-            warnings.append(f"{name} is a file that the run was trained on: these are no scores of held-out text")
+            yield Finding(WARNING, "Held-out text", "the run was trained on this file: its scores are too good").at(
+                name
+            )
         if baseline is not None and digest in baseline.hashes:
-            warnings.append(f"{name} is a file that the n-gram models are made of: their perplexities are too low")
-    return warnings
+            seen = "the n-gram models are made of this file: their perplexities are too low"
+            yield Finding(WARNING, "N-gram models", seen).at(name)
 
 
 def _manifest(model: Pretrained) -> JsonObject:

@@ -9,7 +9,11 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     several = parser.add_argument_group(
         "several processes", "start the same command on every host; --output is a folder that all of them share"
     )
-    several.add_argument("--distributed", action="store_true", help="join as the TPU pod, Slurm or Open MPI says")
+    several.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join as the cluster says: Cloud TPU, GKE, Kubernetes Job or JobSet, Slurm, Open MPI",
+    )
     several.add_argument(
         "--coordinator", metavar="HOST:PORT", help="or by hand: process 0's host and a free port there"
     )

@@ -224,7 +224,15 @@ LONG = {
     "they use a model": ("embedding", "evaluation", "intrinsic", "pretrained", "segments", "multi_label"),
     "they save and convert": ("checkpoint", "checksums", "convert", "extension", "numpy_bert", "tf1"),
     "they run stages": ("accounting", "cli", "corpus", "doctor", "first_batches", "pages_pretrain", "prep*", "vocab"),
-    "they wait for processes": ("compilation_cache", "distributed", "host", "output_lock", "stopping", "terminal"),
+    "they wait for processes": (
+        "clusters",
+        "compilation_cache",
+        "distributed",
+        "host",
+        "output_lock",
+        "stopping",
+        "terminal",
+    ),
     "they measure or plan": ("beam", "bench*", "check_tokenizer", "fuzz_readers", "plan*"),
 }
 

@@ -20,6 +20,7 @@ from conftest import small_config
 from finetune_samples import command, read_lines, write_model, write_sst2
 
 import bert_jax
+from bert_jax.base.errors import EXIT_TRY_AGAIN
 from bert_jax.cli import main
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
@@ -62,11 +63,15 @@ def start(config: PretrainConfig, data: Path, run: Path, pace: float = 0.0) -> l
     return start_both(["pretrain", str(file), "--data", str(data), "--output", str(run)], run, pace)
 
 
-def start_both(arguments: list[str], run: Path, pace: float = 0.0) -> list[subprocess.Popen]:
-    """A command in two processes of two devices each."""
+def unused_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_both(arguments: list[str], run: Path, pace: float = 0.0) -> list[subprocess.Popen]:
+    """A command in two processes of two devices each."""
+    port = unused_port()
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     command = [sys.executable, "-c", WORKER, *arguments]
     processes = []
@@ -113,6 +118,43 @@ def assert_same(run: Path, alone: Path) -> None:
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=1e-6), parameters(run), parameters(alone)
     )
+
+
+MEETING = """
+import os, sys, threading
+from bert_jax.base.errors import EXIT_TRY_AGAIN, TryAgain
+from bert_jax.mesh import distributed
+coordinator, process = sys.argv[1], int(sys.argv[2])
+distributed.initialize(coordinator, 3, process)
+distributed.meet("first save", 60)
+if process == 1:
+    threading.Event().wait(60)  # alive, and never at the second save
+try:
+    distributed.meet("second save", 2)
+except TryAgain as error:
+    print(error, flush=True)
+    distributed.leave()
+    os._exit(EXIT_TRY_AGAIN)
+"""
+
+
+def test_a_process_that_does_not_come_to_a_save_is_named_and_the_others_end_to_be_tried_again():
+    coordinator = f"127.0.0.1:{unused_port()}"
+    command = [sys.executable, "-c", MEETING, coordinator]
+    processes = [
+        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in range(3)
+    ]
+    try:
+        for waiting in (processes[2], processes[0]):
+            said, errors = waiting.communicate(timeout=100)
+            assert waiting.returncode == EXIT_TRY_AGAIN, errors
+            assert f"process 1 on {socket.gethostname()} did not come within 2 s to the second save" in said
+            assert "in meet" in errors, "the stacks of all threads"
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepared, tmp_path):

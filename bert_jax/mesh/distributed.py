@@ -13,13 +13,17 @@ A process that does not come is waited for CONNECT_SECONDS. Then a thread ends t
 itself aborts in native code, without a word of ours.
 
 A process that dies is missed after HEARTBEAT_SECONDS: the coordinator then ends all others, with a message of JAX's. A
-process that gives up by itself says why, and ends the others after SHUTDOWN_SECONDS at most.
+process that gives up by itself says why, and ends the others after SHUTDOWN_SECONDS at most. One that lives and does not
+come to a save is named by those that wait for it (`meet`).
 """
 
+import faulthandler
+import itertools
 import os
 import socket
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +31,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # the coordinator's barrier and its table; public JAX has neither
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -35,9 +40,16 @@ from bert_jax.base.errors import EXIT_TRY_AGAIN, TryAgain, UserError
 HEARTBEAT_SECONDS = 100
 SHUTDOWN_SECONDS = 60
 CONNECT_SECONDS = 300
+MEETING_SECONDS = 600
 SILENT_SECONDS = 2  # of waiting for the others, before it is said
 
 EXPLICIT = "--coordinator HOST:PORT --processes N --process-id I"
+CLUSTERS = "Cloud TPU, GKE, Kubernetes Job or JobSet, Slurm, Open MPI"  # that JAX asks
+
+HOSTS = "bert_jax/hosts"  # folder of the coordinator's table: the host of each process
+MEETINGS = itertools.count()  # the same in every process, because all meet in the same order
+ANSWERING_SECONDS = 10  # that the coordinator stays for the others' questions when a meeting has failed
+MISSED = threading.Event()  # set where a process did not come: leaving in order would wait for it, and abort
 
 
 def initialize(
@@ -51,7 +63,7 @@ def initialize(
     """Join the other processes; to be called before JAX looks for devices. Ends this one if they do not come.
 
     Args:
-      coordinator: HOST:PORT of process 0, which opens that port; None: as the cluster says (TPU pods, Slurm, Open MPI).
+      coordinator: HOST:PORT of process 0, which opens that port; None: as the cluster says (CLUSTERS).
       processes: how many there are.
       process_id: this one's number, from 0.
       heartbeat_seconds: after so long without a sign of life a process counts as dead.
@@ -75,14 +87,14 @@ def initialize(
                 shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             )
     except ValueError as error:
-        raise UserError(
-            f"--distributed: no cluster was found (TPU pod, Slurm, Open MPI: {error}): give {EXPLICIT}"
-        ) from error
+        raise UserError(f"--distributed: no cluster was found ({CLUSTERS}: {error}): give {EXPLICIT}") from error
     except jax.errors.JaxRuntimeError as error:
         raise TryAgain(
             f"process {process_id} found no connection to {coordinator} ({str(error).splitlines()[0]}): check that all"
             f" {processes} processes are started and that the port is free and open"
         ) from error
+    if global_state.client is not None:
+        global_state.client.key_value_set(f"{HOSTS}/{global_state.process_id}", socket.gethostname())
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,7 @@ def check_place(coordinator: str | None, processes: int | None, process_id: int 
 
 def leave() -> None:
     """Tell the other processes that this one ends, if there are any; they end too, after SHUTDOWN_SECONDS at most."""
-    if jax.distributed.is_initialized():
+    if jax.distributed.is_initialized() and not MISSED.is_set():
         with suppress(jax.errors.JaxRuntimeError):
             jax.distributed.shutdown()
 
@@ -186,6 +198,51 @@ def require_connection() -> None:
             f"this is one of {jax.process_count()} processes that share the devices: start each with --distributed (or"
             f" {EXPLICIT})"
         )
+
+
+# ---- meeting ---------------------------------------------------------------------------------------------------------
+
+
+def meet(occasion: str, seconds: float = MEETING_SECONDS) -> None:
+    """Wait until all processes have come here, in whatever they do the same; nothing where there is only one.
+
+    Args:
+      occasion: what they meet for, in words.
+      seconds: the others are waited for at most.
+
+    Raises:
+      TryAgain: a process did not come; names it and its host, after the stacks of all threads here.
+    """
+    client = global_state.client
+    if client is None or global_state.num_processes == 1:
+        return
+    meeting = f"bert_jax/meeting {next(MEETINGS)}"
+    try:
+        client.key_value_set(f"{meeting}/{global_state.process_id}", "here")
+        client.wait_at_barrier(meeting, int(1000 * seconds))
+    except jax.errors.JaxRuntimeError as error:
+        MISSED.set()
+        faulthandler.dump_traceback(all_threads=True)
+        missing = _missing(meeting)
+        if global_state.process_id == 0:
+            time.sleep(ANSWERING_SECONDS)
+        raise TryAgain(
+            f"{missing} did not come within {seconds:g} s to the {occasion}: see what it says, and start all processes"
+            " with the same command again"
+        ) from error
+
+
+def _missing(meeting: str) -> str:
+    """Return the processes that have not come to a meeting, with their hosts."""
+    client = global_state.client
+    assert client is not None
+    here, hosts = (
+        {int(key.rpartition("/")[2]): value for key, value in client.key_value_dir_get(f"{folder}/")}
+        for folder in (meeting, HOSTS)
+    )
+    absent = [process for process in range(global_state.num_processes) if process not in here]
+    named = ", ".join(f"{process} on {hosts.get(process, 'an unknown host')}" for process in absent)
+    return f"process{'es' if len(absent) > 1 else ''} {named}"
 
 
 # ---- agreement -------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import own_folder
 from bert_jax.base.types import JsonObject, PyTree
-from bert_jax.mesh.distributed import all_or_none
+from bert_jax.mesh.distributed import all_or_none, meet
 from bert_jax.runs.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
@@ -56,7 +56,11 @@ class Checkpoints:
           step: optimizer steps done.
           items: name -> pytree of arrays; each can be restored on its own.
           record: what JSON can hold.
+
+        Raises:
+          TryAgain: another process did not come to save its part.
         """
+        meet(f"save of step {step:,}")
         with all_or_none():
             self._require_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}

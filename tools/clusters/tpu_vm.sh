@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Pre-trains on all hosts of a Cloud TPU VM, and starts again after a preemption or a lost host until the run is finished:
+#   TPU=my-v5e-16 ZONE=us-west4-a DATA=/mnt/shared/data OUTPUT=/mnt/shared/run tools/clusters/tpu_vm.sh
+# The hosts share DATA and OUTPUT, and have `pip install "bert_jax[tpu]"`. A spot VM that is gone has to be made again first:
+# QUEUE="gcloud compute tpus queued-resources create ..." is run before each start where the VM does not answer.
+set -uo pipefail
+
+: "${TPU:?is not set: the name of the TPU VM}"
+: "${ZONE:?is not set: its zone}"
+: "${DATA:?is not set: the directory that bert-jax prepare made}"
+: "${OUTPUT:?is not set: the run directory}"
+CONFIG=${CONFIG:-large}
+TRIES=${TRIES:-100}
+PAUSE=${PAUSE:-30}
+
+train=$(printf '%q ' bert-jax pretrain "$CONFIG" --data "$DATA" --output "$OUTPUT" --distributed "$@")
+train="JAX_COMPILATION_CACHE_DIR=$(printf '%q' "$(dirname "$OUTPUT")/compiled") $train"
+
+for ((try = 1; try <= TRIES; try++)); do
+    gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command "$train"
+    status=$?
+    case $status in
+        0 | 1 | 2) # finished; a bug; or something that a person has to mend
+            exit "$status"
+            ;;
+    esac
+    # 143 saved and stopped, 75 the machines failed, 255 ssh found nobody: go on from the newest checkpoint.
+    echo "start $try of $TRIES ended with status $status: again in $PAUSE s" >&2
+    sleep "$PAUSE"
+    if [[ -n ${QUEUE:-} ]] && ! gcloud compute tpus tpu-vm describe "$TPU" --zone "$ZONE" >/dev/null; then
+        bash -c "$QUEUE"
+    fi
+done
+echo "gave up after $TRIES starts" >&2
+exit 75

@@ -82,11 +82,11 @@ def finetune(
     """Fine-tune a model on a task, score it on the dev split, and write predictions.
 
     Args:
-      task: a name of the table of tasks, such as "sst2", or a description of one's own files.
+      task: a recipe in configs/finetune.py, such as "sst2", or a description of one's own files.
       data: the folder of the task's official files, or "tfds:NAME".
       model: a checkpoint of any format.
       output: the directory of the fine-tuned run.
-      config: the settings; None: the paper's recipe.
+      config: the settings; None: those of the recipe.
 
     Raises:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
@@ -94,9 +94,14 @@ def finetune(
     """
     from bert_jax.config.finetune import FinetuneConfig
     from bert_jax.finetuning.prepared import Wanted
+    from bert_jax.finetuning.recipes import load_recipe
     from bert_jax.finetuning.run import finetune as run
 
-    wanted = Wanted(task, str(data), Path(model), config or FinetuneConfig())
+    settings = config or FinetuneConfig()
+    if isinstance(task, str):
+        recipe = load_recipe(task)
+        task, settings = recipe.task, config or recipe.config
+    wanted = Wanted(task, str(data), Path(model), settings)
     return run(wanted, Path(output), resume_command="the same call of bert_jax.finetune")
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run configurations: one file, one frozen `PretrainConfig` named `config` each."""
+"""Recipes: of pre-training one file each, with a frozen `PretrainConfig` named `config`; of fine-tuning all in finetune.py."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two layers of 128 that are worth fine-tuning after an hour on two CPU cores; the README has the scores.
+"""Two layers of 128 that are worth fine-tuning after an hour on two CPU cores; docs/results.md has the scores.
 
     bert-jax vocab --input TEXT --size 8192 --output VOCAB
     bert-jax prepare --input TEXT --vocab VOCAB --output DATA --sequence-length 32 128
     bert-jax pretrain tiny_cpu --data DATA --output RUN
+    bert-jax finetune sst2_tiny --data SST-2 --model RUN --output OUT
 
 38.9 million tokens. As the demo, but longer: its comments tell what differs from the paper's recipe, and why.
 """

@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.config.description import TASKS
 from bert_jax.config.model import HIDDEN_ACTIVATIONS
 
@@ -15,51 +17,42 @@ if TYPE_CHECKING:
 ANY_FORMAT = "a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint"
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser, source: str, *, task: bool = True) -> None:
+def add_checkpoint_options(parser: argparse.ArgumentParser, *, kind: bool = True, former_task: bool = True) -> None:
     """Add the options to a stage's command line.
 
     Args:
       parser: of the stage.
-      source: what the stage calls the checkpoint.
-      task: whether `--task` is one of them, which says what a fine-tuned head predicts.
+      kind: whether `--kind` is one of them, which says what a fine-tuned head predicts.
+      former_task: whether `--task` stood for it in earlier versions, and is taken for it.
     """
     option = parser.add_argument_group("what the files of a checkpoint do not say").add_argument
-    option(
-        "--vocab",
-        type=Path,
-        metavar="FILE",
-        help=f"the vocabulary, where {source} has none beside it or another one is meant",
-    )
-    option(
-        "--padding-rows",
-        choices=("drop", "keep"),
-        help="rows of the embedding beyond the vocabulary, which are refused otherwise",
-    )
-    if task:
-        option("--task", choices=tuple(TASKS), help="what a fine-tuned head predicts, where the config does not say")
+    vocabulary = "the vocabulary, where MODEL has none beside it or another one is meant"
+    option("--vocab", type=Path, metavar="VOCAB", help=vocabulary)
+    rows = "rows of the embedding beyond the vocabulary, which are refused otherwise"
+    option("--padding-rows", choices=("drop", "keep"), help=rows)
+    if kind:
+        predicts = f"what a fine-tuned head predicts, where the config does not say: {', '.join(TASKS)}"
+        option("--kind", choices=tuple(TASKS), metavar="KIND", help=predicts)
+    if kind and former_task:
+        option("--task", dest="kind", choices=tuple(TASKS), action=_options.Former, now="--kind")
     option("--gelu", choices=HIDDEN_ACTIVATIONS, help="the form of GELU, where the config means another than it says")
-    option(
-        "--skip",
-        action="append",
-        default=[],
-        metavar="TENSOR",
-        help="leave out a tensor that has no place in a BERT; a pattern with * or ? names several",
-    )
+    skip = "leave out a tensor that has no place in a BERT; a pattern with * or ? names several"
+    option("--skip", action="append", default=[], metavar="TENSOR", help=skip)
 
 
-def asked(arguments: argparse.Namespace, *, task: str | None = None, head: bool = True) -> "Asked":
+def asked(arguments: argparse.Namespace, *, kind: str | None = None, head: bool = True) -> "Asked":
     """Return what was decided.
 
     Args:
       arguments: of the command line.
-      task: what a fine-tuned head predicts, where that is told.
+      kind: what a fine-tuned head predicts, where that is told.
       head: whether such a head is taken at all.
     """
     from bert_jax.conversion.checkpoints import Asked
 
     return Asked(
         gelu=arguments.gelu,
-        task=task,
+        task=kind,
         vocabulary=arguments.vocab,
         padding_rows=arguments.padding_rows,
         skip=tuple(arguments.skip),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--keep-unused is of words that are added: leave it out, or name words")
     from bert_jax.conversion.convert import extend
 
-    asked = _checkpoint_options.asked(arguments, task=arguments.task)
+    asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
     words = _words(arguments.words) if arguments.words else []
     if arguments.input:
         suggested = _suggest(arguments.model, arguments.input, arguments.add, asked)
@@ -77,16 +77,16 @@ def _suggest(model: Path, inputs: Sequence[str], most: int, asked: "Asked") -> "
 
 
 def _parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+    result = _options.StageParser(
         prog="bert-jax vocab extend", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     option = result.add_argument
-    option("model", type=Path, metavar="MODEL", help="a checkpoint of any format")
-    option("--output", type=Path, metavar="DST", help="a new directory; without it words are only suggested")
+    option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("--output", type=Path, metavar="PATH", help="a new directory; without it words are only suggested")
     option("--words", type=Path, metavar="FILE", help="words to add, one a line, as the tokenizer normalises them")
     option("--input", nargs="+", metavar="TEXT", help="text to find words in")
     option("--add", type=int, metavar="N", help="words of --input to add: those that save most tokens")
     option("--positions", type=int, metavar="N", help="rows of the position table; the new ones repeat the old")
     option("--keep-unused", action="store_true", help="add rows even where [unusedN] entries are free")
-    _checkpoint_options.add_checkpoint_options(result, "MODEL")
+    _checkpoint_options.add_checkpoint_options(result)
     return result

@@ -8,20 +8,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, settings_help
 
 FAILED = 1  # exit status: something could not be measured
 OPTION_FILES = {"peer_python": "", "vocab": "", "google": "create_pretraining_data.py", "data": "train.tsv"}
 
 
-def make_parser(subjects: dict[str, str], default: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(subjects: dict[str, str], default: Sequence[str]) -> _options.StageParser:
     """Return the command line."""
     from bert_jax.bench.suite import BenchSizes
 
     listed = "\n".join(f"  {name:<11} {text}" for name, text in subjects.items())
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax bench",
         description="Measure this machine, sides that are compared in turn. Prints tables; --output keeps every sample.",
         epilog=f"subjects:\n{listed}\n\nsizes, set by bench.NAME=VALUE, and finetune.NAME=VALUE as of bert-jax finetune:\n"
@@ -29,19 +32,20 @@ def make_parser(subjects: dict[str, str], default: Sequence[str]) -> argparse.Ar
         " measured)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.config = PretrainConfig()
     add = parser.add_argument
     add("config", nargs="?", metavar="CONFIG", help="measure this configuration's model and phases")
     add("settings", nargs="*", metavar="KEY=VALUE", help="changed settings of what is measured, such as attention=xla")
     add("--only", nargs="+", choices=list(subjects), metavar="SUBJECT", help=f"instead of {' '.join(default)}")
     add("--all", action="store_true", help="every subject")
-    add("--output", type=Path, metavar="DIR", help="for bench.json and bench.md")
+    add("--output", type=Path, metavar="PATH", help="folder for bench.json and bench.md")
     group = parser.add_argument_group("what some subjects need, and are left out without")
     add = group.add_argument
     add("--peer-python", type=Path, metavar="FILE", help="a Python that has torch, transformers and accelerate")
-    add("--text", nargs="+", default=[], metavar="PATH", help="text, as bert-jax prepare takes its --input")
-    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of an uncased WordPiece vocabulary")
+    add("--text", nargs="+", default=[], metavar="TEXT", help="text, as bert-jax prepare takes its --input")
+    add("--vocab", type=Path, metavar="VOCAB", help="vocab.txt of an uncased WordPiece vocabulary")
     add("--google", type=Path, metavar="DIR", help="a checkout of google-research/bert (it needs TensorFlow here)")
-    add("--data", type=Path, metavar="DIR", help="folder with the train.tsv of SST-2")
+    add("--data", type=Path, metavar="DATA", help="folder with the train.tsv of SST-2")
     return parser
 
 

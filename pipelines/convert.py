@@ -5,13 +5,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 from bert_jax.conversion.names import FORMATS
 
 DESCRIPTION = """\
-Convert a checkpoint. What SRC is, is found out: a run directory of ours, a directory of Hugging Face's (model.safetensors or
+Convert a checkpoint. What MODEL is, is found out: a run directory of ours, a directory of Hugging Face's (model.safetensors or
 pytorch_model.bin with config.json), or a TensorFlow 1 checkpoint of google-research/bert (its prefix or directory, with
 bert_config.json). Every tensor is used, skipped with a reason, or refused by name. Afterwards all tensors are compared bit
 for bit and both sides are run on the same inputs; DST appears only if they agree, with the proof in conversion.json."""
@@ -20,54 +20,61 @@ for bit and both sides are run on the same inputs; DST appears only if they agre
 def main(argv: Sequence[str]) -> int:
     """Run the stage; returns the exit status."""
     arguments = parser().parse_args(argv)
-    if arguments.to is None and not arguments.compare:
-        raise UserError(
-            f"--to is missing: choose one of {', '.join(FORMATS)}, or --compare two checkpoints that are there"
-        )
-    if arguments.compare and (arguments.to is not None or arguments.dtype != "float32"):
-        raise UserError("--compare writes nothing: leave out --to and --dtype, or leave out --compare to convert")
+    _check(arguments)
     from bert_jax.conversion.convert import compare, convert
     from bert_jax.conversion.finished import CERTIFICATE, was_made
 
-    asked = _checkpoint_options.asked(arguments, task=arguments.task)
+    asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
     peer = arguments.peer_python
-    if peer is not None and not peer.exists():
-        raise UserError(f"--peer-python {peer} is missing: give a Python that has torch and transformers")
     if arguments.compare:
-        certificate = compare(arguments.source, arguments.destination, asked, peer)
+        place = arguments.compare[0], arguments.compare[1]
+        certificate = compare(*place, asked, peer)
     else:
         place = arguments.source, arguments.destination
         if was_made(*place, arguments.to, asked, arguments.dtype):
             print(f"{arguments.destination} holds this conversion already; its certificate is in {CERTIFICATE}")
             return 0
         certificate = convert(*place, arguments.to, asked, arguments.dtype, peer)
-    print(f"{arguments.source}: {certificate.source.format}, {certificate.source.description.summary()}")
+    print(f"{place[0]}: {certificate.source.format}, {certificate.source.description.summary()}")
     print("\n".join(certificate.lines()))
     if not arguments.compare:
         print(f"written: {arguments.destination}" if certificate.holds else f"left in {certificate.left_in}")
     return 0 if certificate.holds else 1
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be told apart, or would do nothing."""
+    if arguments.compare and (arguments.to is not None or arguments.dtype != "float32" or arguments.source is not None):
+        raise UserError(
+            "--compare A B writes nothing: leave out MODEL, DST, --to and --dtype, or leave out --compare to convert"
+        )
+    if not arguments.compare and (arguments.to is None or arguments.destination is None):
+        lacking = "--to" if arguments.to is None else "DST"
+        formats = ", ".join(FORMATS)
+        raise UserError(f"{lacking} is missing: write MODEL DST --to FORMAT ({formats}), or --compare A B")
+    peer = arguments.peer_python
+    if peer is not None and not peer.exists():
+        raise UserError(f"--peer-python {peer} is missing: give a Python that has torch and transformers")
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    result = argparse.ArgumentParser(
+    result = _options.StageParser(
         prog="bert-jax convert",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit status: 0 the certificate holds, 1 it does not, 2 the input cannot be converted",
     )
     option = result.add_argument
-    option("source", type=Path, metavar="SRC", help="a checkpoint of any format")
-    option("destination", type=Path, metavar="DST", help="a new directory")
-    option("--to", choices=FORMATS, help="the format of DST")
-    option(
-        "--compare",
-        action="store_true",
-        help="DST is a checkpoint: write nothing, say what differs and what it looks like",
-    )
-    option("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of a DST for Hugging Face")
+    option("source", type=Path, nargs="?", metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("destination", type=Path, nargs="?", metavar="DST", help="a new directory")
+    option("--to", choices=FORMATS, metavar="FORMAT", help=f"the format of DST: {', '.join(FORMATS)}")
+    between = "two checkpoints: write nothing, say what differs and what it looks like"
+    option("--compare", type=Path, nargs=2, metavar=("A", "B"), help=between)
+    stored = "number format of a DST for Hugging Face: float32 (default), float16 or bfloat16"
+    option("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", metavar="DTYPE", help=stored)
     option(
         "--peer-python", type=Path, metavar="FILE", help="a Python that has torch and transformers: it runs their side"
     )
-    _checkpoint_options.add_checkpoint_options(result, "SRC")
+    _checkpoint_options.add_checkpoint_options(result)
     return result

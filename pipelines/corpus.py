@@ -5,6 +5,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.base.errors import UserError
 from bert_jax.base.host import usable_cores
 from bert_jax.base.types import JsonObject
@@ -35,18 +37,22 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    result = argparse.ArgumentParser(
+    result = _options.StageParser(
         prog="bert-jax corpus",
         description="Make English text out of the docstrings of the standard library and of all installed"
         " Python packages: one sentence a line, a blank line after each document. Nothing is imported or"
         " downloaded.",
     )
     option = result.add_argument
-    option("--output", type=Path, required=True, help="folder for corpus-00000.txt, ... and corpus.json")
-    option("--megabytes", type=float, help="stop after so many (of 1,000,000 bytes); default: all there is")
-    option("--seed", type=int, default=0, help="of the order of the modules (default: %(default)s)")
+    option(
+        "--output", type=Path, required=True, metavar="PATH", help="folder for corpus-00000.txt, ... and corpus.json"
+    )
+    option(
+        "--megabytes", type=float, metavar="N", help="stop after so many (of 1,000,000 bytes); default: all there is"
+    )
+    option("--seed", type=int, default=0, metavar="N", help="of the order of the modules (default: %(default)s)")
     workers = min(usable_cores(), MOST_WORKERS)
-    option("--workers", type=int, default=workers, help="processes; the text is the same (default: cores)")
+    option("--workers", type=int, default=workers, metavar="N", help="processes; the text is the same (default: cores)")
     return result
 
 

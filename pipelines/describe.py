@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """bert-jax describe: configuration -> parameters, FLOPs, memory; nothing is trained or allocated."""
 
-import argparse
 import json
 from collections.abc import Sequence
+
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.types import JsonObject
 from bert_jax.config.model import MODEL_SIZES
@@ -11,9 +12,9 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import config_names, load_config, override
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> _options.StageParser:
     """The options of the stage."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax describe",
         description="Parameters (counted, and by the rule of thumb), FLOPs of a sequence, memory of the training state.",
     )
@@ -23,13 +24,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as model.vocab_size=8192"
     )
+    parser.config = PretrainConfig()
     parser.add_argument("--json", action="store_true", help="print as JSON")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
-    arguments = make_parser().parse_intermixed_args(argv)
+    arguments = make_parser().parse_with_settings(argv)
     if arguments.config in MODEL_SIZES and arguments.config not in config_names():
         config = override(PretrainConfig(), [f"model={arguments.config}", *arguments.settings])
     else:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of the stage."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax doctor",
         description="Look at prepared data (its passport) or at a run (its configuration, its data's passport and its"
         " curves; it may still be at work) and say what is likely wrong, what was seen, what usually causes it, and the"
@@ -17,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 no problem (there may be warnings), 1 at least one problem, 2 nothing could be looked at",
     )
     parser.add_argument("path", metavar="DATA|RUN", type=Path, help="made by bert-jax prepare, pretrain or finetune")
-    parser.add_argument("--json", action="store_true", help="print all findings as JSON, for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 
@@ -35,8 +35,10 @@ def main(argv: Sequence[str]) -> int:
             f"--combine {settings.combine} is of several layers: name them (--layers -4 -3 -2 -1), or leave it out"
         )
     if arguments.output.suffix == ".npz" and settings.shard_size != EmbedSettings.shard_size:
-        raise UserError(f"--shard-size: {arguments.output} is one file; leave it out, or name a directory for shards")
-    asked = _checkpoint_options.asked(arguments, task=arguments.task)
+        raise UserError(
+            f"--shard-vectors: {arguments.output} is one file; leave it out, or name a directory for shards"
+        )
+    asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
     lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))
     size = arguments.input.stat().st_size
@@ -53,12 +55,11 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    result = argparse.ArgumentParser(prog="bert-jax embed", description="Write a vector for every line of a file.")
+    result = _options.StageParser(prog="bert-jax embed", description="Write a vector for every line of a file.")
     option = result.add_argument
     option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
-    option(
-        "--input", type=Path, required=True, metavar="FILE", help="one text a line, also packed; vector n is of line n"
-    )
+    lines = "a file with one text a line, also packed; vector n is of line n"
+    option("--input", type=Path, required=True, metavar="TEXT", help=lines)
     option("--output", type=Path, required=True, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
     option(
         "--pooling",
@@ -81,8 +82,12 @@ def parser() -> argparse.ArgumentParser:
         default="error",
         help="a text beyond the model's positions (default: error)",
     )
-    option("--dtype", choices=("float32", "float16"), default="float32", help="of the vectors in the files")
-    option("--compute-dtype", choices=("float32", "bfloat16"), default="float32", help="the network is computed in")
-    option("--shard-size", type=int, default=100_000, metavar="N", help="vectors in a shard (default: %(default)s)")
-    _checkpoint_options.add_checkpoint_options(result, "MODEL")
+    stored = "number format of the vectors in the files: float32 (default) or float16"
+    option("--dtype", choices=("float32", "float16"), default="float32", metavar="DTYPE", help=stored)
+    computed = "number format that the network computes in: float32 (default) or bfloat16"
+    option("--compute-dtype", choices=("float32", "bfloat16"), default="float32", metavar="DTYPE", help=computed)
+    vectors = "vectors in a shard (default: %(default)s)"
+    option("--shard-vectors", type=int, default=100_000, dest="shard_size", metavar="N", help=vectors)
+    option("--shard-size", type=int, dest="shard_size", action=_options.Former, now="--shard-vectors")
+    _checkpoint_options.add_checkpoint_options(result)
     return result

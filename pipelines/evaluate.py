@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.types import JsonObject
@@ -32,10 +32,11 @@ NAME_WIDTH = 36  # of a score in the text form
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="bert-jax evaluate", description=DESCRIPTION)
+    parser = _options.StageParser(prog="bert-jax evaluate", description=DESCRIPTION)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
-    add("--data", type=Path, help="made by bert-jax prepare with the model's vocabulary")
+    data = "prepared with the model's vocabulary; of a fine-tuned one its task's files"
+    add("--data", type=Path, metavar="DATA", help=data)
     add(
         "--split",
         metavar="NAME",
@@ -52,18 +53,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("--task", metavar="NAME", help=task)
     add("--sequence-length", type=int, metavar="S", help=length)
     output = "file to write (default: RUN/evaluation.json, RUN/evaluation-text.json; of other checkpoints none)"
-    add("--output", type=Path, metavar="JSON", help=output)
-    add("--json", action="store_true", help="print the scores as JSON")
-    text = parser.add_argument_group("any text").add_argument
-    text("--text", nargs="+", metavar="FILE", help="text to score, as bert-jax prepare takes its --input")
-    text("--baseline-text", nargs="+", metavar="FILE", help="text that the n-gram models are made of, where not --data")
+    add("--output", type=Path, metavar="PATH", help=output)
+    add("--json", action="store_true", help="print JSON")
+    of_text = parser.add_argument_group("any text")
+    text = of_text.add_argument
+    text("--text", nargs="+", metavar="TEXT", help="text to score, as bert-jax prepare takes its --input")
+    text("--baseline-text", nargs="+", metavar="TEXT", help="text that the n-gram models are made of, where not --data")
     pseudo = "sentences at most, evenly chosen, of which each token is masked in turn (default: 100; 0: none)"
     text("--pseudo-perplexity", type=int, metavar="N", help=pseudo)
-    text("--lines", choices=("sentences", "paragraphs"), help="what a line of plain text is (default: sentences)")
-    text("--json-field", metavar="NAME", help="field of JSON lines that holds the text (default: text)")
-    text("--errors", choices=("strict", "replace"), help="bytes that are not UTF-8 (default: strict)")
-    text("--text-format", choices=("auto", "plain", "wiki", "json"), help="default: auto, as the first line looks")
-    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
+    _options.add_reading_options(of_text, defaults=False)
+    _checkpoint_options.add_checkpoint_options(parser, kind=False)
     return parser
 
 
@@ -136,8 +135,8 @@ def _refuse_idle(arguments: argparse.Namespace) -> None:
     if arguments.unknown_labels is not None:
         raise UserError(f"--unknown-labels is for fine-tuned runs, and {arguments.model} is none: leave it out")
     if arguments.text is None and arguments.data is None:
-        raise UserError("nothing to score: give --data DIR (held-out data) or --text FILE... (any text)")
-    idle, with_option = (OF_TEXT, "--text FILE...") if arguments.text is None else (("split",), "--data alone")
+        raise UserError("nothing to score: give --data DATA (held-out data) or --text TEXT... (any text)")
+    idle, with_option = (OF_TEXT, "--text TEXT...") if arguments.text is None else (("split",), "--data alone")
     for name in idle:
         if getattr(arguments, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} goes with {with_option}: leave it out")

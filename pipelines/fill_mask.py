@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax fill-mask",
         description="Predict the words behind [MASK]. A [SEP] in the text begins segment B; whether it"
         " follows (IsNext), or the order of both, is then told too, where the model has a head for it.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts with [MASK]; none: lines of standard input")
-    parser.add_argument("--top-k", type=int, default=5, help="predictions for each [MASK] (default: 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object for each text")
-    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
+    parser.add_argument("--top-k", type=int, default=5, metavar="N", help="predictions for each [MASK] (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print JSON, an object for each text")
+    _checkpoint_options.add_checkpoint_options(parser, kind=False)
     return parser
 
 

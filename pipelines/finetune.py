@@ -9,40 +9,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_jax.pipelines import _processes  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
+    _checkpoint_options,
+    _options,
+    _processes,
+)
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
+from bert_jax.config.description import TASKS as KINDS
 from bert_jax.config.finetune import current_assignment, FinetuneConfig
-from bert_jax.config.settings import flatten, override, settings_help, to_dict
-from bert_jax.tasks.table import TASKS
+from bert_jax.config.settings import flatten, named_recipes, override, settings_help, to_dict
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> _options.StageParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    recipes = "\n".join(f"  {name:<12} {recipe.note}" for name, recipe in named_recipes().items())
+    parser = _options.StageParser(
         prog="bert-jax finetune",
         description="Fine-tune a model on a task and score it on the dev split. The same command goes on where it was stopped.",
-        epilog=f"tasks: {', '.join(TASKS)}, own\n\nsettings, with their defaults:\n{settings_help(FinetuneConfig())}",
+        epilog=f"recipes (configs/finetune.py):\n{recipes}\n\nsettings, with their defaults:\n"
+        f"{settings_help(FinetuneConfig())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.config = FinetuneConfig()
     option = parser.add_argument
+    recipe = "a name in configs/finetune.py (a task of the paper, or own: your files), or a .py file"
+    option("recipe", nargs="?", metavar="RECIPE", help=recipe)
+    option("--task", dest="former_task", action=_options.Former, now="bert-jax finetune TASK, without an option,")
     option(
         "settings",
         nargs="*",
         metavar="KEY=VALUE",
         help="changed settings, such as optimizer.learning_rate=3e-5 epochs=4",
     )
-    option("--task", required=True, help="a task of the table, or own: your files, described by --kind and columns")
-    option("--data", required=True, metavar="DIR", help="folder with the task's official files, or tfds:NAME")
-    option(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="RUN_OR_CHECKPOINT",
-        help="a run, a directory of Hugging Face's, or a TensorFlow 1 checkpoint",
-    )
-    option("--output", type=Path, required=True, metavar="DIR", help="the fine-tuned run, or a folder of several")
+    option("--data", required=True, metavar="DATA", help="folder with the task's official files, or tfds:NAME")
+    option("--model", type=Path, required=True, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("--output", type=Path, required=True, metavar="PATH", help="the fine-tuned run, or a folder of several")
     option("--from-scratch", action="store_true", help="the model's shape and vocabulary with weights drawn anew")
     several = parser.add_argument_group("several runs")
     several.add_argument(
@@ -55,59 +58,44 @@ def make_parser() -> argparse.ArgumentParser:
         "--retries", type=int, default=0, metavar="N", help="where a run has learned nothing: other seeds, at most N"
     )
     add_own_options(parser)
-    add_checkpoint_options(parser)
+    _checkpoint_options.add_checkpoint_options(parser, kind=False)
     _processes.add_process_options(parser)
     return parser
 
 
 def add_own_options(parser: argparse.ArgumentParser) -> None:
     """Options that describe one's own files."""
-    own = parser.add_argument_group("your own data (--task own): train, dev and test as .tsv, .csv, .jsonl in --data")
-    own.add_argument("--kind", choices=("classification", "multi_label", "regression", "choice", "span", "tagging"))
-    own.add_argument(
-        "--text",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="of the text, or of both texts of a pair; of tagging, tasks of the table too, that of the words: a number from 0"
-        " or, negative, from the end, or a name of CoNLL-U (FORM, UPOS, MISC:name)",
-    )
-    own.add_argument(
-        "--label", metavar="COLUMN", help="of the label, the rating or the tags; of multi_label of all classes"
-    )
-    own.add_argument(
-        "--separator",
-        metavar="TEXT",
-        help="multi_label: what stands between the classes of a cell (default: cells are JSON lists)",
-    )
-    own.add_argument("--id", metavar="COLUMN", help="of a name of the example (default: its number)")
-    own.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="WORD",
-        help="classes, in order (default: those of the training file); of tagging, tasks of the table too, tags or types; of"
-        " multi_label without --label the columns of 0 and 1",
-    )
-    own.add_argument(
-        "--positive", metavar="WORD", help="of two classes the one that F1 is of (default: the second in order)"
-    )
-    own.add_argument("--choices", nargs="+", default=[], metavar="COLUMN", help="of each continuation")
-
-
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """What a foreign checkpoint may leave open."""
-    group = parser.add_argument_group("what a checkpoint may leave open")
-    group.add_argument("--vocab", type=Path, metavar="FILE", help="the vocabulary, where MODEL has none beside it")
-    group.add_argument("--padding-rows", choices=("drop", "keep"), help="rows of the embedding beyond the vocabulary")
-    group.add_argument(
-        "--gelu", choices=("gelu_tanh", "gelu_erf"), help="where the checkpoint says gelu and means either"
-    )
-    group.add_argument(
-        "--skip", action="append", default=[], metavar="TENSOR", help="leave out a tensor that has no place in a BERT"
+    own = parser.add_argument_group(
+        "your own data (bert-jax finetune own): train, dev and test as .tsv, .csv, .jsonl in --data"
     )
 
+    def column(name: str, former: str, help: str, nargs: str | None = None) -> None:
+        dest = former.removeprefix("--")
+        default: list[str] | None = None if nargs is None else []
+        own.add_argument(name, dest=dest, nargs=nargs, default=default, metavar="COLUMN", help=help)
+        own.add_argument(former, dest=dest, nargs=nargs, action=_options.Former, now=name)
 
-def own_task_of(arguments: argparse.Namespace) -> Any:
+    own.add_argument("--kind", choices=tuple(KINDS), metavar="KIND", help=f"what is predicted: {', '.join(KINDS)}")
+    text = (
+        "of the text, or of both texts of a pair; of tagging, tasks of the table too, that of the words: a number from 0"
+        " or, negative, from the end, or a name of CoNLL-U (FORM, UPOS, MISC:name)"
+    )
+    column("--text-column", "--text", text, nargs="+")
+    column("--label-column", "--label", "of the label, the rating or the tags; of multi_label of all classes")
+    column("--id-column", "--id", "of a name of the example (default: its number)")
+    column("--choice-column", "--choices", "of each continuation", nargs="+")
+    separator = "multi_label: what stands between the classes of a cell (default: cells are JSON lists)"
+    own.add_argument("--separator", metavar="TEXT", help=separator)
+    labels = (
+        "classes, in order (default: those of the training file); of tagging, tasks of the table too, tags or types; of"
+        " multi_label without --label-column the columns of 0 and 1"
+    )
+    own.add_argument("--labels", nargs="+", metavar="WORD", help=labels)
+    positive = "of two classes the one that F1 is of (default: the second in order)"
+    own.add_argument("--positive", metavar="WORD", help=positive)
+
+
+def own_task_of(arguments: argparse.Namespace, name: str) -> Any:
     """The task's name, or one's own as named by options.
 
     Raises:
@@ -116,10 +104,10 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
     options = ("kind", "text", "label", "id", "labels", "choices", "positive", "separator")
     given = [name for name in options if getattr(arguments, name) not in (None, [])]
     _refuse_swallowed_settings(arguments)
-    if arguments.task != "own":
-        return _named_task(arguments, given) if given else arguments.task
+    if name != "own":
+        return _named_task(arguments, name, given) if given else name
     if arguments.kind is None:
-        raise UserError("--task own needs --kind: classification, multi_label, regression, choice, span or tagging")
+        raise UserError(f"your own data needs --kind: {', '.join(KINDS)}")
     from bert_jax.finetuning.directory import OwnTask
 
     columns: dict[str, Any] = {name: tuple(map(_column, getattr(arguments, name))) for name in ("text", "choices")}
@@ -133,23 +121,27 @@ def own_task_of(arguments: argparse.Namespace) -> Any:
 
 def _refuse_swallowed_settings(arguments: argparse.Namespace) -> None:
     """Refuse `--labels a b epochs=2`: an option of several words would take the setting for one more of them."""
+    from bert_jax.finetuning.directory import COLUMN_OPTIONS
+
     settings = {key for key, _ in flatten(to_dict(FinetuneConfig()))}
     for name in ("text", "labels", "choices"):
         for word in getattr(arguments, name) or ():
             key, equals, _ = word.partition("=")
             if equals and (key in settings or FinetuneConfig.spelling(key) is not None):
-                raise UserError(f"--{name} takes {word} for one of its words: write settings before --{name}")
+                option = COLUMN_OPTIONS.get(name, f"--{name}")
+                raise UserError(f"{option} takes {word} for one of its words: write settings before {option}")
 
 
-def _named_task(arguments: argparse.Namespace, given: Sequence[str]) -> Any:
+def _named_task(arguments: argparse.Namespace, name: str, given: Sequence[str]) -> Any:
     """A task of the table whose files have other columns, or more labels than its training file."""
-    from bert_jax.finetuning.directory import OwnTask
+    from bert_jax.finetuning.directory import COLUMN_OPTIONS, OwnTask
     from bert_jax.tasks.table import find_task
 
-    task = find_task(arguments.task)
+    task = find_task(name)
     foreign = [name for name in given if task.kind != "tagging" or name not in ("text", "label", "labels")]
     if foreign:
-        raise UserError(f"--{foreign[0]} describes your own data: use it with --task own")
+        option = COLUMN_OPTIONS.get(foreign[0], f"--{foreign[0]}")
+        raise UserError(f"{option} describes your own data: use it with bert-jax finetune own")
     labels = tuple(arguments.labels) if arguments.labels else None
     text: Any = tuple(map(_column, arguments.text))
     return OwnTask(task.kind, text, _column(arguments.label), labels=labels, name=task.name)
@@ -162,25 +154,25 @@ def _column(name: str | None) -> str | int | None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
-    arguments = make_parser().parse_intermixed_args(argv)
+    arguments = make_parser().parse_with_settings(argv)
     _check(arguments)
-    config = override(FinetuneConfig(), [_said(setting) for setting in arguments.settings])
+    name, settings = _recipe_name(arguments)
 
-    from bert_jax.conversion.checkpoints import Asked
+    from bert_jax.finetuning.recipes import load_recipe
+
+    recipe = load_recipe(name)
+    config = override(recipe.config, [_said(setting) for setting in settings])
+
     from bert_jax.finetuning.prepared import Wanted
     from bert_jax.finetuning.run import spoken
     from bert_jax.finetuning.several import grid, run_all, seeds, with_retries
     from bert_jax.mesh.distributed import is_main
 
     _processes.join_processes(arguments)
-    asked = Asked(
-        gelu=arguments.gelu,
-        vocabulary=arguments.vocab,
-        padding_rows=arguments.padding_rows,
-        skip=tuple(arguments.skip),
-        head=False,
+    asked = _checkpoint_options.asked(arguments, head=False)
+    wanted = Wanted(
+        own_task_of(arguments, recipe.task), arguments.data, arguments.model, config, arguments.from_scratch, asked
     )
-    wanted = Wanted(own_task_of(arguments), arguments.data, arguments.model, config, arguments.from_scratch, asked)
     again = f"bert-jax finetune {shlex.join(argv)}"
     if arguments.seeds or arguments.sweep:
         entries = grid(wanted) if arguments.sweep else seeds(wanted, arguments.seeds)
@@ -197,6 +189,18 @@ def main(argv: Sequence[str]) -> int:
         print(f"whether this run has learned anything is not decided: {result.undecided}", file=sys.stderr)
     print(f"fine-tuned: {result.path}; next: bert-jax report {result.path}")
     return 0
+
+
+def _recipe_name(arguments: argparse.Namespace) -> tuple[str, list[str]]:
+    """The recipe's name and the settings: with `--task`, as earlier versions had it, the first word may be a setting."""
+    former, settings = getattr(arguments, "former_task", None), arguments.settings
+    if former is None and arguments.recipe is None:
+        raise UserError(f"no recipe is named: write bert-jax finetune NAME, one of {', '.join(named_recipes())}")
+    if former is None:
+        return arguments.recipe, settings
+    if arguments.recipe is not None and "=" not in arguments.recipe:
+        raise UserError(f"{arguments.recipe} and --task {former}: name one recipe")
+    return former, [*([] if arguments.recipe is None else [arguments.recipe]), *settings]
 
 
 def _said(setting: str) -> str:

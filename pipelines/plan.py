@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """bert-jax plan: configuration + accelerator topology -> does it fit, what does it cost; nothing runs or is allocated."""
 
-import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.base.errors import UserError
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, override
+from bert_jax.runs.names import CONFIG_FILE
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> _options.StageParser:
     """The options of the stage."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax plan",
         description="Compile the real train step of every phase for chips that need not be there, and tell memory, FLOPs,"
         " collectives, an estimate of time, whether it fits, the largest micro-batch, and, where it does not fit, the"
@@ -35,18 +39,19 @@ def make_parser() -> argparse.ArgumentParser:
         "--slices", type=int, default=1, metavar="N", help="slices of that topology, joined by mesh.dcn"
     )
     parser.add_argument("--quick", action="store_true", help="compile each phase once, and look for nothing else")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--output", type=Path, metavar="PATH", help="file to write all figures to, as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.config = PretrainConfig()
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
-    arguments = make_parser().parse_intermixed_args(argv)
+    arguments = make_parser().parse_with_settings(_present_spelling(argv))
     config = override(load_config(arguments.config), arguments.settings)
-    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
-        raise UserError(
-            f"--json {arguments.json}: there is no folder {arguments.json.parent}: make it, or name another"
-        )
+    output = arguments.output
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}: make it, or name another")
     local = arguments.topology == "local"
     if not local and "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"  # this process compiles only: leave accelerators to those who run
@@ -59,7 +64,17 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--slices is for TPU topologies: drop it with --topology local")
     machine = local_machine() if local else topology_machine(parse_topology(arguments.topology, arguments.slices))
     plan = make_plan(config, machine, search=not arguments.quick)
-    print(as_text(plan))
-    if arguments.json is not None:
-        write_json(arguments.json, plan.as_record())
+    print(json.dumps(plan.as_record(), indent=2) if arguments.json else as_text(plan))
+    if output is not None:
+        write_json(output, plan.as_record())
     return 0
+
+
+def _present_spelling(argv: Sequence[str]) -> list[str]:
+    """`--json FILE` of earlier versions is `--output FILE`, and said so; `--json` alone prints."""
+    words = list(argv)
+    place = words.index("--json") + 1 if "--json" in words else len(words)
+    if place < len(words) and words[place].endswith(".json") and Path(words[place]).name != CONFIG_FILE:
+        print(f"--json {words[place]} is written --output {words[place]} now", file=sys.stderr)
+        words[place - 1] = "--output"
+    return words

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TYPE_CHECKING
 
-from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
+from bert_jax.config.description import TASKS as KINDS
 
 if TYPE_CHECKING:
     from bert_jax.finetuning.saved import SavedModel
@@ -21,7 +22,7 @@ LINES_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 2**22
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax predict",
         description="Predict a split of the task's files with --data, or lines of standard input: a text a line, or a pair"
         ' with a tab between; of tagging words with blanks between; of questions JSON lines, {"question": ..., "context":'
@@ -32,24 +33,27 @@ def make_parser() -> argparse.ArgumentParser:
         "a run of bert-jax finetune (of several seeds the best is taken), or a fine-tuned checkpoint of another format"
     )
     add("model", type=Path, metavar="MODEL", help=model)
-    add("--data", metavar="DIR", help="folder with the task's files, one file, or tfds:NAME (default: standard input)")
+    add("--data", metavar="DATA", help="folder with the task's files, one file, or tfds:NAME (default: standard input)")
     add("--split", metavar="NAME", help="of the data: dev, test, test_mismatched, ... (default: test)")
     task = (
-        "of a run: another task with the same labels, ax for mnli; of another format: the task whose files --data has, or what"
-        " the head predicts where its config does not say"
+        "the task whose files --data has, where MODEL does not say it (another format than ours), or has learned another"
+        " with the same labels (ax for mnli)"
     )
     add("--task", metavar="NAME", help=task)
     unknown = "labels that the run does not know: refuse, error (scored as mistakes), ignore (default: as the run)"
     add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
-    add("--output", type=Path, metavar="DIR", help="folder for predictions (default: RUN/predictions)")
+    add("--output", type=Path, metavar="PATH", help="folder for predictions (default: RUN/predictions)")
     add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
-    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
+    _checkpoint_options.add_checkpoint_options(parser, former_task=False)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
+    if arguments.task in KINDS:
+        print(f"--task {arguments.task} is written --kind {arguments.task} now", file=sys.stderr)
+        arguments.task, arguments.kind = None, arguments.task
     if arguments.data is None:
         idle = [name for name in ("split", "unknown_labels", "output", "zip") if getattr(arguments, name) is not None]
         if idle:
@@ -57,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
     from bert_jax.finetuning.saved import SavedModel
 
-    asked = _checkpoint_options.asked(arguments)
+    asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
     model = SavedModel(arguments.model, arguments.unknown_labels, arguments.task, asked)
     if model.run is not None and arguments.data is None and arguments.task is not None:
         raise UserError("--task goes with --data: leave it out, or name the data")

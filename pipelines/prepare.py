@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ output, or JSON lines; gz, bz2, xz or zst as it is; or a field of a TensorFlow d
 
 def parser() -> argparse.ArgumentParser:
     """The options of the stage."""
-    parser = argparse.ArgumentParser(prog="bert-jax prepare", description=DESCRIPTION)
+    parser = _options.StageParser(prog="bert-jax prepare", description=DESCRIPTION)
     default = " (default: %(default)s)"
     _add_text_options(parser, default)
     _add_example_options(parser, default)
@@ -40,21 +42,15 @@ def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
         "files, folders, globs, or tfds:NAME[/CONFIG]/SPLIT:FIELD; with @WEIGHT behind it, 2 takes every document twice"
         " with other pairs, 0.25 a quarter of the documents"
     )
-    add("--input", nargs="+", required=True, metavar="PATH[@WEIGHT]", help=inputs)
-    add("--vocab", type=Path, required=True, help="a vocabulary file, or a directory that has one")
-    add("--output", type=Path, required=True, metavar="DIR", help="directory to write; new or empty")
+    add("--input", nargs="+", required=True, metavar="TEXT", help=inputs)
+    add("--vocab", type=Path, required=True, metavar="VOCAB", help="a vocabulary file, or a directory that has one")
+    add("--output", type=Path, required=True, metavar="PATH", help="directory to write; new or empty")
     case = parser.add_mutually_exclusive_group()
     uncased = "lower-case and strip accents; without either: as the vocabulary"
     case.add_argument("--cased", dest="lowercase", action="store_false", help="keep case and accents")
     case.add_argument("--uncased", dest="lowercase", action="store_true", help=uncased)
     parser.set_defaults(lowercase=None)
-    lines = "what a line of plain text is" + default
-    add("--lines", choices=("sentences", "paragraphs"), default="sentences", help=lines)
-    add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
-    errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
-    add("--errors", choices=("strict", "replace"), default="strict", help=errors)
-    text_format = "of the text; auto: as the first line looks" + default
-    add("--text-format", choices=("auto", "plain", "wiki", "json"), default="auto", help=text_format)
+    _options.add_reading_options(parser)
     splitter = (
         "what splits paragraphs into sentences: rules (English, Chinese, Japanese), or sentencex:LANGUAGE for another, such"
         " as sentencex:de" + default
@@ -82,7 +78,13 @@ def _add_example_options(parser: argparse.ArgumentParser, default: str) -> None:
     add("--short-seq-prob", type=float, default=0.1, metavar="P", help=short)
     random_next = "probability that B is taken from another document (NotNext)" + default
     add("--random-next-prob", type=float, default=0.5, metavar="P", help=random_next)
-    add("--seed", type=int, default=0, help="of the choice of held-out documents and of the pairs" + default)
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the choice of held-out documents and of the pairs" + default,
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser, default: str) -> None:

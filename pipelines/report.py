@@ -5,6 +5,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 
 def main(argv: Sequence[str]) -> None:
     """Write the report of a run and print its path."""
@@ -16,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the stage."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax report",
         description="Write RUN/report.html: curves, scores, data, sample predictions and configuration of a"
         " run, as one page that needs nothing else. A run that is still at work can be reported on, too. Of several seeds,"

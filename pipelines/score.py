@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 
@@ -217,7 +219,7 @@ def _table(rows: Mapping[str, object]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    result = argparse.ArgumentParser(
+    result = _options.StageParser(
         prog="bert-jax score", description="The official scores of SQuAD, CoNLL and GLUE, from files alone."
     )
     scorers = result.add_subparsers(dest="scorer", required=True, metavar="squad|conll|glue")
@@ -233,11 +235,11 @@ def _squad_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--version", required=True, choices=("1.1", "2.0", "cmrc"), help="cmrc: Chinese, CMRC 2018 and DRCD")
     option(
-        "--data", type=Path, required=True, metavar="FILE", help="questions with answers (.json, .json.xz, .json.gz)"
+        "--data", type=Path, required=True, metavar="DATA", help="questions with answers (.json, .json.xz, .json.gz)"
     )
     option("--predictions", type=Path, required=True, metavar="FILE", help="JSON, question's id -> text")
     option("--na-probs", type=Path, metavar="FILE", help="JSON, question's id -> probability that it has no answer")
-    option("--na-threshold", type=float, metavar="X", help="no answer where its probability exceeds X (default: 1.0)")
+    option("--na-threshold", type=float, metavar="P", help="no answer where its probability exceeds X (default: 1.0)")
 
 
 def _conll_options(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +253,6 @@ def _conll_options(parser: argparse.ArgumentParser) -> None:
 def _glue_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--task", required=True, metavar="NAME", help="cola, sst2, mnli ...; all: folders, and the averages")
-    option("--data", type=Path, required=True, metavar="FILE", help="the official file with labels, or its folder")
+    option("--data", type=Path, required=True, metavar="DATA", help="the official file with labels, or its folder")
     option("--predictions", type=Path, required=True, metavar="FILE", help="index<TAB>prediction, or one label a line")
     option("--split", metavar="NAME", help="of the task (default: told by the file's name, else dev)")

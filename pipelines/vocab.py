@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 
@@ -24,7 +26,7 @@ MEASURED_SENTENCES = 10_000  # statistics are measured on this many to twice as 
 WORDPIECE_OPTIONS: dict[str, float] = {"min_frequency": 2, "limit_alphabet": 1_000}
 SENTENCEPIECE_OPTIONS: dict[str, float] = {"character_coverage": 0.9995}
 KEPT, STRIPPED, BY_SCRIPT = "kept", "stripped", "by script"  # what the setting `accents` can be
-TRAINING_OPTIONS = ("model", "size", "cased", "keep_accents", *WORDPIECE_OPTIONS, *SENTENCEPIECE_OPTIONS)
+TRAINING_OPTIONS = ("algorithm", "size", "cased", "keep_accents", *WORDPIECE_OPTIONS, *SENTENCEPIECE_OPTIONS)
 SAMPLE_CHARACTERS = {
     "wordpiece": 200_000_000,
     "bpe": 50_000_000,
@@ -42,7 +44,7 @@ def main(argv: Sequence[str]) -> int | None:
     from bert_jax.text.sources import parse_sources
     from bert_jax.tokenization.fit import measure
 
-    options.sample_characters = options.sample_characters or SAMPLE_CHARACTERS[options.model]
+    options.sample_characters = options.sample_characters or SAMPLE_CHARACTERS[options.algorithm]
     sources = parse_sources(options.input)
     reading = ReadingOptions(options.json_field, options.lines, options.errors, options.text_format)
     if options.compare:
@@ -79,7 +81,7 @@ def extend(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax vocab",
         description="Makes a vocabulary of text, or compares two. Equal text and settings give an equal vocabulary."
         " `bert-jax vocab extend` adds words to a checkpoint's.",
@@ -90,16 +92,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--input",
         nargs="+",
         required=True,
-        metavar="PATH[@WEIGHT]",
+        metavar="TEXT",
         help="files, folders, globs or TensorFlow data sets, as for `bert-jax prepare`",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--output", type=Path, metavar="DIR", help="folder to make, with the vocabulary in it")
+    what.add_argument("--output", type=Path, metavar="PATH", help="folder to make, with the vocabulary in it")
     what.add_argument(
         "--compare", type=Path, nargs=2, metavar=("A", "B"), help="two vocabularies, to be compared on --input instead"
     )
-    add("--model", choices=("wordpiece", "unigram", "bpe"), default="wordpiece", help="kind of vocabulary" + default)
-    add("--size", type=_positive, default=30_522, help="entries at most" + default)
+    algorithms = ("wordpiece", "unigram", "bpe")
+    add("--algorithm", choices=algorithms, default="wordpiece", help="how words are cut into pieces" + default)
+    add("--model", dest="algorithm", choices=algorithms, action=_options.Former, now="--algorithm")
+    add("--size", type=_positive, default=30_522, metavar="N", help="entries at most" + default)
     add("--cased", action="store_true", help="keep capitals and accents (default: lower-case)")
     accents = (
         "lower-case, but keep accents and other marks, or strip them (default: stripped, but kept where a twentieth of the"
@@ -117,15 +121,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         " (default: 200 million; unigram and bpe 50 million)"
     )
     add("--sample-characters", type=_positive, metavar="N", help=sample)
-    lines = "what a line of plain text is" + default
-    add("--lines", choices=("sentences", "paragraphs"), default="sentences", help=lines)
-    add("--json-field", default="text", metavar="NAME", help="field of JSON lines that holds the text" + default)
-    errors = "bytes that are not UTF-8: refuse the file, or replace and count them" + default
-    add("--errors", choices=("strict", "replace"), default="strict", help=errors)
-    text_format = "of the text; auto: as the first line looks" + default
-    add("--text-format", choices=("auto", "plain", "wiki", "json"), default="auto", help=text_format)
+    _options.add_reading_options(parser)
     options = parser.parse_args(argv)
-    if options.keep_accents and (options.cased or options.model != "wordpiece"):
+    if options.keep_accents and (options.cased or options.algorithm != "wordpiece"):
         raise UserError("--keep-accents is for lower-cased WordPiece: cased ones and SentencePiece keep them always")
     for name in TRAINING_OPTIONS if options.compare else ():
         if getattr(options, name) != parser.get_default(name):
@@ -143,20 +141,21 @@ def _positive(text: str) -> int:
 def _settings(options: argparse.Namespace) -> JsonObject:
     """Return what the vocabulary is a function of, besides the text."""
     own, others = WORDPIECE_OPTIONS, SENTENCEPIECE_OPTIONS
-    if options.model != "wordpiece":
+    if options.algorithm != "wordpiece":
         own, others = others, own
     for name in others:
         if getattr(options, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} is not an option of --model {options.model}: leave it out")
-    if options.keep_accents is False and (options.cased or options.model != "wordpiece"):
-        raise UserError(
-            f"--no-keep-accents is not an option of {'--cased' if options.cased else f'--model {options.model}'}: leave it out"
-        )
+            raise UserError(
+                f"--{name.replace('_', '-')} is not an option of --algorithm {options.algorithm}: leave it out"
+            )
+    if options.keep_accents is False and (options.cased or options.algorithm != "wordpiece"):
+        given = "--cased" if options.cased else f"--algorithm {options.algorithm}"
+        raise UserError(f"--no-keep-accents is not an option of {given}: leave it out")
     special = {name: getattr(options, name) if getattr(options, name) is not None else own[name] for name in own}
     if not 0 < special.get("character_coverage", 1) <= 1:
         raise UserError(f"--character-coverage {special['character_coverage']} must be above 0 and at most 1")
     return {
-        "model": options.model,
+        "model": options.algorithm,
         "size": options.size,
         "lowercase": not options.cased,
         "accents": _accents(options),
@@ -167,7 +166,7 @@ def _settings(options: argparse.Namespace) -> JsonObject:
 
 
 def _accents(options: argparse.Namespace) -> str:
-    if options.model != "wordpiece" or options.cased or options.keep_accents:
+    if options.algorithm != "wordpiece" or options.cased or options.keep_accents:
         return KEPT
     return BY_SCRIPT if options.keep_accents is None else STRIPPED
 

@@ -167,7 +167,7 @@ def write_squad(folder: Path, version: str) -> Path:
 
 def command(task: str, data: Path, model: Path, output: Path, *more: object) -> list[str]:
     """`bert-jax finetune` with `SETTINGS`."""
-    named = ["finetune", "--task", task, "--data", data, "--model", model, "--output", output]
+    named = ["finetune", task, "--data", data, "--model", model, "--output", output]
     return [str(part) for part in (*named, *SETTINGS, *more)]
 
 

@@ -184,7 +184,7 @@ def test_names_that_do_not_fit_are_told(source, tmp_path, changes, message):
 
 
 def test_task_asked_for_keeps_the_names(source, tmp_path):
-    """The bug: --task of another kind than the config's lost the names of its outputs."""
+    """The bug: --kind of another kind than the config's lost the names of its outputs."""
     folder = with_field(source, tmp_path / "changed", architectures=["BertForNothing"])
     task = open_checkpoint(folder, Asked(task="multi_label")).description.task
     assert task is not None

@@ -314,7 +314,7 @@ def test_a_near_miss_is_named(tmp_path, capsys, finding, change):
     first = write_hugging_face(tmp_path / "first", PRETRAINING)
     second = write_hugging_face(tmp_path / "second", PRETRAINING, change(weights))
     assert finding in compare_tensors(open_checkpoint(first), open_checkpoint(second))
-    assert main(["convert", str(first), str(second), "--compare"]) == 1
+    assert main(["convert", "--compare", str(first), str(second)]) == 1
     printed = capsys.readouterr().out
     assert "CERTIFICATE DOES NOT HOLD" in printed
     assert finding in printed
@@ -425,9 +425,9 @@ def test_entries_that_no_text_reaches_are_counted_and_stay(tmp_path):
 def test_a_head_on_the_tokens_is_asked_for_where_there_is_no_pooler(tmp_path):
     source = write_hugging_face(tmp_path / "source", KINDS["tagging"])
     certificate = convert(source, tmp_path / "google", "tf1")
-    assert "nothing there says what the head is for: it is read again by --task tagging" in certificate.notes
+    assert "nothing there says what the head is for: it is read again by --kind tagging" in certificate.notes
     with pytest.raises(
-        UserError, match="has no pooler, which a head for classification stands on: give --task tagging"
+        UserError, match="has no pooler, which a head for classification stands on: give --kind tagging"
     ):
         open_checkpoint(tmp_path / "google")
     assert open_checkpoint(tmp_path / "google", Asked(task="tagging")).description.task.kind == "tagging"
@@ -447,15 +447,15 @@ def test_options_without_a_use_are_refused(tmp_path, capsys):
     write_own_run(tmp_path / "run")
     write_hugging_face(tmp_path / "tags", KINDS["classification"])
     refused = {
-        ("run", "--to tf1 --task tagging"): "--task tagging: {} has no fine-tuned head: leave the option out",
+        ("run", "--to tf1 --kind tagging"): "--kind tagging: {} has no fine-tuned head: leave the option out",
         ("run", "--to tf1 --gelu gelu_erf"): "--gelu gelu_erf: {} is a run and says hidden_act=gelu_tanh itself",
-        ("tags", "--to tf1 --task span"): "--task span: {} has a head for classification: leave the option out",
-        ("tags", "--to tf1 --task regression"): "classifier.weight of 3 outputs: task.outputs=3 is not possible",
+        ("tags", "--to tf1 --kind span"): "--kind span: {} has a head for classification: leave the option out",
+        ("tags", "--to tf1 --kind regression"): "classifier.weight of 3 outputs: task.outputs=3 is not possible",
         (
             "run",
             "--to tf1 --peer-python .",
         ): "--peer-python runs Hugging Face's side, and here bert-jax stands against tf1",
-        ("run", "--to tf1 --compare"): "--compare writes nothing: leave out --to and --dtype",
+        ("run", "--to tf1 --compare A B"): "--compare A B writes nothing: leave out MODEL, DST, --to and --dtype",
     }
     for (name, options), message in refused.items():
         source = str(tmp_path / name)
@@ -646,11 +646,11 @@ def test_an_output_matrix_of_its_own_must_be_there(tmp_path):
 def test_models_that_are_not_alike_do_not_pass_for_the_same(tmp_path, capsys):
     whole = write_hugging_face(tmp_path / "whole", PRETRAINING)
     part = write_hugging_face(tmp_path / "part", KINDS["encoder"])
-    assert main(["convert", str(part), str(whole), "--compare"]) == 1
+    assert main(["convert", "--compare", str(part), str(whole)]) == 1
     assert f"mlm/bias: only in {whole}" in capsys.readouterr().out
     other = ModelDescription(replace(PRETRAINING.model, intermediate_size=32))
     write_hugging_face(tmp_path / "other", other)
-    assert main(["convert", str(whole), str(tmp_path / "other"), "--compare"]) == 2
+    assert main(["convert", "--compare", str(whole), str(tmp_path / "other")]) == 2
     assert "are different models: intermediate_size 56 and 32" in capsys.readouterr().err
 
 

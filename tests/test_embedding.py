@@ -71,7 +71,7 @@ def test_shards_hold_what_one_file_holds(tmp_path, folder, monkeypatch):
     (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
     command = ["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--dtype", "float16", "--output"]
     assert main([*command, str(tmp_path / "all.npz")]) == 0
-    assert main([*command, str(tmp_path / "shards"), "--shard-size", "4"]) == 0
+    assert main([*command, str(tmp_path / "shards"), "--shard-vectors", "4"]) == 0
     whole = np.load(tmp_path / "all.npz")["embeddings"]
     record = json.loads((tmp_path / "shards" / "embeddings.json").read_text())
     shards = [np.load(tmp_path / "shards" / shard["file"]) for shard in record["shards"]]
@@ -138,7 +138,7 @@ def test_what_was_cut_off_is_begun_anew_and_what_is_whole_is_kept(tmp_path, fold
     [
         (EmbedSettings(layers=(3,)), r"--layers 3: the model has layers 1 to 2"),
         (EmbedSettings(pooling="pooled", layers=(1,)), "--pooling pooled stands on the last layer"),
-        (EmbedSettings(shard_size=0), "--shard-size 0 must be at least 1"),
+        (EmbedSettings(shard_size=0), "--shard-vectors 0 must be at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(model, settings, message):

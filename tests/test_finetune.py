@@ -38,8 +38,8 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
 @pytest.mark.parametrize(
     ("task", "more", "message"),
     [
-        ("sst", (), "there is no task sst: did you mean sst2?"),
-        ("ax", (), "--task ax has no training data: fine-tune --task mnli, then bert-jax predict --task ax"),
+        ("sst", (), "there is no recipe sst: did you mean sst2?"),
+        ("ax", (), "ax has no training data: bert-jax finetune mnli, then bert-jax predict --task ax"),
         ("sst2", ("max_length=40",), "max_length=40 is beyond the 32 positions of the model: set max_length=32"),
         ("sst2", ("leaning_rate=1",), "unknown setting 'leaning_rate': did you mean 'optimizer.learning_rate'?"),
         ("sst2", ("layers=-4",), "layers: the head is to read -4, and the model has 1 to 2"),
@@ -48,9 +48,9 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("swag", ("too_long=windows", "max_length=8"), "too_long=windows cannot be had with choices"),
         ("squad1", ("max_query_length=14",), "max_length=16 leaves no room for text beside a question of"),
         ("conll2003", ("tag_scheme=BIO3",), "BIO3"),
-        ("sst2", ("--kind", "classification"), "--kind describes your own data: use it with --task own"),
-        ("sst2", ("--label", "label"), "--label describes your own data: use it with --task own"),
-        ("sst2", ("--positive", "1"), "--positive describes your own data: use it with --task own"),
+        ("sst2", ("--kind", "classification"), "--kind describes your own data: use it with bert-jax finetune own"),
+        ("sst2", ("--label-column", "label"), "--label-column describes your own data"),
+        ("sst2", ("--positive", "1"), "--positive describes your own data"),
         ("sst2", ("--skip", "bert.nothing"), "--skip bert.nothing: "),
         ("sst2", ("max_answer_length=9",), "max_answer_length is for span and does nothing in classification"),
         (
@@ -58,7 +58,11 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
             ("fusion=max",),
             "fusion is for classification, multi_label, regression and does nothing in tagging",
         ),
-        ("conll2003", ("--text", "4", "--label", "1"), "word column 4 is not one of 0 to 3, or -1 to -4 from the end"),
+        (
+            "conll2003",
+            ("--text-column", "4", "--label-column", "1"),
+            "word column 4 is not one of 0 to 3, or -1 to -4 from the end",
+        ),
         ("conll2003", ("--labels", "PER"), "eng.train, line 3, word"),
         ("sst2", ("--seeds", "0"), "--seeds 0: at least 1"),
         ("sst2", ("--seeds", "2", "--sweep"), "--sweep and --seeds: one at a time"),
@@ -152,26 +156,40 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "--task own needs --kind: classification, multi_label, regression, choice, span or tagging"),
-        (("--kind", "classification"), "name them with --text"),
-        (("--kind", "classification", "--text", "words"), "train.tsv"),
-        (("--kind", "classification", "--text", "sentence"), "name their column with --label"),
+        ((), "your own data needs --kind: classification, multi_label, regression, choice, span, tagging"),
+        (("--kind", "classification"), "name them with --text-column"),
+        (("--kind", "classification", "--text-column", "words"), "train.tsv"),
+        (("--kind", "classification", "--text-column", "sentence"), "name their column with --label-column"),
         (
-            ("--kind", "regression", "--text", "sentence", "--label", "label", "--labels", "0", "1"),
+            ("--kind", "regression", "--text-column", "sentence", "--label-column", "label", "--labels", "0", "1"),
             "--labels belongs to",
         ),
         (
-            ("--kind", "classification", "--text", "sentence", "--label", "label", "--positive", "2"),
+            ("--kind", "classification", "--text-column", "sentence", "--label-column", "label", "--positive", "2"),
             "--positive 2: the 2 classes are 0, 1: name one of them",
         ),
         (
-            ("--kind", "classification", "--text", "sentence", "--label", "label", "--labels", "0", "1", "epochs=2"),
+            (
+                "--kind",
+                "classification",
+                "--text-column",
+                "sentence",
+                "--label-column",
+                "label",
+                "--labels",
+                "0",
+                "1",
+                "epochs=2",
+            ),
             "--labels takes epochs=2 for one of its words: write settings before --labels",
         ),
-        (("--kind", "choice", "--text", "sentence", "--label", "label"), "choice with 0 columns of choices"),
-        (("--kind", "span", "--text", "sentence"), "span has no columns"),
         (
-            ("--kind", "classification", "--text", "sentence", "--label", "label", "--labels", "1", "2"),
+            ("--kind", "choice", "--text-column", "sentence", "--label-column", "label"),
+            "choice with 0 columns of choices",
+        ),
+        (("--kind", "span", "--text-column", "sentence"), "span has no columns"),
+        (
+            ("--kind", "classification", "--text-column", "sentence", "--label-column", "label", "--labels", "1", "2"),
             "line 2: label 0 is not one of 1, 2",
         ),
     ],
@@ -187,7 +205,7 @@ def test_running_numbers_are_not_trained_on(folder, tmp_path, capsys, task, more
     (data / "train.txt").write_text("1 ann B-PER\n2 is O\n\n1 rome B-LOC\n")
     error = refused(capsys, command(task, data, folder / "model", tmp_path / "run", *more))
     assert "train.txt: its first column is a running number" in error
-    assert "--text 1 --label -1" in error
+    assert "--text-column 1 --label-column -1" in error
 
 
 def test_a_folder_that_holds_something_else(folder, tmp_path, capsys):

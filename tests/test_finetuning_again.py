@@ -131,7 +131,7 @@ def test_another_description_of_own_data_is_named_by_its_option(folder, tmp_path
     other = replace(OWN["classification"], labels=("1", "0"))
     with pytest.raises(UserError, match="--labels: 0 1 -> 1 0"):
         begin(replace(wanted, task=other), tmp_path / "run")
-    with pytest.raises(UserError, match="--task: own -> sst2"):
+    with pytest.raises(UserError, match="task: own -> sst2"):
         begin(replace(wanted, task="sst2"), tmp_path / "run")
 
 
@@ -151,7 +151,7 @@ def test_a_run_of_an_older_version_goes_on(folder, tmp_path):
 
 
 def test_a_head_that_nothing_describes_is_no_obstacle(folder, tmp_path):
-    """It is not taken: --task, which would say what it predicts elsewhere, is the task to be trained on here."""
+    """It is not taken: --kind, which would say what it predicts elsewhere, is the kind of one's own task here."""
     model = shutil.copytree(folder / "model", tmp_path / "model")
     weights = load_file(model / "model.safetensors")
     weights = {name: weight for name, weight in weights.items() if not name.startswith("cls.")}

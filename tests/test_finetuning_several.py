@@ -114,7 +114,7 @@ def test_retries_come_to_an_end(runs, tmp_path):
 
 def test_the_command_tells_every_run(runs, tmp_path, capsys):
     runs[0].update({0: 0.9, 1: None, 2: 0.8})
-    named = ("--task", "sst2", "--data", "data", "--model", "model", "--output", str(tmp_path / "runs"))
+    named = ("sst2", "--data", "data", "--model", "model", "--output", str(tmp_path / "runs"))
     assert main(["finetune", *named, "--seeds", "3"]) == 0
     printed = capsys.readouterr().out
     assert "seed-1" in printed

@@ -18,8 +18,8 @@ from bert_jax.tasks.own import own_task, with_columns
 
 PREPARE = "prepare --input FILE --vocab VOCAB --output OUT"
 BARE = "--objective mlm_document"
-OWN = "finetune --data FILE --model MODEL --output OUT --task own --kind span"
-SST2 = "finetune --data FILE --model MODEL --output OUT --task sst2"
+OWN = "finetune own --data FILE --model MODEL --output OUT --kind span"
+SST2 = "finetune sst2 --data FILE --model MODEL --output OUT"
 VOCAB = "vocab --input FILE --output OUT"
 
 # (stage, option) -> command lines in which it would do nothing.
@@ -31,11 +31,11 @@ IDLE = {
     ("bench", "vocab"): ["bench --only step --vocab FILE"],
     ("bench", "google"): ["bench --only feed --google FOLDER"],
     ("bench", "data"): ["bench --only feed --data FOLDER"],
-    ("convert", "to"): ["convert A B --compare --to tf1"],
-    ("convert", "compare"): ["convert A B --to tf1 --compare"],
-    ("convert", "dtype"): ["convert A B --compare --dtype float16"],
+    ("convert", "to"): ["convert --compare A B --to tf1"],
+    ("convert", "compare"): ["convert A B --compare A B"],
+    ("convert", "dtype"): ["convert --compare A B --dtype float16"],
     ("embed", "combine"): ["embed MODEL --input FILE --output OUT --combine sum"],
-    ("embed", "shard_size"): ["embed MODEL --input FILE --output OUT.npz --shard-size 4"],
+    ("embed", "shard_vectors"): ["embed MODEL --input FILE --output OUT.npz --shard-vectors 4"],
     ("evaluate", "split"): ["evaluate RUN --text FILE --split train"],
     ("evaluate", "unknown_labels"): ["evaluate RUN --data DATA --unknown-labels ignore"],
     **{
@@ -50,13 +50,13 @@ IDLE = {
         }.items()
     },
     **{
-        ("finetune", name): [f"{SST2} --{name} {value}"]
+        ("finetune", name.replace("-", "_")): [f"{SST2} --{name} {value}"]
         for name, value in {
             "kind": "tagging",
-            "text": "a",
-            "label": "b",
-            "id": "c",
-            "choices": "d",
+            "text-column": "a",
+            "label-column": "b",
+            "id-column": "c",
+            "choice-column": "d",
             "positive": "e",
             "separator": ";",
         }.items()
@@ -87,12 +87,12 @@ IDLE = {
     ("pretrain", "processes"): ["pretrain tiny --data DATA --output OUT --processes 2"],
     ("pretrain", "process_id"): ["pretrain tiny --data DATA --output OUT --process-id 0"],
     ("pretrain", "coordinator"): ["pretrain tiny --data DATA --output OUT --coordinator h:1"],
-    ("vocab", "keep_accents"): [f"{VOCAB} --keep-accents --cased", f"{VOCAB} --keep-accents --model bpe"],
+    ("vocab", "keep_accents"): [f"{VOCAB} --keep-accents --cased", f"{VOCAB} --keep-accents --algorithm bpe"],
     ("vocab", "cased"): ["vocab --input FILE --compare VOCAB VOCAB --cased"],
-    ("vocab", "model"): ["vocab --input FILE --compare VOCAB VOCAB --model bpe"],
+    ("vocab", "algorithm"): ["vocab --input FILE --compare VOCAB VOCAB --algorithm bpe"],
     ("vocab", "size"): ["vocab --input FILE --compare VOCAB VOCAB --size 99"],
-    ("vocab", "min_frequency"): [f"{VOCAB} --model bpe --min-frequency 3"],
-    ("vocab", "limit_alphabet"): [f"{VOCAB} --model unigram --limit-alphabet 3"],
+    ("vocab", "min_frequency"): [f"{VOCAB} --algorithm bpe --min-frequency 3"],
+    ("vocab", "limit_alphabet"): [f"{VOCAB} --algorithm unigram --limit-alphabet 3"],
     ("vocab", "character_coverage"): [f"{VOCAB} --character-coverage 0.9"],
     ("vocab", "json_field"): [f"{VOCAB} --text-format wiki --json-field body"],
     ("vocab", "lines"): [f"{VOCAB} --text-format json --lines paragraphs"],
@@ -108,7 +108,7 @@ IDLE = {
     ("score glue", "split"): ["score glue --task all --data DATA --predictions DATA --split dev"],
 }
 # What a checkpoint leaves open: whether it does is known once it is opened (tests of conversion).
-CHECKPOINT = {"vocab", "padding_rows", "gelu", "task", "skip"}
+CHECKPOINT = {"vocab", "padding_rows", "gelu", "kind", "skip"}
 ALWAYS = {
     "bench": {"config", "settings", "output"},
     "convert": {"source", "destination", "peer_python"} | CHECKPOINT,
@@ -116,12 +116,24 @@ ALWAYS = {
     "describe": {"config", "settings", "json"},
     "doctor": {"path", "json"},
     "embed": {"model", "input", "output", "pooling", "layers", "too_long", "dtype", "compute_dtype"} | CHECKPOINT,
-    "evaluate": {"model", "data", "sequence_length", "json", "text", "output"} | CHECKPOINT,
-    "fill-mask": {"model", "texts", "top_k", "json"} | CHECKPOINT - {"task"},
-    "finetune": {"settings", "task", "data", "model", "output", "from_scratch", "distributed"} | CHECKPOINT,
-    "plan": {"config", "settings", "topology", "quick", "json"},
-    "predict": {"model", "data"} | CHECKPOINT,
-    "prepare": {"input", "vocab", "output", "lowercase", "errors", "text_format", "splitter", "segmenter", "licence"}
+    "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task"} | CHECKPOINT - {"kind"},
+    "fill-mask": {"model", "texts", "top_k", "json"} | CHECKPOINT - {"kind"},
+    "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}
+    | CHECKPOINT - {"kind"},
+    "plan": {"config", "settings", "topology", "quick", "output", "json"},
+    "predict": {"model", "data", "task"} | CHECKPOINT,
+    "prepare": {
+        "input",
+        "vocab",
+        "output",
+        "cased",
+        "uncased",
+        "errors",
+        "text_format",
+        "splitter",
+        "segmenter",
+        "licence",
+    }
     | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
     "pretrain": {"config", "settings", "data", "output", "distributed"},
     "report": {"run"},
@@ -156,7 +168,14 @@ def parser_of(stage: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentP
 def options_of(parser: argparse.ArgumentParser, stage: str) -> dict[str, set[str]]:
     """The options of a parser and of those below it."""
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    found = {stage: {action.dest for action in parser._actions} - {"help"}}
+    names = {
+        action.option_strings[-1].removeprefix("--").removeprefix("no-").replace("-", "_")
+        if action.option_strings
+        else action.dest
+        for action in parser._actions
+        if action.help != argparse.SUPPRESS
+    }
+    found = {stage: names - {"help"}}
     for action in below:
         for name, inner in action.choices.items():
             found |= options_of(inner, f"{stage} {name}")
@@ -261,5 +280,5 @@ def test_columns_of_a_task_of_the_table_are_of_tagging():
     assert (task.columns.text, task.columns.label, task.labels) == ((1,), "XPOS", ("A", "B"))
     assert task.tfds is not None
     assert task.tfds.columns is task.columns, "with --data tfds: they would be ignored"
-    with pytest.raises(UserError, match="--task sst2 has its own columns and labels"):
+    with pytest.raises(UserError, match="sst2 has its own columns and labels"):
         with_columns("sst2", ["a"])

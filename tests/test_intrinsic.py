@@ -378,9 +378,9 @@ def test_texts_that_cannot_be_scored(made, tmp_path, capsys, text, options, mess
 def test_options_without_a_text(made, folder, capsys):
     run = str(made[1])
     assert main(["evaluate", run]) == 2
-    assert "nothing to score: give --data DIR (held-out data) or --text FILE... (any text)" in capsys.readouterr().err
+    assert "nothing to score: give --data DATA (held-out data) or --text TEXT... (any text)" in capsys.readouterr().err
     assert main(["evaluate", run, "--data", "data", "--baseline-text", "text.txt"]) == 2
-    assert "--baseline-text goes with --text FILE...: leave it out" in capsys.readouterr().err
+    assert "--baseline-text goes with --text TEXT...: leave it out" in capsys.readouterr().err
     baseline = str(folder / "baseline.txt")
     data = str(folder / "text-nsp")
     assert main(["evaluate", run, "--text", baseline, "--data", data, "--baseline-text", baseline]) == 2

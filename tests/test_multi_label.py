@@ -28,7 +28,7 @@ from bert_jax.tasks.own import own_task
 from bert_jax.tasks.scoring import multi_label
 from bert_jax.tasks.table import Task
 
-OPTIONS = ["--kind", "multi_label", "--text", "text"]
+OPTIONS = ["--kind", "multi_label", "--text-column", "text"]
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -102,8 +102,8 @@ def test_a_test_file_may_not_tell(tmp_path, content, options, labels):
         ("text\ta\tb\nx\t1\t2\n", {"labels": ["a", "b"]}, "line 2: 2 stands where 0 or 1 must"),
         ("text\ta\tb\nx\t1\t\n", {"labels": ["a", "b"]}, "line 2: nothing stands where 0 or 1 must"),
         ("text\ta\nx\t1\n", {"labels": ["a", "b"]}, "has no column b"),
-        ("text\ta\nx\t1\n", {}, "multi_label needs --label"),
-        ("text\ta\nx\t1\n", {"labels": ["a"], "separator": ","}, "multi_label needs --label"),
+        ("text\ta\nx\t1\n", {}, "multi_label needs --label-column"),
+        ("text\ta\nx\t1\n", {"labels": ["a"], "separator": ","}, "multi_label needs --label-column"),
     ],
 )
 def test_what_tells_no_classes_is_refused_by_place(tmp_path, content, options, words):
@@ -185,7 +185,7 @@ def folder(tmp_path_factory):
     for name, number, seed in (("train", 96, 0), ("dev", 24, 1)):
         lines = [f"{text}\t{';'.join(classes_of(text))}" for text, _ in sentences(number, seed)]
         (folder / "data" / f"{name}.tsv").write_text("\n".join(["text\tis", *lines]) + "\n", encoding="utf-8")
-    options = [*OPTIONS, "--label", "is", "--separator", ";", "epochs=6"]
+    options = [*OPTIONS, "--label-column", "is", "--separator", ";", "epochs=6"]
     assert main(command("own", folder / "data", folder / "model", folder / "run", *options)) == 0
     return folder
 

@@ -102,7 +102,7 @@ def test_a_plan_for_chips_that_are_not_there(tmp_path, capsys):
         "config = PretrainConfig(model=model, phases=(phase,), optimizer=OptimizerConfig(warmup_steps=10))\n"
     )
     output = tmp_path / "plan.json"
-    assert main(["plan", str(config), "--topology", "v5e:2x2", "--quick", "--json", str(output)]) == 0
+    assert main(["plan", str(config), "--topology", "v5e:2x2", "--quick", "--output", str(output)]) == 0
     record = json.loads(output.read_text())
     (phase,) = record["phases"]
     assert record["machine"]["usable_memory"] == int(15.75 * 2**30)
@@ -242,7 +242,7 @@ def refusal_of(capsys, *arguments: str) -> str:
         (["tiny", "--topology", "local", "mesh.tensor=4"], "model.num_attention_heads=2"),
         (["base", "--topology", "local", "compute_dtype=float8_e4m3"], "compute_dtype=float8_e4m3 is not known"),
         (["base", "--topology", "local", "attention=pallas_tpu"], "attention=pallas_tpu"),
-        (["base", "--topology", "local", "--json", "no/such/folder/plan.json"], "there is no folder no/such/folder"),
+        (["base", "--topology", "local", "--output", "no/such/folder/plan.json"], "there is no folder no/such/folder"),
         (["nothing", "--topology", "local"], "there is no configuration 'nothing'"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_published_model_predicts_what_the_run_does(folder, published, tmp_pat
         (["--data", "DATA"], "--data: name the task whose files it has, for which"),
         (["--data", "DATA", "--task", "sst2"], "is no run that could keep predictions: name a folder with --output"),
         (["--data", "DATA", "--task", "qnli"], "and the head of"),
-        (["--data", "DATA", "--task", "squad1"], "--task span: "),
+        (["--data", "DATA", "--task", "squad1"], "--kind span: "),
     ],
 )
 def test_what_a_published_model_cannot_predict_is_refused(folder, published, capsys, arguments, message):

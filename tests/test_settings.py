@@ -13,7 +13,8 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, flatten, from_dict, load_config, override, settings_help, to_dict
 
 DEFAULT = PretrainConfig()
-NAMED = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMED = sorted(path.stem for path in CONFIGS.glob("[!_]*.py") if path.stem != "finetune")
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -24,7 +25,7 @@ def test_named_configurations_load_and_survive_json(name):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_configuration_tells_its_commands(name):
-    text = (Path(__file__).parents[1] / "configs" / f"{name}.py").read_text(encoding="utf-8")
+    text = (CONFIGS / f"{name}.py").read_text(encoding="utf-8")
     assert f"bert-jax pretrain {name} " in text or name == "demo"
 
 

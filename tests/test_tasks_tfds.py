@@ -143,7 +143,7 @@ def test_sentences_are_those_of_the_file(folder):
 
 def test_tags_whose_fields_are_not_known_are_refused():
     for task in (find_task("weibo"), own_task("tagging")):
-        with pytest.raises(UserError, match=r"name them, --task own --kind tagging --text WORDS --label TAGS"):
+        with pytest.raises(UserError, match="finetune own --kind tagging --text-column WORDS --label-column TAGS"):
             read_sentences(task, "tfds:conll2003/conll2003", "train")
 
 

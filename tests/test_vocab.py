@@ -230,7 +230,7 @@ def test_text_beyond_the_bound_is_sampled_and_said(corpus, tmp_path, capsys):
 @pytest.mark.parametrize("model", ["unigram", "bpe"])
 def test_sentencepiece(corpus, tmp_path, capsys, model):
     output = tmp_path / "out"
-    assert run(corpus, output, "--model", model, "--size", "60") == 0
+    assert run(corpus, output, "--algorithm", model, "--size", "60") == 0
     assert sorted(path.name for path in output.iterdir()) == [
         "sentencepiece.model",
         "tokenizer_config.json",
@@ -240,7 +240,7 @@ def test_sentencepiece(corpus, tmp_path, capsys, model):
     assert (tokenizer.kind, tokenizer.lowercase) == ("sentencepiece", True)
     assert tokenizer.vocabulary[:5] == SPECIAL_TOKENS
     assert f"entries, {model}, lower-cased, accents kept" in capsys.readouterr().out
-    assert run(corpus, output, "--model", model, "--size", "60") == 0
+    assert run(corpus, output, "--algorithm", model, "--size", "60") == 0
     assert "already has this vocabulary" in capsys.readouterr().out
     assert run(corpus, output, "--size", "60") == 2
     assert f"was made with model={model}, not wordpiece" in capsys.readouterr().err
@@ -249,12 +249,12 @@ def test_sentencepiece(corpus, tmp_path, capsys, model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--model", "bpe", "--min-frequency", "3"], "--min-frequency is not an option of --model bpe"),
-        (["--model", "bpe", "--no-keep-accents"], "--no-keep-accents is not an option of --model bpe"),
+        (["--algorithm", "bpe", "--min-frequency", "3"], "--min-frequency is not an option of --algorithm bpe"),
+        (["--algorithm", "bpe", "--no-keep-accents"], "--no-keep-accents is not an option of --algorithm bpe"),
         (["--cased", "--no-keep-accents"], "--no-keep-accents is not an option of --cased"),
-        (["--character-coverage", "0.9"], "--character-coverage is not an option of --model wordpiece"),
-        (["--model", "unigram", "--character-coverage", "1.5"], "--character-coverage 1.5 must be above 0"),
-        (["--model", "unigram", "--size", "6"], "a vocabulary of 6 entries is too small"),
+        (["--character-coverage", "0.9"], "--character-coverage is not an option of --algorithm wordpiece"),
+        (["--algorithm", "unigram", "--character-coverage", "1.5"], "--character-coverage 1.5 must be above 0"),
+        (["--algorithm", "unigram", "--size", "6"], "a vocabulary of 6 entries is too small"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(corpus, tmp_path, capsys, options, words):
@@ -279,7 +279,7 @@ def test_all_formats_of_text_are_read(corpus, tmp_path, capsys):
 def test_comparison_of_two_vocabularies(corpus, tmp_path, capsys):
     small, large = tmp_path / "small", tmp_path / "large"
     run(corpus, small, "--size", "45")
-    run(corpus, large, "--model", "bpe", "--size", "90")
+    run(corpus, large, "--algorithm", "bpe", "--size", "90")
     sizes = [load_tokenizer(path).vocab_size for path in (small, large)]
     capsys.readouterr()
     assert main(["vocab", "--compare", str(small), str(large), "--input", str(corpus)]) == 0
@@ -294,7 +294,7 @@ def test_comparison_of_two_vocabularies(corpus, tmp_path, capsys):
     assert "nowhere: " in printed.partition("words that A splits worse")[2].partition("words that B")[0]
 
 
-@pytest.mark.parametrize("option", [("--size", "90"), ("--model", "bpe"), ("--cased",), ("--min-frequency", "3")])
+@pytest.mark.parametrize("option", [("--size", "90"), ("--algorithm", "bpe"), ("--cased",), ("--min-frequency", "3")])
 def test_a_comparison_takes_no_training_options(corpus, tmp_path, capsys, option):
     command = ["vocab", "--compare", str(tmp_path), str(tmp_path), "--input", str(corpus), *option]
     assert main(command) == 2

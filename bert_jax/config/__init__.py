@@ -4,6 +4,7 @@
 A configuration file imports from here. The library imports from the modules, so that a step knows no more than it needs.
 """
 
+from bert_jax.config.finetune import FinetuneConfig, FinetuneRecipe
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
@@ -12,6 +13,8 @@ from bert_jax.config.training import MeshConfig, OptimizerConfig
 __all__ = [
     "MODEL_SIZES",
     "OBJECTIVES",
+    "FinetuneConfig",
+    "FinetuneRecipe",
     "MeshConfig",
     "ModelConfig",
     "ObjectiveConfig",

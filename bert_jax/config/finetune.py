@@ -145,6 +145,19 @@ class FinetuneConfig(TrainingConfig):
             raise UserError(f"layers={self.layers} is no list of numbers: write -4,-3,-2,-1") from None
 
 
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """A recipe in configs/finetune.py: what `bert-jax finetune NAME` fine-tunes on, and with which settings.
+
+    task: a name of the table of tasks, or "own", whose files options describe.
+    note: what was measured with it, a line of `bert-jax finetune --help`.
+    """
+
+    task: str
+    config: FinetuneConfig = FinetuneConfig()
+    note: str = ""
+
+
 def current_settings(values: JsonObject) -> JsonObject:
     """Return the settings that a finetune.json holds under their present names, whichever version wrote it."""
     if "optimizer" in values:

@@ -15,10 +15,12 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json, reading
 from bert_jax.base.types import JsonObject
 from bert_jax.config.fields import build, dotted, suggest, to_dict
+from bert_jax.config.finetune import FinetuneRecipe
 from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TrainingConfig
 
+RECIPES_FILE = "finetune.py"  # in configs/: the recipes of fine-tuning; every other file is one of pre-training
 # Settings that a resumed run may change: they do not alter what is computed, only where, how often it is
 # reported, or in which order sums are taken.
 RESUMABLE_CHANGES = (
@@ -180,17 +182,31 @@ def load_config(name: str | Path) -> PretrainConfig:
     if path.suffix != ".py":
         path = _configs_folder() / f"{name}.py"
         if not str(name).isidentifier() or not path.is_file():
+            if name in named_recipes():
+                raise UserError(f"{name} is a recipe of fine-tuning: write bert-jax finetune {name}")
             raise UserError(
                 f"there is no configuration '{name}': name a .py file or one of {', '.join(config_names())}"
             )
-    if not path.is_file():
-        raise UserError(f"{path}: no such configuration file")
-    return _load_python(path)
+    return _defined(path, "config", PretrainConfig)
 
 
 def config_names() -> list[str]:
-    """The names of the configurations in configs/."""
-    return sorted(file.stem for file in _configs_folder().glob("[!_]*.py"))
+    """The names of the configurations of pre-training in configs/."""
+    return sorted(file.stem for file in _configs_folder().glob("[!_]*.py") if file.name != RECIPES_FILE)
+
+
+def named_recipes() -> dict[str, FinetuneRecipe]:
+    """Return the recipes of fine-tuning in configs/finetune.py by name."""
+    return _defined(_configs_folder() / RECIPES_FILE, "recipes", dict)
+
+
+def recipe_file(path: str | Path) -> FinetuneRecipe:
+    """Return the recipe of fine-tuning that a Python file defines.
+
+    Raises:
+      UserError: no such file, or it defines none.
+    """
+    return _defined(Path(path), "recipe", FinetuneRecipe)
 
 
 def _configs_folder() -> Path:
@@ -199,7 +215,10 @@ def _configs_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def _load_python(path: Path) -> PretrainConfig:
+def _defined[T](path: Path, name: str, kind: type[T]) -> T:
+    """Run a Python file and return what it calls `name`."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file")
     spec = importlib.util.spec_from_file_location(f"_bert_jax_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -209,10 +228,10 @@ def _load_python(path: Path) -> PretrainConfig:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a configuration: {type(error).__name__}: {error}") from error
-    config = getattr(module, "config", None)
-    if not isinstance(config, PretrainConfig):
-        raise UserError(f"{path}: does not define `config = PretrainConfig(...)`")
-    return config
+    value = getattr(module, name, None)
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: does not define `{name} = {kind.__name__}(...)`")
+    return value
 
 
 def _load_json(path: Path) -> PretrainConfig:

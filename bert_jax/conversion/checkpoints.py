@@ -215,9 +215,9 @@ def _refuse_idle_options(path: Path, description: ModelDescription, asked: Asked
     """An answer to what was not asked is a mistake about the checkpoint."""
     task, gelu = description.task, description.model.hidden_act
     if asked.task is not None and task is None:
-        raise UserError(f"--task {asked.task}: {path} has no fine-tuned head: leave the option out")
+        raise UserError(f"--kind {asked.task}: {path} has no fine-tuned head: leave the option out")
     if asked.task is not None and task is not None and task.kind != asked.task:
-        raise UserError(f"--task {asked.task}: {path} has a head for {task.kind}: leave the option out")
+        raise UserError(f"--kind {asked.task}: {path} has a head for {task.kind}: leave the option out")
     if asked.gelu is not None and gelu != asked.gelu:
         raise UserError(f"--gelu {asked.gelu}: {path} is a run and says hidden_act={gelu} itself: leave the option out")
 

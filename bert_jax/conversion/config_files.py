@@ -137,7 +137,7 @@ def google_config(description: ModelDescription) -> tuple[JsonObject, list[str]]
     if task is not None and task.labels:
         notes.append(f"the labels {listed(task.labels)} are left out: a TF1 checkpoint has no place for them")
     if task is not None and task.kind not in ("classification", "span"):
-        notes.append(f"nothing there says what the head is for: it is read again by --task {task.kind}")
+        notes.append(f"nothing there says what the head is for: it is read again by --kind {task.kind}")
     return values, notes
 
 

@@ -52,7 +52,7 @@ def was_made(source: Path, destination: Path, to: str, asked: Asked, dtype: str)
     now = request_for(source, to, asked, dtype)
     different = next((name for name in now if request.get(name) != now[name]), None)
     if different is not None:
-        what = "files of SRC" if different == "source" else different
+        what = "files of MODEL" if different == "source" else different
         raise UserError(f"{destination} holds another conversion ({what} differ): choose another place, or remove it")
     hashes = result.get("files")
     changed = (

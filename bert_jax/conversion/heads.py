@@ -56,7 +56,7 @@ def describe_tensors(
         task = TaskHead("tagging", task.outputs)
     if task is not None and task.needs_pooler and not pooler:
         raise UserError(
-            f"{tensors.path} has no pooler, which a head for {task.kind} stands on: give --task tagging, if its head stands on"
+            f"{tensors.path} has no pooler, which a head for {task.kind} stands on: give --kind tagging, if its head stands on"
             " the tokens"
         )
     return ModelDescription(
@@ -84,7 +84,7 @@ def _task(
         try:
             return TaskHead(asked_task, outputs, labels)
         except UserError as error:
-            raise UserError(f"--task {asked_task}: {path} has {kernel} of {outputs} outputs: {error}") from None
+            raise UserError(f"--kind {asked_task}: {path} has {kernel} of {outputs} outputs: {error}") from None
     told = task_of(config, outputs, span, config_file)
     if told is None and format == TF1:
         told = TaskHead("classification", outputs)  # run_classifier.py is the one that Google published
@@ -93,7 +93,7 @@ def _task(
     if told is None:
         others = " or ".join(kind for kind in TASKS if kind != "span")
         raise UserError(
-            f"{path}: config.json does not say what {kernel} of {outputs} outputs predicts: give --task {others}"
+            f"{path}: config.json does not say what {kernel} of {outputs} outputs predicts: give --kind {others}"
         )
     return told
 
@@ -120,7 +120,7 @@ def conclusions(
     if format == TF1 and task is not None and task.kind == "classification" and asked_task is None:
         kernel = names.CLASSIFIER[0].tf1
         yield (
-            f"{kernel} of {task.outputs} outputs is taken for a classification, as run_classifier.py writes it; give --task"
+            f"{kernel} of {task.outputs} outputs is taken for a classification, as run_classifier.py writes it; give --kind"
             " for another kind"
         )
     if tokenizer is not None and not tokenizer.decided_by.startswith(RECORDED):

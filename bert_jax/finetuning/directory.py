@@ -26,6 +26,13 @@ from bert_jax.tasks.table import find_task, Task
 from bert_jax.tokenization import Tokenizer
 
 AGAIN = "remove its folder and fine-tune again"
+# A field of `OwnTask` that names columns -> its option.
+COLUMN_OPTIONS = {
+    "text": "--text-column",
+    "label": "--label-column",
+    "id": "--id-column",
+    "choices": "--choice-column",
+}
 
 
 @dataclass(frozen=True)
@@ -173,10 +180,13 @@ def _changes(old: JsonObject, new: JsonObject) -> list[str]:
 def _task_changes(old: JsonObject, new: JsonObject) -> list[str]:
     before, after = _named(old), _named(new)
     if isinstance(before, OwnTask) and isinstance(after, OwnTask):
-        told = {f"--{name}": (getattr(before, name), getattr(after, name)) for name in asdict(after)}
+        told = {
+            COLUMN_OPTIONS.get(name, f"--{name}"): (getattr(before, name), getattr(after, name))
+            for name in asdict(after)
+        }
     else:
         one, other = (named if isinstance(named, str) else "own" for named in (before, after))
-        told = {"--task": (one, other)}
+        told = {"task": (one, other)}
     return [f"{option}: {_spelled(one)} -> {_spelled(other)}" for option, (one, other) in told.items() if one != other]
 
 

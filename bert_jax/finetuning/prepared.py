@@ -56,8 +56,8 @@ class FinetuneSetup:
         task = find_task(wanted.task) if isinstance(wanted.task, str) else wanted.task.task()
         if task.trains_with is not None:
             raise UserError(
-                f"--task {task.name} has no training data: fine-tune --task {task.trains_with}, then bert-jax predict"
-                f" --task {task.name}"
+                f"{task.name} has no training data: bert-jax finetune {task.trains_with}, then bert-jax predict --task"
+                f" {task.name}"
             )
         wanted.config.require_effect(task.kind)
         config = resolved(wanted.config, task, model.max_position_embeddings)

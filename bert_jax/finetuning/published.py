@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bert_jax.base.errors import listed, UserError
-from bert_jax.config.description import TaskHead, TASKS
+from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.config_files import LABELLED
@@ -16,17 +16,12 @@ from bert_jax.tasks.scoring.labels import label_key
 from bert_jax.tasks.table import find_task, Task
 
 
-def head_kind(name: str | None) -> str | None:
-    """Return what `--task` says of a head: a kind by itself, or that of the task it names."""
-    return name if name is None or name in TASKS else find_task(name).kind
-
-
 def published_task(checkpoint: Checkpoint, name: str | None) -> tuple[Task, FinetuneConfig]:
     """Return the task that a checkpoint was fine-tuned on, with the labels of its head, and the settings to read it by.
 
     Args:
       checkpoint: of another format than ours.
-      name: of a task of the table, whose files are then read, or a kind, or None: text of one's own, line by line.
+      name: of a task of the table, whose files are then read, or None: text of one's own, line by line.
 
     Raises:
       UserError: the checkpoint has no fine-tuned head, one of another kind, or one with other labels than the task.
@@ -35,12 +30,12 @@ def published_task(checkpoint: Checkpoint, name: str | None) -> tuple[Task, Fine
     if head is None:
         raise UserError(
             f"{path}: holds {checkpoint.description.summary()}, and no fine-tuned head: make one with bert-jax finetune"
-            f" --model {path}"
+            f" TASK --model {path}"
         )
     names = head.labels or tuple(f"LABEL_{number}" for number in range(head.outputs))
     if head.kind == "tagging" and not head.labels:
         raise UserError(f"{path}: its config names no tags (id2label of {head.outputs} outputs): complete it")
-    if name is None or name in TASKS:
+    if name is None:
         classes = names if head.kind in LABELLED and head.kind != "regression" else None
         task = Task("own", "own data", head.kind, (), {}, labels=classes)
     else:

@@ -18,7 +18,7 @@ from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.finetuning.directory import Finetuned, is_finetuned, open_finetuned, write_records
 from bert_jax.finetuning.multi_label_split import class_lines
 from bert_jax.finetuning.prediction import Predictor, TaskTraining
-from bert_jax.finetuning.published import head_kind, published_task
+from bert_jax.finetuning.published import published_task
 from bert_jax.finetuning.question_split import QuestionSplit
 from bert_jax.finetuning.split import Outcome, SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, text_split
@@ -72,7 +72,8 @@ class SavedModel:
             self.settings: FinetuneConfig = self.run.settings()
             self.found: dict[str, float] = self.run.record.get("found") or {}
         else:
-            self.checkpoint = open_checkpoint(path, replace(asked, task=head_kind(task)))
+            kind = asked.task if task is None else find_task(task).kind
+            self.checkpoint = open_checkpoint(path, replace(asked, task=kind))
             self.task, self.settings = published_task(self.checkpoint, task)
             self.found = {}
         self.path = self.checkpoint.path

@@ -32,11 +32,15 @@ def read_sentences(task: Task, data: str | Path, name: str) -> tuple[list[Senten
     columns = task.columns_of(name) if task.columns is not None else None
     if plain_suffix(path) == ".jsonl":
         if columns is None:
-            raise UserError(f"{path}: name the fields of words and tags, such as --text words --label tags")
+            raise UserError(
+                f"{path}: name the fields of words and tags, such as --text-column words --label-column tags"
+            )
         examples, notes = read_examples(task, name, data)
         return list(examples), notes  # type: ignore[arg-type]
     if columns is not None and columns.id is not None:
-        raise UserError(f"--id {columns.id}: sentences of a CoNLL file have no ids, they are numbered: leave it out")
+        raise UserError(
+            f"--id-column {columns.id}: sentences of a CoNLL file have no ids, they are numbered: leave it out"
+        )
     word = None if columns is None else columns.text[0]
     tag = -1 if columns is None or columns.label is None else columns.label
     notes = []

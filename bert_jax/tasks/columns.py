@@ -193,7 +193,7 @@ def _name_reader(columns: Columns, records: Records) -> Callable[[Cells, int], s
 
 def _need_labels(records: Records, columns: Columns, split: str) -> None:
     if columns.label is None and not columns.flags:
-        raise UserError(f"{records.name} is read as {split}, which needs labels: name their column with --label")
+        raise UserError(f"{records.name} is read as {split}, which needs labels: name their column with --label-column")
     for column in columns.flags or (columns.label,):
         if column not in records.keys:
             raise UserError(

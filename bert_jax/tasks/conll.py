@@ -265,9 +265,9 @@ def _is_numbered(blocks: Sequence[_Block], width: int) -> bool:
 
 
 def _numbered_error(path: Path, width: int) -> UserError:
-    example = "--text 1 --label -1"
+    example = "--text-column 1 --label-column -1"
     if width == len(CONLLU):
-        example = "--text FORM --label UPOS (it looks like CoNLL-U; MISC:name is a value in MISC)"
+        example = "--text-column FORM --label-column UPOS (it looks like CoNLL-U; MISC:name is a value in MISC)"
     return UserError(
         f"{path}: its first column is a running number (1, 2, 3, ...), not the words: name the columns of words and tags,"
         f" {example}"

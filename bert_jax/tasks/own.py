@@ -91,7 +91,9 @@ def with_columns(
     """
     task = find_task(name)
     if task.kind != "tagging":
-        raise UserError(f"--task {task.name} has its own columns and labels: describe your own data with --task own")
+        raise UserError(
+            f"{task.name} has its own columns and labels: describe your own data with bert-jax finetune own"
+        )
     columns = Columns(tuple(text), label) if text or label is not None else None
     _check_own(task.kind, columns, labels)
     tfds = task.tfds if task.tfds is None or columns is None else replace(task.tfds, columns=columns)
@@ -105,7 +107,8 @@ def _multi_label_columns(columns: Columns, labels: Sequence[str] | None, separat
         return replace(columns, separator=separator)
     if separator is not None or not labels:
         raise UserError(
-            "multi_label needs --label, the column that lists the classes, or --labels, each the name of a column of 0 and 1"
+            "multi_label needs --label-column, the column that lists the classes, or --labels, each the name of a column of 0"
+            " and 1"
         )
     return replace(columns, flags=tuple(labels))
 
@@ -129,9 +132,9 @@ def _check_own(kind: str, columns: Columns | None, labels: Sequence[str] | None)
     if len(columns.text) not in allowed:
         raise UserError(
             f"{len(columns.text)} columns are named as text, and {kind} has {' or '.join(map(str, allowed))}: name"
-            " them with --text"
+            " them with --text-column"
         )
     if bool(columns.choices) != (kind == "choice"):
         raise UserError(
-            f"{kind} with {len(columns.choices)} columns of choices: --choices belongs to choice, which needs it"
+            f"{kind} with {len(columns.choices)} columns of choices: --choice-column belongs to choice, which needs it"
         )

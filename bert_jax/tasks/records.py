@@ -40,8 +40,8 @@ def columns_of(task: Task, split: str, source: str | Path) -> Columns:
             return task.tfds.columns
         if task.columns is None:
             raise UserError(
-                f"{source}: its fields are not known as {task.title}'s: name them, --task own --kind {task.kind} --text WORDS"
-                " --label TAGS"
+                f"{source}: its fields are not known as {task.title}'s: name them, bert-jax finetune own --kind {task.kind}"
+                " --text-column WORDS --label-column TAGS"
             )
     return task.columns_of(split)
 

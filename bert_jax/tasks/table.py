@@ -411,4 +411,6 @@ def find_task(name: str) -> Task:
         return task
     near = difflib.get_close_matches(plain(name), spellings, n=1)
     hint = f"did you mean {spellings[near[0]].name}? " if near else ""
-    raise UserError(f"there is no task {name}: {hint}The tasks are {', '.join(TASKS)}; your own data is --task own")
+    raise UserError(
+        f"there is no task {name}: {hint}The tasks are {', '.join(TASKS)}; your own data is bert-jax finetune own"
+    )

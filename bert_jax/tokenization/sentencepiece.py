@@ -123,7 +123,7 @@ def _require_special_tokens(processor: "sentencepiece.SentencePieceProcessor", v
     if missing:
         raise UserError(
             f"it lacks the special tokens {', '.join(missing)} (its first entries are {' '.join(vocabulary[:5])}):"
-            " make a model with `bert-jax vocab --model unigram`"
+            " make a model with `bert-jax vocab --algorithm unigram`"
         )
     for token in SPECIAL_TOKENS:
         index = vocabulary.index(token)
@@ -131,7 +131,7 @@ def _require_special_tokens(processor: "sentencepiece.SentencePieceProcessor", v
             kind = "the unknown piece" if token == "[UNK]" else "a control symbol"
             raise UserError(
                 f"its entry {token} is not {kind}, so that text could be taken for it: make a model with"
-                " `bert-jax vocab --model unigram`"
+                " `bert-jax vocab --algorithm unigram`"
             )
 
 

@@ -64,7 +64,7 @@ def check(settings: EmbedSettings, model: Pretrained) -> None:
     if settings.pooling == "pooled" and settings.layers != (-1,):
         raise UserError("--pooling pooled stands on the last layer: leave out --layers")
     if settings.shard_size < 1:
-        raise UserError(f"--shard-size {settings.shard_size} must be at least 1")
+        raise UserError(f"--shard-vectors {settings.shard_size} must be at least 1")
 
 
 def width_of(settings: EmbedSettings, model: Pretrained) -> int:

@@ -121,7 +121,7 @@ def _data_objective(model: Pretrained, data: DataDirectory) -> ScoredObjective:
         kind = min(data.manifest["kinds"], key=lambda kind: (kind == "sop", KINDS.index(kind)))
         config = replace(config, objective=replace(config.objective, name=objective_of(kind)))
     objective = config.objective
-    require_segments(config, f"score single segments with bert-jax evaluate {model.origin.path} --text FILE")
+    require_segments(config, f"score single segments with bert-jax evaluate {model.origin.path} --text TEXT")
     if not objective.nsp or model.description.nsp:
         return ScoredObjective(objective)
     without_label = "mlm_pairs" if objective.examples == "nsp" else NO_PAIRS

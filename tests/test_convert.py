@@ -624,7 +624,7 @@ def test_rows_go_with_their_moments_where_that_is_asked(tmp_path):
 
 
 def test_nothing_that_was_there_is_removed(tmp_path):
-    """Even where SRC has the name that a result might have had while it is written."""
+    """Even where the source has the name that a result might have had while it is written."""
     source = write_hugging_face(tmp_path / "x.partial", PRETRAINING)
     assert convert(source, tmp_path / "x", "bert-jax").holds
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "x.partial"]
@@ -684,7 +684,7 @@ def test_a_finished_conversion_is_recognised_by_its_content(tmp_path, capsys):
     assert f"{result / 'vocab.txt'} was changed since it was converted" in capsys.readouterr().err
     (moved / "vocab.txt").write_text("".join(f"{entry}\n" for entry in reversed(VOCABULARY)))
     assert main(command) == 2
-    assert "holds another conversion (files of SRC differ)" in capsys.readouterr().err
+    assert "holds another conversion (files of MODEL differ)" in capsys.readouterr().err
 
 
 def test_what_a_killed_conversion_left_is_removed(tmp_path, capsys):

@@ -185,7 +185,7 @@ def test_torn_lines_and_missing_predictions_are_said(tmp_path: Path) -> None:
         file.write('{"kind": "tra')
     predictions, metrics = page(run).findings
     assert "predictions/dev.jsonl is missing" in predictions.seen
-    assert predictions.command == f"bert-jax predict {run} --data DIR --split dev"
+    assert predictions.command == f"bert-jax predict {run} --data DATA --split dev"
     assert "1 torn line (4)" in metrics.seen
 
 

@@ -394,7 +394,7 @@ def test_torn_last_line_is_said_and_left_out(tmp_path: Path) -> None:
 
 def test_missing_evaluation_names_its_command(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluation=None)
-    made, command = page(run), f"bert-jax evaluate {run} --data DIR"
+    made, command = page(run), f"bert-jax evaluate {run} --data DATA"
     assert command in words_of(made, "evaluation")[0]
     assert command in words_of(made, "samples")[0]
     assert seen(made)["Evaluation"][0][2] == command
@@ -417,7 +417,7 @@ def test_run_without_a_step(tmp_path: Path, metrics: str | None) -> None:
     run = write_run(tmp_path / "run", metrics=metrics, evaluation=None)
     made = page(run)
     assert made.status == "no step logged yet"
-    assert seen(made)["Progress"][0][2] == f"bert-jax pretrain {run}/config.json --data DIR --output {run}"
+    assert seen(made)["Progress"][0][2] == f"bert-jax pretrain {run}/config.json --data DATA --output {run}"
     assert all(panel.chart is None and panel.missing for panel in panels(made).values())
     assert "svg" not in Html(made).tags
 

@@ -191,7 +191,7 @@ def test_examples_that_were_not_prepared_give_the_command(data):
     """The settings that decide the splits are repeated, so that no held-out document is trained on."""
     split = open_data(data).split("train")
     rest = "--held-out 0.25 --short-seq-prob 0.1 --random-next-prob 0.5 --seed 7"
-    command = f"run bert-jax prepare --input PATH... --vocab VOCAB --output {data}"
+    command = f"run bert-jax prepare --input TEXT... --vocab VOCAB --output {data}"
     prepared = "only nsp_16 nsp_32 document_16"
     for ask in (split.num_examples, split.shards[0].table):
         with pytest.raises(UserError) as caught:
@@ -223,7 +223,7 @@ def test_a_truncated_shard_is_named_with_both_sizes(data):
         open_data(data)
     message = str(caught.value)
     assert message.startswith(f"{path} has {size - 1} bytes, {size} in passport.json: ")
-    assert f"remove {data} and run bert-jax prepare --input PATH... --vocab VOCAB --output {data} " in message
+    assert f"remove {data} and run bert-jax prepare --input TEXT... --vocab VOCAB --output {data} " in message
     assert "--sequence-length 16 32" in message
 
 

@@ -144,7 +144,7 @@ def held_out(run: Run) -> Finding:
     if split is not None:
         return rule.fine(f"{split['documents']:,} documents, {split['tokens']:,} tokens are held out")
     seen = "there is no validation split, so nothing shows whether the model learns the text by heart"
-    command = "bert-jax prepare --input PATH... --vocab VOCAB --output DATA --held-out 0.05"
+    command = "bert-jax prepare --input TEXT... --vocab VOCAB --output DATA --held-out 0.05"
     return rule.found(WARNING, seen, command=command)
 
 

@@ -128,7 +128,7 @@ FEWEST_TIMES = 100  # a line that stands there less often is no matter, however 
 REPEATED_DOCUMENTS = Rule(
     "Repeated documents",
     "an input named twice under other names, or a crawl with mirrors",
-    "keep one of each; to take a source several times on purpose, give it a weight (--input PATH@2)",
+    "keep one of each; to take a source several times on purpose, give it a weight (--input TEXT@2)",
     warning=0.05,
 )
 REPLACED = Rule(  # share of the characters

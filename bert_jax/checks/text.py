@@ -13,7 +13,7 @@ from bert_jax.text.scripts import CONTROLS, REPLACEMENTS
 
 def vocab_command(size: int, options: str = "") -> str:
     """The command that makes a vocabulary of the text."""
-    return f"bert-jax vocab --input PATH... --output VOCAB --size {size}{options}"
+    return f"bert-jax vocab --input TEXT... --output VOCAB --size {size}{options}"
 
 
 def vocabulary(passport: Passport, remake: Remake) -> Iterator[Finding]:

@@ -332,7 +332,7 @@ def prepare_command(directory: Path, output: str | Path = "", **changes: Any) ->
         settings = {key: manifest[key] for key in _REPEATED_SETTINGS}
     except (OSError, ValueError, KeyError):
         settings = {}
-    words = [f"bert-jax prepare --input PATH... --vocab VOCAB --output {output or directory}"]
+    words = [f"bert-jax prepare --input TEXT... --vocab VOCAB --output {output or directory}"]
     return " ".join(words + [_as_option(key, value) for key, value in {**settings, **changes}.items()])
 
 

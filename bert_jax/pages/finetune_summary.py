@@ -153,4 +153,4 @@ def findings(run: FinetunedRun) -> list[Finding]:
 
 def predict_command(run: FinetunedRun) -> str:
     """The command that scores and writes predictions."""
-    return f"bert-jax predict {shlex.quote(str(run.directory))} --data DIR --split {run.split}"
+    return f"bert-jax predict {shlex.quote(str(run.directory))} --data DATA --split {run.split}"

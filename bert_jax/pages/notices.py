@@ -45,7 +45,7 @@ def _files(run: Run) -> list[Finding]:
         seen = f"the evaluation is of step {count(step)}, the run is at step {count(run.last_step)}"
         found.append(Finding(NOTE, "Evaluation", seen, "", "make it again", evaluate_command(run)))
     if run.data is None:
-        prepare = "bert-jax prepare --input PATH --vocab VOCAB --output DIR"
+        prepare = "bert-jax prepare --input TEXT --vocab VOCAB --output PATH"
         seen, remedy = (
             "passport.json is missing, so nothing is known of the data",
             "copy it from the data directory, made by",
@@ -62,10 +62,10 @@ def _files(run: Run) -> list[Finding]:
 
 def evaluate_command(run: Run) -> str:
     """The command that writes evaluation.json."""
-    return f"bert-jax evaluate {shlex.quote(str(run.directory))} --data DIR"
+    return f"bert-jax evaluate {shlex.quote(str(run.directory))} --data DATA"
 
 
 def pretrain_command(run: Run) -> str:
     """The command that takes the run up again."""
     directory = shlex.quote(str(run.directory))
-    return f"bert-jax pretrain {shlex.quote(str(run.directory / 'config.json'))} --data DIR --output {directory}"
+    return f"bert-jax pretrain {shlex.quote(str(run.directory / 'config.json'))} --data DATA --output {directory}"

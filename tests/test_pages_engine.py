@@ -3,6 +3,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,22 @@ def test_long_curves_are_averaged_in_a_band() -> None:
 def test_spread_moves_labels_apart_and_no_further() -> None:
     assert spread([10.0, 12.0], gap=14.0) == [4.0, 18.0]
     assert spread([10.0, 40.0], gap=14.0) == [10.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("points", "phase", "place"),
+    [
+        ([(0, 0.1), (10, 0.1)], None, ("446.0", "86.0", "end")),  # free: above, at the right end
+        ([(0, 0.1), (8, 0.65), (10, 0.65)], None, ("58.0", "86.0", "start")),  # a curve over the right end
+        ([(0, 0.65), (10, 0.65)], None, ("446.0", "104.0", "end")),  # all along above
+        ([(0, 0.55), (10, 0.1)], 8, ("446.0", "86.0", "end")),
+    ],
+)
+def test_the_label_of_a_level_covers_no_curve(
+    points: list[tuple[float, float]], phase: float | None, place: tuple[str, str, str]
+) -> None:
+    """The bug: it stands on the curve that it is to be compared with, and neither can be read."""
+    uprights = [] if phase is None else [Upright(phase, "phase 1")]
+    chart = Chart("", Axis(0, 10, []), Axis(0, 1, []), uprights=uprights, level=Level(0.6, "chance"))
+    drawing = svg(replace(chart, curves=[curve_of(points)]))
+    assert re.findall(r'x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">chance', drawing) == [place]

@@ -148,7 +148,7 @@ def test_command_draws_a_page_that_stands_alone(tmp_path: Path, capsys: pytest.C
     assert list(panels(made)) == ["Training loss", "Accuracy", "Learning rate", "Gradient norm", "Throughput"]
     assert made.status == "finished, 200 steps"
     assert tiles(made)["Accuracy, dev"][:2] == ("60.00", "%")
-    assert rows(made)["train"] == ["cut", "17"]
+    assert rows(made)["train, cut"] == ["17"]
     assert dict(made.facts)["First weights"] == "2 layers of runs/a"
     assert {"0 negative", "1 positive"} <= rows(made).keys()
 

@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 480, 236  # user units of the drawing; the page scales it
 LEFT, TOP, BOTTOM = 58, 22, 192  # of the field that is drawn in
 NARROW, WIDE = 412, 446  # its right side, with and without room for names of curves
 MOST_POINTS = 300  # of a curve; longer ones are averaged
+LETTER = 6.2  # user units of a letter of a label, about
 LABEL_GAP = 15  # user units between two labels, enough for the larger text of a narrow screen
 FEW = 40  # points of a curve that are marked one by one
 
@@ -277,16 +278,41 @@ class _Drawing:
         return parts
 
     def _level(self) -> list[str]:
-        """The dashed line, its label at the right end on the side where no curve ends and no phase is named."""
+        """The dashed line, its label above or below it, at the right or the left end, where it covers least."""
         level = self.chart.level
         if level is None:
             return []
         height = self._y(level.value)
-        ends = [height - self._y(curve.points[-1][1]) for curve in self.chart.curves]
-        crowded = any(0 <= end < LABEL_GAP for end in ends) or (self.chart.uprights and height - TOP < LABEL_GAP)
-        below = crowded and BOTTOM - height > LABEL_GAP
-        label = _label(self.right, height + (14 if below else -4), level.label, anchor="end")
+        wide = LETTER * len(level.label)
+        places = [(end, down) for down in (-4, 14) for end in ("end", "start")]  # the first of equals is taken
+
+        def covered(place: tuple[str, int]) -> float:
+            end, down = place
+            left = self.right - wide if end == "end" else LEFT
+            return self._covered(left, left + wide, height + down)
+
+        end, down = min(places, key=covered)
+        label = _label(self.right if end == "end" else LEFT, height + down, level.label, anchor=end)
         return [_line(LEFT, height, self.right, height, "level"), label]
+
+    def _covered(self, left: float, right: float, base: float) -> float:
+        """How much a label from `left` to `right` with its base line at `base` would cover: 1 for the length of a curve."""
+        high, low = base - LABEL_GAP + 3, base + 3
+        covered = 2.0 * (low > BOTTOM)
+        for upright in self.chart.uprights:
+            x, late = self._x(upright.x), self.chart.x.share(upright.x) > 0.5
+            begin, end = (x - LETTER * len(upright.label), x) if late else (x, x + LETTER * len(upright.label))
+            covered += begin < right and left < end and high < (TOP + 12 if upright.inside else TOP - 3)
+        return covered + sum(self._share_within(curve, (left, right), (high, low)) for curve in self.chart.curves)
+
+    def _share_within(self, curve: Curve, across: tuple[float, float], down: tuple[float, float]) -> float:
+        """The share of a stretch `across` in which a curve is between two heights."""
+        places = [(self._x(x), self._y(y)) for x, y in curve.points]
+        known = np.asarray([place for place in places if np.isfinite(place).all()]).reshape(-1, 2)  # [P, 2]
+        if not len(known):
+            return 0.0
+        heights = np.interp(np.linspace(*across, 25), known[:, 0], known[:, 1], left=np.nan, right=np.nan)  # [25]
+        return float(((down[0] < heights) & (heights < down[1])).mean())
 
     def _names(self) -> list[str]:
         """The name of each curve right of its end, moved apart where names would meet."""

@@ -74,7 +74,7 @@ def _hardest_section(run: FinetunedRun) -> Section:
 def _settings_section(run: FinetunedRun) -> Section:
     parts: list[Part] = []
     if rows := count_rows(run):
-        parts.append(Card([Table(["Split", "What", "Number"], rows)]))
+        parts.append(Card([Table(["Split", "Number"], rows)]))
     if found := run.record.get("found"):
         tuned = ", ".join(f"{name.replace('_', ' ')} {decimal(value)}" for name, value in found.items())
         parts.append(Paragraph(f"Tuned on dev and kept with the model: {tuned}.", "card footnote"))
@@ -83,11 +83,11 @@ def _settings_section(run: FinetunedRun) -> Section:
     return Section("settings", "Data and settings", [*parts, Card([settings], style="settings")])
 
 
-def count_rows(run: FinetunedRun) -> list[tuple[str, str, str]]:
-    """How many examples became what: (split, what, how many)."""
+def count_rows(run: FinetunedRun) -> list[tuple[str, str]]:
+    """How many examples became what: (split and what, how many)."""
     splits = run.record.get("counts") or {}
     return [
-        (split, str(what), count(times) if isinstance(times, int | float) else str(times))
+        (f"{split}, {what}", count(times) if isinstance(times, int | float) else str(times))
         for split, counts in splits.items()
         for what, times in counts.items()
     ]

@@ -70,7 +70,7 @@ def _sets_of_classes(run: FinetunedRun) -> Ranked:
         shares = [_share(record, place) for place in places if place < len(record.get("probabilities") or [])]
         surest = max((max(share, 1 - share) for share in shares), default=0.0)
         truth, predicted = _listed(run, record["label"]), _listed(run, record["predicted"])
-        yield surest, _hard(record, truth, predicted, f"a wrong decision with {percent(surest)}")
+        yield surest, _hard(record, truth, predicted, f"where the surest wrong decision has {percent(surest)}")
 
 
 def _listed(run: FinetunedRun, places: Sequence[int]) -> str:

@@ -39,15 +39,18 @@ TITLES = {
     ),
     "checkpoint": ("Checkpoint", "How long training stands still for a save that is written behind its back."),
     "memory": ("Memory", "What the compiler planned, and what the device's allocator told."),
-    "train": ("Training", "A small model on a made-up language, in both types of number, from the same seed and batches;"
-              " final losses are means of the last 20 steps."),
+    "train": (
+        "Training",
+        "A small model on a made-up language, in both types of number, from the same seed and batches;"
+        " final losses are means of the last 20 steps.",
+    ),
     "peer": ("Peer", "PyTorch transformers on the same batch, in turn with ours, step by step."),
     "finetune": (
         "Fine-tuning",
         "SST-2 on this CPU in float32, from the same weights and texts, by the same recipe. The first epoch warms up, the"
         " second is measured; so are predictions. Compilation is left out of the speed: so many examples pay it back.",
     ),
-}  # fmt: skip
+}
 
 
 def failures(report: JsonObject) -> list[tuple[str, str]]:

@@ -19,15 +19,25 @@ FIELDS: Mapping[str, Sequence[str]] = {
     "product": ("flops_per_second", "vendor_share"),
     "copy": ("bytes_per_second",),
     "kernel": ("mode", "dtype", "errors", "tolerance"),
-    "step": (*SHAPE, "dtype", "seconds", "sequences_per_second", "valid_tokens_per_second", "flops_per_second",
-             "utilisation", "vendor_utilisation", "update_share", "compile_seconds"),
+    "step": (
+        *SHAPE,
+        "dtype",
+        "seconds",
+        "sequences_per_second",
+        "valid_tokens_per_second",
+        "flops_per_second",
+        "utilisation",
+        "vendor_utilisation",
+        "update_share",
+        "compile_seconds",
+    ),
     "dropout": (*SHAPE, "seconds", "cost_of_attention_dropout", "cost_of_dropout"),
     "checkpoint": ("bytes", "seconds", "blocked_share"),
     "memory": (*SHAPE, "argument_bytes", "temporary_bytes", "total_bytes", "process_peak_bytes"),
     "largest batch": ("largest_rows", "sequence_length", "tried"),
     "train": ("steps", "unigram_entropy", "final_loss", "largest_difference", "largest_smoothed_difference"),
     "peer": (*SHAPE, "dtype", "peer", "seconds", "valid_tokens_per_second", "ratio"),
-}  # fmt: skip
+}
 
 
 def tables_of(entry: JsonObject) -> list[str]:
@@ -105,8 +115,10 @@ def markdown(rows: Sequence[Row]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
 
     def line(row: Iterable[str]) -> str:
-        first, *others = (cell.ljust(width) if place == 0 else cell.rjust(width)
-                          for place, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
+        first, *others = (
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         return f"| {' | '.join([first, *others])} |".replace(SPACE, " ")
 
     rule = ["-" * width if place == 0 else f"{'-' * (width - 1)}:" for place, width in enumerate(widths)]

@@ -83,9 +83,14 @@ def read_description(folder: Path) -> Described | None:
     decided_by = TOKENIZER_FILE if isinstance(config.get("do_lower_case"), bool) else LIBRARY_FILE
     longest = config.get("model_max_length")
     return Described(
-        lowercase, decided_by, taken["strip_accents"], Switches(apart, longest_word, added), entries, tuple(notes),
+        lowercase,
+        decided_by,
+        taken["strip_accents"],
+        Switches(apart, longest_word, added),
+        entries,
+        tuple(notes),
         longest if isinstance(longest, int) else None,
-    )  # fmt: skip
+    )
 
 
 _SWITCHES = {

@@ -230,5 +230,5 @@ def _best_settings(counts: NgramCounts, contexts: np.ndarray, words: np.ndarray)
 
 def _likeliest[Setting](candidates: Iterable[tuple[np.ndarray, Setting]]) -> Setting:
     """The setting whose probabilities have the largest product; the first of equals."""
-    return max(((float(np.log(probabilities).sum()), setting) for probabilities, setting in candidates),
-               key=lambda scored: scored[0])[1]  # fmt: skip
+    scored = ((float(np.log(probabilities).sum()), setting) for probabilities, setting in candidates)
+    return max(scored, key=lambda pair: pair[0])[1]

@@ -21,8 +21,10 @@ from bert_jax.config.settings import to_dict
 
 HERE = "bert_jax.bench.sides.here"
 FEEDS = {"plain": False, "tf.data": True}  # whether tf.data makes the batches
-LOADERS = {"transformers collator, columns of lists": "lists",
-           "transformers collator, bare tensors without attention mask": "tensors"}  # fmt: skip
+LOADERS = {
+    "transformers collator, columns of lists": "lists",
+    "transformers collator, bare tensors without attention mask": "tensors",
+}
 
 
 def measure(bench: Workbench) -> Iterator[Record]:

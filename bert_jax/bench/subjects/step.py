@@ -13,8 +13,11 @@ from bert_jax.bench.workbench import arrangement_of, CompiledCase, Record, Runne
 from bert_jax.mesh.peak import device_peak
 
 # Dropout of the hidden states and of attention's probabilities.
-DROPOUTS = {"as configured": {}, "none in attention": {"attention_probs_dropout_prob": 0.0},
-            "none": {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}}  # fmt: skip
+DROPOUTS = {
+    "as configured": {},
+    "none in attention": {"attention_probs_dropout_prob": 0.0},
+    "none": {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0},
+}
 
 
 def measure(bench: Workbench) -> Iterator[Record]:

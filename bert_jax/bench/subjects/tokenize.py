@@ -12,8 +12,12 @@ from bert_jax.bench.workbench import Record, Workbench
 
 HERE = "bert_jax.bench.sides.here"
 CALLS = {"tokenize": ("main", "warm"), "tokenize_hugging_face": ("encode_batch", "encode_batch_fast")}
-TITLES = {"main": "from an empty cache", "warm": "the same text again", "encode_batch": "tokenizers encode_batch",
-          "encode_batch_fast": "tokenizers encode_batch_fast"}  # fmt: skip
+TITLES = {
+    "main": "from an empty cache",
+    "warm": "the same text again",
+    "encode_batch": "tokenizers encode_batch",
+    "encode_batch_fast": "tokenizers encode_batch_fast",
+}
 
 
 def measure(bench: Workbench) -> Iterator[Record]:

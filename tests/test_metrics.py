@@ -10,7 +10,7 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.model.accounting import training_flops
-from bert_jax.train.metrics import check_finite, mean_scores, MetricsWindow, wilson_interval
+from bert_jax.train.metrics import check_finite, mean_scores, MetricsInterval, wilson_interval
 from bert_jax.train.pretraining import metrics_line
 
 STEP = {
@@ -36,11 +36,11 @@ STEP = {
 
 def test_a_line_divides_sums_once():
     """Two steps with 20 and 60 predictions: the mean over predictions, not the mean of means."""
-    window = MetricsWindow()
-    window.add(STEP, seconds=1.0)
+    interval = MetricsInterval()
+    interval.add(STEP, seconds=1.0)
     other = STEP | {"mlm_loss": 60.0, "mlm_weight": 60.0, "mlm_correct": 35.0, "grad_norm": 2.5, "masked": 48.0}
-    window.add(other, seconds=3.0)
-    line = metrics_line(2, 0, window, PretrainConfig())
+    interval.add(other, seconds=3.0)
+    line = metrics_line(2, 0, interval, PretrainConfig())
     assert line["mlm_loss"] == pytest.approx(120 / 80)
     assert line["mlm_accuracy"] == pytest.approx(40 / 80)
     assert line["nsp_accuracy"] == pytest.approx(12 / 16)
@@ -58,17 +58,17 @@ def test_a_line_divides_sums_once():
 
 
 def test_a_window_survives_a_checkpoint():
-    window = MetricsWindow()
-    window.add(STEP, seconds=0.1)
-    assert MetricsWindow(**window.as_record()) == window
+    interval = MetricsInterval()
+    interval.add(STEP, seconds=0.1)
+    assert MetricsInterval(**interval.as_record()) == interval
 
 
 def test_without_nsp_its_scores_are_absent():
     assert set(mean_scores(STEP, nsp=False)) == {"mlm_loss", "mlm_accuracy"}
-    window = MetricsWindow()
-    window.add(STEP, seconds=1.0)
+    interval = MetricsInterval()
+    interval.add(STEP, seconds=1.0)
     without = PretrainConfig(objective=ObjectiveConfig("mlm_pairs"))
-    assert not {"nsp_loss", "nsp_accuracy", "is_next_share"} & metrics_line(1, 0, window, without).keys()
+    assert not {"nsp_loss", "nsp_accuracy", "is_next_share"} & metrics_line(1, 0, interval, without).keys()
 
 
 @pytest.mark.parametrize("name", ["mlm_loss", "nsp_loss", "grad_norm", "parameter_norm"])

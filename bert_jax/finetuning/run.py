@@ -19,7 +19,7 @@ from bert_jax.finetuning.split import Outcome
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.tasks.table import Task
-from bert_jax.train.metrics import MetricsWindow
+from bert_jax.train.metrics import MetricsInterval
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, Session, StepSpan
 from bert_jax.train.state import TrainState
@@ -139,15 +139,15 @@ class Finetuning(RunObjective):
         """Return the loss of a step."""
         return {"loss": f"{sums['task_loss'] / max(sums['task_weight'], 1.0):.3f}"}
 
-    def line(self, done: int, span: int, window: MetricsWindow) -> JsonObject:
+    def line(self, done: int, span: int, interval: MetricsInterval) -> JsonObject:
         """Return the line of metrics.jsonl for the steps up to `done`."""
-        schedule, sums = self.prepared.schedule, window.sums
+        schedule, sums = self.prepared.schedule, interval.sums
         weight = max(sums["task_weight"], 1e-9)
         line = {"kind": "train", "step": done, "epoch": self._epoch(done), "loss": sums["task_loss"] / weight}
         if (kind := self.prepared.task.kind) != "regression":
             line["subset_accuracy" if kind == "multi_label" else "accuracy"] = sums["task_correct"] / weight
         line |= {name: sums[name] for name in ("learning_rate", "grad_norm")}
-        line["examples_per_second"] = window.steps * schedule.batch_size / max(window.seconds, 1e-9)
+        line["examples_per_second"] = interval.steps * schedule.batch_size / max(interval.seconds, 1e-9)
         line["valid_token_share"] = sums["valid_tokens"] / max(sums["row_tokens"], 1.0)
         return line
 

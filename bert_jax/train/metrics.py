@@ -17,7 +17,7 @@ LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the
 
 
 @dataclass
-class MetricsWindow:
+class MetricsInterval:
     """Sums over the steps since the last line of metrics.jsonl; part of a checkpoint, so that a resumed run's lines
     are those of an uninterrupted one."""
 
@@ -33,7 +33,7 @@ class MetricsWindow:
             self.sums[name] = value if name in LAST_VALUE else self.sums.get(name, 0.0) + value
 
     def as_record(self) -> JsonObject:
-        """Return what a checkpoint keeps; `MetricsWindow(**record)` gives it back."""
+        """Return what a checkpoint keeps; `MetricsInterval(**record)` gives it back."""
         return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
 

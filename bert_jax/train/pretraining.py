@@ -33,7 +33,7 @@ from bert_jax.runs.names import MODEL_FILE
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
-from bert_jax.train.metrics import mean_scores, MetricsWindow
+from bert_jax.train.metrics import mean_scores, MetricsInterval
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
@@ -198,9 +198,9 @@ class Pretraining(RunObjective):
         words = pair_words(self.config.objective)
         return name if words is None else name.replace("nsp", words.short.lower())
 
-    def line(self, done: int, span: int, window: MetricsWindow) -> JsonObject:
+    def line(self, done: int, span: int, interval: MetricsInterval) -> JsonObject:
         """Return the line of metrics.jsonl for the steps up to `done`."""
-        return metrics_line(done, span, window, self.config)
+        return metrics_line(done, span, interval, self.config)
 
     def evaluate(self, done: int, params: PyTree) -> Iterator[tuple[JsonObject, str]]:
         """Score the held-out examples of the phase, if there are any."""
@@ -230,10 +230,10 @@ class Pretraining(RunObjective):
         return self.score_passes[number]
 
 
-def metrics_line(step: int, phase: int, window: MetricsWindow, config: PretrainConfig) -> JsonObject:
-    """Return the line of metrics.jsonl for the steps of a window, which end with `step`."""
-    sums, pairs = window.sums, config.objective.nsp
-    picked, seconds = sums["mlm_weight"], max(window.seconds, 1e-9)
+def metrics_line(step: int, phase: int, interval: MetricsInterval, config: PretrainConfig) -> JsonObject:
+    """Return the line of metrics.jsonl for the steps of a metrics interval, which end with `step`."""
+    sums, pairs = interval.sums, config.objective.nsp
+    picked, seconds = sums["mlm_weight"], max(interval.seconds, 1e-9)
     scores = mean_scores(sums, pairs)
     flops = training_flops(config.model, sums["valid_tokens"], sums["squared_lengths"], picked)
     shares = {

@@ -21,7 +21,7 @@ from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import append_metrics, forget_metrics_after, RunDirectory
 from bert_jax.runs.tensorboard import Board
 from bert_jax.train.loop import Hooks, LoopSchedule, Phase, Step, StopRequest, train
-from bert_jax.train.metrics import check_finite, MetricsWindow
+from bert_jax.train.metrics import check_finite, MetricsInterval
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep, Fields, Loss
 
@@ -73,7 +73,7 @@ class RunObjective(Protocol):
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return what the progress bar shows, from the sums of a step."""
 
-    def line(self, done: int, span: int, window: MetricsWindow) -> JsonObject:
+    def line(self, done: int, span: int, interval: MetricsInterval) -> JsonObject:
         """Return the line of metrics for the steps since the last one."""
 
     def evaluate(self, done: int, params: PyTree) -> Iterator[tuple[JsonObject, str]]:
@@ -86,7 +86,7 @@ class Session:
     def __init__(self, objective: RunObjective, run: RunDirectory, checkpoints: Checkpoints):
         self.objective, self.run, self.checkpoints = objective, run, checkpoints
         self.training, self.config = objective.training, objective.training.config
-        self.window = MetricsWindow()  # since the last line of metrics
+        self.interval = MetricsInterval()  # since the last line of metrics
         self.seconds = 0.0  # of steps since the run began, without compiling and scoring
         self.last_line: JsonObject = {}  # of metrics
         self.bar: tqdm = tqdm(disable=True)
@@ -174,14 +174,14 @@ class Session:
         check_finite(done, sums, str(self.run.checkpoints), self.objective.remedy)
         seconds, self._compiling = max(seconds - self._compiling, 0.0), 0.0
         self.seconds += seconds
-        self.window.add(sums, seconds)
+        self.interval.add(sums, seconds)
         self.bar.update(1)
-        rate = self.window.sums["valid_tokens"] / max(self.window.seconds, 1e-9)
+        rate = self.interval.sums["valid_tokens"] / max(self.interval.seconds, 1e-9)
         self.bar.set_postfix(self.objective.shown(sums) | {"tokens/s": f"{rate:,.0f}"}, refresh=False)
         if done % self.config.log_every == 0 or done == self.config.total_steps:
-            self.last_line = self.objective.line(done, phase.number, self.window)
+            self.last_line = self.objective.line(done, phase.number, self.interval)
             self.log(self.last_line)
-            self.window = MetricsWindow()
+            self.interval = MetricsInterval()
 
     def log(self, line: JsonObject) -> None:
         """Add a line to metrics.jsonl and to TensorBoard, in the main process."""
@@ -205,7 +205,7 @@ class Session:
         items: dict[str, PyTree] = {"params": state.params}
         if done < self.config.total_steps or self.objective.keeps_optimizer:
             items["optimizer"] = (state.opt_state, state.step)
-        record = {"window": self.window.as_record(), "seconds": self.seconds, "last_line": self.last_line}
+        record = {"window": self.interval.as_record(), "seconds": self.seconds, "last_line": self.last_line}
         self.checkpoints.save(done, items, record)
 
     def restore_or_begin(self) -> tuple[TrainState, int]:
@@ -246,16 +246,16 @@ class Session:
             restored = self.checkpoints.restore(done, items)
             state = TrainState(restored["params"], *restored["optimizer"])
         record = restored["record"]
-        self.window = MetricsWindow(**record["window"]) if "window" in record else old_window(record, done)
+        self.interval = MetricsInterval(**record["window"]) if "window" in record else former_interval(record, done)
         self.seconds = record.get("seconds", 0.0)
         self.last_line = record.get("last_line", {"loss": record.get("last_loss")})
         return state
 
 
-def old_window(record: JsonObject, done: int) -> MetricsWindow:
-    """Return the sums since the last line as the checkpoints of fine-tuned runs had them before `MetricsWindow` served both."""
+def former_interval(record: JsonObject, done: int) -> MetricsInterval:
+    """Return the metrics interval of a checkpoint that an earlier version of fine-tuning saved."""
     interval = record["interval"]
     names = {"tokens": "valid_tokens", "places": "row_tokens"}
     sums = {names.get(name, f"task_{name}"): value for name, value in interval["sums"].items()}
     last = {name: interval["last"][name] for name in ("learning_rate", "grad_norm") if name in interval["last"]}
-    return MetricsWindow(done - record["interval_begin"], interval["seconds"], sums | last)
+    return MetricsInterval(done - record["interval_begin"], interval["seconds"], sums | last)

@@ -148,3 +148,27 @@ def test_another_stages_spelling_is_answered_with_the_one_here(line, here, capsy
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert here in error
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "then"),
+    [
+        (
+            "plan tiny --topology local --json no/p.json",
+            "--json no/p.json is written --output no/p.json now",
+            "no/p.json: ",
+        ),
+        ("predict nowhere --task tagging", "--task tagging is written --kind tagging now", "nowhere is missing"),
+        (
+            "finetune --task sst2 --data D --model M --output O epochs=x",
+            "--task is written bert-jax finetune TASK, without an option, now",
+            "epochs='x' is not of type",
+        ),
+    ],
+)
+def test_a_command_of_earlier_versions_is_the_present_one(line, said, then, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == said
+    assert then in last

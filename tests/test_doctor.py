@@ -50,7 +50,7 @@ def finding(tmp_path, subject, metrics=None, config=CONFIG, data=None):
 
 def check(found, severity, *words):
     assert found.severity == severity, found
-    text = " ".join([found.seen, found.causes, found.remedy, found.command])
+    text = " ".join([found.placed, found.causes, found.remedy, found.command])
     for word in words:
         assert word in text, (word, text)
 
@@ -76,7 +76,9 @@ def test_a_run_that_has_logged_nothing_is_told_to_wait(tmp_path):
 
 def test_a_loss_that_is_no_number(tmp_path):
     metrics = [train_line(100), train_line(200, loss=math.nan, mlm_loss=math.nan)]
-    check(finding(tmp_path, "Curves", metrics), PROBLEM, "not a number at step 200", "optimizer.learning_rate=")
+    check(
+        finding(tmp_path, "Curves", metrics), PROBLEM, "step 200: the loss is not a number", "optimizer.learning_rate="
+    )
 
 
 # ---- the unigram floor --------------------------------------------------------------------------------------
@@ -472,7 +474,7 @@ def test_json_for_programs(tmp_path, capsys):
     assert main(["doctor", "--json", str(write_run(tmp_path, lines(mlm_loss=stuck)))]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["problem"]) == ("run", True)
-    names = {"severity", "subject", "seen", "causes", "remedy", "command", "value", "threshold"}
+    names = {"severity", "subject", "seen", "causes", "remedy", "command", "value", "threshold", "where"}
     assert names == set(found["findings"][0])
 
 

@@ -174,7 +174,7 @@ def seen(item: Page) -> dict[str, list[tuple[str, str, str]]]:
     """The findings by subject: severity, what was seen, command."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     for finding in item.findings:
-        found.setdefault(finding.subject, []).append((finding.severity, finding.seen, finding.command))
+        found.setdefault(finding.subject, []).append((finding.severity, finding.placed, finding.command))
     return found
 
 
@@ -505,7 +505,7 @@ def test_a_folder_of_runs_says_in_what_they_differ(tmp_path: Path) -> None:
     assert found["a"][-1] == f"optimizer.learning_rate {CONFIG.optimizer.learning_rate}, seed 0"
     assert found["b"][-1] == "optimizer.learning_rate 3e-05, seed 7"
     assert found["a"][2:5] == ["1.600", "27.8 %", "validation, step 100"]
-    assert [finding.seen[:2] for finding in made.findings] == ["b:"]
+    assert [finding.where.split(":")[0] for finding in made.findings] == ["b"]
     links = Html(made).links
     assert links == ["a/report.html", "b/report.html"]
     assert all((tmp_path / link).is_file() for link in links)

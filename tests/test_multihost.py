@@ -154,7 +154,7 @@ def test_a_process_that_does_not_come_to_a_save_is_named_and_the_others_end_to_b
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepared, tmp_path):

@@ -29,6 +29,7 @@ STAGES = {
     "finetune": "model + task + data -> fine-tuned run with scores and predictions",
     "predict": "fine-tuned checkpoint + data or lines -> predictions, submission files",
     "score": "predictions + true answers -> the official scores of SQuAD, CoNLL and GLUE",
+    "compare": "two fine-tuned runs, or two folders of seeds -> is one better, and would more seeds decide it",
     "embed": "checkpoint + text -> vectors",
     "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
     "report": "run -> report.html",
@@ -38,7 +39,16 @@ STAGES = {
     "describe": "config -> parameters, FLOPs, memory",
 }
 
-COMPUTING = {"pretrain", "evaluate", "fill-mask", "finetune", "predict", "embed", "bench"}  # run JAX's programs
+COMPUTING = {
+    "pretrain",
+    "evaluate",
+    "fill-mask",
+    "finetune",
+    "predict",
+    "embed",
+    "export",
+    "bench",
+}  # run JAX's programs
 EXIT_BUG = 1
 EXIT_STATUSES = [
     "exit status: 0 done; 1 done, and what was found is bad (see the stage's --help), or a bug, with its traceback;",

@@ -35,7 +35,9 @@ IDLE = {
     ("convert", "compare"): ["convert A B --compare A B"],
     ("convert", "dtype"): ["convert --compare A B --dtype float16"],
     ("embed", "combine"): ["embed MODEL --input FILE --output OUT --combine sum"],
-    ("embed", "shard_vectors"): ["embed MODEL --input FILE --output OUT.npz --shard-vectors 4"],
+    ("embed", "shard_vectors"): [
+        "embed MODEL --input FILE --output OUT.npz --shard-vectors 4",
+    ],
     ("evaluate", "split"): ["evaluate RUN --text FILE --split train"],
     ("evaluate", "unknown_labels"): ["evaluate RUN --data DATA --unknown-labels ignore"],
     **{
@@ -111,6 +113,7 @@ IDLE = {
 CHECKPOINT = {"vocab", "padding_rows", "gelu", "kind", "skip"}
 ALWAYS = {
     "bench": {"config", "settings", "output"},
+    "compare": {"first", "second", "split", "json"},
     "convert": {"source", "destination", "peer_python"} | CHECKPOINT,
     "corpus": {"output", "megabytes", "seed", "workers"},
     "describe": {"config", "settings", "json"},

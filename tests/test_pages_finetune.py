@@ -25,11 +25,11 @@ from bert_jax.pages.glue_table import PUBLISHED
 from bert_jax.pages.metric_words import score_text
 from bert_jax.pages.page import Hard, Page, Paragraph, Settings
 from bert_jax.pages.rating_tables import error_rows
-from bert_jax.pages.seed_spread import spread_of
 from bert_jax.pages.several_tasks import differing_words, tasks_page
 from bert_jax.pages.tag_tables import Confusion, phrase_confusions, type_rows
 from bert_jax.runs.finetuned import load_finetuned, load_several, parts_of
 from bert_jax.tasks.scoring import glue
+from bert_jax.tasks.scoring.chance import spread_of
 
 Line = dict[str, Any]
 CONFIG = override(FinetuneConfig(), ["optimizer.learning_rate=5e-5", "batch_size=32", "epochs=3", "max_length=128"])
@@ -145,7 +145,13 @@ def test_command_draws_a_page_that_stands_alone(tmp_path: Path, capsys: pytest.C
     assert html.source == (run / "report.html").read_text(encoding="utf-8")
     assert html.stands_alone()
     assert "http" not in html.source
-    assert list(panels(made)) == ["Training loss", "Accuracy", "Learning rate", "Gradient norm", "Throughput"]
+    assert list(panels(made)) == [
+        "Training loss",
+        "Accuracy",
+        "Learning rate",
+        "Gradient norm",
+        "Throughput",
+    ]
     assert made.status == "finished, 200 steps"
     assert tiles(made)["Accuracy, dev"][:2] == ("60.00", "%")
     assert rows(made)["train, cut"] == ["17"]
@@ -567,5 +573,5 @@ def test_runs_of_a_task_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     first = write_run(tmp_path / "f", source=other, settings=SETTINGS, data="v1", content={"train": "y"})
     words = differing_words([load_finetuned(run) for run in (other_data, first)])
     assert words == ["data v2", "data v1"]
-    made = rows(tasks_page(tmp_path, [other_data, first]))
+    made = rows(section(tasks_page(tmp_path, [other_data, first]), "tasks"))
     assert {name: cells[-1] for name, cells in made.items()} == {"SST-2 e": "data v2", "SST-2 f": "data v1"}

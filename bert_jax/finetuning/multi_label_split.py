@@ -4,7 +4,6 @@
 Shapes: N examples, C classes.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class MultiLabelSplit(TextSplit):
         known = [example.label for example in self.examples if example.label is not None]
         if len(known) < len(self.examples):
             return None
-        gold = indicators(known, len(self.task.labels or ()))
+        gold = multi_label.indicators(known, len(self.task.labels or ()))
         silent = [word for word, times in zip(self.task.labels or (), gold.sum(0), strict=True) if not times]
         if silent and self.name == "train":
             self.notes.append(f"train: no example is of {', '.join(silent)}: nothing of it can be learned")
@@ -58,14 +57,6 @@ class MultiLabelSplit(TextSplit):
             _record(example, *found) for example, *found in zip(self.examples, chosen, probabilities, strict=True)
         ]
         return Outcome(scores, self.gold, predicted, records, write)
-
-
-def indicators(labels: Sequence[Any], classes: int) -> np.ndarray:
-    """Numbers of the right classes of each example -> bool [N, C]."""
-    matrix = np.zeros((len(labels), classes), np.bool_)
-    for number, right in enumerate(labels):
-        matrix[number, list(right)] = True
-    return matrix
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

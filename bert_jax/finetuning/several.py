@@ -2,12 +2,9 @@
 """Several runs of one task: seeds, and the paper's grid. Runs that have learned nothing are counted, never averaged in."""
 
 import itertools
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from bert_jax.base.files import write_json
 from bert_jax.base.types import JsonObject
@@ -15,6 +12,7 @@ from bert_jax.finetuning.prepared import Wanted
 from bert_jax.finetuning.run import finetune, Result
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.runs.names import SEEDS_FILE
+from bert_jax.tasks.scoring.chance import spread_of
 from bert_jax.tasks.table import BATCH_SIZES, EPOCHS, find_task, LEARNING_RATES
 from bert_jax.train.run import locked_by_main
 
@@ -94,7 +92,7 @@ def summary(entries: Sequence[RunEntry], results: Sequence[Result]) -> JsonObjec
     good = [
         (result.value, result.path.name) for result in results if result.degenerate is None and result.value is not None
     ]
-    values = [value for value, _ in good]
+    spread = spread_of([value for value, _ in good])
     task = entries[0].wanted.task
     return {
         "task": task if isinstance(task, str) else "own",
@@ -102,8 +100,8 @@ def summary(entries: Sequence[RunEntry], results: Sequence[Result]) -> JsonObjec
         "metric": results[0].metric,
         "split": results[0].split,
         "runs": [_run_record(entry, result) for entry, result in zip(entries, results, strict=True)],
-        "mean": float(np.mean(values)) if values else None,
-        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "mean": spread.mean if spread else None,
+        "standard_deviation": spread.deviation if spread else None,
         "best": max(good)[1] if good else None,
         "collapsed": sum(result.degenerate is not None for result in results),
     }

@@ -4,7 +4,6 @@
 Shapes: B rows of a batch, S tokens of a row, C tags.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,8 +118,8 @@ class TaggingSplit:
         """Score and predict from the logits [S, C] of each row."""
         tagged = decode(outputs, self.words, self.labels_known, self.constrained)
         # conlleval reads IOB: neighbours of other schemes would be joined.
-        gold = [in_iob(one.tags or (), self.scheme) for one in self.sentences]
-        predicted = [in_iob(one.tags, self.scheme) for one in tagged]
+        gold = [schemes.in_iob(one.tags or (), self.scheme) for one in self.sentences]
+        predicted = [schemes.in_iob(one.tags, self.scheme) for one in tagged]
         scores = self._scores(gold, predicted) if self.has_tags else {}
         records = [
             {
@@ -156,8 +155,3 @@ class TaggingSplit:
 def in_scheme(sentence: Sentence, scheme: str) -> Sentence:
     """The sentence with its tags in a scheme."""
     return replace(sentence, tags=tuple(schemes.in_scheme(sentence.tags or (), scheme)))
-
-
-def in_iob(tags: Sequence[str], scheme: str | None) -> list[str]:
-    """Tags of a scheme in IOB2; tags of none as they are."""
-    return list(tags) if scheme is None else schemes.in_scheme(tags, "IOB2")

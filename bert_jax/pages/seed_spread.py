@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far the scores of several runs of one task are apart, in figures and drawn."""
 
-import math
-import statistics
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from bert_jax.pages.chart import Axis, Chart, Curve, Dot, steps_axis
 from bert_jax.pages.finetune_curves import score_axis, score_height
 from bert_jax.pages.metric_words import title_name
@@ -13,30 +8,9 @@ from bert_jax.pages.page import Panel
 from bert_jax.pages.wording import SPACE
 from bert_jax.runs.finetuned import SeveralRuns
 from bert_jax.runs.reading import series
+from bert_jax.tasks.scoring.chance import Spread
 
 MOST_NAMES = 20  # of runs below the drawing
-
-
-class Spread(NamedTuple):
-    """Statistics of the main scores of the runs that count, in the scorer's units."""
-
-    mean: float
-    deviation: float | None  # of the sample (n - 1); None of one run
-    interval: tuple[float, float] | None  # 95 %, of the mean, from Student's t
-
-
-def spread_of(values: Sequence[float]) -> Spread | None:
-    """Mean, standard deviation and t interval; None of nothing."""
-    if not values:
-        return None
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return Spread(mean, None, None)
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # here: loading it takes a quarter of a second
-
-    deviation = statistics.stdev(values)
-    half = float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
-    return Spread(mean, deviation, (mean - half, mean + half))
 
 
 def strip_panel(several: SeveralRuns, spread: Spread | None) -> Panel:

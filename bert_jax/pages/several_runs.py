@@ -10,10 +10,11 @@ from bert_jax.pages.finetune_summary import data_words, weights_words
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text, title_name, unit
 from bert_jax.pages.page import Card, Grid, link, Page, Section, Table, Tile
-from bert_jax.pages.seed_spread import curves_panel, Spread, spread_of, strip_panel
+from bert_jax.pages.seed_spread import curves_panel, strip_panel
 from bert_jax.pages.wording import counted, plain, SPACE
 from bert_jax.runs.finetuned import SeedRun, SeveralRuns
 from bert_jax.runs.names import REPORT_FILE
+from bert_jax.tasks.scoring.chance import Spread, spread_of
 
 SETTING_WORDS = {"learning_rate": "Learning rate", "batch_size": "Batch", "epochs": "Epochs"}
 

@@ -9,17 +9,18 @@ from bert_jax.checks.examination import run_findings
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM
 from bert_jax.checks.finetuned import learning_findings
 from bert_jax.config.settings import to_dict
+from bert_jax.pages.comparison import Candidate, comparison_sections
 from bert_jax.pages.finetune_summary import main_words, weights_words
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text
 from bert_jax.pages.page import Card, link, Page, Paragraph, Section, Table
 from bert_jax.pages.pretrain_summary import model_words, newest_scores, status_words
-from bert_jax.pages.seed_spread import spread_of
 from bert_jax.pages.settings import differences, setting_traits, Trait
 from bert_jax.pages.wording import counted, decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun, load_finetuned, load_several, SeveralRuns
 from bert_jax.runs.names import REPORT_FILE, SEEDS_FILE
 from bert_jax.runs.reading import number, Run
+from bert_jax.tasks.scoring.chance import spread_of
 from bert_jax.tasks.scoring.glue import TaskScores
 
 
@@ -34,6 +35,7 @@ class TaskFolder:
     run: FinetunedRun | None  # the first that counts
     findings: Sequence[Finding]
     scores: TaskScores
+    candidate: Candidate | None  # for the comparison with others of its task
 
 
 def tasks_page(directory: Path, folders: Sequence[Path]) -> Page:
@@ -57,7 +59,11 @@ def tasks_page(directory: Path, folders: Sequence[Path]) -> Page:
         eyebrow="BERT fine-tuned with bert_jax on several tasks",
         name=name,
         findings=findings,
-        sections=[Section("tasks", "Tasks", [tasks]), *glue_sections(name, ours, "of the folders above")],
+        sections=[
+            Section("tasks", "Tasks", [tasks]),
+            *comparison_sections([part.candidate for part in parts if part.candidate]),
+            *glue_sections(name, ours, "of the folders above"),
+        ],
         footer="Collapsed runs are in no mean.",
     )
 
@@ -103,20 +109,23 @@ def _traits(run: FinetunedRun) -> dict[str, Trait]:
 def _single_part(folder: Path) -> TaskFolder:
     run = load_finetuned(folder)
     found = [finding.at(folder.name) for finding in learning_findings(run) if finding.severity == PROBLEM]
-    return TaskFolder(
-        folder.name, run.title, main_words(run), "one run", run, found, {} if found else task_scores([run])
-    )
+    value = number((run.outcome or {}).get("main"), "value")
+    candidate = None if found or value is None else Candidate(run.title, folder, value)
+    scores = {} if found else task_scores([run])
+    return TaskFolder(folder.name, run.title, main_words(run), "one run", run, found, scores, candidate)
 
 
 def _several_part(folder: Path) -> TaskFolder:
     several = load_several(folder)
     runs = [one.run for one in several.sound if one.run is not None]
+    path, spread = folder, spread_of(several.values)
     if several.is_sweep and several.best is not None:
         runs = [several.best.run] if several.best.run else []
-    first = runs[0] if runs else None
-    return TaskFolder(
-        folder.name, several.record["title"], _score_words(several), _runs_words(several), first, [], task_scores(runs)
-    )
+        path, spread = folder / several.best.folder, spread_of([max(several.values)])
+    title, first = several.record["title"], runs[0] if runs else None
+    candidate = Candidate(title, path, spread.mean) if spread and runs else None
+    words = _score_words(several), _runs_words(several)
+    return TaskFolder(folder.name, title, *words, first, [], task_scores(runs), candidate)
 
 
 def _runs_words(several: SeveralRuns) -> str:

@@ -140,6 +140,11 @@ def in_scheme(tags: Sequence[str], scheme: str) -> list[str]:
     return tags_of(spans_of(tags), len(tags), scheme)
 
 
+def in_iob(tags: Sequence[str], scheme: str | None) -> list[str]:
+    """Return tags of a scheme in IOB2, as conlleval reads them (it would join neighbours of others); of none as they are."""
+    return list(tags) if scheme is None else in_scheme(tags, "IOB2")
+
+
 # ---- sequences that break their scheme ----------------------------------------------------------------------
 
 

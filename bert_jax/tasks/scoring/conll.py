@@ -141,10 +141,11 @@ def scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) ->
         raise UserError(
             f"{len(gold):,} sentences have gold tags, {len(predicted):,} predicted ones: give the same sentences"
         )
-    return as_dict(count(_tagged_words(gold, predicted)))
+    return as_dict(count(tagged_words(gold, predicted)))
 
 
-def _tagged_words(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Iterator[TaggedWord | None]:
+def tagged_words(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Iterator[TaggedWord | None]:
+    """Yield what `count` takes, from the tags of sentences. UserError where a sentence has two numbers of tags."""
     for number, (wanted, found) in enumerate(zip(gold, predicted, strict=True)):
         if len(wanted) != len(found):
             raise UserError(

@@ -6,7 +6,7 @@ fractions. N: examples, C: classes of the task.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,14 @@ class ClassCounts(NamedTuple):
     def micro_f1(self) -> float:
         """Return F1 of all decisions together."""
         return float(_divided(2 * self.right.sum(), (self.support + self.predicted).sum()))
+
+
+def indicators(numbers: Sequence[Any], classes: int) -> np.ndarray:
+    """Return the classes of each example, a list of numbers, as bool [N, C]."""
+    matrix = np.zeros((len(numbers), classes), np.bool_)
+    for example, own in enumerate(numbers):
+        matrix[example, list(own)] = True
+    return matrix
 
 
 def count_classes(gold: np.ndarray, predicted: np.ndarray) -> ClassCounts:

@@ -8,6 +8,8 @@ neighbours of one class are a phrase of that type.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from bert_jax.tasks.scoring import conll
 
 OUTSIDE = "O"
@@ -30,28 +32,45 @@ def tag_scores(
         neither as right nor as wrong.
       classes: those of the task; None: tags are in IOB2.
     """
-    pairs = [
-        (wanted, found)
-        for own in zip(gold, predicted, scored, strict=True)
-        for wanted, found, counts in zip(*own, strict=True)
-        if counts
-    ]
-    if not pairs:
+    sentences = zip(gold, predicted, scored, strict=True)
+    counts = [count_tags(*sentence, classes) for sentence in sentences]
+    return scores_of_counts(np.sum(counts, axis=0), classes) if counts else {}
+
+
+def count_tags(
+    gold: Sequence[str], predicted: Sequence[str], scored: Sequence[bool], classes: Sequence[str] | None = None
+) -> np.ndarray:
+    """Return the counts of a sentence, whose sums over sentences `scores_of_counts` takes; the arguments are its own.
+
+    Returns:
+      [5 + 3 C] int64: phrases that are right, predicted, true; words that are scored, right; then of each class but "O" words
+      that are right, true, predicted.
+    """
+    pairs = [(wanted, found) for wanted, found, counts in zip(gold, predicted, scored, strict=True) if counts]
+    phrases = [0, 0, 0]
+    if classes is None or OUTSIDE in classes:
+        tags = (gold, predicted) if classes is None else (_phrases_of_classes(gold), _phrases_of_classes(predicted))
+        parts = list(_scored_parts(*tags, scored))
+        counted = conll.count(conll.tagged_words([part[0] for part in parts], [part[1] for part in parts]))
+        phrases = [counted.correct.total(), counted.predicted.total(), counted.gold.total()]
+    right = Counter(wanted for wanted, found in pairs if wanted == found)
+    every = (right, Counter(wanted for wanted, _ in pairs), Counter(found for _, found in pairs))
+    by_class = [count[name] for name in classes or () if name != OUTSIDE for count in every]
+    return np.array([*phrases, len(pairs), right.total(), *by_class], np.int64)
+
+
+def scores_of_counts(counts: np.ndarray, classes: Sequence[str] | None = None) -> dict[str, float | None]:
+    """Return what `tag_scores` does, from sums of `count_tags` [5 + 3 C]."""
+    correct, predicted, gold, words, right = counts[:5].tolist()
+    if not words:
         return {}
-    accuracy = 100 * sum(wanted == found for wanted, found in pairs) / len(pairs)
     scores: dict[str, float | None] = {}
     if classes is None or OUTSIDE in classes:
-        as_phrases = (lambda tags: tags) if classes is None else _phrases_of_classes
-        parts = [
-            part
-            for one, other, counts in zip(gold, predicted, scored, strict=True)
-            for part in _scored_parts(as_phrases(one), as_phrases(other), counts)
-        ]
-        found = conll.scores([part[0] for part in parts], [part[1] for part in parts])
-        scores |= {ours: found[theirs] for ours, theirs in _PHRASE_NAMES.items()}
-    scores["accuracy"] = accuracy
+        found = conll.phrase_scores(correct, predicted, gold)
+        scores = {ours: getattr(found, theirs) for ours, theirs in _PHRASE_NAMES.items()}
+    scores["accuracy"] = 100 * right / words
     if classes is not None:
-        scores["macro_f1"] = _macro_f1(pairs, [name for name in classes if name != OUTSIDE])
+        scores["macro_f1"] = _macro_f1(counts[5:].reshape(-1, 3))
     return scores
 
 
@@ -91,10 +110,9 @@ def _phrases(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
         last = tag
 
 
-def _macro_f1(pairs: Sequence[tuple[str, str]], classes: Sequence[str]) -> float | None:
-    """Return the mean F1 of the classes, 0 for one that is neither there nor predicted; per cent."""
-    gold, predicted = Counter(wanted for wanted, _ in pairs), Counter(found for _, found in pairs)
-    right = Counter(wanted for wanted, found in pairs if wanted == found)
-    if not classes:
+def _macro_f1(counts: np.ndarray) -> float | None:
+    """Return the mean F1 of classes, 0 for one that is neither there nor predicted; per cent. [C, 3] as in `count_tags`."""
+    if not len(counts):
         return None
-    return 100 * sum(2 * right[name] / max(gold[name] + predicted[name], 1) for name in classes) / len(classes)
+    right, occurring = counts[:, 0], counts[:, 1] + counts[:, 2]
+    return float(100 * (2 * right / np.maximum(occurring, 1)).sum() / len(counts))

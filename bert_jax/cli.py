@@ -32,6 +32,7 @@ STAGES = {
     "compare": "two fine-tuned runs, or two folders of seeds -> is one better, and would more seeds decide it",
     "embed": "checkpoint + text -> vectors",
     "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
+    "export": "checkpoint -> ONNX or StableHLO for programs that serve it, with a certificate",
     "report": "run -> report.html",
     "doctor": "data or run -> what is likely wrong, and what to do",
     "bench": "machine -> speed of steps, attention, feed, data and fine-tuning, beside peers; bench.json and bench.md",

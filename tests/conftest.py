@@ -167,6 +167,7 @@ SLOW = {
     "test_bench_finetune.py": ("",),
     "test_demo.py": ("",),
     "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),
+    "test_export.py": ("test_the_loader_runs_stablehlo_with_jax_and_tokenizers_alone[pre", "test_int8_of_a_fine_tuned"),
     "test_encoder.py": ("test_scan_unroll_and_remat_compute_the_same[unrolled]",),
     "test_feed.py": ("test_training_without_tensorflow",),
     "test_finetuning_run.py": (
@@ -221,8 +222,8 @@ LONG = {
         "multihost",
         "prove_*",
     ),
-    "they use a model": ("embedding", "evaluation", "intrinsic", "pretrained", "segments", "multi_label"),
-    "they save and convert": ("checkpoint", "checksums", "convert", "extension", "numpy_bert", "tf1"),
+    "they use a model": ("embedding", "evaluation", "intrinsic", "pretrained", "segments", "serving", "multi_label"),
+    "they save and convert": ("checkpoint", "checksums", "convert", "export", "extension", "numpy_bert", "tf1"),
     "they run stages": ("accounting", "cli", "corpus", "doctor", "first_batches", "pages_pretrain", "prep*", "vocab"),
     "they wait for processes": (
         "clusters",

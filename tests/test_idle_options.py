@@ -38,6 +38,12 @@ IDLE = {
     ("embed", "shard_vectors"): [
         "embed MODEL --input FILE --output OUT.npz --shard-vectors 4",
     ],
+    ("export", "pooling"): [],  # tests of export: it depends on the checkpoint
+    ("export", "int8"): ["export MODEL --to stablehlo --output OUT --int8"],
+    **{
+        ("export", name): [f"export MODEL --to onnx --output OUT --{name} {value}"]
+        for name, value in {"data": "FILE", "split": "dev", "loss": "0.1", "task": "sst2"}.items()
+    },
     ("evaluate", "split"): ["evaluate RUN --text FILE --split train"],
     ("evaluate", "unknown_labels"): ["evaluate RUN --data DATA --unknown-labels ignore"],
     **{
@@ -119,6 +125,7 @@ ALWAYS = {
     "describe": {"config", "settings", "json"},
     "doctor": {"path", "json"},
     "embed": {"model", "input", "output", "pooling", "layers", "too_long", "dtype", "compute_dtype"} | CHECKPOINT,
+    "export": {"model", "to", "output", "for"} | CHECKPOINT,
     "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task"} | CHECKPOINT - {"kind"},
     "fill-mask": {"model", "texts", "top_k", "json"} | CHECKPOINT - {"kind"},
     "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}

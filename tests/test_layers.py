@@ -20,6 +20,7 @@ FLOORS = (
     ("preparation", "train", "pages"),
     ("conversion", "plan"),
     ("use", "finetuning"),
+    ("export",),
     ("bench",),
     ("", "cli"),  # the doors: `import bert_jax`, and the command line, which imports a stage when it is asked for
 )
@@ -36,6 +37,8 @@ ONLY_IMPORTER = {
     "safetensors": {"conversion.safetensors_files"},
     "tensorboardX": {"runs.tensorboard"},
     "sentencepiece": {"tokenization.sentencepiece"},
+    "onnx": {"export.onnx_graph", "export.runtime"},
+    "onnxruntime": {"export.runtime"},
 }
 
 

@@ -77,12 +77,13 @@ class Predictor:
         with tqdm(
             total=len(units), unit="example", desc=title, disable=None if is_main() else True, leave=False
         ) as bar:
-            begun = ((draw, self._logits(params, fields)) for draw, fields in self._batches(units, widths))
+            begun = ((draw, self.logits(params, fields)) for draw, fields in self._batches(units, widths))
             for draw, logits in read_behind(begun):
                 bar.update(_collect(draw, logits, units, results))
         return results
 
-    def _logits(self, params: PyTree, fields: Batch) -> jax.Array:
+    def logits(self, params: PyTree, fields: Batch) -> jax.Array:
+        """Return the task logits of a batch: [B, S, C] of tokens, else [N, 1, C]."""
         with jax.transfer_guard("allow"):
             own = own_part(fields, self.training.mesh)
             return self._program(fields)(params, put_on_mesh(self.training.mesh, own))

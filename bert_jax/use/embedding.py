@@ -27,6 +27,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.conversion.own_format import flat
 from bert_jax.use.model import Pretrained, SHOWN, TextBatch
 
+POOLINGS = ("mean", "cls", "pooled")
 COMBINATIONS = ("concat", "sum", "mean")
 TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"
@@ -122,14 +123,22 @@ def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> ja
         return encoded.pooled_output[:, 0]
     assert encoded.all_layers is not None
     chosen = encoded.all_layers[jnp.asarray(settings.layers)].astype(jnp.float32)  # [K, B, S, D]
-    if settings.pooling == "cls":
-        pooled = chosen[:, :, 0]
-    else:
-        valid = jnp.asarray(batch.fields["sequence_ids"] > 0, jnp.float32)[None, :, :, None]
-        pooled = (chosen * valid).sum(2) / jnp.maximum(valid.sum(2), 1)
+    pooled = pooled_tokens(chosen, jnp.asarray(batch.fields["sequence_ids"]), settings.pooling)
     if settings.combine == "concat":
         return jnp.concatenate(list(pooled), axis=-1)
     return pooled.sum(0) if settings.combine == "sum" else pooled.mean(0)
+
+
+def pooled_tokens(x: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
+    """[..., B, S, D] of tokens -> [..., B, D]: their mean, [CLS] and [SEP] among them, or the first ("cls").
+
+    Args:
+      mask: [B, S], 0 at padding.
+    """
+    if pooling == "cls":
+        return x[..., 0, :]
+    valid = (mask > 0).astype(jnp.float32).reshape((1,) * (x.ndim - 3) + (*mask.shape, 1))
+    return (x * valid).sum(-2) / jnp.maximum(valid.sum(-2), 1)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

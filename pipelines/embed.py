@@ -3,23 +3,34 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.serving import HELP, serve, texts_of
+from bert_jax.base.types import JsonObject
+
+if TYPE_CHECKING:
+    from bert_jax.use.embedding import EmbedSettings
+    from bert_jax.use.model import Pretrained
+
+SHARD_SIZE = 100_000
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage; returns the exit status."""
     arguments = parser().parse_args(argv)
-    if not arguments.input.is_file():
+    _check(arguments)
+    if not arguments.serve and not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
     from bert_jax.base.files import file_sha256
     from bert_jax.text.streams import read_lines
     from bert_jax.train.state import COMPUTE_DTYPES
-    from bert_jax.use.embedding import embed_lines, EmbedSettings
+    from bert_jax.use.embedding import check, embed_lines, EmbedSettings
     from bert_jax.use.model import load
 
     settings = EmbedSettings(
@@ -34,12 +45,17 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--combine {settings.combine} is of several layers: name them (--layers -4 -3 -2 -1), or leave it out"
         )
-    if arguments.output.suffix == ".npz" and settings.shard_size != EmbedSettings.shard_size:
+    one_file = arguments.output is not None and arguments.output.suffix == ".npz"
+    if one_file and settings.shard_size != EmbedSettings.shard_size:
         raise UserError(
             f"--shard-vectors: {arguments.output} is one file; leave it out, or name a directory for shards"
         )
     asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
+    if arguments.serve:
+        check(settings, model)
+        serve(lambda request: _answer(model, settings, request), sys.stdin.buffer, sys.stdout)
+        return 0
     lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))
     size = arguments.input.stat().st_size
     digest = file_sha256(arguments.input)
@@ -53,14 +69,41 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that would do nothing."""
+    if not arguments.serve:
+        if arguments.input is None or arguments.output is None:
+            raise UserError("give --input TEXT and --output PATH, or --serve to answer lines of standard input")
+        return
+    given: dict[str, tuple[object, object]] = {
+        "input": (arguments.input, None),
+        "output": (arguments.output, None),
+        "dtype": (arguments.dtype, "float32"),
+        "shard-vectors": (arguments.shard_size, SHARD_SIZE),
+    }
+    idle = [name for name, (value, default) in given.items() if value != default]
+    if idle:
+        raise UserError(f"--{idle[0]} is of files, and --serve writes none: leave it out")
+
+
+def _answer(model: "Pretrained", settings: "EmbedSettings", request: JsonObject) -> JsonObject:
+    """The vector for a request of --serve."""
+    from bert_jax.use.embedding import embed
+
+    vectors, cut = embed(texts_of(request, ("text",)), model, settings)
+    longest = model.description.model.max_position_embeddings
+    return {"vector": vectors[0].tolist()} | ({"notes": [f"cut to {longest} tokens"]} if cut else {})
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
     result = _options.StageParser(prog="bert-jax embed", description="Write a vector for every line of a file.")
     option = result.add_argument
     option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     lines = "a file with one text a line, also packed; vector n is of line n"
-    option("--input", type=Path, required=True, metavar="TEXT", help=lines)
-    option("--output", type=Path, required=True, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
+    option("--input", type=Path, metavar="TEXT", help=lines)
+    option("--serve", action="store_true", help=HELP % '"text": ...')
+    option("--output", type=Path, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
     option(
         "--pooling",
         choices=("mean", "cls", "pooled"),
@@ -87,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     computed = "number format that the network computes in: float32 (default) or bfloat16"
     option("--compute-dtype", choices=("float32", "bfloat16"), default="float32", metavar="DTYPE", help=computed)
     vectors = "vectors in a shard (default: %(default)s)"
-    option("--shard-vectors", type=int, default=100_000, dest="shard_size", metavar="N", help=vectors)
+    option("--shard-vectors", type=int, default=SHARD_SIZE, dest="shard_size", metavar="N", help=vectors)
     option("--shard-size", type=int, dest="shard_size", action=_options.Former, now="--shard-vectors")
     _checkpoint_options.add_checkpoint_options(result)
     return result

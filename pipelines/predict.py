@@ -11,6 +11,7 @@ from typing import BinaryIO, TYPE_CHECKING
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.serving import HELP, serve
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import TASKS as KINDS
 
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     unknown = "labels that the run does not know: refuse, error (scored as mistakes), ignore (default: as the run)"
     add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
     add("--output", type=Path, metavar="PATH", help="folder for predictions (default: RUN/predictions)")
+    add("--serve", action="store_true", help=HELP % '"text": ..., "pair": ...')
     add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
     _checkpoint_options.add_checkpoint_options(parser, former_task=False)
     return parser
@@ -54,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     if arguments.task in KINDS:
         print(f"--task {arguments.task} is written --kind {arguments.task} now", file=sys.stderr)
         arguments.task, arguments.kind = None, arguments.task
+    if arguments.serve and arguments.data is not None:
+        raise UserError("--serve answers lines of standard input: leave out --data")
     if arguments.data is None:
         idle = [name for name in ("split", "unknown_labels", "output", "zip") if getattr(arguments, name) is not None]
         if idle:
@@ -72,6 +76,10 @@ def main(argv: Sequence[str]) -> int:
             )
         if arguments.output is None:
             raise UserError(f"{model.path} is no run that could keep predictions: name a folder with --output")
+    if arguments.serve:
+        model.require_lines()
+        serve(lambda request: _answer(model, request), sys.stdin.buffer, sys.stdout)
+        return 0
     if arguments.data is None:
         return _predict_lines(model)
     return _predict_split(model, arguments)
@@ -109,6 +117,13 @@ def _predict_lines(model: "SavedModel") -> int:
         for record in model.of_lines(lines, first).records:
             print(json.dumps(_told(record, model), ensure_ascii=False), flush=True)
     return 0
+
+
+def _answer(model: "SavedModel", request: JsonObject) -> JsonObject:
+    """The prediction for a request of --serve, without the text that was sent."""
+    record, notes = model.of_request(request)
+    told = {name: value for name, value in _told(record, model).items() if name not in ("id", "text")}
+    return told | ({"notes": notes} if notes else {})
 
 
 def _told(record: JsonObject, model: "SavedModel") -> JsonObject:

@@ -34,9 +34,14 @@ IDLE = {
     ("convert", "to"): ["convert --compare A B --to tf1"],
     ("convert", "compare"): ["convert A B --compare A B"],
     ("convert", "dtype"): ["convert --compare A B --dtype float16"],
+    **{
+        ("embed", name): [f"embed MODEL --serve --{name} {value}"]
+        for name, value in {"input": "FILE", "output": "OUT", "dtype": "float16"}.items()
+    },
     ("embed", "combine"): ["embed MODEL --input FILE --output OUT --combine sum"],
     ("embed", "shard_vectors"): [
         "embed MODEL --input FILE --output OUT.npz --shard-vectors 4",
+        "embed MODEL --serve --shard-vectors 4",
     ],
     ("export", "pooling"): [],  # tests of export: it depends on the checkpoint
     ("export", "int8"): ["export MODEL --to stablehlo --output OUT --int8"],
@@ -44,6 +49,7 @@ IDLE = {
         ("export", name): [f"export MODEL --to onnx --output OUT --{name} {value}"]
         for name, value in {"data": "FILE", "split": "dev", "loss": "0.1", "task": "sst2"}.items()
     },
+    ("fill-mask", "json"): ["fill-mask MODEL --serve --json"],
     ("evaluate", "split"): ["evaluate RUN --text FILE --split train"],
     ("evaluate", "unknown_labels"): ["evaluate RUN --data DATA --unknown-labels ignore"],
     **{
@@ -124,14 +130,14 @@ ALWAYS = {
     "corpus": {"output", "megabytes", "seed", "workers"},
     "describe": {"config", "settings", "json"},
     "doctor": {"path", "json"},
-    "embed": {"model", "input", "output", "pooling", "layers", "too_long", "dtype", "compute_dtype"} | CHECKPOINT,
+    "embed": {"model", "pooling", "layers", "too_long", "compute_dtype", "serve"} | CHECKPOINT,
     "export": {"model", "to", "output", "for"} | CHECKPOINT,
     "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task"} | CHECKPOINT - {"kind"},
-    "fill-mask": {"model", "texts", "top_k", "json"} | CHECKPOINT - {"kind"},
+    "fill-mask": {"model", "texts", "top_k", "serve"} | CHECKPOINT - {"kind"},
     "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}
     | CHECKPOINT - {"kind"},
     "plan": {"config", "settings", "topology", "quick", "output", "json"},
-    "predict": {"model", "data", "task"} | CHECKPOINT,
+    "predict": {"model", "data", "task", "serve"} | CHECKPOINT,
     "prepare": {
         "input",
         "vocab",

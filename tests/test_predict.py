@@ -71,6 +71,20 @@ def test_lines_are_predicted_as_the_same_texts_of_a_file(folder, capsys, monkeyp
         assert list(one["probabilities"].values()) == pytest.approx(line["probabilities"], abs=2e-6)
 
 
+def test_requests_are_answered_as_lines_are_predicted(folder, capsys, monkeypatch):
+    known = read_lines(folder / "run" / "predictions" / "dev.jsonl")[:3]
+    requests = [{"id": line["name"], "text": line["text"]} for line in known] + [{"id": "x", "texts": "a"}]
+    lines_in(monkeypatch, "".join(json.dumps(request) + "\n" for request in requests).encode())
+    capsys.readouterr()
+    assert main(["predict", str(folder / "run"), "--serve"]) == 0
+    *told, refused = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["id"] for one in told] == [line["name"] for line in known]
+    assert [one["predicted"] for one in told] == [("negative", "positive")[line["predicted"]] for line in known]
+    for one, line in zip(told, known, strict=True):
+        assert list(one["probabilities"].values()) == pytest.approx(line["probabilities"], abs=2e-6)
+    assert 'has no "text"' in refused["error"]
+
+
 def test_a_published_model_predicts_what_the_run_does(folder, published, tmp_path, capsys, monkeypatch):
     """From lines under the names of its outputs; from the task's files with its classes in the model's order."""
     known = read_lines(folder / "run" / "predictions" / "dev.jsonl")

@@ -76,3 +76,8 @@ def batch_of_rows(rows: Sequence[tuple[Ids, Ids]], count: int, width: int) -> di
     batch["cls_positions"] = np.zeros((count, 1), np.int32)
     batch["masked_lm_positions"] = np.zeros((count, 1), np.int32)
     return batch
+
+
+def power_of_two(count: int) -> int:
+    """Return the least power of two that is not below `count`: rows of a small batch, so that shapes are few."""
+    return 1 << max(0, count - 1).bit_length()

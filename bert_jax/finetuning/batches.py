@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.feed.batch import Batch
+from bert_jax.feed.batch import Batch, power_of_two
 from bert_jax.feed.order import BATCHES, EXAMPLES, permute, stream_keys
 from bert_jax.tasks.rows import IGNORE, Row
 from bert_jax.tokenization.ranges import counts_of, ranges
@@ -259,13 +259,14 @@ def passes(
 ) -> Iterator[Draw]:
     """Every unit once, like lengths together, the longest first; batches hold as many rows as `tokens_at_once` gives.
 
-    A unit with more rows than that is a batch by itself.
+    A unit with more rows than that is a batch by itself; where there are few units, batches are of a power of two.
     """
     order = np.argsort(-units.lengths, kind="stable")
+    most = power_of_two(len(order))
     at = 0
     while at < len(order):
         width = next(width for width in widths if width >= units.lengths[order[at]])
-        size = max(1, tokens_at_once // (width * units.choices))
+        size = max(1, min(most, tokens_at_once // (width * units.choices)))
         size = -(-size // row_multiple) * row_multiple
         rows = np.cumsum(units.counts[order[at : at + size]])
         count = max(1, int(np.searchsorted(rows, size * units.choices, side="right")))

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.types import PyTree
+from bert_jax.base.serving import texts_of
+from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.finetune import ACTS_IN, FinetuneConfig, ResolvedConfig
 from bert_jax.config.training import MeshConfig
@@ -149,8 +150,7 @@ class SavedModel:
         Raises:
           UserError: the task has no lines; a line has another number of texts than the first, or is no question.
         """
-        if self.task.kind in ("classification", "multi_label", "regression"):
-            return self.outcome(text_split(self.source(""), "lines", _texts(lines, first)))
+        self.require_lines()
         if self.task.kind == "span":
             return self._of_questions(read_question_lines(lines, first))
         if self.task.kind == "tagging":
@@ -159,10 +159,43 @@ class SavedModel:
                 for number, line in enumerate(lines)
             ]
             return self.outcome(TaggingSplit(self.source(""), "lines", False, sentences))
-        raise UserError(
-            f"{self.path}: {self.task.title} ({self.task.kind}) is not predicted from lines: give --data with a file"
-            " in the task's format"
-        )
+        return self.outcome(text_split(self.source(""), "lines", _texts(lines, first)))
+
+    def of_request(self, request: JsonObject) -> tuple[JsonObject, list[str]]:
+        """Return the prediction for one request of `predict --serve`, and notes, such as of a text that was cut.
+
+        Args:
+          request: `text`, and `pair` where there are two; of tagging `text`, words with blanks between; of questions `question`
+            and `context`.
+
+        Raises:
+          UserError: the request lacks one, or has others.
+        """
+        source, place = self.source(""), "the request"
+        split: TaskSplit
+        if self.task.kind == "span":
+            question, context = texts_of(request, ("question", "context"))
+            asked = Question("0", question, context, (), None, place)
+            split = QuestionSplit(source, "lines", False, self.found, [asked])
+        elif self.task.kind == "tagging":
+            words = texts_of(request, ("text",))[0].split()
+            split = TaggingSplit(source, "lines", False, [Sentence("0", tuple(words), None, 0, place)])
+        else:
+            texts = texts_of(request, ("text",), ("pair",))
+            split = text_split(source, "lines", [TextExample("0", tuple(texts), None, place)])
+        return self.outcome(split).records[0], split.notes
+
+    def require_lines(self) -> None:
+        """Refuse a task whose examples are no lines.
+
+        Raises:
+          UserError: naming it.
+        """
+        if self.task.kind == "choice":
+            raise UserError(
+                f"{self.path}: {self.task.title} ({self.task.kind}) is not predicted from lines: give --data with a file"
+                " in the task's format"
+            )
 
     def _of_questions(self, questions: list[Question]) -> Outcome:
         """Answers go by ids, which of lines may be equal: by their places meanwhile."""

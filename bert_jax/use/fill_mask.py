@@ -45,6 +45,16 @@ class TextPrediction:
     is_next: float | None  # probability of label 0 (B follows A, or A and B stand in order); None: no head for pairs
 
 
+def require_mask(text: str) -> None:
+    """Refuse a text without a place to fill.
+
+    Raises:
+      UserError: naming it.
+    """
+    if MASK not in text:
+        raise UserError(f"{shorten(text)!r}: has no {MASK} to fill: put one where a word is to be predicted")
+
+
 def encode(model: Pretrained, text: str) -> Row:
     """Return ids and segments of [CLS] text [SEP], each [MASK] one token; a [SEP] inside begins segment B.
 

@@ -26,7 +26,7 @@ from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.names import BERT_JAX
 from bert_jax.conversion.own_format import config_for
-from bert_jax.feed.batch import Batch, batch_of_rows
+from bert_jax.feed.batch import Batch, batch_of_rows, power_of_two
 from bert_jax.feed.kinds import SHORTEST_SEQUENCE
 from bert_jax.model.encoder import Compute
 from bert_jax.model.forward import compiled_forward, model_graph
@@ -183,10 +183,11 @@ class Pretrained:
     def batches(self, rows: Sequence[Row]) -> Iterator[TextBatch]:
         """Batches of rows (ids, segments) of at most the model's positions, the longest first."""
         order = sorted(range(len(rows)), key=lambda number: -len(rows[number][0]))
+        most = power_of_two(len(rows))  # a single text is computed alone
         while order:
             width = -(-len(rows[order[0]][0]) // WIDTH_STEP) * WIDTH_STEP
             width = min(width, self.description.model.max_position_embeddings)
-            count = max(1, TOKENS_AT_ONCE // width)
+            count = max(1, min(most, TOKENS_AT_ONCE // width))
             yield TextBatch(order[:count], batch_of_rows([rows[number] for number in order[:count]], count, width))
             order = order[count:]
 

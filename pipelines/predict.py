@@ -44,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     unknown = "labels that the run does not know: refuse, error (scored as mistakes), ignore (default: as the run)"
     add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
     add("--output", type=Path, metavar="PATH", help="folder for predictions (default: RUN/predictions)")
+    add("--calibrated", action="store_true", help="probabilities by the temperature that was found on dev")
     add("--serve", action="store_true", help=HELP % '"text": ..., "pair": ...')
     add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
     _checkpoint_options.add_checkpoint_options(parser, former_task=False)
@@ -76,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
             )
         if arguments.output is None:
             raise UserError(f"{model.path} is no run that could keep predictions: name a folder with --output")
+    if arguments.calibrated:
+        model.calibrate()
     if arguments.serve:
         model.require_lines()
         serve(lambda request: _answer(model, request), sys.stdin.buffer, sys.stdout)

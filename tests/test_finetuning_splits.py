@@ -71,7 +71,8 @@ def test_classes(sst2, tmp_path):
     assert record["probabilities"] == pytest.approx([1 - share, share], abs=1e-6)
     [path] = outcome.write(tmp_path / "out")
     assert len(path.read_text(encoding="utf-8").splitlines()) == 25
-    assert outcome.found == {}
+    # Logits are 1 apart and 21 of 24 are right: likeliest where 1 / temperature is the log of the odds, 21 to 3.
+    assert outcome.found == {"temperature": pytest.approx(1 / np.log(7), rel=1e-4)}
 
 
 def test_a_test_split_has_no_scores(sst2):

@@ -137,7 +137,7 @@ ALWAYS = {
     "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}
     | CHECKPOINT - {"kind"},
     "plan": {"config", "settings", "topology", "quick", "output", "json"},
-    "predict": {"model", "data", "task", "serve"} | CHECKPOINT,
+    "predict": {"model", "data", "task", "serve", "calibrated"} | CHECKPOINT,
     "prepare": {
         "input",
         "vocab",

@@ -32,6 +32,7 @@ from bert_jax.tasks.scoring import glue
 from bert_jax.tasks.scoring.chance import spread_of
 
 Line = dict[str, Any]
+RELIABILITY = "Right, of those predicted with a probability"
 CONFIG = override(FinetuneConfig(), ["optimizer.learning_rate=5e-5", "batch_size=32", "epochs=3", "max_length=128"])
 SETTINGS = to_dict(override(CONFIG, ["optimizer.name=adamw_bert"]))
 
@@ -151,6 +152,7 @@ def test_command_draws_a_page_that_stands_alone(tmp_path: Path, capsys: pytest.C
         "Learning rate",
         "Gradient norm",
         "Throughput",
+        RELIABILITY,
     ]
     assert made.status == "finished, 200 steps"
     assert tiles(made)["Accuracy, dev"][:2] == ("60.00", "%")

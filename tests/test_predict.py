@@ -3,8 +3,10 @@
 
 import io
 import json
+import shutil
 import zipfile
 
+import numpy as np
 import pytest
 from finetune_samples import command, read_lines, write_conll, write_model, write_squad, write_sst2
 from safetensors.numpy import load_file, save_file
@@ -83,6 +85,30 @@ def test_requests_are_answered_as_lines_are_predicted(folder, capsys, monkeypatc
     for one, line in zip(told, known, strict=True):
         assert list(one["probabilities"].values()) == pytest.approx(line["probabilities"], abs=2e-6)
     assert 'has no "text"' in refused["error"]
+
+
+def test_calibrated_probabilities_are_those_of_the_temperature_of_dev(folder, capsys, monkeypatch):
+    """p to the power of 1 / T, normalised: what softmax(logits / T) is of softmax(logits)."""
+    record = json.loads((folder / "run" / "finetune.json").read_text())
+    monkeypatch.setitem(record["found"], "temperature", 2.5)
+    spoilt = folder / "warm"
+    shutil.copytree(folder / "run", spoilt)
+    (spoilt / "finetune.json").write_text(json.dumps(record))
+    known = read_lines(folder / "run" / "predictions" / "dev.jsonl")
+    lines_in(monkeypatch, "".join(f"{line['text']}\n" for line in known).encode())
+    capsys.readouterr()
+    assert main(["predict", str(spoilt), "--calibrated"]) == 0
+    for line, wanted in zip(capsys.readouterr().out.splitlines(), known, strict=True):
+        powers = np.array(wanted["probabilities"]) ** (1 / 2.5)
+        assert list(json.loads(line)["probabilities"].values()) == pytest.approx(
+            (powers / powers.sum()).tolist(), abs=1e-3
+        )
+
+
+def test_the_temperature_is_found_on_dev_and_missing_ones_are_refused(folder, published, capsys):
+    assert 0.05 <= json.loads((folder / "run" / "finetune.json").read_text())["found"]["temperature"] <= 20
+    assert main(["predict", str(published), "--calibrated"]) == 2
+    assert "no temperature was kept with" in capsys.readouterr().err
 
 
 def test_a_published_model_predicts_what_the_run_does(folder, published, tmp_path, capsys, monkeypatch):

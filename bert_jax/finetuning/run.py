@@ -184,7 +184,7 @@ class Finetuning(RunObjective):
         for name, outcome in self.outcomes.items():
             write_records(folder / f"{name}.jsonl", outcome.records)
             outcome.write(folder)
-            found |= outcome.found
+            found = outcome.found | found  # of several dev splits the first decides
         write_json(self.run.finetune_file, {**self.run.record, "found": found})
 
     def _scores(self, session: Session) -> JsonObject:

@@ -44,7 +44,10 @@ class SavedModel:
       run: the run of ours; None: it was made elsewhere.
       task: that it was trained on, with the labels of its head.
       settings: of the run, but `unknown_labels` where that is given.
+      temperature: of the probabilities of classes; 1: those that the network was trained with.
     """
+
+    temperature = 1.0
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class SavedModel:
         Raises:
           UserError: what its reader refuses; labels that the head does not have.
         """
-        return load_split(self.source(data, task), name, found=self.found)
+        return load_split(self.source(data, task), name, found=self.found, temperature=self.temperature)
 
     def outcome(self, split: TaskSplit) -> Outcome:
         """Scores, where there are labels, and predictions."""
@@ -159,7 +162,7 @@ class SavedModel:
                 for number, line in enumerate(lines)
             ]
             return self.outcome(TaggingSplit(self.source(""), "lines", False, sentences))
-        return self.outcome(text_split(self.source(""), "lines", _texts(lines, first)))
+        return self.outcome(text_split(self.source(""), "lines", _texts(lines, first), self.temperature))
 
     def of_request(self, request: JsonObject) -> tuple[JsonObject, list[str]]:
         """Return the prediction for one request of `predict --serve`, and notes, such as of a text that was cut.
@@ -182,8 +185,29 @@ class SavedModel:
             split = TaggingSplit(source, "lines", False, [Sentence("0", tuple(words), None, 0, place)])
         else:
             texts = texts_of(request, ("text",), ("pair",))
-            split = text_split(source, "lines", [TextExample("0", tuple(texts), None, place)])
+            split = text_split(source, "lines", [TextExample("0", tuple(texts), None, place)], self.temperature)
         return self.outcome(split).records[0], split.notes
+
+    def calibrate(self) -> None:
+        """Have probabilities be as sure as the model is right: with the temperature that was found on dev.
+
+        Raises:
+          UserError: a head without classes, or none was found.
+        """
+        if self.task.kind != "classification":
+            raise UserError(
+                f"--calibrated: {self.path} is of {self.task.kind}, and only classes have a temperature: leave it out"
+            )
+        if "temperature" not in self.found:
+            again = (
+                f"remove {self.run.scores_file} and run its bert-jax finetune command again"
+                if self.run
+                else "fine-tune one here"
+            )
+            raise UserError(
+                f"--calibrated: no temperature was kept with {self.path}, which a dev split with labels gives: {again}"
+            )
+        self.temperature = self.found["temperature"]
 
     def require_lines(self) -> None:
         """Refuse a task whose examples are no lines.

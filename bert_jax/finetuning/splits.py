@@ -16,14 +16,19 @@ from bert_jax.tasks.table import Task
 
 
 def load_split(
-    source: SplitRequest, name: str, training: bool = False, found: dict[str, float] | None = None
+    source: SplitRequest,
+    name: str,
+    training: bool = False,
+    found: dict[str, float] | None = None,
+    temperature: float = 1.0,
 ) -> TaskSplit:
     """Read a split and make its rows.
 
     Args:
       name: of the task's splits.
       training: rows get labels; a question whose answer is not found is left out.
-      found: what was kept with the model.
+      found: what was kept with the model, for questions.
+      temperature: of the probabilities of classes.
 
     Raises:
       UserError: what its reader refuses.
@@ -33,16 +38,21 @@ def load_split(
         return QuestionSplit(source, name, training, found or {})
     if kind == "tagging":
         return TaggingSplit(source, name, training)
-    return text_split(source, name)
+    return text_split(source, name, temperature=temperature)
 
 
-def text_split(source: SplitRequest, name: str, examples: Sequence[TextExample] | None = None) -> TextSplit:
+def text_split(
+    source: SplitRequest, name: str, examples: Sequence[TextExample] | None = None, temperature: float = 1.0
+) -> TextSplit:
     """A split of texts, pairs or choices, from its file, or of `examples` that are there already.
+
+    Args:
+      temperature: of the probabilities of classes, which logits are divided by.
 
     Raises:
       UserError: what the reader refuses.
     """
-    return (MultiLabelSplit if source.task.kind == "multi_label" else TextSplit)(source, name, examples)
+    return (MultiLabelSplit if source.task.kind == "multi_label" else TextSplit)(source, name, examples, temperature)
 
 
 def resolved(config: FinetuneConfig, task: Task, positions: int) -> FinetuneConfig:

@@ -16,8 +16,9 @@ from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, r
 from bert_jax.tasks.columns import read_examples
 from bert_jax.tasks.examples import ChoiceExample, TextExample
 from bert_jax.tasks.scoring import glue
+from bert_jax.tasks.scoring.calibration import best_temperature, tempered
 from bert_jax.tasks.submissions import write_predictions, write_submission
-from bert_jax.tasks.table import Task
+from bert_jax.tasks.table import is_test, Task
 from bert_jax.tasks.text_rows import text_rows
 
 
@@ -25,9 +26,13 @@ class TextSplit:
     """Texts or pairs with a class or a rating, or contexts with continuations."""
 
     def __init__(
-        self, source: SplitRequest, name: str, examples: Sequence[TextExample] | Sequence[ChoiceExample] | None = None
+        self,
+        source: SplitRequest,
+        name: str,
+        examples: Sequence[TextExample] | Sequence[ChoiceExample] | None = None,
+        temperature: float = 1.0,
     ):
-        self.name, self.task = name, source.task
+        self.name, self.task, self.temperature = name, source.task, temperature
         self.notes: list[str] = []
         if examples is None:
             unknown = "refuse" if name == "train" else source.config.unknown_labels
@@ -69,10 +74,17 @@ class TextSplit:
         """Score and predict from the logits [C] of the classes or choices of each example."""
         logits = np.stack(outputs)
         if self.task.kind == "regression":
-            predicted, shares = logits[:, 0].astype(np.float64), None
-        else:
-            predicted, shares = logits.argmax(-1), softmax(logits)
-        return _outcome(self.task, self.name, self.examples, self.gold, predicted, shares)
+            return _outcome(self.task, self.name, self.examples, self.gold, logits[:, 0].astype(np.float64), None)
+        shares = tempered(logits, self.temperature)
+        outcome = _outcome(self.task, self.name, self.examples, self.gold, logits.argmax(-1), shares)
+        if (
+            self.task.kind == "classification"
+            and self.gold is not None
+            and self.name != "train"
+            and not is_test(self.name)
+        ):
+            outcome.found["temperature"] = best_temperature(logits, self.gold)
+        return outcome
 
 
 def _choices(examples: Sequence[Any]) -> int:
@@ -92,12 +104,6 @@ def _choices(examples: Sequence[Any]) -> int:
 def _labels(examples: Sequence[Any]) -> np.ndarray | None:
     known = [example.label for example in examples if example.label is not None]
     return np.array(known) if len(known) == len(examples) else None
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """[..., C] -> probabilities, float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
 
 
 def _outcome(

@@ -4,6 +4,7 @@
 from bert_jax.base.files import reading
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.pages.answer_tables import answer_parts
+from bert_jax.pages.calibration import calibration_sections
 from bert_jax.pages.class_tables import class_parts, Classes
 from bert_jax.pages.finetune_curves import curve_panels
 from bert_jax.pages.finetune_summary import facts, findings, status, tiles
@@ -30,7 +31,7 @@ def page_of(run: FinetunedRun) -> Page:
         run.directory / PREDICTIONS / f"{run.split}.jsonl", "remove it and make it again with bert-jax predict"
     ):
         curves = Section("curves", "Curves", [Grid(curve_panels(run))])
-        examples = [_breakdown_section(run), _hardest_section(run)]
+        examples = [_breakdown_section(run), *calibration_sections(run), _hardest_section(run)]
     return Page(
         title=f"{run.title}, {name}: fine-tuning report",
         eyebrow=f"BERT fine-tuned with bert_jax, run {name}",

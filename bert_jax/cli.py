@@ -26,6 +26,7 @@ STAGES = {
     "pretrain": "config + data -> run directory",
     "evaluate": "checkpoint + held-out data or any text -> MLM loss, accuracy, perplexity, NSP accuracy, beside n-grams",
     "fill-mask": "checkpoint + text with [MASK] -> predictions",
+    "data": "files of a task -> which official ones are there, and the known traps (bert-jax data check)",
     "finetune": "model + task + data -> fine-tuned run with scores and predictions",
     "predict": "fine-tuned checkpoint + data or lines -> predictions, submission files",
     "score": "predictions + true answers -> the official scores of SQuAD, CoNLL and GLUE",

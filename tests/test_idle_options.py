@@ -128,6 +128,8 @@ ALWAYS = {
     "compare": {"first", "second", "split", "json"},
     "convert": {"source", "destination", "peer_python"} | CHECKPOINT,
     "corpus": {"output", "megabytes", "seed", "workers"},
+    "data": {"command"},
+    "data check": {"folder", "task", "json"},
     "describe": {"config", "settings", "json"},
     "doctor": {"path", "json"},
     "embed": {"model", "pooling", "layers", "too_long", "compute_dtype", "serve"} | CHECKPOINT,

@@ -306,3 +306,37 @@ NEAR_CHANCE = 0.01  # of a loss, as a share of that of always saying the classes
 HALFWAY = 0.5  # skill that is clearly learned: 0 chance, 1 all right
 SAME_SHARE = 0.98  # of the answers of a model that gives one answer to everything
 DEGENERATE = Rule("Degenerate")
+
+# ---- files of tasks --------------------------------------------------------------------------------------------------
+
+TASK_FILE = Rule("Files", remedy="take the official file")
+TASK_HASH = Rule(
+    "Hash",
+    "a mirror that has written the file anew (order of names, spaces, ids of its own)",
+    "scores on it are of other bytes than those that papers scored: take the official file, or say so beside the score",
+)
+TASK_LINES = Rule(
+    "Lines",
+    "a part of the data, another version of it, or a reader that took quotes for more than characters and put rows together",
+    "take the official file; it is read without quoting (pandas: quoting=csv.QUOTE_NONE)",
+)
+TASK_QUOTES = Rule(
+    "Quotes",
+    "the file was written again by a program for CSV: its texts now have quotes that the official ones lack",
+    "take the official file, or write it without quoting (pandas: quoting=csv.QUOTE_NONE)",
+)
+TASK_IDS = Rule(
+    "Ids",
+    "the file was sorted or shuffled",
+    "predictions are written with these ids, by which the site scores them: take the official file where they are not its own",
+)
+TASK_LABELS = Rule(
+    "Labels",
+    "a test file under another name, or labels that were filled in",
+    "take the official file: nothing can be learned or scored here",
+)
+TASK_ANSWERS = Rule(
+    "Answers",
+    "offsets in other units than characters, or spoilt ones, which official files have too",
+    "nothing needs to be done: the place of the same text that is nearest is taken",
+)

@@ -22,6 +22,7 @@ from bert_jax.base.terminal import make_output_printable, printable_output
 STAGES = {
     "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
     "vocab": "text -> vocabulary (WordPiece or SentencePiece)",
+    "tokenize": "vocabulary or model + a text or pair -> pieces, ids, segments, positions, and its masks",
     "prepare": "text -> sharded training data with a passport",
     "pretrain": "config + data -> run directory",
     "evaluate": "checkpoint + held-out data or any text -> MLM loss, accuracy, perplexity, NSP accuracy, beside n-grams",

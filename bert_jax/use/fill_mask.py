@@ -14,9 +14,9 @@ import numpy as np
 from bert_jax.base.errors import UserError
 from bert_jax.feed.batch import batch_of_rows
 from bert_jax.feed.kinds import PAIRS
+from bert_jax.feed.one_text import tokens_of
 from bert_jax.use.model import Pretrained, Row, row_of, SHOWN
 
-MASK = "[MASK]"
 SEPARATOR = "[SEP]"
 TEXTS_AT_ONCE = 32
 
@@ -69,21 +69,13 @@ def encode(model: Pretrained, text: str) -> Row:
     if len(parts) == 2 and objective.examples not in PAIRS:
         raise UserError(f"{name}: has two segments, and objective.name={objective.name} trains on one: {remedy}")
     model.description.model.require_segments(len(parts), name, remedy)
-    ids, segments = row_of(model.tokenizer, [_with_masks(model, part) for part in parts])
+    ids, segments = row_of(model.tokenizer, [tokens_of(model.tokenizer, part)[0].tolist() for part in parts])
     if len(ids) > model.longest:
         bound = f"this run was trained on {model.longest} at most"
         if model.origin.run is None:
             bound = f"the model has {model.longest} positions"
         raise UserError(f"{name}: is {len(ids)} tokens long and {bound}: shorten it")
     return ids, segments
-
-
-def _with_masks(model: Pretrained, text: str) -> list[int]:
-    ids: list[int] = []
-    for number, part in enumerate(text.split(MASK)):
-        ids += [model.tokenizer.mask_id] if number else []
-        ids += model.tokenizer.encode(part).ids
-    return ids
 
 
 def predict(model: Pretrained, rows: Sequence[Row], top_k: int) -> list[TextPrediction]:

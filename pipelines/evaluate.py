@@ -59,6 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
     text = of_text.add_argument
     text("--text", nargs="+", metavar="TEXT", help="text to score, as bert-jax prepare takes its --input")
     text("--baseline-text", nargs="+", metavar="TEXT", help="text that the n-gram models are made of, where not --data")
+    order = "tokens of the longest n-gram models, forward and backward: 2 to 5 (default: a bigram model, forward alone)"
+    text("--order", type=int, metavar="N", help=order)
     pseudo = "sentences at most, evenly chosen, of which each token is masked in turn (default: 100; 0: none)"
     text("--pseudo-perplexity", type=int, metavar="N", help=pseudo)
     _options.add_reading_options(of_text, defaults=False)
@@ -126,8 +128,8 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
     return 0
 
 
-TEXT_SETTINGS = ("sequence_length", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
-OF_TEXT = ("baseline_text", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
+OF_TEXT_SETTINGS = ("order", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
+TEXT_SETTINGS, OF_TEXT = ("sequence_length", *OF_TEXT_SETTINGS), ("baseline_text", *OF_TEXT_SETTINGS)
 
 
 def _refuse_idle(arguments: argparse.Namespace) -> None:
@@ -234,10 +236,19 @@ def _masked_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
 
 
 def _baseline_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
-    for name in ("unigram", "bigram"):
-        if f"{name}_perplexity" in scores:
-            loss = f"(loss {scores[f'{name}_loss']:.4f} nats) on the same tokens"
-            yield f"  {name} perplexity", f"{scores[f'{name}_perplexity']:.2f} {loss}"
+    for name in _ngram_names(scores):
+        loss = f"(loss {scores[f'{name}_loss']:.4f} nats) on the same tokens"
+        yield f"  {_spoken(name)} perplexity", f"{scores[f'{name}_perplexity']:.2f} {loss}"
+
+
+def _ngram_names(scores: JsonObject) -> list[str]:
+    """Return the n-gram models whose losses a record has."""
+    names = (key.removesuffix("_loss") for key in scores if key.endswith("_loss"))
+    return [name for name in names if name.endswith("gram")]
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_gram", "-gram").replace("_", " ")
 
 
 def _pair_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
@@ -278,12 +289,12 @@ def _ngram_lines(ngrams: JsonObject | None) -> Iterator[str]:
     counted = f"{ngrams['counted_tokens']:,} tokens"
     if ngrams["counted_tokens"] < ngrams["available_tokens"]:
         counted += f" (of {ngrams['available_tokens']:,})"
-    bigram = ngrams["bigram"]
-    yield (
-        f"  n-gram models: {counted} of {ngrams['text']}, {ngrams['distinct_bigrams']:,} different bigrams in"
-        f" {ngrams['bytes'] / 1e6:.1f} MB"
-    )
-    yield (
-        f"    unigram: add-k, k {ngrams['unigram']['k']:g}; bigram: {bigram['smoothing']}, discount {bigram['discount']:g}, k"
-        f" {bigram['k']:g}; chosen on {ngrams['held_out_tokens']:,} held-out tokens of that text"
-    )
+    yield f"  n-gram models: {counted} of {ngrams['text']}"
+    held_out = f"chosen, as all that follows, on {ngrams['held_out_tokens']:,} held-out tokens"
+    yield f"    unigram: add-k, k {ngrams['unigram']['k']:g}; {held_out}"
+    for name, model in ngrams.items():
+        if name.endswith("gram") and name != "unigram":
+            yield (
+                f"    {_spoken(name)}: {model['smoothing']}, discount {model['discount']:g}, k {model['k']:g};"
+                f" {model['distinct']:,} different ones in {model['bytes'] / 1e6:.1f} MB"
+            )

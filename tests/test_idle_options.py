@@ -56,6 +56,7 @@ IDLE = {
         ("evaluate", name.replace("-", "_")): [f"evaluate RUN --data DATA --{name} {value}"]
         for name, value in {
             "baseline-text": "FILE",
+            "order": "3",
             "pseudo-perplexity": "3",
             "lines": "sentences",
             "json-field": "a",

@@ -122,7 +122,7 @@ def test_masked_scores_are_those_of_a_plain_restatement(folder, made, scores, ba
     )
     assert scores["unigram_loss"] == pytest.approx(-baseline.unigram(labels).mean())
     contexts = contexts_in_rows(batch, rows, places, labels, split)
-    assert scores["bigram_loss"] == pytest.approx(-baseline.bigram(contexts, labels).mean())
+    assert scores["bigram_loss"] == pytest.approx(-baseline.bigram.log(contexts[:, None], labels).mean())
     assert scores["bigram_perplexity"] == pytest.approx(math.exp(scores["bigram_loss"]))
 
 
@@ -130,15 +130,16 @@ def contexts_in_rows(batch, rows, places, labels, split):
     """The token before each masked one, found again by looking for the row's segment in the text."""
     true = batch["input_ids"].copy()
     true[rows, places] = labels
-    words = SplitTokens.of(split, len(VOCABULARY))
+    words = SplitTokens.of(split)
     text = words.tokens.tolist()
+    before = contexts_of(words.tokens, words.starts, len(VOCABULARY))[:, 0]
     contexts = []
     for row, place in zip(rows, places, strict=True):
         segment = batch["segment_ids"][row, place]
         inside = np.flatnonzero((batch["segment_ids"][row] == segment) & (true[row] > 4))
         piece = true[row, inside].tolist()
         found = [at for at in range(len(text)) if text[at : at + len(piece)] == piece]
-        (context,) = {int(words.contexts[at + place - inside[0]]) for at in found}
+        (context,) = {int(before[at + place - inside[0]]) for at in found}
         contexts.append(context)
     return np.array(contexts)
 
@@ -152,7 +153,7 @@ def test_masked_tokens_are_found_in_the_text_of_several_shards(folder, made, tmp
     config = open_run(made[1]).config()
     objective = replace(config.objective, name={"nsp": "mlm_nsp"}.get(kind, "mlm_full_sentences"))
     examples = make_examples(split, TOKENIZER, replace(config, objective=objective), config.phases[-1], rows=7)
-    words, segments = SplitTokens.of(split, len(VOCABULARY)), segments_of(examples)
+    words, segments = SplitTokens.of(split), segments_of(examples)
     found = 0
     for number in range(-(-len(examples) // 7)):
         batch = evaluation_batch(examples, 7, number)
@@ -193,7 +194,8 @@ def test_pseudo_perplexity_token_by_token(folder, made, scores, baseline):
         logs = log_softmax(logits)
         total += sum(logs[number, number + 1, token] for number, token in enumerate(sentence))
         unigram += baseline.unigram(sentence).sum()
-        bigram += baseline.bigram(contexts_of(sentence, np.array([0, len(sentence)]), len(VOCABULARY)), sentence).sum()
+        contexts = contexts_of(sentence, np.array([0, len(sentence)]), len(VOCABULARY))
+        bigram += baseline.bigram.log(contexts, sentence).sum()
     tokens = sum(map(len, chosen))
     pseudo = scores["pseudo"]
     assert (pseudo["sentences"], pseudo["tokens"], pseudo["too_long"]) == (20, tokens, 1)
@@ -258,6 +260,36 @@ def test_a_run_without_nsp_head_on_one_document(folder, tmp_path, capsys):
     assert scores["nsp_left_out"] == "the checkpoint has no NSP head"
     assert "left out: the checkpoint has no NSP head" in printed
     assert "no unigram and bigram models beside it: name their text with --data or --baseline-text" in printed
+
+
+def test_longer_and_backward_models_stand_beside_it(folder, made, scores, tmp_path, capsys):
+    """On the same tokens as the others, made of the same text; the scores without --order stay what they were."""
+    output = tmp_path / "scores.json"
+    options = ("--baseline-text", folder / "baseline.txt", "--pseudo-perplexity", 20, "--order", 3, "--output", output)
+    run_stage("evaluate", made[1], "--text", folder / "text.txt", *options)
+    found = json.loads(output.read_text())
+    assert {"trigram_loss", "backward_trigram_loss"} <= found.keys() - scores.keys()
+    assert {"trigram_loss", "backward_trigram_loss"} <= found["pseudo"].keys()
+    assert (found["unigram_loss"], found["bigram_loss"]) == (scores["unigram_loss"], scores["bigram_loss"])
+    models = fit_ngrams(prepared_by_hand(folder, "baseline", "nsp").shards, len(VOCABULARY), "baseline", 3)
+    words = SplitTokens.of(prepared_by_hand(folder, "text", "nsp"))
+    short = np.diff(words.starts) <= LENGTH - 2
+    chosen = np.flatnonzero(short)[np.arange(20) * short.sum() // 20]
+    places = np.concatenate([np.arange(words.starts[one], words.starts[one + 1]) for one in chosen])
+    backward = contexts_of(words.tokens, words.starts, len(VOCABULARY), 2, backward=True)[places]
+    assert models.backward is not None
+    expected = -models.backward.log(backward, words.tokens[places]).mean()
+    assert found["pseudo"]["backward_trigram_loss"] == pytest.approx(expected)
+    printed = capsys.readouterr().out
+    assert f"backward trigram perplexity {found['backward_trigram_perplexity']:.2f} (" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--order", "6"], "use 2 to 5"), (["--order", "3"], "--data or --baseline-text")]
+)
+def test_orders_that_are_refused(folder, made, capsys, options, message):
+    assert main(["evaluate", str(made[1]), "--text", str(folder / "text.txt"), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_one_document_is_scored_without_pairs(made, tmp_path, capsys):

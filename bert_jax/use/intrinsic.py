@@ -7,8 +7,8 @@ Two questions are asked of a masked LM, and their perplexities are not to be com
 - Pseudo-perplexity: each token of a sentence is masked in turn and predicted from all others (pseudo_likelihood.py), and of all
   sentences exp(-(sum of PLL) / (sum of tokens)).
 
-The n-gram models (ngrams.py) see nothing or the token before, the masked LM both sides and far: one that is no better
-than they are has learned little of the text.
+The n-gram models (ngrams.py) see nothing, the token before, or a few before or behind; the masked LM sees both sides and
+far: one that is no better than they are has learned little of the text.
 
 Shapes: B rows, S tokens in a row, M predicted positions in a row, V vocabulary, T tokens of the text, N sentences, K masked
 tokens.
@@ -45,7 +45,7 @@ from bert_jax.use.evaluation import (
     without_pairs,
 )
 from bert_jax.use.model import Pretrained
-from bert_jax.use.ngrams import contexts_of, fit_ngrams, NgramModels
+from bert_jax.use.ngrams import fit_ngrams, NAMES, NgramModels
 from bert_jax.use.pseudo_likelihood import choose_sentences, pseudo_log_likelihoods
 from bert_jax.use.text import read_text, TokenisedText
 
@@ -60,8 +60,13 @@ class TextSettings:
     json_field: str = "text"
     errors: str = "strict"
     text_format: str = "auto"
+    order: int | None = None  # tokens of the longest n-gram models beside it; None: bigrams, forward alone
 
     def __post_init__(self) -> None:
+        if self.order is not None and self.order not in NAMES:
+            raise UserError(
+                f"--order {self.order} is not possible: use {min(NAMES)} to {max(NAMES)}, the tokens of an n-gram"
+            )
         if self.pseudo_perplexity < 0:
             raise UserError(f"--pseudo-perplexity {self.pseudo_perplexity} is not possible: use 0 for none, or more")
 
@@ -93,6 +98,10 @@ def evaluate_text(
       UserError: text that cannot be used, a model without an MLM head, data of another vocabulary.
     """
     use_compilation_cache()
+    if settings.order is not None and data is None and not baseline_texts:
+        raise UserError(
+            "--order is of n-gram models: name the text that they are made of, with --data or --baseline-text"
+        )
     if data is not None and baseline_texts:
         raise UserError("--data and --baseline-text both name the text of the n-gram models: give one of them")
     model.require_masked_lm("scoring masked tokens")
@@ -102,7 +111,7 @@ def evaluate_text(
     ngrams = None if baseline is None else baseline.models
     text = read_text(texts, model.tokenizer, settings.reading("--text"), recipe)
     examples, objective = _examples(model, text, phase, recipe)
-    words = SplitTokens.of(examples.split, model.tokenizer.vocab_size)
+    words = SplitTokens.of(examples.split)
     text_record, masked = _text_record(model, text), _masked_record(model, examples, objective, words, ngrams)
     record: JsonObject = {"step": model.origin.step, "text": text_record, **masked}
     if settings.pseudo_perplexity:
@@ -182,16 +191,14 @@ class SplitTokens(NamedTuple):
     """The tokens of a split, its shards one after the other."""
 
     tokens: np.ndarray  # [T]
-    contexts: np.ndarray  # [T], see `ngrams.contexts_of`
     starts: np.ndarray  # [N + 1] of sentences
 
     @classmethod
-    def of(cls, split: Split, vocab_size: int) -> "SplitTokens":
-        """Read them all: six to eight bytes a token."""
+    def of(cls, split: Split) -> "SplitTokens":
+        """Read them all: two to four bytes a token."""
         tokens = np.concatenate([shard.tokens for shard in split.shards])
         lengths = np.concatenate([np.diff(shard.sentence_starts) for shard in split.shards])
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        return cls(tokens, contexts_of(tokens, starts, vocab_size), starts)
+        return cls(tokens, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 # ---- masked tokens --------------------------------------------------------------------------------------------------
@@ -281,25 +288,19 @@ def _baseline(
     size = model.tokenizer.vocab_size
     if data is not None:
         check_vocabulary(model, data)
-        models = fit_ngrams(data.split("train").shards, size, str(data.directory))
+        models = fit_ngrams(data.split("train").shards, size, str(data.directory), settings.order)
         return Baseline(models, f"training split of {data.directory.name}", _hashes(dict(data.manifest)))
     if not texts:
         return None
     option = "--baseline-text"
     text = read_text(texts, model.tokenizer, settings.reading(option), recipe)
-    models = fit_ngrams(text.split(recipe).shards, size, option)
+    models = fit_ngrams(text.split(recipe).shards, size, option, settings.order)
     return Baseline(models, listed(file.file for file in text.files), frozenset(file.sha256 for file in text.files))
 
 
 def _ngram_scores(ngrams: NgramModels | None, words: SplitTokens, offsets: np.ndarray) -> dict[str, float]:
-    """Losses (nats) and perplexities of both models on the tokens at these offsets."""
-    if ngrams is None:
-        return {}
-    tokens = words.tokens[offsets]
-    losses = {
-        "unigram": -float(ngrams.unigram(tokens).mean()),
-        "bigram": -float(ngrams.bigram(words.contexts[offsets], tokens).mean()),
-    }
+    """Losses (nats) and perplexities of the models on the tokens at these offsets."""
+    losses = {} if ngrams is None else ngrams.losses(words.tokens, words.starts, offsets)
     return {
         key: value
         for name, loss in losses.items()

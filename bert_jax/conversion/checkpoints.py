@@ -27,7 +27,7 @@ from bert_jax.conversion.config_files import (
 )
 from bert_jax.conversion.heads import conclusions, describe_tensors
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, NameRow, TF1
-from bert_jax.conversion.own_format import filled, is_run, nested, no_checkpoint, RunParameters
+from bert_jax.conversion.own_format import filled, is_run, nested, no_checkpoint, RunParameters, step_of
 from bert_jax.conversion.tensors import StoredTensors, without_prefix
 from bert_jax.conversion.tf1 import find_tf1, open_tf1
 from bert_jax.conversion.vocabularies import find_tokenizer
@@ -113,16 +113,21 @@ class Checkpoint:
 def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     """Find out what a path holds and account for it.
 
+    Args:
+      path: of a checkpoint, or of a run, whose newest one is taken; RUN/checkpoints/400 is that of a step.
+      asked: what the files leave open.
+
     Raises:
       UserError: no checkpoint, two of them, a config that its tensors contradict, a tensor that is missing or has no place.
     """
+    path, step = step_of(path) or (path, None)
     format, where = detect(path)
     notes: list[str] = []
     run = None
     config: JsonObject = {}
     if format == BERT_JAX:
         description = RunDirectory(path).description()
-        run = RunParameters(path, description)
+        run = RunParameters(path, description, step)
         tensors, model = run.tensors(), description.model
     elif format == HUGGING_FACE:
         config_file = where.parent / HUGGING_FACE_CONFIG
@@ -151,8 +156,8 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
         notes += settings_not_kept(folder, model.max_position_embeddings)
     notes += conclusions(format, description, tokenizer, asked.task)
     own_names, skipped = account(format, description, by_canonical, tensors, left_out)
-    step = None if run is None else run.step
-    checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run, step)
+    taken = None if run is None else run.step
+    checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run, taken)
     return _fit_vocabulary(checkpoint, asked)
 
 

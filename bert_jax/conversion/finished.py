@@ -13,6 +13,7 @@ from bert_jax.base.host import __version__
 from bert_jax.base.types import JsonObject
 from bert_jax.conversion.checkpoints import Asked, detect
 from bert_jax.conversion.names import BERT_JAX, TF1
+from bert_jax.conversion.own_format import step_of
 from bert_jax.runs.directory import RunDirectory
 
 CERTIFICATE = "conversion.json"
@@ -75,12 +76,15 @@ def _vocabulary_hashes(path: Path) -> dict[str, str]:
 
 
 def _files_of(source: Path) -> dict[str, Path]:
-    """Name -> file of all that a conversion reads: of a run its newest checkpoint too, of TensorFlow the prefix's files."""
+    """Name -> file of all that a conversion reads: of a run one checkpoint too, of TensorFlow the prefix's files."""
+    source, step = step_of(source) or (source, None)
     format, where = detect(source)
     if format == BERT_JAX:
         steps = [folder for folder in RunDirectory(source).checkpoints.iterdir() if folder.name.isdecimal()]
-        newest = max(steps, key=lambda folder: int(folder.name), default=None)
-        arrays = [file for file in newest.rglob("*") if file.is_file()] if newest is not None else []
+        chosen = max(
+            (one for one in steps if step in (None, int(one.name))), key=lambda one: int(one.name), default=None
+        )
+        arrays = [file for file in chosen.rglob("*") if file.is_file()] if chosen is not None else []
         found = [source / name for name in _OF_A_RUN if (source / name).is_file()] + arrays
         return {str(file.relative_to(source)): file for file in found}
     files = [file for file in where.parent.iterdir() if file.is_file() and file.name != CERTIFICATE]

@@ -72,7 +72,7 @@ def has_optimizer(checkpoint: Checkpoint) -> bool:
     if checkpoint.format != BERT_JAX:
         return False
     with Checkpoints(RunDirectory(checkpoint.path).checkpoints) as checkpoints:
-        return checkpoints.latest is not None and checkpoints.has(checkpoints.latest, "optimizer")
+        return checkpoint.step is not None and checkpoints.has(checkpoint.step, "optimizer")
 
 
 def unequal_moments(source: OptimizerState, result: OptimizerState, rows: list[NameRow]) -> list[str]:
@@ -124,7 +124,7 @@ def _of_run(checkpoint: Checkpoint) -> OptimizerState:
     run = RunDirectory(checkpoint.path)
     config = run.config()
     with Checkpoints(run.checkpoints) as checkpoints:
-        step = checkpoints.latest
+        step = checkpoint.step
         assert step is not None  # `has_optimizer` has seen to it
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = stacked_shapes(run.description())  # with all rows of the vocabulary

@@ -28,7 +28,7 @@ from bert_jax.conversion.names import NameRow
 from bert_jax.conversion.tensors import StoredTensors, TensorEntry
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import RunDirectory
-from bert_jax.runs.names import FINETUNE_FILE, MODEL_FILE
+from bert_jax.runs.names import CHECKPOINTS, FINETUNE_FILE, MODEL_FILE
 from bert_jax.train.optimizer import make_optimizer, MomentsState
 
 _LAYER = re.compile(r"encoder/layers/(\d+)/")
@@ -46,6 +46,13 @@ def is_run(path: Path) -> bool:
         return True  # which is told when it is opened
 
 
+def step_of(path: Path) -> tuple[Path, int] | None:
+    """Return run and step of a path such as RUN/checkpoints/400; None where it is no such folder."""
+    name, folder = path.absolute().name, path.absolute().parent
+    named = folder.name == CHECKPOINTS and name.isdecimal() and path.is_dir()
+    return (folder.parent, int(name)) if named and is_run(folder.parent) else None
+
+
 def no_checkpoint(path: Path) -> UserError:
     """Return the refusal of a run that has saved nothing yet."""
     stage = "finetune" if (path / FINETUNE_FILE).is_file() else "pretrain"
@@ -56,18 +63,19 @@ def no_checkpoint(path: Path) -> UserError:
 
 
 class RunParameters:
-    """The parameters of a run's newest checkpoint. Orbax restores a tree as a whole: it is in memory once it is asked for.
+    """The parameters of a run's checkpoint. Orbax restores a tree as a whole: it is in memory once it is asked for.
 
     Raises UserError where the run has no complete checkpoint.
     """
 
-    def __init__(self, path: Path, description: ModelDescription):
+    def __init__(self, path: Path, description: ModelDescription, step: int | None = None):
+        """Find the checkpoint of a step; None: the newest."""
         self._path = path
         self._description = description
         with Checkpoints(RunDirectory(path).checkpoints) as checkpoints:
             if checkpoints.latest is None:
                 raise no_checkpoint(path)
-            self.step: int = checkpoints.latest
+            self.step: int = checkpoints.latest if step is None else step
 
     @functools.cached_property
     def tree(self) -> PyTree:

@@ -33,6 +33,7 @@ STAGES = {
     "score": "predictions + true answers -> the official scores of SQuAD, CoNLL and GLUE",
     "compare": "two fine-tuned runs, or two folders of seeds -> is one better, and would more seeds decide it",
     "embed": "checkpoint + text -> vectors",
+    "probe": "models + task -> what a linear function reads from each layer, with intervals and a control; a page",
     "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
     "export": "checkpoint -> ONNX or StableHLO for programs that serve it, with a certificate",
     "report": "run -> report.html",
@@ -50,6 +51,8 @@ COMPUTING = {
     "predict",
     "embed",
     "export",
+    "probe",
+    "senses",
     "bench",
 }  # run JAX's programs
 EXIT_BUG = 1

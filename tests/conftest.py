@@ -222,7 +222,17 @@ LONG = {
         "multihost",
         "prove_*",
     ),
-    "they use a model": ("embedding", "evaluation", "intrinsic", "pretrained", "segments", "serving", "multi_label"),
+    "they use a model": (
+        "embedding",
+        "evaluation",
+        "intrinsic",
+        "pretrained",
+        "segments",
+        "serving",
+        "multi_label",
+        "probe",
+        "senses",
+    ),
     "they save and convert": ("checkpoint", "checksums", "convert", "export", "extension", "numpy_bert", "tf1"),
     "they run stages": ("accounting", "cli", "corpus", "doctor", "first_batches", "pages_pretrain", "prep*", "vocab"),
     "they wait for processes": (

@@ -89,6 +89,19 @@ IDLE = {
             "zip": "OUT",
         }.items()
     },
+    **{
+        ("probe", name): [f"probe MODEL --task sst2 --data FILE --output OUT --{name} {value}"]
+        for name, value in {
+            "kind": "tagging",
+            "text": "a",
+            "label": "b",
+            "id": "c",
+            "choices": "d",
+            "positive": "e",
+            "separator": ";",
+            "labels": "a b",
+        }.items()
+    },
     ("plan", "slices"): ["plan tiny --topology local --slices 2"],
     ("prepare", "runner_options"): [f"{PREPARE} --runner-options=--x=1"],
     ("prepare", "workers"): [f"{PREPARE} --runner DirectRunner --workers 2"],
@@ -156,6 +169,7 @@ ALWAYS = {
     }
     | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
     "pretrain": {"config", "settings", "data", "output", "distributed"},
+    "probe": {"models", "task", "data", "output", "seeds", "examples", "pooling"} | CHECKPOINT,
     "report": {"run"},
     "tokenize": {"model", "texts", "mask", "json"},
     "vocab": {"input", "output", "compare", "sample_characters", "errors", "text_format"},

@@ -14,7 +14,7 @@ import numpy as np
 from bert_jax.base.errors import UserError
 from bert_jax.feed.batch import batch_of_rows
 from bert_jax.feed.kinds import PAIRS
-from bert_jax.feed.one_text import tokens_of
+from bert_jax.feed.one_text import MASK, tokens_of
 from bert_jax.use.model import Pretrained, Row, row_of, SHOWN
 
 SEPARATOR = "[SEP]"

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bert-jax probe: models + a task -> what a linear function reads from each of their layers, and a page of it."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bert_jax.pipelines import _checkpoint_options, finetune  # type: ignore[import-not-found,unused-ignore]
+
+from bert_jax.tasks.table import TASKS
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax probe",
+        description="Train a linear probe on every layer of a model, and one on a learned mix of all layers, and score them on"
+        " the dev split: which layer is best for what. Several models, or checkpoints of a run, stand side by side.",
+        epilog=f"tasks: {', '.join(TASKS)}, own; of these single texts, pairs and tagging",
+    )
+    option = parser.add_argument
+    option("models", type=Path, nargs="+", metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("--task", required=True, help="a task of the table, or own: your files, described by --kind and columns")
+    option("--data", required=True, metavar="DIR", help="folder with the task's official files, or tfds:NAME")
+    option("--output", type=Path, required=True, metavar="DIR", help="new folder for probe.json and report.html")
+    option("--seeds", type=int, default=5, metavar="N", help="probes of each layer, for intervals (default: 5)")
+    option("--examples", type=int, metavar="N", help="training examples at most, evenly chosen (default: all)")
+    option("--pooling", choices=("mean", "cls"), help="of a text's tokens; words of tagging have none (default: mean)")
+    finetune.add_own_options(parser)
+    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = make_parser().parse_args(argv)
+    from bert_jax.finetuning.probe import probe, ProbeSettings, Request
+    from bert_jax.pages.probe import best_layer, model_names, spreads
+
+    settings = ProbeSettings(arguments.pooling, arguments.seeds, arguments.examples)
+    task = finetune.own_task_of(arguments)
+    asked = _checkpoint_options.asked(arguments, head=False)
+    record = probe(arguments.models, Request(task, arguments.data, settings, asked), arguments.output)
+    for model, name in zip(record["models"], model_names(record["models"]), strict=True):
+        scores = spreads(model["scores"])
+        best = best_layer(scores)
+        words = [
+            f"{'mix' if number == model['layers'] + 1 else number} {'none' if one is None else format(one.mean, '.4f')}"
+            for number, one in enumerate(scores)
+        ]
+        print(f"{name}: {record['split']} {record['metric']} by layer: {', '.join(words)}; best layer {best}")
+    print(f"written: {arguments.output / 'report.html'}")
+    return 0

@@ -34,6 +34,7 @@ STAGES = {
     "compare": "two fine-tuned runs, or two folders of seeds -> is one better, and would more seeds decide it",
     "embed": "checkpoint + text -> vectors",
     "probe": "models + task -> what a linear function reads from each layer, with intervals and a control; a page",
+    "senses": "model + lines with one marked word -> how alike its vectors are within and between senses; a page",
     "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
     "export": "checkpoint -> ONNX or StableHLO for programs that serve it, with a certificate",
     "report": "run -> report.html",

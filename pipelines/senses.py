@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bert-jax senses: a model + lines with one marked word each -> how alike its vectors are within and between senses."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+
+from bert_jax.base.errors import UserError
+
+EXAMPLES = ("english", "chinese")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bert-jax senses",
+        description="Compare the vectors of one word in many lines, layer by layer: within a sense, between senses, and with"
+        " other words. A line marks its word and may name the sense behind a tab: The *bank* of the river<TAB>river",
+    )
+    option = parser.add_argument
+    option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input", type=Path, metavar="FILE", help="a line for each use of a word, which is marked with *"
+    )
+    source.add_argument("--example", choices=EXAMPLES, help="lines that come with bert-jax")
+    option("--output", type=Path, required=True, metavar="DIR", help="new folder for senses.json and report.html")
+    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stage."""
+    arguments = make_parser().parse_args(argv)
+    if arguments.input is not None and not arguments.input.is_file():
+        raise UserError(f"--input {arguments.input} is missing: give a file with a marked word in each line")
+    from bert_jax.use.model import load
+    from bert_jax.use.senses import described, example_file, read_marked, senses
+
+    lines = read_marked(arguments.input or example_file(arguments.example))
+    model = load(arguments.model, asked=_checkpoint_options.asked(arguments, head=False))
+    print(described(senses(model, lines, arguments.output)))
+    print(f"written: {arguments.output / 'report.html'}")
+    return 0

@@ -63,17 +63,16 @@ def make_parser() -> _options.StageParser:
     return parser
 
 
-def add_own_options(parser: argparse.ArgumentParser) -> None:
-    """Options that describe one's own files."""
-    own = parser.add_argument_group(
-        "your own data (bert-jax finetune own): train, dev and test as .tsv, .csv, .jsonl in --data"
-    )
+def add_own_options(parser: argparse.ArgumentParser, own_task: str = "bert-jax finetune own") -> None:
+    """Options that describe one's own files; `own_task`: how the stage is told that they are."""
+    own = parser.add_argument_group(f"your own data ({own_task}): train, dev and test as .tsv, .csv, .jsonl in --data")
 
     def column(name: str, former: str, help: str, nargs: str | None = None) -> None:
         dest = former.removeprefix("--")
         default: list[str] | None = None if nargs is None else []
         own.add_argument(name, dest=dest, nargs=nargs, default=default, metavar="COLUMN", help=help)
-        own.add_argument(former, dest=dest, nargs=nargs, action=_options.Former, now=name)
+        if own_task.startswith("bert-jax finetune"):
+            own.add_argument(former, dest=dest, nargs=nargs, action=_options.Former, now=name)
 
     own.add_argument("--kind", choices=tuple(KINDS), metavar="KIND", help=f"what is predicted: {', '.join(KINDS)}")
     text = (

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """bert-jax probe: models + a task -> what a linear function reads from each of their layers, and a page of it."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.pipelines import _checkpoint_options, finetune  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options, finetune  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.errors import UserError
 from bert_jax.tasks.table import TASKS
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> _options.StageParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax probe",
         description="Train a linear probe on every layer of a model, and one on a learned mix of all layers, and score them on"
         " the dev split: which layer is best for what. Several models, or checkpoints of a run, stand side by side.",
@@ -20,14 +20,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     option = parser.add_argument
     option("models", type=Path, nargs="+", metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
-    option("--task", required=True, help="a task of the table, or own: your files, described by --kind and columns")
-    option("--data", required=True, metavar="DIR", help="folder with the task's official files, or tfds:NAME")
-    option("--output", type=Path, required=True, metavar="DIR", help="new folder for probe.json and report.html")
+    option(
+        "--task", required=True, metavar="NAME", help="a task of the table, or own: your files, by --kind and columns"
+    )
+    option("--data", required=True, metavar="DATA", help="folder with the task's official files, or tfds:NAME")
+    option("--output", type=Path, required=True, metavar="PATH", help="new folder for probe.json and report.html")
     option("--seeds", type=int, default=5, metavar="N", help="probes of each layer, for intervals (default: 5)")
-    option("--examples", type=int, metavar="N", help="training examples at most, evenly chosen (default: all)")
-    option("--pooling", choices=("mean", "cls"), help="of a text's tokens; words of tagging have none (default: mean)")
-    finetune.add_own_options(parser)
-    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
+    option("--train-examples", type=int, metavar="N", help="training examples at most, evenly chosen (default: all)")
+    pooling = "of a text's tokens; words of tagging have none, and pooled none but the last layer (default: mean)"
+    option("--pooling", choices=("mean", "cls", "pooled"), help=pooling)
+    finetune.add_own_options(parser, "--task own")
+    _checkpoint_options.add_checkpoint_options(parser, kind=False)
     return parser
 
 
@@ -37,8 +40,10 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.finetuning.probe import probe, ProbeSettings, Request
     from bert_jax.pages.probe import best_layer, model_names, spreads
 
-    settings = ProbeSettings(arguments.pooling, arguments.seeds, arguments.examples)
-    task = finetune.own_task_of(arguments)
+    if arguments.pooling == "pooled":
+        raise UserError("--pooling pooled stands on the last layer, and every layer is probed: use mean or cls")
+    settings = ProbeSettings(arguments.pooling, arguments.seeds, arguments.train_examples)
+    task = finetune.own_task_of(arguments, arguments.task)
     asked = _checkpoint_options.asked(arguments, head=False)
     record = probe(arguments.models, Request(task, arguments.data, settings, asked), arguments.output)
     for model, name in zip(record["models"], model_names(record["models"]), strict=True):

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """bert-jax senses: a model + lines with one marked word each -> how alike its vectors are within and between senses."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.pipelines import _checkpoint_options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 
 EXAMPLES = ("english", "chinese")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> _options.StageParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax senses",
         description="Compare the vectors of one word in many lines, layer by layer: within a sense, between senses, and with"
         " other words. A line marks its word and may name the sense behind a tab: The *bank* of the river<TAB>river",
@@ -23,11 +22,11 @@ def make_parser() -> argparse.ArgumentParser:
     option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--input", type=Path, metavar="FILE", help="a line for each use of a word, which is marked with *"
+        "--input", type=Path, metavar="TEXT", help="a line for each use of a word, which is marked with *"
     )
     source.add_argument("--example", choices=EXAMPLES, help="lines that come with bert-jax")
-    option("--output", type=Path, required=True, metavar="DIR", help="new folder for senses.json and report.html")
-    _checkpoint_options.add_checkpoint_options(parser, "MODEL", task=False)
+    option("--output", type=Path, required=True, metavar="PATH", help="new folder for senses.json and report.html")
+    _checkpoint_options.add_checkpoint_options(parser, kind=False)
     return parser
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """bert-jax tokenize: a vocabulary or a model + a text or a pair -> pieces, ids, segments, positions, and its masks."""
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.objective import ObjectiveConfig
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from bert_jax.feed.one_text import MaskedPiece, TextRow
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> _options.StageParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = _options.StageParser(
         prog="bert-jax tokenize",
         description="Show a text, or a pair of texts, as the row that a model reads: pieces, ids, segments, positions. A [MASK]"
         " in a text is one token.",
@@ -29,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     mask = "show what the run's masking does to the text (of anything but a run: BERT's, 15 %% of the tokens, 80/10/10)"
     add("--mask", action="store_true", help=mask)
     add("--seed", type=int, metavar="N", help="of --mask (default: the run's, or 0)")
-    add("--json", action="store_true", help="print as JSON")
+    add("--json", action="store_true", help="print JSON")
     return parser
 
 

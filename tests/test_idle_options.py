@@ -90,13 +90,13 @@ IDLE = {
         }.items()
     },
     **{
-        ("probe", name): [f"probe MODEL --task sst2 --data FILE --output OUT --{name} {value}"]
+        ("probe", name.replace("-", "_")): [f"probe MODEL --task sst2 --data FILE --output OUT --{name} {value}"]
         for name, value in {
             "kind": "tagging",
-            "text": "a",
-            "label": "b",
-            "id": "c",
-            "choices": "d",
+            "text-column": "a",
+            "label-column": "b",
+            "id-column": "c",
+            "choice-column": "d",
             "positive": "e",
             "separator": ";",
             "labels": "a b",
@@ -171,9 +171,9 @@ ALWAYS = {
     }
     | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
     "pretrain": {"config", "settings", "data", "output", "distributed"},
-    "probe": {"models", "task", "data", "output", "seeds", "examples", "pooling"} | CHECKPOINT,
+    "probe": {"models", "task", "data", "output", "seeds", "train_examples", "pooling"} | CHECKPOINT - {"kind"},
     "report": {"run"},
-    "senses": {"model", "output"} | CHECKPOINT - {"task"},
+    "senses": {"model", "output"} | CHECKPOINT - {"kind"},
     "tokenize": {"model", "texts", "mask", "json"},
     "vocab": {"input", "output", "compare", "sample_characters", "errors", "text_format"},
     "vocab extend": {"model"} | CHECKPOINT,

@@ -257,7 +257,7 @@ def test_pairs_with_ratings(folder, tmp_path):
         tmp_path / "out",
         "--seeds",
         2,
-        "--examples",
+        "--train-examples",
         30,
     )
     run_stage("probe", folder / "model", *options)

@@ -53,7 +53,7 @@ class ProbeSettings:
         if self.seeds < 2:
             raise UserError(f"--seeds {self.seeds} has no interval: use 2 or more")
         if self.examples is not None and self.examples < 1:
-            raise UserError(f"--examples {self.examples} is not possible: use 1 or more")
+            raise UserError(f"--train-examples {self.examples} is not possible: use 1 or more")
 
 
 @dataclass(frozen=True)

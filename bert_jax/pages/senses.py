@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bert_jax.base.types import JsonObject
 from bert_jax.pages.chart import around, Axis, Chart, Curve, Dot
-from bert_jax.pages.page import Card, Grid, Page, Panel, Paragraph, Section, Table, Tile
+from bert_jax.pages.page import Card, Grid, Page, Panel, Paragraph, Part, Section, Table, Tile
 from bert_jax.pages.wording import counted, decimal, percent
 
 # How the senses of a word are drawn, in the order that they come in the file.
@@ -50,7 +50,7 @@ def _tile(word: JsonObject) -> Tile:
 
 def _section(word: JsonObject) -> Section:
     senses = ", ".join(word["senses"]) or "no senses named"
-    parts = [
+    parts: list[Part] = [
         Paragraph(f"{counted(len(word['lines']), 'line')}; {senses}.", "lede"),
         Grid([_cosine_panel(word), _picture(word)]),
         Grid([Card([_table(word)]), Card([_lines(word)])]),

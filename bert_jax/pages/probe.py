@@ -168,7 +168,7 @@ def _control_panel(record: JsonObject, model: JsonObject, plain: Spreads, contro
     is_correlation = record["kind"] == "regression"
     y = around(drawn) if is_correlation else around(drawn, percent_text)
     chart = Chart(f"{what} on the task and on random labels", _layer_axis(model["layers"]), y, curves=curves)
-    note = "Control: labels drawn at random for each type of word; the gap is the probe's selectivity (1909.03368)."
+    note = "Control: random labels for each type of word, of a text for its first; the gap is the selectivity (1909.03368)."
     return Panel(what, record["split"], chart, note=note)
 
 

@@ -241,6 +241,7 @@ def _word_record(
 ) -> JsonObject:
     words, named = names
     table = [{"layer": layer, **likeness(alike, words, named, word)._asdict()} for layer, alike in every]
+    table[0]["nearest"] = None  # all lines are as near to each other: they have one vector
     best = best_layer(table)
     mine = np.flatnonzero(np.array(words) == word)
     points, shares = principal_components(vectors[best][mine])

@@ -17,7 +17,7 @@ from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.feed.instances import make_table
 from bert_jax.feed.one_text import OneText, tokens_of
 from bert_jax.feed.shards import write_shard
-from bert_jax.finetuning.text_split import softmax
+from bert_jax.tasks.scoring.calibration import tempered
 from bert_jax.tasks.table import find_task
 from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
 
@@ -206,7 +206,7 @@ def test_labels_in_weights(tmp_path, capsys, bias, words):
 )
 def test_probabilities_of_worked_examples_name_their_class(task, shares, number, meaning):
     logits = np.log([shares])
-    np.testing.assert_allclose(softmax(logits), [shares], atol=1e-12)
+    np.testing.assert_allclose(tempered(logits, 1), [shares], atol=1e-12)
     meanings = find_task(task).meanings
     assert meanings is not None
     assert meanings[int(logits.argmax(-1)[0])] == meanings[number] == meaning

@@ -9,9 +9,9 @@ from bert_jax.pages.chart import around, Axis, Chart, Curve, Level, percent_text
 from bert_jax.pages.finetune_curves import score_axis, score_height
 from bert_jax.pages.metric_words import metric_name, score_text, title_name
 from bert_jax.pages.page import Bar, Bars, Card, Grid, Page, Panel, Section, Table, Tile
-from bert_jax.pages.seed_spread import Spread, spread_of
 from bert_jax.pages.wording import counted, percent, SPACE
 from bert_jax.runs.names import CHECKPOINTS
+from bert_jax.tasks.scoring.chance import Spread, spread_of
 
 MIX = "learned mix"
 Spreads = Sequence[Spread | None]  # of each layer over the seeds; None where no seed has a value

@@ -64,22 +64,30 @@ def numpy_keep(seeds: np.ndarray, length: int, rate: float) -> np.ndarray:
     return bits >= np.uint32(round(rate * 2**32))
 
 
-def numpy_attention(sample: Sample, rate: float) -> tuple[np.ndarray, ...]:
+def numpy_attention(sample: Sample, rate: float, causal: bool = False) -> tuple[np.ndarray, ...]:
     """The output and its gradients by query, key and value, [B, S, H, D] float64 each; 2-D matrices, head by head."""
     results = np.zeros((4, *sample.query.shape))
     kept = numpy_keep(sample.seeds, sample.query.shape[1], rate) / (1 - rate)
     for b, h in np.ndindex(sample.seeds.shape[:2]):
         query, key, value, d_output = (x[b, :, h].astype(np.float64) for x in sample[:4])
-        results[:, b, :, h] = _numpy_head(query, key, value, d_output, sample.sequence_ids[b], kept[b, h])
+        results[:, b, :, h] = _numpy_head(query, key, value, d_output, sample.sequence_ids[b], kept[b, h], causal)
     return tuple(results)
 
 
 def _numpy_head(
-    query: np.ndarray, key: np.ndarray, value: np.ndarray, d_output: np.ndarray, ids: np.ndarray, kept: np.ndarray
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    d_output: np.ndarray,
+    ids: np.ndarray,
+    kept: np.ndarray,
+    causal: bool,
 ) -> tuple[np.ndarray, ...]:
     """One head of one row: [S, D] each, ids [S], kept [Q, K] with the scale of dropout."""
     scale = 1 / np.sqrt(query.shape[1])
     scores = np.where(ids[:, None] == ids[None, :], query @ key.T * scale, -np.inf)
+    if causal:
+        scores[np.triu_indices(len(ids), 1)] = -np.inf
     p = np.exp(scores - scores.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     d_p = d_output @ value.T * kept
@@ -87,13 +95,16 @@ def _numpy_head(
     return (p * kept) @ value, d_scores @ key * scale, d_scores.T @ query * scale, (p * kept).T @ d_output
 
 
-def run(name: str, sample: Sample, rate: float, dtype: object = jnp.float32) -> tuple[jax.Array, ...]:
+def run(
+    name: str, sample: Sample, rate: float, dtype: object = jnp.float32, causal: bool = False
+) -> tuple[jax.Array, ...]:
     """The output and its gradients by query, key and value, of an implementation; compiled where it is called."""
 
     def compute(query: jax.Array, key: jax.Array, value: jax.Array, d_output: jax.Array) -> tuple[jax.Array, ...]:
         def attend(*inputs: jax.Array) -> jax.Array:
             seeds = sample.seeds if rate else None
-            return attention(*inputs, sample.sequence_ids, dropout_rate=rate, dropout_seeds=seeds, implementation=name)
+            options = {"dropout_rate": rate, "dropout_seeds": seeds, "causal": causal, "implementation": name}
+            return attention(*inputs, sample.sequence_ids, **options)
 
         output, gradient = jax.vjp(attend, query, key, value)
         return output, *gradient(d_output)

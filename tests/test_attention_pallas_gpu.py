@@ -88,12 +88,12 @@ def test_gradients_stay_inside_a_packed_example():
 B, S, H, D = 2, 256, 2, 64  # rows, tokens, heads, head size
 
 
-def lower_for(chip: str, dtype: object, implementation: str = "auto") -> str:
+def lower_for(chip: str, dtype: object, implementation: str = "auto", causal: bool = False) -> str:
     """Output and gradients as StableHLO for a GPU."""
 
     def compute(query: jax.Array, key: jax.Array, value: jax.Array, d_output: jax.Array, ids: object, seeds: object):
         options = {"dropout_rate": 0.1, "dropout_seeds": seeds, "implementation": implementation}
-        output, gradient = jax.vjp(lambda *x: attention(*x, ids, **options), query, key, value)
+        output, gradient = jax.vjp(lambda *x: attention(*x, ids, causal=causal, **options), query, key, value)
         return output, *gradient(d_output)
 
     device = AbstractDevice(device_kind=chip, num_cores=132, platform="gpu")
@@ -109,10 +109,10 @@ def largest_tensor(text: str) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_auto_lowers_it_for_an_h200_without_a_tensor_of_scores(dtype):
+@pytest.mark.parametrize(("dtype", "causal"), [(jnp.bfloat16, False), (jnp.float32, False), (jnp.bfloat16, True)])
+def test_auto_lowers_it_for_an_h200_without_a_tensor_of_scores(dtype, causal):
     """Fails too once JAX no longer has the Triton backend (today it warns of that)."""
-    text = lower_for("NVIDIA H200", dtype)
+    text = lower_for("NVIDIA H200", dtype, causal=causal)
     assert len(re.findall(r"custom_call @\S*triton", text)) == 2  # forward, backward
     assert largest_tensor(text) < B * H * S**2
 

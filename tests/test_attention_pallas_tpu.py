@@ -15,7 +15,7 @@ from bert_jax.config.training import MeshConfig
 from bert_jax.mesh.chips import parse_topology, topology_devices
 from bert_jax.mesh.sharding import make_mesh, ROWS
 from bert_jax.model.attention import attention, AttentionCase, interpreted_kernels, refusal
-from bert_jax.plan.hlo import buffer_shapes
+from bert_jax.plan.hlo import buffer_shapes, kernel_calls
 
 # ---- interpreted ---------------------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 ROW, LENGTH, HEADS, HEAD_SIZE = 2, 256, 2, 64  # of one device
 
 
-def compile_for(topology: str, implementation: str) -> str:
+def compile_for(topology: str, implementation: str, causal: bool = False) -> str:
     """Output and gradients over data=2, tensor=2, as optimized HLO."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: pip install bert-jax[plan]")
     mesh = make_mesh(MeshConfig(data=2, tensor=2), topology_devices(parse_topology(topology)))
@@ -78,7 +78,7 @@ def compile_for(topology: str, implementation: str) -> str:
         def attend(*inputs: jax.Array) -> jax.Array:
             split = [x.reshape(2 * ROW, LENGTH, 2 * HEADS, HEAD_SIZE) for x in inputs]
             options = {"dropout_rate": 0.1, "dropout_seeds": seeds, "implementation": implementation}
-            return attention(*split, ids, **options).reshape(d_output.shape)
+            return attention(*split, ids, causal=causal, **options).reshape(d_output.shape)
 
         output, gradient = jax.vjp(attend, query, key, value)
         return output, *gradient(d_output)
@@ -99,6 +99,13 @@ def test_auto_compiles_it_without_a_buffer_of_scores(chip):
     shapes = {dimensions for _, dimensions in buffer_shapes(text)}
     assert not [dimensions for dimensions in shapes if dimensions.count(LENGTH) > 1]
     assert largest_buffer(text) < ROW * HEADS * LENGTH**2  # in whatever shape
+
+
+def test_it_compiles_for_the_past_only_and_states_fewer_flops():
+    """Two blocks of 128 queries, so three of four blocks of scores: two products of them forward, five backward."""
+    calls = kernel_calls(compile_for(CHIPS["v5e"], "auto", causal=True))
+    product = 2 * ROW * HEADS * HEAD_SIZE * LENGTH**2 * 3 // 4
+    assert sorted(call.flops or 0 for call in calls) == [2 * product, 5 * product]
 
 
 def test_the_reference_does_have_such_a_buffer():

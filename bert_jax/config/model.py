@@ -31,6 +31,9 @@ class ModelConfig:
     initializer_range: float = setting(0.02, "standard deviation of the truncated normal that weights start from")
     layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm, inside the square root")
     tie_word_embeddings: bool = setting(True, "use the word embedding as the MLM output matrix")
+    causal: bool = setting(
+        False, "attention sees the past only, as in GPT; objective=ltr sets it, no other objective takes it"
+    )
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):

@@ -13,12 +13,13 @@ def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: fl
     Args:
       config: of the model.
       valid_tokens: n, summed over rows; padding does not count.
-      squared_lengths: the sum of n_i^2 over all packed examples.
-      predictions: masked positions that are predicted.
+      squared_lengths: the sum of n_i^2 over all packed examples; of a causal model, where a token sees those before it, half
+        of it counts.
+      predictions: positions that are predicted.
     """
     layers, width, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     products = 6 * layers * (4 * width**2 + 2 * width * inner) * valid_tokens
-    scores = 12 * layers * width * squared_lengths
+    scores = 12 * layers * width * squared_lengths * (0.5 if config.causal else 1)
     head = 6 * predictions * (width**2 + width * config.vocab_size)
     return products + scores + head
 

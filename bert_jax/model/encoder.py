@@ -45,7 +45,7 @@ class EncoderOutput(NamedTuple):
     """The encoder's outputs."""
 
     sequence_output: jax.Array  # [B, S, D] of the last layer
-    pooled_output: jax.Array | None  # [B, E, D] the [CLS] of each packed example through the pooler; None without one
+    pooled_output: jax.Array | None  # [B, E, D] the [CLS] of each packed example, or its last token, through the pooler
     all_layers: jax.Array | None  # [L + 1, B, S, D] embeddings, then each layer; None unless asked for
 
 
@@ -122,6 +122,7 @@ class SelfAttention(nnx.Module):
             sequence_ids,
             dropout_rate=self.config.attention_probs_dropout_prob,
             dropout_seeds=seeds,
+            causal=self.config.causal,
             implementation=self.compute.attention,
         )
         return self.output(context.reshape(x.shape))
@@ -187,13 +188,14 @@ class Encoder(nnx.Module):
 
         Args:
           input_ids, segment_ids, sequence_ids, position_ids: [B, S] int32, see `bert_jax.feed.batch`.
-          cls_positions: [B, E] int32.
+          cls_positions: [B, E] int32; a causal model reads the last token of each example instead.
           dropout_seeds: [B, 2] uint32, or None: nothing is dropped (evaluation).
           all_layers: return the output of the embeddings and of every layer too.
         """
         x = self.embeddings(input_ids, position_ids, segment_ids, dropout_seeds)
         last, each = self._run_layers(x, sequence_ids, dropout_seeds, all_layers)
-        pooled = jnp.tanh(self.pooler(take_positions(last, cls_positions))) if self.pooler else None
+        places = last_positions(sequence_ids, cls_positions.shape[1]) if self.config.causal else cls_positions
+        pooled = jnp.tanh(self.pooler(take_positions(last, places))) if self.pooler else None
         stacked = jnp.concatenate([x[None], each]) if all_layers else None
         return EncoderOutput(last, pooled, stacked)
 
@@ -232,6 +234,13 @@ def rematerialised(body: Callable, compute: Compute) -> Callable:
 def take_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
     """x [B, S, D] at positions [B, N] -> [B, N, D]."""
     return keep_rows(jnp.take_along_axis(x, positions[:, :, None], axis=1))
+
+
+def last_positions(sequence_ids: jax.Array, examples: int) -> jax.Array:
+    """Return where the last token of each packed example stands, 0 where there is none: [B, S] -> [B, E] int32."""
+    number = 1 + jnp.arange(examples)
+    own = sequence_ids[:, :, None] == number[None, None, :]  # [B, S, E]
+    return jnp.where(own, jnp.arange(sequence_ids.shape[1])[None, :, None], 0).max(1).astype(jnp.int32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

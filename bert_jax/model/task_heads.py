@@ -12,7 +12,7 @@ from bert_jax.config.description import TaskHead
 from bert_jax.config.model import ModelConfig
 from bert_jax.mesh.sharding import keep_rows
 from bert_jax.model.dropout import dropout
-from bert_jax.model.encoder import EncoderOutput, initial_weights
+from bert_jax.model.encoder import EncoderOutput, initial_weights, last_positions, take_positions
 
 
 class ScalarMix(nnx.Module):
@@ -145,9 +145,15 @@ class TaskFeatures(nnx.Module):
             return encoded.pooled_output
         x = self._chosen(encoded)
         if self.lstm is None:
-            return x[:, :1] if self.task.is_pooled else x
+            return self._of_text(x, valid) if self.task.is_pooled else x
         x = self.lstm(x, valid)
         return BiLstm.ends(x) if self.task.is_pooled else x
+
+    def _of_text(self, x: jax.Array, valid: jax.Array) -> jax.Array:
+        """The token that a row's text is read from: [CLS], or in a causal model the last, which sees all: -> [B, 1, W]."""
+        if not self.config.causal:
+            return x[:, :1]
+        return take_positions(x, last_positions(valid.astype(jnp.int32), 1))
 
     def _chosen(self, encoded: EncoderOutput) -> jax.Array:
         """The chosen layers as one: [B, S, W]."""

@@ -7,9 +7,9 @@
     pallas_gpu   our fused kernel for NVIDIA GPUs, made for Hopper
     cudnn        cuDNN's fused kernel, without dropout
 
-All of them drop the same probabilities for the same seeds. What an implementation cannot do it refuses by name; nothing
-falls back silently. The fused ones run on each device for itself: over a mesh of several devices they are wrapped in
-`jax.shard_map`.
+All of them drop the same probabilities for the same seeds, and in a causal model show a token the past only. What an
+implementation cannot do it refuses by name; nothing falls back silently. The fused ones run on each device for itself:
+over a mesh of several devices they are wrapped in `jax.shard_map`.
 
 Shapes: B rows, S tokens, H heads, D head size.
 """
@@ -94,6 +94,7 @@ def attention(
     *,
     dropout_rate: float = 0.0,
     dropout_seeds: jax.Array | None = None,
+    causal: bool = False,
     implementation: str = "auto",
 ) -> jax.Array:
     """Scaled dot-product attention, block-diagonal in `sequence_ids`, with dropout of the probabilities.
@@ -105,6 +106,7 @@ def attention(
       sequence_ids: [B, S] int32; a token attends to the tokens of its own id. Padding (0) attends to padding.
       dropout_rate: share of probabilities that are zeroed.
       dropout_seeds: [B, H, 2] uint32, or None: nothing is dropped.
+      causal: a token sees no token behind it in the row, as in a decoder (section 3.2.3).
       implementation: `auto` or a name in `IMPLEMENTATIONS`. Platform and mesh are those of `jax.set_mesh`, if it is in
         force while this is traced, or else the default backend, whole.
 
@@ -116,14 +118,14 @@ def attention(
     """
     dropout_rate = 0.0 if dropout_seeds is None else dropout_rate
     mesh = jax.sharding.get_abstract_mesh()
-    name = resolve_implementation(implementation, _case_of(query, dropout_rate, mesh))
-    attend: Callable[..., jax.Array] = partial(IMPLEMENTATIONS[name], dropout_rate=dropout_rate)
+    name = resolve_implementation(implementation, _case_of(query, dropout_rate, causal, mesh))
+    attend: Callable[..., jax.Array] = partial(IMPLEMENTATIONS[name], dropout_rate=dropout_rate, causal=causal)
     if name in REFUSALS:
         attend = _on_each_device(attend, mesh, seeded=dropout_seeds is not None)
     return attend(query, key, value, sequence_ids, dropout_seeds=dropout_seeds)
 
 
-def _case_of(query: jax.Array, dropout_rate: float, mesh: AbstractMesh) -> AttentionCase:
+def _case_of(query: jax.Array, dropout_rate: float, causal: bool, mesh: AbstractMesh) -> AttentionCase:
     """Return the case of one device that takes its part of `query` [B, S, H, D]."""
     _, length, heads, head_size = query.shape
     ways = math.prod(mesh.shape[axis] for axis in uncut(HEADS))
@@ -131,7 +133,7 @@ def _case_of(query: jax.Array, dropout_rate: float, mesh: AbstractMesh) -> Atten
         raise UserError(f"model.num_attention_heads={heads} is not divisible by mesh.tensor={ways}: change one of them")
     device = mesh.abstract_device or jax.devices()[0]
     return AttentionCase(
-        device.platform, device.device_kind, (length,), heads // ways, head_size, query.dtype, dropout_rate
+        device.platform, device.device_kind, (length,), heads // ways, head_size, query.dtype, dropout_rate, causal
     )
 
 

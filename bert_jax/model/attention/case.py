@@ -22,6 +22,7 @@ class AttentionCase(NamedTuple):
     head_size: int
     dtype: Any  # as `Compute` has it
     dropout_rate: float
+    causal: bool = False  # a token sees the tokens before it and itself only
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def compare_with_reference(name: str, case: AttentionCase, *, rows: int = 2) -> 
     comparisons = []
     for length in case.sequence_lengths:
         arrays, ids, seeds = _made_up(case, rows, length)
-        run = jax.jit(partial(_output_and_gradients, case.dropout_rate), static_argnums=0)
+        run = jax.jit(partial(_output_and_gradients, case.dropout_rate, case.causal), static_argnums=0)
         found = run(name, arrays, ids, seeds)
         wanted = run("reference", [x.astype(jnp.float32) for x in arrays], ids, seeds)
         errors = {what: _error(*pair) for what, *pair in zip(WHAT, found, wanted, strict=True)}
@@ -92,12 +92,26 @@ def _made_up(case: AttentionCase, rows: int, length: int) -> tuple[list[jax.Arra
 
 
 def _output_and_gradients(
-    dropout_rate: float, name: str, arrays: list[jax.Array], ids: jax.Array, seeds: jax.Array | None
+    dropout_rate: float,
+    causal: bool,
+    name: str,
+    arrays: list[jax.Array],
+    ids: jax.Array,
+    seeds: jax.Array | None,
 ) -> tuple[jax.Array, ...]:
     """The output and its gradients by query, key and value."""
 
     def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        return attention(query, key, value, ids, dropout_rate=dropout_rate, dropout_seeds=seeds, implementation=name)
+        return attention(
+            query,
+            key,
+            value,
+            ids,
+            dropout_rate=dropout_rate,
+            dropout_seeds=seeds,
+            causal=causal,
+            implementation=name,
+        )
 
     *inputs, d_output = arrays
     output, gradient = jax.vjp(attend, *inputs)

@@ -2,13 +2,15 @@
 """cuDNN's fused attention through `jax.nn.dot_product_attention`, for runs without attention dropout.
 
 Its dropout seed is fixed when the program is compiled, so it cannot follow the seeds of rows. Examples of a packed row
-are kept apart by a mask [B, 1, S, S], which JAX hands to cuDNN as a bias: shared by all heads, but in memory.
+are kept apart by a mask [B, 1, S, S], which JAX hands to cuDNN as a bias: shared by all heads, but in memory. It says
+too what lies in the future of a causal model; nothing is skipped for that.
 """
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.model.attention.case import AttentionCase
+from bert_jax.model.attention.reference import visible
 
 
 def refusal(case: AttentionCase) -> str | None:
@@ -46,6 +48,7 @@ def cudnn_attention(
     *,
     dropout_rate: float,
     dropout_seeds: jax.Array | None,
+    causal: bool,
 ) -> jax.Array:
     """See `bert_jax.model.attention.attention`, and `refusal` for what it takes.
 
@@ -54,5 +57,5 @@ def cudnn_attention(
     """
     if dropout_rate and dropout_seeds is not None:
         raise ValueError("cuDNN's attention takes no dropout")
-    same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]  # [B, 1, Q, K]
-    return jax.nn.dot_product_attention(query, key, value, mask=same, implementation="cudnn")
+    mask = visible(sequence_ids, causal)
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")

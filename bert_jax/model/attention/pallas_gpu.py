@@ -4,7 +4,8 @@
 As FlashAttention-2 (2307.08691): a program owns a block of queries, visits the keys of its row block by block and keeps
 a running maximum and sum. The backward program i computes the gradients of key block i and then of query block i; so
 nothing is added up between programs, and results are the same from run to run. A program visits only the part of the row
-that holds its own examples (`reach`): what other examples and padding take in a packed row costs nothing.
+that holds its own examples (`reach`): what other examples and padding take in a packed row costs nothing. In a causal row
+it visits no block above the diagonal.
 
 The arrays stay in the layout of the projections, [B, S, H * D]; a program takes the D features of one head from it.
 
@@ -50,6 +51,7 @@ class GpuKernelPlan(NamedTuple):
     head_size: int  # D
     tiling: Tiling
     dropout_rate: float  # 0: seeds are not read
+    causal: bool
     interpret: bool
 
 
@@ -97,12 +99,14 @@ def pallas_gpu_attention(
     *,
     dropout_rate: float,
     dropout_seeds: jax.Array | None,
+    causal: bool,
 ) -> jax.Array:
     """See `bert_jax.model.attention.attention`, and `refusal` for what it takes. Softmax is float32 whatever the inputs are."""
     B, S, H, D = query.shape
     if dropout_seeds is None or dropout_rate == 0:
         dropout_rate, dropout_seeds = 0.0, jnp.zeros((B, H, 2), jnp.uint32)
-    plans = tuple(GpuKernelPlan(H, D, tiling, dropout_rate, interpreting()) for tiling in tilings(S, query.dtype))
+    cuts = tilings(S, query.dtype)
+    plans = tuple(GpuKernelPlan(H, D, tiling, dropout_rate, causal, interpreting()) for tiling in cuts)
     flat = (x.reshape(B, S, H * D) for x in (query, key, value))
     return _attend(*flat, sequence_ids, dropout_seeds, plans).reshape(B, S, H, D)
 
@@ -249,7 +253,7 @@ def _forward_kernel(
 
     def one_block(keys: Any, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         o, top, total = carry  # [Q, D], [Q], [Q]
-        scores = _scores(q, k_ref[keys, :], ids_ref[own], ids_ref[keys], plan)  # [Q, K]
+        scores = _scores(q, k_ref[keys, :], _are_visible(ids_ref, own, keys, plan), plan)  # [Q, K]
         new_top = jnp.maximum(top, scores.max(axis=1))
         p = jnp.exp(scores - new_top[:, None])
         shrink = jnp.exp(top - new_top)
@@ -264,7 +268,7 @@ def _forward_kernel(
         jnp.full(own.size, -jnp.inf, jnp.float32),
         jnp.zeros(own.size, jnp.float32),
     )
-    o, top, total = _visit(reach_ref, plan, one_block, start)
+    o, top, total = _visit(_keys_reached(reach_ref, own, plan), plan, one_block, start)
     o_ref[...] = (o / (total * (1 - plan.dropout_rate))[:, None]).astype(o_ref.dtype)
     lse_ref[...] = top + jnp.log(total)
 
@@ -302,7 +306,7 @@ def _backward_kernel(
 
     def pair(queries: Any, keys: Any) -> tuple[jax.Array, jax.Array]:
         """p_kept and ds [Q, K] of one block of queries and one of keys."""
-        scores = _scores(q_ref[queries, :], k_ref[keys, :], ids_ref[queries], ids_ref[keys], plan)
+        scores = _scores(q_ref[queries, :], k_ref[keys, :], _are_visible(ids_ref, queries, keys, plan), plan)
         p = jnp.exp(scores - lse_ref[queries][:, None])
         dp, p_kept = _dot(d_o_ref[queries, :], v_ref[keys, :].T), p
         if plan.dropout_rate:
@@ -315,8 +319,8 @@ def _backward_kernel(
         p_kept, ds = pair(own, own)
         dk, dv, dq = _dot(ds.T, q_ref[own, :]), _dot(p_kept.T, d_o_ref[own, :]), _dot(ds, k_ref[own, :])
     else:
-        dk, dv = _visit(reach_ref, plan, of_keys, (zeros, zeros))
-        dq = _visit(reach_ref, plan, of_queries, zeros)
+        dk, dv = _visit(_queries_reached(reach_ref, own, plan), plan, of_keys, (zeros, zeros))
+        dq = _visit(_keys_reached(reach_ref, own, plan), plan, of_queries, zeros)
     scale = plan.head_size**-0.5
     dk_ref[...] = (dk * scale).astype(dk_ref.dtype)
     dv_ref[...] = dv.astype(dv_ref.dtype)
@@ -331,10 +335,22 @@ def _own_block(plan: GpuKernelPlan) -> Any:
     return pl.ds(pl.program_id(0) * plan.tiling.own, plan.tiling.own)
 
 
-def _visit(reach_ref: jax.Ref, plan: GpuKernelPlan, visit: Any, start: Any) -> Any:
-    """Fold `visit(tokens, carry)` over the blocks of tokens that the program's own examples lie in."""
+def _keys_reached(reach_ref: jax.Ref, own: Any, plan: GpuKernelPlan) -> tuple[Any, Any]:
+    """The first key that the program's own queries see, and the one after the last: in a causal row none behind them."""
+    first, behind = reach_ref[0], reach_ref[1]
+    return first, lax.min(behind, own.start + own.size) if plan.causal else behind
+
+
+def _queries_reached(reach_ref: jax.Ref, own: Any, plan: GpuKernelPlan) -> tuple[Any, Any]:
+    """The first query that sees the program's own keys, and the one after the last: in a causal row none before them."""
+    first, behind = reach_ref[0], reach_ref[1]
+    return lax.max(first, own.start) if plan.causal else first, behind
+
+
+def _visit(reached: tuple[Any, Any], plan: GpuKernelPlan, visit: Any, start: Any) -> Any:
+    """Fold `visit(tokens, carry)` over the blocks that hold the tokens from the first to the one before the second."""
     size = plan.tiling.visited
-    first, behind = lax.div(reach_ref[0], size), lax.div(reach_ref[1] + size - 1, size)
+    first, behind = lax.div(reached[0], size), lax.div(reached[1] + size - 1, size)
     return lax.fori_loop(first, behind, lambda j, carry: visit(pl.ds(j * size, size), carry), start)
 
 
@@ -344,13 +360,24 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return plgpu.dot(a, b, precision=precision)
 
 
-def _scores(q: jax.Array, k: jax.Array, ids_q: jax.Array, ids_k: jax.Array, plan: GpuKernelPlan) -> jax.Array:
-    """[Q, D] and [K, D] -> [Q, K] float32, masked where the ids [Q] and [K] differ."""
-    return jnp.where(ids_q[:, None] == ids_k[None, :], _dot(q, k.T) * plan.head_size**-0.5, MASKED)
+def _are_visible(ids_ref: jax.Ref, queries: Any, keys: Any, plan: GpuKernelPlan) -> jax.Array:
+    """Which keys each query sees: [Q, K] bool."""
+    same = ids_ref[queries][:, None] == ids_ref[keys][None, :]
+    return same & (_places(queries)[:, None] >= _places(keys)[None, :]) if plan.causal else same
+
+
+def _places(tokens: Any) -> jax.Array:
+    """The places in the row of a block of tokens, int32."""
+    return tokens.start + jnp.arange(tokens.size, dtype=jnp.int32)
+
+
+def _scores(q: jax.Array, k: jax.Array, are_visible: jax.Array, plan: GpuKernelPlan) -> jax.Array:
+    """[Q, D] and [K, D] -> [Q, K] float32, masked where a query does not see a key."""
+    return jnp.where(are_visible, _dot(q, k.T) * plan.head_size**-0.5, MASKED)
 
 
 def _keep(seeds_ref: jax.Ref, queries: Any, keys: Any, plan: GpuKernelPlan) -> jax.Array:
     """`bert_jax.model.dropout.keep_mask` of a block of one head: [Q, K] bool."""
-    q, k = ((part.start + jnp.arange(part.size, dtype=jnp.int32)).astype(jnp.uint32) for part in (queries, keys))
+    q, k = (_places(part).astype(jnp.uint32) for part in (queries, keys))
     row_hash, column_hash = row_part(seeds_ref[0], q), column_part(seeds_ref[1], k)
     return kept(row_hash[:, None], column_hash[None, :], plan.dropout_rate)

@@ -5,14 +5,15 @@ Rows have at most 512 tokens, so the keys and values of a row fit in VMEM whole 
 The arrays stay in the layout of the projections, [B, S, H * D]: a program takes as many neighbouring heads as fill 128
 lanes (two of size 64) and zeroes the lanes of the others before a product, which costs nothing on a matrix unit that is
 128 wide; heads are never transposed or padded in HBM. The backward pass computes the probabilities again from the
-logsumexp, in one visit: scores lie key-major there, so that what belongs to a query lies along lanes.
+logsumexp, in one visit: scores lie key-major there, so that what belongs to a query lies along lanes. A causal row is
+computed in blocks of 128 queries, each with the keys up to its end: nothing above the blocks of the diagonal.
 
 Shapes: B rows, S tokens (Q of queries, K of keys, in a block of either), H heads, D head size. A program holds R rows
 and P heads: W = P * D features; G = H / P groups of heads.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from bert_jax.model.attention.reference import MASKED
 
 LONGEST_ROW = 512  # tokens
 LANES = 128
+CAUSAL_BLOCK = LANES  # queries: their scores and logsumexp begin at whole lanes
 WIDEST_PROGRAM = 512  # bytes of a token's features: with more, 512 tokens do not fit in the 16 MB of VMEM of every chip
 
 
@@ -39,12 +41,19 @@ class TpuKernelPlan(NamedTuple):
     program_heads: int  # P
     program_rows: int  # R
     dropout_rate: float  # 0: seeds are not read
+    causal: bool
     interpret: bool
 
     @property
     def width(self) -> int:
         """W, features of a program."""
         return self.program_heads * self.head_size
+
+    def query_blocks(self, length: int) -> list[tuple[int, int]]:
+        """The queries of a row that are computed at once, from the first to the one before the second number, up to which
+        their keys reach."""
+        size = CAUSAL_BLOCK if self.causal else length
+        return [(begin, min(begin + size, length)) for begin in range(0, length, size)]
 
 
 def refusal(case: AttentionCase) -> str | None:
@@ -85,6 +94,7 @@ def pallas_tpu_attention(
     *,
     dropout_rate: float,
     dropout_seeds: jax.Array | None,
+    causal: bool,
 ) -> jax.Array:
     """See `bert_jax.model.attention.attention`, and `refusal` for what it takes. Softmax is float32 whatever the inputs are."""
     B, S, H, D = query.shape
@@ -96,6 +106,7 @@ def pallas_tpu_attention(
         program_heads=heads_of_a_program(H, D),
         program_rows=max(rows for rows in range(1, LONGEST_ROW // S + 1) if B % rows == 0),
         dropout_rate=dropout_rate,
+        causal=causal,
         interpret=interpreting(),
     )
     flat = (x.reshape(B, S, H * D) for x in (query, key, value))
@@ -186,14 +197,16 @@ class _TpuSpecs:
 
 
 def _options(q: jax.Array, plan: TpuKernelPlan, products: int, arrays: int) -> dict[str, Any]:
-    """Return what both calls share; the cost is that of `products` S x S matrix products a head and `arrays` of q's size."""
+    """Return what both calls share; the cost is that of `products` matrix products of all computed scores a head and
+    `arrays` of q's size."""
     B, S, features = q.shape
+    scores = sum((end - begin) * end for begin, end in plan.query_blocks(S))  # of a head
     return {
         "interpret": plan.interpret,
         "compiler_params": pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         "cost_estimate": pl.CostEstimate(
-            flops=2 * products * B * S * S * features,
-            transcendentals=B * plan.heads * S * S,
+            flops=2 * products * B * scores * features,
+            transcendentals=B * plan.heads * scores,
             bytes_accessed=arrays * q.size * q.dtype.itemsize,
         ),
     }
@@ -218,20 +231,25 @@ def _forward_kernel(
     first_head = pl.program_id(1) * plan.program_heads
 
     def one_row(row: Any) -> None:
-        q, k, v = _scaled(q_ref[row], plan), k_ref[row], v_ref[row]
-        same = _column(ids_ref[row]) == ids_ref[row]  # [Q, K]
+        for begin, end in plan.query_blocks(q_ref.shape[1]):
+            one_block(row, begin, end)
+
+    def one_block(row: Any, begin: int, end: int) -> None:
+        """The queries from `begin` to `end` - 1, and the keys before `end`."""
+        q, k, v = _scaled(q_ref[row, begin:end], plan), k_ref[row, :end], v_ref[row, :end]
+        visible = _are_visible(ids_ref[row], begin, end, 0, plan)  # [Q, K]
         o = jnp.zeros(q.shape, jnp.float32)
         for head in range(plan.program_heads):
-            scores = jnp.where(same, _dot(_lanes_of(head, q, plan), k, 1, 1), MASKED)  # [Q, K]
+            scores = jnp.where(visible, _dot(_lanes_of(head, q, plan), k, 1, 1), MASKED)  # [Q, K]
             top = scores.max(axis=1, keepdims=True)  # [Q, 1]
             p = jnp.exp(scores - top)
             total = p.sum(axis=1, keepdims=True)
             if plan.dropout_rate:
-                p = jnp.where(_keep(seeds_ref, row, first_head + head, 0, p.shape, plan), p, 0.0)
+                p = jnp.where(_keep(seeds_ref, row, first_head + head, 0, begin, p.shape, plan), p, 0.0)
             o_head = _dot(p.astype(v.dtype), v, 1, 0) * (1 / (total * kept_share))
             o = _put_lanes_of(head, o, o_head, plan)
-            lse_ref[row, 0, head : head + 1, :] = _row(top + jnp.log(total))
-        o_ref[row] = o.astype(o_ref.dtype)
+            lse_ref[row, 0, head : head + 1, begin:end] = _row(top + jnp.log(total))
+        o_ref[row, begin:end] = o.astype(o_ref.dtype)
 
     _for_each_row(plan, one_row)
 
@@ -261,25 +279,35 @@ def _backward_kernel(
     first_head = pl.program_id(1) * plan.program_heads
 
     def one_row(row: Any) -> None:
-        q, k, v, d_o = _scaled(q_ref[row], plan), k_ref[row], v_ref[row], d_o_ref[row]
-        same = _column(ids_ref[row]) == ids_ref[row]  # [K, Q]
-        delta = _sum_heads(d_o.astype(jnp.float32) * o_ref[row].astype(jnp.float32), plan)  # P of [1, Q]
-        dq, dk, dv = (jnp.zeros(q.shape, jnp.float32) for _ in range(3))
+        blocks = plan.query_blocks(q_ref.shape[1])
+        made = [one_block(row, *block) for block in blocks]
+        for begin, end in blocks:
+            seeing = [gradients for gradients in made if len(gradients[0]) >= end]  # by the queries that see these keys
+            for ref, parts in zip((dk_ref, dv_ref), zip(*seeing, strict=True), strict=True):
+                total = reduce(jnp.add, [part[begin:end] for part in parts])
+                ref[row, begin:end] = (total * (1 / kept_share)).astype(ref.dtype)
+
+    def one_block(row: Any, begin: int, end: int) -> tuple[jax.Array, jax.Array]:
+        """The gradient of the queries from `begin` to `end` - 1, and what they add to those of the keys before `end`."""
+        q, k, v = _scaled(q_ref[row, begin:end], plan), k_ref[row, :end], v_ref[row, :end]
+        d_o, o = d_o_ref[row, begin:end], o_ref[row, begin:end]
+        visible = _are_visible(ids_ref[row], begin, end, 1, plan)  # [K, Q]
+        delta = _sum_heads(d_o.astype(jnp.float32) * o.astype(jnp.float32), plan)  # P of [1, Q]
+        dq, dk, dv = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
         for head in range(plan.program_heads):
             q_head, k_head, d_o_head = (_lanes_of(head, x, plan) for x in (q, k, d_o))
-            scores = jnp.where(same, _dot(k, q_head, 1, 1), MASKED)  # [K, Q]
-            p = jnp.exp(scores - lse_ref[row, 0, head : head + 1, :])
+            scores = jnp.where(visible, _dot(k, q_head, 1, 1), MASKED)  # [K, Q]
+            p = jnp.exp(scores - lse_ref[row, 0, head : head + 1, begin:end])
             dp, p_kept = _dot(v, d_o_head, 1, 1), p
             if plan.dropout_rate:
-                keep = _keep(seeds_ref, row, first_head + head, 1, p.shape, plan)
+                keep = _keep(seeds_ref, row, first_head + head, 1, begin, p.shape, plan)
                 dp, p_kept = jnp.where(keep, dp, 0.0), jnp.where(keep, p, 0.0)
             ds = (p * (dp - delta[head] * kept_share)).astype(k.dtype)
             dv += _dot(p_kept.astype(d_o.dtype), d_o_head, 1, 0)
             dk += _dot(ds, q_head, 1, 0)
             dq += _dot(ds, k_head, 0, 0)
-        dq_ref[row] = (dq * (scale / kept_share)).astype(dq_ref.dtype)
-        dk_ref[row] = (dk * (1 / kept_share)).astype(dk_ref.dtype)
-        dv_ref[row] = (dv * (1 / kept_share)).astype(dv_ref.dtype)
+        dq_ref[row, begin:end] = (dq * (scale / kept_share)).astype(dq_ref.dtype)
+        return dk, dv
 
     _for_each_row(plan, one_row)
 
@@ -337,15 +365,26 @@ def _row(column: jax.Array) -> jax.Array:
     return jnp.transpose(jnp.broadcast_to(column, (column.shape[0], 8)), (1, 0))[:1]
 
 
+def _are_visible(ids: jax.Array, begin: int, end: int, query_axis: int, plan: TpuKernelPlan) -> jax.Array:
+    """Which keys before `end` the queries from `begin` on see, of a row's ids [1, S]: bool, queries along `query_axis`."""
+    queries, keys = ids[:, begin:end], ids[:, :end]
+    same = _column(queries) == keys if query_axis == 0 else _column(keys) == queries
+    if not plan.causal:
+        return same
+    return same & (begin + _places(same.shape, query_axis) >= _places(same.shape, 1 - query_axis))
+
+
+def _places(shape: tuple[int, ...], axis: int) -> jax.Array:
+    """0, 1, ... along one axis of `shape`, int32; the other one is 1."""
+    line = tuple(size if place == axis else 1 for place, size in enumerate(shape))
+    return lax.broadcasted_iota(jnp.int32, line, axis)
+
+
 def _keep(
-    seeds_ref: jax.Ref, row: Any, head: Any, query_axis: int, shape: tuple[int, ...], plan: TpuKernelPlan
+    seeds_ref: jax.Ref, row: Any, head: Any, query_axis: int, begin: int, shape: tuple[int, ...], plan: TpuKernelPlan
 ) -> jax.Array:
-    """`bert_jax.model.dropout.keep_mask` of one head: [S, S] bool with the queries along `query_axis`."""
-
-    def numbers(axis: int) -> jax.Array:
-        line = tuple(size if place == axis else 1 for place, size in enumerate(shape))
-        return lax.broadcasted_iota(jnp.int32, line, axis).astype(jnp.uint32)
-
-    row_hash = row_part(seeds_ref[row, 0, 2 * head], numbers(query_axis))
-    column_hash = column_part(seeds_ref[row, 0, 2 * head + 1], numbers(1 - query_axis))
+    """`bert_jax.model.dropout.keep_mask` of one head: `shape` bool, with the queries from `begin` on along `query_axis`."""
+    queries, keys = begin + _places(shape, query_axis), _places(shape, 1 - query_axis)
+    row_hash = row_part(seeds_ref[row, 0, 2 * head], queries.astype(jnp.uint32))
+    column_hash = column_part(seeds_ref[row, 0, 2 * head + 1], keys.astype(jnp.uint32))
     return kept(row_hash, column_hash, plan.dropout_rate)

@@ -21,13 +21,22 @@ def reference_attention(
     *,
     dropout_rate: float,
     dropout_seeds: jax.Array | None,
+    causal: bool,
 ) -> jax.Array:
     """See `bert_jax.model.attention.attention`. Scores and softmax are float32 whatever the inputs are."""
     scores = score(query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype), key)
-    same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]  # [B, 1, Q, K]
-    probabilities = jax.nn.softmax(jnp.where(same, scores, MASKED), axis=-1)
+    probabilities = jax.nn.softmax(jnp.where(visible(sequence_ids, causal), scores, MASKED), axis=-1)
     probabilities = dropout(probabilities, dropout_rate, dropout_seeds).astype(value.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", probabilities, value, precision=exact(value.dtype))  # [B, Q, H, D]
+
+
+def visible(sequence_ids: jax.Array, causal: bool) -> jax.Array:
+    """Return which keys a query sees, those of its own id and, where `causal`, none behind it: [B, S] -> [B, 1, Q, K] bool."""
+    same = sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]
+    if not causal:
+        return same
+    places = jnp.arange(sequence_ids.shape[1])
+    return same & (places[None, None, :, None] >= places[None, None, None, :])
 
 
 @jax.custom_vjp

@@ -19,9 +19,10 @@ def xla_attention(
     *,
     dropout_rate: float,
     dropout_seeds: jax.Array | None,
+    causal: bool,
 ) -> jax.Array:
     """See `bert_jax.model.attention.attention`. The backward pass computes scores, softmax and dropout bits again."""
-    attend = partial(reference_attention, dropout_rate=dropout_rate)
+    attend = partial(reference_attention, dropout_rate=dropout_rate, causal=causal)
     return jax.checkpoint(lambda q, k, v, ids, seeds: attend(q, k, v, ids, dropout_seeds=seeds))(
         query, key, value, sequence_ids, dropout_seeds
     )

@@ -11,6 +11,10 @@ from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import config_names, load_config, override
 
+LEFT_TO_RIGHT = (
+    "left to right: attention sees the past only, half of the pairs of tokens; a text's vector is its last token's"
+)
+
 
 def make_parser() -> _options.StageParser:
     """The options of the stage."""
@@ -70,6 +74,8 @@ def describe_phase(config: PretrainConfig, number: int) -> JsonObject:
     length, begin = phase.sequence_length, sum(earlier.steps for earlier in config.phases[:number])
     middle = begin + (phase.steps - 1) / 2
     predictions = round(config.objective.probability_at(middle, config.total_steps) * length)
+    if config.objective.is_causal:
+        predictions = length - 1  # each token but the last predicts the next
     flops = training_flops(config.model, length, length**2, predictions)
     return {
         "sequence_length": length,
@@ -85,11 +91,17 @@ def as_text(config: PretrainConfig, facts: JsonObject) -> str:
     """The figures in words."""
     model = config.model
     encoder, heads = facts["encoder_parameters"], facts["head_parameters"]
+    parts = (
+        ("embeddings, layers", "head for tokens")
+        if model.causal
+        else ("embeddings, layers, pooler", "MLM and NSP heads")
+    )
     lines = [
         f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads of"
         f" {model.head_size}, feed-forward {model.intermediate_size}, vocabulary {model.vocab_size:,}",
-        f"parameters   {encoder:>15,}  embeddings, layers, pooler",
-        f"             {heads:>15,}  MLM and NSP heads",
+        *([LEFT_TO_RIGHT] if model.causal else []),
+        f"parameters   {encoder:>15,}  {parts[0]}",
+        f"             {heads:>15,}  {parts[1]}",
         f"             {facts['formula_parameters']:>15,}  by the formula V*H + 12*L*H*H",
         f"memory       {facts['parameter_bytes'] / 2**20:>11,.1f} MiB  parameters, float32",
         f"             {facts['optimizer_bytes'] / 2**20:>11,.1f} MiB  optimizer state ({config.optimizer.name})",

@@ -106,9 +106,9 @@ def parser() -> argparse.ArgumentParser:
     option("--output", type=Path, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
     option(
         "--pooling",
-        choices=("mean", "cls", "pooled"),
+        choices=("mean", "cls", "last", "pooled"),
         default="mean",
-        help="of tokens, or the pooler's output (default: mean)",
+        help="of tokens (default: mean), of the first or last one, or the pooler's output; left to right the last has seen all",
     )
     option(
         "--layers",

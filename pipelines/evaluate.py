@@ -82,6 +82,11 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.use.model import load
 
     model = load(arguments.model, dtype=None, asked=_checkpoint_options.asked(arguments, head=False))
+    if arguments.pseudo_perplexity and model.description.model.causal:
+        raise UserError(
+            f"--pseudo-perplexity {arguments.pseudo_perplexity}: {arguments.model} is left to right and sees nothing behind a"
+            " masked token; its perplexity is that of the text: leave the option out"
+        )
     scores = _of_data(model, arguments) if arguments.text is None else _of_text(model, arguments)
     describe = describe_data if arguments.text is None else describe_text
     print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
@@ -194,21 +199,29 @@ def _checkpoint(scores: JsonObject) -> str:
 
 def describe_data(scores: JsonObject) -> str:
     """The scores of held-out data."""
-    low, high = scores["mlm_accuracy_95"]
-    gain = scores["unigram_entropy"] - scores["mlm_loss"]
-    ratio = scores["mlm_accuracy"] / max(scores["commonest_token_accuracy"], 1e-9)
+    from bert_jax.config.objective import token_words
+
+    words = token_words(ObjectiveConfig(scores["objective"]))
+    loss, perplexity, accuracy = (scores[f"{words.term}_{name}"] for name in ("loss", "perplexity", "accuracy"))
+    low, high = scores[f"{words.term}_accuracy_95"]
+    gain = scores["unigram_entropy"] - loss
+    ratio = accuracy / max(scores["commonest_token_accuracy"], 1e-9)
     return "\n".join(
         [
-            f"{_checkpoint(scores)}{scores['split']}, {scores['masked_tokens']:,} masked tokens in rows of"
+            f"{_checkpoint(scores)}{scores['split']}, {scores[words.counter]:,} {words.predicted} in rows of"
             f" {scores['sequence_length']}",
-            f"  MLM loss        {scores['mlm_loss']:.3f} nats, perplexity {scores['mlm_perplexity']:.1f};"
+            f"  {words.short} loss        {loss:.3f} nats, perplexity {perplexity:.1f}{_per_piece(words.term)};"
             f" {abs(gain):.2f} nats {'under' if gain >= 0 else 'over'} the unigram entropy of the training text,"
             f" {scores['unigram_entropy']:.3f}",
-            f"  MLM accuracy    {scores['mlm_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always"
+            f"  {words.short} accuracy    {accuracy:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always"
             f" guessing '{scores['commonest_token']}', {scores['commonest_token_accuracy']:.1%}",
             *(f"  {name:<15} {text}" for name, text in _pair_lines(scores)),
         ]
     )
+
+
+def _per_piece(term: str) -> str:
+    return " for each word piece, from those before it" if term == "ltr" else ""
 
 
 def describe_text(scores: JsonObject) -> str:
@@ -219,20 +232,24 @@ def describe_text(scores: JsonObject) -> str:
         f"{_checkpoint(scores)}{names}: {text['sentences']:,} sentences, {text['tokens']:,} tokens,"
         f" {text['unknown_share']:.2%} [UNK]"
     ]
-    rows = [*_masked_lines(scores), *_pair_lines(scores)]
+    rows = [*_token_lines(scores), *_pair_lines(scores)]
     if pseudo is not None:
         rows += _pseudo_lines(pseudo)
     lines += [f"  {name:<{NAME_WIDTH}} {value}" for name, value in rows]
     return "\n".join([*lines, *_ngram_lines(scores.get("ngrams"))])
 
 
-def _masked_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
-    low, high = scores["mlm_accuracy_95"]
-    masked = f"MLM perplexity ({100 * scores['mlm_probability']:g} % masked)"
-    tokens = f"on {scores['masked_tokens']:,} masked tokens in rows of {scores['sequence_length']}"
-    yield masked, f"{scores['mlm_perplexity']:.2f} (loss {scores['mlm_loss']:.4f} nats) {tokens}"
+def _token_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
+    from bert_jax.config.objective import token_words
+
+    words = token_words(ObjectiveConfig(scores["objective"]))
+    loss, perplexity, accuracy = (scores[f"{words.term}_{name}"] for name in ("loss", "perplexity", "accuracy"))
+    low, high = scores[f"{words.term}_accuracy_95"]
+    how = "left to right" if words.term == "ltr" else f"{100 * scores['mlm_probability']:g} % masked"
+    tokens = f"on {scores[words.counter]:,} {words.predicted} in rows of {scores['sequence_length']}"
+    yield f"{words.short} perplexity ({how})", f"{perplexity:.2f} (loss {loss:.4f} nats) {tokens}"
     yield from _baseline_lines(scores)
-    yield "MLM accuracy", f"{scores['mlm_accuracy']:.1%} (95 %: {low:.1%} to {high:.1%})"
+    yield f"{words.short} accuracy", f"{accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
 
 
 def _baseline_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:

@@ -221,10 +221,12 @@ LONG = {
         "demo",
         "multihost",
         "prove_*",
+        "left_to_right",
     ),
     "they use a model": (
         "embedding",
         "evaluation",
+        "generate",
         "intrinsic",
         "pretrained",
         "segments",
@@ -233,7 +235,7 @@ LONG = {
         "probe",
         "senses",
     ),
-    "they save and convert": ("checkpoint", "checksums", "convert", "export", "extension", "numpy_bert", "tf1"),
+    "they save and convert": ("checkpoint", "checksums", "convert*", "export", "extension", "numpy_bert", "tf1"),
     "they run stages": ("accounting", "cli", "corpus", "doctor", "first_batches", "pages_pretrain", "prep*", "vocab"),
     "they wait for processes": (
         "clusters",

@@ -57,7 +57,8 @@ def tokenizer() -> WordPieceTokenizer:
 
 def write_model(folder: Path, model: ModelConfig = MODEL, seed: int = 0) -> Path:
     """A checkpoint in Hugging Face's format with drawn weights."""
-    description = ModelDescription(model)
+    heads = not model.causal  # a left-to-right one has neither pooler nor NSP head
+    description = ModelDescription(model, pooler=heads, nsp=heads)
     rng = np.random.default_rng(seed)
 
     def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -33,8 +33,9 @@ def data(prepared):
 def make_examples(data, split: str = "train", objective: ObjectiveConfig | None = None) -> Examples:
     tokenizer = data.load_tokenizer()
     special = SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id)
-    shape = BatchShape(ROWS, SIZE, 5)
-    return Examples(data.split(split), shape, objective or ObjectiveConfig(), special, data.vocab_size)
+    objective = objective or ObjectiveConfig()
+    shape = BatchShape(ROWS, SIZE, SIZE if objective.is_causal else 5)
+    return Examples(data.split(split), shape, objective, special, data.vocab_size)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_rows_are_the_examples_of_their_shard(data, objective):
     batch = first_epoch(examples, indices)
     records = records_of(examples)
     pairs = examples.kind in ("nsp", "sop")
-    ids, special = unmasked(batch), examples.special
+    ids, special = batch["input_ids"] if objective == "ltr" else unmasked(batch), examples.special
     for row, index in enumerate(indices):
         shard, (a_start, a_length, b_start, b_length, label) = records[index]
         a = shard.tokens[a_start : a_start + a_length].tolist()

@@ -95,7 +95,7 @@ def made_up_examples(config: PretrainConfig, count: int, seed: int = 0) -> Examp
     shard = Shard(Path("made-up"), tokens, words, starts, np.arange(count + 1), tables)
     split = Split("train", Path("made-up"), (shard,), {})
     phase = config.phases[0]
-    shape = BatchShape(phase.batch_size, size, phase.max_predictions_per_seq)
+    shape = BatchShape(phase.batch_size, size, config.predictions(phase))
     return Examples(split, shape, config.objective, SPECIAL, vocab_size)
 
 

@@ -36,7 +36,7 @@ class Case:
         """The shape of the global batch."""
         phase, packed = self.phase, self.config.packing == "packed"
         examples = self.config.examples_per_row if packed else 1
-        return BatchShape(phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq, examples)
+        return BatchShape(phase.batch_size, phase.sequence_length, self.config.predictions(phase), examples)
 
     def with_rows(self, rows: int) -> "Case":
         """The same with another batch."""

@@ -24,7 +24,8 @@ from bert_jax.feed.batch import Batch
 from bert_jax.feed.packing import Arrangement
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
 from bert_jax.model.attention import AttentionCase
-from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
+from bert_jax.train.masked_lm import batch_fields
+from bert_jax.train.pretraining import LOSSES
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep
 
@@ -216,7 +217,8 @@ def prepare(case: Case) -> CompiledCase:
     """Compile a case's step, and make its first batch."""
     training = Training(case.config, make_mesh(case.config.mesh, jax.local_devices()))
     begin = time.perf_counter()
-    loss = MaskedLmLoss(case.config.objective.nsp, SPECIAL.mask)
+    objective = case.config.objective
+    loss = LOSSES[objective.name](objective.nsp, SPECIAL.mask)
     step = compile_train_step(training, loss, batch_fields(case.shape))
     seconds = time.perf_counter() - begin
     return CompiledCase(case, training, step, seconds, arrangement_of(case, 1).batch(case.config.seed, 0))

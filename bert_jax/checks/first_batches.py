@@ -18,7 +18,7 @@ from bert_jax.checks.findings import Finding, OK, PROBLEM, WARNING
 from bert_jax.config.objective import ObjectiveConfig, pair_words
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import EMPTY, Examples
-from bert_jax.feed.mask_statistics import mask_report, TREATMENTS
+from bert_jax.feed.mask_statistics import mask_report, next_token_report, TREATMENTS
 from bert_jax.feed.masking import Masks
 from bert_jax.feed.packing import Arrangement
 from bert_jax.runs.reading import Record
@@ -42,8 +42,11 @@ def measure(
 
     Returns:
       What `mask_report` gives; and `batches`; `whole_word_share`, of the picked tokens those whose whole word is picked;
-      `long_word_share`, of the words those of several tokens; `mean_unit_words`, words picked as one.
+      `long_word_share`, of the words those of several tokens; `mean_unit_words`, words picked as one. Left to right: what
+      `next_token_report` gives, and `batches`.
     """
+    if arrangement.examples.objective.is_causal:
+        return _measure_next_tokens(arrangement, seed, min(steps, MOST_BATCHES), seen)
     made: list[tuple[Batch, Masks]] = []
     words = np.zeros(4, np.int64)
     picked = 0
@@ -64,6 +67,15 @@ def measure(
         "long_word_share": long_words / max(all_words, 1),
         "mean_unit_words": picked_words / report["units"] if report["units"] else None,
     }
+
+
+def _measure_next_tokens(arrangement: Arrangement, seed: int, most: int, seen: int) -> JsonObject:
+    made: list[Batch] = []
+    predicted = 0
+    while len(made) < most and predicted < ENOUGH_PICKED:
+        made.append(arrangement.batch(seed, len(made), seen=seen))
+        predicted += int(np.count_nonzero(made[-1]["masked_lm_weights"]))
+    return {"batches": len(made), **next_token_report(made)}
 
 
 def shown_tokens(batch: Batch) -> np.ndarray:
@@ -118,6 +130,8 @@ def word_counts(batch: Batch, numbers: np.ndarray) -> np.ndarray:
 
 def described(report: Record, objective: ObjectiveConfig, probability: float) -> list[str]:
     """The figures in a few lines."""
+    if objective.is_causal:
+        return _described_next_tokens(report)
     total = max(sum(report["treatment"].values()), 1)
     shown, expected = (
         ", ".join(f"{name} {value:.1%}" for name, value in zip(("[MASK]", "random", "kept"), shares, strict=True))
@@ -143,13 +157,32 @@ def described(report: Record, objective: ObjectiveConfig, probability: float) ->
     return lines
 
 
+def _described_next_tokens(report: Record) -> list[str]:
+    return [
+        f"measured on the first {report['batches']} batches: {report['rows']:,} rows, {report['examples']:,} examples,"
+        f" {report['predicted']:,} next tokens to predict",
+        f"  rows      {report['valid_token_share']:.1%} of their tokens are not padding;"
+        f" {report['examples_per_row']:.2f} examples a row",
+        f"  labels    {report['next_share']:.1%} of them are the token behind in the same example",
+    ]
+
+
 def doubts(report: Record, objective: ObjectiveConfig, probability: float) -> list[Finding]:
     """Findings about what is not as configured."""
+    if objective.is_causal:
+        return list(_next_token_doubts(report))
     return [
         *_mask_doubts(report, probability),
         *_unit_doubts(report, objective),
         *_pair_doubts(report, objective),
     ]
+
+
+def _next_token_doubts(report: Record) -> Iterator[Finding]:
+    share = report["next_share"]
+    if share < 1:
+        seen = f"{1 - share:.1%} of the labels are not the token behind in their example: the labels are broken"
+        yield rules.FIRST_MASKS.found(PROBLEM, seen, value=share, threshold=1.0)
 
 
 def _mask_doubts(report: Record, probability: float) -> Iterator[Finding]:

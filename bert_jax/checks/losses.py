@@ -51,12 +51,14 @@ def of_newest_phase(records: Sequence[Record]) -> list[Record]:
 
 
 def unigram_floor(run: Run) -> Iterator[Finding]:
-    """Whether the MLM loss is below what word frequencies, and topic, alone give."""
-    losses, entropy = series(run.train, "mlm_loss"), run.unigram_entropy
+    """Whether the loss of tokens is below what word frequencies, and topic, alone give."""
+    losses, entropy = series(run.train, run.token_loss), run.unigram_entropy
     if not losses or entropy is None:
         return
     now = newest(losses)
-    seen = f"MLM loss {now:.2f} nats at step {run.last_step:,}; word frequencies alone give {entropy:.2f}"
+    seen = (
+        f"{run.tokens.short} loss {now:.2f} nats at step {run.last_step:,}; word frequencies alone give {entropy:.2f}"
+    )
     if now < entropy - rules.TOPIC:
         yield rules.CONTEXT.fine(f"{seen}, passed for good at step {_since(losses, entropy):,}")
         return
@@ -130,14 +132,14 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
 
 def divergence(run: Run) -> Iterator[Finding]:
     """Whether the loss has risen from its best, within a phase."""
-    losses = series(of_newest_phase(run.train), "mlm_loss")
+    losses = series(of_newest_phase(run.train), run.token_loss)
     width = max(3, round(NEWEST * len(losses)))
     means = [(losses[end - 1][0], newest(losses[end - width : end])) for end in range(width, len(losses) + 1)]
     if len(means) <= width:
         return
     best_step, best = min(means, key=lambda mean: mean[1])
     now = means[-1][1]
-    seen = f"training MLM loss {now:.2f}, at best {best:.2f} at step {best_step:,}"
+    seen = f"training {run.tokens.short} loss {now:.2f}, at best {best:.2f} at step {best_step:,}"
     lower = {
         "optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}",
         "optimizer.warmup_steps": 2 * run.config.schedule_parts()[0].warmup_steps,
@@ -152,18 +154,18 @@ def divergence(run: Run) -> Iterator[Finding]:
 def memorising(run: Run) -> Iterator[Finding]:
     """Whether held-out loss rises while training loss falls, in the newest phase."""
     training = of_newest_phase(run.train)
-    begin = training[0]["step"]
-    evals = [record for record in run.evals if record["step"] >= begin and number(record, "mlm_loss") is not None]
+    begin, key = training[0]["step"], run.token_loss
+    evals = [record for record in run.evals if record["step"] >= begin and number(record, key) is not None]
     if len(evals) < FEWEST_EVALUATIONS:
         yield rules.BY_HEART.fine(f"{len(evals)} evaluations in this phase: too few to see it rise")
         return
-    best = min(evals, key=lambda record: record["mlm_loss"])
-    rise = evals[-1]["mlm_loss"] - best["mlm_loss"]
-    noise = 3 * TOKEN_DEVIATION / math.sqrt(number(evals[-1], "masked_tokens") or 1e4)
-    losses = series(training, "mlm_loss")
+    best = min(evals, key=lambda record: record[key])
+    rise = evals[-1][key] - best[key]
+    noise = 3 * TOKEN_DEVIATION / math.sqrt(number(evals[-1], run.tokens.counter) or 1e4)
+    losses = series(training, key)
     then, now = _around(losses, best["step"]), newest(losses)
     seen = (
-        f"held-out MLM loss {evals[-1]['mlm_loss']:.3f}, at best {best['mlm_loss']:.3f} at step {best['step']:,};"
+        f"held-out {run.tokens.short} loss {evals[-1][key]:.3f}, at best {best[key]:.3f} at step {best['step']:,};"
         f" training loss {then:.3f} then, {now:.3f} now"
     )
     if rise <= noise or then - now < rules.FALL:

@@ -67,7 +67,7 @@ def _spikes(norms: list[tuple[float, float]]) -> list[tuple[int, float, float]]:
 
 def _loss_jumped(run: Run, step: int) -> bool:
     """Whether the loss of the line at a step or the next is far above the lines before."""
-    losses = series(run.train, "mlm_loss")
+    losses = series(run.train, run.token_loss)
     place = next((place for place, (at, _) in enumerate(losses) if at >= step), None)
     if not place:
         return False
@@ -173,6 +173,9 @@ def first_batches(run: Run) -> Iterator[Finding]:
 
 
 def _measured(record: Record) -> str:
+    predicted = number(record, "predicted")
+    if predicted is not None:
+        return f"{predicted:,.0f} next tokens measured before the first step, each the token behind in its example"
     length = number(record, "mean_unit_length")
     units = f", {length:.2f} tokens picked as one" if length else ""
     return f"{number(record, 'picked') or 0:,.0f} picked tokens measured before the first step{units}"

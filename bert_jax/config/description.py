@@ -103,10 +103,13 @@ class ModelDescription:
     def _pooled_task(self) -> str | None:
         return self.task.kind if self.task is not None and self.task.needs_pooler else None
 
-    @property
-    def is_pretraining(self) -> bool:
-        """Whether it is all that pre-training trains, and nothing else."""
-        return self.pooler and self.mlm and self.nsp and self.task is None
+    def can_train_as(self, wanted: "ModelDescription") -> bool:
+        """Whether it has every head of `wanted`, what pre-training makes from nothing, and no head of a task.
+
+        What it has beside them, as a bidirectional model that goes on left to right, is kept as it is.
+        """
+        missing = (wanted.pooler and not self.pooler) or (wanted.mlm and not self.mlm) or (wanted.nsp and not self.nsp)
+        return self.task is None and not missing
 
     def to_dict(self) -> JsonObject:
         """Return what model.json holds; `description_from` inverts it."""
@@ -118,7 +121,10 @@ class ModelDescription:
         parts = [name for name, has in (("pooler", self.pooler), ("MLM", self.mlm), ("NSP", self.nsp)) if has]
         parts += [self.task.kind] if self.task else []
         heads = f"with {', '.join(parts)}" if parts else "encoder alone"
-        return f"{model.num_hidden_layers} layers of {model.hidden_size}, {model.vocab_size:,} entries, {heads}"
+        direction = ", left to right" if model.causal else ""
+        return (
+            f"{model.num_hidden_layers} layers of {model.hidden_size}, {model.vocab_size:,} entries{direction}, {heads}"
+        )
 
 
 def description_from(values: JsonObject) -> ModelDescription:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pre-training predicts: masked tokens, and the label of a pair."""
+"""What pre-training predicts: masked tokens and the label of a pair, or each next token."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ class Objective(NamedTuple):
 
     examples: str  # which examples of the prepared data it trains on; see `bert_jax.feed.kinds`
     pair_label: str | None  # what the label of a pair says, where it is predicted
+    tokens: str = "mlm"  # which tokens are predicted, a row of TOKEN_WORDS
 
 
 OBJECTIVES: Mapping[str, Objective] = {
@@ -24,6 +26,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "mlm_sop": Objective("sop", "sentence order"),  # ALBERT (1909.11942)
     "mlm_full_sentences": Objective("full_sentences", None),  # RoBERTa (1907.11692), rows go across documents
     "mlm_document": Objective("document", None),  # RoBERTa's doc-sentences: rows stay inside a document
+    "ltr": Objective("full_sentences", None, tokens="ltr"),  # GPT, and "LTR & No NSP" of the paper's ablation
 }
 
 
@@ -32,7 +35,9 @@ class ObjectiveConfig:
     """The objective. Of the picked tokens `mask_share` become [MASK], `random_share` a random id, the rest stay."""
 
     name: str = setting(
-        "mlm_nsp", "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences or mlm_document"
+        "mlm_nsp",
+        "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences, mlm_document, or ltr (each"
+        " token from those before it, on the rows of mlm_full_sentences)",
     )
     masking: str = setting("token", "what is picked as one: token, whole_word, or span of words (geometric lengths)")
     mlm_probability: float = setting(0.15, "share of tokens that are picked and predicted")
@@ -48,6 +53,8 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require_choice("objective", self, "name", tuple(OBJECTIVES))
+        if self.is_causal:
+            self._refuse_masking()
         require_choice("objective", self, "masking", MASKINGS)
         for name in ("mlm_probability", "mask_share", "random_share", "span_end_probability"):
             require_share("objective", self, name)
@@ -62,10 +69,28 @@ class ObjectiveConfig:
                 " more than 1: lower one of them"
             )
 
+    def _refuse_masking(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name != "name" and (value := getattr(self, field.name)) != field.default:
+                raise UserError(
+                    f"objective.{field.name}={value} says how tokens are masked, and objective.name={self.name} masks none:"
+                    " leave it out"
+                )
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether each token is predicted from those before it: attention sees the past only, and nothing is masked."""
+        return OBJECTIVES[self.name].tokens == "ltr"
+
     @property
     def examples(self) -> str:
         """The kind of prepared examples that is trained on."""
         return OBJECTIVES[self.name].examples
+
+    @property
+    def terms(self) -> list[str]:
+        """The names of the losses that are added up."""
+        return [OBJECTIVES[self.name].tokens, *(["nsp"] if self.nsp else [])]
 
     @property
     def nsp(self) -> bool:
@@ -83,6 +108,29 @@ class ObjectiveConfig:
             return self.mlm_probability
         progress = step / max(total_steps - 1, 1)
         return self.mlm_probability + (self.mlm_probability_end - self.mlm_probability) * progress
+
+
+class TokenWords(NamedTuple):
+    """How people speak of the tokens that are predicted."""
+
+    term: str  # of the loss; scores are named TERM_loss, TERM_accuracy, TERM_perplexity
+    short: str
+    predicted: str  # tokens, in the plural
+    counter: str  # the name of their number in a record
+
+
+TOKEN_WORDS: Mapping[str, TokenWords] = {
+    words.term: words
+    for words in (
+        TokenWords("mlm", "MLM", "masked tokens", "masked_tokens"),
+        TokenWords("ltr", "LTR", "next tokens", "next_tokens"),
+    )
+}
+
+
+def token_words(objective: ObjectiveConfig) -> TokenWords:
+    """Return the words for the tokens that an objective predicts."""
+    return TOKEN_WORDS[OBJECTIVES[objective.name].tokens]
 
 
 class PairWords(NamedTuple):

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from bert_jax.base.errors import UserError
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
@@ -33,7 +34,10 @@ class PhaseConfig:
     sequence_length: int = setting(128, "tokens in a row")
     steps: int = setting(900_000, "optimizer steps")
     batch_size: int = setting(256, "global batch, in sequences; divisible by micro_batches x data x fsdp")
-    max_predictions_per_seq: int = setting(20, "masked positions kept in a row; at least mlm_probability x length")
+    max_predictions_per_seq: int = setting(
+        20,
+        "masked positions kept in a row; at least mlm_probability x length; objective=ltr predicts all and reads it not",
+    )
     learning_rate: float | None = setting(None, "none: the schedule goes on; a number: it starts anew at this peak")
     warmup_steps: int | None = setting(None, "steps of warm-up where the schedule starts anew")
 
@@ -78,6 +82,7 @@ class PretrainConfig(RunConfig):
             require_positive("", self, name)
         require_choice("", self, "packing", PACKINGS)
         require_not_negative("", self, "eval_every")
+        self._settle_direction()
         for number, phase in enumerate(self.phases):
             self._check_phase(number, phase)
         for part in self.schedule_parts():
@@ -86,6 +91,25 @@ class PretrainConfig(RunConfig):
                     f"a warm-up of {part.warmup_steps} steps never ends in the {part.steps} steps of its schedule: lower"
                     " optimizer.warmup_steps (or phases.N.warmup_steps)"
                 )
+
+    def _settle_direction(self) -> None:
+        """The model of objective=ltr is causal, and no other one's is."""
+        if self.model.causal and not self.objective.is_causal:
+            raise UserError(
+                f"model.causal=true is the model of objective=ltr, not of objective.name={self.objective.name}: leave one out"
+            )
+        if self.objective.is_causal:
+            object.__setattr__(self, "model", dataclasses.replace(self.model, causal=True))
+
+    @property
+    def description(self) -> ModelDescription:
+        """The model that is trained from nothing: of objective=ltr a head for tokens alone, else all of pre-training."""
+        heads = not self.objective.is_causal
+        return ModelDescription(self.model, pooler=heads, nsp=heads)
+
+    def predictions(self, phase: PhaseConfig) -> int:
+        """Positions of a row of the phase that have room to be predicted."""
+        return phase.sequence_length if self.objective.is_causal else phase.max_predictions_per_seq
 
     @classmethod
     def spelling(cls, key: str) -> str | None:
@@ -119,6 +143,8 @@ class PretrainConfig(RunConfig):
                 f"phases.{number}.batch_size={phase.batch_size} is not divisible by"
                 f" micro_batches={self.micro_batches}: change one of them"
             )
+        if self.objective.is_causal:
+            return
         share = self.objective.highest_probability
         needed = round(share * phase.sequence_length)
         why = ""

@@ -9,7 +9,6 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -21,6 +20,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json, write_json
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
+from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.conversion import names
@@ -175,7 +175,8 @@ def config_for(description: ModelDescription) -> PretrainConfig:
     """A configuration for a model that was not trained here: the recipe's, with rows as long as its positions."""
     length = min(512, description.model.max_position_embeddings)
     phase = PhaseConfig(length, steps=1_000_000, max_predictions_per_seq=math.ceil(0.15 * length))
-    return replace(PretrainConfig(), model=description.model, phases=(phase,))
+    objective = ObjectiveConfig("ltr") if description.model.causal else ObjectiveConfig()
+    return PretrainConfig(model=description.model, objective=objective, phases=(phase,))
 
 
 def filled(description: ModelDescription, weight: Callable[[NameRow], np.ndarray]) -> dict[str, jax.Array]:

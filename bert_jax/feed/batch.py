@@ -31,8 +31,8 @@ def batch_spec(shape: BatchShape) -> dict[str, tuple[tuple[int, ...], np.dtype]]
     segment_ids             [B, S] int32    0 in sentence A, 1 in sentence B (token type)
     sequence_ids            [B, S] int32    which packed example a token belongs to, from 1; 0 = padding
     position_ids            [B, S] int32    restart at 0 in each packed example
-    masked_lm_positions     [B, M] int32    predicted positions
-    masked_lm_ids           [B, M] int32    their true ids
+    masked_lm_positions     [B, M] int32    predicted positions; left to right: all that are predicted from
+    masked_lm_ids           [B, M] int32    their true ids; left to right: of the token behind each
     masked_lm_weights       [B, M] float32  1 real, 0 filler
     cls_positions           [B, E] int32    where each packed example's [CLS] stands
     next_sentence_labels    [B, E] int32    0 = IsNext, 1 = NotNext; SOP: 0 = in order, 1 = swapped

@@ -23,13 +23,15 @@ from bert_jax.feed.layout import (
     example_fields,
     fit_predictions,
     lay_out,
+    Layout,
     place_tokens,
+    places_before_another,
     places_of,
     prediction_fields,
     SpecialIds,
     token_fields,
 )
-from bert_jax.feed.masking import mask_seeds, mask_tokens, Masks, Tokens, wanted_counts
+from bert_jax.feed.masking import mask_seeds, mask_tokens, Masks, no_masks, Tokens, wanted_counts
 from bert_jax.feed.order import examples_at
 from bert_jax.feed.shards import Split
 from bert_jax.tokenization import Tokenizer
@@ -49,7 +51,7 @@ class Runs(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """Masked examples of one split at one sequence length, by index."""
+    """Examples of one split at one sequence length, by index, masked where the objective predicts masked tokens."""
 
     split: Split
     shape: BatchShape  # of batches with one example a row; see `bert_jax.feed.packing` for others
@@ -120,27 +122,34 @@ class Examples:
         shape: BatchShape | None = None,
         probability: float | None = None,
     ) -> tuple[Batch, Masks]:
-        """Return a batch, and the tokens that were picked in it."""
+        """Return a batch, and the tokens that were picked in it: left to right none, every next token is predicted."""
         shape = replace(shape or self.shape, rows=indices.shape[0], examples_per_row=indices.shape[1])
-        share = self.objective.mlm_probability if probability is None else probability
         rows, slots = np.nonzero(indices != EMPTY)
         chosen = indices[rows, slots]
         shards, records = self._records(chosen)
         layout = lay_out(shape, rows, slots, records[:, 1], records[:, 3], special_tokens(self.kind))
         tokens = self._tokens(shards, records, mask_seeds(seed, epochs[rows], chosen))
-        wanted = fit_predictions(layout, wanted_counts(layout.lengths, layout.counts, share))
-        masks = mask_tokens(tokens, wanted, self.objective, mask_id=self.special.mask, vocab_size=self.vocab_size)
         fields = token_fields(layout)
         input_ids = place_tokens(layout, fields["sequence_ids"], tokens.ids, self.special)
-        places = places_of(layout, masks.picked)
-        input_ids[places] = masks.shown
+        if self.objective.is_causal:
+            masks, places = no_masks(), places_before_another(layout)
+            labels = input_ids[places + 1]
+        else:
+            share = self.objective.mlm_probability if probability is None else probability
+            masks = self._masks(layout, tokens, share)
+            places, labels = places_of(layout, masks.picked), masks.labels
+            input_ids[places] = masks.shown
         batch = {
             "input_ids": input_ids.reshape(shape.rows, shape.sequence_length),
             **fields,
-            **prediction_fields(layout, places, masks.labels),
+            **prediction_fields(layout, places, labels),
             **example_fields(layout, records[:, 4], float(self.kind in PAIRS)),
         }
         return batch, masks
+
+    def _masks(self, layout: Layout, tokens: Tokens, share: float) -> Masks:
+        wanted = fit_predictions(layout, wanted_counts(layout.lengths, layout.counts, share))
+        return mask_tokens(tokens, wanted, self.objective, mask_id=self.special.mask, vocab_size=self.vocab_size)
 
     def _records(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard and table row of each example: [N] -> ([N], [N, 5] int64)."""
@@ -212,7 +221,7 @@ def make_examples(
     """The masked examples of a split, as a phase of the run asks for them; `rows`: of a batch, if not the phase's."""
     return Examples(
         split=split,
-        shape=BatchShape(rows or phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq),
+        shape=BatchShape(rows or phase.batch_size, phase.sequence_length, config.predictions(phase)),
         objective=config.objective,
         special=SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id),
         vocab_size=tokenizer.vocab_size,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.feed.batch import BatchShape
-from bert_jax.tokenization.ranges import counts_of
+from bert_jax.tokenization.ranges import counts_of, ranges
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,11 @@ def places_of(layout: Layout, picked: np.ndarray) -> np.ndarray:
     counts = counts_of(np.searchsorted(picked, ends))  # picked tokens of each example
     in_b = picked >= np.repeat(begins + layout.a_lengths, counts)  # behind one more [SEP]
     return picked + np.repeat(layout.cls + 1 - begins, counts) + in_b
+
+
+def places_before_another(layout: Layout) -> np.ndarray:
+    """Places in the flattened rows of all tokens but the last of each example: ascending, [P]."""
+    return ranges(layout.cls, layout.lengths - 1)
 
 
 def prediction_fields(layout: Layout, places: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -69,6 +69,37 @@ def mask_report(
     }
 
 
+def next_token_report(batches: Iterable[Batch]) -> JsonObject:
+    """Measure batches of a left-to-right model.
+
+    Returns:
+      What JSON can hold: rows, examples, examples_per_row, valid_tokens, valid_token_share as in `mask_report`; `predicted`
+      tokens; `next_share`, of these the share whose label is the token behind it in the same example, as the model sees it.
+    """
+    totals = dict.fromkeys(("rows", "examples", "places", "valid_tokens", "picked", "pairs", "zero_labels", "next"), 0)
+    for batch in batches:
+        for name, count in {**_batch_counts(batch), "next": _right_next_tokens(batch)}.items():
+            totals[name] += count
+    return {
+        **{name: totals[name] for name in ("rows", "examples", "valid_tokens")},
+        "examples_per_row": totals["examples"] / totals["rows"],
+        "valid_token_share": totals["valid_tokens"] / totals["places"],
+        "predicted": totals["picked"],
+        "next_share": totals["next"] / max(totals["picked"], 1),
+    }
+
+
+def _right_next_tokens(batch: Batch) -> int:
+    real, positions = batch["masked_lm_weights"] > 0, batch["masked_lm_positions"]
+    behind = np.minimum(positions + 1, batch["input_ids"].shape[1] - 1)
+
+    def at(name: str, places: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(batch[name], places, axis=1)
+
+    one_example = at("sequence_ids", positions) == at("sequence_ids", behind)
+    return int(np.count_nonzero(real & one_example & (at("input_ids", behind) == batch["masked_lm_ids"])))
+
+
 def _batch_counts(batch: Batch) -> dict[str, int]:
     real = batch["next_sentence_weights"] > 0
     return {

@@ -47,6 +47,12 @@ class Masks(NamedTuple):
     unit_lengths: np.ndarray  # tokens of each picked unit
 
 
+def no_masks() -> Masks:
+    """Return the masks of a batch in which no token is picked."""
+    none = np.zeros(0, np.int64)
+    return Masks(none, none.astype(np.int32), none.astype(np.int32), none)
+
+
 def mask_seeds(seed: int, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Return the seeds that the masks of an example in an epoch are drawn from: [N] int64 each -> [N] uint32."""
     return (stream_keys(seed, MASKS, epochs, indices) >> np.uint64(32)).astype(np.uint32)

@@ -14,7 +14,7 @@ from bert_jax.pages.chart import MOST_POINTS
 from bert_jax.pages.curves import panels
 from bert_jax.pages.notices import notices
 from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
-from bert_jax.pages.pretrain_curves import lines_of, mlm_measures, optimizer_measures, pair_measures
+from bert_jax.pages.pretrain_curves import lines_of, optimizer_measures, pair_measures, token_measures
 from bert_jax.pages.pretrain_data import data_section
 from bert_jax.pages.pretrain_evaluation import evaluation_section, samples_section
 from bert_jax.pages.pretrain_summary import facts, status_words, tiles
@@ -45,7 +45,7 @@ def page_of(run: Run) -> Page:
         findings=[*serious(run_findings(run)), *notices(run)],
         tiles=tiles(run),
         sections=[
-            _mlm_section(run),
+            _token_section(run),
             _pair_section(run),
             Section("optimizer", "Optimizer and speed", [Grid(panels(optimizer_measures(run), lines_of(run)))]),
             evaluation_section(run),
@@ -53,23 +53,18 @@ def page_of(run: Run) -> Page:
             data_section(run),
             _configuration_section(run),
         ],
-        footer="Losses are in nats for each predicted token or pair. Accuracy of the MLM is counted on picked tokens only.",
+        footer="Losses are in nats for each predicted token or pair. Accuracy is counted on what is predicted.",
     )
 
 
-def _mlm_section(run: Run) -> Section:
-    curves: list[Part] = [*panels(mlm_measures(run), lines_of(run)), _how_to_read(run)]
-    return Section("mlm", "Masked language model", [Grid(curves)])
+def _token_section(run: Run) -> Section:
+    curves: list[Part] = [*panels(token_measures(run), lines_of(run)), _how_to_read(run)]
+    title = "Left-to-right language model" if run.config.objective.is_causal else "Masked language model"
+    return Section(run.tokens.term, title, [Grid(curves)])
 
 
 def _how_to_read(run: Run) -> Card:
-    measured = picked_tokens(run)
-    here = f", here {measured}" if measured else ""
-    words = (
-        f"Only the picked tokens enter the MLM loss: {picked_words(run.config.objective, 0)} of them by configuration{here}."
-        " The rest of the text is context. Each step therefore learns from fewer predictions than a left-to-right model"
-        " makes of the same text, and the loss falls more slowly; in return every prediction sees both sides."
-    )
+    words = _next_token_words() if run.config.objective.is_causal else _masked_words(run)
     swatches = (
         ("training", "training text, with dropout, mean of each logged interval"),
         ("held-out", "held-out text, without dropout"),
@@ -81,6 +76,24 @@ def _how_to_read(run: Run) -> Card:
         averaged = f"Curves of more than {MOST_POINTS} points are averaged over neighbours; the pale band spans their lowest to"
         parts.append(Paragraph(f"{averaged} highest."))
     return Card(parts, "How to read these curves", style="note")
+
+
+def _masked_words(run: Run) -> str:
+    measured = picked_tokens(run)
+    here = f", here {measured}" if measured else ""
+    return (
+        f"Only the picked tokens enter the MLM loss: {picked_words(run.config.objective, 0)} of them by configuration{here}."
+        " The rest of the text is context. Each step therefore learns from fewer predictions than a left-to-right model"
+        " makes of the same text, and the loss falls more slowly; in return every prediction sees both sides."
+    )
+
+
+def _next_token_words() -> str:
+    return (
+        "Every token but the last of its example predicts the next one, from those before it alone. So each step learns from"
+        " nearly all of its tokens, and perplexity is that of the text, by the chain rule, for each word piece; it is not to"
+        " be compared with that of a masked model, which sees both sides."
+    )
 
 
 def picked_tokens(run: Run) -> str:
@@ -96,8 +109,8 @@ def _pair_section(run: Run) -> Section:
     words = pair_words(run.config.objective)
     if words is None:
         absent = (
-            f"The objective of this run, {run.config.objective.name}, predicts masked tokens only: there is no loss or accuracy"
-            " of sentence pairs."
+            f"The objective of this run, {run.config.objective.name}, predicts {run.tokens.predicted} only: there is no loss or"
+            " accuracy of sentence pairs."
         )
         return Section("pairs", "Sentence pairs", [Paragraph(absent, "card absent")])
     curves = Grid(panels(pair_measures(run), lines_of(run)))

@@ -30,8 +30,8 @@ def lines_of(run: Run) -> Lines:
     return Lines(run.train, run.evals, run.last_step, phases=marks)
 
 
-def mlm_measures(run: Run) -> list[Measure]:
-    """MLM loss, accuracy and perplexity, beside what word frequencies alone give."""
+def token_measures(run: Run) -> list[Measure]:
+    """Loss, accuracy and perplexity of the predicted tokens, beside what word frequencies alone give."""
     entropy, commonest = run.unigram_entropy, run.commonest_token
     loss = perplexed = always = None
     if entropy is not None:
@@ -39,12 +39,14 @@ def mlm_measures(run: Run) -> list[Measure]:
         perplexed = Level(_exp(entropy), f"unigram model {perplexity(_exp(entropy))}")
     if commonest is not None:
         always = Level(commonest[1], f"always “{commonest[0]}” {percent(commonest[1])}")
-    note = below_entropy(series(run.train, "mlm_loss"), entropy)
+    short, key = run.tokens.short, run.token_loss
+    of = "of next tokens" if run.config.objective.is_causal else "of picked tokens"
+    note = below_entropy(series(run.train, key), entropy)
     return [
-        Measure("mlm_loss", "MLM loss", "nats", decimal, around, True, level=loss, note=note),
-        Measure("mlm_accuracy", "MLM accuracy", "of picked tokens", percent, percentages, True, level=always),
+        Measure(key, f"{short} loss", "nats", decimal, around, True, level=loss, note=note),
+        Measure(f"{run.tokens.term}_accuracy", f"{short} accuracy", of, percent, percentages, True, level=always),
         Measure(
-            "mlm_loss",
+            key,
             "Perplexity",
             "e to the loss, logarithmic axis",
             perplexity,

@@ -32,7 +32,7 @@ def _passport_grid(run: Run, data: Record) -> Grid:
     measured: Part = Bars(bars) if bars else Paragraph("Nothing measured yet: no step is logged.", "muted")
     masks = [Paragraph("The upright mark is the configured share.", "footnote"), measured]
     cards = [
-        Card(masks, "Masks and pairs", "measured, over all logged steps"),
+        Card(masks, "Rows" if run.config.objective.is_causal else "Masks and pairs", "measured, over all logged steps"),
         Card([fold, Paragraph(_prepared(data), "footnote")]),
     ]
     return Grid([Card([splits(run, data)]), Grid(cards, "stack")])
@@ -107,13 +107,17 @@ def shares(run: Run) -> list[Bar]:
     objective, words = run.config.objective, pair_words(run.config.objective)
     constant = objective.mlm_probability if objective.mlm_probability_end is None else None
     kept = 1 - objective.mask_share - objective.random_share
-    wanted = [
-        ("Picked and predicted, of all tokens", "picked_share", constant),
-        ("Picked: replaced by [MASK]", "mask_share", objective.mask_share),
-        ("Picked: replaced by a random token", "random_share", objective.random_share),
-        ("Picked: kept as it is", "kept_share", kept),
-        ("Not padding, of the tokens of all rows", "valid_token_share", None),
-    ]
+    wanted = (
+        []
+        if objective.is_causal
+        else [
+            ("Picked and predicted, of all tokens", "picked_share", constant),
+            ("Picked: replaced by [MASK]", "mask_share", objective.mask_share),
+            ("Picked: replaced by a random token", "random_share", objective.random_share),
+            ("Picked: kept as it is", "kept_share", kept),
+        ]
+    )
+    wanted.append(("Not padding, of the tokens of all rows", "valid_token_share", None))
     if words is not None:
         random_next = number(run.data, "random_next_prob") if words.short == "NSP" else 0.5
         expected = None if random_next is None else 1 - random_next
@@ -135,12 +139,19 @@ def first_batches(run: Run) -> Table:
     def each(key: str, text: Callable[[float | None], str]) -> list[str]:
         return [text(number(record, key)) for record in records]
 
+    head = ["", *(f"Phase{SPACE}{count(number(record, 'phase'))}" for record in records)]
     rows = [
         ("Tokens in a row", *each("sequence_length", count)),
         ("Batches that were measured", *each("batches", count)),
-        ("Picked tokens", *each("picked", count)),
         ("Not padding", *each("valid_token_share", percent)),
         ("Examples a row", *each("examples_per_row", lambda value: decimal(value, 2))),
+    ]
+    if run.config.objective.is_causal:
+        rows.append(("Next tokens to predict", *each("predicted", count)))
+        rows.append(("Labels that are the token behind", *each("next_share", percent)))
+        return Table(head, rows)
+    rows += [
+        ("Picked tokens", *each("picked", count)),
         ("Picked, of all tokens", *each("picked_share", lambda value: percent(value, 2))),
         ("Shown as [MASK] / random / kept", *map(_treatment, records)),
         ("Chi-square p of these", *each("p_value", lambda value: "not recorded" if value is None else f"{value:.2g}")),
@@ -151,7 +162,7 @@ def first_batches(run: Run) -> Table:
     words = pair_words(run.config.objective)
     if words is not None:
         rows.append((f"{words.labels[0]}, of all pairs", *each("is_next_share", percent)))
-    return Table(["", *(f"Phase{SPACE}{count(number(record, 'phase'))}" for record in records)], rows)
+    return Table(head, rows)
 
 
 def _treatment(record: Record) -> str:

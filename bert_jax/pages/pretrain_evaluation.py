@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import markupsafe
 
 from bert_jax.base.files import reading
-from bert_jax.config.objective import pair_words, PairWords
+from bert_jax.config.objective import pair_words, PairWords, TokenWords
 from bert_jax.pages.notices import evaluate_command
 from bert_jax.pages.page import Card, command, filled, MaskedSlot, Paragraph, Part, Sample, Section, Table
 from bert_jax.pages.pretrain_summary import newest_scores
@@ -26,9 +26,9 @@ def evaluation_section(run: Run) -> Section:
         return Section(
             "evaluation", "Evaluation", [Paragraph(filled(words, command(evaluate_command(run))), "card absent")]
         )
-    length, masked = (count(number(scores, key)) for key in ("sequence_length", "masked_tokens"))
-    caption = f"{newest_scores(run)[1]}, sequences of {length} tokens, {masked} masked tokens"
-    rows = _mlm_rows(scores)
+    length, predicted = (count(number(scores, key)) for key in ("sequence_length", run.tokens.counter))
+    caption = f"{newest_scores(run)[1]}, sequences of {length} tokens, {predicted} {run.tokens.predicted}"
+    rows = _token_rows(scores, run.tokens)
     words_of_pairs = pair_words(run.config.objective)
     if words_of_pairs is not None and number(scores, "nsp_accuracy") is not None:
         rows += _pair_rows(scores, words_of_pairs)
@@ -36,18 +36,21 @@ def evaluation_section(run: Run) -> Section:
     return Section("evaluation", "Evaluation", [Paragraph(caption, "lede"), Card([table])])
 
 
-def _mlm_rows(scores: Record) -> list[tuple[str, str, str, str]]:
-    loss, unigram, entropy = (number(scores, key) for key in ("mlm_loss", "unigram_loss", "unigram_entropy"))
+def _token_rows(scores: Record, tokens: TokenWords) -> list[tuple[str, str, str, str]]:
+    term, short = tokens.term, tokens.short
+    loss, unigram, entropy = (number(scores, key) for key in (f"{term}_loss", "unigram_loss", "unigram_entropy"))
     frequencies = f"unigram model, same tokens {decimal(unigram)}; entropy of the training text {decimal(entropy)}"
     words = f"unigram model {perplexity(exponential(unigram))}"
-    accuracy, guess = number(scores, "mlm_accuracy"), number(scores, "commonest_token_accuracy")
+    accuracy, guess = number(scores, f"{term}_accuracy"), number(scores, "commonest_token_accuracy")
     always = f"always “{scores.get('commonest_token', 'commonest token')}” {percent(guess, 2)}"
-    return [
-        ("MLM loss", decimal(loss, 4, "nats"), "", frequencies),
-        ("MLM perplexity", decimal(number(scores, "mlm_perplexity"), 2), "", words),
-        ("MLM accuracy", percent(accuracy, 2), _interval(scores, "mlm_accuracy_95"), always),
-        ("Picked tokens", percent(number(scores, "picked_share"), 2), "", _mask_parts(scores)),
+    rows = [
+        (f"{short} loss", decimal(loss, 4, "nats"), "", frequencies),
+        (f"{short} perplexity", decimal(number(scores, f"{term}_perplexity"), 2), "", words),
+        (f"{short} accuracy", percent(accuracy, 2), _interval(scores, f"{term}_accuracy_95"), always),
     ]
+    if "mask_histogram" in scores:
+        rows.append(("Picked tokens", percent(number(scores, "picked_share"), 2), "", _mask_parts(scores)))
+    return rows
 
 
 def _interval(scores: Record, key: str) -> str:
@@ -78,16 +81,20 @@ def _pair_rows(scores: Record, words: PairWords) -> list[tuple[str, str, str, st
 
 
 def samples_section(run: Run) -> Section:
-    """Masked texts with what the model predicts."""
+    """Texts with slots for some of their words, and what the model predicts there."""
     evaluation = run.evaluation or {}
     with reading(run.directory / EVALUATION_FILE, "make it again with bert-jax evaluate"):
         parts: list[Part] = [Card([sample(one)], style="sample") for one in evaluation.get("samples", [])]
     if parts:
         right, wrong = (markupsafe.Markup(f'<span class="mask {style}">{{}}</span>') for style in ("right", ""))
         lede = (
-            f"Text of the {evaluation.get('split', 'validation')} split. The true words stand in the masked slots: {{}} where"
-            " the model ranks them first, {} where it does not. The model saw [MASK] there; a few of the other words may be"
-            " random ones, put in place of picked tokens."
+            f"Text of the {evaluation.get('split', 'validation')} split. The true words stand in the slots: {{}} where"
+            " the model ranks them first, {} where it does not. "
+        )
+        lede += (
+            "The model saw the words before the slot, the true ones, and nothing behind it."
+            if run.config.objective.is_causal
+            else "The model saw [MASK] there; a few of the other words may be random ones, put in place of picked tokens."
         )
         parts.insert(0, Paragraph(filled(lede, right.format("green"), wrong.format("amber")), "lede"))
     else:

@@ -56,19 +56,22 @@ def model_words(model: ModelConfig) -> str:
 def objective_words(config: PretrainConfig) -> str:
     """The objective in words, and how rows are filled."""
     objective = config.objective
-    picked = f"{picked_words(objective, 0)} picked by {objective.masking.replace('_', ' ')}"
     rows = f", up to {config.examples_per_row} examples a row" if config.packing == "packed" else ""
-    return f"{objective.name}, {picked}; rows {config.packing.replace('buckets', 'in buckets')}{rows}"
+    filling = f"rows {config.packing.replace('buckets', 'in buckets')}{rows}"
+    if objective.is_causal:
+        return f"{objective.name}, left to right: each token is predicted from those before it; {filling}"
+    picked = f"{picked_words(objective, 0)} picked by {objective.masking.replace('_', ' ')}"
+    return f"{objective.name}, {picked}; {filling}"
 
 
 def parameter_count(model: ModelConfig) -> int:
-    """Parameters of the encoder with its pooler, without MLM and NSP head: 109,482,240 for BERT-base."""
+    """Parameters of the encoder without heads: 109,482,240 for BERT-base, with its pooler, which a causal model has none of."""
     hidden, inner = model.hidden_size, model.intermediate_size
     layer_norm = 2 * hidden
     rows = model.vocab_size + model.max_position_embeddings + model.type_vocab_size
     attention = 4 * (hidden * hidden + hidden) + layer_norm
     feed_forward = 2 * hidden * inner + inner + hidden + layer_norm
-    pooler = hidden * hidden + hidden
+    pooler = 0 if model.causal else hidden * hidden + hidden
     return rows * hidden + layer_norm + model.num_hidden_layers * (attention + feed_forward) + pooler
 
 
@@ -121,8 +124,8 @@ def newest_scores(run: Run) -> tuple[Record, str]:
 def tiles(run: Run) -> list[Tile]:
     """The key figures of a run."""
     record, where = newest_scores(run)
-    loss = Tile("MLM loss", _value(number(record, "mlm_loss"), decimal), "nats", where)
-    found = [loss, _perplexity_tile(run, record), _mlm_accuracy_tile(run, record)]
+    loss = Tile(f"{run.tokens.short} loss", _value(number(record, run.token_loss), decimal), "nats", where)
+    found = [loss, _perplexity_tile(run, record), _token_accuracy_tile(run, record)]
     words = pair_words(run.config.objective)
     if words is not None:
         found.append(_pair_tile(record, words.short))
@@ -140,21 +143,22 @@ def _interval(record: Record, key: str) -> str:
 
 
 def _perplexity_tile(run: Run, record: Record) -> Tile:
-    value = number(record, "mlm_perplexity")
-    value = exponential(number(record, "mlm_loss")) if value is None else value
+    value = number(record, f"{run.tokens.term}_perplexity")
+    value = exponential(number(record, run.token_loss)) if value is None else value
     baseline = exponential(number(record, "unigram_loss") or run.unigram_entropy)
     note = f"word frequencies alone: {perplexity(baseline)}" if baseline else ""
     return Tile("Perplexity", _value(value, perplexity), "", note)
 
 
-def _mlm_accuracy_tile(run: Run, record: Record) -> Tile:
-    accuracy = number(record, "mlm_accuracy")
+def _token_accuracy_tile(run: Run, record: Record) -> Tile:
+    term = run.tokens.term
+    accuracy = number(record, f"{term}_accuracy")
     token, share = run.commonest_token or ("", None)
     token, share = record.get("commonest_token", token), record.get("commonest_token_accuracy", share)
-    note = _interval(record, "mlm_accuracy_95")
+    note = _interval(record, f"{term}_accuracy_95")
     if accuracy is not None and share:
         note += f"; {accuracy / share:.1f} times as often right as always “{token}”"
-    return _accuracy_tile("MLM accuracy", accuracy, note)
+    return _accuracy_tile(f"{run.tokens.short} accuracy", accuracy, note)
 
 
 def _pair_tile(record: Record, short: str) -> Tile:
@@ -169,7 +173,7 @@ def _accuracy_tile(label: str, accuracy: float | None, note: str) -> Tile:
 
 
 def _entropy_tile(run: Run, record: Record) -> Tile:
-    loss, entropy = number(record, "mlm_loss"), number(record, "unigram_entropy") or run.unigram_entropy
+    loss, entropy = number(record, run.token_loss), number(record, "unigram_entropy") or run.unigram_entropy
     gain = None if loss is None or entropy is None else entropy - loss
     side = "Above" if gain is not None and gain < 0 else "Below"
     note = f"entropy of word frequencies: {decimal(entropy, unit='nats')}"

@@ -156,7 +156,7 @@ def pretrained_page(directory: Path, runs: Sequence[Run]) -> Page:
     problems = [[finding for finding in run_findings(run) if finding.severity == PROBLEM] for run in runs]
     found = [finding.at(run.directory.name) for run, own in zip(runs, problems, strict=True) for finding in own]
     bad = {place: "collapsed" for place, own in enumerate(problems) if own}
-    head = ["Run", "Model", "State", "MLM loss", "MLM accuracy", "Scores are of", "Differs in"]
+    head = ["Run", "Model", "State", "Loss", "Accuracy", "Scores are of", "Differs in"]
     return Page(
         title=f"{name}: pre-training runs",
         eyebrow="BERT pre-training with bert_jax, several runs",
@@ -169,7 +169,9 @@ def pretrained_page(directory: Path, runs: Sequence[Run]) -> Page:
 
 def _pretrained_row(run: Run) -> tuple[str, ...]:
     scores, where = newest_scores(run)
-    loss, accuracy = decimal(number(scores, "mlm_loss")), percent(number(scores, "mlm_accuracy"))
+    loss, accuracy = decimal(number(scores, run.token_loss)), percent(number(scores, f"{run.tokens.term}_accuracy"))
+    if run.config.objective.is_causal:
+        where = f"{run.tokens.predicted}, {where}"
     folder = run.directory.name
     return (
         link(f"{folder}/{REPORT_FILE}", folder),

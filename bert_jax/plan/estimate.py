@@ -101,9 +101,12 @@ def ring_bytes(collective: Collective, devices: int) -> float:
     return SENT.get(collective.kind, 1.0) * collective.bytes * (devices - 1) / devices
 
 
-def assumptions(machine: Machine) -> list[str]:
-    """The assumptions that the figures rest on, a line each."""
-    lines = ["formula: every token of a row is valid, one example a row, max_predictions_per_seq predictions a row"]
+def assumptions(machine: Machine, causal: bool) -> list[str]:
+    """The assumptions that the figures rest on, a line each; `causal`: attention sees the past only."""
+    predictions = "max_predictions_per_seq predictions a row"
+    if causal:
+        predictions = "each token but the last predicts the next; attention to the past is half of a square"
+    lines = [f"formula: every token of a row is valid, one example a row, {predictions}"]
     chip = machine.chip
     if chip is not None:
         lines.append(

@@ -126,7 +126,10 @@ def make_plan(config: PretrainConfig, machine: Machine, *, search: bool = True) 
         machine=machine,
         mesh=dict(mesh.shape),
         compute=compute_words(training),
-        assumptions=[*assumptions(machine), *(_of_smaller_slice(config, machine) if search else ())],
+        assumptions=[
+            *assumptions(machine, config.model.causal),
+            *(_of_smaller_slice(config, machine) if search else ()),
+        ],
         phases=[plan_phase(config, n, machine, program, largest[n]) for n, program in enumerate(programs)],
         change=change,
         changed_phases=[]

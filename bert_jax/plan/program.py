@@ -14,7 +14,8 @@ from bert_jax.mesh.sharding import check_batch, make_mesh, row_shards
 from bert_jax.model.accounting import training_flops
 from bert_jax.plan import hlo
 from bert_jax.plan.machine import Machine
-from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
+from bert_jax.train.masked_lm import batch_fields
+from bert_jax.train.pretraining import LOSSES
 from bert_jax.train.state import Training
 from bert_jax.train.step import abstract_batch, compile_train_step
 
@@ -71,7 +72,7 @@ def batch_shape(config: PretrainConfig, number: int) -> BatchShape:
     """The largest batch of a phase: with packing=buckets that of the widest rows."""
     phase = config.phases[number]
     examples = config.examples_per_row if config.packing == "packed" else 1
-    return BatchShape(phase.batch_size, phase.sequence_length, phase.max_predictions_per_seq, examples)
+    return BatchShape(phase.batch_size, phase.sequence_length, config.predictions(phase), examples)
 
 
 def micro_batch_rows(config: PretrainConfig, number: int, mesh: jax.sharding.Mesh) -> int:
@@ -90,7 +91,7 @@ def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> Step
     training = Training(config, mesh)
     rows = micro_batch_rows(config, number, mesh)
     try:
-        loss = MaskedLmLoss(config.objective.nsp, MASK_ID)
+        loss = LOSSES[config.objective.name](config.objective.nsp, MASK_ID)
         compiled = compile_train_step(training, loss, batch_fields(batch_shape(config, number))).program
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -164,6 +165,8 @@ def formula_flops(config: PretrainConfig, number: int, mesh: jax.sharding.Mesh) 
     """FLOPs of one step on one device by the formula: every token valid, one example a row, all predictions used."""
     phase = config.phases[number]
     length, predictions = phase.sequence_length, phase.max_predictions_per_seq
+    if config.objective.is_causal:
+        predictions = length - 1  # the last token has no next one
     return training_flops(config.model, length, length**2, predictions) * phase.batch_size / mesh.size
 
 
@@ -171,4 +174,5 @@ def attention_flops(config: PretrainConfig, number: int, mesh: jax.sharding.Mesh
     """FLOPs of attention's products in one step on one device: 2 forward, and 5 backward, where scores come again."""
     phase, model = config.phases[number], config.model
     row = 2 * 7 * model.num_hidden_layers * model.hidden_size * phase.sequence_length**2
+    row = row // 2 if model.causal else row
     return row * phase.batch_size // mesh.size

@@ -6,7 +6,7 @@ config.json is written last, so a directory that has it is a run.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
@@ -109,7 +109,7 @@ class RunDirectory:
         """
         file = self.path / MODEL_FILE
         if not file.is_file():
-            return ModelDescription(self.config().model)
+            return self.config().description
         remedy = "convert the checkpoint again"
         values = read_json(file, remedy)
         with reading(file, remedy):
@@ -197,8 +197,11 @@ def start_or_resume(path: Path, config: PretrainConfig, manifest: JsonObject, to
     run = RunDirectory(path)
     if run.is_converted:
         _check_same_model(run, config, tokenizer)
+        description = run.description()
+        model = replace(description.model, causal=config.model.causal)  # a bidirectional one may go on left to right
+        write_json(run.path / MODEL_FILE, replace(description, model=model).to_dict())
         write_json(run.config_file, to_dict(config))
-        write_json(run.data_file, manifest)  # the last of the two: until then the run is a converted one
+        write_json(run.data_file, manifest)  # the last: until then the run is a converted one
     elif run.config_file.is_file():
         _check_same_run(run, config, manifest)
         write_json(run.config_file, to_dict(config))
@@ -244,11 +247,15 @@ def refuse_changes(run: RunDirectory, what: str, changes: Sequence[str]) -> None
 def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Tokenizer) -> None:
     """A converted checkpoint is gone on with under any recipe, with its own model and vocabulary."""
     description = run.description()
-    if not description.is_pretraining:
-        raise UserError(f"{run.path}: holds {description.summary()}: pre-training needs pooler, MLM and NSP heads")
+    if not description.can_train_as(config.description):
+        needed = "an MLM head" if config.objective.is_causal else "pooler, MLM and NSP heads"
+        raise UserError(f"{run.path}: holds {description.summary()}: pre-training needs {needed}")
     _check_converted_state(run, config)
+    may_change = ("model.hidden_dropout", "model.attention_probs_dropout", "model.causal: False -> True")
     changed = [
-        line for line in differences(run.config(), config) if line.startswith("model.") and "dropout" not in line
+        line
+        for line in differences(run.config(), config)
+        if line.startswith("model.") and not line.startswith(may_change)
     ]
     if changed:
         raise UserError(f"{run.path}: holds another model ({'; '.join(changed[:5])}): take these settings back")

@@ -10,6 +10,7 @@ from typing import Any
 from bert_jax.base import files
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
+from bert_jax.config.objective import token_words, TokenWords
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.runs.shapes import ENVIRONMENT, EVALUATION, PASSPORT, require_shape, Shape
@@ -42,6 +43,16 @@ class Run:
     def finished(self) -> bool:
         """The last step of the last phase is done."""
         return self.last_step >= self.config.total_steps
+
+    @property
+    def tokens(self) -> TokenWords:
+        """The words for the tokens that it predicts."""
+        return token_words(self.config.objective)
+
+    @property
+    def token_loss(self) -> str:
+        """The name of their loss in lines and records."""
+        return f"{self.tokens.term}_loss"
 
     @property
     def train_split(self) -> Record:

@@ -23,8 +23,10 @@ EVALUATION: Shape = {
     **_numbers(
         "step sequence_length masked_tokens pairs picked_share is_next_share mlm_loss mlm_perplexity mlm_accuracy"
     ),
+    **_numbers("next_tokens ltr_loss ltr_perplexity ltr_accuracy"),
     **_numbers("nsp_loss nsp_accuracy unigram_loss unigram_entropy commonest_token_accuracy"),
     "mlm_accuracy_95": [NUMBER],
+    "ltr_accuracy_95": [NUMBER],
     "nsp_accuracy_95": [NUMBER],
     "split": str,
     "mask_histogram": COUNTS,

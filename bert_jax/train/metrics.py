@@ -6,13 +6,13 @@ are scores of sentence order and the share of pairs that stand in order.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 
-WATCHED = ("mlm_loss", "nsp_loss", "task_loss", "grad_norm", "parameter_norm")  # sums that must be finite
+WATCHED = ("mlm_loss", "nsp_loss", "ltr_loss", "task_loss", "grad_norm", "parameter_norm")  # sums that must be finite
 LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
 
 
@@ -37,10 +37,10 @@ class MetricsInterval:
         return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
 
-def mean_scores(sums: Mapping[str, float], nsp: bool) -> dict[str, float]:
-    """Loss (nats) and accuracy of each objective from their sums."""
+def mean_scores(sums: Mapping[str, float], terms: Iterable[str]) -> dict[str, float]:
+    """Loss (nats) and accuracy of each of the terms from their sums."""
     scores = {}
-    for name in ("mlm", "nsp") if nsp else ("mlm",):
+    for name in terms:
         weight = max(sums[f"{name}_weight"], 1.0)
         scores[f"{name}_loss"] = sums[f"{name}_loss"] / weight
         scores[f"{name}_accuracy"] = sums[f"{name}_correct"] / weight

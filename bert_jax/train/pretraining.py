@@ -14,7 +14,8 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.host import has_tensorflow
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.checks import first_batches
-from bert_jax.config.objective import OBJECTIVES, pair_words
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.objective import OBJECTIVES, pair_words, token_words
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.feed.batch import Batch
@@ -34,6 +35,7 @@ from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, MetricsInterval
+from bert_jax.train.next_token import NextTokenLoss
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
@@ -58,7 +60,7 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
     with locked_by_main(output, "pretrain"):
         with all_or_none():
             data = open_data(data_path)
-            training = prepare_training(config, data)
+            training = prepare_training(config, data, converted_heads(output, config))
             tokenizer = data.load_tokenizer()
         config = training.config
         run = open_run_directory(output, config, data, tokenizer)
@@ -68,7 +70,7 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
 
 
 # A new objective with a loss of its own has it here.
-LOSSES: Mapping[str, type[MaskedLmLoss]] = dict.fromkeys(OBJECTIVES, MaskedLmLoss)
+LOSSES: Mapping[str, type[MaskedLmLoss]] = dict.fromkeys(OBJECTIVES, MaskedLmLoss) | {"ltr": NextTokenLoss}
 
 
 class Pretraining(RunObjective):
@@ -190,7 +192,7 @@ class Pretraining(RunObjective):
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return losses and accuracies of a step."""
-        scores = mean_scores(sums, self.config.objective.nsp)
+        scores = mean_scores(sums, self.config.objective.terms)
         return {self.spoken(name).replace("accuracy", "acc"): f"{value:.3f}" for name, value in scores.items()}
 
     def spoken(self, name: str) -> str:
@@ -209,9 +211,10 @@ class Pretraining(RunObjective):
         if scoring is None:
             return
         totals = scoring.total(params, self.config.eval_batches)
-        pairs = self.config.objective.nsp
-        scores = mean_scores(totals, pairs)
-        counts = {"masked_tokens": int(totals["mlm_weight"])} | ({"pairs": int(totals["nsp_weight"])} if pairs else {})
+        objective = self.config.objective
+        scores, tokens = mean_scores(totals, objective.terms), token_words(objective)
+        counts = {tokens.counter: int(totals[f"{tokens.term}_weight"])}
+        counts |= {"pairs": int(totals["nsp_weight"])} if objective.nsp else {}
         words = ", ".join(f"{self.spoken(name).replace('_', ' ')} {value:.4f}" for name, value in scores.items())
         yield {"kind": "eval", "step": done, **scores, **counts}, f"held-out {words}"
 
@@ -232,25 +235,20 @@ class Pretraining(RunObjective):
 
 def metrics_line(step: int, phase: int, interval: MetricsInterval, config: PretrainConfig) -> JsonObject:
     """Return the line of metrics.jsonl for the steps of a metrics interval, which end with `step`."""
-    sums, pairs = interval.sums, config.objective.nsp
-    picked, seconds = sums["mlm_weight"], max(interval.seconds, 1e-9)
-    scores = mean_scores(sums, pairs)
-    flops = training_flops(config.model, sums["valid_tokens"], sums["squared_lengths"], picked)
-    shares = {
-        "picked_share": picked / sums["valid_tokens"],
-        "mask_share": sums["masked"] / picked,
-        "kept_share": sums["kept"] / picked,
-        "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
-        "valid_token_share": sums["valid_tokens"] / sums["row_tokens"],
-        "examples_per_row": sums["examples"] / sums["rows"],
-    }
-    if pairs and sums["nsp_weight"]:
+    sums, objective = interval.sums, config.objective
+    predicted, seconds = sums[f"{token_words(objective).term}_weight"], max(interval.seconds, 1e-9)
+    scores = mean_scores(sums, objective.terms)
+    flops = training_flops(config.model, sums["valid_tokens"], sums["squared_lengths"], predicted)
+    shares = {} if objective.is_causal else _mask_shares(sums, predicted)
+    shares["valid_token_share"] = sums["valid_tokens"] / sums["row_tokens"]
+    shares["examples_per_row"] = sums["examples"] / sums["rows"]
+    if objective.nsp and sums["nsp_weight"]:
         shares["is_next_share"] = 1 - sums["not_next"] / sums["nsp_weight"]
     return {
         "kind": "train",
         "step": step,
         "phase": phase,
-        "loss": scores["mlm_loss"] + scores.get("nsp_loss", 0.0),
+        "loss": sum(scores[f"{term}_loss"] for term in objective.terms),
         **scores,
         "grad_norm": sums["grad_norm"],
         "learning_rate": sums["learning_rate"],
@@ -263,8 +261,37 @@ def metrics_line(step: int, phase: int, interval: MetricsInterval, config: Pretr
     }
 
 
-def prepare_training(config: PretrainConfig, data: DataDirectory) -> Training:
+def _mask_shares(sums: Mapping[str, float], picked: float) -> dict[str, float]:
+    return {
+        "picked_share": picked / sums["valid_tokens"],
+        "mask_share": sums["masked"] / picked,
+        "kept_share": sums["kept"] / picked,
+        "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
+    }
+
+
+def converted_heads(output: Path, config: PretrainConfig) -> ModelDescription | None:
+    """Return what a converted checkpoint in `output` holds, as this run trains it; None where there is none.
+
+    A bidirectional one may go on left to right: attention sees the past only from then on, and heads that are not trained
+    stay as they are.
+    """
+    run = RunDirectory(output)
+    if not (run.path / MODEL_FILE).is_file():
+        return None
+    description = run.description()
+    if config.model.causal and not description.model.causal:
+        say(f"{output}: a bidirectional checkpoint goes on left to right: attention sees the past only from here on")
+    return replace(description, model=config.model)
+
+
+def prepare_training(config: PretrainConfig, data: DataDirectory, given: ModelDescription | None = None) -> Training:
     """The run on this machine's mesh, with everything refused that can be before compiling.
+
+    Args:
+      config: of the run.
+      data: that it is trained on.
+      given: what the checkpoint that it goes on with holds; None: the heads of the configuration's objective.
 
     Raises:
       UserError: naming the setting.
@@ -273,7 +300,7 @@ def prepare_training(config: PretrainConfig, data: DataDirectory) -> Training:
     check_inputs(config, data, mesh)
     # The run records the dtype it was computed in, so that resuming it on another platform does not change it.
     dtype = resolve_compute_dtype(config.compute_dtype, mesh.devices.flat[0].platform)
-    training = Training(replace(config, compute_dtype=dtype), mesh)
+    training = Training(replace(config, compute_dtype=dtype), mesh, given)
     resolve_implementation(config.attention, attention_case(training))  # refuses one that cannot do this
     _ = training.abstract_state  # refuses a mesh that cannot cut the parameters
     return training

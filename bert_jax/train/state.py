@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import RunConfig, UNROLLED_ON_CPU
 from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.attention import AttentionCase
@@ -51,12 +52,15 @@ class Training[C: RunConfig]:
 
     config: C
     mesh: Mesh
-    fine_tuned: ModelDescription | None = None  # None: pre-training, of the configuration's model
+    given: ModelDescription | None = None  # None: pre-training from nothing, of what the configuration describes
 
     @property
     def description(self) -> ModelDescription:
         """The encoder and its heads."""
-        return self.fine_tuned or ModelDescription(self.config.model)
+        if self.given is not None:
+            return self.given
+        assert isinstance(self.config, PretrainConfig)  # a fine-tuned model is given
+        return self.config.description
 
     @cached_property
     def compute(self) -> Compute:
@@ -84,6 +88,7 @@ class Training[C: RunConfig]:
             head_size=model.head_size,
             dtype=self.compute.dtype,
             dropout_rate=model.attention_probs_dropout_prob,
+            causal=model.causal,
         )
 
     @cached_property

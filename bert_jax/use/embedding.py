@@ -40,7 +40,8 @@ _BLOCK_CHARACTERS = 2**22  # held at once, and one line more
 class EmbedSettings:
     """The layers and tokens that a vector is made of, and the files that vectors are written to."""
 
-    pooling: str = "mean"  # of tokens, [CLS] and [SEP] among them; cls: the first token; pooled: the pooler's output
+    # mean: of tokens, [CLS] and [SEP] among them; cls: the first; last: the last; pooled: the pooler's output
+    pooling: str = "mean"
     layers: tuple[int, ...] = (-1,)  # 0: the embeddings, 1: the first layer, -1: the last
     combine: str = "concat"  # of layers
     too_long: str = "error"
@@ -60,8 +61,10 @@ def check(settings: EmbedSettings, model: Pretrained) -> None:
         raise UserError(
             f"--layers {wrong[0]}: the model has layers 1 to {layers} (-1 is the last); 0 is the output of its embeddings"
         )
+    if settings.pooling == "cls" and model.description.model.causal:
+        raise UserError("--pooling cls: this model is left to right, and its [CLS] sees no word: use last or mean")
     if settings.pooling == "pooled" and not model.description.pooler:
-        raise UserError("--pooling pooled: this checkpoint has no pooler: use mean or cls")
+        raise UserError("--pooling pooled: this checkpoint has no pooler: use mean, cls or last")
     if settings.pooling == "pooled" and settings.layers != (-1,):
         raise UserError("--pooling pooled stands on the last layer: leave out --layers")
     if settings.shard_size < 1:
@@ -130,13 +133,16 @@ def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> ja
 
 
 def pooled_tokens(x: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
-    """[..., B, S, D] of tokens -> [..., B, D]: their mean, [CLS] and [SEP] among them, or the first ("cls").
+    """[..., B, S, D] of tokens -> [..., B, D]: their mean, [CLS] and [SEP] among them, the first ("cls") or the last one ("last").
 
     Args:
       mask: [B, S], 0 at padding.
     """
     if pooling == "cls":
         return x[..., 0, :]
+    if pooling == "last":
+        last = jnp.maximum((mask > 0).sum(1) - 1, 0)  # [B]
+        return jnp.take_along_axis(x, last.reshape((1,) * (x.ndim - 3) + (-1, 1, 1)), axis=-2)[..., 0, :]
     valid = (mask > 0).astype(jnp.float32).reshape((1,) * (x.ndim - 3) + (*mask.shape, 1))
     return (x * valid).sum(-2) / jnp.maximum(valid.sum(-2), 1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intrinsic scores on held-out data: masked LM loss, perplexity and accuracy, accuracy on pairs.
+"""Intrinsic scores on held-out data: loss, perplexity and accuracy of masked or next tokens, accuracy on pairs.
 
 An example stands in a row of its own here, whatever the run's packing, and `mlm_probability` of its tokens are picked,
 whatever the run's schedule, so that scores of one step can be compared with another's.
@@ -18,26 +18,27 @@ from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
-from bert_jax.config.objective import ObjectiveConfig, pair_words
+from bert_jax.config.objective import ObjectiveConfig, pair_words, token_words
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import evaluation_batch, Examples, make_examples
 from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import KINDS, PAIRS, require_segments
-from bert_jax.feed.shards import DataDirectory, objective_of, Split
+from bert_jax.feed.shards import DataDirectory, objective_of, Split, TRAIN
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import add_sums, read_behind
 from bert_jax.train.metrics import mean_scores, wilson_interval
-from bert_jax.use.fill_mask import predict
+from bert_jax.use.fill_mask import predict, predict_at
 from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE
 from bert_jax.use.pseudo_likelihood import head_scores
 
 SAMPLES = 8
+SLOT_EVERY = 6  # tokens
 SAMPLE_TOKENS = (12, 60)  # shortest and longest example shown as a sample
 NO_PAIRS = "mlm_full_sentences"  # the objective that a model is scored by where nothing can be asked about pairs
 NO_HEAD = "the checkpoint has no NSP head"
-_WEIGHTS = {"mlm": "masked_lm_weights", "nsp": "next_sentence_weights"}
+_WEIGHTS = {"mlm": "masked_lm_weights", "ltr": "masked_lm_weights", "nsp": "next_sentence_weights"}
 
 
 class ScoredObjective(NamedTuple):
@@ -49,13 +50,15 @@ class ScoredObjective(NamedTuple):
     def examples(self, model: Pretrained, split: Split, phase: PhaseConfig) -> Examples:
         """Return the masked examples of a split, in batches that fit the model's device."""
         config = replace(model.origin.config, objective=self.config)
-        rows = max(1, TOKENS_AT_ONCE // phase.sequence_length)
+        tokens = TOKENS_AT_ONCE // (4 if self.config.is_causal else 1)  # there each has logits of the whole vocabulary
+        rows = max(1, tokens // phase.sequence_length)
         return make_examples(split, model.tokenizer, config, phase, rows)
 
     def report(self, totals: dict[str, float]) -> JsonObject:
         """Return the fields of a record that follow from the objective and the sums over its examples."""
         told = {} if self.nsp_left_out is None else {"nsp_left_out": self.nsp_left_out}
-        return told | (nsp_report(totals) if self.config.nsp else {})
+        told |= nsp_report(totals) if self.config.nsp else {}
+        return told if self.config.is_causal else told | masks_report(totals)
 
 
 def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_length: int | None) -> JsonObject:
@@ -72,7 +75,7 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
       UserError: the data does not belong to the model, or has no such split or sequence length; no MLM head.
     """
     use_compilation_cache()
-    model.require_masked_lm("scoring masked tokens")
+    model.require_token_head("scoring tokens")
     check_vocabulary(model, data)
     objective = _data_objective(model, data)
     if sequence_length is None and model.origin.run is None:
@@ -92,12 +95,22 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
         "split": split,
         "objective": objective.config.name,
         "sequence_length": phase.sequence_length,
-        **mlm_report(totals),
-        **unigram_report(targets, data.token_counts(), model.tokenizer),
+        **token_report(totals, objective.config),
+        **unigram_report(targets, _training_counts(model, data, objective.config, phase), model.tokenizer),
         **objective.report(totals),
-        **masks_report(totals),
         "samples": sample_predictions(model, examples),
     }
+
+
+def _training_counts(
+    model: Pretrained, data: DataDirectory, objective: ObjectiveConfig, phase: PhaseConfig
+) -> np.ndarray:
+    """Return how often the training split asks for each id, [V]: left to right for a [SEP] at the end of each example too."""
+    counts = data.token_counts()
+    if objective.is_causal:
+        counts = counts.copy()
+        counts[model.tokenizer.sep_id] += data.split(TRAIN).num_examples(objective.examples, phase.sequence_length)
+    return counts
 
 
 def check_vocabulary(model: Pretrained, data: DataDirectory) -> None:
@@ -117,7 +130,7 @@ def _data_objective(model: Pretrained, data: DataDirectory) -> ScoredObjective:
       UserError: it has pairs, and the model has one segment.
     """
     config = model.origin.config
-    if model.origin.run is None:
+    if model.origin.run is None and not config.objective.is_causal:
         kind = min(data.manifest["kinds"], key=lambda kind: (kind == "sop", KINDS.index(kind)))
         config = replace(config, objective=replace(config.objective, name=objective_of(kind)))
     objective = config.objective
@@ -192,20 +205,21 @@ def masks_report(totals: dict[str, float]) -> JsonObject:
     }
 
 
-def mlm_report(totals: dict[str, float]) -> JsonObject:
-    """Masked LM scores; loss in nats."""
-    scores = mean_scores(totals, nsp=False)
+def token_report(totals: dict[str, float], objective: ObjectiveConfig) -> JsonObject:
+    """Return the scores of masked or of next tokens; loss in nats a token."""
+    words = token_words(objective)
+    scores, weight = mean_scores(totals, [words.term]), totals[f"{words.term}_weight"]
     return {
         **scores,
-        "mlm_perplexity": math.exp(min(scores["mlm_loss"], 700)),
-        "mlm_accuracy_95": wilson_interval(totals["mlm_correct"], totals["mlm_weight"]),
-        "masked_tokens": int(totals["mlm_weight"]),
+        f"{words.term}_perplexity": math.exp(min(scores[f"{words.term}_loss"], 700)),
+        f"{words.term}_accuracy_95": wilson_interval(totals[f"{words.term}_correct"], weight),
+        words.counter: int(weight),
     }
 
 
 def nsp_report(totals: dict[str, float]) -> JsonObject:
     """Scores of the label of pairs; `is_next_share`: of label 0, which is "in order" where that is predicted."""
-    scores = mean_scores(totals, nsp=True)
+    scores = mean_scores(totals, ["nsp"])
     return {
         "nsp_loss": scores["nsp_loss"],
         "nsp_accuracy": scores["nsp_accuracy"],
@@ -239,13 +253,33 @@ def unigram_report(targets: np.ndarray, counts: np.ndarray, tokenizer: Tokenizer
 
 
 def sample_predictions(model: Pretrained, examples: Examples) -> list[JsonObject]:
-    """Return some held-out examples as the model saw them, with what it says of each [MASK] and of the pair."""
+    """Return some held-out examples as the model saw them, with what it says of each [MASK] and of the pair.
+
+    Left to right every `SLOT_EVERY`th word stands for a [MASK]: it is told from the words before it.
+    """
     batch = evaluation_batch(examples, min(len(examples), 256), 0)
     lengths = batch["sequence_ids"].sum(1)
+    if examples.objective.is_causal:
+        shortest_first = np.argsort(lengths, kind="stable")
+        rows = np.sort(shortest_first[lengths[shortest_first] >= SAMPLE_TOKENS[0]][:SAMPLES])
+        return [_next_token_sample(model, batch["input_ids"][row, : lengths[row]].tolist()) for row in rows]
     masks = (batch["input_ids"] == model.tokenizer.mask_id).sum(1)
     shortest, longest = SAMPLE_TOKENS
     rows = np.flatnonzero((lengths >= shortest) & (lengths <= longest) & (masks > 0))[:SAMPLES]
     return [_sample(model, examples.objective, {name: field[row] for name, field in batch.items()}) for row in rows]
+
+
+def _next_token_sample(model: Pretrained, ids: list[int]) -> JsonObject:
+    tokenizer, ids = model.tokenizer, ids[: SAMPLE_TOKENS[1]]
+    slots = np.arange(SLOT_EVERY, len(ids) - 1, SLOT_EVERY)
+    found = predict_at(model, [(ids, [0] * len(ids))], [slots - 1], top_k=3)[0].masks
+    shown = np.array(ids)
+    shown[slots] = tokenizer.mask_id
+    return {
+        "text": tokenizer.decode(shown[1:].tolist()),
+        "answers": [tokenizer.vocabulary[ids[place]] for place in slots],
+        "predictions": [[[entry.token, entry.probability] for entry in slot.entries] for slot in found],
+    }
 
 
 def _sample(model: Pretrained, objective: ObjectiveConfig, row: dict[str, np.ndarray]) -> JsonObject:

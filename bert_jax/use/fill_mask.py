@@ -87,19 +87,23 @@ def predict(model: Pretrained, rows: Sequence[Row], top_k: int) -> list[TextPred
     model.require_masked_lm("filling masks")
     predictions = []
     for begin in range(0, len(rows), TEXTS_AT_ONCE):
-        predictions += _predict_batch(model, rows[begin : begin + TEXTS_AT_ONCE], top_k)
+        part = rows[begin : begin + TEXTS_AT_ONCE]
+        places = [np.flatnonzero(np.array(ids) == model.tokenizer.mask_id) for ids, _ in part]
+        predictions += predict_at(model, part, places, top_k)
     return predictions
 
 
-def _predict_batch(model: Pretrained, rows: Sequence[Row], top_k: int) -> list[TextPrediction]:
+def predict_at(
+    model: Pretrained, rows: Sequence[Row], places: Sequence[np.ndarray], top_k: int
+) -> list[TextPrediction]:
+    """Predict the tokens at some places of each row; left to right those behind them. The model has a head for tokens."""
     positions = model.description.model.max_position_embeddings
     width = min(-(-max(len(ids) for ids, _ in rows) // 64) * 64, positions)  # few shapes, few compilations
     batch = batch_of_rows(rows, len(rows), width)
-    places = [np.flatnonzero(row == model.tokenizer.mask_id) for row in batch["input_ids"]]
     slots = -(-max(1, *map(len, places)) // 8) * 8
     batch["masked_lm_positions"] = np.stack([np.pad(own, (0, slots - len(own))) for own in places]).astype(np.int32)
     output = model(batch)
-    assert output.mlm_logits is not None  # `predict` has seen to it
+    assert output.mlm_logits is not None  # whoever calls has seen to it
     entries = model.tokenizer.vocab_size
     values, tokens = jax.device_get(_best(output.mlm_logits, entries, min(top_k, entries)))
     is_next: list[float | None] = [None] * len(rows)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intrinsic scores of a masked LM on any text, beside n-gram models on the same tokens.
+"""Intrinsic scores of a model on any text, beside n-gram models on the same tokens.
 
-Two questions are asked of a masked LM, and their perplexities are not to be compared with each other:
+Two questions are asked of a masked LM, and their perplexities are not to be compared with each other or with a left-to-right
+model's, of which there is one, of the text by the chain rule:
 
 - Masked tokens: examples are made of the text and masked as held-out data is (evaluation.py), some tokens of each at once.
 - Pseudo-perplexity: each token of a sentence is masked in turn and predicted from all others (pseudo_likelihood.py), and of all
   sentences exp(-(sum of PLL) / (sum of tokens)).
+- Next tokens, left to right: each token of a row, and the [SEP] at its end, from those before it.
 
 The n-gram models (ngrams.py) see nothing, the token before, or a few before or behind; the masked LM sees both sides and
 far: one that is no better than they are has learned little of the text.
@@ -26,6 +28,7 @@ from bert_jax.base.errors import listed, UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.checks import rules
 from bert_jax.checks.findings import Finding, OK, WARNING
+from bert_jax.config.objective import token_words
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import EVALUATION_SEED, Examples
@@ -37,11 +40,10 @@ from bert_jax.text.documents import ReadingOptions
 from bert_jax.train.evaluation import add_sums
 from bert_jax.use.evaluation import (
     check_vocabulary,
-    masks_report,
-    mlm_report,
     scored_batches,
     ScoredObjective,
     text_objective,
+    token_report,
     without_pairs,
 )
 from bert_jax.use.model import Pretrained
@@ -104,7 +106,7 @@ def evaluate_text(
         )
     if data is not None and baseline_texts:
         raise UserError("--data and --baseline-text both name the text of the n-gram models: give one of them")
-    model.require_masked_lm("scoring masked tokens")
+    model.require_token_head("scoring tokens")
     phase = model.phase(settings.sequence_length)
     recipe = _recipe(model)
     baseline = _baseline(model, data, baseline_texts, settings, recipe)
@@ -114,7 +116,7 @@ def evaluate_text(
     words = SplitTokens.of(examples.split)
     text_record, masked = _text_record(model, text), _masked_record(model, examples, objective, words, ngrams)
     record: JsonObject = {"step": model.origin.step, "text": text_record, **masked}
-    if settings.pseudo_perplexity:
+    if settings.pseudo_perplexity and not model.description.model.causal:
         record["pseudo"] = _pseudo_record(model, words, settings.pseudo_perplexity, ngrams)
     if baseline is not None:
         record["ngrams"] = baseline.models.described() | {"text": baseline.name}
@@ -201,7 +203,7 @@ class SplitTokens(NamedTuple):
         return cls(tokens, np.concatenate([[0], np.cumsum(lengths)]))
 
 
-# ---- masked tokens --------------------------------------------------------------------------------------------------
+# ---- predicted tokens -----------------------------------------------------------------------------------------------
 
 
 def _masked_record(
@@ -209,19 +211,21 @@ def _masked_record(
 ) -> JsonObject:
     totals: dict[str, float] = {}
     segments, offsets = segments_of(examples), []
-    for number, batch, sums in scored_batches(model, examples, "masked tokens"):
+    for number, batch, sums in scored_batches(model, examples, token_words(objective.config).predicted):
         add_sums(totals, sums)
-        offsets.append(text_offsets(segments, number, batch))
+        offsets.append(text_offsets(segments, number, batch, objective.config.is_causal))
     return {
         "objective": objective.config.name,
         "sequence_length": examples.shape.sequence_length,
-        "masking": objective.config.masking,
-        "mlm_probability": objective.config.mlm_probability,
-        **mlm_report(totals),
+        **({} if objective.config.is_causal else _masking(objective)),
+        **token_report(totals, objective.config),
         **_ngram_scores(ngrams, words, np.concatenate(offsets)),
         **objective.report(totals),
-        **masks_report(totals),
     }
+
+
+def _masking(objective: ScoredObjective) -> JsonObject:
+    return {"masking": objective.config.masking, "mlm_probability": objective.config.mlm_probability}
 
 
 def segments_of(examples: Examples) -> np.ndarray:
@@ -236,11 +240,14 @@ def segments_of(examples: Examples) -> np.ndarray:
     return np.concatenate(segments)
 
 
-def text_offsets(segments: np.ndarray, number: int, batch: Batch) -> np.ndarray:
-    """Where the masked tokens of batch `number` of `evaluation_batch` stand in the text, [K] in the order of rows and
-    slots."""
+def text_offsets(segments: np.ndarray, number: int, batch: Batch, causal: bool = False) -> np.ndarray:
+    """Where the predicted tokens of batch `number` of `evaluation_batch` stand in the text, [K] in the order of rows and
+    slots; left to right without the [SEP] at the end of a row, which is not of the text."""
     rows, slots = np.nonzero(batch["masked_lm_weights"])
     places = batch["masked_lm_positions"][rows, slots].astype(np.int64)
+    if causal:  # one segment a row
+        inside = places + 1 < batch["sequence_ids"].sum(1)[rows] - 1
+        rows, places = rows[inside], places[inside] + 1
     indices = examples_at(number * len(batch["input_ids"]) + rows, len(segments), EVALUATION_SEED)[1]
     a_starts, a_lengths, b_starts = segments[indices].T
     return np.where(places <= a_lengths, a_starts + places - 1, b_starts + places - a_lengths - 2)  # [CLS] A [SEP] B

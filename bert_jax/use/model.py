@@ -81,13 +81,13 @@ class Pretrained:
         self.params = params
         self.tokenizer = tokenizer
         self.origin = origin
-        self._compute = compute
+        self.compute = compute
         self._forward = compiled_forward(description, compute)
 
     @cached_property
     def model(self) -> BertModel:
         """The Flax module with its parameters."""
-        return nnx.merge(model_graph(self.description, self._compute), self.params)
+        return nnx.merge(model_graph(self.description, self.compute), self.params)
 
     def __call__(self, batch: Batch, *, all_layers: bool = False) -> BertOutput:
         """Run the model, compiled once for each shape of batch; nothing is dropped.
@@ -101,6 +101,32 @@ class Pretrained:
 
     def require_masked_lm(self, purpose: str) -> None:
         """Refuse a model that cannot predict masked tokens; `purpose` is what needs it: "filling masks".
+
+        Raises:
+          UserError: naming what the checkpoint holds.
+        """
+        self.require_token_head(purpose)
+        if self.description.model.causal:
+            raise UserError(
+                f"{self.origin.path}: is a left-to-right model, which sees nothing behind a [MASK], and {purpose} needs both"
+                f" sides: it goes on with a text by bert-jax generate {self.origin.path} 'a text'"
+            )
+
+    def require_left_to_right(self, purpose: str) -> None:
+        """Refuse a model that cannot predict the next token; `purpose` is what needs it: "going on with a text".
+
+        Raises:
+          UserError: naming what the checkpoint holds.
+        """
+        self.require_token_head(purpose)
+        if not self.description.model.causal:
+            raise UserError(
+                f"{self.origin.path}: is a bidirectional model, trained to see both sides of a word, and {purpose} needs a"
+                f" left-to-right one (objective=ltr): it fills masks by bert-jax fill-mask {self.origin.path} 'a [MASK]'"
+            )
+
+    def require_token_head(self, purpose: str) -> None:
+        """Refuse a model that predicts no tokens.
 
         Raises:
           UserError: naming what the checkpoint holds.

@@ -29,11 +29,12 @@ def label_scores(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def head_scores(model: Pretrained, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """`label_scores` of the heads that the model has; it has an MLM head."""
+    """`label_scores` of what the model predicts, by the names of `config.objective`; it has an MLM head."""
     output = model(batch)
     assert output.mlm_logits is not None
-    scores = {"mlm": label_scores(output.mlm_logits, batch["masked_lm_ids"])}
-    if output.nsp_logits is not None:
+    term = "ltr" if model.description.model.causal else "mlm"
+    scores = {term: label_scores(output.mlm_logits, batch["masked_lm_ids"])}
+    if output.nsp_logits is not None and term == "mlm":
         scores["nsp"] = label_scores(output.nsp_logits, batch["next_sentence_labels"])
     return scores
 

@@ -25,9 +25,10 @@ STAGES = {
     "tokenize": "vocabulary or model + a text or pair -> pieces, ids, segments, positions, and its masks",
     "prepare": "text -> sharded training data with a passport",
     "pretrain": "config + data -> run directory",
-    "evaluate": "checkpoint + held-out data or any text -> MLM loss, accuracy, perplexity, NSP accuracy, beside n-grams",
+    "evaluate": "checkpoint + held-out data or any text -> loss, accuracy, perplexity, NSP accuracy, beside n-grams",
     "fill-mask": "checkpoint + text with [MASK] -> predictions",
     "data": "files of a task -> which official ones are there, and the known traps (bert-jax data check)",
+    "generate": "left-to-right checkpoint + beginnings of texts -> the texts that it goes on with",
     "finetune": "model + task + data -> fine-tuned run with scores and predictions",
     "predict": "fine-tuned checkpoint + data or lines -> predictions, submission files",
     "score": "predictions + true answers -> the official scores of SQuAD, CoNLL and GLUE",
@@ -54,6 +55,7 @@ COMPUTING = {
     "export",
     "probe",
     "senses",
+    "generate",
     "bench",
 }  # run JAX's programs
 EXIT_BUG = 1

@@ -102,6 +102,8 @@ IDLE = {
             "labels": "a b",
         }.items()
     },
+    ("generate", "top_k"): ["generate MODEL TEXT --top-k 3"],
+    ("generate", "seed"): ["generate MODEL TEXT --seed 3"],
     ("plan", "slices"): ["plan tiny --topology local --slices 2"],
     ("prepare", "runner_options"): [f"{PREPARE} --runner-options=--x=1"],
     ("prepare", "workers"): [f"{PREPARE} --runner DirectRunner --workers 2"],
@@ -153,6 +155,7 @@ ALWAYS = {
     "export": {"model", "to", "output", "for"} | CHECKPOINT,
     "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task"} | CHECKPOINT - {"kind"},
     "fill-mask": {"model", "texts", "top_k", "serve"} | CHECKPOINT - {"kind"},
+    "generate": {"model", "prompts", "tokens", "temperature", "json"} | CHECKPOINT - {"kind"},
     "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}
     | CHECKPOINT - {"kind"},
     "plan": {"config", "settings", "topology", "quick", "output", "json"},

@@ -133,7 +133,7 @@ def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> ja
 
 
 def pooled_tokens(x: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
-    """[..., B, S, D] of tokens -> [..., B, D]: their mean, [CLS] and [SEP] among them, the first ("cls") or the last one ("last").
+    """[..., B, S, D] of tokens -> [..., B, D]: their mean with [CLS] and [SEP], the first ("cls") or the last one ("last").
 
     Args:
       mask: [B, S], 0 at padding.

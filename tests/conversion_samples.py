@@ -119,6 +119,9 @@ def hugging_face_config(description: ModelDescription) -> dict[str, object]:
         "hidden_act": {"gelu_tanh": "gelu_new", "gelu_erf": "gelu"}[model.hidden_act],
         "tie_word_embeddings": model.tie_word_embeddings,
     }
+    if model.causal:
+        values |= {"is_decoder": True, "add_cross_attention": False, "use_cache": True}
+        values["architectures"] = values["architectures"] if task else ["BertLMHeadModel"]
     if task and task.labels:
         values["id2label"] = {str(number): label for number, label in enumerate(task.labels)}
     if task and task.kind == "regression":

@@ -38,7 +38,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "architectures": (["BertForSequenceClassification"], KEPT),
     "model_type": ("bert", KEPT),
     "pad_token_id": (0, KEPT),
-    "is_decoder": (True, REFUSED),
+    "is_decoder": (True, KEPT),
     "add_cross_attention": (True, REFUSED),
     "is_encoder_decoder": (True, REFUSED),
     "position_embedding_type": ("relative_key", REFUSED),
@@ -88,6 +88,8 @@ def test_a_field_is_kept_refused_or_named(source, tmp_path, name):
     value, expected = FIELDS[name]
     if name == "tie_word_embeddings":
         source = write_hugging_face(tmp_path / "untied", KINDS["untied"])
+    if name == "is_decoder":  # there a pooler has no place
+        source = write_hugging_face(tmp_path / "mlm", KINDS["mlm"])
     folder = with_field(source, tmp_path / "changed", **{name: value})
     if expected == REFUSED:
         with pytest.raises(UserError) as caught:

@@ -30,11 +30,11 @@ KEPT_OF_GOOGLE = frozenset({
     "type_vocab_size", "vocab_size", GELU_FORM,
 })  # fmt: skip
 KEPT = (KEPT_OF_GOOGLE - {GELU_FORM}) | {
-    "architectures", "id2label", "label2id", "layer_norm_eps", "model_type", "pad_token_id", "problem_type",
+    "architectures", "id2label", "is_decoder", "label2id", "layer_norm_eps", "model_type", "pad_token_id", "problem_type",
 }  # fmt: skip
 # Refused where they are not these values, which is done in `read_hugging_face`.
 CHECKED = frozenset({
-    "add_cross_attention", "is_decoder", "is_encoder_decoder", "position_embedding_type", "pruned_heads",
+    "add_cross_attention", "is_encoder_decoder", "position_embedding_type", "pruned_heads",
 })  # fmt: skip
 _SAID = 12  # fields of a line
 

@@ -117,6 +117,11 @@ def read_google(path: Path, gelu_form: str | None = None) -> tuple[ModelConfig, 
 def google_config(description: ModelDescription) -> tuple[JsonObject, list[str]]:
     """bert_config.json for a model, and what it cannot say."""
     model = description.model
+    if model.causal:
+        raise UserError(
+            f"a left-to-right model has no place in {GOOGLE_CONFIG}: google-research/bert always sees both sides; convert it"
+            " --to huggingface"
+        )
     values: JsonObject = {name: getattr(model, name) for name in _SHARED} | {"hidden_act": "gelu"}
     notes = []
     if model.hidden_act != "gelu_tanh":
@@ -157,7 +162,6 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
         raise UserError(f"{path} is the config of a {kind} model, which is no BERT{reason}: it cannot be converted")
     for name, wanted in (
         ("position_embedding_type", "absolute"),
-        ("is_decoder", False),
         ("add_cross_attention", False),
         ("is_encoder_decoder", False),
         ("pruned_heads", {}),
@@ -171,7 +175,9 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
         raise UserError(f"{path} says hidden_act={activation}: only models with gelu can be converted")
     epsilon = values.get("layer_norm_eps", 1e-12)
     tied = bool(values.get("tie_word_embeddings", True))
-    return _shape(path, values, gelu_form or _FORMS[activation], tie_word_embeddings=tied, layer_norm_eps=epsilon)
+    causal = values.get("is_decoder") or False  # the mask of a decoder; its cross attention is refused above
+    form = gelu_form or _FORMS[activation]
+    return _shape(path, values, form, tie_word_embeddings=tied, layer_norm_eps=epsilon, causal=causal)
 
 
 def task_of(values: JsonObject, outputs: int, span: bool, path: Path) -> TaskHead | None:
@@ -235,6 +241,7 @@ def hugging_face_shape(model: ModelConfig) -> JsonObject:
         "hidden_act": "gelu" if model.hidden_act == "gelu_erf" else "gelu_new",
         "layer_norm_eps": model.layer_norm_eps,
         "tie_word_embeddings": model.tie_word_embeddings,
+        **({"is_decoder": True} if model.causal else {}),
     }
 
 
@@ -261,6 +268,8 @@ def hugging_face_config(description: ModelDescription, pad_id: int) -> JsonObjec
 def _architecture(description: ModelDescription) -> str:
     if description.task is not None:
         return _ARCHITECTURES[description.task.kind]
+    if description.mlm and description.model.causal:
+        return "BertLMHeadModel"
     heads = description.mlm, description.nsp
     names = {(True, True): "BertForPreTraining", (True, False): "BertForMaskedLM"}
     return names.get(heads, "BertForNextSentencePrediction" if description.nsp else "BertModel")

@@ -52,6 +52,11 @@ def describe_tensors(
             outputs = tensors.entries[own[kernel]].shape[0]  # [C, D] in both formats
             task = _task(config, kernel, outputs, span, format, asked_task, take_head, tensors.path)
     pooler = has(names.POOLER)
+    if model.causal and pooler:
+        raise UserError(
+            f"{tensors.path} has a pooler and its config says is_decoder=true: there it reads the first token, which sees no"
+            f" other; leave out what stands on it: --skip {names.POOLER[0].name(format).removesuffix('weight')}*"
+        )
     if task is not None and task.needs_pooler and not pooler and not take_head:
         task = TaskHead("tagging", task.outputs)
     if task is not None and task.needs_pooler and not pooler:

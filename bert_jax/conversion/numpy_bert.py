@@ -45,7 +45,7 @@ def forward(
       tensors: the checkpoint.
       naming: `hugging_face` (with or without the prefixes `module.` and `bert.`; LayerNorm's `gamma` and `beta` too)
         or `tf1`.
-      model: sizes, form of GELU, epsilon of LayerNorm.
+      model: sizes, form of GELU, epsilon of LayerNorm, and whether a token sees those before it only.
       inputs: `input_ids`, `segment_ids` and `input_mask` (1 at a token, 0 at padding), each [B, S] of integers; one
         example a row, positions counted from 0.
       task: the fine-tuned head to apply, one of `TASKS`.
@@ -196,9 +196,7 @@ def _layer(weights: _Weights, before: str, x: np.ndarray, mask: np.ndarray) -> n
     """One layer, [B, S, D]; LayerNorm comes after each sum."""
     names, features = weights.names, x.shape[-1]
     query, key, value = (weights.dense(x, before + part, features) for part in (names.query, names.key, names.value))
-    context = np.stack(
-        [_attend(*row, weights.model.num_attention_heads) for row in zip(query, key, value, mask, strict=True)]
-    )
+    context = np.stack([_attend(*row, weights.model) for row in zip(query, key, value, mask, strict=True)])
     del query, key, value
     attended = weights.dense(context, before + names.attention_output, features)
     x = weights.norm(attended + x, before + names.attention_norm)
@@ -206,12 +204,14 @@ def _layer(weights: _Weights, before: str, x: np.ndarray, mask: np.ndarray) -> n
     return weights.norm(weights.dense(inner, before + names.output, features) + x, before + names.output_norm)
 
 
-def _attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, mask: np.ndarray, heads: int) -> np.ndarray:
+def _attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, mask: np.ndarray, model: ModelConfig) -> np.ndarray:
     """One row: [S, D] three times and its mask [S] -> [S, D]. Features of a head lie together."""
-    S, D = query.shape
+    (S, D), heads = query.shape, model.num_attention_heads
     query, key, value = (x.reshape(S, heads, D // heads).swapaxes(0, 1) for x in (query, key, value))  # [H, S, K]
     scores = query @ key.swapaxes(1, 2) / math.sqrt(D // heads)  # [H, S, S]
     scores[:, :, mask == 0] = -np.inf
+    if model.causal:
+        scores[:, np.triu(np.ones((S, S), bool), 1)] = -np.inf
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     return (scores / scores.sum(-1, keepdims=True) @ value).swapaxes(0, 1).reshape(S, D)
 

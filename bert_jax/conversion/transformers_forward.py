@@ -52,7 +52,7 @@ def results(model: Any, name: str, given: dict[str, Any]) -> dict[str, Any]:
         output = model(**given)
     if name == "BertForPreTraining":
         found |= {"mlm_logits": output.prediction_logits, "nsp_logits": output.seq_relationship_logits}
-    elif name == "BertForMaskedLM":
+    elif name in ("BertForMaskedLM", "BertLMHeadModel"):
         found["mlm_logits"] = output.logits
     elif name == "BertForNextSentencePrediction":
         found["nsp_logits"] = output.logits

@@ -98,6 +98,17 @@ def _write_hugging_face(
 def _as_hugging_face_has_it(description: ModelDescription) -> tuple[ModelDescription, list[str]]:
     """Without what Hugging Face's class for the head has no place for, and would warn of."""
     notes = []
+    if description.model.causal:
+        if description.task is not None and description.task.is_pooled:
+            raise UserError(
+                f"a left-to-right model's head for {description.task.kind} reads the last token, and Hugging Face's class the"
+                " first: it has no place there; run it with bert-jax predict"
+            )
+        if description.pooler or description.nsp:
+            description = replace(description, pooler=False, nsp=False)
+            notes.append(
+                "the pooler and the NSP head are left out: left to right they are not trained, and have no place"
+            )
     if description.task is not None and (description.mlm or description.nsp):
         description = replace(description, mlm=False, nsp=False)
         notes.append("the MLM and NSP heads are left out: Hugging Face's class for this head has none")

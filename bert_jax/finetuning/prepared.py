@@ -67,7 +67,7 @@ class FinetuneSetup:
         if self.config.optimizer.freeze == "encoder" and self.head.needs_pooler and not self._has_pooler():
             raise UserError(
                 f"optimizer.freeze=encoder: {wanted.model} has no pooler, and one drawn anew would stay as it is: add"
-                " layers=-1, which reads the last layer's [CLS] instead"
+                f" layers=-1, which reads the last layer's {'last token' if model.causal else '[CLS]'} instead"
             )
         self.mesh = make_mesh(self.config.mesh)
         check_heads(model.num_attention_heads, self.mesh)
@@ -140,12 +140,16 @@ class FinetuneSetup:
             {name.split("/")[0] if name[:8] != "encoder/" else "pooler" for name in ours.keys() - set(taken)}
         )
         say(f"weights of {self.wanted.model}; drawn anew: {', '.join(fresh)}")
+        if self.description.model.causal:
+            of_text = ", and the head reads the last token of a text" if self.head.is_pooled else ""
+            say(f"left to right: a token sees those before it only{of_text}")
         return state._replace(params=nested(ours))
 
     def _source_digest(self) -> str:
         """Return a digest of what is taken from the model: encoder and vocabulary, whatever its format and path."""
         checkpoint, digest = self.checkpoint, hashlib.sha256(self.tokenizer.fingerprint.encode())
-        digest.update(repr(replace(checkpoint.description.model, tie_word_embeddings=True)).encode())  # of the MLM head
+        model = repr(replace(checkpoint.description.model, tie_word_embeddings=True))  # which is of the MLM head
+        digest.update(model.replace(", causal=False", "").encode())  # earlier versions knew no other direction
         if not self.wanted.from_scratch:
             for row in sorted(checkpoint.rows, key=lambda row: row.ours):
                 if row.ours.startswith("encoder/"):
@@ -185,6 +189,7 @@ class FinetuneSetup:
                 "path": str(self.wanted.model),
                 "format": self.checkpoint.format,
                 "summary": self.checkpoint.description.summary(),
+                "causal": self.checkpoint.description.model.causal,
                 "from_scratch": self.wanted.from_scratch,
                 "digest": self._source_digest(),
             },

@@ -22,6 +22,7 @@ KIND_WORDS = {
     "span": "questions about a text",
     "tagging": "tags of words",
 }
+DIRECTION_WORDS = "left to right: a token sees those before it only, and a text is read from its last token"
 MOST_TILES = 6
 
 
@@ -38,9 +39,11 @@ def status(run: FinetunedRun) -> tuple[str, str]:
 
 def facts(run: FinetunedRun) -> list[tuple[str, str]]:
     """Return the facts of one line each: name and words."""
+    left_to_right = (run.record.get("source") or {}).get("causal")
     return [
         ("Task", KIND_WORDS.get(run.kind, run.kind)),
         ("First weights", weights_words(run)),
+        *([("Direction", DIRECTION_WORDS)] if left_to_right else []),
         ("Data", data_words(run)),
         ("Recipe", recipe_words(run)),
         ("Device and time", time_words(run)),

@@ -7,6 +7,7 @@ Also: what a format has no place for, and int8 that fails its gate.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,13 +217,16 @@ def test_a_head_that_fuses_windows_is_refused_by_name(tmp_path):
         ("encoder", ["--for", "fill-mask"], "--for fill-mask: "),
         ("encoder", ["--for", "predict"], "--for predict: "),
         ("encoder", ["--pooling", "pooled"], "this checkpoint has no pooler"),
+        ("encoder", ["--pooling", "last"], "--pooling last is of left-to-right models"),
+        ("left to right", ["--for", "fill-mask"], "a left-to-right model is not exported: bert-jax convert"),
         ("tagging", ["--pooling", "cls"], "--pooling cls is of embeddings"),
         ("encoder", ["--int8"], "--int8 needs --data"),
         ("encoder", ["--int8", "--data", "EMPTY"], "has no text"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_nothing_is_left(tmp_path, capsys, kind, options, message):
-    write_hugging_face(tmp_path / "model", KINDS[kind])
+    kinds = KINDS | {"left to right": ModelDescription(replace(MODEL, causal=True), pooler=False, nsp=False)}
+    write_hugging_face(tmp_path / "model", kinds[kind])
     (tmp_path / "EMPTY").write_text("\n")
     options = [str(tmp_path / part) if part == "EMPTY" else part for part in options]
     assert main(["export", str(tmp_path / "model"), "--to", "onnx", "--output", str(tmp_path / "out"), *options]) == 2

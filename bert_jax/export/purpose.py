@@ -54,9 +54,16 @@ def purpose_of(checkpoint: Checkpoint, name: str | None, pooling: str | None) ->
     """Return what a checkpoint is exported for; without a name its fine-tuned head, or else embeddings.
 
     Raises:
-      UserError: the checkpoint has no such head, or the pooling is of nothing.
+      UserError: the checkpoint has no such head or is left to right, or the pooling is of nothing.
     """
     description = checkpoint.description
+    if description.model.causal:
+        raise UserError(
+            f"{checkpoint.path}: a left-to-right model is not exported: bert-jax convert --to huggingface writes it as"
+            " transformers' BertLMHeadModel"
+        )
+    if pooling == "last":
+        raise UserError("--pooling last is of left-to-right models, which are not exported: use mean or cls")
     name = name or (EMBED if description.task is None else PREDICT)
     lacking = {EMBED: False, FILL_MASK: not description.mlm, PREDICT: description.task is None}[name]
     if lacking:

@@ -35,7 +35,7 @@ from bert_jax.tasks.tagging_rows import LEFT_OUT
 from bert_jax.train.evaluation import read_behind
 
 WIDTHS = 4  # of rows: few shapes, few compilations
-MEAN, CLS = "mean", "cls"  # how a text's tokens become one vector
+MEAN, CLS, LAST = "mean", "cls", "last"  # how a text's tokens become one vector
 
 
 class Places(NamedTuple):
@@ -63,7 +63,7 @@ def layer_features(
       description: of the checkpoint; its heads are not run.
       params: of the checkpoint, nested.
       split: its units are rows by themselves.
-      pooling: of a text's tokens, [CLS] and [SEP] among them: mean, or cls. Words of tagging are read at their first piece.
+      pooling: of a text's tokens, [CLS] and [SEP] among them: mean, cls, last. Words of tagging are read at their first piece.
       chosen: numbers of the units that count; None: all.
     """
     encoder = ModelDescription(description.model, pooler=False, mlm=False, nsp=False)
@@ -116,6 +116,9 @@ def _pooled(layers: jax.Array, valid: jax.Array, pooling: str) -> jax.Array:
     """[K, B, S, D], [B, S] -> [K, B, D] float16."""
     if pooling == CLS:
         return layers[:, :, 0].astype(jnp.float16)
+    if pooling == LAST:
+        last = jnp.maximum(valid.sum(1) - 1, 0)[None, :, None, None]
+        return jnp.take_along_axis(layers, last, axis=2)[:, :, 0].astype(jnp.float16)
     weights = valid.astype(jnp.float32)
     total = jnp.einsum("kbsd,bs->kbd", layers.astype(jnp.float32), weights)
     return (total / jnp.maximum(weights.sum(1), 1)[None, :, None]).astype(jnp.float16)

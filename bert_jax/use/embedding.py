@@ -27,7 +27,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.conversion.own_format import flat
 from bert_jax.use.model import Pretrained, SHOWN, TextBatch
 
-POOLINGS = ("mean", "cls", "pooled")
+POOLINGS = ("mean", "cls", "last", "pooled")
 COMBINATIONS = ("concat", "sum", "mean")
 TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"

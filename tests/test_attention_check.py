@@ -59,9 +59,9 @@ def test_a_wrong_result_stops_the_run(monkeypatch, change, message):
 def test_other_dropout_bits_are_noticed(monkeypatch):
     """Seeds of head 0 for every head."""
 
-    def shared(*inputs: jax.Array, dropout_rate: float, dropout_seeds: jax.Array) -> jax.Array:
+    def shared(*inputs: jax.Array, dropout_rate: float, dropout_seeds: jax.Array, causal: bool) -> jax.Array:
         seeds = jnp.broadcast_to(dropout_seeds[:, :1], dropout_seeds.shape)
-        return reference_attention(*inputs, dropout_rate=dropout_rate, dropout_seeds=seeds)
+        return reference_attention(*inputs, dropout_rate=dropout_rate, dropout_seeds=seeds, causal=causal)
 
     monkeypatch.setattr(attention, "IMPLEMENTATIONS", {**attention.IMPLEMENTATIONS, "xla": shared})
     with pytest.raises(UserError, match="is wrong on this cpu"):

@@ -28,7 +28,7 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
 def test_equals_numpy(handed_over):
     query, key, value, d_output, ids, _ = sample = make_sample(48)
-    attend = partial(cudnn_attention, dropout_rate=0.1, dropout_seeds=None)
+    attend = partial(cudnn_attention, dropout_rate=0.1, dropout_seeds=None, causal=False)
     with jax.default_matmul_precision("highest"):
         output, gradient = jax.vjp(lambda *x: attend(*x, ids), *map(jnp.asarray, (query, key, value)))
         assert_near((output, *gradient(jnp.asarray(d_output))), numpy_attention(sample, 0.0), 1e-5)
@@ -40,7 +40,7 @@ def test_equals_numpy(handed_over):
 def test_it_never_leaves_dropout_out_silently():
     query, key, value, _, ids, seeds = make_sample(48)
     with pytest.raises(ValueError, match="takes no dropout"):
-        cudnn_attention(query, key, value, ids, dropout_rate=0.1, dropout_seeds=seeds)
+        cudnn_attention(query, key, value, ids, dropout_rate=0.1, dropout_seeds=seeds, causal=False)
 
 
 CASE = AttentionCase("gpu", "NVIDIA H200", (128, 512), 16, 64, jnp.bfloat16, 0.0)

@@ -158,8 +158,9 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     values = read_json(path)
     kind = values.get("model_type", "bert")
     if kind != "bert":
-        reason = f" ({_RELATIVES[kind]})" if kind in _RELATIVES else ""
-        raise UserError(f"{path} is the config of a {kind} model, which is no BERT{reason}: it cannot be converted")
+        relative = _RELATIVES.get(str(kind))
+        reason = f" ({relative})" if relative else ""
+        raise UserError(f"{path} is the config of a {kind!s:.80} model, which is no BERT{reason}: it cannot be converted")
     for name, wanted in (
         ("position_embedding_type", "absolute"),
         ("add_cross_attention", False),

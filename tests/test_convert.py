@@ -453,7 +453,7 @@ def test_options_without_a_use_are_refused(tmp_path, capsys):
             "run",
             "--to tf1 --peer-python .",
         ): "--peer-python runs Hugging Face's side, and here bert-jax stands against tf1",
-        ("run", "--to tf1 --compare A B"): "--compare A B writes nothing: leave out MODEL, DST, --to and --dtype",
+        ("run", "--to tf1 --compare A B"): "--compare A B writes nothing: leave out MODEL, DST, --to, --dtype",
     }
     for (name, options), message in refused.items():
         source = str(tmp_path / name)

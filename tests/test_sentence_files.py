@@ -203,7 +203,7 @@ def test_a_card_says_what_is_recorded(tmp_path):
     write_own_run(tmp_path / "run")
     data = passport(lambda made: made.update(tokenizer=load_tokenizer(tmp_path / "run").fingerprint))
     (tmp_path / "run" / "passport.json").write_text(json.dumps(data))
-    began = {"path": "/somewhere/MiniLM", "summary": "6 layers", "longest": 512, "drawn": ["mlm"]}
+    began = {"path": "/somewhere/MiniLM", "summary": "6 layers", "longest": 20, "drawn": ["mlm"]}
     (tmp_path / "run" / "source.json").write_text(json.dumps(began))
     assert convert(tmp_path / "run", tmp_path / "result", "huggingface").holds
     front = front_matter(tmp_path / "result")
@@ -211,7 +211,7 @@ def test_a_card_says_what_is_recorded(tmp_path):
     assert (front["library_name"], front["pipeline_tag"]) == ("sentence-transformers", "fill-mask")
     assert "language" not in front, "nothing is recorded of it"
     text = (tmp_path / "result" / "README.md").read_text()
-    for said in ("| wiki | 1.0 | 21,000 | 63,000,000 |", "Latin 70.0%", "drawn anew: mlm", "certificate holds"):
+    for said in ("| wiki | 1.0 | 21,000 | 63,000,000 |", "Latin 100.0%", "drawn anew: mlm", "certificate holds"):
         assert said in text
     assert json.loads((tmp_path / "result" / "tokenizer_config.json").read_text())["model_max_length"] == 20
 

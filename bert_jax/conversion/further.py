@@ -5,6 +5,7 @@ The model gives its shape, its vocabulary and every weight that the run's networ
 of another vocabulary) is drawn anew, and that is said. The run keeps a record of the model and never needs it again.
 """
 
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ def pretrain_further(
 
 def _require_same_start(run: RunDirectory, record: JsonObject, start: Start) -> None:
     """Refuse to go on with a run that another model began; what lies at its place now does not count."""
-    given = {"path": str(start.model.absolute()), "keep": start.keep, "map_vocab": start.map_vocabulary}
+    given = {"path": os.path.abspath(start.model), "keep": start.keep, "map_vocab": start.map_vocabulary}
     began = {"path": record["path"], "keep": record["keep"], "map_vocab": record["entries"] is not None}
     changed = [f"{name}: {began[name]} -> {given[name]}" for name in given if given[name] != began[name]]
     if changed:
@@ -137,7 +138,7 @@ def _record(model: Checkpoint, start: Start, config: PretrainConfig, entries: En
     shape, own = model.description.model, model.format == BERT_JAX
     ours, theirs = stacked_shapes(config.description), stacked_shapes(model.description)
     return {
-        "path": str(start.model.absolute()),
+        "path": os.path.abspath(start.model),
         "format": model.format,
         "step": model.step,
         "summary": model.description.summary(),

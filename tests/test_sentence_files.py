@@ -61,7 +61,7 @@ def test_what_a_directory_says_is_followed_and_said(tmp_path, capsys):
     largest = np.stack([tokens.max(0) for tokens in hidden])
     lengths = np.sqrt((largest**2).sum(1, keepdims=True))
     np.testing.assert_allclose(embedded(folder, tmp_path), largest / lengths, rtol=0, atol=1e-5)
-    assert f"{folder / 'modules.json'} says: max pooling, normalised" in capsys.readouterr().out
+    assert f"{folder / 'modules.json'} says: max pooling, normalised" in capsys.readouterr().err
     np.testing.assert_allclose(embedded(folder, tmp_path, "--no-normalize"), largest, rtol=0, atol=1e-5)
     mean = np.stack([tokens.mean(0) for tokens in hidden])
     found = embedded(folder, tmp_path, "--no-normalize", "--pooling", "mean")

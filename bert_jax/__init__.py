@@ -53,13 +53,16 @@ def prepare(
     return manifest
 
 
-def pretrain(config: "PretrainConfig | str", data: str | Path, output: str | Path) -> "RunDirectory":
+def pretrain(
+    config: "PretrainConfig | str", data: str | Path, output: str | Path, model: str | Path | None = None
+) -> "RunDirectory":
     """Pre-train to the end of the configured steps, from the newest checkpoint of `output` if there is one.
 
     Args:
       config: a configuration, or the name of one in configs/, such as "demo".
       data: made by `prepare`.
       output: the run directory.
+      model: a checkpoint of any format to begin with, which gives shape and vocabulary; None: weights are drawn.
 
     Raises:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
@@ -69,7 +72,12 @@ def pretrain(config: "PretrainConfig | str", data: str | Path, output: str | Pat
     from bert_jax.train.pretraining import pretrain as run
 
     resolved = load_config(config) if isinstance(config, str) else config
-    return run(resolved, Path(data), Path(output), resume_command="the same call of bert_jax.pretrain")
+    place, again = (Path(data), Path(output)), "the same call of bert_jax.pretrain"
+    if model is None:
+        return run(resolved, *place, resume_command=again)
+    from bert_jax.conversion.further import pretrain_further, Start
+
+    return pretrain_further(resolved, [], Start(Path(model)), *place, resume_command=again)
 
 
 def finetune(

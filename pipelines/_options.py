@@ -113,7 +113,8 @@ def add_reading_options(parser: Any, *, defaults: bool = True) -> None:
         parser.add_argument(name, default=default if defaults else None, help=f"{help} (default: {default})", **more)
 
     option("--lines", "sentences", "what a line of plain text is", choices=("sentences", "paragraphs"))
-    option("--json-field", "text", "field of JSON lines that holds the text", metavar="NAME")
+    field = "field of JSON lines, or column of Parquet and Arrow files, that holds the text; inside others a.b"
+    option("--json-field", "text", field, metavar="NAME")
     refuse = "bytes that are not UTF-8: refuse the file, or replace and count them"
     option("--errors", "strict", refuse, choices=("strict", "replace"))
     form = "of the text; auto: as the first line looks"

@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     _check(arguments)
     from bert_jax.conversion.convert import compare, convert
     from bert_jax.conversion.finished import CERTIFICATE, was_made
+    from bert_jax.conversion.sentence_files import Served
 
     asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
     peer = arguments.peer_python
@@ -31,10 +32,11 @@ def main(argv: Sequence[str]) -> int:
         certificate = compare(*place, asked, peer)
     else:
         place = arguments.source, arguments.destination
-        if was_made(*place, arguments.to, asked, arguments.dtype):
+        served = Served(arguments.pooling, arguments.normalize)
+        if was_made(*place, arguments.to, asked, arguments.dtype, served):
             print(f"{arguments.destination} holds this conversion already; its certificate is in {CERTIFICATE}")
             return 0
-        certificate = convert(*place, arguments.to, asked, arguments.dtype, peer)
+        certificate = convert(*place, arguments.to, asked, arguments.dtype, peer, served)
     print(f"{place[0]}: {certificate.source.format}, {certificate.source.description.summary()}")
     print("\n".join(certificate.lines()))
     if not arguments.compare:
@@ -44,9 +46,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be told apart, or would do nothing."""
-    if arguments.compare and (arguments.to is not None or arguments.dtype != "float32" or arguments.source is not None):
+    form = (arguments.source, arguments.to, arguments.pooling, arguments.normalize)
+    if arguments.compare and (form != (None,) * 4 or arguments.dtype != "float32"):
         raise UserError(
-            "--compare A B writes nothing: leave out MODEL, DST, --to and --dtype, or leave out --compare to convert"
+            "--compare A B writes nothing: leave out MODEL, DST, --to, --dtype, --pooling and --normalize, or leave out"
+            " --compare to convert"
         )
     if not arguments.compare and (arguments.to is None or arguments.destination is None):
         lacking = "--to" if arguments.to is None else "DST"
@@ -73,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
     option("--compare", type=Path, nargs=2, metavar=("A", "B"), help=between)
     stored = "number format of a DST for Hugging Face: float32 (default), float16 or bfloat16"
     option("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", metavar="DTYPE", help=stored)
+    pooling = (
+        "of tokens, by servers of a DST for Hugging Face: mean, cls, max (default: as MODEL's modules.json, else mean)"
+    )
+    option("--pooling", choices=("mean", "cls", "max"), metavar="POOLING", help=pooling)
+    normalize = "divide their vectors by the length (default: as MODEL's modules.json says, else not)"
+    option("--normalize", action=argparse.BooleanOptionalAction, default=None, help=normalize)
     option(
         "--peer-python", type=Path, metavar="FILE", help="a Python that has torch and transformers: it runs their side"
     )

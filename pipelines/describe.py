@@ -91,11 +91,9 @@ def as_text(config: PretrainConfig, facts: JsonObject) -> str:
     """The figures in words."""
     model = config.model
     encoder, heads = facts["encoder_parameters"], facts["head_parameters"]
-    parts = (
-        ("embeddings, layers", "head for tokens")
-        if model.causal
-        else ("embeddings, layers, pooler", "MLM and NSP heads")
-    )
+    parts = ("embeddings, layers, pooler", "MLM and NSP heads")
+    if not config.objective.nsp:
+        parts = ("embeddings, layers", "head for tokens" if model.causal else "MLM head")
     lines = [
         f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads of"
         f" {model.head_size}, feed-forward {model.intermediate_size}, vocabulary {model.vocab_size:,}",

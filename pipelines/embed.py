@@ -15,10 +15,12 @@ from bert_jax.base.serving import HELP, serve, texts_of
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
+    from bert_jax.conversion.sentence_files import SentenceVectors
     from bert_jax.use.embedding import EmbedSettings
     from bert_jax.use.model import Pretrained
 
 SHARD_SIZE = 100_000
+POOLINGS = ("mean", "cls", "max", "last", "pooled")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,8 +35,11 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.use.embedding import check, embed_lines, EmbedSettings
     from bert_jax.use.model import load
 
+    served = _served(arguments)
     settings = EmbedSettings(
-        pooling=arguments.pooling,
+        pooling=arguments.pooling or served.pooling,
+        normalize=served.normalize if arguments.normalize is None else arguments.normalize,
+        longest=served.longest,
         layers=tuple(arguments.layers),
         combine=arguments.combine,
         too_long=arguments.too_long,
@@ -63,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     if record.get("made_before"):
         print(f"{arguments.output} holds these vectors already: {record['texts']:,} of {record['width']}")
         return 0
-    cut = f", {record['truncated']:,} of them cut to {model.description.model.max_position_embeddings} tokens"
+    cut = f", {record['truncated']:,} of them cut to {min(model.longest, settings.longest or model.longest)} tokens"
     print(f"{arguments.output}: {record['texts']:,} vectors of {record['width']}{cut if record['truncated'] else ''}")
     print(json.dumps(record["settings"]))
     return 0
@@ -91,8 +96,23 @@ def _answer(model: "Pretrained", settings: "EmbedSettings", request: JsonObject)
     from bert_jax.use.embedding import embed
 
     vectors, cut = embed(texts_of(request, ("text",)), model, settings)
-    longest = model.description.model.max_position_embeddings
+    longest = min(model.longest, settings.longest or model.longest)
     return {"vector": vectors[0].tolist()} | ({"notes": [f"cut to {longest} tokens"]} if cut else {})
+
+
+def _served(arguments: argparse.Namespace) -> "SentenceVectors":
+    """Return how sentence-transformers and servers make vectors of this model, which is said; else what is usual here."""
+    from bert_jax.conversion.sentence_files import MODULES, read_sentence_files, SentenceVectors, unmet_prompt
+
+    whole = arguments.pooling is not None and arguments.normalize is not None
+    folder = arguments.model if arguments.model.is_dir() else arguments.model.parent
+    served = None if whole else read_sentence_files(folder)
+    if served is None:
+        return SentenceVectors()
+    print(f"{folder / MODULES} says: {served}", file=sys.stderr)
+    if (prompt := unmet_prompt(folder)) is not None:
+        print(f"sentence-transformers would put {prompt!r} before every text; here it is not", file=sys.stderr)
+    return served
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,12 +124,13 @@ def parser() -> argparse.ArgumentParser:
     option("--input", type=Path, metavar="TEXT", help=lines)
     option("--serve", action="store_true", help=HELP % '"text": ...')
     option("--output", type=Path, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
-    option(
-        "--pooling",
-        choices=("mean", "cls", "last", "pooled"),
-        default="mean",
-        help="of tokens (default: mean), of the first or last one, or the pooler's output; left to right the last has seen all",
+    pooling = (
+        "mean, max, first (cls) or last one of the tokens, or the pooler's output (pooled); left to right the last one has"
+        " seen all (default: as MODEL's modules.json says, else mean)"
     )
+    option("--pooling", choices=POOLINGS, metavar="POOLING", help=pooling)
+    normalize = "divide vectors by their length (default: as MODEL's modules.json says, else not)"
+    option("--normalize", action=argparse.BooleanOptionalAction, default=None, help=normalize)
     option(
         "--layers",
         type=int,
@@ -123,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
         "--too-long",
         choices=("error", "truncate"),
         default="error",
-        help="a text beyond the model's positions (default: error)",
+        help="a text beyond the rows the model was trained on (default: error)",
     )
     stored = "number format of the vectors in the files: float32 (default) or float16"
     option("--dtype", choices=("float32", "float16"), default="float32", metavar="DTYPE", help=stored)

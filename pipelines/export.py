@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
         choices=("embed", "fill-mask", "predict"),
         help="the stage that does the same (default: predict of a fine-tuned model, embed of others)",
     )
-    option("--pooling", choices=("mean", "cls", "last", "pooled"), help="of embed: sentence_embedding (default: mean)")
+    pooling = "of embed: sentence_embedding is mean (default), cls or pooled"
+    option("--pooling", choices=("mean", "cls", "pooled"), metavar="POOLING", help=pooling)
     option("--int8", action="store_true", help="matrix products of int8 (dynamic quantisation), if the quality holds")
     option("--data", metavar="DATA", help="of --int8: the task's files, or for embeddings a file with a text a line")
     option("--split", metavar="NAME", help="of --int8: of the task's files (default: dev)")

@@ -39,8 +39,9 @@ def parser() -> argparse.ArgumentParser:
 def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
     inputs = (
-        "files, folders, globs, or tfds:NAME[/CONFIG]/SPLIT:FIELD; with @WEIGHT behind it, 2 takes every document twice"
-        " with other pairs, 0.25 a quarter of the documents"
+        "files (text, JSON lines, Parquet, Arrow), folders, globs, hf:FOLDER (saved by datasets' save_to_disk), or"
+        " tfds:NAME[/CONFIG]/SPLIT:FIELD; with @WEIGHT behind it, 2 takes every document twice with other pairs, 0.25 a"
+        " quarter of the documents"
     )
     add("--input", nargs="+", required=True, metavar="TEXT", help=inputs)
     add("--vocab", type=Path, required=True, metavar="VOCAB", help="a vocabulary file, or a directory that has one")

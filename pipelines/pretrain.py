@@ -2,12 +2,17 @@
 """bert-jax pretrain: configuration + prepared data -> run directory."""
 
 import shlex
-from argparse import RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_jax.pipelines import _options, _processes  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
+    _checkpoint_options,
+    _options,
+    _processes,
+)
 
+from bert_jax.base.errors import UserError
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, override, settings_help
 
@@ -16,7 +21,8 @@ def make_parser() -> _options.StageParser:
     """The command line."""
     parser = _options.StageParser(
         prog="bert-jax pretrain",
-        description="Pre-train BERT. The same command goes on where a run was stopped, to the same bit.",
+        description="Pre-train BERT, from drawn weights or from a model. The same command goes on where a run was stopped, to"
+        " the same bit.",
         epilog=f"settings, with their defaults:\n{settings_help()}\n  model=SIZE takes the layers and width of a named"
         " size: tiny, mini, small, medium, base, large, 6x768x12, ...\n  objective=NAME is short for objective.name=NAME",
         formatter_class=RawDescriptionHelpFormatter,
@@ -29,21 +35,66 @@ def make_parser() -> _options.StageParser:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DATA", help="made by bert-jax prepare")
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the run directory")
+    _add_start_options(parser)
     _processes.add_process_options(parser)
     parser.config = PretrainConfig()
     return parser
 
 
+def _add_start_options(parser: _options.StageParser) -> None:
+    option = parser.add_argument_group("a model to begin with").add_argument
+    option(
+        "--from",
+        dest="model",
+        type=Path,
+        metavar="MODEL",
+        help=f"pre-train a model further: {_checkpoint_options.ANY_FORMAT}. It gives shape and vocabulary; heads that it"
+        " lacks are drawn. Objective, schedule and steps are CONFIG's",
+    )
+    option(
+        "--keep",
+        choices=("moments", "step"),
+        help="of MODEL's own training: the optimizer's moments; these and its step, to go on in the same schedule",
+    )
+    option(
+        "--map-vocab",
+        action="store_true",
+        help="DATA is of another vocabulary: rows go to pieces of the same text, new pieces begin as means",
+    )
+    _checkpoint_options.add_checkpoint_options(parser, kind=False)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_with_settings(argv)
-    config = override(load_config(arguments.config), arguments.settings)
+    recipe = load_config(arguments.config)
+    if arguments.model is None:
+        _refuse_idle(arguments)
+        recipe = override(recipe, arguments.settings)
 
     from bert_jax.mesh import distributed
-    from bert_jax.train.pretraining import pretrain
 
     _processes.join_processes(arguments)
-    run = pretrain(config, arguments.data, arguments.output, resume_command=f"bert-jax pretrain {shlex.join(argv)}")
+    place, command = (arguments.data, arguments.output), f"bert-jax pretrain {shlex.join(argv)}"
+    if arguments.model is None:
+        from bert_jax.train.pretraining import pretrain
+
+        run = pretrain(recipe, *place, resume_command=command)
+    else:
+        from bert_jax.conversion.further import pretrain_further, Start
+
+        asked = _checkpoint_options.asked(arguments, head=False)
+        start = Start(arguments.model, arguments.keep, arguments.map_vocab, asked)
+        run = pretrain_further(recipe, arguments.settings, start, *place, resume_command=command)
     if distributed.is_main():
         print(f"pre-trained: {run.path}; next: bert-jax evaluate {run.path} --data {arguments.data}")
     return 0
+
+
+def _refuse_idle(arguments: Namespace) -> None:
+    """Refuse what is said of a model where there is none."""
+    idle = ("keep", "map_vocab", "vocab", "padding_rows", "gelu", "skip")
+    if given := [name for name in idle if getattr(arguments, name)]:
+        raise UserError(
+            f"--{given[0].replace('_', '-')} is of a model to begin with: name it with --from, or leave it out"
+        )

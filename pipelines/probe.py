@@ -27,8 +27,8 @@ def make_parser() -> _options.StageParser:
     option("--output", type=Path, required=True, metavar="PATH", help="new folder for probe.json and report.html")
     option("--seeds", type=int, default=5, metavar="N", help="probes of each layer, for intervals (default: 5)")
     option("--train-examples", type=int, metavar="N", help="training examples at most, evenly chosen (default: all)")
-    pooling = "of a text's tokens; words of tagging have none, and pooled none but the last layer (default: mean)"
-    option("--pooling", choices=("mean", "cls", "last", "pooled"), help=pooling)
+    pooling = "mean (default), cls or last of a text's tokens; words of tagging have none"
+    option("--pooling", choices=("mean", "cls", "last", "pooled"), metavar="POOLING", help=pooling)
     finetune.add_own_options(parser, "--task own")
     _checkpoint_options.add_checkpoint_options(parser, kind=False)
     return parser

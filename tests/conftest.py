@@ -214,6 +214,8 @@ LONG = {
     "they train": (
         "finetuning_[lrs]*",
         "pretraining",
+        "further",
+        "untrained",
         "api",
         "earlier_files",
         "feed",

@@ -4,7 +4,6 @@
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.config.training import OptimizerConfig
 from bert_jax.conversion.certificate import compare_tensors, differences
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.convert import Certificate, compare, convert
@@ -455,7 +453,7 @@ def test_options_without_a_use_are_refused(tmp_path, capsys):
             "run",
             "--to tf1 --peer-python .",
         ): "--peer-python runs Hugging Face's side, and here bert-jax stands against tf1",
-        ("run", "--to tf1 --compare A B"): "--compare A B writes nothing: leave out MODEL, DST, --to and --dtype",
+        ("run", "--to tf1 --compare A B"): "--compare A B writes nothing: leave out MODEL, DST, --to, --dtype",
     }
     for (name, options), message in refused.items():
         source = str(tmp_path / name)
@@ -542,50 +540,6 @@ def straight(prepared, tmp_path_factory) -> Path:
 def final_parameters(run: Path) -> dict[str, np.ndarray]:
     checkpoint = open_checkpoint(run)
     return {row.ours: checkpoint.weight(row) for row in checkpoint.rows}
-
-
-def test_training_goes_on_through_google_as_if_nothing_had_happened(tmp_path, prepared, straight):
-    """Stopped at step 4, to a TF1 checkpoint with its moments, back, and on: the parameters of the straight run, to the bit."""
-    stopped = Path(shutil.copytree(straight, tmp_path / "stopped"))
-    shutil.rmtree(stopped / "checkpoints" / "8")
-    assert convert(stopped, tmp_path / "google", "tf1").holds
-    assert convert(tmp_path / "google", tmp_path / "back", "bert-jax", Asked(padding_rows="keep")).holds
-    pretrain(short_config(), prepared.data, tmp_path / "back", resume_command="")
-    expected, found = final_parameters(straight), final_parameters(tmp_path / "back")
-    assert expected.keys() == found.keys()
-    assert all(np.array_equal(found[name], value) for name, value in expected.items())
-
-
-def test_weights_alone_are_where_training_begins(tmp_path, prepared, straight, capsys):
-    """From Hugging Face's directory, which has no optimizer's state: step 0, under another recipe, dropout included."""
-    assert convert(straight, tmp_path / "huggingface", "huggingface").holds
-    assert convert(tmp_path / "huggingface", tmp_path / "run", "bert-jax", Asked(padding_rows="keep")).holds
-    config = short_config(optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2))
-    pretrain(config, prepared.data, tmp_path / "run", resume_command="")
-    assert "the optimizer's moments begin at 0" in capsys.readouterr().err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    begun = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
-    losses = [next(line["mlm_loss"] for line in run if "mlm_loss" in line) for run in (lines, begun)]
-    assert losses[0] < losses[1], "it did not begin with the weights"
-
-
-def test_a_recipe_that_cannot_go_on_changes_nothing(tmp_path, prepared, straight):
-    """Too few steps, or an optimizer that has no use for the moments: refused before anything is written."""
-    assert convert(straight, tmp_path / "google", "tf1").holds
-    run = tmp_path / "run"
-    assert convert(tmp_path / "google", run, "bert-jax", Asked(padding_rows="keep")).holds
-    phase = replace(small_config().phases[0], steps=5)
-    with pytest.raises(UserError, match=r"checkpoint is of step 8, beyond the 5 of this configuration: raise phases"):
-        pretrain(short_config(phases=(phase,)), prepared.data, run, resume_command="")
-    lamb = short_config(optimizer=OptimizerConfig(name="lamb", learning_rate=1e-3, warmup_steps=2))
-    with pytest.raises(UserError, match=r"moments are those of optimizer\.name=adamw_bert .* and optimizer\.name=lamb"):
-        pretrain(lamb, prepared.data, run, resume_command="")
-    assert not (run / "passport.json").exists()
-    pretrain(short_config(), prepared.data, run, resume_command="")  # all its steps are done
-    assert (run / "passport.json").exists()
-    shutil.rmtree(run / "checkpoints")
-    with pytest.raises(UserError, match="was converted, and its checkpoint is gone"):
-        pretrain(short_config(), prepared.data, run, resume_command="")
 
 
 def test_moments_that_are_not_the_source_s_are_named(tmp_path, straight, monkeypatch):

@@ -256,7 +256,7 @@ BAD_FILES = {
     "zip": (b"PK\x03\x04rest", "is a zip archive: unpack it first"),
     "tar": (tar(b"text\n"), "is a tar archive: unpack it first"),
     "tar, compressed": (gzip.compress(tar(b"text\n")), "is a tar archive: unpack it first"),
-    "parquet": (b"PAR1\x15\x04", "is a Parquet file: write its text as JSON lines"),
+    "parquet": (b"PAR1\x15\x04", "is a Parquet file, which is a table: leave out --text-format"),
     "gzip, cut short": (gzip.compress(PLAIN.encode() * 99)[:-9], "is cut short: its gzip stream"),
     "xz, broken": (lzma.compress(PLAIN.encode())[:40] + b"?" * 60, "is broken: its xz stream"),
     "cut": (WIKI[:120], "ends inside the <doc> of line 1: it is cut short"),

@@ -217,7 +217,6 @@ def test_a_head_that_fuses_windows_is_refused_by_name(tmp_path):
         ("encoder", ["--for", "fill-mask"], "--for fill-mask: "),
         ("encoder", ["--for", "predict"], "--for predict: "),
         ("encoder", ["--pooling", "pooled"], "this checkpoint has no pooler"),
-        ("encoder", ["--pooling", "last"], "--pooling last is of left-to-right models"),
         ("left to right", ["--for", "fill-mask"], "a left-to-right model is not exported: bert-jax convert"),
         ("tagging", ["--pooling", "cls"], "--pooling cls is of embeddings"),
         ("encoder", ["--int8"], "--int8 needs --data"),

@@ -38,6 +38,8 @@ IDLE = {
         ("embed", name): [f"embed MODEL --serve --{name} {value}"]
         for name, value in {"input": "FILE", "output": "OUT", "dtype": "float16"}.items()
     },
+    ("convert", "pooling"): ["convert --compare A B --pooling cls"],
+    ("convert", "normalize"): ["convert --compare A B --normalize", "convert --compare A B --no-normalize"],
     ("embed", "combine"): ["embed MODEL --input FILE --output OUT --combine sum"],
     ("embed", "shard_vectors"): [
         "embed MODEL --input FILE --output OUT.npz --shard-vectors 4",
@@ -114,6 +116,12 @@ IDLE = {
     ("finetune", "processes"): [f"{SST2} --processes 2"],
     ("finetune", "process_id"): [f"{SST2} --process-id 0"],
     ("finetune", "coordinator"): [f"{SST2} --coordinator h:1"],
+    ("pretrain", "keep"): ["pretrain tiny --data DATA --output OUT --keep moments"],
+    ("pretrain", "map_vocab"): ["pretrain tiny --data DATA --output OUT --map-vocab"],
+    ("pretrain", "vocab"): ["pretrain tiny --data DATA --output OUT --vocab VOCAB"],
+    ("pretrain", "padding_rows"): ["pretrain tiny --data DATA --output OUT --padding-rows keep"],
+    ("pretrain", "gelu"): ["pretrain tiny --data DATA --output OUT --gelu gelu_erf"],
+    ("pretrain", "skip"): ["pretrain tiny --data DATA --output OUT --skip cls.*"],
     ("pretrain", "processes"): ["pretrain tiny --data DATA --output OUT --processes 2"],
     ("pretrain", "process_id"): ["pretrain tiny --data DATA --output OUT --process-id 0"],
     ("pretrain", "coordinator"): ["pretrain tiny --data DATA --output OUT --coordinator h:1"],
@@ -151,7 +159,7 @@ ALWAYS = {
     "data check": {"folder", "task", "json"},
     "describe": {"config", "settings", "json"},
     "doctor": {"path", "json"},
-    "embed": {"model", "pooling", "layers", "too_long", "compute_dtype", "serve"} | CHECKPOINT,
+    "embed": {"model", "pooling", "normalize", "layers", "too_long", "compute_dtype", "serve"} | CHECKPOINT,
     "export": {"model", "to", "output", "for"} | CHECKPOINT,
     "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task"} | CHECKPOINT - {"kind"},
     "fill-mask": {"model", "texts", "top_k", "serve"} | CHECKPOINT - {"kind"},
@@ -173,7 +181,7 @@ ALWAYS = {
         "licence",
     }
     | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
-    "pretrain": {"config", "settings", "data", "output", "distributed"},
+    "pretrain": {"config", "settings", "data", "output", "distributed", "from"},
     "probe": {"models", "task", "data", "output", "seeds", "train_examples", "pooling"} | CHECKPOINT - {"kind"},
     "report": {"run"},
     "senses": {"model", "output"} | CHECKPOINT - {"kind"},

@@ -149,6 +149,7 @@ def test_a_run_leaves_what_the_contract_names(straight):
         "config.json",
         "environment.json",
         "metrics.jsonl",
+        "model.json",
         "passport.json",
         "tensorboard",
         "tokenizer_config.json",
@@ -255,10 +256,7 @@ def test_a_finished_run_says_so(few, straight, capsys):
     pretrain(CONFIG, few, straight, resume_command="")
     said = capsys.readouterr().err
     assert "has finished its 12 steps" in said
-    assert (
-        f"bert-jax convert {straight} NEW --to bert-jax) and give that more steps (--output NEW phases.1.steps=N)"
-        in said
-    )
+    assert f"bert-jax pretrain CONFIG --from {straight} --data DATA --output NEW" in said
     assert scores(straight) == before
 
 

@@ -103,14 +103,6 @@ class ModelDescription:
     def _pooled_task(self) -> str | None:
         return self.task.kind if self.task is not None and self.task.needs_pooler else None
 
-    def can_train_as(self, wanted: "ModelDescription") -> bool:
-        """Whether it has every head of `wanted`, what pre-training makes from nothing, and no head of a task.
-
-        What it has beside them, as a bidirectional model that goes on left to right, is kept as it is.
-        """
-        missing = (wanted.pooler and not self.pooler) or (wanted.mlm and not self.mlm) or (wanted.nsp and not self.nsp)
-        return self.task is None and not missing
-
     def to_dict(self) -> JsonObject:
         """Return what model.json holds; `description_from` inverts it."""
         return to_dict(self)

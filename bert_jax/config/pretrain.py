@@ -101,12 +101,6 @@ class PretrainConfig(RunConfig):
         if self.objective.is_causal:
             object.__setattr__(self, "model", dataclasses.replace(self.model, causal=True))
 
-    @property
-    def description(self) -> ModelDescription:
-        """The model that is trained from nothing: of objective=ltr a head for tokens alone, else all of pre-training."""
-        heads = not self.objective.is_causal
-        return ModelDescription(self.model, pooler=heads, nsp=heads)
-
     def predictions(self, phase: PhaseConfig) -> int:
         """Positions of a row of the phase that have room to be predicted."""
         return phase.sequence_length if self.objective.is_causal else phase.max_predictions_per_seq
@@ -158,6 +152,12 @@ class PretrainConfig(RunConfig):
                 f" {share:.0%} of phases.{number}.sequence_length={phase.sequence_length} that are predicted{why}: set"
                 f" phases.{number}.max_predictions_per_seq={min(max(needed, 1), phase.sequence_length)}"
             )
+
+    @property
+    def description(self) -> ModelDescription:
+        """The network: what no loss reaches, the pooler and the head of pairs without their labels, is no part of it."""
+        pairs = self.objective.nsp
+        return ModelDescription(self.model, pooler=pairs, nsp=pairs)
 
     @property
     def total_steps(self) -> int:

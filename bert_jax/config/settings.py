@@ -16,7 +16,7 @@ from bert_jax.base.files import read_json, reading
 from bert_jax.base.types import JsonObject
 from bert_jax.config.fields import build, dotted, suggest, to_dict
 from bert_jax.config.finetune import FinetuneRecipe
-from bert_jax.config.model import MODEL_SIZES
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TrainingConfig
 
@@ -54,6 +54,10 @@ def from_dict(values: JsonObject) -> PretrainConfig:
 # ---- overrides from the command line -------------------------------------------------------------------------------
 
 
+# Settings of a model that are no part of its weights' shape or of what they compute.
+OF_TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+
+
 def override[C](config: C, assignments: Sequence[str]) -> C:
     """Apply `KEY=VALUE` overrides with dotted keys, such as `optimizer.learning_rate=3e-4` or `phases.0.steps=100`.
 
@@ -64,6 +68,44 @@ def override[C](config: C, assignments: Sequence[str]) -> C:
       UserError: not of the form KEY=VALUE, an unknown key, or a value of the wrong type.
     """
     values = to_dict(config)
+    _apply(values, config, assignments)
+    return build(type(config), values)
+
+
+def override_around(
+    config: PretrainConfig, assignments: Sequence[str], model: ModelConfig, source: Path
+) -> PretrainConfig:
+    """Apply overrides, as `override`, to a configuration that takes the shape of a model that is there.
+
+    Args:
+      config: its own model counts for dropout and the range of new weights alone.
+      assignments: `KEY=VALUE`.
+      model: the shape.
+      source: where that model lies, for messages.
+
+    Raises:
+      UserError: as `override`; a setting says another shape; rows are longer than the model has positions.
+    """
+    values, shape = to_dict(config), to_dict(model)
+    shape |= {name: values["model"][name] for name in OF_TRAINING}
+    values["model"] = dict(shape)
+    _apply(values, config, assignments)
+    longer = f"give it more first (bert-jax vocab extend {source} NEW --positions N) and begin with NEW"
+    for name, value in values["model"].items():
+        if name not in OF_TRAINING and value != shape[name]:
+            remedy = longer if name == "max_position_embeddings" else "leave the setting out"
+            raise UserError(f"model.{name}={value} is not that of {source}, which has {shape[name]}: {remedy}")
+    for number, phase in enumerate(values["phases"]):
+        if phase["sequence_length"] > model.max_position_embeddings:
+            raise UserError(
+                f"phases.{number}.sequence_length={phase['sequence_length']} is longer than the"
+                f" {model.max_position_embeddings} positions of {source}: shorten the rows, or {longer}"
+            )
+    return build(PretrainConfig, values)
+
+
+def _apply(values: JsonObject, config: object, assignments: Sequence[str]) -> None:
+    """Put overrides into a configuration's nested dictionary."""
     given = {assignment.partition("=")[0] for assignment in assignments}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -83,7 +125,6 @@ def override[C](config: C, assignments: Sequence[str]) -> C:
         _assign(values, key, text, known)
         if (other := EITHER_OR.get(key)) is not None and other not in given and text.lower() != "none":
             _assign(values, other, "none", known)
-    return build(type(config), values)
 
 
 def _assign(values: JsonObject, key: str, text: str, known: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from bert_jax.base.errors import UserError
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.fields import (
     require_choice,
     require_not_negative,
@@ -117,11 +118,6 @@ class OptimizerSettings:
         """The optimizer's row of the table."""
         return OPTIMIZERS[self.name]
 
-    @property
-    def state_parts(self) -> tuple[str, bool, bool, bool]:
-        """The settings that decide where a checkpoint keeps its state: runs that agree in them can go on with each other's."""
-        return self.kind.family, bool(self.clip_norm), self.freeze != "none", self.layer_decay != 1
-
     def schedule_part(self, steps: int) -> SchedulePart:
         """Return the schedule over the first `steps` steps; a share of them is rounded down, as in run_classifier.py."""
         assert self.learning_rate is not None, "the task's rate is not known yet"
@@ -213,6 +209,11 @@ class RunConfig(TrainingConfig, ABC):
     @abstractmethod
     def model(self) -> ModelConfig:
         """The shape of the encoder."""
+
+    @property
+    def description(self) -> ModelDescription:
+        """The encoder with the heads that the run trains."""
+        return ModelDescription(self.model)
 
     @property
     @abstractmethod

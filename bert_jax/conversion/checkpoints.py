@@ -107,7 +107,11 @@ class Checkpoint:
         Raises:
           UserError: one is not finite.
         """
-        return self.run.tree if self.run is not None else nested(filled(self.description, self.finite_weight))
+        return (
+            self.run.tree(self.description)
+            if self.run is not None
+            else nested(filled(self.description, self.finite_weight))
+        )
 
 
 def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
@@ -127,7 +131,7 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     config: JsonObject = {}
     if format == BERT_JAX:
         description = RunDirectory(path).description()
-        run = RunParameters(path, description, step)
+        run = RunParameters(path, step)
         tensors, model = run.tensors(), description.model
     elif format == HUGGING_FACE:
         config_file = where.parent / HUGGING_FACE_CONFIG

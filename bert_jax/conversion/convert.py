@@ -18,6 +18,7 @@ from bert_jax.base.files import file_sha256, write_json
 from bert_jax.base.host import __version__
 from bert_jax.base.types import JsonObject
 from bert_jax.conversion import names
+from bert_jax.conversion.card import write_card
 from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
 from bert_jax.conversion.checkpoints import (
     Asked,
@@ -31,7 +32,8 @@ from bert_jax.conversion.heads import require_plain_head
 from bert_jax.conversion.names import HUGGING_FACE, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, unequal_moments
 from bert_jax.conversion.places import beside, free_place, put_in_place
-from bert_jax.conversion.writing import write_checkpoint
+from bert_jax.conversion.sentence_files import Served, vectors_for
+from bert_jax.conversion.writing import Form, write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def convert(
     asked: Asked = Asked(),  # noqa: B008  # frozen
     dtype: str = "float32",
     peer_python: Path | None = None,
+    served: Served = Served(),  # noqa: B008  # frozen
 ) -> Certificate:
     """Convert, prove, and put the result in its place where the proof holds.
 
@@ -77,6 +80,7 @@ def convert(
       asked: what the user decides where files do not say.
       dtype: of the tensors that are written for Hugging Face; float16 and bfloat16 only if that loses nothing.
       peer_python: a Python with torch and transformers, which then runs Hugging Face's side.
+      served: how servers of a directory for Hugging Face make vectors.
 
     Raises:
       UserError: what cannot be converted, named.
@@ -87,8 +91,9 @@ def convert(
     opened = open_checkpoint(source, asked)
     require_plain_head(source, opened.description)
     _refuse_idle_peer(peer_python, opened.format, to)
-    request = request_for(source, to, asked, dtype)
-    return _write_and_prove(opened, destination, to, dtype, peer_python, request=request)
+    form = Form(to, dtype, vectors_for(opened, to, served))
+    request = request_for(source, to, asked, dtype, served)
+    return _write_and_prove(opened, destination, form, peer_python, request=request)
 
 
 def extend(
@@ -112,7 +117,8 @@ def extend(
     extension = plan_extension(opened, words, positions, fill_unused)
     grown = extended(opened, extension)
     before = Before(opened, extension.kept())
-    certificate = _write_and_prove(grown, destination, opened.format, "float32", None, before)
+    form = Form(opened.format, vectors=vectors_for(opened, opened.format, Served()))
+    certificate = _write_and_prove(grown, destination, form, None, before)
     return certificate, extension
 
 
@@ -148,24 +154,25 @@ def _refuse_idle_peer(peer_python: Path | None, first: str, second: str) -> None
 def _write_and_prove(
     opened: Checkpoint,
     destination: Path,
-    to: str,
-    dtype: str,
+    form: Form,
     peer_python: Path | None,
     before: "Before | None" = None,
     request: JsonObject | None = None,
 ) -> Certificate:
     check_norms(opened)
     with beside(destination) as folder:
-        optimizer, said = optimizer_for(opened, to)
-        notes = [*opened.notes, *write_checkpoint(opened, folder, to, dtype, optimizer), *said]
+        optimizer, said = optimizer_for(opened, form.to)
+        notes = [*opened.notes, *write_checkpoint(opened, folder, form, optimizer), *said]
         task = opened.description.task
         result = open_checkpoint(folder, Asked(task=task.kind if task else None, padding_rows="keep"))
         certificate = certify(opened, result, notes, peer_python, before)
         unequal = [*certificate.unequal, *_unequal_vocabulary(opened, result)]
         if optimizer is not None:
-            kept = optimizer_for(result, to)[0]
+            kept = optimizer_for(result, form.to)[0]
             unequal += unequal_moments(optimizer, kept, result.rows) if kept else ["the optimizer's state is gone"]
         certificate = replace(certificate, unequal=unequal)
+        if form.to == HUGGING_FACE:
+            notes += write_card(opened, folder, form.vectors, certificate.lines())
         _record(certificate, folder, request)
         if certificate.holds:
             put_in_place(folder, destination)
@@ -269,5 +276,8 @@ def _hashes(checkpoint: Checkpoint) -> dict[str, str]:
     """sha256 of the files that lie beside each other; a run's arrays are covered by `weights_sha256`."""
     place, stem = (checkpoint.path, "") if checkpoint.path.is_dir() else (checkpoint.path.parent, checkpoint.path.name)
     files = [path for path in sorted(place.iterdir()) if path.is_file() and path.name != CERTIFICATE]
+    if checkpoint.format == HUGGING_FACE:
+        files += sorted(place.glob("*/config.json"))  # of the modules behind the network
     named = ("config", "vocab", "tokenizer", "special_tokens", "bert_config", stem)
-    return {path.name: file_sha256(path) for path in files if not stem or path.name.startswith(named)}
+    wanted = [path for path in files if not stem or path.name.startswith(named)]
+    return {path.relative_to(place).as_posix(): file_sha256(path) for path in wanted}

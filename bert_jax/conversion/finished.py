@@ -12,8 +12,9 @@ from bert_jax.base.files import file_sha256, parse_json
 from bert_jax.base.host import __version__
 from bert_jax.base.types import JsonObject
 from bert_jax.conversion.checkpoints import Asked, detect
-from bert_jax.conversion.names import BERT_JAX, TF1
+from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, TF1
 from bert_jax.conversion.own_format import step_of
+from bert_jax.conversion.sentence_files import Served
 from bert_jax.runs.directory import RunDirectory
 
 CERTIFICATE = "conversion.json"
@@ -21,20 +22,28 @@ _OF_A_CHECKPOINT = (".json", ".txt", ".model", ".bin", ".safetensors")
 _OF_A_RUN = ("config.json", "model.json", "vocab.txt", "sentencepiece.model", "tokenizer_config.json")
 
 
-def request_for(source: Path, to: str, asked: Asked, dtype: str) -> JsonObject:
+def request_for(source: Path, to: str, asked: Asked, dtype: str, served: Served = Served()) -> JsonObject:  # noqa: B008
     """All that decides what is made, as JSON; equal requests make equal results. The files are read."""
     vocabulary = asked.vocabulary
     return {
         "bert_jax": __version__,
         "to": to,
         "dtype": dtype,
+        "served": dataclasses.asdict(served),
         "asked": dataclasses.asdict(asked) | {"vocabulary": None, "skip": list(asked.skip)},
         "vocabulary": _vocabulary_hashes(vocabulary) if vocabulary else {},
         "source": {name: file_sha256(file) for name, file in sorted(_files_of(source).items())},
     }
 
 
-def was_made(source: Path, destination: Path, to: str, asked: Asked, dtype: str) -> bool:
+def was_made(
+    source: Path,
+    destination: Path,
+    to: str,
+    asked: Asked,
+    dtype: str,
+    served: Served = Served(),  # noqa: B008  # frozen
+) -> bool:
     """Whether `destination` holds what is asked for, whole.
 
     Raises:
@@ -50,7 +59,7 @@ def was_made(source: Path, destination: Path, to: str, asked: Asked, dtype: str)
     request, result = record.get("request"), record.get("result")
     if not isinstance(request, dict) or not isinstance(result, dict):
         return False  # of an earlier version, or of --compare and the like: the place is not free
-    now = request_for(source, to, asked, dtype)
+    now = request_for(source, to, asked, dtype, served)
     different = next((name for name in now if request.get(name) != now[name]), None)
     if different is not None:
         what = "files of MODEL" if different == "source" else different
@@ -89,6 +98,7 @@ def _files_of(source: Path) -> dict[str, Path]:
         return {str(file.relative_to(source)): file for file in found}
     files = [file for file in where.parent.iterdir() if file.is_file() and file.name != CERTIFICATE]
     kept = [file for file in files if file.suffix in _OF_A_CHECKPOINT]
+    kept += where.parent.glob("*/config.json") if format == HUGGING_FACE else []  # how vectors are pooled
     if format == TF1:
         kept += [file for file in files if file.name.startswith(f"{where.name}.") and file not in kept]
-    return {file.name: file for file in kept}
+    return {file.relative_to(where.parent).as_posix(): file for file in kept}

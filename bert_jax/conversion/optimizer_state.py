@@ -127,7 +127,7 @@ def _of_run(checkpoint: Checkpoint) -> OptimizerState:
         step = checkpoint.step
         assert step is not None  # `has_optimizer` has seen to it
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = stacked_shapes(run.description())  # with all rows of the vocabulary
+        shapes = stacked_shapes(run.stored())  # with all rows of the vocabulary
         params = nested({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()})
         state = jax.eval_shape(make_optimizer(config.optimizer, lambda step: step).init, params)
         abstract = jax.tree.map(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own side: a run directory as named tensors, layer by layer, and named tensors as a run directory.
 
-A converted directory has what a run has: config.json, the vocabulary, checkpoints/. model.json tells which heads there
-are; a run without it was pre-trained here and has all of pre-training.
+A converted directory has what a run has: config.json, model.json (which heads there are), the vocabulary, checkpoints/.
 """
 
 import functools
@@ -68,29 +67,32 @@ class RunParameters:
     Raises UserError where the run has no complete checkpoint.
     """
 
-    def __init__(self, path: Path, description: ModelDescription, step: int | None = None):
+    def __init__(self, path: Path, step: int | None = None):
         """Find the checkpoint of a step; None: the newest."""
         self._path = path
-        self._description = description
+        self._stored = RunDirectory(path).stored()
         with Checkpoints(RunDirectory(path).checkpoints) as checkpoints:
             if checkpoints.latest is None:
                 raise no_checkpoint(path)
             self.step: int = checkpoints.latest if step is None else step
 
+    def tree(self, description: ModelDescription) -> PyTree:
+        """Return the parameters that a description names: nested, on the first device, layers stacked."""
+        return nested({name: self._stacked[name] for name in stacked_shapes(description)})
+
     @functools.cached_property
-    def tree(self) -> PyTree:
-        """Nested, on the first device, layers stacked."""
+    def _stacked(self) -> dict[str, jax.Array]:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = {
             name: jax.ShapeDtypeStruct(shape, np.float32, sharding=device)
-            for name, shape in stacked_shapes(self._description).items()
+            for name, shape in stacked_shapes(self._stored).items()
         }
         with Checkpoints(RunDirectory(self._path).checkpoints) as checkpoints:
-            return checkpoints.restore(self.step, {"params": nested(abstract)})["params"]
+            return flat(checkpoints.restore(self.step, {"params": nested(abstract)})["params"])
 
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.asarray(array) for name, array in flat(self.tree).items()}
+        return {name: np.asarray(array) for name, array in self._stacked.items()}
 
     def read(self, name: str) -> np.ndarray:
         """Return a tensor by its name in the table, that of one layer."""
@@ -99,7 +101,7 @@ class RunParameters:
 
     def tensors(self) -> StoredTensors:
         """Return the tensors by their names in the table, each layer's by themselves."""
-        shapes = {row.ours: names.shape_of(row, self._description) for row in names.rows_of(self._description)}
+        shapes = {row.ours: names.shape_of(row, self._stored) for row in names.rows_of(self._stored)}
         entries = {name: TensorEntry(shape, "float32") for name, shape in shapes.items()}
         return StoredTensors(self._path, entries, self.read)
 

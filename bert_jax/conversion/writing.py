@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +19,32 @@ from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, NameRow, TF1
 from bert_jax.conversion.optimizer_state import OptimizerState
 from bert_jax.conversion.own_format import config_for, write_run
 from bert_jax.conversion.safetensors_files import write_safetensors
+from bert_jax.conversion.sentence_files import SentenceVectors, write_sentence_files
 from bert_jax.conversion.tensors import TensorEntry, Writable
 from bert_jax.conversion.tf1 import write_tf1
 from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugging_face_tokenizer
-from bert_jax.runs.directory import open_run
+from bert_jax.runs.directory import open_run, RunDirectory
 
 TF1_PREFIX = "bert_model.ckpt"
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def write_checkpoint(
-    source: Checkpoint, folder: Path, to: str, dtype: str, optimizer: OptimizerState | None
-) -> list[str]:
+@dataclass(frozen=True)
+class Form:
+    """The form in which a checkpoint is written."""
+
+    to: str  # one of names.FORMATS
+    dtype: str = "float32"  # of Hugging Face's tensors
+    vectors: SentenceVectors | None = None  # how those who serve Hugging Face's directory make vectors of sentences
+
+
+def write_checkpoint(source: Checkpoint, folder: Path, form: Form, optimizer: OptimizerState | None) -> list[str]:
     """Write the result; returns what is to be said about it."""
-    with _progress(source, to) as weight:
-        if to == BERT_JAX:
+    with _progress(source, form.to) as weight:
+        if form.to == BERT_JAX:
             notes = _write_ours(source, folder, weight, optimizer)
-        elif to == HUGGING_FACE:
-            notes = _write_hugging_face(source, folder, weight, dtype)
+        elif form.to == HUGGING_FACE:
+            notes = _write_hugging_face(source, folder, weight, form)
         else:
             notes = _write_google(source, folder, weight, optimizer)
     skipped: dict[str, list[str]] = {}
@@ -78,20 +86,24 @@ def _write_ours(
 
 
 def _write_hugging_face(
-    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], dtype: str
+    source: Checkpoint, folder: Path, weight: Callable[[NameRow], np.ndarray], form: Form
 ) -> list[str]:
     description, notes = _as_hugging_face_has_it(source.description)
-    tensors = [_writable(row, HUGGING_FACE, description, weight, dtype) for row in names.rows_of(description)]
+    tensors = [_writable(row, HUGGING_FACE, description, weight, form.dtype) for row in names.rows_of(description)]
     if description.mlm and not description.model.tie_word_embeddings:  # both are asked for, and this one is used
         bias = next(tensor for tensor in tensors if tensor.name == names.OUTPUT_BIAS)
         tensors.append(bias._replace(name=names.DECODER_BIAS))
     write_safetensors(folder / "model.safetensors", tensors)
     pad = source.tokenizer.pad_id if source.tokenizer else 0
-    values = hugging_face_config(description, pad) | {"torch_dtype": dtype}
+    values = hugging_face_config(description, pad) | {"torch_dtype": form.dtype}
     write_json(folder / HUGGING_FACE_CONFIG, values)
     if source.tokenizer is None:
         return [*notes, "without a vocabulary: the source has none"]
-    longest = description.model.max_position_embeddings
+    run = RunDirectory(source.path) if source.format == BERT_JAX else None
+    longest = run.longest() if run is not None else description.model.max_position_embeddings
+    if form.vectors is not None:
+        write_sentence_files(folder, form.vectors, description.model.hidden_size, longest)
+        notes.append(f"sentence-transformers and servers make vectors by {form.vectors}")
     return notes + write_hugging_face_tokenizer(source.tokenizer, folder, longest)
 
 

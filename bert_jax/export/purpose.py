@@ -62,8 +62,6 @@ def purpose_of(checkpoint: Checkpoint, name: str | None, pooling: str | None) ->
             f"{checkpoint.path}: a left-to-right model is not exported: bert-jax convert --to huggingface writes it as"
             " transformers' BertLMHeadModel"
         )
-    if pooling == "last":
-        raise UserError("--pooling last is of left-to-right models, which are not exported: use mean or cls")
     name = name or (EMBED if description.task is None else PREDICT)
     lacking = {EMBED: False, FILL_MASK: not description.mlm, PREDICT: description.task is None}[name]
     if lacking:

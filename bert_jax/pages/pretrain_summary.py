@@ -3,6 +3,7 @@
 
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.objective import pair_words
@@ -23,6 +24,7 @@ from bert_jax.pages.wording import (
     SPACE,
     teraflops,
 )
+from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.reading import number, Record, Run, series
 
 
@@ -30,11 +32,21 @@ def facts(run: Run) -> list[tuple[str, str]]:
     """Return the facts of one line each: name and words."""
     return [
         ("Model", model_words(run.config.model)),
+        *began_with(run),
         ("Objective", objective_words(run.config)),
         ("Data", data_words(run)),
         ("Device", device_words(run)),
         ("Time", time_words(run)),
     ]
+
+
+def began_with(run: Run) -> list[tuple[str, str]]:
+    """Return the model whose weights the run began with, and what was drawn; nothing where all were drawn."""
+    source = RunDirectory(run.directory).source()
+    if source is None:
+        return []
+    name, drawn = Path(source["path"]).name, ", ".join(source["drawn"])
+    return [("Began with", f"{name}, {source['summary']}{f'; drawn anew: {drawn}' if drawn else ''}")]
 
 
 def status_words(run: Run) -> str:

@@ -6,7 +6,7 @@ config.json is written last, so a directory that has it is a run.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
@@ -16,7 +16,6 @@ from bert_jax.base.types import JsonObject
 from bert_jax.config.description import description_from, ModelDescription
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, load_config, to_dict
-from bert_jax.config.training import OptimizerConfig
 from bert_jax.runs.names import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -28,6 +27,7 @@ from bert_jax.runs.names import (
     PASSPORT,
     PREDICTIONS,
     SCORES_FILE,
+    SOURCE_FILE,
     TENSORBOARD,
 )
 from bert_jax.tokenization import load_tokenizer, Tokenizer
@@ -56,6 +56,11 @@ class RunDirectory:
     def data_file(self) -> Path:
         """Copy of the passport (the manifest) of the data the run is trained on."""
         return self.path / PASSPORT
+
+    @property
+    def source_file(self) -> Path:
+        """The model that a run of pre-training began with; not there where its weights were drawn."""
+        return self.path / SOURCE_FILE
 
     @property
     def environment_file(self) -> Path:
@@ -102,23 +107,39 @@ class RunDirectory:
         return load_config(self.config_file)
 
     def description(self) -> ModelDescription:
-        """Return what its checkpoints hold: all of pre-training, unless a conversion has written down something else.
+        """Return the model that its checkpoints hold, without what was never trained.
 
         Raises:
-          UserError: what it has written down cannot be read.
+          UserError: what is written down of it cannot be read.
+        """
+        return self.stored() if (self.path / MODEL_FILE).is_file() else self.config().description
+
+    def stored(self) -> ModelDescription:
+        """Return what its checkpoints hold: runs of earlier versions, which did not write it down, all of pre-training.
+
+        Raises:
+          UserError: what is written down cannot be read.
         """
         file = self.path / MODEL_FILE
         if not file.is_file():
-            return self.config().description
+            return ModelDescription(self.config().model)
         remedy = "convert the checkpoint again"
         values = read_json(file, remedy)
         with reading(file, remedy):
             return description_from(values)
 
-    @property
-    def is_converted(self) -> bool:
-        """Whether its checkpoint came from elsewhere and no data was named yet to go on with."""
-        return (self.path / MODEL_FILE).is_file() and not self.data_file.is_file()
+    def source(self) -> JsonObject | None:
+        """Return what is recorded of the model that a run of pre-training began with; None: its weights were drawn.
+
+        Raises:
+          UserError: the record cannot be read.
+        """
+        return read_json(self.source_file, "restore the file") if self.source_file.is_file() else None
+
+    def longest(self) -> int:
+        """Return the tokens of the longest row that its model was trained on, before this run too."""
+        own = max(phase.sequence_length for phase in self.config().phases)
+        return max(own, (self.source() or {}).get("longest", 0))
 
     def manifest(self) -> JsonObject:
         """The manifest of the run's data.
@@ -188,26 +209,32 @@ def _other_format(run: RunDirectory) -> str | None:
     return None
 
 
-def start_or_resume(path: Path, config: PretrainConfig, manifest: JsonObject, tokenizer: Tokenizer) -> RunDirectory:
+def start_or_resume(
+    path: Path, config: PretrainConfig, manifest: JsonObject, tokenizer: Tokenizer, source: JsonObject | None = None
+) -> RunDirectory:
     """The run directory for this configuration and data: made anew, or recognised as the same run.
 
+    Args:
+      source: what is recorded of the model that the run begins with; None: its weights are drawn.
+
     Raises:
-      UserError: the directory holds something else, or a run with another configuration, vocabulary or data.
+      UserError: the directory holds something else, or a run with another configuration, vocabulary, data or source.
     """
     run = RunDirectory(path)
-    if run.is_converted:
-        _check_same_model(run, config, tokenizer)
-        description = run.description()
-        model = replace(description.model, causal=config.model.causal)  # a bidirectional one may go on left to right
-        write_json(run.path / MODEL_FILE, replace(description, model=model).to_dict())
-        write_json(run.config_file, to_dict(config))
-        write_json(run.data_file, manifest)  # the last: until then the run is a converted one
-    elif run.config_file.is_file():
-        _check_same_run(run, config, manifest)
-        write_json(run.config_file, to_dict(config))
-    else:
-        make_run(run, tokenizer, {PASSPORT: manifest, CONFIG_FILE: to_dict(config)}, "is not a run directory")
+    if not run.config_file.is_file():
+        files = {MODEL_FILE: config.description.to_dict(), **({SOURCE_FILE: source} if source else {})}
+        make_run(run, tokenizer, {**files, PASSPORT: manifest, CONFIG_FILE: to_dict(config)}, "is not a run directory")
+        return run
+    if not run.data_file.is_file() and (path / MODEL_FILE).is_file():
+        raise UserError(f"{path}: holds a converted model: {further(path)}")
+    _check_same_run(run, config, manifest, source)
+    write_json(run.config_file, to_dict(config))
     return run
+
+
+def further(model: Path) -> str:
+    """Return the words that name how pre-training goes on with a model in a run of its own."""
+    return f"pre-train it further in a new run (bert-jax pretrain CONFIG --from {model} --data DATA --output NEW)"
 
 
 def make_run(run: RunDirectory, tokenizer: Tokenizer, files: Mapping[str, JsonObject], otherwise: str) -> None:
@@ -244,56 +271,17 @@ def refuse_changes(run: RunDirectory, what: str, changes: Sequence[str]) -> None
         )
 
 
-def _check_same_model(run: RunDirectory, config: PretrainConfig, tokenizer: Tokenizer) -> None:
-    """A converted checkpoint is gone on with under any recipe, with its own model and vocabulary."""
-    description = run.description()
-    if not description.can_train_as(config.description):
-        needed = "an MLM head" if config.objective.is_causal else "pooler, MLM and NSP heads"
-        raise UserError(f"{run.path}: holds {description.summary()}: pre-training needs {needed}")
-    _check_converted_state(run, config)
-    may_change = ("model.hidden_dropout", "model.attention_probs_dropout", "model.causal: False -> True")
-    changed = [
-        line
-        for line in differences(run.config(), config)
-        if line.startswith("model.") and not line.startswith(may_change)
-    ]
-    if changed:
-        raise UserError(f"{run.path}: holds another model ({'; '.join(changed[:5])}): take these settings back")
-    own = run.tokenizer()
-    if own.fingerprint != tokenizer.fingerprint:
+def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: JsonObject, source: JsonObject | None) -> None:
+    if run.source() != source:
+        began = (run.source() or {}).get("path")
+        remedy = "give no --from" if began is None else f"give --from {began} and its options as at first"
+        raise UserError(f"{run.path}: holds a run that began with {began or 'weights drawn anew'}: {remedy}")
+    changes = differences(run.config(), config)
+    if changes and (run.checkpoints / str(run.config().total_steps)).is_dir():
         raise UserError(
-            f"{run.path}: its vocabulary ({own.vocab_size} entries, {own.fingerprint[:12]}) is not the data's"
-            f" ({tokenizer.vocab_size} entries, {tokenizer.fingerprint[:12]}): prepare the data with --vocab {run.path}"
+            f"{run.path}: holds a finished run of another configuration ({'; '.join(changes[:5])}): {further(run.path)}"
         )
-
-
-def _check_converted_state(run: RunDirectory, config: PretrainConfig) -> None:
-    """Refuse, before anything is written, a converted step that training cannot go on from with what the checkpoint holds."""
-    step = max((int(folder.name) for folder in run.checkpoints.glob("[0-9]*") if folder.name.isdigit()), default=None)
-    if step is None:
-        raise UserError(f"{run.path}: was converted, and its checkpoint is gone: convert it again")
-    if step > config.total_steps:
-        raise UserError(
-            f"{run.path}: its checkpoint is of step {step:,}, beyond the {config.total_steps:,} of this configuration: raise"
-            " phases.0.steps"
-        )
-    own, other = run.config().optimizer, config.optimizer
-    has_moments = (run.checkpoints / str(step) / "optimizer").is_dir()
-    if has_moments and own.state_parts != other.state_parts:
-        raise UserError(
-            f"{run.path}: its moments are those of {_state_words(own)}, and {_state_words(other)} cannot go on with them:"
-            " take its settings, or convert the weights alone (by way of --to huggingface)"
-        )
-
-
-def _state_words(optimizer: OptimizerConfig) -> str:
-    settings = ("clip_norm", "freeze", "layer_decay")
-    told = ", ".join(f"optimizer.{name}={getattr(optimizer, name)}" for name in settings)
-    return f"optimizer.name={optimizer.name} with {told}"
-
-
-def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: JsonObject) -> None:
-    refuse_changes(run, "a run of another configuration", differences(run.config(), config))
+    refuse_changes(run, "a run of another configuration", changes)
     old = run.manifest()
     run.tokenizer()  # is whole, or refused
     with reading(run.data_file, _COPY_PASSPORT):

@@ -2,7 +2,10 @@
 """The names of the files in a run directory, of pre-training and of fine-tuning. No file of a run is named elsewhere."""
 
 CONFIG_FILE = "config.json"  # resolved, and written last: a directory that has it is a run
-MODEL_FILE = "model.json"  # which heads the checkpoint has, where a conversion or a fine-tuning made it
+MODEL_FILE = (
+    "model.json"  # the model's shape, and which heads its checkpoints have; runs of earlier versions may lack it
+)
+SOURCE_FILE = "source.json"  # the model that pre-training began with, where its weights were not drawn
 PASSPORT = "passport.json"  # a copy: what the data is, that the run is trained on
 ENVIRONMENT_FILE = "environment.json"  # versions and devices
 CHECKPOINTS = "checkpoints"  # a folder for each step

@@ -9,9 +9,9 @@ empty, whatever the file is called:
 - WikiExtractor's output: `<doc id= url= title=>`, the title, paragraphs a line, `</doc>`. The title is left out.
 - JSON lines: a document a line, its text in one field of the record, a paragraph a line of that text.
 
-A file may be compressed (see streams.py). It is read as a stream: memory is bounded by the longest document, which
-has at most `LONGEST_DOCUMENT` characters in `MOST_LINES` lines. What is
-left out or replaced on the way is counted in `ReadingCounts`; anything else that is not right is refused by name.
+Tables are read in tables.py. A file may be compressed (see streams.py). It is read as a stream: memory is bounded by the
+longest document, which has at most `LONGEST_DOCUMENT` characters in `MOST_LINES` lines. What is left out or replaced on
+the way is counted in `ReadingCounts`; anything else that is not right is refused by name.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class RawDocument(NamedTuple):
 class ReadingOptions:
     """How text is to be read.
 
-    json_field: the field of a JSON record that holds its text.
+    json_field: the field of a JSON record, or the column of a table, that holds the text; inside others by its path, a.b.
     lines: what a line of plain text is, "sentences" or "paragraphs".
     errors: what is done with bytes that are not UTF-8: "strict" refuses the file, "replace" puts U+FFFD and counts.
     text_format: "plain", "wiki" (WikiExtractor's output), "json" (JSON lines), or "auto": as the first line looks.
@@ -262,8 +262,8 @@ def _decode_replacing(raw: bytes, option: str, counts: ReadingCounts) -> str:
 
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive: unpack it first",
-    b"PAR1": "a Parquet file: write its text as JSON lines",
-    b"ARROW1": "an Arrow file: write its text as JSON lines",
+    b"PAR1": "a Parquet file, which is a table: leave out --text-format",
+    b"ARROW1": "an Arrow file, which is a table: leave out --text-format",
     b"%PDF-": "a PDF: extract its text first",
 }
 _TAR = b"ustar"  # at byte 257
@@ -362,6 +362,9 @@ def _json_documents(lines: _Lines, first: str, options: ReadingOptions, counts: 
 
 
 def _json_text(where: str, record: JsonObject, field: str) -> str:
+    outer, dot, inner = field.partition(".")
+    if field not in record and dot and isinstance(record.get(outer), dict):
+        return _json_text(where, record[outer], inner)
     if field not in record:
         names = ", ".join(record) or "none"
         raise UserError(

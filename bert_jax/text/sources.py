@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Items of `--input` -> sources of text -> parts that can be read apart from each other.
 
-An item of `--input` is a file, a folder, a glob or `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD`, each with `@WEIGHT`
-after it if its text is to count more or less than once: with weight 2 every document is taken twice, with 0.25 a
-quarter of the documents, chosen by a hash of their text. A path that exists as it stands is that path.
+An item of `--input` is a file, a folder, a glob, `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD` or `hf:FOLDER` (a split that
+Hugging Face's `datasets` has saved), each with `@WEIGHT` after it if its text is to count more or less than once: with
+weight 2 every document is taken twice, with 0.25 a quarter of the documents, chosen by a hash of their text. A path that
+exists as it stands is that path.
 """
 
 import glob
@@ -19,6 +20,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import file_sha256
 from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import RawDocument, read_raw, ReadingCounts, ReadingOptions
+from bert_jax.text.tables import HUGGING_FACE, read_table, saved_files, table_format
 from bert_jax.text.tfds_source import find_split, read_split, TfdsSplit
 
 _CORPUS_RECORD = "corpus.json"  # what `bert-jax corpus` leaves beside its text
@@ -96,6 +98,9 @@ def _parse(item: str, option: str) -> Source:
         split = find_split(text, option)
         return Source(text, weight, split.files, split.folder, split)
     path = Path(text)
+    if text.startswith(HUGGING_FACE) and not os.path.exists(text):
+        folder, files = saved_files(text, option)
+        return Source(f"{HUGGING_FACE}{folder.resolve().name}", weight, tuple(files), folder)
     if path.is_dir():
         files, folder = _files_below(path, option), path
     elif path.exists():
@@ -255,9 +260,13 @@ def _all_documents(
         return
     for file in part.files:
         digest = hashlib.sha256()
-        yield from read_raw(file, options, counts, on_bytes, digest)
-        if on_file is not None:
-            on_file(file, digest.hexdigest())
+        kind = table_format(file) if options.text_format == "auto" else None
+        if kind is None:
+            yield from read_raw(file, options, counts, on_bytes, digest)
+        else:
+            yield from read_table(file, kind, options, counts, on_bytes)
+        if on_file is not None:  # a table is not read from front to back
+            on_file(file, digest.hexdigest() if kind is None else file_sha256(file))
 
 
 def _hash(document: RawDocument) -> float:

@@ -30,12 +30,13 @@ class MaskedLmLoss:
         return weights | {"nsp": batch["next_sentence_weights"].sum()} if self.pairs else weights
 
     def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
-        """Return the sums of `mlm` and `nsp`; see `train.step.Loss`."""
+        """Return the sums of `mlm` and, with `pairs`, `nsp`; see `train.step.Loss`."""
         output = nnx.merge(training.graph, params)(batch, dropout_seeds=seeds)
-        return {
-            "mlm": cross_entropy(output.mlm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"]),
-            "nsp": cross_entropy(output.nsp_logits, batch["next_sentence_labels"], batch["next_sentence_weights"]),
-        }
+        mlm = cross_entropy(output.mlm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"])
+        if not self.pairs:
+            return {"mlm": mlm}
+        labels, weights = batch["next_sentence_labels"], batch["next_sentence_weights"]
+        return {"mlm": mlm, "nsp": cross_entropy(output.nsp_logits, labels, weights)}
 
     def statistics(self, batch: Arrays) -> Arrays:
         """Return the counts of `batch_statistics`."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -14,7 +15,6 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.host import has_tensorflow
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.checks import first_batches
-from bert_jax.config.description import ModelDescription
 from bert_jax.config.objective import OBJECTIVES, pair_words, token_words
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
@@ -29,8 +29,7 @@ from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
 from bert_jax.model.accounting import training_flops
 from bert_jax.model.attention import AttentionCase, resolve_implementation
-from bert_jax.runs.directory import RunDirectory, start_or_resume
-from bert_jax.runs.names import MODEL_FILE
+from bert_jax.runs.directory import further, RunDirectory, start_or_resume
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
@@ -41,7 +40,20 @@ from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
 
 
-def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str) -> RunDirectory:
+class Beginning(Protocol):
+    """Another model's weights, with which a run begins: `conversion.further.StartingModel`."""
+
+    @property
+    def record(self) -> JsonObject:
+        """What the run directory keeps of where they came from."""
+
+    def state(self, training: Training[PretrainConfig], tokenizer: Tokenizer) -> TrainState:
+        """Return the first state: the model's weights, and drawn ones where it has none."""
+
+
+def pretrain(
+    config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str, beginning: Beginning | None = None
+) -> RunDirectory:
     """Pre-train to the end of the configured steps, from the run's newest checkpoint if there is one.
 
     Of several processes (`distributed.initialize`) each calls this with the same arguments; `output` is a folder that all
@@ -52,6 +64,7 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
       data_path: made by `bert-jax prepare`.
       output: the run directory.
       resume_command: printed when the run is interrupted.
+      beginning: the weights that a new run begins with; None: they are drawn.
 
     Raises:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
@@ -60,11 +73,12 @@ def pretrain(config: PretrainConfig, data_path: Path, output: Path, *, resume_co
     with locked_by_main(output, "pretrain"):
         with all_or_none():
             data = open_data(data_path)
-            training = prepare_training(config, data, converted_heads(output, config))
+            training = prepare_training(config, data)
             tokenizer = data.load_tokenizer()
         config = training.config
-        run = open_run_directory(output, config, data, tokenizer)
-        objective = Pretraining(training, data, tokenizer, run)
+        run = open_run_directory(output, config, data, tokenizer, None if beginning is None else beginning.record)
+        training = replace(training, described=run.stored())
+        objective = Pretraining(training, data, tokenizer, run, beginning)
         train_run(objective, run, attention_case(training), resume_command=resume_command)
         return run
 
@@ -79,7 +93,15 @@ class Pretraining(RunObjective):
     keeps_optimizer = True
     remedy = "lower optimizer.learning_rate or lengthen optimizer.warmup_steps"
 
-    def __init__(self, training: Training, data: DataDirectory, tokenizer: Tokenizer, run: RunDirectory):
+    def __init__(
+        self,
+        training: Training,
+        data: DataDirectory,
+        tokenizer: Tokenizer,
+        run: RunDirectory,
+        beginning: Beginning | None = None,
+    ):
+        self.beginning, self.begins_trained = beginning, beginning is not None
         self.training, self.config = training, training.config
         self.data, self.tokenizer, self.run = data, tokenizer, run
         objective = self.config.objective
@@ -98,23 +120,14 @@ class Pretraining(RunObjective):
         say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
 
     def initial_state(self) -> TrainState:
-        """Draw the first weights.
-
-        Raises:
-          UserError: the run goes on with a converted checkpoint, and that is gone.
-        """
-        if (self.run.path / MODEL_FILE).is_file():
-            raise UserError(f"{self.run.path}: was converted, and its checkpoint is gone: convert it again")
+        """Draw the first weights, or take those of the model that the run begins with."""
+        if self.beginning is not None:
+            return self.beginning.state(self.training, self.tokenizer)
         return self.training.initial_state()
 
     def finished(self) -> str:
         """Return how to train on."""
-        last = len(self.config.phases) - 1
-        return (
-            f"{self.run.path} has finished its {self.config.total_steps:,} steps; to train on, take it over into a new run"
-            f" (bert-jax convert {self.run.path} NEW --to bert-jax) and give that more steps (--output NEW"
-            f" phases.{last}.steps=N)"
-        )
+        return f"{self.run.path} has finished its {self.config.total_steps:,} steps; {further(self.run.path)}"
 
     def before(self, span: StepSpan) -> None:
         """Compile the evaluation of a phase that comes to one."""
@@ -270,28 +283,8 @@ def _mask_shares(sums: Mapping[str, float], picked: float) -> dict[str, float]:
     }
 
 
-def converted_heads(output: Path, config: PretrainConfig) -> ModelDescription | None:
-    """Return what a converted checkpoint in `output` holds, as this run trains it; None where there is none.
-
-    A bidirectional one may go on left to right: attention sees the past only from then on, and heads that are not trained
-    stay as they are.
-    """
-    run = RunDirectory(output)
-    if not (run.path / MODEL_FILE).is_file():
-        return None
-    description = run.description()
-    if config.model.causal and not description.model.causal:
-        say(f"{output}: a bidirectional checkpoint goes on left to right: attention sees the past only from here on")
-    return replace(description, model=config.model)
-
-
-def prepare_training(config: PretrainConfig, data: DataDirectory, given: ModelDescription | None = None) -> Training:
+def prepare_training(config: PretrainConfig, data: DataDirectory) -> Training:
     """The run on this machine's mesh, with everything refused that can be before compiling.
-
-    Args:
-      config: of the run.
-      data: that it is trained on.
-      given: what the checkpoint that it goes on with holds; None: the heads of the configuration's objective.
 
     Raises:
       UserError: naming the setting.
@@ -300,13 +293,19 @@ def prepare_training(config: PretrainConfig, data: DataDirectory, given: ModelDe
     check_inputs(config, data, mesh)
     # The run records the dtype it was computed in, so that resuming it on another platform does not change it.
     dtype = resolve_compute_dtype(config.compute_dtype, mesh.devices.flat[0].platform)
-    training = Training(replace(config, compute_dtype=dtype), mesh, given)
+    training = Training(replace(config, compute_dtype=dtype), mesh)
     resolve_implementation(config.attention, attention_case(training))  # refuses one that cannot do this
     _ = training.abstract_state  # refuses a mesh that cannot cut the parameters
     return training
 
 
-def open_run_directory(output: Path, config: PretrainConfig, data: DataDirectory, tokenizer: Tokenizer) -> RunDirectory:
+def open_run_directory(
+    output: Path,
+    config: PretrainConfig,
+    data: DataDirectory,
+    tokenizer: Tokenizer,
+    source: JsonObject | None = None,
+) -> RunDirectory:
     """The run directory, made or recognised by the main process and seen by all.
 
     Raises:
@@ -315,8 +314,12 @@ def open_run_directory(output: Path, config: PretrainConfig, data: DataDirectory
     run = RunDirectory(output)
     return open_shared(
         output,
-        {"configuration": json.dumps(to_dict(config)), "--data": json.dumps(data.manifest)},
-        lambda: start_or_resume(output, config, dict(data.manifest), tokenizer),
+        {
+            "configuration": json.dumps(to_dict(config)),
+            "--data": json.dumps(data.manifest),
+            "--from": json.dumps(source),
+        },
+        lambda: start_or_resume(output, config, dict(data.manifest), tokenizer, source),
         lambda: run if run.config_file.is_file() and run.config() == config else None,
     )
 

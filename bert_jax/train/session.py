@@ -39,6 +39,9 @@ class RunObjective(Protocol):
 
     keeps_optimizer: bool  # whether the finished run's checkpoint holds moments, to be trained on
     remedy: str  # what to change where a loss is not finite
+    begins_trained: bool = (
+        False  # whether the first state is another run's: it is scored and saved before the first step
+    )
     training: Training  # the model's graph, the optimizer, shapes and shardings
     loss: Loss  # what the train step differentiates
 
@@ -64,7 +67,7 @@ class RunObjective(Protocol):
         """Say what was chosen for this run on these devices."""
 
     def initial_state(self) -> TrainState:
-        """Return the state of step 0."""
+        """Return the state that the run begins with."""
 
     def first_lines(self) -> Iterator[JsonObject]:
         """Yield lines of metrics of step 0, what was measured before the first step, and say it."""
@@ -100,7 +103,7 @@ class Session:
         Returns:
           The state, and the number of steps done; both are saved.
         """
-        state, done = self.restore_or_begin()
+        state, done, begins = self.restore_or_begin()
         total = self.config.total_steps
         if done >= total:
             return state, done
@@ -108,10 +111,17 @@ class Session:
         schedule = LoopSchedule(total, self.config.save_every or eval_every or total, eval_every)
         hooks = Hooks(self.measured, self.evaluate, self.save, partial(put_on_mesh, self.training.mesh))
         with self._shown(done):
-            if done == 0:
-                for line in self.objective.first_lines():
-                    self.log(line)
+            if begins:
+                self._begin(state, done)
             return train(state, done, self.phases(done), schedule, hooks, stop)
+
+    def _begin(self, state: TrainState, done: int) -> None:
+        """Log what was measured before the first step; of weights that are trained already how good they are, too."""
+        for line in self.objective.first_lines():
+            self.log(line)
+        if self.objective.begins_trained:
+            self.evaluate(done, state)
+            self.save(done, state)
 
     def _shown(self, done: int) -> ExitStack:
         """Open the progress bar and TensorBoard (where events after `done` are taken back), in the main process."""
@@ -208,8 +218,8 @@ class Session:
         record = {"window": self.interval.as_record(), "seconds": self.seconds, "last_line": self.last_line}
         self.checkpoints.save(done, items, record)
 
-    def restore_or_begin(self) -> tuple[TrainState, int]:
-        """Return the state of the newest complete checkpoint, or a new one, and the steps done.
+    def restore_or_begin(self) -> tuple[TrainState, int, bool]:
+        """Return the state of the newest complete checkpoint, or a new one; the steps done; whether it is a new one.
 
         Which checkpoint: 1. the newest complete one; 2. an unfinished save is never used, and is named; 3. none: step 0.
         """
@@ -221,7 +231,8 @@ class Session:
             self.checkpoints.remove_unfinished()
         dropped = forget_metrics_after(self.run, done) if is_main() else 0
         if done < 0:
-            return self.objective.initial_state(), 0
+            state = self.objective.initial_state()
+            return state, int(state.step), True
         if done > total:
             raise UserError(
                 f"{self.run.path}: its checkpoint is of step {done:,}, beyond the {total:,} of this configuration: raise"
@@ -230,7 +241,7 @@ class Session:
         again = f"; {dropped} lines of metrics after it will be computed again" if dropped else ""
         if done < total:
             say(f"resuming {self.run.path} at step {done:,} of {total:,}{again}")
-        return self._restore(done), done
+        return self._restore(done), done, False
 
     def _restore(self, done: int) -> TrainState:
         abstract = self.training.abstract_state

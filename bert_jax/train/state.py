@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import RunConfig, UNROLLED_ON_CPU
 from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.attention import AttentionCase
@@ -52,15 +51,12 @@ class Training[C: RunConfig]:
 
     config: C
     mesh: Mesh
-    given: ModelDescription | None = None  # None: pre-training from nothing, of what the configuration describes
+    described: ModelDescription | None = None  # None: what the configuration trains
 
     @property
     def description(self) -> ModelDescription:
         """The encoder and its heads."""
-        if self.given is not None:
-            return self.given
-        assert isinstance(self.config, PretrainConfig)  # a fine-tuned model is given
-        return self.config.description
+        return self.described or self.config.description
 
     @cached_property
     def compute(self) -> Compute:

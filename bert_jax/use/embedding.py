@@ -27,7 +27,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.conversion.own_format import flat
 from bert_jax.use.model import Pretrained, SHOWN, TextBatch
 
-POOLINGS = ("mean", "cls", "last", "pooled")
+POOLINGS = ("mean", "cls", "max", "last", "pooled")
 COMBINATIONS = ("concat", "sum", "mean")
 TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"
@@ -40,8 +40,10 @@ _BLOCK_CHARACTERS = 2**22  # held at once, and one line more
 class EmbedSettings:
     """The layers and tokens that a vector is made of, and the files that vectors are written to."""
 
-    # mean: of tokens, [CLS] and [SEP] among them; cls: the first; last: the last; pooled: the pooler's output
+    # mean or max: of tokens, [CLS] and [SEP] among them; cls: the first; last: the last; pooled: the pooler's output
     pooling: str = "mean"
+    normalize: bool = False  # divide each vector by its length
+    longest: int | None = None  # tokens of a text that are read; None: as many as the model was trained on
     layers: tuple[int, ...] = (-1,)  # 0: the embeddings, 1: the first layer, -1: the last
     combine: str = "concat"  # of layers
     too_long: str = "error"
@@ -64,11 +66,19 @@ def check(settings: EmbedSettings, model: Pretrained) -> None:
     if settings.pooling == "cls" and model.description.model.causal:
         raise UserError("--pooling cls: this model is left to right, and its [CLS] sees no word: use last or mean")
     if settings.pooling == "pooled" and not model.description.pooler:
-        raise UserError("--pooling pooled: this checkpoint has no pooler: use mean, cls or last")
+        raise UserError(f"--pooling pooled: {model.origin.path} has no pooler{_why(model)}: use mean, cls or last")
     if settings.pooling == "pooled" and settings.layers != (-1,):
         raise UserError("--pooling pooled stands on the last layer: leave out --layers")
     if settings.shard_size < 1:
         raise UserError(f"--shard-vectors {settings.shard_size} must be at least 1")
+
+
+def _why(model: Pretrained) -> str:
+    """Return why a run of pre-training has no pooler."""
+    run, objective = model.origin.run, model.origin.config.objective
+    if run is None or objective.nsp or not run.data_file.is_file():
+        return ""
+    return f", because objective={objective.name} predicts no label of pairs, which alone would have trained it"
 
 
 def width_of(settings: EmbedSettings, model: Pretrained) -> int:
@@ -104,14 +114,16 @@ def embed(
 def _rows(
     texts: Sequence[str], model: Pretrained, settings: EmbedSettings, place: str, first: int
 ) -> tuple[list[tuple[list[int], list[int]]], int]:
-    longest, cut, rows = model.description.model.max_position_embeddings, 0, []
+    longest, reach, cut, rows = model.longest, f"the model {model.reach}", 0, []
+    if settings.longest is not None and settings.longest < longest:
+        longest, reach = settings.longest, f"{model.origin.path} says that {settings.longest} are read"
     for number, text in enumerate(texts, start=first):
         ids, segments = model.ids(text)
         if len(ids) > longest:
             if settings.too_long == "error":
                 raise UserError(
-                    f"{place} {number}: {text[:SHOWN]!r} is {len(ids)} tokens long, and the model has {longest} positions:"
-                    " shorten it, or give --too-long truncate"
+                    f"{place} {number}: {text[:SHOWN]!r} is {len(ids)} tokens long, and {reach}: shorten it, or"
+                    " give --too-long truncate"
                 )
             ids, segments, cut = [*ids[: longest - 1], ids[-1]], segments[:longest], cut + 1
         rows.append((ids, segments))
@@ -123,17 +135,25 @@ def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> ja
     encoded = model(batch.fields, all_layers=settings.pooling != "pooled").encoder
     if settings.pooling == "pooled":
         assert encoded.pooled_output is not None  # `check` has seen to it
-        return encoded.pooled_output[:, 0]
+        return _scaled(encoded.pooled_output[:, 0], settings)
     assert encoded.all_layers is not None
     chosen = encoded.all_layers[jnp.asarray(settings.layers)].astype(jnp.float32)  # [K, B, S, D]
     pooled = pooled_tokens(chosen, jnp.asarray(batch.fields["sequence_ids"]), settings.pooling)
     if settings.combine == "concat":
-        return jnp.concatenate(list(pooled), axis=-1)
-    return pooled.sum(0) if settings.combine == "sum" else pooled.mean(0)
+        return _scaled(jnp.concatenate(list(pooled), axis=-1), settings)
+    return _scaled(pooled.sum(0) if settings.combine == "sum" else pooled.mean(0), settings)
+
+
+def _scaled(vectors: jax.Array, settings: EmbedSettings) -> jax.Array:
+    """[B, width], each of length 1 where that is asked; one of zeros stays."""
+    if not settings.normalize:
+        return vectors
+    lengths = jnp.linalg.norm(vectors.astype(jnp.float32), axis=-1, keepdims=True)
+    return vectors / jnp.maximum(lengths, 1e-12)
 
 
 def pooled_tokens(x: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
-    """[..., B, S, D] of tokens -> [..., B, D]: their mean with [CLS] and [SEP], the first ("cls") or the last one ("last").
+    """[..., B, S, D] of tokens -> [..., B, D]: their mean or max with [CLS] and [SEP], the first ("cls") or the last one.
 
     Args:
       mask: [B, S], 0 at padding.
@@ -143,7 +163,9 @@ def pooled_tokens(x: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
     if pooling == "last":
         last = jnp.maximum((mask > 0).sum(1) - 1, 0)  # [B]
         return jnp.take_along_axis(x, last.reshape((1,) * (x.ndim - 3) + (-1, 1, 1)), axis=-2)[..., 0, :]
-    valid = (mask > 0).astype(jnp.float32).reshape((1,) * (x.ndim - 3) + (*mask.shape, 1))
+    valid = (mask > 0).reshape((1,) * (x.ndim - 3) + (*mask.shape, 1))
+    if pooling == "max":
+        return jnp.where(valid, x, -jnp.inf).max(-2)
     return (x * valid).sum(-2) / jnp.maximum(valid.sum(-2), 1)
 
 

@@ -71,10 +71,7 @@ def encode(model: Pretrained, text: str) -> Row:
     model.description.model.require_segments(len(parts), name, remedy)
     ids, segments = row_of(model.tokenizer, [tokens_of(model.tokenizer, part)[0].tolist() for part in parts])
     if len(ids) > model.longest:
-        bound = f"this run was trained on {model.longest} at most"
-        if model.origin.run is None:
-            bound = f"the model has {model.longest} positions"
-        raise UserError(f"{name}: is {len(ids)} tokens long and {bound}: shorten it")
+        raise UserError(f"{name}: is {len(ids)} tokens long and the model {model.reach}: shorten it")
     return ids, segments
 
 

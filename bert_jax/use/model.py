@@ -168,9 +168,13 @@ class Pretrained:
     @property
     def longest(self) -> int:
         """Tokens of the longest row that the model was trained on: of a run its longest phase, else its positions."""
-        if self.origin.run is None:
-            return self.description.model.max_position_embeddings
-        return max(phase.sequence_length for phase in self.origin.config.phases)
+        return self.description.model.max_position_embeddings if self.origin.run is None else self.origin.run.longest()
+
+    @property
+    def reach(self) -> str:
+        """How long its rows may be, in words that follow "the model"."""
+        trained = self.longest < self.description.model.max_position_embeddings
+        return f"was trained on {self.longest} at most" if trained else f"has {self.longest} positions"
 
     def ids(self, text: Text, *, single_segment: bool = False) -> tuple[list[int], list[int]]:
         """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]: ids and segments; see `encode`."""
@@ -190,7 +194,7 @@ class Pretrained:
           single_segment: both texts of a pair are segment 0, for a model that knows no other.
 
         Raises:
-          UserError: a text is longer than the model has positions; a pair, and the model has one segment.
+          UserError: a text is longer than the rows the model was trained on; a pair, and the model has one segment.
         """
         if isinstance(texts, str):
             raise UserError(f"{texts[:SHOWN]!r} is one text: give a list of texts")
@@ -218,12 +222,11 @@ class Pretrained:
             order = order[count:]
 
     def _require_short(self, lengths: Sequence[int], texts: Sequence[Text]) -> None:
-        longest = self.description.model.max_position_embeddings
         for number, length in enumerate(lengths):
-            if length > longest:
+            if length > self.longest:
                 text = texts[number] if isinstance(texts[number], str) else texts[number][0]
                 raise UserError(
-                    f"text {number} ({str(text)[:SHOWN]!r}) is {length} tokens long, and the model has {longest} positions:"
+                    f"text {number} ({str(text)[:SHOWN]!r}) is {length} tokens long, and the model {self.reach}:"
                     " shorten or split it"
                 )
 

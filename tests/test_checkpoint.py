@@ -14,6 +14,7 @@ import pytest
 
 from bert_jax.base.errors import UserError
 from bert_jax.runs.checkpoint import Checkpoints, unfinished_saves
+from bert_jax.runs.checkpoint_integrity import sealed, unsealed
 
 
 def abstract(tree):
@@ -34,6 +35,14 @@ def test_a_save_holds_the_values_of_its_moment(tmp_path):
     restored = checkpoints.restore(1, {"params": abstract(state)})
     checkpoints.close()
     np.testing.assert_array_equal(restored["params"]["w"], saved)
+
+
+def test_a_record_holds_the_values_of_its_moment():
+    """It is written behind the steps, which go on adding to their sums: on slow storage it was refused when the run went on."""
+    sums = {"loss": 1.0}
+    record = sealed({"window": {"sums": sums}}, {})
+    sums["loss"] += 1
+    assert unsealed(record)[0] == {"window": {"sums": {"loss": 1.0}}}
 
 
 def test_the_newest_are_kept(tmp_path):

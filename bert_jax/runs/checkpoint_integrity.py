@@ -23,8 +23,11 @@ class Damaged(ValueError):
 
 
 def sealed(record: JsonObject, items: Mapping[str, PyTree]) -> JsonObject:
-    """The record with the checksums of the arrays that are saved with it, and its own."""
-    content = {**record, ARRAYS: checksums(items)}
+    """A copy of the record with the checksums of the arrays that are saved with it, and its own.
+
+    A copy, because it is written behind the steps, whose sums the record holds and which go on adding to them.
+    """
+    content = json.loads(json.dumps({**record, ARRAYS: checksums(items)}))
     return {**content, OWN: text_checksum(content)}
 
 

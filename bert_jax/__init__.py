@@ -45,11 +45,12 @@ def prepare(
     Raises:
       UserError: text that cannot be used, or an `output` that holds something else.
     """
+    from bert_jax.base.paths import any_path
     from bert_jax.preparation.job import prepare as run
     from bert_jax.preparation.request import PrepareSettings
     from bert_jax.tokenization import load_tokenizer
 
-    manifest, _ = run(text, load_tokenizer(Path(vocabulary)), Path(output), settings or PrepareSettings())
+    manifest, _ = run(text, load_tokenizer(any_path(vocabulary)), any_path(output), settings or PrepareSettings())
     return manifest
 
 
@@ -68,16 +69,17 @@ def pretrain(
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
       Interrupted: asked to stop; the state is saved.
     """
+    from bert_jax.base.paths import any_path
     from bert_jax.config.settings import load_config
     from bert_jax.train.pretraining import pretrain as run
 
     resolved = load_config(config) if isinstance(config, str) else config
-    place, again = (Path(data), Path(output)), "the same call of bert_jax.pretrain"
+    place, again = (any_path(data), any_path(output)), "the same call of bert_jax.pretrain"
     if model is None:
         return run(resolved, *place, resume_command=again)
     from bert_jax.conversion.further import pretrain_further, Start
 
-    return pretrain_further(resolved, [], Start(Path(model)), *place, resume_command=again)
+    return pretrain_further(resolved, [], Start(any_path(model)), *place, resume_command=again)
 
 
 def finetune(
@@ -100,6 +102,7 @@ def finetune(
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
       Interrupted: asked to stop; the state is saved.
     """
+    from bert_jax.base.paths import any_path, any_text
     from bert_jax.config.finetune import FinetuneConfig
     from bert_jax.finetuning.prepared import Wanted
     from bert_jax.finetuning.recipes import load_recipe
@@ -109,8 +112,8 @@ def finetune(
     if isinstance(task, str):
         recipe = load_recipe(task)
         task, settings = recipe.task, config or recipe.config
-    wanted = Wanted(task, str(data), Path(model), settings)
-    return run(wanted, Path(output), resume_command="the same call of bert_jax.finetune")
+    wanted = Wanted(task, any_text(str(data)), any_path(model), settings)
+    return run(wanted, any_path(output), resume_command="the same call of bert_jax.finetune")
 
 
 def evaluate(
@@ -135,7 +138,7 @@ def evaluate(
     from bert_jax.use.intrinsic import evaluate_text
 
     loaded = load(model) if isinstance(model, str | Path) else model
-    opened = None if data is None else open_data(Path(data))
+    opened = None if data is None else open_data(data)
     if text:
         return evaluate_text(loaded, text, data=opened)
     if opened is None:
@@ -154,6 +157,7 @@ def convert(source: str | Path, destination: str | Path, to: str) -> "Certificat
     Raises:
       UserError: what cannot be converted, named.
     """
+    from bert_jax.base.paths import any_path
     from bert_jax.conversion.convert import convert as run
 
-    return run(Path(source), Path(destination), to)
+    return run(any_path(source), any_path(destination), to)

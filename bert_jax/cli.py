@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from bert_jax.base import stopping
-from bert_jax.base.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, Interrupted, TryAgain, UserError
+from bert_jax.base.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, FAILED_STORAGE, Interrupted, TryAgain, UserError
 from bert_jax.base.host import __version__, keep_freed_memory
 from bert_jax.base.terminal import make_output_printable, printable_output
 
@@ -146,7 +146,7 @@ def _main(arguments: list[str], importing: Callable[[], AbstractContextManager[N
         if debug:
             raise
         print(f"bert-jax {stage}: {describe_error(error)}", file=sys.stderr)
-        return EXIT_TRY_AGAIN if isinstance(error, TryAgain) else EXIT_USER_ERROR
+        return EXIT_TRY_AGAIN if is_passing(error) else EXIT_USER_ERROR
 
 
 def _require_characters(arguments: Sequence[str]) -> None:
@@ -160,6 +160,11 @@ def _require_characters(arguments: Sequence[str]) -> None:
             ) from None
 
 
+def is_passing(error: UserError | OSError) -> bool:
+    """Whether the machines failed, so that the same command may do another time."""
+    return isinstance(error, TryAgain) or (isinstance(error, OSError) and error.errno in FAILED_STORAGE)
+
+
 def describe_error(error: UserError | OSError) -> str:
     """One line for an error of the user's or of the file system."""
     if isinstance(error, UserError):
@@ -167,6 +172,8 @@ def describe_error(error: UserError | OSError) -> str:
     what = DISK_ERRORS.get(error.errno or 0, error.strerror or str(error))
     where = f" at {error.filename}" if error.filename else ""
     remedy = "free some space and run the same command again" if error.errno in DISK_ERRORS else "check the path"
+    if is_passing(error):
+        remedy = "the disk or the way to it failed: run the same command again"
     return f"{what}{where}: {remedy}"
 
 

@@ -2,11 +2,11 @@
 """The options by which the user decides what the files of a checkpoint do not say, of every stage that opens one."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.paths import any_path
 from bert_jax.config.description import TASKS
 from bert_jax.config.model import HIDDEN_ACTIVATIONS
 
@@ -27,7 +27,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, *, kind: bool = True
     """
     option = parser.add_argument_group("what the files of a checkpoint do not say").add_argument
     vocabulary = "the vocabulary, where MODEL has none beside it or another one is meant"
-    option("--vocab", type=Path, metavar="VOCAB", help=vocabulary)
+    option("--vocab", type=any_path, metavar="VOCAB", help=vocabulary)
     rows = "rows of the embedding beyond the vocabulary, which are refused otherwise"
     option("--padding-rows", choices=("drop", "keep"), help=rows)
     if kind:
@@ -38,6 +38,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, *, kind: bool = True
     option("--gelu", choices=HIDDEN_ACTIVATIONS, help="the form of GELU, where the config means another than it says")
     skip = "leave out a tensor that has no place in a BERT; a pattern with * or ? names several"
     option("--skip", action="append", default=[], metavar="TENSOR", help=skip)
+    _bucket_options.add_bucket_options(parser)
 
 
 def asked(arguments: argparse.Namespace, *, kind: str | None = None, head: bool = True) -> "Asked":

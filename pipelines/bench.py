@@ -6,11 +6,11 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_text, local_path, local_text
 from bert_jax.base.types import JsonObject
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, settings_help
@@ -34,18 +34,27 @@ def make_parser(subjects: dict[str, str], default: Sequence[str]) -> _options.St
     )
     parser.config = PretrainConfig()
     add = parser.add_argument
-    add("config", nargs="?", metavar="CONFIG", help="measure this configuration's model and phases")
+    add("config", type=any_text, nargs="?", metavar="CONFIG", help="measure this configuration's model and phases")
     add("settings", nargs="*", metavar="KEY=VALUE", help="changed settings of what is measured, such as attention=xla")
     add("--only", nargs="+", choices=list(subjects), metavar="SUBJECT", help=f"instead of {' '.join(default)}")
     add("--all", action="store_true", help="every subject")
-    add("--output", type=Path, metavar="PATH", help="folder for bench.json and bench.md")
+    add("--output", type=local_path, metavar="PATH", help="folder for bench.json and bench.md")
     group = parser.add_argument_group("what some subjects need, and are left out without")
     add = group.add_argument
-    add("--peer-python", type=Path, metavar="FILE", help="a Python that has torch, transformers and accelerate")
-    add("--text", nargs="+", default=[], metavar="TEXT", help="text, as bert-jax prepare takes its --input")
-    add("--vocab", type=Path, metavar="VOCAB", help="vocab.txt of an uncased WordPiece vocabulary")
-    add("--google", type=Path, metavar="DIR", help="a checkout of google-research/bert (it needs TensorFlow here)")
-    add("--data", type=Path, metavar="DATA", help="folder with the train.tsv of SST-2")
+    add("--peer-python", type=local_path, metavar="FILE", help="a Python that has torch, transformers and accelerate")
+    add(
+        "--text",
+        type=local_text,
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="text, as bert-jax prepare takes its --input",
+    )
+    add("--vocab", type=local_path, metavar="VOCAB", help="vocab.txt of an uncased WordPiece vocabulary")
+    add(
+        "--google", type=local_path, metavar="DIR", help="a checkout of google-research/bert (it needs TensorFlow here)"
+    )
+    add("--data", type=local_path, metavar="DATA", help="folder with the train.tsv of SST-2")
     return parser
 
 

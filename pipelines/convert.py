@@ -3,11 +3,11 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, local_path
 from bert_jax.conversion.names import FORMATS
 
 DESCRIPTION = """\
@@ -70,11 +70,11 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 the certificate holds, 1 it does not, 2 the input cannot be converted",
     )
     option = result.add_argument
-    option("source", type=Path, nargs="?", metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
-    option("destination", type=Path, nargs="?", metavar="DST", help="a new directory")
+    option("source", type=any_path, nargs="?", metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("destination", type=any_path, nargs="?", metavar="DST", help="a new directory")
     option("--to", choices=FORMATS, metavar="FORMAT", help=f"the format of DST: {', '.join(FORMATS)}")
     between = "two checkpoints: write nothing, say what differs and what it looks like"
-    option("--compare", type=Path, nargs=2, metavar=("A", "B"), help=between)
+    option("--compare", type=any_path, nargs=2, metavar=("A", "B"), help=between)
     stored = "number format of a DST for Hugging Face: float32 (default), float16 or bfloat16"
     option("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", metavar="DTYPE", help=stored)
     pooling = (
@@ -84,7 +84,10 @@ def parser() -> argparse.ArgumentParser:
     normalize = "divide their vectors by the length (default: as MODEL's modules.json says, else not)"
     option("--normalize", action=argparse.BooleanOptionalAction, default=None, help=normalize)
     option(
-        "--peer-python", type=Path, metavar="FILE", help="a Python that has torch and transformers: it runs their side"
+        "--peer-python",
+        type=local_path,
+        metavar="FILE",
+        help="a Python that has torch and transformers: it runs their side",
     )
     _checkpoint_options.add_checkpoint_options(result)
     return result

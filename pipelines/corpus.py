@@ -3,12 +3,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.host import usable_cores
+from bert_jax.base.paths import local_path
 from bert_jax.base.types import JsonObject
 
 MOST_WORKERS = 16  # more do not pay: the files are read in half a minute of one core
@@ -45,7 +45,11 @@ def parser() -> argparse.ArgumentParser:
     )
     option = result.add_argument
     option(
-        "--output", type=Path, required=True, metavar="PATH", help="folder for corpus-00000.txt, ... and corpus.json"
+        "--output",
+        type=local_path,
+        required=True,
+        metavar="PATH",
+        help="folder for corpus-00000.txt, ... and corpus.json",
     )
     option(
         "--megabytes", type=float, metavar="N", help="stop after so many (of 1,000,000 bytes); default: all there is"

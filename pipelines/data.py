@@ -4,9 +4,10 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
+from bert_jax.base.paths import local_path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         " rows that were put together by quotes, shuffled ids, labels that are missing. Nothing is written.",
         epilog="exit status: 0 no problem (there may be warnings), 1 at least one problem, 2 nothing could be looked at",
     )
-    check.add_argument("folder", metavar="DATA", type=Path, help="with the task's files, or GLUE's folder around them")
+    check.add_argument(
+        "folder", metavar="DATA", type=local_path, help="with the task's files, or GLUE's folder around them"
+    )
     check.add_argument("--task", required=True, metavar="NAME", help="sst2, squad1, conll2003 ...")
     check.add_argument("--json", action="store_true", help="print JSON: all findings")
     return result

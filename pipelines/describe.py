@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.paths import any_text
 from bert_jax.base.types import JsonObject
 from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.pretrain import PretrainConfig
@@ -23,7 +24,10 @@ def make_parser() -> _options.StageParser:
         description="Parameters (counted, and by the rule of thumb), FLOPs of a sequence, memory of the training state.",
     )
     parser.add_argument(
-        "config", metavar="CONFIG", help=f"a name in configs/, a .py file, or a size: {', '.join(MODEL_SIZES)}"
+        "config",
+        type=any_text,
+        metavar="CONFIG",
+        help=f"a name in configs/, a .py file, or a size: {', '.join(MODEL_SIZES)}",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as model.vocab_size=8192"

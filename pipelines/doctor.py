@@ -4,9 +4,10 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
+from bert_jax.base.paths import any_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
         " command that mends it.",
         epilog="exit status: 0 no problem (there may be warnings), 1 at least one problem, 2 nothing could be looked at",
     )
-    parser.add_argument("path", metavar="DATA|RUN", type=Path, help="made by bert-jax prepare, pretrain or finetune")
+    parser.add_argument(
+        "path", metavar="DATA|RUN", type=any_path, help="made by bert-jax prepare, pretrain or finetune"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -5,12 +5,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path
 from bert_jax.base.serving import HELP, serve, texts_of
 from bert_jax.base.types import JsonObject
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     _check(arguments)
     if not arguments.serve and not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
+    from bert_jax.base.bucket_cache import local_copy
     from bert_jax.base.files import file_sha256
     from bert_jax.text.streams import read_lines
     from bert_jax.train.state import COMPUTE_DTYPES
@@ -61,9 +62,10 @@ def main(argv: Sequence[str]) -> int:
         check(settings, model)
         serve(lambda request: _answer(model, settings, request), sys.stdin.buffer, sys.stdout)
         return 0
-    lines = (line.rstrip("\r") for _, line in read_lines(arguments.input))
-    size = arguments.input.stat().st_size
-    digest = file_sha256(arguments.input)
+    source = local_copy(arguments.input)
+    lines = (line.rstrip("\r") for _, line in read_lines(source))
+    size = source.stat().st_size
+    digest = file_sha256(source)
     record = embed_lines(lines, size, model, settings, arguments.output, str(arguments.input), digest)
     if record.get("made_before"):
         print(f"{arguments.output} holds these vectors already: {record['texts']:,} of {record['width']}")
@@ -119,11 +121,11 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     result = _options.StageParser(prog="bert-jax embed", description="Write a vector for every line of a file.")
     option = result.add_argument
-    option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     lines = "a file with one text a line, also packed; vector n is of line n"
-    option("--input", type=Path, metavar="TEXT", help=lines)
+    option("--input", type=any_path, metavar="TEXT", help=lines)
     option("--serve", action="store_true", help=HELP % '"text": ...')
-    option("--output", type=Path, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
+    option("--output", type=any_path, metavar="PATH", help="FILE.npz, or a new directory for shards (.npy)")
     pooling = (
         "mean, max, first (cls) or last one of the tokens, or the pooler's output (pooled); left to right the last one has"
         " seen all (default: as MODEL's modules.json says, else mean)"

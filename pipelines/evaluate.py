@@ -7,12 +7,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import listed, UserError
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.runs.names import EVALUATION_TEXT_FILE, FINETUNE_FILE, SEEDS_FILE
@@ -34,9 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = _options.StageParser(prog="bert-jax evaluate", description=DESCRIPTION)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    add("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     data = "prepared with the model's vocabulary; of a fine-tuned one its task's files"
-    add("--data", type=Path, metavar="DATA", help=data)
+    add("--data", type=any_path, metavar="DATA", help=data)
     add(
         "--split",
         metavar="NAME",
@@ -53,12 +53,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("--task", metavar="NAME", help=task)
     add("--sequence-length", type=int, metavar="S", help=length)
     output = "file to write (default: RUN/evaluation.json, RUN/evaluation-text.json; of other checkpoints none)"
-    add("--output", type=Path, metavar="PATH", help=output)
+    add("--output", type=any_path, metavar="PATH", help=output)
     add("--json", action="store_true", help="print JSON")
     of_text = parser.add_argument_group("any text")
     text = of_text.add_argument
-    text("--text", nargs="+", metavar="TEXT", help="text to score, as bert-jax prepare takes its --input")
-    text("--baseline-text", nargs="+", metavar="TEXT", help="text that the n-gram models are made of, where not --data")
+    text(
+        "--text", type=any_text, nargs="+", metavar="TEXT", help="text to score, as bert-jax prepare takes its --input"
+    )
+    baseline = "text that the n-gram models are made of, where not --data"
+    text("--baseline-text", type=any_text, nargs="+", metavar="TEXT", help=baseline)
     order = "tokens of the longest n-gram models, forward and backward: 2 to 5 (default: a bigram model, forward alone)"
     text("--order", type=int, metavar="N", help=order)
     pseudo = "sentences at most, evenly chosen, of which each token is masked in turn (default: 100; 0: none)"

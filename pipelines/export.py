@@ -3,11 +3,11 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, local_path, local_text
 
 DESCRIPTION = """\
 Export a model for programs that serve it: ONNX (model.onnx, rows and tokens of any number, operator set 17), or a StableHLO
@@ -54,9 +54,9 @@ def parser() -> argparse.ArgumentParser:
         prog="bert-jax export", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     option = result.add_argument
-    option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     option("--to", required=True, choices=("onnx", "stablehlo"), metavar="FORMAT", help="onnx or stablehlo")
-    option("--output", type=Path, required=True, metavar="PATH", help="a new directory")
+    option("--output", type=local_path, required=True, metavar="PATH", help="a new directory")
     option(
         "--for",
         dest="purpose",
@@ -66,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
     pooling = "of embed: sentence_embedding is mean (default), cls or pooled"
     option("--pooling", choices=("mean", "cls", "pooled"), metavar="POOLING", help=pooling)
     option("--int8", action="store_true", help="matrix products of int8 (dynamic quantisation), if the quality holds")
-    option("--data", metavar="DATA", help="of --int8: the task's files, or for embeddings a file with a text a line")
+    option(
+        "--data",
+        type=local_text,
+        metavar="DATA",
+        help="of --int8: the task's files, or for embeddings a file with a text a line",
+    )
     option("--split", metavar="NAME", help="of --int8: of the task's files (default: dev)")
     option("--loss", type=float, metavar="LOSS", help="of --int8: of score or cosine, 0 to 1, at most (default: 0.01)")
     task = "of --int8: the task whose files --data has, of a fine-tuned checkpoint that was made elsewhere"

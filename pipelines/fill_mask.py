@@ -6,12 +6,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path
 from bert_jax.base.serving import HELP, serve, texts_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Predict the words behind [MASK]. A [SEP] in the text begins segment B; whether it"
         " follows (IsNext), or the order of both, is then told too, where the model has a head for it.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    parser.add_argument("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts with [MASK]; none: lines of standard input")
     parser.add_argument("--top-k", type=int, default=5, metavar="N", help="predictions for each [MASK] (default: 5)")
     parser.add_argument("--serve", action="store_true", help=HELP % '"text": ...')

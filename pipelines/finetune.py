@@ -16,6 +16,7 @@ from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
 )
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, any_text, local_text
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import TASKS as KINDS
 from bert_jax.config.finetune import current_assignment, FinetuneConfig
@@ -35,7 +36,7 @@ def make_parser() -> _options.StageParser:
     parser.config = FinetuneConfig()
     option = parser.add_argument
     recipe = "a name in configs/finetune.py (a task of the paper, or own: your files), or a .py file"
-    option("recipe", nargs="?", metavar="RECIPE", help=recipe)
+    option("recipe", type=local_text, nargs="?", metavar="RECIPE", help=recipe)
     option("--task", dest="former_task", action=_options.Former, now="bert-jax finetune TASK, without an option,")
     option(
         "settings",
@@ -43,9 +44,15 @@ def make_parser() -> _options.StageParser:
         metavar="KEY=VALUE",
         help="changed settings, such as optimizer.learning_rate=3e-5 epochs=4",
     )
-    option("--data", required=True, metavar="DATA", help="folder with the task's official files, or tfds:NAME")
-    option("--model", type=Path, required=True, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
-    option("--output", type=Path, required=True, metavar="PATH", help="the fine-tuned run, or a folder of several")
+    option(
+        "--data",
+        type=any_text,
+        required=True,
+        metavar="DATA",
+        help="folder with the task's official files, or tfds:NAME",
+    )
+    option("--model", type=any_path, required=True, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("--output", type=any_path, required=True, metavar="PATH", help="the fine-tuned run, or a folder of several")
     option("--from-scratch", action="store_true", help="the model's shape and vocabulary with weights drawn anew")
     several = parser.add_argument_group("several runs")
     several.add_argument(

@@ -5,11 +5,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Go on with a text, token by token, by a left-to-right model (objective=ltr). Without --temperature always"
         " the likeliest entry is taken. A text ends with a [SEP], or where --tokens were added.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    parser.add_argument("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     parser.add_argument("prompts", nargs="*", metavar="TEXT", help="texts to go on with; none: lines of standard input")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens to add at most (default: 50, or what fits)")
     parser.add_argument(

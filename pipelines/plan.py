@@ -10,6 +10,7 @@ from pathlib import Path
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_text, local_path
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, override
 from bert_jax.runs.names import CONFIG_FILE
@@ -26,7 +27,10 @@ def make_parser() -> _options.StageParser:
         " on two cores.",
     )
     parser.add_argument(
-        "config", metavar="CONFIG", help="a name in configs/ (base, large, ...), a .py file or a run's config.json"
+        "config",
+        type=any_text,
+        metavar="CONFIG",
+        help="a name in configs/ (base, large, ...), a .py file or a run's config.json",
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as remat=dots")
     parser.add_argument(
@@ -39,7 +43,7 @@ def make_parser() -> _options.StageParser:
         "--slices", type=int, default=1, metavar="N", help="slices of that topology, joined by mesh.dcn"
     )
     parser.add_argument("--quick", action="store_true", help="compile each phase once, and look for nothing else")
-    parser.add_argument("--output", type=Path, metavar="PATH", help="file to write all figures to, as JSON")
+    parser.add_argument("--output", type=local_path, metavar="PATH", help="file to write all figures to, as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.config = PretrainConfig()
     return parser

@@ -5,12 +5,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO, TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, any_text, local_path
 from bert_jax.base.serving import HELP, serve
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import TASKS as KINDS
@@ -33,8 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     model = (
         "a run of bert-jax finetune (of several seeds the best is taken), or a fine-tuned checkpoint of another format"
     )
-    add("model", type=Path, metavar="MODEL", help=model)
-    add("--data", metavar="DATA", help="folder with the task's files, one file, or tfds:NAME (default: standard input)")
+    add("model", type=any_path, metavar="MODEL", help=model)
+    data = "folder with the task's files, one file, or tfds:NAME (default: standard input)"
+    add("--data", type=any_text, metavar="DATA", help=data)
     add("--split", metavar="NAME", help="of the data: dev, test, test_mismatched, ... (default: test)")
     task = (
         "the task whose files --data has, where MODEL does not say it (another format than ours), or has learned another"
@@ -43,10 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--task", metavar="NAME", help=task)
     unknown = "labels that the run does not know: refuse, error (scored as mistakes), ignore (default: as the run)"
     add("--unknown-labels", choices=("refuse", "error", "ignore"), help=unknown)
-    add("--output", type=Path, metavar="PATH", help="folder for predictions (default: RUN/predictions)")
+    add("--output", type=any_path, metavar="PATH", help="folder for predictions (default: RUN/predictions)")
     add("--calibrated", action="store_true", help="probabilities by the temperature that was found on dev")
     add("--serve", action="store_true", help=HELP % '"text": ..., "pair": ...')
-    add("--zip", type=Path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
+    add("--zip", type=local_path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
     _checkpoint_options.add_checkpoint_options(parser, former_task=False)
     return parser
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     _add_text_options(parser, default)
     _add_example_options(parser, default)
     _add_run_options(parser, default)
+    _bucket_options.add_bucket_options(parser)
     return parser
 
 
@@ -43,9 +45,9 @@ def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
         " tfds:NAME[/CONFIG]/SPLIT:FIELD; with @WEIGHT behind it, 2 takes every document twice with other pairs, 0.25 a"
         " quarter of the documents"
     )
-    add("--input", nargs="+", required=True, metavar="TEXT", help=inputs)
-    add("--vocab", type=Path, required=True, metavar="VOCAB", help="a vocabulary file, or a directory that has one")
-    add("--output", type=Path, required=True, metavar="PATH", help="directory to write; new or empty")
+    add("--input", type=any_text, nargs="+", required=True, metavar="TEXT", help=inputs)
+    add("--vocab", type=any_path, required=True, metavar="VOCAB", help="a vocabulary file, or a directory that has one")
+    add("--output", type=any_path, required=True, metavar="PATH", help="directory to write; new or empty")
     case = parser.add_mutually_exclusive_group()
     uncased = "lower-case and strip accents; without either: as the vocabulary"
     case.add_argument("--cased", dest="lowercase", action="store_false", help="keep case and accents")
@@ -61,7 +63,7 @@ def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
     add("--segmenter", choices=("none", "jieba"), default="none", help=segmenter)
     add("--licence", default="", metavar="TEXT", help="licence of the text, noted in the passport")
     evaluation = "files whose overlap with the text (13-grams of words) is measured"
-    add("--evaluation-data", nargs="+", type=Path, default=[], metavar="FILE", help=evaluation)
+    add("--evaluation-data", nargs="+", type=any_path, default=[], metavar="FILE", help=evaluation)
 
 
 def _add_example_options(parser: argparse.ArgumentParser, default: str) -> None:

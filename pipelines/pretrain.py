@@ -4,15 +4,16 @@
 import shlex
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
+    _bucket_options,
     _checkpoint_options,
     _options,
     _processes,
 )
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, override, settings_help
 
@@ -28,15 +29,19 @@ def make_parser() -> _options.StageParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "config", metavar="CONFIG", help="a name in configs/ (demo, tiny, base, large, ...) or a .py file"
+        "config",
+        type=any_text,
+        metavar="CONFIG",
+        help="a name in configs/ (demo, tiny, base, large, ...) or a .py file",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as optimizer.name=lamb"
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DATA", help="made by bert-jax prepare")
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the run directory")
+    parser.add_argument("--data", type=any_path, required=True, metavar="DATA", help="made by bert-jax prepare")
+    parser.add_argument("--output", type=any_path, required=True, metavar="PATH", help="the run directory")
     _add_start_options(parser)
     _processes.add_process_options(parser)
+    _bucket_options.add_bucket_options(parser)
     parser.config = PretrainConfig()
     return parser
 
@@ -46,7 +51,7 @@ def _add_start_options(parser: _options.StageParser) -> None:
     option(
         "--from",
         dest="model",
-        type=Path,
+        type=any_path,
         metavar="MODEL",
         help=f"pre-train a model further: {_checkpoint_options.ANY_FORMAT}. It gives shape and vocabulary; heads that it"
         " lacks are drawn. Objective, schedule and steps are CONFIG's",

@@ -2,11 +2,11 @@
 """bert-jax probe: models + a task -> what a linear function reads from each of their layers, and a page of it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options, _options, finetune  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, local_path, local_text
 from bert_jax.tasks.table import TASKS
 
 
@@ -19,12 +19,18 @@ def make_parser() -> _options.StageParser:
         epilog=f"tasks: {', '.join(TASKS)}, own; of these single texts, pairs and tagging",
     )
     option = parser.add_argument
-    option("models", type=Path, nargs="+", metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("models", type=any_path, nargs="+", metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     option(
         "--task", required=True, metavar="NAME", help="a task of the table, or own: your files, by --kind and columns"
     )
-    option("--data", required=True, metavar="DATA", help="folder with the task's official files, or tfds:NAME")
-    option("--output", type=Path, required=True, metavar="PATH", help="new folder for probe.json and report.html")
+    option(
+        "--data",
+        type=local_text,
+        required=True,
+        metavar="DATA",
+        help="folder with the task's official files, or tfds:NAME",
+    )
+    option("--output", type=local_path, required=True, metavar="PATH", help="new folder for probe.json and report.html")
     option("--seeds", type=int, default=5, metavar="N", help="probes of each layer, for intervals (default: 5)")
     option("--train-examples", type=int, metavar="N", help="training examples at most, evenly chosen (default: all)")
     pooling = "mean (default), cls or last of a text's tokens; words of tagging have none"

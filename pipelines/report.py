@@ -3,9 +3,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
+from bert_jax.base.paths import any_path
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "run",
         metavar="RUN",
-        type=Path,
+        type=any_path,
         help="run directory, made by bert-jax pretrain or finetune, or a folder of such runs",
     )
     return parser

@@ -11,6 +11,7 @@ from typing import Any, TYPE_CHECKING
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import local_path
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
@@ -235,16 +236,27 @@ def _squad_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--version", required=True, choices=("1.1", "2.0", "cmrc"), help="cmrc: Chinese, CMRC 2018 and DRCD")
     option(
-        "--data", type=Path, required=True, metavar="DATA", help="questions with answers (.json, .json.xz, .json.gz)"
+        "--data",
+        type=local_path,
+        required=True,
+        metavar="DATA",
+        help="questions with answers (.json, .json.xz, .json.gz)",
     )
-    option("--predictions", type=Path, required=True, metavar="FILE", help="JSON, question's id -> text")
-    option("--na-probs", type=Path, metavar="FILE", help="JSON, question's id -> probability that it has no answer")
+    option("--predictions", type=local_path, required=True, metavar="FILE", help="JSON, question's id -> text")
+    option(
+        "--na-probs", type=local_path, metavar="FILE", help="JSON, question's id -> probability that it has no answer"
+    )
     option("--na-threshold", type=float, metavar="P", help="no answer where its probability exceeds X (default: 1.0)")
 
 
 def _conll_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("file", type=Path, metavar="FILE", help="lines that end in gold and predicted tag, empty between sentences")
+    option(
+        "file",
+        type=local_path,
+        metavar="FILE",
+        help="lines that end in gold and predicted tag, empty between sentences",
+    )
     option("-d", "--delimiter", default=" ", metavar="REGEX", help="between the items of a line (default: one blank)")
     option("-r", "--raw", action="store_true", help="tags are bare types, each word is a phrase")
     option("-o", "--outside", default="O", metavar="TAG", help="with --raw: the tag of no phrase (default: O)")
@@ -253,6 +265,14 @@ def _conll_options(parser: argparse.ArgumentParser) -> None:
 def _glue_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--task", required=True, metavar="NAME", help="cola, sst2, mnli ...; all: folders, and the averages")
-    option("--data", type=Path, required=True, metavar="DATA", help="the official file with labels, or its folder")
-    option("--predictions", type=Path, required=True, metavar="FILE", help="index<TAB>prediction, or one label a line")
+    option(
+        "--data", type=local_path, required=True, metavar="DATA", help="the official file with labels, or its folder"
+    )
+    option(
+        "--predictions",
+        type=local_path,
+        required=True,
+        metavar="FILE",
+        help="index<TAB>prediction, or one label a line",
+    )
     option("--split", metavar="NAME", help="of the task (default: told by the file's name, else dev)")

@@ -2,11 +2,11 @@
 """bert-jax senses: a model + lines with one marked word each -> how alike its vectors are within and between senses."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, local_path
 
 EXAMPLES = ("english", "chinese")
 
@@ -19,13 +19,15 @@ def make_parser() -> _options.StageParser:
         " other words. A line marks its word and may name the sense behind a tab: The *bank* of the river<TAB>river",
     )
     option = parser.add_argument
-    option("model", type=Path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
+    option("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--input", type=Path, metavar="TEXT", help="a line for each use of a word, which is marked with *"
+        "--input", type=local_path, metavar="TEXT", help="a line for each use of a word, which is marked with *"
     )
     source.add_argument("--example", choices=EXAMPLES, help="lines that come with bert-jax")
-    option("--output", type=Path, required=True, metavar="PATH", help="new folder for senses.json and report.html")
+    option(
+        "--output", type=local_path, required=True, metavar="PATH", help="new folder for senses.json and report.html"
+    )
     _checkpoint_options.add_checkpoint_options(parser, kind=False)
     return parser
 

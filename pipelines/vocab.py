@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, any_text, on_bucket
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
@@ -90,15 +91,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--input",
+        type=any_text,
         nargs="+",
         required=True,
         metavar="TEXT",
         help="files, folders, globs or TensorFlow data sets, as for `bert-jax prepare`",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--output", type=Path, metavar="PATH", help="folder to make, with the vocabulary in it")
+    what.add_argument("--output", type=any_path, metavar="PATH", help="folder to make, with the vocabulary in it")
     what.add_argument(
-        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="two vocabularies, to be compared on --input instead"
+        "--compare",
+        type=any_path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="two vocabularies, to be compared on --input instead",
     )
     algorithms = ("wordpiece", "unigram", "bpe")
     add("--algorithm", choices=algorithms, default="wordpiece", help="how words are cut into pieces" + default)
@@ -122,6 +128,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--sample-characters", type=_positive, metavar="N", help=sample)
     _options.add_reading_options(parser)
+    _bucket_options.add_bucket_options(parser)
     options = parser.parse_args(argv)
     if options.keep_accents and (options.cased or options.algorithm != "wordpiece"):
         raise UserError("--keep-accents is for lower-cased WordPiece: cased ones and SentencePiece keep them always")
@@ -211,11 +218,14 @@ class _Shown:
 
 def _is_done(output: Path, settings: JsonObject, sources: "Sequence[Source]") -> bool:
     """Whether `output` has this very vocabulary. Refuses a folder that holds anything else."""
+    from bert_jax.base.bucket_output import is_free
     from bert_jax.base.files import read_json, reading
     from bert_jax.preparation.request import require_same_text
     from bert_jax.text.sample import described
     from bert_jax.tokenization import load_tokenizer
 
+    if on_bucket(output) and is_free(output):
+        return False
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     remedy = f"remove {output} or choose another --output"
@@ -234,9 +244,15 @@ def _is_done(output: Path, settings: JsonObject, sources: "Sequence[Source]") ->
 
 
 def _save(output: Path, tokenizer: "Tokenizer", record: JsonObject) -> None:
-    """The whole folder appears at once."""
+    """The whole folder appears at once; on a bucket, where none does, the record comes last."""
+    from bert_jax.base.bucket_output import staged
     from bert_jax.base.files import new_folder, write_json
 
+    if on_bucket(output):
+        with staged(output, "vocab", RECORD_FILE) as folder:
+            tokenizer.save(new_folder(folder))
+            write_json(folder / RECORD_FILE, record)
+        return
     final = output.resolve()
     partial = new_folder(final.with_name(f".{final.name}.partial"))
     tokenizer.save(partial)

@@ -26,12 +26,14 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Tracing makes so many objects that Python's own threshold of 700 has it look for cycles all the time.
 gc.set_threshold(20_000)
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bucket_emulator import Emulator
 
 from bert_jax.cli import main
 from bert_jax.config.model import ModelConfig
@@ -82,6 +84,21 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     options = ("--objective", *OBJECTIVES, *lengths, "--shard-size", 20_000, "--workers", 1)
     run_stage("prepare", "--input", text, "--vocab", vocab, "--output", data, *options)
     return Prepared(text, vocab, data)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory) -> Iterator[Emulator]:
+    """Cloud Storage, made up, with the bucket `bkt`; processes that a test starts find it too."""
+    emulator = Emulator()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "STORAGE_EMULATOR_HOST", emulator.address
+        )  # gcsfs, and google-cloud-storage, which Orbax deletes with
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", emulator.address)  # Orbax's arrays
+        patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "any")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield emulator
+    emulator.stop()
 
 
 class TfDataIterators:
@@ -165,6 +182,7 @@ SLOW = {
     "test_beam.py": ("test_beams_output_is_the_pools",),
     "test_bench_data.py": ("",),
     "test_bench_finetune.py": ("",),
+    "test_bucket_runs.py": ("test_a_conversion_there_and_back", "test_stages_that_take_a_model", "test_two_processes"),
     "test_demo.py": ("",),
     "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),
     "test_export.py": ("test_the_loader_runs_stablehlo_with_jax_and_tokenizers_alone[pre", "test_int8_of_a_fine_tuned"),
@@ -225,6 +243,7 @@ LONG = {
         "prove_*",
         "left_to_right",
     ),
+    "they run whole jobs on a bucket": ("bucket*",),
     "they use a model": (
         "embedding",
         "evaluation",

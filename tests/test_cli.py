@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: help, errors in one line, exit statuses."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
 
+from bert_jax.base.errors import TryAgain, UserError
 from bert_jax.cli import main, STAGES
 
-HEAVY = ("jax", "flax", "tensorflow", "optax", "orbax", "tokenizers", "numpy")
+HEAVY = ("jax", "flax", "tensorflow", "optax", "orbax", "tokenizers", "numpy", "etils", "fsspec", "gcsfs")
 
 
 def test_help_names_every_stage(capsys):
@@ -39,6 +41,31 @@ print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UserError("a setting is wrong: mend it"), 2),
+        (TryAgain("storage does not answer: run the same command again"), 75),
+        (FileNotFoundError(errno.ENOENT, "no such file", "x"), 2),
+        (OSError(errno.ENOSPC, "no space", "x"), 2),
+        (OSError(errno.EACCES, "not allowed", "x"), 2),
+        (OSError(errno.EIO, "i/o error", "x"), 75),
+        (OSError(errno.ESTALE, "stale file handle", "x"), 75),
+    ],
+)
+def test_what_a_scheduler_may_try_again_ends_with_75(error, status, monkeypatch, capsys):
+    """docs/clusters.md: 2 would fail again, 75 need not."""
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("bert_jax.pipelines.report.main", fail)
+    assert main(["report", "run"]) == status
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert ("run the same command again" in told) == (status == 75 or "no space" in told or "disk full" in told)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -148,8 +148,8 @@ IDLE = {
     ("score conll", "outside"): ["score conll FILE --outside X"],
     ("score glue", "split"): ["score glue --task all --data DATA --predictions DATA --split dev"],
 }
-# What a checkpoint leaves open: whether it does is known once it is opened (tests of conversion).
-CHECKPOINT = {"vocab", "padding_rows", "gelu", "kind", "skip"}
+# What a checkpoint leaves open: whether it does is known once it is opened (tests of conversion). The cache serves buckets.
+CHECKPOINT = {"vocab", "padding_rows", "gelu", "kind", "skip", "cache_size"}
 ALWAYS = {
     "bench": {"config", "settings", "output"},
     "compare": {"first", "second", "split", "json"},
@@ -169,6 +169,7 @@ ALWAYS = {
     "plan": {"config", "settings", "topology", "quick", "output", "json"},
     "predict": {"model", "data", "task", "serve", "calibrated"} | CHECKPOINT,
     "prepare": {
+        "cache_size",
         "input",
         "vocab",
         "output",
@@ -181,12 +182,12 @@ ALWAYS = {
         "licence",
     }
     | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
-    "pretrain": {"config", "settings", "data", "output", "distributed", "from"},
+    "pretrain": {"cache_size", "config", "settings", "data", "output", "distributed", "from"},
     "probe": {"models", "task", "data", "output", "seeds", "train_examples", "pooling"} | CHECKPOINT - {"kind"},
     "report": {"run"},
     "senses": {"model", "output"} | CHECKPOINT - {"kind"},
     "tokenize": {"model", "texts", "mask", "json"},
-    "vocab": {"input", "output", "compare", "sample_characters", "errors", "text_format"},
+    "vocab": {"cache_size", "input", "output", "compare", "sample_characters", "errors", "text_format"},
     "vocab extend": {"model"} | CHECKPOINT,
     "score": {"scorer"},
     "score squad": {"version", "data", "predictions", "json"},

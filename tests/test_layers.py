@@ -39,6 +39,8 @@ ONLY_IMPORTER = {
     "sentencepiece": {"tokenization.sentencepiece"},
     "onnx": {"export.onnx_graph", "export.runtime"},
     "onnxruntime": {"export.runtime"},
+    "etils": {"base.buckets"},
+    "fsspec": {"base.buckets"},
 }
 
 

@@ -1,9 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors a user can cause, and how they are said."""
 
+import errno
 from collections.abc import Iterable
 
 EXIT_USER_ERROR, EXIT_TRY_AGAIN = 2, 75
+# Of a file system: a disk, or the way to it, failed. What the user can mend (full, not allowed, not there) is not among them.
+FAILED_STORAGE = {
+    errno.EIO,
+    errno.ENXIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ECONNRESET,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+}
 
 
 class UserError(Exception):
@@ -27,6 +42,14 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for one-line messages; of a long one its beginning and its end."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:100]} ... {lines[0][-100:]}"
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

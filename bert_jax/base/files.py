@@ -15,6 +15,8 @@ import re
 import reprlib
 import shutil
 import struct
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject
 
 # In the order by which the safetensors library sorts the tensors of a file, the last first: then each is aligned.
@@ -79,8 +82,14 @@ def complete_or_absent(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write that takes the name `path` when it is complete and on disk, and else is removed.
 
     Until then it is `path`.partial, which is made anew: what stood under that name is removed, never opened, so a link
-    that somebody put there leads nowhere.
+    that somebody put there leads nowhere. On a bucket it is a file of this machine that is put when it is complete.
     """
+    if on_bucket(path):
+        with tempfile.NamedTemporaryFile(prefix="bert_jax_") as copy:
+            yield copy.file  # type: ignore[misc]
+            copy.flush()
+            path.put(Path(copy.name))
+        return
     temporary = path.with_name(f"{path.name}.partial")
     try:
         temporary.unlink(missing_ok=True)  # of a process that was killed
@@ -123,6 +132,31 @@ def open_itself(path: str, flags: int) -> int:
         raise
 
 
+def open_growing(path: Path, *, new: bool = False) -> BinaryIO:
+    """Open a file of an output to add to it, itself and never a link; on a bucket it is there after `put_grown`.
+
+    Raises:
+      UserError: it is a link.
+      FileExistsError: it is to be `new`, and is there.
+    """
+    if on_bucket(path):
+        from bert_jax.base.buckets import open_growing
+
+        return open_growing(path)
+    return open(path, "xb" if new else "ab", opener=open_itself)
+
+
+def put_grown() -> None:
+    """Put all that has grown since the last time to the bucket it is on; what lies on this machine is there already.
+
+    Raises:
+      UserError: it cannot be written.
+      TryAgain: storage does not answer.
+    """
+    if (buckets := sys.modules.get("bert_jax.base.buckets")) is not None:
+        buckets.put_grown()
+
+
 def own_folder(path: Path, *, elsewhere: bool = False) -> Path:
     """Return a folder inside an output, made where it is missing.
 
@@ -132,6 +166,8 @@ def own_folder(path: Path, *, elsewhere: bool = False) -> Path:
     Raises:
       UserError: it is another link: what is written there would lie outside.
     """
+    if on_bucket(path):
+        return path
     if path.is_symlink():
         owners = {path.lstat().st_uid, path.stat().st_uid} if path.is_dir() else {None}
         if elsewhere and owners == {os.geteuid()}:
@@ -145,6 +181,9 @@ def own_folder(path: Path, *, elsewhere: bool = False) -> Path:
 
 def new_folder(path: Path) -> Path:
     """Return an empty folder, made anew: what stood under its name is removed, of a link the link itself."""
+    if on_bucket(path):
+        path.rmtree()
+        return path
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():

@@ -10,6 +10,7 @@ library is all that is needed here.
 import ctypes
 import importlib.util
 import os
+from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,12 @@ def _has_glibc() -> bool:
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (AttributeError, OSError, ValueError):  # Windows; macOS and musl do not know the name
         return False
+
+
+def cache_folder() -> Path:
+    """`bert_jax` where caches belong by the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "bert_jax"
 
 
 def usable_cores() -> int:

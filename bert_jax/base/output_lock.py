@@ -6,24 +6,37 @@ who that is. Some file systems that hosts share keep such locks to each host, an
 counts on in the file, every BEAT_SECONDS; where the kernel's lock cannot decide, a lock that was left behind is taken
 when it has stood still for DEAD_AFTER_SECONDS. (Where the kernel's lock cannot decide and nobody was there before, two
 processes that begin in the same instant are not told apart.)
+
+On a bucket there is no kernel's lock. The object `lock` is made by a request that fails where it is there, so of two
+processes one has it, and is counted on as above. A lock that was left is taken at once where this very machine sees
+that its owner has ended, else when it stood still. An owner that was stopped for longer than that, and goes on, finds the
+lock another's: it says so and writes on, as there is nothing that could hold it back. So: one process at a time, but for
+one that slept.
 """
 
 import fcntl
 import json
 import os
+import secrets
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, UTC
 from pathlib import Path
+from typing import cast, TYPE_CHECKING
 
 from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.files import put_grown
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject
+
+if TYPE_CHECKING:
+    from bert_jax.base.buckets import BucketPath
 
 LOCK_FILE = "lock"
 BEAT_SECONDS, DEAD_AFTER_SECONDS = 5.0, 30.0
@@ -37,20 +50,19 @@ def locked(folder: Path, stage: str) -> Iterator[None]:
     Raises:
       UserError: another process has it, or `folder` is a file.
     """
+    if on_bucket(folder):
+        with _locked_bucket(folder, stage):
+            yield
+        return
     made = _make(folder)
     try:
         file = _take(folder)
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "stage": stage, "boot": _boot()}
-        owner["since"] = datetime.now(UTC).isoformat(timespec="seconds")
-        ended = threading.Event()
+        owner = _this_process(stage)
         _sign(file, owner, 0)
-        beat = threading.Thread(target=_beat, args=(file, owner, ended), name="output lock", daemon=True)
-        beat.start()
         try:
-            yield
+            with _counted_on(lambda number: _sign(file, owner, number)):
+                yield
         finally:
-            ended.set()
-            beat.join()
             if _is_at(file, folder / LOCK_FILE):
                 (folder / LOCK_FILE).unlink()
             os.close(file)
@@ -132,22 +144,96 @@ def _spoken(signed: bytes) -> str:
     return f"another bert-jax {owner['stage']} (process {owner['pid']} on {owner['host']}, since {owner['since']})"
 
 
+# ---- on a bucket -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _locked_bucket(folder: "BucketPath", stage: str) -> Iterator[None]:
+    """As `locked`; at its end all that has grown is put."""
+    lock, owner = folder / LOCK_FILE, _this_process(stage) | {"token": secrets.token_hex(8)}
+    while not lock.create(_signed(owner, 0)):
+        try:
+            signed = lock.read_bytes()
+        except FileNotFoundError:  # its owner has just ended
+            continue
+        if not _has_ended(_owner(signed)):
+            _require_still(cast(Path, lock), signed)
+        lock.unlink(missing_ok=True)
+
+    lost = threading.Event()
+
+    def sign(number: int) -> None:
+        if lock.is_file() and _owner(lock.read_bytes()).get("token") == owner["token"]:
+            lock.write_bytes(_signed(owner, number))
+        elif not lost.is_set():
+            lost.set()
+            tqdm.write(
+                f"{lock} is another's now: this process stood still too long, and both write there", file=sys.stderr
+            )
+
+    try:
+        with _counted_on(sign):
+            yield
+    finally:
+        try:
+            put_grown()
+        finally:
+            with suppress(UserError, OSError):
+                if _owner(lock.read_bytes()).get("token") == owner["token"]:
+                    lock.unlink()
+
+
+def _has_ended(owner: JsonObject) -> bool:
+    """Whether the owner of a lock was a process of this machine, or container, and is no more."""
+    if owner.get("boot") is None or (owner["boot"], owner.get("pids")) != (_boot(), _pid_namespace()):
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
 # ---- the owner's side ------------------------------------------------------------------------------------------------
 
 
-def _beat(file: int, owner: JsonObject, ended: threading.Event) -> None:
-    number = 0
-    while not ended.wait(BEAT_SECONDS):
-        number += 1
-        with suppress(OSError):  # a file system that is away for a moment
-            _sign(file, owner, number)
+def _this_process(stage: str) -> JsonObject:
+    owner: JsonObject = {"host": socket.gethostname(), "pid": os.getpid(), "stage": stage, "boot": _boot()}
+    return owner | {"pids": _pid_namespace(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+@contextmanager
+def _counted_on(sign: Callable[[int], None]) -> Iterator[None]:
+    """Sign a lock every BEAT_SECONDS, while the body runs."""
+    ended = threading.Event()
+
+    def count() -> None:
+        number = 0
+        while not ended.wait(BEAT_SECONDS):
+            number += 1
+            with suppress(OSError, UserError):  # a file system that is away for a moment
+                sign(number)
+
+    beat = threading.Thread(target=count, name="output lock", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beat.join()
 
 
 def _sign(file: int, owner: JsonObject, number: int) -> None:
-    text = json.dumps({**owner, "beat": number}).encode()
+    text = _signed(owner, number)
     os.pwrite(file, text, 0)
     os.ftruncate(file, len(text))
     os.fsync(file)  # so that other hosts see it
+
+
+def _signed(owner: JsonObject, number: int) -> bytes:
+    return json.dumps({**owner, "beat": number}).encode()
 
 
 def _is_at(file: int, path: Path) -> bool:
@@ -156,6 +242,14 @@ def _is_at(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), path.lstat())
     except FileNotFoundError:
         return False
+
+
+def _pid_namespace() -> str | None:
+    """Return the name of the space that process numbers of this machine, or container, are of; None: not known."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
 
 
 def _boot() -> str | None:

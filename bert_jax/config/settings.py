@@ -13,6 +13,7 @@ from typing import Any
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json, reading
+from bert_jax.base.paths import any_path, local_path
 from bert_jax.base.types import JsonObject
 from bert_jax.config.fields import build, dotted, suggest, to_dict
 from bert_jax.config.finetune import FinetuneRecipe
@@ -217,9 +218,10 @@ def load_config(name: str | Path) -> PretrainConfig:
     Raises:
       UserError: no such configuration, or a file that does not define one.
     """
-    path = Path(name)
+    path = any_path(name)
     if path.suffix == ".json":
         return _load_json(path)
+    path = local_path(name)
     if path.suffix != ".py":
         path = _configs_folder() / f"{name}.py"
         if not str(name).isidentifier() or not path.is_file():
@@ -247,7 +249,7 @@ def recipe_file(path: str | Path) -> FinetuneRecipe:
     Raises:
       UserError: no such file, or it defines none.
     """
-    return _defined(Path(path), "recipe", FinetuneRecipe)
+    return _defined(local_path(path), "recipe", FinetuneRecipe)
 
 
 def _configs_folder() -> Path:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.bucket_cache import local_copy
 from bert_jax.base.errors import listed, UserError
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion import names
@@ -125,6 +127,7 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
       UserError: no checkpoint, two of them, a config that its tensors contradict, a tensor that is missing or has no place.
     """
     path, step = step_of(path) or (path, None)
+    path = readable_checkpoint(path)
     format, where = detect(path)
     notes: list[str] = []
     run = None
@@ -163,6 +166,15 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
     taken = None if run is None else run.step
     checkpoint = Checkpoint(format, path, description, tensors, own_names, skipped, tokenizer, tuple(notes), run, taken)
     return _fit_vocabulary(checkpoint, asked)
+
+
+def readable_checkpoint(path: Path) -> Path:
+    """Return a checkpoint as it can be opened: of another format than ours, whose files are mapped, a copy of a bucket's."""
+    if not on_bucket(path) or is_run(path):
+        return path
+    if path.exists():
+        return local_copy(path)
+    return local_copy(path.parent) / path.name if path.parent.exists() else path  # the prefix of one of TensorFlow's
 
 
 def _named(tensors: StoredTensors, format: str, asked: Asked, notes: list[str]) -> tuple[StoredTensors, frozenset[str]]:

@@ -11,7 +11,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import file_sha256, parse_json
 from bert_jax.base.host import __version__
 from bert_jax.base.types import JsonObject
-from bert_jax.conversion.checkpoints import Asked, detect
+from bert_jax.conversion.checkpoints import Asked, detect, readable_checkpoint
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, TF1
 from bert_jax.conversion.own_format import step_of
 from bert_jax.conversion.sentence_files import Served
@@ -87,6 +87,7 @@ def _vocabulary_hashes(path: Path) -> dict[str, str]:
 def _files_of(source: Path) -> dict[str, Path]:
     """Name -> file of all that a conversion reads: of a run one checkpoint too, of TensorFlow the prefix's files."""
     source, step = step_of(source) or (source, None)
+    source = readable_checkpoint(source)
     format, where = detect(source)
     if format == BERT_JAX:
         steps = [folder for folder in RunDirectory(source).checkpoints.iterdir() if folder.name.isdecimal()]

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override_around
@@ -86,7 +87,7 @@ def pretrain_further(
 
 def _require_same_start(run: RunDirectory, record: JsonObject, start: Start) -> None:
     """Refuse to go on with a run that another model began; what lies at its place now does not count."""
-    given = {"path": os.path.abspath(start.model), "keep": start.keep, "map_vocab": start.map_vocabulary}
+    given = {"path": _place(start.model), "keep": start.keep, "map_vocab": start.map_vocabulary}
     began = {"path": record["path"], "keep": record["keep"], "map_vocab": record["entries"] is not None}
     changed = [f"{name}: {began[name]} -> {given[name]}" for name in given if given[name] != began[name]]
     if changed:
@@ -94,6 +95,10 @@ def _require_same_start(run: RunDirectory, record: JsonObject, start: Start) -> 
             f"{run.path}: holds a run that began with another --from ({'; '.join(changed)}): take it back, or choose"
             " another --output"
         )
+
+
+def _place(path: Path) -> str:
+    return str(path) if on_bucket(path) else os.path.abspath(path)
 
 
 # ---- the vocabulary ------------------------------------------------------------------------------------------------
@@ -138,7 +143,7 @@ def _record(model: Checkpoint, start: Start, config: PretrainConfig, entries: En
     shape, own = model.description.model, model.format == BERT_JAX
     ours, theirs = stacked_shapes(config.description), stacked_shapes(model.description)
     return {
-        "path": os.path.abspath(start.model),
+        "path": _place(start.model),
         "format": model.format,
         "step": model.step,
         "summary": model.description.summary(),

@@ -13,12 +13,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bert_jax.base.bucket_output import is_free, outputs_folder, put_files
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import on_bucket
 from bert_jax.conversion.finished import CERTIFICATE
+from bert_jax.runs.checkpoint import mark_complete
+from bert_jax.runs.names import CHECKPOINTS
 
 
 def free_place(destination: Path) -> Path:
     """The place of the result, without links in its path."""
+    if on_bucket(destination):
+        if not is_free(destination):
+            raise UserError(f"{destination} is not empty: choose another place for the result")
+        return destination
     place = destination.resolve()
     if destination.is_symlink() or place == Path.cwd():
         raise UserError(f"{destination} is a link or the current folder: name a new directory")
@@ -29,7 +37,12 @@ def free_place(destination: Path) -> Path:
 
 @contextmanager
 def beside(destination: Path) -> Iterator[Path]:
-    """A new folder beside the destination. It goes when something is raised, and stays otherwise."""
+    """A new folder beside the destination. It goes when something is raised, and stays otherwise.
+
+    For a destination on a bucket it lies in the user's cache.
+    """
+    if on_bucket(destination):
+        destination = outputs_folder() / destination.name
     destination.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(destination)
     folder = Path(tempfile.mkdtemp(prefix=f"{destination.name}.partial-", dir=destination.parent))
@@ -63,6 +76,13 @@ def _remove_left_behind(destination: Path) -> None:
 
 
 def put_in_place(folder: Path, destination: Path) -> None:
+    """Give the finished folder its place; on a bucket the certificate comes last."""
+    if on_bucket(destination):
+        mark_complete(folder / CHECKPOINTS)
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CERTIFICATE)
+        put_files(folder, [*files, folder / CERTIFICATE], destination)
+        shutil.rmtree(folder)
+        return
     if destination.is_dir():
         destination.rmdir()  # empty, as was seen
     os.replace(folder, destination)

@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.base.bucket_cache import local_copy
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import file_sha256, map_tensors, parse_json, read_json, reading, write_tensors
+from bert_jax.base.paths import any_path
 from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import OBJECTIVES
 from bert_jax.feed.kinds import COLUMNS
@@ -228,11 +230,11 @@ class DataDirectory:
         return counts
 
 
-def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirectory:
+def open_data(directory: str | Path, verify_hashes: bool | None = None) -> DataDirectory:
     """Open a directory made by `bert-jax prepare`, and check it.
 
     Args:
-      directory: the --output of `bert-jax prepare`.
+      directory: the --output of `bert-jax prepare`; of one on a bucket a copy is opened (`bucket_cache`).
       verify_hashes: read every shard through and compare its sha256. None: where all are less than 1 GiB
         together.
 
@@ -240,9 +242,10 @@ def open_data(directory: Path, verify_hashes: bool | None = None) -> DataDirecto
       UserError: not prepared data, another format, a shard that is missing, of another size or content, or a
         token id beyond the vocabulary.
     """
-    directory = Path(directory)
+    directory = any_path(directory)
     manifest = read_manifest(directory)
     with reading(directory / MANIFEST, remake(directory)):
+        directory = local_copy(directory, f"data-{_fingerprint(manifest)[:24]}")
         return _open_data(directory, manifest, verify_hashes)
 
 

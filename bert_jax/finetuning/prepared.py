@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription, TaskHead
@@ -102,10 +103,10 @@ class FinetuneSetup:
         if str(self.wanted.data).startswith("tfds:"):
             return True
         try:
-            find_file(self.task, name, Path(self.wanted.data))
+            find_file(self.task, name, readable(self.wanted.data))
         except UserError:
             return False
-        return Path(self.wanted.data).is_dir()
+        return readable(self.wanted.data).is_dir()
 
     @cached_property
     def schedule(self) -> EpochOrder:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.finetuning.batches import Draw, units_of_examples, units_of_rows
 from bert_jax.finetuning.split import content_of, Outcome, Outputs, row_table, SplitRequest
 from bert_jax.tasks import answers
@@ -25,7 +26,7 @@ def read_task_questions(task: Task, data: str | Path, name: str, training: bool 
     labelled, unique = not is_test(name), not training
     if str(data).startswith(TFDS):
         return read_tfds_questions(task, name, str(data), labelled, unique)
-    return read_questions(find_file(task, name, Path(data)), labelled, unique)
+    return read_questions(find_file(task, name, readable(data)), labelled, unique)
 
 
 class QuestionSplit:

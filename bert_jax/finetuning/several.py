@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bert_jax.base.errors import UserError
 from bert_jax.base.files import write_json
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject
 from bert_jax.finetuning.prepared import Wanted
 from bert_jax.finetuning.run import finetune, Result
@@ -33,6 +35,10 @@ def with_retries(wanted: Wanted, output: Path, retries: int, *, resume_command: 
     Raises:
       UserError: as `finetune`; another run has the name of a failed one.
     """
+    if retries and on_bucket(output):
+        raise UserError(
+            f"--retries: {output} is on a bucket, where the folder of a failed run cannot be renamed: leave it out"
+        )
     for _ in range(retries):
         failed = output.with_name(f"{output.name}-failed-{wanted.config.seed}")
         path = failed if failed.exists() else output

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import listed, UserError
 from bert_jax.finetuning.batches import Draw, units_of_rows
 from bert_jax.finetuning.split import content_of, note_cuts, Outcome, Outputs, row_table, SplitRequest
@@ -27,7 +28,7 @@ def read_sentences(task: Task, data: str | Path, name: str) -> tuple[list[Senten
     if str(data).startswith(TFDS):
         examples, notes = read_examples(task, name, data)
         return list(examples), notes  # type: ignore[arg-type]
-    path = find_file(task, name, Path(data))
+    path = find_file(task, name, readable(data))
     columns = task.columns_of(name) if task.columns is not None else None
     if plain_suffix(path) == ".jsonl":
         if columns is None:

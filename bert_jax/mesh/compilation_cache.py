@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """JAX's persistent compilation cache, so that a program is compiled once and not at every start."""
 
-import os
 from pathlib import Path
 
 import jax
+
+from bert_jax.base.host import cache_folder
 
 
 def use_compilation_cache() -> None:
@@ -17,6 +18,5 @@ def use_compilation_cache() -> None:
 
 
 def default_folder() -> Path:
-    """`bert_jax/compiled` where caches belong by the XDG base directory specification."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "bert_jax" / "compiled"
+    """`compiled` in the user's cache."""
+    return cache_folder() / "compiled"

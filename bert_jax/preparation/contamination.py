@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
 from bert_jax.base.lines import decode_text, grouped
 from bert_jax.base.types import JsonObject
@@ -145,7 +146,7 @@ class EvaluationNgrams:
         """
         files = []
         for path in paths:
-            files.append(_read_file(Path(path)))
+            files.append(_read_file(readable(path)))
             if sum(len(file.ngrams) for file in files) > MOST_NGRAMS:
                 raise UserError(
                     f"--evaluation-data {path}: the files hold more than {MOST_NGRAMS:,} different {WORDS}-grams"

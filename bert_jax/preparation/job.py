@@ -17,8 +17,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bert_jax.base.bucket_output import staged
 from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.base.host import usable_cores
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.stopping import answering, Signalled
 from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import MANIFEST, open_data
@@ -81,7 +83,11 @@ def prepare(
     if (output / MANIFEST).exists():
         return _made_before(output, request, sources), False
     parts = plan_parts(sources, settings.shard_size)
-    with open_work_folder(output, request) as folder, _interruptible(folder):
+    with (
+        staged(output, "prepare", MANIFEST) as place,
+        open_work_folder(place, request) as folder,
+        _interruptible(folder),
+    ):
         plan = read_plan(folder)
         if plan is None:
             work = ChunkWork(folder, tokenizer, settings, sample_bits(size), evaluation)
@@ -95,11 +101,13 @@ def prepare(
                 shutil.rmtree(folder)
                 raise
         else:
-            require_same_text(output, plan["manifest"], request, sources, f"remove {folder} to begin anew")
-        return publish(folder, output, plan), True
+            require_same_text(place, plan["manifest"], request, sources, f"remove {folder} to begin anew")
+        return publish(folder, place, plan), True
 
 
 def _require_outside(output: Path, inputs: Sequence[str | Path]) -> None:
+    if on_bucket(output):
+        return
     for path in [Path(path) for item in map(str, inputs) for path in (item, item.rpartition("@")[0]) if path]:
         if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
             raise UserError(f"--output {output} lies inside --input {path}: choose a folder outside")
@@ -111,7 +119,8 @@ def _made_before(output: Path, request: JsonObject, sources: Sequence[Source]) -
     mend = f"remove {output} or choose another --output"
     require_same_settings(f"{output} was made", manifest, request, mend)
     require_same_text(output, manifest, request, sources, mend)
-    shutil.rmtree(output / UNFINISHED, ignore_errors=True)  # of a run that was ended after it wrote the manifest
+    if not on_bucket(output):
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)  # of a run that was ended after it wrote the manifest
     return manifest
 
 

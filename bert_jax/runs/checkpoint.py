@@ -3,7 +3,7 @@
 
 A checkpoint holds the device's state (parameters, optimizer, step) and a small JSON record of the host's side. Orbax
 writes into a folder with a temporary name and renames it when all is there, so a save that was cut off is never
-taken for a complete one.
+taken for a complete one. On a bucket, which renames nothing, the object COMMITTED is written last instead.
 """
 
 import errno
@@ -21,13 +21,17 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from bert_jax.base.errors import UserError
-from bert_jax.base.files import own_folder
+from bert_jax.base.errors import FAILED_STORAGE, first_line, TryAgain, UserError
+from bert_jax.base.files import own_folder, put_grown
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.mesh.distributed import all_or_none, meet
-from bert_jax.runs.checkpoint_integrity import check_arrays, damage_found, Damaged, sealed, unsealed
+from bert_jax.runs.checkpoint_integrity import chain, check_arrays, damage_found, Damaged, sealed, unsealed
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it then raises
+
+
+COMMITTED, _TEMPORARY = "commit_success.txt", "orbax-checkpoint-tmp"  # Orbax's names
 
 
 class Checkpoints:
@@ -42,7 +46,8 @@ class Checkpoints:
         self.folder = (folder if keep is None else own_folder(folder, elsewhere=True)).absolute()
         self.unfinished = unfinished_saves(self.folder)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with self._named_failures():
+            self._manager = ocp.CheckpointManager(os.fspath(self.folder), options=options)
 
     @property
     def latest(self) -> int | None:
@@ -62,6 +67,7 @@ class Checkpoints:
         """
         meet(f"save of step {step:,}")
         with all_or_none():
+            put_grown()  # the lines of metrics up to this step: a run that is resumed here does not compute them again
             self._require_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with self._named_failures():  # this save's, or an earlier one's that was still under way
@@ -106,6 +112,8 @@ class Checkpoints:
             with _without_echo():
                 return self._manager.restore(step, args=ocp.args.Composite(**arguments, record=ocp.args.JsonRestore()))
         except Exception as error:  # Orbax raises whatever a damaged file makes of its code
+            if (failure := self._failure_of_storage(error)) is not None:
+                raise failure from None
             found = damage_found(self.folder / str(step), abstract_items, error)
             raise UserError(
                 f"{self.folder / str(step)}: this checkpoint cannot be restored ({found or first_line(error)}):"
@@ -125,6 +133,8 @@ class Checkpoints:
             path = self.folder / name
             if path.is_symlink():
                 path.unlink()
+            elif on_bucket(path):
+                path.rmtree()
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -146,13 +156,14 @@ class Checkpoints:
             self.close()
 
     def close(self) -> None:
-        """Wait and free the manager; raises as `wait`."""
+        """Wait and free the manager, and put what has grown since the last save; raises as `wait`."""
         with self._named_failures():
             self._manager.close()
+        put_grown()
 
     def _require_space(self, needed: int) -> None:
         """Refuse to begin a save that the disk cannot hold; folders that are no local disk are not asked."""
-        if not self.folder.is_dir():
+        if on_bucket(self.folder) or not self.folder.is_dir():
             return
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -163,22 +174,37 @@ class Checkpoints:
 
     def _what_stays(self) -> str:
         """Return what a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
-        steps = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
+        pattern = f"[0-9]*/{COMMITTED}" if on_bucket(self.folder) else "[0-9]*"
+        names = [path.relative_to(self.folder).parts[0] for path in self.folder.glob(pattern)]
+        steps = [int(name) for name in names if name.isdigit()]
         return f"the newest one there, of step {max(steps):,}, is good" if steps else "none there is complete yet"
 
     @contextmanager
     def _named_failures(self) -> Iterator[None]:
         """Turn what tensorstore raises on a full disk, and the like, into one line."""
+        kinds = (Exception,) if on_bucket(self.folder) else (ValueError, OSError, RuntimeError)
         try:
             yield
-        except (ValueError, OSError, RuntimeError) as error:
+        except kinds as error:
+            if (failure := self._failure_of_storage(error)) is not None:
+                raise failure from None
             reason, remedy = first_line(error), remedy_for(error, self.folder)
             error.__traceback__ = None
             gc.collect()  # pending writes hold on to the failed ones and would complain when Python ends
-            raise UserError(
+            kind = TryAgain if _errnos(error) & FAILED_STORAGE else UserError
+            raise kind(
                 f"{self.folder}: a checkpoint could not be written ({reason}); {self._what_stays()}: {remedy} and run the"
                 " same command again"
             ) from None
+
+    def _failure_of_storage(self, error: Exception) -> UserError | None:
+        """Return what to raise where a bucket did not answer or did not allow it; None: something else went wrong."""
+        if not on_bucket(self.folder):
+            return None
+        from bert_jax.base.buckets import bucket_failure
+
+        causes = [found for cause in chain(error) if (found := bucket_failure(self.folder, cause)) is not None]
+        return causes[-1] if causes else None
 
 
 @contextmanager
@@ -203,18 +229,26 @@ def _without_echo() -> Iterator[None]:
             sys.stderr.write(heard.getvalue())
 
 
+def mark_complete(folder: Path) -> None:
+    """Write into the checkpoints of a folder, which are complete, what says so where they are put on a bucket."""
+    for step in (path for path in folder.glob("*") if path.name.isdigit()):
+        for part in (step, *(path for path in step.iterdir() if path.is_dir())):
+            (part / COMMITTED).write_text("")
+
+
 def unfinished_saves(folder: Path) -> list[str]:
     """Names of the folders that a cut off save has left behind."""
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if "orbax-checkpoint-tmp" in path.name)
+    if on_bucket(folder):
+        steps = [path for path in folder.iterdir() if path.name.isdigit() or _TEMPORARY in path.name]
+        return [path.name for path in steps if not (path / COMMITTED).is_file()]
+    return sorted(path.name for path in folder.iterdir() if _TEMPORARY in path.name)
 
 
 def remedy_for(error: Exception, folder: Path) -> str:
     """Return what to do about a write into `folder` that failed; of libraries' errors only the text is there."""
-    named = {getattr(error, "errno", None)} | {
-        number for number in errno.errorcode if os.strerror(number) in str(error)
-    }
+    named = _errnos(error)
     if named & {errno.ENOSPC, errno.EDQUOT}:
         return "free some space"
     if named & {errno.EFBIG}:
@@ -226,7 +260,6 @@ def remedy_for(error: Exception, folder: Path) -> str:
     return f"see that {folder} can be written to"
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for one-line messages."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _errnos(error: Exception) -> set[int | None]:
+    """Return the system's numbers of an error, as far as its text tells them."""
+    return {getattr(error, "errno", None)} | {number for number in errno.errorcode if os.strerror(number) in str(error)}

@@ -79,7 +79,7 @@ def damage_found(folder: Path, items: Mapping[str, PyTree], error: Exception) ->
     for name in (*needed, *sorted(also)):
         if not name.endswith(".ocdbt") and not _is_json(folder / name):
             return f"{name} is damaged: it is not JSON"
-    text = " ".join(str(part) for part in _chain(error))
+    text = " ".join(str(part) for part in chain(error))
     for item, tree in items.items():
         for path in arrays_by_path(tree):
             if f"/{item}/" in text and re.search(rf"""['"]{re.escape(path.replace("/", "."))}/""", text):
@@ -89,7 +89,8 @@ def damage_found(folder: Path, items: Mapping[str, PyTree], error: Exception) ->
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came of, one after the other."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

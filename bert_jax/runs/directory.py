@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.files import complete_or_absent, open_itself, parse_json, read_json, reading, write_json
+from bert_jax.base.files import complete_or_absent, open_growing, parse_json, read_json, reading, write_json
 from bert_jax.base.output_lock import LOCK_FILE
+from bert_jax.base.paths import any_path
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import description_from, ModelDescription
 from bert_jax.config.pretrain import PretrainConfig
@@ -178,7 +179,7 @@ def open_run(path: str | Path) -> RunDirectory:
     Raises:
       UserError: the directory is none.
     """
-    run = RunDirectory(Path(path))
+    run = RunDirectory(any_path(path))
     other = _other_format(run)
     if other is not None:
         raise UserError(
@@ -305,8 +306,8 @@ def _shard_hashes(manifest: JsonObject) -> list[str]:
 
 def append_metrics(run: RunDirectory, line: JsonObject) -> None:
     """Add a line to metrics.jsonl."""
-    with open(run.metrics_file, "a", encoding="utf-8", opener=open_itself) as file:
-        file.write(json.dumps(line) + "\n")
+    with open_growing(run.metrics_file) as file:
+        file.write(f"{json.dumps(line)}\n".encode())
 
 
 def forget_metrics_after(run: RunDirectory, step: int) -> int:

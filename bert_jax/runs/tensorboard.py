@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from bert_jax.base.files import open_itself, own_folder
+from bert_jax.base.files import open_growing, own_folder
 
 
 class Board:
@@ -35,7 +35,7 @@ class Board:
         # TensorBoard reads files in the order of their seconds. The rest tells apart runs that are resumed within one,
         # and cannot be guessed: nobody can have put a link there.
         name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}.{done}.{secrets.token_hex(4)}"
-        self._file = open(folder / name, "xb", opener=open_itself)  # noqa: SIM115 - closed by `close`
+        self._file = open_growing(folder / name, new=True)
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
 

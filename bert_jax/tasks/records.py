@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.lines import EmptyLines, json_record, LONGEST_LINE
 from bert_jax.tasks.table import Column, Columns, is_test, Task, TFDS, tfds_place
@@ -49,7 +50,7 @@ def columns_of(task: Task, split: str, source: str | Path) -> Columns:
 def open_records(task: Task, split: str, source: str | Path, columns: Columns) -> Records:
     if str(source).startswith(TFDS):
         return _tfds_records(task, split, str(source), columns)
-    path = find_file(task, split, Path(source))
+    path = find_file(task, split, readable(source))
     suffix = plain_suffix(path)
     if suffix not in (".jsonl", ".tsv", ".txt", ".csv"):
         raise UserError(f"{path}: the ending {suffix or '(none)'} is not known: name it .tsv, .csv or .jsonl")

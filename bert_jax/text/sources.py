@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bert_jax.base.bucket_cache import local_copy
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import file_sha256
+from bert_jax.base.paths import any_path, any_text, on_bucket
 from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import RawDocument, read_raw, ReadingCounts, ReadingOptions
 from bert_jax.text.tables import HUGGING_FACE, read_table, saved_files, table_format
@@ -80,7 +82,7 @@ def parse_sources(inputs: Sequence[str | Path], option: str = "--input") -> list
       UserError: an item that is missing, an empty file, a folder without files, a glob that matches nothing, a file
         that is reached twice or is not a regular file, a weight that is not one, a data set that TFDS does not have.
     """
-    sources = [_parse(str(item), option) for item in inputs]
+    sources = [_parse(any_text(str(item)), option) for item in inputs]
     _require_once(sources)
     return sources
 
@@ -92,15 +94,15 @@ def total_bytes(sources: Sequence[Source]) -> int:
 
 def _parse(item: str, option: str) -> Source:
     text, weight = item, 1.0
-    if not os.path.exists(item) and (match := _WEIGHT.fullmatch(item)):
+    if not _exists(item) and (match := _WEIGHT.fullmatch(item)):
         text, weight = match[1], _weight(item, match[2], option)
     if text.startswith(_TFDS) and not os.path.exists(text):
         split = find_split(text, option)
         return Source(text, weight, split.files, split.folder, split)
-    path = Path(text)
     if text.startswith(HUGGING_FACE) and not os.path.exists(text):
         folder, files = saved_files(text, option)
         return Source(f"{HUGGING_FACE}{folder.resolve().name}", weight, tuple(files), folder)
+    path = _readable(text, option)
     if path.is_dir():
         files, folder = _files_below(path, option), path
     elif path.exists():
@@ -113,6 +115,21 @@ def _parse(item: str, option: str) -> Source:
         _require_text(file, option)
     name = path.relative_to(folder).as_posix() if path != folder else path.resolve().name
     return Source(name, weight, tuple(files), folder)
+
+
+def _exists(item: str) -> bool:
+    return any_path(item).exists() if item.startswith("gs://") else os.path.exists(item)
+
+
+def _readable(text: str, option: str) -> Path:
+    """Return the path of a file or folder; of one on a bucket that of its copy."""
+    path = any_path(text)
+    if not on_bucket(path):
+        return path
+    if not path.exists():
+        also = ", and globs are not looked up there" if glob.has_magic(text) else ""
+        raise UserError(f"{text} is missing{also}: check {option}")
+    return local_copy(path)
 
 
 def _weight(item: str, text: str, option: str) -> float:

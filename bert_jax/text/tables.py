@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.files import read_json, reading
 from bert_jax.text.documents import decode, RawDocument, ReadingCounts, ReadingOptions, text_document, Undecodable
@@ -193,7 +194,7 @@ def saved_files(spec: str, option: str) -> tuple[Path, list[Path]]:
     Raises:
       UserError: it is none, has several splits, a file is missing, or it has no rows.
     """
-    folder = Path(spec.removeprefix(HUGGING_FACE))
+    folder = readable(spec.removeprefix(HUGGING_FACE))
     if (folder / _SPLITS).is_file():
         with reading(folder / _SPLITS, _COPY):
             names = list(read_json(folder / _SPLITS, _COPY)["splits"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json, reading
 from bert_jax.base.lines import foreign_encoding, mend_encoding
+from bert_jax.base.paths import any_path
 from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS, Tokenizer, TOKENIZER_FILE
 from bert_jax.tokenization.hugging_face import Described, LARGEST_FILE, LIBRARY_FILE, read_description
@@ -35,7 +36,7 @@ def load_tokenizer(path: Path, lowercase: bool | None = None, strip_accents: boo
     SentencePiece model says itself how it normalises. `decided_by` of the result says which it was. Raises UserError for
     what does not fit.
     """
-    file = _vocabulary_file(Path(path))
+    file = _vocabulary_file(any_path(path))
     asked = {"lowercase": lowercase, "strip_accents": strip_accents}
     if file.suffix == ".model":
         return _load_sentencepiece(file, asked)

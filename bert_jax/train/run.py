@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from bert_jax.base.errors import Interrupted, TryAgain, UserError
+from bert_jax.base.errors import first_line, Interrupted, TryAgain, UserError
 from bert_jax.base.files import write_json
 from bert_jax.base.host import __version__
 from bert_jax.base.output_lock import locked
@@ -18,7 +18,7 @@ from bert_jax.mesh.distributed import all_or_none, is_main, of_main, require_con
 from bert_jax.mesh.peak import device_peak
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.model.attention.check import check_at_start
-from bert_jax.runs.checkpoint import Checkpoints, first_line
+from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.train.loop import listen_for_stop
 from bert_jax.train.session import RunObjective, Session

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from bert_jax.base.bucket_cache import local_copy
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import complete_or_absent, write_json
 from bert_jax.base.lines import grouped
@@ -259,6 +260,7 @@ def _weights_sha256(model: Pretrained) -> str:
 def _made_before(output: Path, request: JsonObject) -> JsonObject | None:
     """The record of a result that is there, if it is of the same texts, weights and settings, and its files are whole."""
     try:
+        output = local_copy(output)
         if output.suffix == ".npz":
             with np.load(output, allow_pickle=False) as arrays:
                 record = json.loads(str(arrays["record"]))

@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
@@ -252,7 +253,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
     Raises:
       UserError: no checkpoint, one that is not whole, no vocabulary.
     """
-    checkpoint = open_checkpoint(Path(path), asked or Asked())
+    checkpoint = open_checkpoint(any_path(path), asked or Asked())
     if checkpoint.tokenizer is None:
         raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one with --vocab")
     origin = _origin_of(checkpoint)

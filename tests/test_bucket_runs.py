@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job with everything on a bucket: the same bytes and bits as on a disk, also of a run that was killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from bucket_emulator import BUCKET
+from conftest import made_up_text, run_stage, small_config
+from finetune_samples import command, write_sst2
+from test_multihost import finish, start_both
+
+from bert_jax.base.paths import any_path
+from bert_jax.cli import main
+from bert_jax.config.settings import to_dict
+from bert_jax.config.training import MeshConfig
+from bert_jax.mesh.sharding import make_mesh
+from bert_jax.runs.checkpoint import Checkpoints, COMMITTED
+from bert_jax.train.pretraining import pretrain
+from bert_jax.train.state import Training
+
+HERE = f"gs://{BUCKET}/job"
+_MODEL = replace(small_config().model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+_PHASES = (replace(small_config().phases[0], steps=8),)
+CONFIG = small_config(model=_MODEL, phases=_PHASES, save_every=2, log_every=1, keep_checkpoints=2, eval_every=0)
+
+RUN = """
+import json, sys
+sys.modules["tensorflow"] = None  # the plain feed: the same batches, and seconds saved
+from bert_jax.base.paths import any_path
+from bert_jax.config.settings import from_dict
+from bert_jax.train.pretraining import pretrain
+pretrain(from_dict(json.loads(sys.argv[1])), any_path(sys.argv[2]), any_path(sys.argv[3]), resume_command="")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(emulator):
+    """Text, vocabulary and data on the bucket, made by the stages with the options of the fixture `prepared`."""
+    text = any_path(f"{HERE}/text.txt")
+    text.write_bytes(made_up_text(200).encode())
+    run_stage("vocab", "--input", text, "--output", f"{HERE}/vocab", "--size", 100)
+    lengths = ("--sequence-length", 16, 32)
+    options = ("--objective", "mlm_nsp", *lengths, "--shard-size", 20_000, "--workers", 1)
+    run_stage("prepare", "--input", text, "--vocab", f"{HERE}/vocab", "--output", f"{HERE}/data", *options)
+    return any_path(f"{HERE}/data")
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory) -> Path:
+    """The uninterrupted run, on the disk."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    pretrain(CONFIG, data, run, resume_command="")
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(data, straight):
+    """The run on the bucket, killed after its first save and resumed; its programs are compiled in `straight`."""
+    path = any_path(f"{HERE}/run")
+    command = [sys.executable, "-c", RUN, json.dumps(to_dict(CONFIG)), str(data), str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 400
+        while not (path / "checkpoints" / "2" / COMMITTED).exists():
+            assert process.poll() is None, "the run ended before its first save"
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
+    for name in ("config.json", "vocab.txt", "metrics.jsonl", "lock"):
+        assert (path / name).is_file()
+    # What a save leaves that was cut off when its arrays came; whatever this kill has met.
+    for name in (path / "checkpoints" / "2").objects():
+        if COMMITTED not in name:
+            (path / "checkpoints" / "7" / name).write_bytes((path / "checkpoints" / "2" / name).read_bytes())
+    pretrain(CONFIG, data, path, resume_command="")
+    return path
+
+
+def lines_of(run) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in found]
+
+
+def final_state(run) -> dict:
+    abstract = Training(CONFIG, make_mesh(CONFIG.mesh)).abstract_state
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        assert checkpoints.latest == CONFIG.total_steps
+        items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
+        restored = checkpoints.restore(CONFIG.total_steps, items)
+    del restored["record"]
+    return jax.tree.map(np.asarray, restored)
+
+
+def test_vocabulary_and_data_are_the_same_as_on_a_disk(data, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(made_up_text(200), encoding="utf-8")
+    modified = any_path(f"{HERE}/text.txt").about()["mtime"].timestamp()
+    os.utime(text, (modified, modified))  # which the records have
+    run_stage("vocab", "--input", text, "--output", tmp_path / "vocab", "--size", 100)
+    lengths = ("--sequence-length", 16, 32)
+    options = ("--objective", "mlm_nsp", *lengths, "--shard-size", 20_000, "--workers", 1)
+    run_stage("prepare", "--input", text, "--vocab", tmp_path / "vocab", "--output", tmp_path / "data", *options)
+    for folder, on_bucket in ((tmp_path / "vocab", data.parent / "vocab"), (tmp_path / "data", data)):
+        assert sorted(path.name for path in folder.iterdir()) == sorted(on_bucket.objects())
+        for path in (path for path in folder.iterdir() if path.suffix != ".html"):  # which names its folder
+            assert path.read_bytes() == (on_bucket / path.name).read_bytes(), path.name
+
+
+def test_what_was_made_is_recognised(data, capsys):
+    run_stage("vocab", "--input", f"{HERE}/text.txt", "--output", f"{HERE}/vocab", "--size", 100)
+    assert "already has this vocabulary" in capsys.readouterr().out
+    lengths = ("--sequence-length", 16, 32)
+    options = ("--objective", "mlm_nsp", *lengths, "--shard-size", 20_000, "--workers", 1)
+    run_stage("prepare", "--input", f"{HERE}/text.txt", "--vocab", f"{HERE}/vocab", "--output", str(data), *options)
+    assert "nothing to do" in capsys.readouterr().out
+    assert (
+        main(["prepare", "--input", f"{HERE}/text.txt", "--vocab", f"{HERE}/vocab", "--output", f"{HERE}/vocab"]) == 2
+    )
+
+
+def test_a_killed_run_ends_bit_for_bit_like_one_on_a_disk(run, straight):
+    ours, theirs = final_state(run), final_state(straight)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert lines_of(run) == lines_of(straight)
+    assert any((run / "tensorboard").glob("events*"))
+
+
+def test_a_save_that_was_cut_off_is_removed_and_old_ones_go(run):
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"6", "8"}
+    assert not (run / "lock").exists()
+
+
+def test_a_finished_run_is_used_from_the_bucket(run, straight, data, capsys):
+    """evaluate, report, doctor and fill-mask: the numbers are those of the run on the disk."""
+    scores = []
+    for path in (run, straight):
+        run_stage("evaluate", path, "--data", data, "--json")
+        scores.append({name: value for name, value in json.loads(capsys.readouterr().out).items() if name != "run"})
+    assert scores[0]["mlm_loss"] == scores[1]["mlm_loss"]
+    assert (run / "evaluation.json").is_file()
+    run_stage("report", run)
+    assert capsys.readouterr().out.strip() == f"{run}/report.html"
+    assert (run / "report.html").read_bytes().startswith(b"<!")
+    main(["doctor", str(run)])
+    assert str(run) in capsys.readouterr().out
+    run_stage("fill-mask", run, "the ship of the [MASK] is near the wave .")
+    assert "[MASK]" in capsys.readouterr().out
+    pretrain(CONFIG, data, run, resume_command="")
+    assert "has finished its 8 steps" in capsys.readouterr().err
+
+
+def test_a_run_that_is_there_is_not_begun_anew(run, data):
+    """Fails where a bucket's folder is taken for empty."""
+    assert main(["pretrain", "tiny", "--data", str(data), "--output", str(run)]) == 2
+
+
+def test_fine_tuning_prediction_and_vectors(run, emulator, tmp_path, capsys):
+    """A run on the bucket is fine-tuned into a run on the bucket, with its data there; and used."""
+    files = write_sst2(tmp_path / "sst2")
+    for path in files.iterdir():
+        any_path(f"{HERE}/sst2/{path.name}").write_bytes(path.read_bytes())
+    tuned = f"{HERE}/tuned"
+    run_stage(*command("sst2", f"{HERE}/sst2", run, tuned, "epochs=1"))
+    run_stage(*command("sst2", files, run, tmp_path / "tuned", "epochs=1"))
+    theirs = json.loads((tmp_path / "tuned" / "scores.json").read_text())
+    ours = json.loads(any_path(f"{tuned}/scores.json").read_text())
+    assert ours["scores"] == theirs["scores"]
+    run_stage("report", tuned)
+    run_stage("predict", tuned, "--data", f"{HERE}/sst2", "--split", "dev")
+    name = "predictions/dev.jsonl"
+    run_stage("predict", tmp_path / "tuned", "--data", files, "--split", "dev")
+    assert any_path(f"{tuned}/{name}").read_bytes() == (tmp_path / "tuned" / name).read_bytes()
+    run_stage("embed", run, "--input", f"{HERE}/text.txt", "--output", f"{HERE}/vectors", "--shard-vectors", 500)
+    assert any_path(f"{HERE}/vectors/embeddings.json").is_file()
+    capsys.readouterr()
+    run_stage("embed", run, "--input", f"{HERE}/text.txt", "--output", f"{HERE}/vectors", "--shard-vectors", 500)
+    assert "holds these vectors already" in capsys.readouterr().out
+
+
+def test_requests_that_fail_while_a_run_trains(data, straight, emulator):
+    """Uploads and reads are answered with 503 now and then, and new objects appear late: the run is the same."""
+    path = any_path(f"{HERE}/unlucky")
+    written = emulator.fail(503, 4, methods="POST PUT", name="unlucky")
+    read = emulator.fail(503, 4, methods="GET", name="unlucky")
+    with written as failed, read, emulator.hide("unlucky/checkpoints/2/params/manifest", 3):
+        pretrain(replace(CONFIG, keep_checkpoints=1), data, path, resume_command="")
+    assert failed
+    jax.tree.map(np.testing.assert_array_equal, final_state(path), final_state(straight))
+
+
+def test_a_conversion_there_and_back(run, straight, capsys):
+    """To Hugging Face's format and back, both on the bucket; each certificate holds, and is found again."""
+    for source, name, to in ((run, "hf", "huggingface"), (f"{HERE}/hf", "ours", "bert-jax")):
+        rows = ("--padding-rows", "drop") if to == "bert-jax" else ()
+        run_stage("convert", source, f"{HERE}/{name}", "--to", to, *rows)
+        assert any_path(f"{HERE}/{name}/conversion.json").is_file()
+        run_stage("convert", source, f"{HERE}/{name}", "--to", to, *rows)
+        assert "holds this conversion already" in capsys.readouterr().out
+    run_stage("fill-mask", f"{HERE}/ours", "the ship of the [MASK] is near the wave .")
+
+
+def test_stages_that_take_a_model_and_write_here(run, data, tmp_path, capsys):
+    """senses, probe and export read the run from the bucket; an output on it is refused before anything is written."""
+    lines = tmp_path / "lines.tsv"
+    lines.write_text("the *ship* is near\tone\na *ship* of the wave\tone\nthe *ship* is a\ttwo\nof *ship* the\ttwo\n")
+    files = write_sst2(tmp_path / "sst2")
+    commands = {
+        "senses": ("senses", run, "--input", lines),
+        "probe": ("probe", run, "--task", "sst2", "--data", files, "--seeds", 2),
+        "export": ("export", run, "--to", "stablehlo", "--for", "fill-mask"),
+    }
+    for name, words in commands.items():
+        assert main([*map(str, words), "--output", f"{HERE}/{name}"]) == 2
+        assert "addresses of gs:// are not read or written here" in capsys.readouterr().err
+        assert not any_path(f"{HERE}/{name}").exists()
+        run_stage(*words, "--output", tmp_path / name)
+        assert any((tmp_path / name).iterdir())
+
+
+def test_two_processes_write_one_run(data, straight, emulator, tmp_path):
+    """Every process writes its part of a checkpoint into the bucket; what comes out is the run of one process, to rounding."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(to_dict(replace(CONFIG, mesh=MeshConfig(data=2, fsdp=2)))))
+    path = any_path(f"{HERE}/together")
+    arguments = ["pretrain", str(config), "--data", str(data), "--output", str(path)]
+    assert finish(start_both(arguments, tmp_path / "run"), tmp_path / "run") == [0, 0]
+    ours, theirs = final_state(path), final_state(straight)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours["params"], theirs["params"])
+    for found, expected in zip(lines_of(path), lines_of(straight), strict=True):
+        assert {name: value for name, value in found.items() if "loss" in name} == pytest.approx(
+            {name: value for name, value in expected.items() if "loss" in name}, rel=1e-5, abs=1e-5
+        )
+    assert not (path / "lock").exists()

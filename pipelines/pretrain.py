@@ -6,7 +6,6 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
-    _bucket_options,
     _checkpoint_options,
     _options,
     _processes,
@@ -41,7 +40,6 @@ def make_parser() -> _options.StageParser:
     parser.add_argument("--output", type=any_path, required=True, metavar="PATH", help="the run directory")
     _add_start_options(parser)
     _processes.add_process_options(parser)
-    _bucket_options.add_bucket_options(parser)
     parser.config = PretrainConfig()
     return parser
 

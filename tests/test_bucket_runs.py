@@ -182,10 +182,12 @@ def test_fine_tuning_prediction_and_vectors(run, emulator, tmp_path, capsys):
     name = "predictions/dev.jsonl"
     run_stage("predict", tmp_path / "tuned", "--data", files, "--split", "dev")
     assert any_path(f"{tuned}/{name}").read_bytes() == (tmp_path / "tuned" / name).read_bytes()
-    run_stage("embed", run, "--input", f"{HERE}/text.txt", "--output", f"{HERE}/vectors", "--shard-vectors", 500)
+    embed = ("embed", run, "--input", f"{HERE}/text.txt", "--output", f"{HERE}/vectors", "--shard-vectors", "500")
+    embed += ("--too-long", "truncate")
+    run_stage(*embed)
     assert any_path(f"{HERE}/vectors/embeddings.json").is_file()
     capsys.readouterr()
-    run_stage("embed", run, "--input", f"{HERE}/text.txt", "--output", f"{HERE}/vectors", "--shard-vectors", 500)
+    run_stage(*embed)
     assert "holds these vectors already" in capsys.readouterr().out
 
 

@@ -95,7 +95,9 @@ def test_the_line_names_the_way(address, way):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["run", "/a/b:/c", "a b/c", "C:/run", "tfds:name/config/train:text", "x@2", "*.txt"])
+@pytest.mark.parametrize(
+    "name", ["run", "/a/b:/c", "a b/c", "C:/run", "tfds:name/config/train:text", "hf:/folder", "x@2", "*.txt"]
+)
 def test_paths_of_this_machine_are_left_as_they_are(name):
     assert local_text(name) == name
     assert local_path(name) == Path(name)

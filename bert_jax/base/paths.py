@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("EPATH_USE_TF", "0")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-# `gs:/bucket` is what pathlib has left of `gs://bucket`. One letter is a drive of Windows; tfds:NAME has no slash.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+# `gs:/bucket` is what pathlib has left of `gs://bucket`. One letter is a drive of Windows; tfds:NAME has no slash, and
+# hf:/folder is a folder that `datasets` has saved.
+_ADDRESS = re.compile(r"(?!hf:/[^/])([A-Za-z][A-Za-z0-9+.-]+):/")
 _MOUNTS = {
     "gs": "mount the bucket (gcsfuse) or copy it here (gcloud storage cp -r)",
     "s3": "mount the bucket (mountpoint-s3) or copy it here (aws s3 cp --recursive)",

@@ -160,7 +160,9 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     if kind != "bert":
         relative = _RELATIVES.get(str(kind))
         reason = f" ({relative})" if relative else ""
-        raise UserError(f"{path} is the config of a {kind!s:.80} model, which is no BERT{reason}: it cannot be converted")
+        raise UserError(
+            f"{path} is the config of a {kind!s:.80} model, which is no BERT{reason}: it cannot be converted"
+        )
     for name, wanted in (
         ("position_embedding_type", "absolute"),
         ("add_cross_attention", False),

@@ -85,6 +85,7 @@ class Embeddings(nnx.Module):
         self.dropout_rate = config.hidden_dropout_prob
         self.dtype = compute.dtype
 
+    @jax.named_scope("embedding")
     def __call__(
         self, input_ids: jax.Array, position_ids: jax.Array, segment_ids: jax.Array, seeds: jax.Array | None
     ) -> jax.Array:
@@ -108,6 +109,7 @@ class SelfAttention(nnx.Module):
         self.config = config
         self.compute = compute
 
+    @jax.named_scope("attention")
     def __call__(self, x: jax.Array, sequence_ids: jax.Array, seeds: jax.Array | None) -> jax.Array:
         """[B, S, D] -> [B, S, D]."""
         heads = self.config.num_attention_heads
@@ -136,6 +138,7 @@ class FeedForward(nnx.Module):
         self.output = Dense(config.intermediate_size, config.hidden_size, config, compute, rngs=rngs)
         self.hidden_act = config.hidden_act
 
+    @jax.named_scope("feed_forward")
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, S, D] -> [B, S, D]."""
         return gelu_dense(self.intermediate(x), self.output.kernel[...], self.output.bias[...], self.hidden_act)

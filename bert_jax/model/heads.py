@@ -48,6 +48,7 @@ class MlmHead(nnx.Module):
             self.decoder = nnx.Param(initial_weights(config, rngs, (config.vocab_size, config.hidden_size)))
         self.config = config
 
+    @jax.named_scope("heads")
     def __call__(self, x: jax.Array, word_embedding: jax.Array) -> jax.Array:
         """x [B, M, D], word_embedding [V, D] -> logits [B, M, V] float32."""
         x = self.norm(gelu(self.transform(x), self.config.hidden_act))
@@ -84,7 +85,8 @@ class BertModel(nnx.Module):
             picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
             mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
         pooled = encoded.pooled_output
-        nsp_logits = self.nsp(pooled).astype(jnp.float32) if self.nsp is not None and pooled is not None else None
+        with jax.named_scope("heads"):
+            nsp_logits = self.nsp(pooled).astype(jnp.float32) if self.nsp is not None and pooled is not None else None
         return BertOutput(mlm_logits, nsp_logits, self.task_logits(encoded, batch, dropout_seeds), encoded)
 
     def encode(
@@ -101,6 +103,7 @@ class BertModel(nnx.Module):
             all_layers=all_layers or self.needs_all_layers,
         )
 
+    @jax.named_scope("heads")
     def task_logits(
         self, encoded: EncoderOutput, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None
     ) -> jax.Array | None:

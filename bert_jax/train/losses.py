@@ -15,6 +15,7 @@ class Scores(NamedTuple):
     weight: jax.Array  # [] float32
 
 
+@jax.named_scope("loss")
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Scores:
     """Weighted sums of the softmax cross-entropy and of right predictions.
 

@@ -11,6 +11,7 @@ from conversion_samples import hugging_face_shapes, write_hugging_face
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
+from bert_jax.runs.cost import without_clock
 from bert_jax.tokenization import WordPieceTokenizer
 
 WORDS = [
@@ -178,4 +179,4 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def without_times(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl, as far as they do not depend on the machine's speed."""
-    return [{name: value for name, value in line.items() if name != "examples_per_second"} for line in lines]
+    return [dict(line) for line in without_clock(lines)]

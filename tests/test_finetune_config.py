@@ -2,6 +2,7 @@
 """Settings of fine-tuning: the paper's recipe, what the task's table fills in, what is refused by name."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +17,12 @@ from bert_jax.config.settings import differences, flatten, override, settings_he
 from bert_jax.config.training import OptimizerConfig
 from bert_jax.finetuning.run import Finetuning
 from bert_jax.finetuning.splits import resolved
+from bert_jax.runs.directory import RunDirectory
 from bert_jax.tasks.table import find_task
+from bert_jax.train.bad_steps import not_finite
+from bert_jax.train.capsule import stopped
 from bert_jax.train.optimizer import learning_rate_schedule
 from bert_jax.train.pretraining import Pretraining
-from bert_jax.train.session import Session
 from bert_jax.train.state import Training
 
 
@@ -167,10 +170,9 @@ def test_refused_by_name(assignment, message):
 
 @pytest.mark.parametrize(("objective", "config"), [(Finetuning, FinetuneConfig()), (Pretraining, PretrainConfig())])
 def test_a_loss_that_is_not_finite_is_mended_by_settings_of_the_stage(objective, config):
-    at = SimpleNamespace(run=SimpleNamespace(checkpoints="checkpoints"), objective=objective)
-    with pytest.raises(UserError, match="step 3: the loss or the gradient is not finite") as refused:
-        Session.measured(at, 3, None, {"task_loss": float("nan")}, 0.1)
-    named = re.findall(r"(?:lower|raise|lengthen) ([a-z_.]+)", str(refused.value))
+    refused = stopped(3, not_finite({"task_loss": float("nan")}), RunDirectory(Path("run")), objective.remedy)
+    assert str(refused).startswith("step 3: the loss or the gradient is not finite (task_loss=nan)")
+    named = re.findall(r"(?:lower|raise|lengthen) ([a-z_.]+)", str(refused))
     assert len(named) == 2
     assert set(named) <= {key for key, _ in flatten(to_dict(config))}
 

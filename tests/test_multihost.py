@@ -27,6 +27,7 @@ from bert_jax.config.settings import to_dict
 from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.cost import without_clock
 from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import Training
 
@@ -96,7 +97,7 @@ def finish(processes: list[subprocess.Popen], run: Path) -> list[int]:
 def lines(run: Path) -> list[dict]:
     """metrics.jsonl without what depends on the clock."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "second" not in name} for line in found]
+    return without_clock(found)
 
 
 def parameters(run: Path):

@@ -30,6 +30,7 @@ from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.cost import without_clock
 from bert_jax.train.pretraining import pretrain, Pretraining
 from bert_jax.train.session import Session
 from bert_jax.train.state import Training, TrainState
@@ -110,7 +111,8 @@ def final_state(run: Path, config: PretrainConfig = CONFIG):
         items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
         restored = checkpoints.restore(total, items)
         assert restored["record"].pop("seconds") > 0
-        restored["record"]["last_line"] = without_clock(restored["record"]["last_line"])
+        assert restored["record"].pop("clock")["steps"] > 0
+        restored["record"]["last_line"] = without_clock([restored["record"]["last_line"]])
         return jax.tree.map(np.asarray, restored)
     finally:
         checkpoints.close()
@@ -118,12 +120,7 @@ def final_state(run: Path, config: PretrainConfig = CONFIG):
 
 def scores(run: Path) -> list[dict]:
     """metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [without_clock(line) for line in lines]
-
-
-def without_clock(line: dict) -> dict:
-    return {name: value for name, value in line.items() if "second" not in name}
+    return without_clock([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
 
 
 def stop_after(monkeypatch, steps: int) -> None:

@@ -10,6 +10,8 @@ library is all that is needed here.
 import ctypes
 import importlib.util
 import os
+import platform
+import re
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -58,6 +60,13 @@ def cache_folder() -> Path:
     """`bert_jax` where caches belong by the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "bert_jax"
+
+
+def processor() -> str:
+    """Return the name of the processor, as Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", path.read_text() if path.exists() else "", re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:

@@ -3,13 +3,11 @@
 
 import os
 import platform
-import re
 from datetime import datetime, UTC
-from pathlib import Path
 
 import jax
 
-from bert_jax.base.host import __version__, usable_cores
+from bert_jax.base.host import __version__, processor, usable_cores
 from bert_jax.base.types import JsonObject
 from bert_jax.bench.sides.child import versions
 
@@ -25,17 +23,10 @@ def conditions() -> JsonObject:
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cores": usable_cores(),
         "load_average": list(os.getloadavg()),
         "system": f"{platform.system()} {platform.release()}",
         "versions": {"bert_jax": __version__, **versions(*PACKAGES)},
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
     }
-
-
-def cpu_model() -> str:
-    """Return the name of the processor, as Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", path.read_text() if path.exists() else "", re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()

@@ -9,6 +9,7 @@
   configuration  what a run's configuration says: recipe, data for the steps, held-out text
   losses         what its curves say: no learning, divergence, memorising, pair labels
   signals        gradient norms, throughput, masks as measured
+  cost           what did not count: time that went elsewhere (goodput), bad steps
   finetuned      whether a fine-tuned run has learned anything, as it judged itself
   examination    a directory -> findings
   printing       findings -> what is printed

@@ -8,13 +8,14 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import reading
 from bert_jax.base.types import JsonObject
 from bert_jax.checks.configuration import check_plan
+from bert_jax.checks.cost import check_bad_steps, check_cost
 from bert_jax.checks.findings import Finding, NOTE, Passport, PROBLEM
 from bert_jax.checks.finetuned import learning_findings
 from bert_jax.checks.losses import check_losses
 from bert_jax.checks.passport import check_passport
 from bert_jax.checks.signals import check_signals
 from bert_jax.feed.shards import MANIFEST, read_manifest, table_name
-from bert_jax.runs.finetuned import load_finetuned
+from bert_jax.runs.finetuned import FinetunedRun, load_finetuned
 from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE
 from bert_jax.runs.reading import load_run, Run
 from bert_jax.runs.shapes import PASSPORT, require_shape
@@ -53,7 +54,7 @@ def examine(path: Path) -> Examination:
     if (path / FINETUNE_FILE).is_file():
         tuned = load_finetuned(path)
         heading = f"a fine-tuned run on {tuned.title}, step {tuned.last_step:,} of {tuned.total_steps:,}"
-        return Examination(path, "run", heading, learning_findings(tuned))
+        return Examination(path, "run", heading, tuned_findings(tuned))
     if (path / CONFIG_FILE).is_file():
         run = load_run(path)
         return Examination(
@@ -74,7 +75,16 @@ def examine(path: Path) -> Examination:
 
 def run_findings(run: Run) -> list[Finding]:
     """All findings about a pre-training run and the data it is trained on."""
-    return [*check_losses(run), *check_signals(run), *check_plan(run), *_of_data(run)]
+    return [*check_losses(run), *check_signals(run), *check_plan(run), *_counted(run), *_of_data(run)]
+
+
+def tuned_findings(run: FinetunedRun) -> list[Finding]:
+    """All findings about a fine-tuned run."""
+    return [*learning_findings(run), *_counted(run)]
+
+
+def _counted(run: Run | FinetunedRun) -> list[Finding]:
+    return [*check_bad_steps(run.bad, run.directory), *check_cost(run.cost)]
 
 
 def _of_data(run: Run) -> list[Finding]:

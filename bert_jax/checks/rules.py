@@ -295,6 +295,41 @@ SLOW_LINES = Rule(  # share of the lines
     "copy the data to a local disk",
     note=0.05,
 )
+# Share of the first loss that is left of one batch after two minutes. A BERT of any size that is put together rightly comes
+# below a tenth; one whose masks, labels or gradients are wrong stays near the word frequencies of its batch.
+OVERFIT = Rule(
+    "One batch by heart",
+    "a learning rate too low or too high for the model, initial weights too narrow, labels that do not belong to the text",
+    "try a rate of three times, and of a third; then look at the batch",
+    note=0.1,
+    warning=0.5,
+    problem=0.9,
+)
+BAD_STEPS = Rule(
+    "Bad steps",
+    "a learning rate near what the model can bear, a batch unlike the others, a device that computes wrongly",
+    "look at one: it is taken again in float32, operation by operation",
+)
+
+# ---- cost of a run ---------------------------------------------------------------------------------------------------
+
+JUDGED_SECONDS = 600  # a shorter run is mostly its own start
+DATA_BOUND = Rule(  # share of the time between steps and data
+    "Data wait",
+    "a feed that is slower than the device: storage, too few cores, or a small model on a fast device",
+    "copy the data to a local disk, give the job more cores, or use larger batches",
+    note=0.05,
+    warning=0.2,
+)
+# Shares of the whole time. Published goodput of long runs on thousands of chips is 90 % and more (PaLM, 2204.02311: restarts
+# and rollbacks; MegaScale, 2402.15627, section 6: over 90 %).
+COMPILING = Rule("Compiling", "", "share the folder of compiled programs between starts", note=0.2)
+EVALUATING = Rule("Evaluation", "", "evaluate less often, or on fewer batches", note=0.2)
+SAVING = Rule("Saving", "slow storage, or very frequent saves", "raise save_every", note=0.05, warning=0.2)
+RESTARTING = Rule("Restarts", "kills far from a checkpoint, or many", "lower save_every", note=0.05, warning=0.2)
+
+# ---- what is logged beside the losses --------------------------------------------------------------------------------
+
 LOGGED_MASKS = Rule("Masks", MASKS.causes, "do not train on; report it with metrics.jsonl and config.json")
 DEVIATIONS = 5  # standard errors of a share; once in two million
 LEAST_DEVIATION = 0.002  # of a share; less does not matter, whatever its significance

@@ -106,7 +106,7 @@ class ObjectiveConfig:
         """The share of tokens that is picked in step `step` (from 0) of the run."""
         if self.mlm_probability_end is None:
             return self.mlm_probability
-        progress = step / max(total_steps - 1, 1)
+        progress = min(step / max(total_steps - 1, 1), 1.0)  # batches that are passed over lie behind the last step
         return self.mlm_probability + (self.mlm_probability_end - self.mlm_probability) * progress
 
 

@@ -35,6 +35,11 @@ RESUMABLE_CHANGES = (
     "log_every",
     "save_every",
     "keep_checkpoints",
+    "profile",
+    "tracker",
+    "on_bad_step",
+    "most_bad_steps",
+    "spike",
 )
 # Two ways to say the same: the other one is none then.
 EITHER_OR = {

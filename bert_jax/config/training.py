@@ -22,6 +22,8 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTIONS = ("auto", "reference", "xla", "pallas_tpu", "pallas_gpu", "cudnn")
 FREEZES = ("none", "embeddings", "encoder")
+TRACKERS = ("wandb", "mlflow", "trackio")
+ON_BAD_STEP = ("stop", "skip", "rollback")
 UNROLLED_ON_CPU = 6  # layers: 4 of 128 train 1.2 to 1.5 times as fast as in a loop, and compile as long
 
 
@@ -183,6 +185,23 @@ class TrainingConfig:
         1_000, "steps between two checkpoints (none: one at each evaluation); the last step is always saved"
     )
     keep_checkpoints: int = setting(3, "newest checkpoints that are kept")
+    on_bad_step: str = setting(
+        "stop",
+        "a loss or gradient that is not finite: stop, skip (its update), rollback (to the newest checkpoint, past its batches)",
+    )
+    most_bad_steps: int = setting(
+        10, "steps that are skipped or rolled back for at most, with on_bad_step=skip or rollback"
+    )
+    spike: float = setting(
+        0.0, "robust standard deviations above the median loss of 100 steps, beyond which a step is bad too; 0: none is"
+    )
+    tracker: str | None = setting(
+        None,
+        f"curves beside TensorBoard's: {', '.join(TRACKERS)}; a line is there once a checkpoint of its step is complete",
+    )
+    profile: str | None = setting(
+        None, "FIRST:LAST, steps whose trace is written to the run directory, such as 101:105"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -194,6 +213,25 @@ class TrainingConfig:
         require_choice("", self, "compute_dtype", COMPUTE_DTYPES)
         require_choice("", self, "remat", REMAT_POLICIES)
         require_choice("", self, "attention", ATTENTIONS)
+        require_choice("", self, "on_bad_step", ON_BAD_STEP)
+        require_choice("", self, "tracker", (*TRACKERS, None))
+        require_positive("", self, "most_bad_steps")
+        require_not_negative("", self, "spike")
+        _ = self.profiled_steps  # refuses what names no steps
+
+    @property
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """The first and the last step that are traced, from 1; None: none.
+
+        Raises:
+          UserError: `profile` does not name two of them.
+        """
+        if self.profile is None:
+            return None
+        first, _, last = self.profile.partition(":")
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise UserError(f"profile={self.profile} names no steps: write FIRST:LAST, such as 101:105")
+        return int(first), int(last)
 
     @classmethod
     def spelling(cls, key: str) -> str | None:

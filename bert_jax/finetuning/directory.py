@@ -95,8 +95,8 @@ def task_record(task: str | OwnTask) -> JsonObject:
     return {"name": task} if isinstance(task, str) else {"own": to_dict(task)}
 
 
-def _named(record: JsonObject) -> str | OwnTask:
-    """Invert `task_record`; a record that JSON held has lists where there were tuples."""
+def named_task(record: JsonObject) -> str | OwnTask:
+    """Return the task that `task_record` wrote; a record that JSON held has lists where there were tuples."""
     if "name" in record:
         return str(record["name"])
     own: JsonObject = {
@@ -107,7 +107,7 @@ def _named(record: JsonObject) -> str | OwnTask:
 
 def task_from(record: JsonObject, labels: tuple[str, ...] | None) -> Task:
     """The task of a run."""
-    named = _named(record)
+    named = named_task(record)
     task = named.task() if isinstance(named, OwnTask) else find_task(named)
     return task.with_classes(labels) if labels and task.kind in ("classification", "multi_label") else task
 
@@ -146,7 +146,7 @@ def start_or_resume(path: Path, record: JsonObject, description: ModelDescriptio
     if run.finetune_file.is_file():
         run = Finetuned(path, read_record(run.finetune_file))
         with reading(run.finetune_file, AGAIN):
-            refuse_changes(run, "another fine-tuned run", _changes(run.record, record))
+            refuse_changes(run, "another fine-tuned run", changes_of(run.record, record))
         own = run.tokenizer().fingerprint
         if own != tokenizer.fingerprint:
             raise UserError(
@@ -167,7 +167,7 @@ def read_if_same(path: Path, record: JsonObject) -> Finetuned | None:
     return run if run is not None and run.record["training_rows"] == record["training_rows"] else None
 
 
-def _changes(old: JsonObject, new: JsonObject) -> list[str]:
+def changes_of(old: JsonObject, new: JsonObject) -> list[str]:
     """Return how settings, task, data or weights say something else than they did, whatever their paths are."""
     changed = differences(settings_of(old), settings_of(new))
     changed += _task_changes(old["task"], new["task"])
@@ -178,7 +178,7 @@ def _changes(old: JsonObject, new: JsonObject) -> list[str]:
 
 
 def _task_changes(old: JsonObject, new: JsonObject) -> list[str]:
-    before, after = _named(old), _named(new)
+    before, after = named_task(old), named_task(new)
     if isinstance(before, OwnTask) and isinstance(after, OwnTask):
         told = {
             COLUMN_OPTIONS.get(name, f"--{name}"): (getattr(before, name), getattr(after, name))

@@ -96,6 +96,7 @@ class Finetuning(RunObjective):
     def __init__(self, prepared: FinetuneSetup, run: Finetuned):
         self.prepared, self.run = prepared, run
         self.training = prepared.training
+        self.data_place = str(prepared.wanted.data)
         self.loss = TaskLoss(prepared.task.kind, frozen_encoder=prepared.config.optimizer.freeze == "encoder")
         self.predictor = Predictor(self.training)
         self.outcomes: dict[str, Outcome] = {}  # of the last evaluation, by split
@@ -134,6 +135,10 @@ class Finetuning(RunObjective):
         draw, split = self.prepared.schedule.draw(step), self.prepared.train_split
         batch = {**encoder_fields(split.units, draw), **split.labels(draw)}
         return own_part(batch, self.training.mesh)
+
+    def examples(self, span: StepSpan, step: int) -> JsonObject:
+        """Return the examples of a step's batch, by their numbers among those of training."""
+        return {"examples": self.prepared.schedule.draw(step).examples.tolist()}
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return the loss of a step."""
@@ -195,7 +200,7 @@ class Finetuning(RunObjective):
             split, first = next(iter(self.outcomes.items()))
             metric = main_metric(task, first.scores)
             value = first.scores.get(metric)
-            loss = session.last_line.get("loss")
+            loss = session.progress.last_line.get("loss")
             trained_on = getattr(self.prepared.train_split, "gold", None)
             judgement = judge(task.kind, first, config, self.prepared.total_steps, loss, trained_on)
         devices = list(self.training.mesh.devices.flat)
@@ -206,8 +211,8 @@ class Finetuning(RunObjective):
             "f1_of": task.f1_of,
             "degenerate": judgement.degenerate.to_dict() if judgement.degenerate else None,
             "undecided": judgement.undecided,
-            "seconds": session.seconds,
-            "examples_per_second": examples / max(session.seconds, 1e-9),
+            "seconds": session.progress.seconds,
+            "examples_per_second": examples / max(session.progress.seconds, 1e-9),
             "device": f"{len(devices)} x {devices[0].device_kind}",
             "seed": config.seed,
             "step": self.prepared.total_steps,

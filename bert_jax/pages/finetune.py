@@ -6,6 +6,7 @@ from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.pages.answer_tables import answer_parts
 from bert_jax.pages.calibration import calibration_sections
 from bert_jax.pages.class_tables import class_parts, Classes
+from bert_jax.pages.cost import cost_section
 from bert_jax.pages.finetune_curves import curve_panels
 from bert_jax.pages.finetune_summary import facts, findings, status, tiles
 from bert_jax.pages.glue_table import glue_sections, task_scores
@@ -41,7 +42,13 @@ def page_of(run: FinetunedRun) -> Page:
         facts=facts(run),
         findings=findings(run),
         tiles=tiles(run),
-        sections=[curves, *examples, *glue_sections(name, task_scores([run]), "one run"), _settings_section(run)],
+        sections=[
+            curves,
+            *examples,
+            *glue_sections(name, task_scores([run]), "one run"),
+            *cost_section(run.cost),
+            _settings_section(run),
+        ],
         footer="Scores are those of the official programs. Everything here stands in finetune.json, scores.json, metrics.jsonl"
         " and predictions/, for programs.",
     )

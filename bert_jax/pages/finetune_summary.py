@@ -3,7 +3,8 @@
 
 import shlex
 
-from bert_jax.checks.findings import Finding, NOTE
+from bert_jax.checks.cost import check_bad_steps, check_cost
+from bert_jax.checks.findings import Finding, NOTE, serious
 from bert_jax.checks.finetuned import learning_findings
 from bert_jax.config.settings import flatten
 from bert_jax.pages.finetune_curves import commonest_class, metric_words, of_class
@@ -137,7 +138,7 @@ def main_words(run: FinetunedRun) -> str:
 
 def findings(run: FinetunedRun) -> list[Finding]:
     """Findings about what is degenerate, missing or torn, with the command that mends it."""
-    found = learning_findings(run)
+    found = [*learning_findings(run), *serious([*check_bad_steps(run.bad, run.directory), *check_cost(run.cost)])]
     if (run.record.get("source") or {}).get("from_scratch"):
         seen = "the weights were drawn anew: this run shows what the task gives without pre-training"
         found.append(Finding(NOTE, "First weights", seen))

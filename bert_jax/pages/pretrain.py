@@ -11,6 +11,7 @@ from bert_jax.config.objective import pair_words
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.pages.chart import MOST_POINTS
+from bert_jax.pages.cost import cost_section
 from bert_jax.pages.curves import panels
 from bert_jax.pages.notices import notices
 from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
@@ -25,6 +26,10 @@ from bert_jax.runs.reading import mean_share, number, Run
 MACHINE_NAMES = {
     "bert_jax": "bert_jax",
     "jax": "JAX",
+    "jaxlib": "jaxlib",
+    "optax": "Optax",
+    "numpy": "NumPy",
+    "xla_flags": "Flags of XLA",
     "started": "Last started",
     "peak_flops_per_device": "Peak of a device",
     "peak_source": "Source of the peak",
@@ -48,6 +53,7 @@ def page_of(run: Run) -> Page:
             _token_section(run),
             _pair_section(run),
             Section("optimizer", "Optimizer and speed", [Grid(panels(optimizer_measures(run), lines_of(run)))]),
+            *cost_section(run.cost),
             evaluation_section(run),
             samples_section(run),
             data_section(run),

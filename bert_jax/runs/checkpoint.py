@@ -22,7 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from bert_jax.base.errors import FAILED_STORAGE, first_line, TryAgain, UserError
-from bert_jax.base.files import own_folder, put_grown
+from bert_jax.base.files import new_folder, own_folder, put_grown
 from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.mesh.distributed import all_or_none, meet
@@ -127,6 +127,16 @@ class Checkpoints:
             return "there is none before it here: copy it again, or make it anew"
         return f"remove that folder to go on from the one before it, of step {earlier:,}"
 
+    def keep(self, step: int, folder: Path) -> None:
+        """Keep a complete checkpoint in another folder too, whatever becomes of it here; for the main process alone.
+
+        Files are linked where the file system can, and take no room until the checkpoint here is deleted.
+        """
+        if not (folder / str(step)).exists():
+            partial = new_folder(folder / f"{step}.partial")
+            shutil.copytree(self.folder / str(step), partial, copy_function=_link_or_copy, dirs_exist_ok=True)
+            partial.rename(folder / str(step))
+
     def remove_unfinished(self) -> None:
         """Remove what a save that was cut off has left; for the main process alone."""
         for name in self.unfinished:
@@ -205,6 +215,13 @@ class Checkpoints:
 
         causes = [found for cause in chain(error) if (found := bucket_failure(self.folder, cause)) is not None]
         return causes[-1] if causes else None
+
+
+def _link_or_copy(source: str, destination: str) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, destination)
 
 
 @contextmanager

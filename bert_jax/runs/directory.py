@@ -17,7 +17,9 @@ from bert_jax.base.types import JsonObject
 from bert_jax.config.description import description_from, ModelDescription
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, load_config, to_dict
+from bert_jax.runs.cost import CLOCK
 from bert_jax.runs.names import (
+    BAD_STEPS,
     CHECKPOINTS,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -27,6 +29,7 @@ from bert_jax.runs.names import (
     MODEL_FILE,
     PASSPORT,
     PREDICTIONS,
+    PROFILE,
     SCORES_FILE,
     SOURCE_FILE,
     TENSORBOARD,
@@ -82,6 +85,16 @@ class RunDirectory:
     def tensorboard(self) -> Path:
         """TensorBoard events."""
         return self.path / TENSORBOARD
+
+    @property
+    def bad_steps(self) -> Path:
+        """Capsules of steps that did not count."""
+        return self.path / BAD_STEPS
+
+    @property
+    def profile(self) -> Path:
+        """Traces of steps."""
+        return self.path / PROFILE
 
     @property
     def evaluation_file(self) -> Path:
@@ -286,10 +299,15 @@ def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: JsonObj
     old = run.manifest()
     run.tokenizer()  # is whole, or refused
     with reading(run.data_file, _COPY_PASSPORT):
-        _check_same_data(run, old, manifest)
+        check_same_data(run, old, manifest)
 
 
-def _check_same_data(run: RunDirectory, old: JsonObject, manifest: JsonObject) -> None:
+def check_same_data(run: RunDirectory, old: JsonObject, manifest: JsonObject) -> None:
+    """Refuse data with another manifest than the run's.
+
+    Raises:
+      UserError: its vocabulary or its shards are others.
+    """
     if old["tokenizer"] != manifest["tokenizer"]:
         raise UserError(
             f"{run.path}: was trained with another vocabulary ({old['vocab_size']} entries,"
@@ -310,8 +328,11 @@ def append_metrics(run: RunDirectory, line: JsonObject) -> None:
         file.write(f"{json.dumps(line)}\n".encode())
 
 
-def forget_metrics_after(run: RunDirectory, step: int) -> int:
+def forget_metrics_after(run: RunDirectory, step: int, restarts: int = 1) -> int:
     """Drop the lines of steps after `step`, which a run resumed there computes again; a torn last line goes too.
+
+    The newest line of the cost clock stays, as one of `step` and after so many more `restarts`: the time of what is dropped
+    was spent.
 
     Returns:
       The number of lines dropped.
@@ -319,16 +340,24 @@ def forget_metrics_after(run: RunDirectory, step: int) -> int:
     if not run.metrics_file.is_file():
         return 0
     lines = run.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
-    if len(kept) < len(lines):
+    read = [_parsed(line) for line in lines]
+    kept = [line for line, record in zip(lines, read, strict=True) if _step_of(record) <= step]
+    clock = next((record for record in reversed(read) if record.get("kind") == CLOCK), None)
+    if clock is not None:
+        kept.append(json.dumps({**clock, "step": max(step, 0), "restarts": clock.get("restarts", 0) + restarts}))
+    if kept != lines:
         with complete_or_absent(run.metrics_file) as file:
             file.write("".join(f"{line}\n" for line in kept).encode())
-    return len(lines) - len(kept)
+    return sum(_step_of(record) > step and record.get("kind") != CLOCK for record in read)
 
 
-def _step_of(line: str) -> float:
+def _parsed(line: str) -> JsonObject:
     try:
-        step = parse_json(line).get("step")
+        return parse_json(line)
     except ValueError:
-        step = None
+        return {}
+
+
+def _step_of(record: JsonObject) -> float:
+    step = record.get("step")
     return step if type(step) is int else float("inf")

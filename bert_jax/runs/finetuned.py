@@ -11,6 +11,7 @@ from typing import Any
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import parse_json, reading
 from bert_jax.config.finetune import current_settings
+from bert_jax.runs.cost import BAD, Cost
 from bert_jax.runs.names import FINETUNE_FILE, METRICS_FILE, PREDICTIONS, SCORES_FILE, SEEDS_FILE
 from bert_jax.runs.reading import number, read_json, read_metrics, Record
 from bert_jax.runs.shapes import FINETUNE, SCORES, SEEDS
@@ -36,6 +37,8 @@ class FinetunedRun:
     dev: list[Record]  # of every dev split
     predictions: list[Record]  # of the main split, an object for each example
     unreadable: list[int]  # line numbers of metrics.jsonl, from 1
+    cost: Cost | None = None
+    bad: Sequence[Record] = ()  # steps that did not count
 
     @property
     def kind(self) -> str:
@@ -233,6 +236,8 @@ def load_finetuned(directory: Path) -> FinetunedRun:
         dev=[line for line in lines if line["kind"] == "dev"],
         predictions=read_predictions(directory / PREDICTIONS / f"{split}.jsonl"),
         unreadable=unreadable,
+        cost=Cost.of(lines),
+        bad=[line for line in lines if line["kind"] == BAD],
     )
 
 

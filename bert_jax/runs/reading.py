@@ -12,6 +12,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import token_words, TokenWords
 from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.runs.cost import BAD, CLOCK, Cost
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.runs.shapes import ENVIRONMENT, EVALUATION, PASSPORT, require_shape, Shape
 
@@ -32,6 +33,8 @@ class Run:
     first_batches: list[Record]  # what was measured of the data before the first step, for each phase
     vocabulary: Sequence[str]
     seconds: float  # in training steps
+    cost: Cost | None = None
+    bad: list[Record] = field(default_factory=list)  # steps that did not count
     unreadable: list[int] = field(default_factory=list)  # line numbers of metrics.jsonl, from 1
 
     @property
@@ -108,6 +111,8 @@ def load_run(directory: Path) -> Run:
         first_batches=[record for record in records if record["kind"] == "data"],
         vocabulary=_vocabulary(files),
         seconds=math.fsum(number(record, "seconds") or 0 for record in records),
+        cost=Cost.of(records),
+        bad=[record for record in records if record["kind"] == BAD],
         unreadable=unreadable,
     )
 
@@ -158,7 +163,7 @@ def _parse_record(line: str) -> Record | None:
         record = files.parse_json(line)
     except ValueError:
         return None
-    known = record.get("kind") in ("train", "eval", "data", "dev")
+    known = record.get("kind") in ("train", "eval", "data", "dev", CLOCK, BAD)
     return record if known and type(record.get("step")) is int else None
 
 

@@ -7,8 +7,9 @@ The position in the data is the step, so a checkpoint needs no state of any iter
 import os
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -60,6 +61,7 @@ class Hooks:
     evaluate: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState], None]
     put: Callable[[Batch], Arrays]  # a host's rows -> global arrays on the mesh
+    waited: Callable[[float], None] = lambda seconds: None  # seconds in which the device had no batch to work on
 
 
 class StopRequest:
@@ -72,6 +74,7 @@ class StopRequest:
     def __init__(self, shared: bool = False) -> None:
         self.shared = shared
         self.signal_number: int | None = None  # set: the loop stops
+        self.until: int | None = None  # steps after which it stops without a signal
         self.idle = False  # nothing would be lost
         self.may_leave = False  # a program that is made just now: the state before it can be saved
         self.called = 0.0
@@ -109,7 +112,7 @@ class StopRequest:
         """Whether to stop after `done` steps; asked once after each step."""
         if self.shared and stop_agreed(done):
             self.signal_number = signal.SIGTERM
-        return self.signal_number is not None
+        return self.signal_number is not None or done == self.until
 
 
 @contextmanager
@@ -134,7 +137,7 @@ def train(
             if done >= phase.end:
                 continue
             state, done = _train_phase(state, done, phase, schedule, hooks, stop)
-            if stop.signal_number is not None:
+            if stop.signal_number is not None or done == stop.until:
                 break
     return state, done
 
@@ -148,8 +151,8 @@ def _train_phase(
     feed = phase.feed(done)  # before the clock starts: what it imports is no step's time
     stop.idle, saved = False, done
     sums = _StepSums(phase, hooks.measured)
-    with closing(feed) as batches:
-        for batch in batches:
+    with closing(feed) as batches, DataWait(hooks.waited) as wait:
+        for batch in wait.over(batches):
             begun = _begin_step(step, state, hooks.put(batch), stop)
             if begun is None:  # a stop came while its program was compiled
                 sums.read()
@@ -157,6 +160,7 @@ def _train_phase(
                     hooks.save(done, state)
                 break
             state, done = begun[0], done + 1
+            wait.follow(begun[1])
             sums.follow(done, begun[1])
             stopping = stop.reached(done)
             # The end of a phase is saved too: a stop that comes during its last step finds everything saved.
@@ -205,6 +209,45 @@ class _StepSums:
             (done, sums), self._unread = self._unread, None
             values = {name: float(value) for name, value in jax.device_get(sums).items()}
             self._measured(done, self._phase, values, self.clock.lap())
+
+
+class DataWait:
+    """The time in which the device has finished its step and the next batch is not there yet.
+
+    That a feed is waited for while the device computes costs nothing, so the end of each step is noted in a thread.
+    """
+
+    def __init__(self, told: Callable[[float], None]) -> None:
+        self._told = told
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="end of step")
+        self._end: Future[float] | None = None  # of the step that was begun last
+
+    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches, and tell of each how long the device had to wait for it."""
+        begin = time.perf_counter()
+        for batch in batches:
+            if self._end is None:
+                self._told(time.perf_counter() - begin)
+            elif self._end.done():
+                self._told(max(time.perf_counter() - max(begin, self._end.result()), 0.0))
+            yield batch
+            begin = time.perf_counter()
+
+    def follow(self, sums: Arrays) -> None:
+        """Note the end of a step, the sums of which are given."""
+        self._end = self._thread.submit(_end_of, sums)
+
+    def __enter__(self) -> "DataWait":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_of(sums: Arrays) -> float:
+    with suppress(jax.errors.JaxRuntimeError):  # whoever reads the sums hears of it
+        jax.block_until_ready(sums)
+    return time.perf_counter()
 
 
 class Stopwatch:

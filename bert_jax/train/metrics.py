@@ -9,10 +9,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 
-WATCHED = ("mlm_loss", "nsp_loss", "ltr_loss", "task_loss", "grad_norm", "parameter_norm")  # sums that must be finite
 LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
 
 
@@ -45,27 +43,6 @@ def mean_scores(sums: Mapping[str, float], terms: Iterable[str]) -> dict[str, fl
         scores[f"{name}_loss"] = sums[f"{name}_loss"] / weight
         scores[f"{name}_accuracy"] = sums[f"{name}_correct"] / weight
     return scores
-
-
-def check_finite(step: int, sums: Mapping[str, float], run: str, remedy: str) -> None:
-    """Refuse to go on from a step whose loss or gradient is not a finite number.
-
-    Args:
-      step: that was done.
-      sums: of the step, by name.
-      run: what holds the checkpoints of before.
-      remedy: which of the stage's settings to change.
-
-    Raises:
-      UserError: naming the step and the values.
-    """
-    watched = {name: sums[name] for name in WATCHED if name in sums}
-    if not all(math.isfinite(value) for value in watched.values()):
-        values = ", ".join(f"{name}={value}" for name, value in watched.items())
-        raise UserError(
-            f"step {step}: the loss or the gradient is not finite ({values}): the run stops and nothing is overwritten;"
-            f" what {run} holds is of before: {remedy} in a new run"
-        )
 
 
 def wilson_interval(correct: float, total: float, z: float = 1.959964) -> tuple[float, float]:

@@ -104,6 +104,7 @@ class Pretraining(RunObjective):
         self.beginning, self.begins_trained = beginning, beginning is not None
         self.training, self.config = training, training.config
         self.data, self.tokenizer, self.run = data, tokenizer, run
+        self.data_place = str(data.directory.absolute())
         objective = self.config.objective
         self.loss = LOSSES[objective.name](objective.nsp, tokenizer.mask_id)
         self.score_passes: dict[int, ScorePass] = {}
@@ -159,6 +160,12 @@ class Pretraining(RunObjective):
             return self.arrangement(span.number).batch(self.config.seed, step, rows, seen, probability)
 
         return feed(batch, first - span.begin, span.end - span.begin)
+
+    def examples(self, span: StepSpan, step: int) -> JsonObject:
+        """Return the examples in each row of a step's global batch, -1 where there is none, and their epochs."""
+        packing, seen = self.arrangement(span.number).packing, self.rows_seen(span.number)
+        rows = packing.rows(self.config.seed, step - span.begin, slice(None), seen)
+        return {"indices": rows.indices.tolist(), "epochs": rows.epochs.tolist()}
 
     def rows_seen(self, number: int) -> int:
         """Return the rows that the phases before this one used of the same examples; the stream goes on after them."""

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run of any kind, from its newest checkpoint to its end or to a stop."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, ExitStack
 from datetime import datetime, UTC
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -11,22 +13,25 @@ from jax.sharding import Mesh
 
 from bert_jax.base.errors import first_line, Interrupted, TryAgain, UserError
 from bert_jax.base.files import write_json
-from bert_jax.base.host import __version__
+from bert_jax.base.host import __version__, processor
 from bert_jax.base.output_lock import locked
+from bert_jax.checks.cost import cost_line
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.distributed import all_or_none, is_main, of_main, require_connection, require_same, say
 from bert_jax.mesh.peak import device_peak
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.model.attention.check import check_at_start
 from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.cost import Cost
 from bert_jax.runs.directory import RunDirectory
+from bert_jax.runs.trackers import require_installed
 from bert_jax.train.loop import listen_for_stop
 from bert_jax.train.session import RunObjective, Session
 from bert_jax.train.state import TrainState
 
 
 def train_run(
-    objective: RunObjective, run: RunDirectory, case: AttentionCase, *, resume_command: str
+    objective: RunObjective, run: RunDirectory, case: AttentionCase, *, resume_command: str, until: int | None = None
 ) -> tuple[Session, TrainState | None]:
     """Train to the end of the configured steps, from the run's newest checkpoint if there is one.
 
@@ -35,6 +40,7 @@ def train_run(
       run: its directory, made or recognised.
       case: what the run asks of attention on one device.
       resume_command: printed when the run is interrupted.
+      until: stop after so many steps, as if asked to; None: at the end.
 
     Returns:
       The session and the last state, which is saved; None where the run had finished, and nothing is made of its end.
@@ -49,14 +55,15 @@ def train_run(
     # Stops are listened for until the last save is complete.
     with listen_for_stop() as stop, Checkpoints(run.checkpoints, training.config.keep_checkpoints) as checkpoints:
         session = Session(objective, run, checkpoints)
-        stop.idle = True
+        stop.idle, stop.until = True, until
         finished = objective.finished()
         if finished is not None and of_main(checkpoints.latest or 0) == total:
             say(finished)
             return session, None
+        require_installed(training.config.tracker)
         objective.say_choices()
         if is_main():
-            record_environment(run, training.mesh)
+            record_environment(run, training.mesh, objective.data_place)
         with all_or_none():
             say(check_attention(training.config.attention, case))
         try:
@@ -68,6 +75,8 @@ def train_run(
                 f"process {jax.process_index()} cannot go on ({first_line(error)}): has another one gone? The newest"
                 " complete checkpoint is good: start all processes again with the same command"
             ) from error
+    if is_main():
+        say(cost_line(Cost(session.progress.clock.seconds, session.progress.clock.restarts)))
     if stop.signal_number is not None and done < total:
         raise Interrupted(f"saved at step {done:,} of {total:,}; go on with: {resume_command}", stop.signal_number)
     return session, state
@@ -122,15 +131,18 @@ def check_attention(name: str, case: AttentionCase) -> str:
     return f"attention: {name}" if name == "reference" else check_at_start(name, case)
 
 
-def record_environment(run: RunDirectory, mesh: Mesh) -> None:
-    """Write versions, the mesh's devices and their peak to environment.json."""
+def record_environment(run: RunDirectory, mesh: Mesh, data: str) -> None:
+    """Write versions, the processor, the mesh's devices and their peak, and where the data lies to environment.json."""
     devices = list(mesh.devices.flat)
     peak, source = device_peak(devices[0])
     write_json(
         run.environment_file,
         {
             "bert_jax": __version__,
-            "jax": jax.__version__,
+            **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+            "processor": processor(),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "data": data,
             "devices": f"{len(devices)} x {devices[0].device_kind}",
             "platform": devices[0].platform,
             "device_count": mesh.size,

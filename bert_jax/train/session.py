@@ -18,10 +18,15 @@ from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import is_main, say
 from bert_jax.mesh.sharding import put_on_mesh
 from bert_jax.runs.checkpoint import Checkpoints
-from bert_jax.runs.directory import append_metrics, forget_metrics_after, RunDirectory
-from bert_jax.runs.tensorboard import Board
-from bert_jax.train.loop import Hooks, LoopSchedule, Phase, Step, StopRequest, train
-from bert_jax.train.metrics import check_finite, MetricsInterval
+from bert_jax.runs.cost import BAD, CLOCK
+from bert_jax.runs.directory import forget_metrics_after, RunDirectory
+from bert_jax.train.bad_steps import BadSteps, RollBack, SKIPPED
+from bert_jax.train.capsule import BadStep, layer_norms, stopped, write_capsule
+from bert_jax.train.log import RunLog
+from bert_jax.train.loop import Arrays, Hooks, LoopSchedule, Phase, Step, StopRequest, train
+from bert_jax.train.metrics import MetricsInterval
+from bert_jax.train.profile import StepProfiler
+from bert_jax.train.progress import Progress, restored
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep, Fields, Loss
 
@@ -42,6 +47,7 @@ class RunObjective(Protocol):
     begins_trained: bool = (
         False  # whether the first state is another run's: it is scored and saved before the first step
     )
+    data_place: str  # where the data lies
     training: Training  # the model's graph, the optimizer, shapes and shardings
     loss: Loss  # what the train step differentiates
 
@@ -62,6 +68,9 @@ class RunObjective(Protocol):
 
     def batches(self, span: StepSpan, first: int) -> Generator[Batch]:
         """Return this process's rows of the batches from step `first` to the span's end: functions of (seed, step)."""
+
+    def examples(self, span: StepSpan, step: int) -> JsonObject:
+        """Return what the global batch of a step holds, as numbers of examples: for the capsule of a bad step."""
 
     def say_choices(self) -> None:
         """Say what was chosen for this run on these devices."""
@@ -89,13 +98,16 @@ class Session:
     def __init__(self, objective: RunObjective, run: RunDirectory, checkpoints: Checkpoints):
         self.objective, self.run, self.checkpoints = objective, run, checkpoints
         self.training, self.config = objective.training, objective.training.config
-        self.interval = MetricsInterval()  # since the last line of metrics
-        self.seconds = 0.0  # of steps since the run began, without compiling and scoring
-        self.last_line: JsonObject = {}  # of metrics
+        self.progress = Progress(BadSteps(self.config))
         self.bar: tqdm = tqdm(disable=True)
-        self.board: Board | None = None
+        self.log = RunLog(run, self.config)
+        self.profiler = StepProfiler(self.config.profiled_steps, run)
+        self.begun = 0  # steps that were dispatched
+        self.newest: TrainState | None = None  # the state after them
+        self._saved: int | None = None  # the step of the checkpoint that was begun last
         self._programs: dict[tuple[tuple[str, tuple[int, ...]], ...], CompiledStep] = {}
-        self._compiling = 0.0  # seconds within the current step
+        # Seconds within the current step: for its program, for its batch, for a trace that is written.
+        self._compiling = self._waited = self._tracing = 0.0
 
     def train(self, stop: StopRequest) -> tuple[TrainState, int]:
         """Train from the newest checkpoint, or from the beginning, to the end or until a stop is asked for.
@@ -104,29 +116,46 @@ class Session:
           The state, and the number of steps done; both are saved.
         """
         state, done, begins = self.restore_or_begin()
-        total = self.config.total_steps
-        if done >= total:
+        if done >= self.config.total_steps:
             return state, done
-        eval_every = self.config.eval_every
-        schedule = LoopSchedule(total, self.config.save_every or eval_every or total, eval_every)
-        hooks = Hooks(self.measured, self.evaluate, self.save, partial(put_on_mesh, self.training.mesh))
         with self._shown(done):
             if begins:
                 self._begin(state, done)
-            return train(state, done, self.phases(done), schedule, hooks, stop)
+            while True:
+                self.begun = done
+                try:
+                    state, done = train(state, done, self.phases(done), self._schedule(), self._hooks(), stop)
+                    break
+                except RollBack as bad:
+                    back = bad.with_traceback(None)  # it would hold the state
+                del state
+                state, done = self._roll_back(back)
+            with self.progress.clock.timing("save"):
+                self.checkpoints.wait()
+            self.log_clock(done)
+            self.log.saved(done)
+        return state, done
+
+    def _schedule(self) -> LoopSchedule:
+        total, every = self.config.total_steps, self.config.eval_every
+        return LoopSchedule(total, self.config.save_every or every or total, every)
+
+    def _hooks(self) -> Hooks:
+        return Hooks(self.measured, self.evaluate, self.save, partial(put_on_mesh, self.training.mesh), self._wait)
 
     def _begin(self, state: TrainState, done: int) -> None:
         """Log what was measured before the first step; of weights that are trained already how good they are, too."""
         for line in self.objective.first_lines():
-            self.log(line)
+            self.log.add(line)
         if self.objective.begins_trained:
             self.evaluate(done, state)
             self.save(done, state)
 
     def _shown(self, done: int) -> ExitStack:
-        """Open the progress bar and TensorBoard (where events after `done` are taken back), in the main process."""
+        """Open the progress bar and the log, in the main process."""
         interval = 0.1 if sys.stderr.isatty() else 30.0  # seconds; a log file needs few lines
         stack = ExitStack()
+        stack.callback(lambda: self.profiler.close(self.begun))
         self.bar = stack.enter_context(
             tqdm(
                 total=self.config.total_steps,
@@ -138,9 +167,8 @@ class Session:
                 disable=not is_main(),
             )
         )
-        if is_main():
-            self.board = Board(self.run.tensorboard, done)
-            stack.callback(self.board.close)
+        stack.callback(self.log.close)
+        self.log.open(done)
         return stack
 
     # ---- steps -----------------------------------------------------------------------------------------------------
@@ -148,13 +176,28 @@ class Session:
     def phases(self, done: int) -> list[Phase]:
         """Return the spans that are left after `done` steps, each compiled when the loop comes to it."""
         return [
-            Phase(*span, partial(self._compile, span), partial(self.objective.batches, span))
+            Phase(*span, partial(self._compile, span), partial(self._batches, span))
             for span in self.objective.spans()
             if span.end > done
         ]
 
+    def _batches(self, span: StepSpan, done: int) -> Generator[Batch]:
+        """Return the batches of a span after `done` steps, behind those that were passed over."""
+        self.begun, moved = done, self.progress.bad_steps.moved
+        return self.objective.batches(span._replace(end=span.end + moved), done + moved)
+
     def _compile(self, span: StepSpan) -> Step:
         """Compile for the shapes of a span that are known, and return the step for any batch."""
+        clock = self.progress.clock
+        clock.started()
+        with clock.timing("compile"):
+            self._compile_span(span)
+        self.log_clock(self.begun)
+        self._compiling = self._waited = 0.0
+        self.bar.unpause()  # the bar's rate does not count it
+        return self._step
+
+    def _compile_span(self, span: StepSpan) -> None:
         self.objective.before(span)
         shapes = self.objective.shapes(span)
         if shapes:
@@ -164,9 +207,6 @@ class Session:
             for shape in shapes:
                 self._program(shape)
             say(f"phase {span.number}: compiled in {time.perf_counter() - begin:.1f} s")
-        self._compiling = 0.0
-        self.bar.unpause()  # the bar's rate does not count it
-        return lambda state, batch: self._program(batch)(state, batch)
 
     def _program(self, batch: Fields) -> CompiledStep:
         """Return the program for batches with the fields of this one, which are of a global batch."""
@@ -179,44 +219,120 @@ class Session:
             self.bar.unpause()
         return self._programs[shape]
 
+    def _step(self, state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
+        """Begin a step."""
+        program = self._program(batch)
+        with self.profiler.step(self.begun + 1):
+            self.newest, sums = program(state, batch, self.progress.bad_steps.limit(self.begun + 1))
+        self.begun += 1
+        return self.newest, sums
+
+    def _wait(self, seconds: float) -> None:
+        """Take in what the device waited for a batch."""
+        self._waited += seconds
+        self.progress.clock.add("data_wait", seconds)
+
     def measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
         """Take in a step: check it, show it, log it when it is due."""
-        check_finite(done, sums, str(self.run.checkpoints), self.objective.remedy)
-        seconds, self._compiling = max(seconds - self._compiling, 0.0), 0.0
-        self.seconds += seconds
-        self.interval.add(sums, seconds)
+        progress = self.progress
+        why = progress.bad_steps.why(done, sums)
+        if why is not None:
+            self._answer(done, phase, sums, why)
+        seconds = max(seconds - self._compiling - self._tracing, 0.0)
+        progress.clock.add("compile", self._compiling)
+        progress.clock.add("steps", max(seconds - self._waited, 0.0))
+        self._compiling = self._waited = 0.0
+        progress.seconds += seconds
+        self._trace(done)
         self.bar.update(1)
-        rate = self.interval.sums["valid_tokens"] / max(self.interval.seconds, 1e-9)
-        self.bar.set_postfix(self.objective.shown(sums) | {"tokens/s": f"{rate:,.0f}"}, refresh=False)
+        if why is None:
+            progress.interval.add({name: value for name, value in sums.items() if name != SKIPPED}, seconds)
+            rate = progress.interval.sums["valid_tokens"] / max(progress.interval.seconds, 1e-9)
+            self.bar.set_postfix(self.objective.shown(sums) | {"tokens/s": f"{rate:,.0f}"}, refresh=False)
         if done % self.config.log_every == 0 or done == self.config.total_steps:
-            self.last_line = self.objective.line(done, phase.number, self.interval)
-            self.log(self.last_line)
-            self.interval = MetricsInterval()
+            if progress.interval.steps:  # else all were skipped, and there is nothing to say
+                progress.last_line = self.objective.line(done, phase.number, progress.interval)
+                self.log.add(progress.last_line)
+            self.log_clock(done)
+            progress.interval = MetricsInterval()
 
-    def log(self, line: JsonObject) -> None:
-        """Add a line to metrics.jsonl and to TensorBoard, in the main process."""
-        if self.board is None:
-            return
-        append_metrics(self.run, line)
-        numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
-        curves = {f"{line['kind']}/{name}": value for name, value in numbers.items() if name not in ("step", "phase")}
-        self.board.add(line["step"], curves)
+    def _trace(self, done: int) -> None:
+        """Write the trace where it ends with this step."""
+        begin = time.perf_counter()
+        self.profiler.ended(done)
+        self._tracing = time.perf_counter() - begin
+        self.progress.clock.add("save", self._tracing)
+
+    def log_clock(self, done: int) -> None:
+        """Log where the time went so far."""
+        self.log.add({"kind": CLOCK, "step": done, **self.progress.clock.record()})
 
     def evaluate(self, done: int, state: TrainState) -> None:
         """Score what is held out."""
-        for line, sentence in self.objective.evaluate(done, state.params):
-            self.log(line)
-            say(f"step {done:,}: {sentence}")
+        with self.progress.clock.timing("evaluation"):
+            for line, sentence in self.objective.evaluate(done, state.params):
+                self.log.add(line)
+                say(f"step {done:,}: {sentence}")
+
+    # ---- bad steps -------------------------------------------------------------------------------------------------
+
+    def _answer(self, step: int, phase: Phase, sums: Mapping[str, float], why: str) -> None:
+        """Write the capsule of a bad step, and do what `on_bad_step` says.
+
+        Raises:
+          UserError: the run stops here.
+          RollBack: it goes on from before.
+        """
+        action, bad_steps = self.config.on_bad_step, self.progress.bad_steps
+        assert self.newest is not None
+        with self.progress.clock.timing("save"), jax.transfer_guard("allow"):
+            span = StepSpan(phase.number, phase.begin, phase.end)
+            examples = self.objective.examples(span, step - 1 + bad_steps.moved)
+            bad = BadStep(step, why, sums, bad_steps.moved, examples)
+            norms = layer_norms(self.newest.params)
+            capsule = write_capsule(self.run, bad, self.config.seed, action, norms, self.checkpoints)
+        if action == "stop":
+            raise stopped(step, why, self.run, self.objective.remedy)
+        bad_steps.bounded(step, why)
+        if action == "rollback":
+            raise RollBack(step, why)
+        self._log_bad(step, step, step, f"{why}: its update is left out, and {capsule} holds it")
+
+    def _log_bad(self, place: int, first: int, last: int, words: str) -> None:
+        """Log, among the lines of step `place`, that the batches of some steps do not count, and say it."""
+        bad, action = self.progress.bad_steps, self.config.on_bad_step
+        counts = {"count": bad.count, "moved": bad.moved, "first": first, "last": last}
+        self.log.add({"kind": BAD, "step": place, "action": action, **counts})
+        say(f"step {last:,}: {words} ({bad.count} of at most {self.config.most_bad_steps})")
+
+    def _roll_back(self, bad: RollBack) -> tuple[TrainState, int]:
+        """Return the newest saved state, from which batches behind the bad one are taken, and its steps."""
+        self.newest = None
+        self.profiler.close(self.begun)
+        count, moved = self.progress.bad_steps.count, self.progress.bad_steps.moved
+        self.log_clock(bad.step)  # the time of what is taken back
+        state, done, _ = self._newest_saved(restarts=0)
+        self.log.open(done)
+        self.progress.clock.started()
+        self.progress.bad_steps.count, self.progress.bad_steps.moved = count, moved + bad.step - done
+        words = f"rolled back to step {done:,}: the batches of {bad.step - done:,} steps are passed over"
+        self._log_bad(done, done + 1 + moved, bad.step + moved, f"{bad.why}: {words}")
+        self.bar.n = done
+        self.bar.refresh()
+        return state, done
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, done: int, state: TrainState) -> None:
         """Begin a checkpoint."""
-        items: dict[str, PyTree] = {"params": state.params}
-        if done < self.config.total_steps or self.objective.keeps_optimizer:
-            items["optimizer"] = (state.opt_state, state.step)
-        record = {"window": self.interval.as_record(), "seconds": self.seconds, "last_line": self.last_line}
-        self.checkpoints.save(done, items, record)
+        with self.progress.clock.timing("save"):
+            items: dict[str, PyTree] = {"params": state.params}
+            if done < self.config.total_steps or self.objective.keeps_optimizer:
+                items["optimizer"] = (state.opt_state, state.step)
+            self.checkpoints.save(done, items, self.progress.record())
+        if self._saved is not None:
+            self.log.saved(self._saved)  # it was waited for
+        self._saved = done
 
     def restore_or_begin(self) -> tuple[TrainState, int, bool]:
         """Return the state of the newest complete checkpoint, or a new one; the steps done; whether it is a new one.
@@ -224,49 +340,45 @@ class Session:
         Which checkpoint: 1. the newest complete one; 2. an unfinished save is never used, and is named; 3. none: step 0.
         """
         latest, total = self.checkpoints.latest, self.config.total_steps
-        done = distributed.of_main(-1 if latest is None else latest)
+        begins = bool(distributed.of_main(latest is None))
         if is_main() and self.checkpoints.unfinished:
-            basis = "no checkpoint is complete" if done < 0 else f"the last complete checkpoint is of step {done:,}"
+            basis = (
+                "no checkpoint is complete" if latest is None else f"the last complete checkpoint is of step {latest:,}"
+            )
             say(f"a save was cut off ({', '.join(self.checkpoints.unfinished)}) and is removed; {basis}")
             self.checkpoints.remove_unfinished()
-        dropped = forget_metrics_after(self.run, done) if is_main() else 0
-        if done < 0:
-            state = self.objective.initial_state()
-            return state, int(state.step), True
-        if done > total:
+        if (done := distributed.of_main(latest or 0)) > total:
             raise UserError(
                 f"{self.run.path}: its checkpoint is of step {done:,}, beyond the {total:,} of this configuration: raise"
                 " phases.0.steps"
             )
-        again = f"; {dropped} lines of metrics after it will be computed again" if dropped else ""
-        if done < total:
+        state, done, dropped = self._newest_saved()
+        if not begins and done < total:
+            again = f"; {dropped} lines of metrics after it are computed again" if dropped else ""
             say(f"resuming {self.run.path} at step {done:,} of {total:,}{again}")
-        return self._restore(done), done, False
+        return state, done, begins
 
-    def _restore(self, done: int) -> TrainState:
+    def _newest_saved(self, restarts: int = 1) -> tuple[TrainState, int, int]:
+        """Return the newest saved state or that of step 0, its steps, and the number of lines of metrics taken back."""
+        latest = self.checkpoints.latest
+        done = distributed.of_main(-1 if latest is None else latest)
+        first = -1 if restarts else 0  # after a rollback to step 0 the lines of before the first step stay
+        dropped = forget_metrics_after(self.run, max(done, first), restarts) if is_main() else 0
+        begin = self.progress.clock.begin or time.perf_counter()
+        state, record = self._restore(done) if done >= 0 else (self.objective.initial_state(), {})
+        self.progress = restored(self.config, record, self.run, done)
+        self.progress.clock.begin = begin
+        return state, done if done >= 0 else int(state.step), dropped
+
+    def _restore(self, done: int) -> tuple[TrainState, JsonObject]:
         abstract = self.training.abstract_state
         if not self.checkpoints.has(done, "optimizer"):
             if done < self.config.total_steps:
                 say(
                     f"begins with the weights of {self.run.checkpoints / str(done)}; the optimizer's moments begin at 0"
                 )
-            restored = self.checkpoints.restore(done, {"params": abstract.params})
-            state = self.training.initial_state()._replace(params=restored["params"])
-        else:
-            items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
-            restored = self.checkpoints.restore(done, items)
-            state = TrainState(restored["params"], *restored["optimizer"])
-        record = restored["record"]
-        self.interval = MetricsInterval(**record["window"]) if "window" in record else former_interval(record, done)
-        self.seconds = record.get("seconds", 0.0)
-        self.last_line = record.get("last_line", {"loss": record.get("last_loss")})
-        return state
-
-
-def former_interval(record: JsonObject, done: int) -> MetricsInterval:
-    """Return the metrics interval of a checkpoint that an earlier version of fine-tuning saved."""
-    interval = record["interval"]
-    names = {"tokens": "valid_tokens", "places": "row_tokens"}
-    sums = {names.get(name, f"task_{name}"): value for name, value in interval["sums"].items()}
-    last = {name: interval["last"][name] for name in ("learning_rate", "grad_norm") if name in interval["last"]}
-    return MetricsInterval(done - record["interval_begin"], interval["seconds"], sums | last)
+            found = self.checkpoints.restore(done, {"params": abstract.params})
+            return self.training.initial_state()._replace(params=found["params"]), found["record"]
+        items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
+        found = self.checkpoints.restore(done, items)
+        return TrainState(found["params"], *found["optimizer"]), found["record"]

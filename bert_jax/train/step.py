@@ -6,8 +6,9 @@ What is trained on stands in a `Loss` (masked_lm.py, and of fine-tuning finetuni
 Shapes: B rows of the global batch, N examples of it (the rows themselves, or groups of neighbouring rows), A micro-batches.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from bert_jax.base.types import PyTree
 from bert_jax.config.training import SchedulePart
 from bert_jax.mesh.sharding import COPIES, put_whole, ROWS, uncut
 from bert_jax.model.dropout import row_seeds
+from bert_jax.train.bad_steps import SKIPPED, total_loss, watched
 from bert_jax.train.losses import Scores
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.train.state import DROPOUT, Training, TrainState
@@ -53,6 +55,7 @@ class CompiledStep:
 
     training: Training
     program: jax.stages.Compiled
+    limits: dict[float, jax.Array] = field(default_factory=dict)  # the newest, on the devices
 
     @cached_property
     def _arguments(self) -> tuple[jax.Array, list[Arrays]]:
@@ -61,9 +64,16 @@ class CompiledStep:
             key = jax.jit(lambda: self.training.key(DROPOUT), out_shardings=everywhere)()
             return key, jax.tree.map(lambda number: put_whole(number, everywhere), schedule_numbers(self.training))
 
-    def __call__(self, state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
-        """Take a step; see `train_step`."""
-        return self.program(state, batch, *self._arguments)
+    def __call__(self, state: TrainState, batch: Arrays, limit: float = math.inf) -> tuple[TrainState, Arrays]:
+        """Take a step; see `train_step`. A loss beyond `limit` is bad, where the run skips bad steps."""
+        if not skips(self.training):
+            return self.program(state, batch, *self._arguments)
+        if limit not in self.limits:
+            self.limits.clear()
+            with jax.transfer_guard("allow"):
+                everywhere = NamedSharding(self.training.mesh, P())
+                self.limits[limit] = put_whole(np.asarray(limit, np.float32), everywhere)
+        return self.program(state, batch, *self._arguments, self.limits[limit])
 
 
 def compile_train_step(training: Training, loss: Loss, batch: Fields) -> CompiledStep:
@@ -73,20 +83,24 @@ def compile_train_step(training: Training, loss: Loss, batch: Fields) -> Compile
 
 
 def lower_train_step(training: Training, loss: Loss, batch: Fields) -> jax.stages.Lowered:
-    """Lower (state, batch, key of dropout, parts of the schedule) -> (state, sums).
+    """Lower (state, batch, key of dropout, parts of the schedule) -> (state, sums); behind these the limit of a loss, where
+    bad steps are skipped.
 
     What differs between the runs of several seeds, or of a sweep, is no constant of it, so that these share programs.
     """
 
-    def step(state: TrainState, batch: Arrays, key: jax.Array, parts: list[Arrays]) -> tuple[TrainState, Arrays]:
+    def step(
+        state: TrainState, batch: Arrays, key: jax.Array, parts: list[Arrays], *limit: jax.Array
+    ) -> tuple[TrainState, Arrays]:
         numbers = [SchedulePart(**part) for part in parts]  # type: ignore[arg-type]
         schedule = learning_rate_schedule(numbers, training.config.optimizer.schedule)
-        return train_step(training, loss, state, batch, key, schedule)
+        return train_step(training, loss, state, batch, key, schedule, *limit)
 
     state, everywhere = training.abstract_state, NamedSharding(training.mesh, P())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
     own = jax.eval_shape(lambda numbers: (training.key(DROPOUT), numbers), schedule_numbers(training))
+    own += (jax.ShapeDtypeStruct((), jnp.float32),) if skips(training) else ()
     own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), own)
     with jax.set_mesh(training.mesh):  # the fused attention asks for it
         return jitted.lower(state, abstract_batch(training, batch), *own)
@@ -116,23 +130,31 @@ def abstract_batch(training: Training, batch: Fields) -> dict[str, jax.ShapeDtyp
 
 
 def train_step(
-    training: Training, loss: Loss, state: TrainState, batch: Arrays, key: jax.Array, schedule: optax.Schedule
+    training: Training,
+    loss: Loss,
+    state: TrainState,
+    batch: Arrays,
+    key: jax.Array,
+    schedule: optax.Schedule,
+    limit: jax.Array | None = None,
 ) -> tuple[TrainState, Arrays]:
     """Take one optimizer step on a global batch.
 
     Args:
       key: of dropout.
       schedule: step -> learning rate.
+      limit: [] float32, of the loss; where it is given, a bad step leaves the state as it was, but for its number.
 
     Returns:
       The new state, and sums over the batch: `TERM_loss`, `TERM_correct` and `TERM_weight` of each term of the loss, its
-      statistics, `grad_norm` (before clipping), `parameter_norm` (after the update), `learning_rate`.
+      statistics, `grad_norm` (before clipping), `parameter_norm` (after the update), `learning_rate`; with a limit `skipped`.
     """
     seeds = row_seeds(key, state.step, batch["input_ids"].shape[0])  # [B, 2]
     gradients, scores = accumulate_gradients(training, loss, state.params, batch, seeds)
-    optimizer = make_optimizer(training.config.optimizer, schedule)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("optimizer"):
+        optimizer = make_optimizer(training.config.optimizer, schedule)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     sums = {
         **{f"{term}_{name}": value for term, one in scores.items() for name, value in one._asdict().items()},
         **loss.statistics(batch),
@@ -140,7 +162,21 @@ def train_step(
         "parameter_norm": optax.tree.norm(params),
         "learning_rate": schedule(state.step),
     }
-    return TrainState(params, opt_state, state.step + 1), sums
+    new = TrainState(params, opt_state, state.step + 1)
+    return (new, sums) if limit is None else without_bad_step(state, new, sums, limit)
+
+
+def skips(training: Training) -> bool:
+    """Whether the step itself decides if it counts."""
+    return training.config.on_bad_step == "skip"
+
+
+def without_bad_step(old: TrainState, new: TrainState, sums: Arrays, limit: jax.Array) -> tuple[TrainState, Arrays]:
+    """Return the new state, of a bad step the old one under the new number; `skipped` of the sums says which."""
+    finite = jnp.stack([jnp.isfinite(value) for value in watched(sums).values()]).all()
+    good = finite & (total_loss(sums, jnp.maximum) <= limit)
+    kept = jax.tree.map(lambda after, before: jnp.where(good, after, before), new, old)
+    return kept._replace(step=new.step), {**sums, SKIPPED: 1.0 - good.astype(jnp.float32)}
 
 
 def accumulate_gradients(

@@ -39,7 +39,9 @@ STAGES = {
     "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
     "export": "checkpoint -> ONNX or StableHLO for programs that serve it, with a certificate",
     "report": "run -> report.html",
-    "doctor": "data or run -> what is likely wrong, and what to do",
+    "doctor": "data or run -> what is likely wrong, and what to do; can one batch be learned by heart?",
+    "replay": "run -> a step of it again in float32, operation by operation: what is not finite, and where",
+    "reproduce": "run -> the same run again, bit for bit? killed on the way too",
     "bench": "machine -> speed of steps, attention, feed, data and fine-tuning, beside peers; bench.json and bench.md",
     "plan": "config + accelerator topology -> does it fit, what does it cost",
     "describe": "config -> parameters, FLOPs, memory",
@@ -57,6 +59,8 @@ COMPUTING = {
     "senses",
     "generate",
     "bench",
+    "replay",
+    "reproduce",
 }  # run JAX's programs
 EXIT_BUG = 1
 EXIT_STATUSES = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bert-jax doctor`: prepared data or a run -> what is likely wrong, and what to do about it."""
+"""`bert-jax doctor`: prepared data, a run or a configuration -> what is likely wrong, and what to do about it."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path
 
 
@@ -20,15 +21,25 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 no problem (there may be warnings), 1 at least one problem, 2 nothing could be looked at",
     )
     parser.add_argument(
-        "path", metavar="DATA|RUN", type=any_path, help="made by bert-jax prepare, pretrain or finetune"
+        "path", metavar="DATA|RUN|CONFIG", type=any_path, help="made by bert-jax prepare, pretrain or finetune"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--overfit",
+        action="store_true",
+        help="of a run, or a configuration of pre-training: can one batch be learned by heart? Two minutes at most",
+    )
+    parser.add_argument("--data", metavar="DATA", help="with --overfit: the data, if not where that of the run lay")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = parser().parse_args(argv)
+    if arguments.overfit:
+        return _overfit(arguments)
+    if arguments.data is not None:
+        raise UserError("--data is of --overfit: leave it out, or add that")
 
     from bert_jax.checks.examination import examine
     from bert_jax.checks.printing import as_text
@@ -37,5 +48,21 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         print(json.dumps(examination.as_record(), indent=2, ensure_ascii=False))
     else:
+        print(as_text(examination))
+    return int(examination.problem)
+
+
+def _overfit(arguments: argparse.Namespace) -> int:
+    """Learn one batch, and print the curve and what the judge says."""
+    from bert_jax.checks.examination import Examination
+    from bert_jax.checks.printing import as_text
+    from bert_jax.rerun.overfit import overfit
+
+    learned = overfit(arguments.path, arguments.data)
+    examination = Examination(arguments.path, "batch", f"one batch of {learned.rows} rows", [learned.finding()])
+    if arguments.json:
+        print(json.dumps({**examination.as_record(), "losses": list(learned.losses)}, indent=2))
+    else:
+        print(f"loss {learned.losses[0]:.3f} {learned.curve()} {learned.losses[-1]:.3f}")
         print(as_text(examination))
     return int(examination.problem)

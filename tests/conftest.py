@@ -228,7 +228,7 @@ LONG = {
         "losses",
         "task_heads",
     ),
-    "they compile steps": ("hlo", "meshes", "optimizer", "sharding", "step_budget", "train_*"),
+    "they compile steps": ("finite", "hlo", "meshes", "optimizer", "sharding", "step_budget", "train_*"),
     "they train": (
         "finetuning_[lrs]*",
         "pretraining",
@@ -240,8 +240,9 @@ LONG = {
         "predict",
         "demo",
         "multihost",
-        "prove_*",
         "left_to_right",
+        "bad_steps",
+        "reproduce",
     ),
     "they run whole jobs on a bucket": ("bucket*",),
     "they use a model": (

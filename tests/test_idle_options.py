@@ -34,6 +34,7 @@ IDLE = {
     ("convert", "to"): ["convert --compare A B --to tf1"],
     ("convert", "compare"): ["convert A B --compare A B"],
     ("convert", "dtype"): ["convert --compare A B --dtype float16"],
+    ("doctor", "data"): ["doctor DATA --data DATA"],
     **{
         ("embed", name): [f"embed MODEL --serve --{name} {value}"]
         for name, value in {"input": "FILE", "output": "OUT", "dtype": "float16"}.items()
@@ -158,7 +159,7 @@ ALWAYS = {
     "data": {"command"},
     "data check": {"folder", "task", "json"},
     "describe": {"config", "settings", "json"},
-    "doctor": {"path", "json"},
+    "doctor": {"path", "json", "overfit"},
     "embed": {"model", "pooling", "normalize", "layers", "too_long", "compute_dtype", "serve"} | CHECKPOINT,
     "export": {"model", "to", "output", "for"} | CHECKPOINT,
     "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task"} | CHECKPOINT - {"kind"},
@@ -184,7 +185,9 @@ ALWAYS = {
     | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
     "pretrain": {"cache_size", "config", "settings", "data", "output", "distributed", "from"},
     "probe": {"models", "task", "data", "output", "seeds", "train_examples", "pooling"} | CHECKPOINT - {"kind"},
+    "replay": {"run", "step", "data"},
     "report": {"run"},
+    "reproduce": {"run", "steps", "kills", "data", "output"},
     "senses": {"model", "output"} | CHECKPOINT - {"kind"},
     "tokenize": {"model", "texts", "mask", "json"},
     "vocab": {"cache_size", "input", "output", "compare", "sample_characters", "errors", "text_format"},
@@ -261,6 +264,7 @@ IN_EVERY_KIND = {
     "seed", "optimizer", "batch_size", "epochs", "max_length", "too_long", "layers", "lstm",
     "mesh", "compute_dtype", "remat", "scan_layers",
     "attention", "buckets", "log_every", "evals_per_epoch", "single_segment", "micro_batches", "save_every", "keep_checkpoints",
+    "profile", "tracker", "on_bad_step", "most_bad_steps", "spike",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("conversion", "plan"),
     ("use", "finetuning"),
     ("export",),
-    ("bench",),
+    ("bench", "rerun"),
     ("", "cli"),  # the doors: `import bert_jax`, and the command line, which imports a stage when it is asked for
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -36,6 +36,7 @@ ONLY_IMPORTER = {
     "apache_beam": {"preparation.beam"},
     "safetensors": {"conversion.safetensors_files"},
     "tensorboardX": {"runs.tensorboard"},
+    **{tracker: {"runs.trackers"} for tracker in ("wandb", "mlflow", "trackio")},
     "sentencepiece": {"tokenization.sentencepiece"},
     "onnx": {"export.onnx_graph", "export.runtime"},
     "onnxruntime": {"export.runtime"},

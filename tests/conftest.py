@@ -211,6 +211,7 @@ SLOW = {
         "rows_and_buckets",
         "test_killed_in_a_save",
     ),
+    "test_reproduce.py": ("test_a_fine_tuned_run_too",),
     "test_step_budget.py": ("data4_tensor2", "data2_fsdp2", "dcn2_data4", "tpu_v5e", "data8"),
     "test_tf1.py": ("test_tensorflow_is_imported_when_needed",),
     "test_train_step.py": ("[mesh0-1]", "[mesh1-1]", "[mesh2-1]", "[mesh3-1]", "[mesh4-4]", "[mesh6-2]"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import small_config
+from finetune_samples import command, write_model, write_sst2
 
 from bert_jax.base.errors import UserError
 from bert_jax.checks.findings import NOTE, OK, PROBLEM, WARNING
@@ -18,6 +19,7 @@ from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.rerun import overfit as overfitting
 from bert_jax.rerun import reproduce as reproducing
 from bert_jax.rerun.overfit import Overfit, overfit
+from bert_jax.rerun.replay import replay
 from bert_jax.rerun.reproduce import draw_moments, kill_at, kill_on_the_way, Moment
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.train.pretraining import pretrain
@@ -63,6 +65,20 @@ def test_more_steps_than_there_are_to_compare_with_are_refused(run, tmp_path, ca
     assert main(["reproduce", str(run), "--steps", "9", "--output", str(tmp_path / "again")]) == 2
     assert "from 1 to 8 steps" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+def test_a_fine_tuned_run_too(tmp_path, capsys):
+    """The first steps again, a step looked at, a batch by heart: by what the run itself says of task, data and model."""
+    model, data = write_model(tmp_path / "model"), write_sst2(tmp_path / "SST-2")
+    assert main(command("sst2", data, model, tmp_path / "run", "epochs=3", "save_every=4", "keep_checkpoints=9")) == 0
+    assert main(["reproduce", str(tmp_path / "run"), "--steps", "8", "--output", str(tmp_path / "again")]) == 0
+    assert "equal bit for bit at step 8" in capsys.readouterr().out
+    looked = replay(tmp_path / "run", step=6)
+    assert not looked.is_bad, looked.found.bad
+    assert {place.layer for place in looked.found.largest} == {None, 1, 2}
+    assert any("good" in text for _, text in looked.texts)
+    learned = overfit(tmp_path / "run")
+    assert learned.finding().severity == OK
 
 
 # ---- kills ---------------------------------------------------------------------------------------------------------

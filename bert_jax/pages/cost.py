@@ -20,5 +20,10 @@ def cost_section(cost: Cost | None) -> list[Section]:
         "On the clock of the main process, since the run began and over all its restarts. Steps are those that count;"
         " waiting for data is the time in which the device had nothing to compute; what a kill threw away is lost work."
     )
-    parts: list[Part] = [Paragraph(f"{finding.sentence()}", "lede"), Card([Bars(bars)]), Paragraph(note, "footnote")]
+    verdict = finding.sentence()
+    parts: list[Part] = [
+        Paragraph(f"{verdict[:1].upper()}{verdict[1:]}", "lede"),
+        Card([Bars(bars)]),
+        Paragraph(note, "footnote"),
+    ]
     return [Section("cost", "Where the time went", parts)]

@@ -2,7 +2,7 @@
 """A run directory -> what it trains on, as the run core sees it: pre-training or fine-tuning, under changed settings too."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
@@ -68,17 +68,19 @@ def open_pretraining(run: RunDirectory, config: TrainingConfig, data: Path) -> O
 
 def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
     """Return the request that a fine-tuned run answered."""
-    record, config = run.record, edit(run.settings())
+    record, settings = run.record, run.settings()
+    if settings.too_long != "windows":  # the task's own stride, which acts in windows alone
+        settings = replace(settings, stride=None)
+    config = edit(settings)
     model = Path(record["source"]["path"])
     return Wanted(named_task(record["task"]), data or record["data"], model, config, record["source"]["from_scratch"])  # type: ignore[arg-type]
 
 
 def _open_finetuned(run: Finetuned, data: str | None, edit: Edit) -> Opened:
     prepared = FinetuneSetup(wanted_of(run, data, edit))
-    unlike = [line for line in changes_of(run.record, prepared.record()) if "." not in line.partition(":")[0]]
-    content = [line for line in unlike if "are others" in line or "are not those" in line]
-    if content:
-        raise UserError(f"{run.path}: {content[0]}: name what it was trained on with --data")
+    unlike = [line for line in changes_of(run.record, prepared.record()) if line.startswith("the ")]
+    if unlike:
+        raise UserError(f"{run.path}: {unlike[0]}: name with --data what it was trained on")
     return Opened(run, Finetuning(prepared, run), prepared.tokenizer)
 
 

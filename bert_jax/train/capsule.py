@@ -100,7 +100,7 @@ def read_capsule(run: RunDirectory, step: int | None) -> JsonObject | None:
     Raises:
       UserError: the file is broken.
     """
-    files = sorted(run.bad_steps.glob("step-*.json"), key=lambda path: path.stat().st_mtime)
+    files = sorted(run.bad_steps.glob("step-*.json"))
     if step is not None:
         files = [file for file in files if file.name == f"step-{step:08}.json"]
     if not files:

@@ -61,6 +61,8 @@ def train_run(
             say(finished)
             return session, None
         require_installed(training.config.tracker)
+        if (traced := training.config.profiled_steps) is not None and traced[0] > total:
+            raise UserError(f"profile={training.config.profile}: the run has the steps 1 to {total:,}")
         objective.say_choices()
         if is_main():
             record_environment(run, training.mesh, objective.data_place)

@@ -25,9 +25,13 @@ from bert_jax.cli import main
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.config.training import MeshConfig, OptimizerConfig
+from bert_jax.feed.examples import make_examples
+from bert_jax.feed.packing import make_arrangement
+from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.cost import without_clock
+from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import Training
 
@@ -40,11 +44,25 @@ CONFIG = small_config(
     eval_every=0,
     save_every=1000,
 )
+# A loss that takes the logarithm of a negative number in the batch whose tokens have the sum POISON.
+POISONED = """
+import os
+import jax.numpy as jnp
+from bert_jax.train.masked_lm import MaskedLmLoss
+scores = MaskedLmLoss.scores
+def poisoned(self, training, params, batch, seeds):
+    found = scores(self, training, params, batch, seeds)
+    bad = batch["input_ids"].sum() == int(os.environ["POISON"])
+    return {**found, "mlm": found["mlm"]._replace(loss=found["mlm"].loss + jnp.log(jnp.where(bad, -1.0, 1.0)))}
+MaskedLmLoss.scores = poisoned
+"""
 # `bert-jax ARGUMENTS`, without TensorFlow, whose import takes seconds. PACE: seconds that each step takes at least.
-WORKER = """
+WORKER = f"""
 import os, sys, time
 sys.modules["tensorflow"] = None
 from bert_jax.cli import entry
+if "POISON" in os.environ:
+    exec({POISONED!r})
 if pace := float(os.environ.get("PACE", 0)):
     from bert_jax.train.session import Session
     measured = Session.measured
@@ -176,6 +194,28 @@ def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepa
     assert_same(run, alone)
     pretrain(CONFIG, prepared.data, copy, resume_command="")
     assert_same(copy, alone)
+
+
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+def test_two_processes_go_on_past_a_bad_step_as_one_does(prepared, tmp_path, monkeypatch, action):
+    """Parameters cut over both processes: the same decision, batches, metrics and capsule as on one device."""
+    data = open_data(prepared.data)
+    examples = make_examples(data.split("train"), data.load_tokenizer(), CONFIG, CONFIG.phases[0])
+    batch = make_arrangement(examples, "padded", 16).batch(CONFIG.seed, 5)
+    monkeypatch.setenv("POISON", str(int(batch["input_ids"].sum())))
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    config = replace(CONFIG, on_bad_step=action, save_every=4)
+    assert finish(start(replace(config, mesh=MeshConfig(1, 2, 2)), prepared.data, both), both) == [0, 0]
+    monkeypatch.setattr(MaskedLmLoss, "scores", MaskedLmLoss.scores)  # put back after the test
+    exec(POISONED, {})
+    pretrain(config, prepared.data, alone, resume_command="")
+    (bad,) = (line for line in lines(both) if line["kind"] == "bad")
+    assert (bad["count"], bad["first"], bad["last"]) == ((1, 6, 6) if action == "skip" else (1, 5, 6))
+    assert_same(both, alone)
+    capsules = [json.loads((run / "bad_steps" / "step-00000006.json").read_text()) for run in (both, alone)]
+    for name in ("action", "batch", "examples", "checkpoint", "seed"):
+        assert capsules[0][name] == capsules[1][name]
+    assert capsules[0]["parameter_norms"].keys() == capsules[1]["parameter_norms"].keys()
 
 
 def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp_path):

@@ -77,7 +77,7 @@ def overfit(path: Path, data: str | None = None, seconds: float = SECONDS) -> Ov
     use_compilation_cache()
     opened = _open(path, data)
     given = opened.objective.training
-    description = given.fine_tuned
+    description = given.given
     still = None if description is None else replace(description, model=_without_dropout(description.model))
     training = Training(_constant(given.config), given.mesh, still)
     batch = _one_batch(opened)

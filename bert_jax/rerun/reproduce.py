@@ -222,7 +222,7 @@ def kill_on_the_way(
     """Compute a run in another folder and kill that within its steps so many times; it is left where the last kill hit.
 
     Raises:
-      UserError: too few lines of metrics to draw from, or kills that missed the run in every try.
+      UserError: too few lines of metrics to draw from, kills that missed the run in every try, or a run that failed.
     """
     for _ in range(TRIES):
         moments = draw_moments(read_metrics(original.metrics_file)[0], kills, steps)
@@ -255,7 +255,11 @@ def draw_moments(lines: Sequence[Record], kills: int, steps: int | None = None) 
 
 
 def kill_at(command: Sequence[str], run: RunDirectory, moment: Moment) -> bool:
-    """Start a command and kill it when its run has come to a moment; False if it had ended by itself."""
+    """Start a command and kill it when its run has come to a moment; False if it had ended by itself.
+
+    Raises:
+      UserError: it failed before.
+    """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         if last_step(run) >= moment.step:
@@ -265,6 +269,8 @@ def kill_at(command: Sequence[str], run: RunDirectory, moment: Moment) -> bool:
             say(f"SIGKILL after step {moment.step:,}: {'killed' if hit else 'the run was done before'}")
             return hit
         time.sleep(0.005)
+    if process.returncode:
+        raise UserError(f"the run that was to be killed failed with status {process.returncode}, and why stands above")
     return False
 
 

@@ -9,7 +9,7 @@ rollback  the run goes on from its newest checkpoint with the batches behind the
           passed over (PaLM, 2204.02311, section 5.1, went on some 100 steps before a spike, without 200 to 500 batches).
 
 Every decision follows from sums that a resumed run has again, and stands in a line of kind `bad` of metrics.jsonl and in the
-checkpoints after it. So a resumed run makes the same ones.
+checkpoints after it. So a run that was killed makes the same ones; one that was stopped has one more checkpoint to roll back to.
 """
 
 import math

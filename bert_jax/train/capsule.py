@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import own_folder, read_json, reading, write_json
@@ -44,7 +46,9 @@ def write_capsule(
       norms: of the parameters after the newest step that was begun, by `layer_norms`.
     """
     checkpoints.wait()
-    file = run.bad_steps / f"step-{bad.step:08}.json"
+    batch = bad.step + bad.moved
+    # After a rollback the same step may be bad with another batch.
+    file = run.bad_steps / (f"step-{bad.step:08}-batch-{batch}.json" if bad.moved else f"step-{bad.step:08}.json")
     if is_main():
         folder, before = own_folder(run.bad_steps), checkpoints.latest
         if before is not None and action != "stop":
@@ -54,7 +58,7 @@ def write_capsule(
             "why": bad.why,
             "action": action,
             "seed": seed,
-            "batch": bad.step + bad.moved,
+            "batch": batch,
             "moved": bad.moved,
             "examples": bad.examples,
             "sums": written(bad.sums),
@@ -77,14 +81,19 @@ def stopped(step: int, why: str, run: RunDirectory, remedy: str) -> UserError:
     )
 
 
-def layer_norms(params: PyTree) -> JsonObject:
-    """Return the norm of each parameter by its path, of stacked layers one for each; not finite ones are words."""
+def layer_norms(params: PyTree, mesh: Mesh) -> JsonObject:
+    """Return the norm of each parameter by its path, of stacked layers one for each; not finite ones are words.
+
+    Of several processes all call: each has parts of the parameters, and all get the norms.
+    """
 
     def norm(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
         first = 1 if STACKED.search(parameter_path(path)) else 0
         return jnp.sqrt(jnp.square(leaf).sum(tuple(range(first, leaf.ndim))))
 
-    found = jax.device_get(jax.jit(lambda tree: jax.tree_util.tree_map_with_path(norm, tree))(params))
+    everywhere = NamedSharding(mesh, P())
+    norms = jax.jit(lambda tree: jax.tree_util.tree_map_with_path(norm, tree), out_shardings=everywhere)(params)
+    found = jax.device_get(norms)
     leaves = {parameter_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
     return {path: _words(leaf) for path, leaf in leaves.items()}
 
@@ -102,7 +111,7 @@ def read_capsule(run: RunDirectory, step: int | None) -> JsonObject | None:
     """
     files = sorted(run.bad_steps.glob("step-*.json"))
     if step is not None:
-        files = [file for file in files if file.name == f"step-{step:08}.json"]
+        files = [file for file in files if file.stem.startswith(f"step-{step:08}")]
     if not files:
         return None
     remedy = "remove it"

@@ -64,7 +64,7 @@ def _largest(lines: Sequence[Mapping[str, Any]], name: str) -> int:
 
 
 def former_interval(record: Mapping[str, Any], done: int) -> MetricsInterval:
-    """Return the sums since the last line as the checkpoints of fine-tuned runs had them before `MetricsInterval` served both."""
+    """Return the metrics interval of a checkpoint that an earlier version of fine-tuning saved."""
     interval = record["interval"]
     names = {"tokens": "valid_tokens", "places": "row_tokens"}
     sums = {names.get(name, f"task_{name}"): value for name, value in interval["sums"].items()}

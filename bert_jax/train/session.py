@@ -289,7 +289,7 @@ class Session:
             span = StepSpan(phase.number, phase.begin, phase.end)
             examples = self.objective.examples(span, step - 1 + bad_steps.moved)
             bad = BadStep(step, why, sums, bad_steps.moved, examples)
-            norms = layer_norms(self.newest.params)
+            norms = layer_norms(self.newest.params, self.training.mesh)
             capsule = write_capsule(self.run, bad, self.config.seed, action, norms, self.checkpoints)
         if action == "stop":
             raise stopped(step, why, self.run, self.objective.remedy)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import any_path
+from bert_jax.base.paths import any_path, any_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of a run, or a configuration of pre-training: can one batch be learned by heart? Two minutes at most",
     )
-    parser.add_argument("--data", metavar="DATA", help="with --overfit: the data, if not where that of the run lay")
+    parser.add_argument(
+        "--data", type=any_text, metavar="DATA", help="with --overfit: the data, if not where that of the run lay"
+    )
     return parser
 
 

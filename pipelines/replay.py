@@ -3,9 +3,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+
+from bert_jax.base.paths import any_path, any_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,9 +17,9 @@ def parser() -> argparse.ArgumentParser:
         " forward and backward: which is the first that is not finite, in which layer, and what are the texts?",
         epilog="exit status: 0 every operation is finite, 1 one is not",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="made by bert-jax pretrain or finetune")
+    parser.add_argument("run", metavar="RUN", type=any_path, help="made by bert-jax pretrain or finetune")
     parser.add_argument("--step", type=int, metavar="N", help="from 1 (default: the newest step that was noted as bad)")
-    parser.add_argument("--data", metavar="DATA", help="where the run's data lies, if not where it lay")
+    parser.add_argument("--data", type=any_text, metavar="DATA", help="where the run's data lies, if not where it lay")
     return parser
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, any_text, local_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,12 +23,15 @@ def parser() -> argparse.ArgumentParser:
         " second run is killed on the way and goes on each time: that proves resume on your own configuration.",
         epilog="exit status: 0 equal bit for bit, 1 something differs",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="made by bert-jax pretrain or finetune")
+    parser.add_argument("run", metavar="RUN", type=any_path, help="made by bert-jax pretrain or finetune")
     parser.add_argument("--steps", type=int, metavar="N", help="the first steps alone (default: all)")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="kill the second run so often (default: 0)")
-    parser.add_argument("--data", metavar="DATA", help="where the run's data lies, if not where it lay")
+    parser.add_argument("--data", type=any_text, metavar="DATA", help="where the run's data lies, if not where it lay")
     parser.add_argument(
-        "--output", type=Path, metavar="PATH", help="of the second run, which stays there (default: a folder that goes)"
+        "--output",
+        type=local_path,
+        metavar="PATH",
+        help="of the second run, which stays there (default: a folder that goes)",
     )
     return parser
 

@@ -24,6 +24,7 @@ from bert_jax.config.settings import to_dict
 from bert_jax.config.training import MeshConfig
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints, COMMITTED
+from bert_jax.runs.cost import without_clock
 from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import Training
 
@@ -89,8 +90,7 @@ def run(data, straight):
 
 def lines_of(run) -> list[dict]:
     """metrics.jsonl without what depends on the clock."""
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "second" not in name} for line in found]
+    return without_clock([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
 
 
 def final_state(run) -> dict:
@@ -135,6 +135,19 @@ def test_a_killed_run_ends_bit_for_bit_like_one_on_a_disk(run, straight):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert lines_of(run) == lines_of(straight)
     assert any((run / "tensorboard").glob("events*"))
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # aiohttp's word on what gcsfs does
+def test_a_checkpoint_is_kept_for_a_capsule_and_a_trace_is_put(run, data):
+    kept = run / "bad_steps"
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.keep(CONFIG.total_steps, kept / "checkpoints")
+        checkpoints.keep(CONFIG.total_steps, kept / "checkpoints")
+    jax.tree.map(np.testing.assert_array_equal, final_state(kept), final_state(run))
+    traced = any_path(f"{HERE}/traced")
+    phases = (replace(CONFIG.phases[0], steps=3),)
+    pretrain(replace(CONFIG, profile="2:2", phases=phases), data, traced, resume_command="")
+    assert any(name.endswith(".xplane.pb") for name in (traced / "profile").objects())
 
 
 def test_a_save_that_was_cut_off_is_removed_and_old_ones_go(run):

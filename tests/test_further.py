@@ -20,6 +20,7 @@ from bert_jax.conversion.convert import convert
 from bert_jax.conversion.entry_map import map_entries
 from bert_jax.conversion.further import pretrain_further, Start
 from bert_jax.conversion.own_format import flat
+from bert_jax.rerun.reproduce import reproduce
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import load_tokenizer, WordPieceTokenizer
@@ -120,6 +121,7 @@ def test_a_stopped_run_goes_on_to_the_bit_without_its_model(hugging_face, prepar
         assert all(np.array_equal(found[name], value) for name, value in expected.items())
         assert [line["mlm_loss"] for line in lines(stopped, "train")] == [line["mlm_loss"] for line in measured]
         assert len(lines(stopped, "data")) == len(lines(stopped, "eval")) - 1 == 1, "nothing is measured twice"
+    assert reproduce(straight, tmp_path / "again").equal, "the model is opened again"
 
 
 def test_a_run_that_another_model_began_is_not_taken_for_the_same(source, hugging_face, prepared, tmp_path):

@@ -31,6 +31,7 @@ from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.cost import without_clock
+from bert_jax.runs.directory import RunDirectory
 from bert_jax.train.pretraining import pretrain, Pretraining
 from bert_jax.train.session import Session
 from bert_jax.train.state import Training, TrainState
@@ -366,21 +367,21 @@ def fed(config: PretrainConfig, data_path: Path) -> list[dict]:
     return [batch for span in objective.spans() for batch in objective.batches(span, span.begin)]
 
 
-def test_each_width_is_compiled_once(short, monkeypatch, capsys):
+def test_each_width_is_compiled_once(short, tmp_path, monkeypatch, capsys):
     """Buckets: a program for each width when the phase begins, and each batch goes to its own."""
     compiled = []
 
     def compile_train_step(training, loss, batch):
         rows, width = batch["input_ids"].shape
         compiled.append((rows, width, batch["masked_lm_ids"].shape[1]))
-        return lambda state, batch: width
+        return lambda state, batch, limit: (None, width)
 
     monkeypatch.setattr(bert_jax.train.session, "compile_train_step", compile_train_step)
     objective = objective_of(varied(packing="buckets"), short)
-    (phase,) = Session(objective, None, None).phases(0)
+    (phase,) = Session(objective, RunDirectory(tmp_path), None).phases(0)
     step = phase.compile()
     widths = [batch["input_ids"].shape[1] for batch in phase.feed(0)]
-    assert [step(None, batch) for batch in phase.feed(0)] == widths
+    assert [step(None, batch)[1] for batch in phase.feed(0)] == widths
     assert set(widths) == {32, 64}
     assert compiled == [(8, 32, 12), (8, 64, 24)]
     assert "phase 0: compiling for rows of 32, 64" in capsys.readouterr().err

@@ -64,6 +64,13 @@ def is_free(output: "BucketPath") -> bool:
     return not found or PUTTING in found
 
 
+def put_folder(folder: Path, output: "BucketPath") -> None:
+    """Put all files of a folder that no other one makes complete, and remove it."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        (output / path.relative_to(folder).as_posix()).put(path)
+    shutil.rmtree(folder)
+
+
 def put_files(folder: Path, files: Sequence[Path], output: "BucketPath") -> None:
     """Put files of a folder; the last of them when all others are there."""
     *others, last = files

@@ -185,6 +185,13 @@ class BucketPath(_EPath):
             if not missing_ok:
                 raise
 
+    def copy_below(self, source: Path, name: str, last: str) -> None:
+        """Have storage copy a folder of another one here, unless it is there already; the object `last` in it comes last."""
+        names = sorted(BucketPath(str(source / name)).objects(), key=lambda own: (own == last, own))
+        with _said(self, writing=True):
+            for own in names if not (self / name / last).is_file() else ():
+                _files().cp_file(str(source / name / own), str(self / name / own))
+
     def rmtree(self, missing_ok: bool = False) -> None:
         """Remove every object of a folder."""
         for name in self.objects():

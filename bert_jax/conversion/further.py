@@ -16,7 +16,8 @@ import numpy as np
 import optax
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import on_bucket
+from bert_jax.base.files import reading
+from bert_jax.base.paths import any_path, on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override_around
@@ -152,9 +153,37 @@ def _record(model: Checkpoint, start: Start, config: PretrainConfig, entries: En
         "longest": RunDirectory(start.model).longest() if own else shape.max_position_embeddings,
         "keep": start.keep,
         "entries": None if entries is None else entries.counts(),
+        "asked": {name: value for name, value in _answers(start.asked).items() if value},
         "drawn": _parts(ours.keys() - theirs.keys()),
         "left_out": _parts(theirs.keys() - ours.keys()),
     }
+
+
+def _answers(asked: Asked) -> JsonObject:
+    vocabulary = None if asked.vocabulary is None else _place(asked.vocabulary)
+    return {
+        "gelu": asked.gelu,
+        "vocabulary": vocabulary,
+        "padding_rows": asked.padding_rows,
+        "skip": list(asked.skip),
+    }
+
+
+def beginning_of(run: RunDirectory) -> "StartingModel | None":
+    """Return the model that a run began with, to begin with it again; None: its weights were drawn.
+
+    Raises:
+      UserError: the record cannot be read.
+    """
+    record = run.source()
+    if record is None:
+        return None
+    with reading(run.source_file, "restore the file"):
+        given = {"gelu": None, "vocabulary": None, "padding_rows": None, "skip": (), **record.get("asked", {})}
+        vocabulary = None if given["vocabulary"] is None else any_path(given["vocabulary"])
+        asked = Asked(given["gelu"], None, vocabulary, given["padding_rows"], tuple(given["skip"]), head=False)
+        start = Start(any_path(record["path"]), record["keep"], record["entries"] is not None, asked)
+    return StartingModel(start, record)
 
 
 def _parts(names: set[str]) -> list[str]:

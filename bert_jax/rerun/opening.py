@@ -7,8 +7,10 @@ from pathlib import Path
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json
+from bert_jax.base.paths import any_path
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TrainingConfig
+from bert_jax.conversion.further import beginning_of
 from bert_jax.feed.shards import open_data
 from bert_jax.finetuning.directory import changes_of, Finetuned, is_finetuned, named_task, open_finetuned
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
@@ -45,10 +47,10 @@ def open_again(path: Path, data: str | None = None, edit: Edit = lambda config: 
     if is_finetuned(path):
         return _open_finetuned(open_finetuned(path), data, edit)
     run = open_run(path)
-    if run.is_converted:
+    if not run.data_file.is_file():
         raise UserError(f"{path}: was converted and not trained here: there are no steps to take again")
     place = data or _recorded_data(run)
-    return open_pretraining(run, edit(run.config()), Path(place))
+    return open_pretraining(run, edit(run.config()), any_path(place))
 
 
 def open_pretraining(run: RunDirectory, config: TrainingConfig, data: Path) -> Opened:
@@ -59,11 +61,12 @@ def open_pretraining(run: RunDirectory, config: TrainingConfig, data: Path) -> O
     """
     assert isinstance(config, PretrainConfig)
     opened = open_data(data)
+    training = prepare_training(config, opened)
     if run.data_file.is_file():
         check_same_data(run, run.manifest(), dict(opened.manifest))
+        training = replace(training, described=run.stored())
     tokenizer = opened.load_tokenizer()
-    training = prepare_training(config, opened)
-    return Opened(run, Pretraining(training, opened, tokenizer, run), tokenizer)
+    return Opened(run, Pretraining(training, opened, tokenizer, run, beginning_of(run)), tokenizer)
 
 
 def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
@@ -72,7 +75,7 @@ def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
     if settings.too_long != "windows":  # the task's own stride, which acts in windows alone
         settings = replace(settings, stride=None)
     config = edit(settings)
-    model = Path(record["source"]["path"])
+    model = any_path(record["source"]["path"])
     return Wanted(named_task(record["task"]), data or record["data"], model, config, record["source"]["from_scratch"])  # type: ignore[arg-type]
 
 

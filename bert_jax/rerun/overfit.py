@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path
 from bert_jax.checks import rules
 from bert_jax.checks.findings import Finding, PROBLEM
 from bert_jax.config.model import ModelConfig
@@ -77,7 +78,7 @@ def overfit(path: Path, data: str | None = None, seconds: float = SECONDS) -> Ov
     use_compilation_cache()
     opened = _open(path, data)
     given = opened.objective.training
-    description = given.given
+    description = given.described
     still = None if description is None else replace(description, model=_without_dropout(description.model))
     training = Training(_constant(given.config), given.mesh, still)
     batch = _one_batch(opened)
@@ -103,7 +104,7 @@ def _open(path: Path, data: str | None) -> Opened:
     config = load_config(str(path))
     if data is None:
         raise UserError(f"--overfit {path}: a configuration says nothing of data: name it with --data")
-    return open_pretraining(RunDirectory(path), _on_one_device(config), Path(data))
+    return open_pretraining(RunDirectory(path), _on_one_device(config), any_path(data))
 
 
 def _on_one_device(config: TrainingConfig) -> TrainingConfig:

@@ -18,6 +18,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.training import TrainingConfig
+from bert_jax.conversion.finished import CERTIFICATE
 from bert_jax.feed.shards import open_data
 from bert_jax.finetuning.directory import open_finetuned
 from bert_jax.finetuning.prepared import FinetuneSetup
@@ -28,7 +29,6 @@ from bert_jax.rerun.opening import DATA, open_again, Opened, wanted_of
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.cost import without_clock
 from bert_jax.runs.directory import RunDirectory
-from bert_jax.runs.names import MODEL_FILE
 from bert_jax.runs.reading import read_metrics, Record
 from bert_jax.train.pretraining import attention_case, open_run_directory, Pretraining
 from bert_jax.train.run import locked_by_main, train_run
@@ -94,7 +94,7 @@ def _check_data(original: Opened) -> str:
     """Return in words that the data is what it was; a run that other data is named for was refused on opening."""
     if not isinstance(original.objective, Pretraining):
         return "the examples and the first weights have the digests in finetune.json"
-    if (original.run.path / MODEL_FILE).is_file():
+    if (original.run.path / CERTIFICATE).is_file():  # trained on in its own directory, by an earlier version
         raise UserError(f"{original.run.path}: began with a converted checkpoint, and those weights are gone")
     folder = original.objective.data.directory
     shards = [
@@ -110,8 +110,9 @@ def _train(original: Opened, output: Path, data: str | None, until: int | None) 
     objective, command = original.objective, f"bert-jax reproduce {original.run.path} --output {output}"
     if isinstance(objective, Pretraining):
         with locked_by_main(output, "reproduce"):
-            run = open_run_directory(output, objective.config, objective.data, objective.tokenizer)
-            again = Pretraining(objective.training, objective.data, objective.tokenizer, run)
+            beginning, parts = objective.beginning, (objective.data, objective.tokenizer)
+            run = open_run_directory(output, objective.config, *parts, None if beginning is None else beginning.record)
+            again = Pretraining(objective.training, *parts, run, beginning)
             train_run(again, run, attention_case(objective.training), resume_command=command, until=until)
         return run
     with locked_by_main(output, "reproduce"):

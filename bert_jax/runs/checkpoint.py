@@ -132,7 +132,9 @@ class Checkpoints:
 
         Files are linked where the file system can, and take no room until the checkpoint here is deleted.
         """
-        if not (folder / str(step)).exists():
+        if on_bucket(folder):
+            folder.copy_below(self.folder, str(step), COMMITTED)
+        elif not (folder / str(step)).exists():
             partial = new_folder(folder / f"{step}.partial")
             shutil.copytree(self.folder / str(step), partial, copy_function=_link_or_copy, dirs_exist_ok=True)
             partial.rename(folder / str(step))

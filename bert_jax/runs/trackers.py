@@ -20,7 +20,9 @@ from contextlib import suppress
 from typing import Protocol
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.files import read_json, write_json
+from bert_jax.base.files import own_folder, read_json, write_json
+from bert_jax.base.host import cache_folder
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject
 from bert_jax.config.settings import flatten
 from bert_jax.runs.directory import RunDirectory
@@ -51,7 +53,7 @@ class _Wandb:
         self.id = known or secrets.token_hex(4)
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         self._run = wandb.init(
-            project=project, id=self.id, name=run.path.resolve().name, resume="allow", dir=str(run.path), config=config
+            project=project, id=self.id, name=run.path.resolve().name, resume="allow", dir=_local(run), config=config
         )
 
     def log(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
@@ -60,6 +62,11 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _local(run: RunDirectory) -> str:
+    """Return the folder for files that wait for their server: the run's, or of a run on a bucket the user's cache."""
+    return str(own_folder(cache_folder() / "trackers") if on_bucket(run.path) else run.path)
 
 
 class _Mlflow:

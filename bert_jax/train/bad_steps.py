@@ -9,7 +9,7 @@ rollback  the run goes on from its newest checkpoint with the batches behind the
           passed over (PaLM, 2204.02311, section 5.1, went on some 100 steps before a spike, without 200 to 500 batches).
 
 Every decision follows from sums that a resumed run has again, and stands in a line of kind `bad` of metrics.jsonl and in the
-checkpoints after it. So a run that was killed makes the same ones; one that was stopped has one more checkpoint to roll back to.
+checkpoints after it. So a run that was killed makes the same ones; one that was stopped has a later checkpoint to go back to.
 """
 
 import math
@@ -89,8 +89,9 @@ class BadSteps:
 
 
 def watched[N](sums: Mapping[str, N]) -> dict[str, N]:
-    """Return the sums that must be finite: losses and norms."""
-    return {name: value for name, value in sums.items() if name.endswith(("_loss", "_norm"))}
+    """Return the sums that must be finite: losses, then norms."""
+    names = [name for end in ("_loss", "_norm") for name in sums if name.endswith(end)]
+    return {name: sums[name] for name in names}
 
 
 def not_finite(sums: Mapping[str, float]) -> str:

@@ -123,12 +123,15 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.data}, {name}: has no labels to score with: bert-jax predict writes predictions")
     record = {"task": model.task.name, "split": name, "scores": outcome.scores, "counts": split.counts}
     record["f1_of"] = model.task.f1_of
+    record["weights"] = weights = None if model.run is None else model.run.averaging()
     output = arguments.output or (None if model.run is None else model.path / f"evaluation-{name}.json")
     if output is not None:
         write_json(output, record)
     if arguments.json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
         return 0
+    if weights is not None:
+        print(weights)
     for metric, value in outcome.scores.items():
         shown = "not defined" if value is None else f"{value:.4f}" if isinstance(value, float) else value
         print(f"{name} {metric_words(metric, model.task.f1_of)}  {shown}")
@@ -196,8 +199,9 @@ def _of_text(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
 
 
 def _checkpoint(scores: JsonObject) -> str:
-    """Return which checkpoint of a run was scored."""
-    return "" if scores["step"] is None else f"step {scores['step']:,}, "
+    """Return which checkpoint of a run was scored, and what its weights are where they are not those that were trained."""
+    step = None if scores["step"] is None else f"step {scores['step']:,}"
+    return "".join(f"{words}, " for words in (step, scores["weights"]) if words)
 
 
 def describe_data(scores: JsonObject) -> str:

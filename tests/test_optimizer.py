@@ -125,14 +125,83 @@ def test_both_tables_name_the_same_optimizers_and_schedules():
     assert list(DECAYS) == list(SCHEDULES)
 
 
+def test_muon_is_optax_s_for_each_layer_s_matrix_and_adamw_for_the_rest():
+    """Layers are stacked here, and matrices of their own to optax."""
+    rng = np.random.default_rng(3)
+    tree = example_tree(rng)
+    tree["encoder"]["layers"]["feed_forward"] = {"output": {"kernel": rng.normal(0, 0.5, (2, 8, 4))}}
+    params = jax.tree.map(np.float32, tree)
+    apart = {"whole": params, "each": {}}
+    for name in ("attention/query", "feed_forward/output"):
+        one, other = name.split("/")
+        apart["each"] |= {f"{name}/{n}": w for n, w in enumerate(params["encoder"]["layers"][one][other]["kernel"])}
+    schedule = optax.linear_schedule(1e-2, 2e-3, 5)
+    muon = optax.contrib.muon(schedule, weight_decay=0.01, consistent_rms=0.2)
+    adamw = optax.adamw(schedule, eps=1e-6, weight_decay=0.01, mask=decay_mask)
+    ours = make_optimizer(OptimizerConfig(name="muon", clip_norm=0.0), schedule)
+    states = ours.init(params), muon.init(apart["each"]), adamw.init(params)
+    update = jax.jit(ours.update)
+    for _ in range(4):
+        gradient = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), params)
+        matrices = {}
+        for name in apart["each"]:
+            one, other, number = name.split("/")
+            matrices[name] = gradient["encoder"]["layers"][one][other]["kernel"][int(number)]
+        steps, first = update(gradient, states[0], params)
+        theirs, second = muon.update(matrices, states[1], apart["each"])
+        rest, third = adamw.update(gradient, states[2], apart["whole"])
+        states = first, second, third
+        params = optax.apply_updates(params, steps)
+        apart = {"each": optax.apply_updates(apart["each"], theirs), "whole": optax.apply_updates(apart["whole"], rest)}
+    found, others = by_path(params), by_path(apart["whole"])
+    for path, value in found.items():
+        if path.endswith("kernel") and "layers" in path:
+            stem = path.removeprefix("encoder/layers/").removesuffix("/kernel")
+            expected = np.stack([apart["each"][f"{stem}/{number}"] for number in range(2)])
+        else:
+            expected = others[path]
+        np.testing.assert_allclose(value, expected, atol=2e-6, err_msg=path)
+        assert np.abs(value - by_path(tree)[path]).max() > 1e-3
+
+
+def test_the_average_of_the_weights_follows_its_formula():
+    """In float64; of what is frozen it is that to the bit."""
+    tree = deep_tree(np.random.default_rng(0))
+    config = OptimizerConfig(name="adamw", average=0.4, freeze="embeddings")
+    optimizer = make_optimizer(config, lambda step: 1e-2)
+    params = jax.tree.map(np.float32, tree)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    expected = by_path(params)
+    for step in range(1, 9):  # the decay grows from 2/11 and is 0.4 from step 5 on
+        gradient = jax.tree.map(lambda x, s=step: np.full(x.shape, 0.1 * s, np.float32), params)
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        decay = min(0.4, (1 + step) / (10 + step))
+        expected = {path: decay * expected[path] + (1 - decay) * now for path, now in by_path(params).items()}
+    found = by_path(state[-1].average)
+    for path, value in expected.items():
+        np.testing.assert_allclose(found[path], value, atol=1e-6, err_msg=path)
+    word = "encoder/embeddings/word"
+    np.testing.assert_array_equal(found[word], by_path(jax.tree.map(np.float32, tree))[word])
+    assert np.abs(found["task/kernel"] - by_path(params)["task/kernel"]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("name", "published"),
     [
         ("cosine", optax.warmup_cosine_decay_schedule(0.0, PEAK, WARMUP, TOTAL)),
         ("constant", optax.warmup_constant_schedule(0.0, PEAK, WARMUP)),
+        (
+            "wsd",
+            optax.join_schedules(
+                [optax.warmup_constant_schedule(0.0, PEAK, WARMUP), optax.linear_schedule(PEAK, 0.0, TOTAL // 10)],
+                [TOTAL - TOTAL // 10],
+            ),
+        ),
+        ("inverse_sqrt", lambda step: PEAK * min(step / WARMUP, (WARMUP / max(step, 1)) ** 0.5)),
     ],
 )
-def test_other_schedules_are_those_of_optax(name, published):
+def test_other_schedules_are_those_of_optax_or_their_formula(name, published):
     schedule = learning_rate_schedule([SchedulePart(0, TOTAL, PEAK, WARMUP)], name)
     steps = range(TOTAL + 2)
     np.testing.assert_allclose([schedule(step) for step in steps], [published(step) for step in steps], atol=1e-8)

@@ -54,7 +54,7 @@ def learning_rate(run: Run, part: SchedulePart) -> Finding:
     width = run.config.model.hidden_size
     seen = f"peak learning rate {part.learning_rate:g} for width {width} and batches of {phase.batch_size}"
     optimizer = run.config.optimizer
-    if optimizer.kind.family != "adam":
+    if not optimizer.kind.adam_rates:
         name = optimizer.name.upper()
         return rules.RATE.fine(f"{seen}, {name}: the paper's recipe is for Adam and says nothing of it")
     recipe = recipe_rate(width, phase.batch_size)

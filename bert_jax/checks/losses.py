@@ -108,7 +108,7 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
         changes["model.initializer_range"] = f"{wide_range(run):.2g}"
     recipe = recipe_rate(config.model.hidden_size, config.phases[0].batch_size)
     ratio = config.optimizer.learning_rate / recipe
-    if config.optimizer.kind.family == "adam" and rules.RATE.passed(max(ratio, 1 / ratio))[0] != OK:
+    if config.optimizer.kind.adam_rates and rules.RATE.passed(max(ratio, 1 / ratio))[0] != OK:
         causes.append(f"a peak learning rate {'above' if ratio > 1 else 'below'} a tenfold of the recipe's")
         changes["optimizer.learning_rate"] = f"{recipe:.1g}"
     sentences = data.get("text", {}).get("sentences", {})

@@ -122,7 +122,8 @@ class PretrainConfig(RunConfig):
                 parts[-1] = dataclasses.replace(parts[-1], steps=parts[-1].steps + phase.steps)
             else:
                 begin = parts[-1].begin + parts[-1].steps if parts else 0
-                parts.append(SchedulePart(begin, phase.steps, phase.learning_rate, phase.warmup_steps or 0))
+                own = phase.learning_rate, phase.warmup_steps or 0
+                parts.append(SchedulePart(begin, phase.steps, *own, self.optimizer.decay_share))
         return parts
 
     def _check_phase(self, number: int, phase: PhaseConfig) -> None:

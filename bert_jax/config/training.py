@@ -31,16 +31,23 @@ class OptimizerKind(NamedTuple):
     """A row of the table of optimizers."""
 
     help: str
-    family: str  # whose learning rates suit it, and whose state it can go on with
+    family: str  # whose state it can go on with
     corrects_bias: bool  # of its moments
     keeps_moments: bool = True  # Adam's two, as `train.optimizer.MomentsState`: a conversion can take them over
+    adam_rates: bool = True  # whether the learning rates of Adam suit it
 
 
 # The formula of each stands under the same name in `UPDATES` of bert_jax/train/optimizer.py: this room knows no JAX.
 OPTIMIZERS: Mapping[str, OptimizerKind] = {
     "adamw_bert": OptimizerKind("no bias correction, as the original", "adam", corrects_bias=False),
     "adamw": OptimizerKind("with bias correction, as published", "adam", corrects_bias=True),
-    "lamb": OptimizerKind("for very large batches", "lamb", corrects_bias=True),
+    "lamb": OptimizerKind("for very large batches", "lamb", corrects_bias=True, adam_rates=False),
+    "muon": OptimizerKind(
+        "orthogonal updates for the layers' matrices, adamw for the rest",
+        "muon",
+        corrects_bias=True,
+        keeps_moments=False,
+    ),
 }
 
 # What follows the warm-up. The formula of each stands under the same name in `DECAYS` of bert_jax/train/optimizer.py.
@@ -48,11 +55,18 @@ SCHEDULES: Mapping[str, str] = {
     "linear": "to 0 at the last step, as the original",
     "cosine": "to 0 at the last step, along half a cosine",
     "constant": "stays at the peak",
+    "inverse_sqrt": "with the root of the step",
+    "wsd": "stays at the peak, then in a line to 0 over decay_share of the steps",
 }
 
 
 def _listed(table: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({words})" for name, words in table.items())
+
+
+def averaged_words(average: float | None) -> str | None:
+    """Return what to say of weights that are an average over the steps; None where they are those that are trained."""
+    return None if average is None else f"weights averaged over the steps (optimizer.average={average:g})"
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ class SchedulePart:
     steps: int
     learning_rate: float  # peak
     warmup_steps: int
+    decay_share: float = 0.1  # of the steps, at their end: schedule=wsd
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ class OptimizerSettings:
     learning_rate: float | None = setting(1e-4, "peak (fine-tuning, none: the task's)")
     warmup_steps: int | None = setting(10_000, "steps in which the rate rises from 0 (none: warmup_share of all)")
     warmup_share: float | None = setting(None, "the same as a share of all steps (none: warmup_steps)")
+    decay_share: float = setting(0.1, "schedule=wsd: share of the steps in which the rate falls, at their end")
     weight_decay: float = setting(0.01, "decoupled; not applied to LayerNorm and biases")
     b1: float = setting(0.9, "decay of the first moment")
     b2: float = setting(0.999, "decay of the second moment")
@@ -86,6 +102,10 @@ class OptimizerSettings:
         "none",
         "none, embeddings, encoder (features alone), or a number: the embeddings and as many of the lowest layers",
     )
+    average: float | None = setting(
+        None,
+        "decay of a moving average of the weights, which is then what is evaluated and exported (none: no average)",
+    )
 
     def __post_init__(self) -> None:
         require_choice("optimizer", self, "name", tuple(OPTIMIZERS))
@@ -97,6 +117,10 @@ class OptimizerSettings:
         for name in ("weight_decay", "clip_norm"):
             require_not_negative("optimizer", self, name)
         self._check_warm_up()
+        require_share("optimizer", self, "decay_share")
+        require_positive("optimizer", self, "decay_share")
+        if self.average is not None:
+            require_share("optimizer", self, "average", below_one=True)
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"optimizer.layer_decay={self.layer_decay} must be more than 0 and at most 1")
         if self.freeze not in FREEZES and not self.freeze.isdecimal():
@@ -124,7 +148,7 @@ class OptimizerSettings:
         """Return the schedule over the first `steps` steps; a share of them is rounded down, as in run_classifier.py."""
         assert self.learning_rate is not None, "the task's rate is not known yet"
         warmup = int(steps * self.warmup_share) if self.warmup_share is not None else self.warmup_steps
-        return SchedulePart(0, steps, self.learning_rate, warmup or 0)
+        return SchedulePart(0, steps, self.learning_rate, warmup or 0, self.decay_share)
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
         description = RunDirectory(path).description()
         run = RunParameters(path, step)
         tensors, model = run.tensors(), description.model
+        notes += filter(None, [RunDirectory(path).averaging()])
     elif format == HUGGING_FACE:
         config_file = where.parent / HUGGING_FACE_CONFIG
         config = read_json(config_file)

@@ -244,7 +244,7 @@ class StartingModel:
             for name in weights.keys() & set(_ROWS_OF_ENTRIES):
                 weights[name] = entries.rows(np.asarray(weights[name]), _drawn(training, name, tokenizer.vocab_size))
         self._say(turned=training.config.model.causal and not model.description.model.causal)
-        state = state._replace(params=_replaced(state.params, weights))
+        state = state.beginning_with(_replaced(state.params, weights))
         kept = _kept_optimizer(model, self.start, training.config)
         return state if kept is None else _with_moments(state, model, kept, self.start.keep == "step")
 

@@ -46,6 +46,8 @@ def optimizer_for(checkpoint: Checkpoint, to: str) -> tuple[OptimizerState | Non
         return None, [f"{left_out}Hugging Face's directories have no place for it"]
     if checkpoint.grown:
         return None, [f"{left_out}it does not fit the new rows"]
+    if checkpoint.format == BERT_JAX and RunDirectory(checkpoint.path).averaging():
+        return None, [f"{left_out}it is that of the weights that are trained, and these are their average"]
     name = open_run(checkpoint.path).config().optimizer.name if checkpoint.format == BERT_JAX else "adamw_bert"
     kind = OPTIMIZERS[name]
     if not kind.keeps_moments:

@@ -205,7 +205,7 @@ def advice(config: FinetuneConfig, steps: int) -> str:
     """What may help; where bias correction is off, how large the first steps really are."""
     help = "Another seed may do (--retries 1, --seeds 5), a smaller optimizer.learning_rate, more epochs, or a longer warm-up"
     optimizer = config.optimizer
-    if optimizer.kind.corrects_bias or optimizer.kind.family != "adam":
+    if optimizer.kind.corrects_bias or not optimizer.kind.adam_rates:
         return help
     ratio = partial(step_ratio, b1=optimizer.b1, b2=optimizer.b2)
     largest = max(ratio(step) for step in range(1, 100))

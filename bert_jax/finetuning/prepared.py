@@ -144,7 +144,7 @@ class FinetuneSetup:
         if self.description.model.causal:
             of_text = ", and the head reads the last token of a text" if self.head.is_pooled else ""
             say(f"left to right: a token sees those before it only{of_text}")
-        return state._replace(params=nested(ours))
+        return state.beginning_with(nested(ours))
 
     def _source_digest(self) -> str:
         """Return a digest of what is taken from the model: encoder and vocabulary, whatever its format and path."""

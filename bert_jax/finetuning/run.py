@@ -177,7 +177,7 @@ class Finetuning(RunObjective):
     def finish(self, session: Session, state: TrainState) -> Result:
         """Write predictions and scores of the finished run, and judge it; the main process writes."""
         if not self.outcomes and self.prepared.dev_splits:
-            self.outcomes = self._outcomes(state.params)
+            self.outcomes = self._outcomes(state.used)
         with all_or_none():
             if is_main():
                 self._write_predictions()

@@ -45,6 +45,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(nsp|task)/kernel$", P("fsdp", None)),
     (r"features/(lstm/|mix/|fusion/)", P()),
     (r"(bias|scale)$", P()),
+    (r"ns_coeffs$", P()),  # of Muon's state
 )
 
 

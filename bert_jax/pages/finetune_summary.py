@@ -7,6 +7,7 @@ from bert_jax.checks.cost import check_bad_steps, check_cost
 from bert_jax.checks.findings import Finding, NOTE, serious
 from bert_jax.checks.finetuned import learning_findings
 from bert_jax.config.settings import flatten
+from bert_jax.config.training import averaged_words
 from bert_jax.pages.finetune_curves import commonest_class, metric_words, of_class
 from bert_jax.pages.metric_words import figure, score_text, title_name, unit
 from bert_jax.pages.notices import torn_lines
@@ -68,7 +69,9 @@ def recipe_words(run: FinetunedRun) -> str:
     """The settings that are most often varied."""
     names = {"optimizer.learning_rate": "learning rate", "batch_size": "batch", "epochs": "epochs", "seed": "seed"}
     settings = dict(flatten(run.settings))
-    return ", ".join(f"{words} {plain(settings.get(name))}" for name, words in names.items())
+    averaged = averaged_words(settings.get("optimizer.average"))
+    words = [f"{words} {plain(settings.get(name))}" for name, words in names.items()]
+    return ", ".join([*words, *filter(None, [averaged])])
 
 
 def time_words(run: FinetunedRun) -> str:

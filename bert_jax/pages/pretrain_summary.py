@@ -8,6 +8,7 @@ from pathlib import Path
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.objective import pair_words
 from bert_jax.config.pretrain import PretrainConfig
+from bert_jax.config.training import averaged_words
 from bert_jax.pages.page import Tile
 from bert_jax.pages.wording import (
     count,
@@ -123,11 +124,13 @@ def time_words(run: Run) -> str:
 
 def newest_scores(run: Run) -> tuple[Record, str]:
     """The best founded scores there are, and where they come from."""
+    averaged = averaged_words(run.config.optimizer.average)
+    weights = f", {averaged}" if averaged else ""
     if run.evaluation is not None:
         split, step = run.evaluation.get("split", "held-out"), number(run.evaluation, "step")
-        return run.evaluation, f"{split}, step {count(step)}"
+        return run.evaluation, f"{split}, step {count(step)}{weights}"
     if run.evals:
-        return run.evals[-1], f"held-out, step {count(run.evals[-1]['step'])}"
+        return run.evals[-1], f"held-out, step {count(run.evals[-1]['step'])}{weights}"
     if run.train:
         return run.train[-1], f"training text, step {count(run.train[-1]['step'])}"
     return {}, "no value yet"

@@ -107,7 +107,7 @@ def state_before(opened: Opened, step: int, moved: int) -> TrainState:
             abstract = training.abstract_state
             items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
             restored = checkpoints.restore(done, items)
-        state, record = TrainState(restored["params"], *restored["optimizer"]), restored["record"]
+        state, record = TrainState(restored["params"], *restored["optimizer"]).exchanged(), restored["record"]
     where = "its first state" if folder is None else f"the checkpoint of step {done:,}"
     say(f"step {step:,}: from {where}, {step - 1 - done:,} steps before it")
     bad = BadSteps(training.config)

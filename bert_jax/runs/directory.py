@@ -17,6 +17,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.config.description import description_from, ModelDescription
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, load_config, to_dict
+from bert_jax.config.training import averaged_words
 from bert_jax.runs.cost import CLOCK
 from bert_jax.runs.names import (
     BAD_STEPS,
@@ -119,6 +120,20 @@ class RunDirectory:
     def config(self) -> PretrainConfig:
         """The run's configuration."""
         return load_config(self.config_file)
+
+    def optimizer(self) -> JsonObject:
+        """Return the settings of the optimizer that its checkpoints come from, of a fine-tuned run too.
+
+        Raises:
+          UserError: the file that has them cannot be read.
+        """
+        file = self.finetune_file if self.finetune_file.is_file() else self.config_file
+        values = read_json(file, "copy it from a backup of the run")
+        return values.get("settings", values).get("optimizer", {})
+
+    def averaging(self) -> str | None:
+        """Return what to say of the weights in its checkpoints where they are averages over the steps."""
+        return averaged_words(self.optimizer().get("average"))
 
     def description(self) -> ModelDescription:
         """Return the model that its checkpoints hold, without what was never trained.

@@ -3,9 +3,10 @@
 
 `adamw_bert` is the original's Adam: decoupled weight decay and no bias correction (google-research/bert,
 optimization.py). `adamw` has the correction (1711.05101). `lamb` is 1904.00962, algorithm 2, with bias correction.
+`muon` is optax's for the matrices of the layers, its steps as long as Adam's (2502.16982), and `adamw` for all else.
 
 All of them leave LayerNorm and biases without decay; LAMB leaves these without its trust ratio too, as the published
-implementation does, and takes the ratio of each layer on its own although layers are stacked in one array.
+implementation does. LAMB's ratio and Muon's matrix are those of each layer on its own, although layers are stacked.
 """
 
 import re
@@ -21,7 +22,12 @@ from bert_jax.base.types import PyTree
 from bert_jax.config.training import OptimizerSettings, SchedulePart
 from bert_jax.mesh.sharding import parameter_path
 
+RMS_OF_ADAM = (
+    0.2  # root mean square of Adam's steps before the rate, which Muon's are scaled to (2502.16982, section 2.2)
+)
 STACKED = re.compile(r"(^|/)layers/")  # parameters with a leading axis of layers
+MATRIX_OF_LAYER = re.compile(r"(^|/)layers/.*/kernel$")  # [L, in, out]: what Muon orthogonalises
+EMBEDDINGS = re.compile(r"(^|/)embeddings(_project)?/")
 NOT_DECAYED = re.compile(r"(^|/)(bias|scale|mix/weights)$")
 
 
@@ -44,6 +50,7 @@ class Stretch(NamedTuple):
     step: jax.Array  # from 0
     steps: jax.Array
     warmup: jax.Array  # steps
+    decay_share: jax.Array  # of the steps, at their end
 
 
 def _linear(peak: jax.Array, at: Stretch) -> jax.Array:
@@ -57,11 +64,23 @@ def _cosine(peak: jax.Array, at: Stretch) -> jax.Array:
     return peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(progress, 1)))
 
 
+def _inverse_sqrt(peak: jax.Array, at: Stretch) -> jax.Array:
+    """Attention Is All You Need (1706.03762), equation 3, with the peak at the end of the warm-up."""
+    return peak * jnp.sqrt(jnp.maximum(at.warmup, 1) / jnp.maximum(at.step, 1))
+
+
+def _warm_up_stable_decay(peak: jax.Array, at: Stretch) -> jax.Array:
+    """MiniCPM (2404.06395), section 4, with a line to 0 as in 2405.18392, section 3: the last step still moves."""
+    return peak * jnp.clip((at.steps - at.step) / (at.decay_share * at.steps), 0, 1)
+
+
 # name of `config.training.SCHEDULES` -> the rate after the warm-up
 DECAYS: Mapping[str, Callable[[jax.Array, Stretch], jax.Array]] = {
     "linear": _linear,
     "cosine": _cosine,
     "constant": lambda peak, _: peak,
+    "inverse_sqrt": _inverse_sqrt,
+    "wsd": _warm_up_stable_decay,
 }
 
 
@@ -73,6 +92,7 @@ def learning_rate_schedule(
     lengths = [part.steps for part in parts]
     peaks = [part.learning_rate for part in parts]
     warmups = [part.warmup_steps for part in parts]
+    shares = [part.decay_share for part in parts]
 
     def schedule(step: jax.Array | int) -> jax.Array:
         part = jnp.searchsorted(jnp.asarray(begins), step, side="right") - 1
@@ -81,7 +101,8 @@ def learning_rate_schedule(
         warmup = jnp.asarray(warmups, jnp.float32)[part]
         rising = peak * local / jnp.maximum(warmup, 1)
         length = jnp.asarray(lengths, jnp.float32)[part]
-        return jnp.where(local < warmup, rising, DECAYS[name](peak, Stretch(local, length, warmup)))
+        stretch = Stretch(local, length, warmup, jnp.asarray(shares, jnp.float32)[part])
+        return jnp.where(local < warmup, rising, DECAYS[name](peak, stretch))
 
     return schedule
 
@@ -98,16 +119,42 @@ def _adam(config: OptimizerSettings) -> list[optax.GradientTransformation]:
     return [moments, _decay(config)]
 
 
+def _muon(config: OptimizerSettings) -> list[optax.GradientTransformation]:
+    """Muon's momentum is optax's own (0.95, Nesterov's); b1, b2 and eps are those of the rest, which AdamW moves."""
+    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=_matrices)
+    matrices = optax.chain(muon, optax.stateless(lambda updates, _: jax.tree.map(_as_long_as_adam, updates)))
+    others = scale_by_moments(config.b1, config.b2, config.eps, bias_correction=config.kind.corrects_bias)
+    return [optax.partition({"matrix": matrices, "other": others}, _kinds_for_muon), _decay(config)]
+
+
+def _as_long_as_adam(update: jax.Array) -> jax.Array:
+    """Of an orthogonal [L, in, out] the root mean square is 1 / sqrt(max(in, out))."""
+    return update * (RMS_OF_ADAM * max(update.shape[1:]) ** 0.5)
+
+
+def _kinds_for_muon(parameters: PyTree) -> PyTree:
+    def kind(path: jax.tree_util.KeyPath, _: jax.Array) -> str:
+        return "matrix" if MATRIX_OF_LAYER.search(parameter_path(path)) else "other"
+
+    return jax.tree_util.tree_map_with_path(kind, parameters)
+
+
+def _matrices(parameters: PyTree) -> PyTree:
+    """The axes of a kernel of stacked layers: each layer's matrix is orthogonalised by itself."""
+    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2), parameters)
+
+
 # name of `config.training.OPTIMIZERS` -> what stands between the clipped gradient and the learning rate
 UPDATES: Mapping[str, Callable[[OptimizerSettings], list[optax.GradientTransformation]]] = {
     "adamw_bert": _adam,
     "adamw": _adam,
     "lamb": lambda config: [*_adam(config), scale_by_layer_trust_ratio()],
+    "muon": _muon,
 }
 
 
 def make_optimizer(config: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, the update of the optimizer's name, learning rate, (rates of layers)."""
+    """Clip by global norm, the update of the optimizer's name, learning rate, (rates of layers, average of the weights)."""
     steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.freeze != "none":
         steps.insert(0, scale_by_factors(lambda parameters: trained_parts(parameters, config.freeze)))
@@ -116,13 +163,16 @@ def make_optimizer(config: OptimizerSettings, schedule: optax.Schedule) -> optax
         steps.append(scale_by_factors(lambda parameters: layer_rates(parameters, config.layer_decay)))
     if config.freeze != "none":  # decay too
         steps.append(scale_by_factors(lambda parameters: trained_parts(parameters, config.freeze)))
+    if config.average is not None:  # of what the updates lead to, so it comes last
+        steps.append(average_weights(config.average))
     return optax.chain(*steps)
 
 
 def layer_rates(parameters: PyTree, decay: float) -> PyTree:
     """Return decay^(L + 1 - l) for layer l of L; the embeddings are layer 0, and everything above the layers has 1.
 
-    Universal Language Model Fine-tuning (1801.06146), section 3.2; counted as ELECTRA (2003.10555) does.
+    Universal Language Model Fine-tuning (1801.06146), section 3.2. ELECTRA's code (2003.10555) counts a step more below the
+    head: its layers learn at `decay` times these rates.
 
     Returns:
       A factor for each parameter that broadcasts against it: of stacked layers [L, 1, ...].
@@ -150,7 +200,7 @@ def _by_depth(parameters: PyTree, factor: Callable[[int | np.ndarray, int], floa
         if STACKED.search(name):
             depths = np.arange(1, layers + 1).reshape(-1, *(1,) * (leaf.ndim - 1))
             return np.asarray(factor(depths, layers), np.float32)
-        return float(factor(0 if "embeddings/" in name else layers + 1, layers))
+        return float(factor(0 if EMBEDDINGS.search(name) else layers + 1, layers))
 
     return jax.tree_util.tree_map_with_path(of, parameters)
 
@@ -206,3 +256,30 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(rescale, updates, parameters), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), apply)
+
+
+class AverageState(NamedTuple):
+    """A moving average of the parameters."""
+
+    updates: jax.Array  # [] int32, how many so far
+    average: PyTree
+
+
+def average_weights(decay: float) -> optax.GradientTransformation:
+    """Pass updates on, and keep a <- a + (1 - d) (p - a) of the parameters p that they lead to, from p of step 0.
+
+    In step t (from 1) d is min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten: as TensorFlow's
+    ExponentialMovingAverage is told the number of updates.
+    """
+
+    def init(parameters: PyTree) -> AverageState:
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, parameters))
+
+    def update(updates: PyTree, state: AverageState, parameters: PyTree) -> tuple[PyTree, AverageState]:
+        number = state.updates + 1
+        gain = 1 - jnp.minimum(decay, (1 + number) / (10 + number))
+        reached = optax.apply_updates(parameters, updates)
+        average = jax.tree.map(lambda a, p: a + gain * (p - a), state.average, reached)
+        return updates, AverageState(number, average)
+
+    return optax.GradientTransformation(init, update)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject, PyTree
+from bert_jax.config.training import averaged_words
 from bert_jax.feed.batch import Batch
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import is_main, say
@@ -269,10 +270,11 @@ class Session:
 
     def evaluate(self, done: int, state: TrainState) -> None:
         """Score what is held out."""
+        weights = averaged_words(self.config.optimizer.average)
         with self.progress.clock.timing("evaluation"):
-            for line, sentence in self.objective.evaluate(done, state.params):
+            for line, sentence in self.objective.evaluate(done, state.used):
                 self.log.add(line)
-                say(f"step {done:,}: {sentence}")
+                say(f"step {done:,}: {sentence}{f'; {weights}' if weights else ''}")
 
     # ---- bad steps -------------------------------------------------------------------------------------------------
 
@@ -325,6 +327,7 @@ class Session:
 
     def save(self, done: int, state: TrainState) -> None:
         """Begin a checkpoint."""
+        state = state.exchanged()
         with self.progress.clock.timing("save"):
             items: dict[str, PyTree] = {"params": state.params}
             if done < self.config.total_steps or self.objective.keeps_optimizer:
@@ -378,7 +381,7 @@ class Session:
                     f"begins with the weights of {self.run.checkpoints / str(done)}; the optimizer's moments begin at 0"
                 )
             found = self.checkpoints.restore(done, {"params": abstract.params})
-            return self.training.initial_state()._replace(params=found["params"]), found["record"]
+            return self.training.initial_state().beginning_with(found["params"]), found["record"]
         items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
         found = self.checkpoints.restore(done, items)
-        return TrainState(found["params"], *found["optimizer"]), found["record"]
+        return TrainState(found["params"], *found["optimizer"]).exchanged(), found["record"]

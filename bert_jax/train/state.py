@@ -22,7 +22,7 @@ from bert_jax.mesh.sharding import parameter_shardings
 from bert_jax.model.attention import AttentionCase
 from bert_jax.model.encoder import Compute
 from bert_jax.model.heads import BertModel
-from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.train.optimizer import AverageState, learning_rate_schedule, make_optimizer
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -40,9 +40,34 @@ def resolve_compute_dtype(name: str, platform: str) -> str:
 class TrainState(NamedTuple):
     """A plain pytree: all that a checkpoint holds of the device's side."""
 
-    params: PyTree  # float32
-    opt_state: PyTree
+    params: PyTree  # float32, what is trained
+    opt_state: PyTree  # of `make_optimizer`; the average of the parameters, if one is kept, is its last part
     step: jax.Array  # [] int32, optimizer steps done
+
+    @property
+    def used(self) -> PyTree:
+        """The parameters that are scored and exported: their average over the steps, where one is kept."""
+        return self.params if self._average is None else self._average.average
+
+    def exchanged(self) -> "TrainState":
+        """Return the state with parameters and average in each other's place, as a checkpoint has them: `params` is what is
+        used, of every run, and training goes on from what lies with the optimizer."""
+        return self if self._average is None else self._with_average(self.params)._replace(params=self.used)
+
+    def beginning_with(self, params: PyTree) -> "TrainState":
+        """Return the state of step 0 with other parameters, which their average begins with too."""
+        state = self._replace(params=params)
+        # A copy, because the train step gives up the memory of both.
+        return state if self._average is None else state._with_average(jax.tree.map(jnp.copy, params))
+
+    @property
+    def _average(self) -> AverageState | None:
+        last = self.opt_state[-1]
+        return last if isinstance(last, AverageState) else None
+
+    def _with_average(self, average: PyTree) -> "TrainState":
+        *others, last = self.opt_state
+        return self._replace(opt_state=(*others, last._replace(average=average)))
 
 
 @dataclass(frozen=True)

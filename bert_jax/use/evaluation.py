@@ -92,6 +92,7 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
         targets += np.bincount(batch["masked_lm_ids"][batch["masked_lm_weights"] > 0], minlength=len(targets))
     return {
         "step": model.origin.step,
+        "weights": model.origin.weights,
         "split": split,
         "objective": objective.config.name,
         "sequence_length": phase.sequence_length,

@@ -115,7 +115,7 @@ def evaluate_text(
     examples, objective = _examples(model, text, phase, recipe)
     words = SplitTokens.of(examples.split)
     text_record, masked = _text_record(model, text), _masked_record(model, examples, objective, words, ngrams)
-    record: JsonObject = {"step": model.origin.step, "text": text_record, **masked}
+    record: JsonObject = {"step": model.origin.step, "weights": model.origin.weights, "text": text_record, **masked}
     if settings.pseudo_perplexity and not model.description.model.causal:
         record["pseudo"] = _pseudo_record(model, words, settings.pseudo_perplexity, ngrams)
     if baseline is not None:

@@ -67,6 +67,7 @@ class Origin(NamedTuple):
     run: RunDirectory | None  # where it is one of ours
     step: int | None  # of the run's checkpoint
     config: PretrainConfig  # of the run; else the recipe's, with rows as long as the model's positions
+    weights: str | None = None  # what is said of them where they are averages over the steps
 
 
 class Pretrained:
@@ -265,5 +266,5 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
 def _origin_of(checkpoint: Checkpoint) -> Origin:
     if checkpoint.format == BERT_JAX:
         run = RunDirectory(checkpoint.path)
-        return Origin(checkpoint.path, checkpoint.format, run, checkpoint.step, run.config())
+        return Origin(checkpoint.path, checkpoint.format, run, checkpoint.step, run.config(), run.averaging())
     return Origin(checkpoint.path, checkpoint.format, None, None, config_for(checkpoint.description))

@@ -3,6 +3,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.conversion.finished import CERTIFICATE, was_made
     from bert_jax.conversion.sentence_files import Served
 
-    asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
+    asked = replace(_checkpoint_options.asked(arguments, kind=arguments.kind), generator=arguments.generator)
     peer = arguments.peer_python
     if arguments.compare:
         place = arguments.compare[0], arguments.compare[1]
@@ -46,11 +47,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be told apart, or would do nothing."""
-    form = (arguments.source, arguments.to, arguments.pooling, arguments.normalize)
-    if arguments.compare and (form != (None,) * 4 or arguments.dtype != "float32"):
+    form = (arguments.source, arguments.to, arguments.pooling, arguments.normalize, arguments.generator or None)
+    if arguments.compare and (form != (None,) * 5 or arguments.dtype != "float32"):
         raise UserError(
-            "--compare A B writes nothing: leave out MODEL, DST, --to, --dtype, --pooling and --normalize, or leave out"
-            " --compare to convert"
+            "--compare A B writes nothing: leave out MODEL, DST, --to, --dtype, --pooling, --normalize and --generator, or"
+            " leave out --compare to convert"
         )
     if not arguments.compare and (arguments.to is None or arguments.destination is None):
         lacking = "--to" if arguments.to is None else "DST"
@@ -83,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     option("--pooling", choices=("mean", "cls", "max"), metavar="POOLING", help=pooling)
     normalize = "divide their vectors by the length (default: as MODEL's modules.json says, else not)"
     option("--normalize", action=argparse.BooleanOptionalAction, default=None, help=normalize)
+    option(
+        "--generator",
+        action="store_true",
+        help="of a run of objective=rtd: the generator (ElectraForMaskedLM), not the discriminator (ElectraForPreTraining)",
+    )
     option(
         "--peer-python",
         type=local_path,

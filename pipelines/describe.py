@@ -72,7 +72,7 @@ def count(config: PretrainConfig) -> JsonObject:
 
 def describe_phase(config: PretrainConfig, number: int) -> JsonObject:
     """FLOPs of a full row (one example, no padding, the share that is picked in the phase's middle) and of the phase."""
-    from bert_jax.model.accounting import training_flops
+    from bert_jax.model.accounting import pretraining_flops
 
     phase = config.phases[number]
     length, begin = phase.sequence_length, sum(earlier.steps for earlier in config.phases[:number])
@@ -80,7 +80,7 @@ def describe_phase(config: PretrainConfig, number: int) -> JsonObject:
     predictions = round(config.objective.probability_at(middle, config.total_steps) * length)
     if config.objective.is_causal:
         predictions = length - 1  # each token but the last predicts the next
-    flops = training_flops(config.model, length, length**2, predictions)
+    flops = pretraining_flops(config.description, length, length**2, predictions)
     return {
         "sequence_length": length,
         "predictions": predictions,
@@ -97,7 +97,8 @@ def as_text(config: PretrainConfig, facts: JsonObject) -> str:
     encoder, heads = facts["encoder_parameters"], facts["head_parameters"]
     parts = ("embeddings, layers, pooler", "MLM and NSP heads")
     if not config.objective.nsp:
-        parts = ("embeddings, layers", "head for tokens" if model.causal else "MLM head")
+        heads_of = "generator, replaced-token head" if config.objective.replaces else "MLM head"
+        parts = ("embeddings, layers", "head for tokens" if model.causal else heads_of)
     lines = [
         f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads of"
         f" {model.head_size}, feed-forward {model.intermediate_size}, vocabulary {model.vocab_size:,}",

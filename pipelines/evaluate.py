@@ -222,7 +222,7 @@ def describe_data(scores: JsonObject) -> str:
             f" {scores['unigram_entropy']:.3f}",
             f"  {words.short} accuracy    {accuracy:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always"
             f" guessing '{scores['commonest_token']}', {scores['commonest_token_accuracy']:.1%}",
-            *(f"  {name:<15} {text}" for name, text in _pair_lines(scores)),
+            *(f"  {name:<15} {text}" for name, text in [*_replaced_lines(scores), *_pair_lines(scores)]),
         ]
     )
 
@@ -273,6 +273,21 @@ def _ngram_names(scores: JsonObject) -> list[str]:
 
 def _spoken(name: str) -> str:
     return name.replace("_gram", "-gram").replace("_", " ")
+
+
+def _replaced_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
+    if "rtd_loss" not in scores:
+        return
+    yield (
+        "replaced tokens",
+        f"{scores['rtd_recall']:.1%} found, {scores['rtd_precision']:.1%} of those flagged were replaced;"
+        f" {scores['replaced_share']:.1%} of {scores['rtd_tokens']:,} tokens are",
+    )
+    yield (
+        "RTD accuracy",
+        f"{scores['rtd_accuracy']:.1%}, always saying that none is {scores['rtd_always_original']:.1%};"
+        f" loss {scores['rtd_loss']:.4f} nats, giving all the same probability {scores['rtd_share_loss']:.4f}",
+    )
 
 
 def _pair_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:

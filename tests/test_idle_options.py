@@ -41,6 +41,7 @@ IDLE = {
     },
     ("convert", "pooling"): ["convert --compare A B --pooling cls"],
     ("convert", "normalize"): ["convert --compare A B --normalize", "convert --compare A B --no-normalize"],
+    ("convert", "generator"): ["convert --compare A B --generator"],
     ("embed", "combine"): ["embed MODEL --input FILE --output OUT --combine sum"],
     ("embed", "shard_vectors"): [
         "embed MODEL --input FILE --output OUT.npz --shard-vectors 4",

@@ -84,9 +84,13 @@ class ModelDescription:
     mlm: bool = True
     nsp: bool = True
     task: TaskHead | None = None
+    rtd: bool = False  # tells tokens that were replaced (ELECTRA's discriminator)
+    generator: ModelConfig | None = None  # of the tokens that replace, on the same tables; the MLM head is its
 
     def __post_init__(self) -> None:
         self._check_layers()
+        if self.generator is not None and not (self.rtd and self.mlm):
+            raise UserError("a generator has an MLM head, and stands beside a head for replaced tokens")
         needs = [name for name, has in (("nsp", self.nsp), (self._pooled_task(), self.task)) if has and name]
         if needs and not self.pooler:
             raise UserError(f"the head {needs[0]} stands on the pooler, and there is none")
@@ -111,12 +115,13 @@ class ModelDescription:
         """Return in words what it holds: "12 layers of 768, 30,522 entries, with pooler, MLM and NSP heads"."""
         model = self.model
         parts = [name for name, has in (("pooler", self.pooler), ("MLM", self.mlm), ("NSP", self.nsp)) if has]
+        parts += ["replaced-token head"] if self.rtd else []
         parts += [self.task.kind] if self.task else []
         heads = f"with {', '.join(parts)}" if parts else "encoder alone"
+        size = f"{model.num_hidden_layers} layers of {model.hidden_size}, {model.vocab_size:,} entries"
         direction = ", left to right" if model.causal else ""
-        return (
-            f"{model.num_hidden_layers} layers of {model.hidden_size}, {model.vocab_size:,} entries{direction}, {heads}"
-        )
+        beside = f", a generator of {self.generator.hidden_size} beside" if self.generator else ""
+        return f"{size}{direction}, {heads}{beside}"
 
 
 def description_from(values: JsonObject) -> ModelDescription:
@@ -126,7 +131,13 @@ def description_from(values: JsonObject) -> ModelDescription:
       UserError, TypeError, KeyError: it is none.
     """
     task, model = values.pop("task", None), build(ModelConfig, values.pop("model"))
+    generator = values.pop("generator", None)
     wrong = [name for name, value in values.items() if type(value) is not bool]
     if wrong:
         raise TypeError(f"{wrong[0]} is {values[wrong[0]]!r}")
-    return ModelDescription(model, task=None if task is None else build(TaskHead, task), **values)
+    return ModelDescription(
+        model,
+        task=None if task is None else build(TaskHead, task),
+        generator=None if generator is None else build(ModelConfig, generator),
+        **values,
+    )

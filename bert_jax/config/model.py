@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of a BERT encoder, and the published sizes."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from bert_jax.config.fields import require_choice, require_positive, require_sha
 
 MOST_LAYERS = 1_000
 HIDDEN_ACTIVATIONS = ("gelu_tanh", "gelu_erf")
+POOLERS = ("tanh", "gelu")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class ModelConfig:
     initializer_range: float = setting(0.02, "standard deviation of the truncated normal that weights start from")
     layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm, inside the square root")
     tie_word_embeddings: bool = setting(True, "use the word embedding as the MLM output matrix")
+    embedding_size: int | None = setting(
+        None, "features of the tables; other than hidden_size: a dense layer leads to the layers (none: hidden_size)"
+    )
+    pooler_act: str = setting(
+        "tanh", "activation on the [CLS] that tasks read: tanh (BERT), or gelu as hidden_act (ELECTRA)"
+    )
     causal: bool = setting(
         False, "attention sees the past only, as in GPT; objective=ltr sets it, no other objective takes it"
     )
@@ -43,6 +51,9 @@ class ModelConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             require_share("model", self, name, below_one=True)
         require_choice("model", self, "hidden_act", HIDDEN_ACTIVATIONS)
+        require_choice("model", self, "pooler_act", POOLERS)
+        if self.embedding_size is not None:
+            require_positive("model", self, "embedding_size")
         if self.num_hidden_layers > MOST_LAYERS:
             raise UserError(f"model.num_hidden_layers={self.num_hidden_layers} is more than {MOST_LAYERS:,}: use fewer")
         if self.hidden_size % self.num_attention_heads:
@@ -55,6 +66,38 @@ class ModelConfig:
     def head_size(self) -> int:
         """Features of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def table_size(self) -> int:
+        """Features of the word, position and segment tables."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether a dense layer stands between the tables and the layers."""
+        return self.table_size != self.hidden_size
+
+    def narrowed(self, share: float) -> "ModelConfig":
+        """Return the shape of an encoder on the same tables, its layers a share as wide: the generator of ELECTRA.
+
+        Raises:
+          UserError: the share leaves no whole number of heads of the same size.
+        """
+        heads = self.num_attention_heads * share
+        if heads < 1 - 1e-3 or abs(heads - round(heads)) > 1e-3:
+            raise UserError(
+                f"objective.generator_share={share:g} of {self.num_attention_heads} heads is no whole number: use a multiple of"
+                f" 1/{self.num_attention_heads}, such as {1 / self.num_attention_heads:.4f}"
+            )
+        width = round(heads) * self.head_size
+        inner = round(self.intermediate_size * round(heads) / self.num_attention_heads)
+        return dataclasses.replace(
+            self,
+            hidden_size=width,
+            num_attention_heads=round(heads),
+            intermediate_size=inner,
+            embedding_size=self.table_size,
+        )
 
     def require_segments(self, segments: int, what: str, remedy: str) -> None:
         """Refuse rows of more segments than the table has rows: a look-up beyond its end would give the last one's.

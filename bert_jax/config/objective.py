@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pre-training predicts: masked tokens and the label of a pair, or each next token."""
+"""What pre-training predicts: masked tokens, the label of a pair and which tokens were replaced, or each next token."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ class Objective(NamedTuple):
     examples: str  # which examples of the prepared data it trains on; see `bert_jax.feed.kinds`
     pair_label: str | None  # what the label of a pair says, where it is predicted
     tokens: str = "mlm"  # which tokens are predicted, a row of TOKEN_WORDS
+    replaces: bool = False  # whether a generator's samples replace the masked tokens, and all are judged
 
 
 OBJECTIVES: Mapping[str, Objective] = {
@@ -27,6 +28,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "mlm_full_sentences": Objective("full_sentences", None),  # RoBERTa (1907.11692), rows go across documents
     "mlm_document": Objective("document", None),  # RoBERTa's doc-sentences: rows stay inside a document
     "ltr": Objective("full_sentences", None, tokens="ltr"),  # GPT, and "LTR & No NSP" of the paper's ablation
+    "rtd": Objective("full_sentences", None, replaces=True),  # ELECTRA (2003.10555)
 }
 
 
@@ -36,8 +38,8 @@ class ObjectiveConfig:
 
     name: str = setting(
         "mlm_nsp",
-        "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences, mlm_document, or ltr (each"
-        " token from those before it, on the rows of mlm_full_sentences)",
+        "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences, mlm_document, or on the rows of"
+        " mlm_full_sentences ltr (each token from those before it) or rtd (replaced tokens, ELECTRA)",
     )
     masking: str = setting("token", "what is picked as one: token, whole_word, or span of words (geometric lengths)")
     mlm_probability: float = setting(0.15, "share of tokens that are picked and predicted")
@@ -50,13 +52,16 @@ class ObjectiveConfig:
         0.2, "masking=span: probability that a span ends after a word (SpanBERT: 0.2)"
     )
     longest_span: int = setting(10, "masking=span: words of a span at most (SpanBERT: 10)")
+    generator_share: float = setting(
+        0.25, "name=rtd: features and heads of the generator as a share of the model's (ELECTRA: 1/4 small, 1/3 base)"
+    )
 
     def __post_init__(self) -> None:
         require_choice("objective", self, "name", tuple(OBJECTIVES))
         if self.is_causal:
             self._refuse_masking()
         require_choice("objective", self, "masking", MASKINGS)
-        for name in ("mlm_probability", "mask_share", "random_share", "span_end_probability"):
+        for name in ("mlm_probability", "mask_share", "random_share", "span_end_probability", "generator_share"):
             require_share("objective", self, name)
         if self.mlm_probability_end is not None:
             require_share("objective", self, "mlm_probability_end")
@@ -71,7 +76,7 @@ class ObjectiveConfig:
 
     def _refuse_masking(self) -> None:
         for field in dataclasses.fields(self):
-            if field.name != "name" and (value := getattr(self, field.name)) != field.default:
+            if field.name not in ("name", "generator_share") and (value := getattr(self, field.name)) != field.default:
                 raise UserError(
                     f"objective.{field.name}={value} says how tokens are masked, and objective.name={self.name} masks none:"
                     " leave it out"
@@ -90,12 +95,18 @@ class ObjectiveConfig:
     @property
     def terms(self) -> list[str]:
         """The names of the losses that are added up."""
-        return [OBJECTIVES[self.name].tokens, *(["nsp"] if self.nsp else [])]
+        extra = ("nsp", self.nsp), ("rtd", self.replaces)
+        return [OBJECTIVES[self.name].tokens, *(name for name, has in extra if has)]
 
     @property
     def nsp(self) -> bool:
         """Whether the label of a pair is predicted: next sentence (NSP) or sentence order (SOP)."""
         return OBJECTIVES[self.name].pair_label is not None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a generator's samples replace the masked tokens, and the model judges every token."""
+        return OBJECTIVES[self.name].replaces
 
     @property
     def highest_probability(self) -> float:

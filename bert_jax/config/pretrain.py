@@ -85,6 +85,7 @@ class PretrainConfig(RunConfig):
         self._settle_direction()
         for number, phase in enumerate(self.phases):
             self._check_phase(number, phase)
+        _ = self.description  # refuses a generator that is no whole number of heads
         for part in self.schedule_parts():
             if part.warmup_steps >= part.steps:
                 raise UserError(
@@ -157,6 +158,9 @@ class PretrainConfig(RunConfig):
     @property
     def description(self) -> ModelDescription:
         """The network: what no loss reaches, the pooler and the head of pairs without their labels, is no part of it."""
+        if self.objective.replaces:
+            generator = self.model.narrowed(self.objective.generator_share)
+            return ModelDescription(self.model, pooler=False, nsp=False, rtd=True, generator=generator)
         pairs = self.objective.nsp
         return ModelDescription(self.model, pooler=pairs, nsp=pairs)
 

@@ -18,6 +18,7 @@ from bert_jax.base.host import __version__
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.checkpoints import Checkpoint
+from bert_jax.conversion.config_files import is_electra
 from bert_jax.conversion.names import BERT_JAX
 from bert_jax.conversion.sentence_files import SentenceVectors
 from bert_jax.runs.directory import RunDirectory
@@ -89,7 +90,7 @@ def _front(
 ) -> JsonObject:
     front: JsonObject = {"library_name": "transformers" if vectors is None else "sentence-transformers"}
     front["pipeline_tag"] = _pipeline(source.description)
-    front["tags"] = ["bert", "jax", *(["sentence-transformers"] if vectors else [])]
+    front["tags"] = [_family(source.description).lower(), "jax", *(["sentence-transformers"] if vectors else [])]
     front |= _licence(passport.get("licence", ""))
     splitter = str(passport.get("splitter", "")).partition(":")[2]
     if splitter:  # sentencex:de
@@ -100,6 +101,10 @@ def _front(
     if tuned is not None and tuned.metrics:
         front["model-index"] = [{"name": source.path.name, "results": [_result(source.description, tuned)]}]
     return front
+
+
+def _family(description: ModelDescription) -> str:
+    return "ELECTRA" if is_electra(description) else "BERT"
 
 
 def _pipeline(description: ModelDescription) -> str:
@@ -145,7 +150,8 @@ def _what(source: Checkpoint, passport: JsonObject, tuned: FinetunedRun | None) 
     task = "" if tuned is None else f" Fine-tuned on {tuned.title}."
     step = "" if source.step is None else f" Its checkpoint is of step {source.step:,}."
     trained = "" if not passport else " Pre-trained with bert_jax."
-    return f"A BERT: {source.description.summary()}.{trained}{task}{step}"
+    family = _family(source.description)
+    return f"{'An' if family == 'ELECTRA' else 'A'} {family}: {source.description.summary()}.{trained}{task}{step}"
 
 
 def _origin(run: RunDirectory) -> list[str]:

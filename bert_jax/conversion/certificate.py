@@ -24,6 +24,7 @@ from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion import names, numpy_bert
 from bert_jax.conversion.checkpoints import Checkpoint
+from bert_jax.conversion.config_files import is_electra
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE
 from bert_jax.feed.batch import batch_of_rows
 from bert_jax.model.encoder import Compute
@@ -74,7 +75,8 @@ def run_side(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray], peer_pyth
     """Run a checkpoint on inputs [B, S].
 
     Returns:
-      What ran it, and of sequence_output, pooled_output, mlm_logits, nsp_logits and task_logits those that it has.
+      What ran it, and of sequence_output, pooled_output, mlm_logits, nsp_logits, task_logits and rtd_logits ([B, S, 1])
+      those that it has.
     """
     description = checkpoint.description
     if checkpoint.format == BERT_JAX:
@@ -82,7 +84,9 @@ def run_side(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray], peer_pyth
     if checkpoint.format == HUGGING_FACE and peer_python is not None:
         ran, outputs = run_transformers(checkpoint, inputs, peer_python)
         return ran, _without_padding(outputs, description)
-    naming = "hugging_face" if checkpoint.format == HUGGING_FACE else "tf1"
+    naming = "tf1"
+    if checkpoint.format == HUGGING_FACE:
+        naming = "electra" if is_electra(description) else "hugging_face"
     task = description.task.kind if description.task else None
     outputs = numpy_bert.forward(checkpoint.tensors, naming, stored_model(checkpoint), inputs, task=task)
     outputs = _without_padding(outputs, description)
@@ -112,6 +116,7 @@ def run_ours(checkpoint: Checkpoint, inputs: Mapping[str, np.ndarray]) -> Output
         "mlm_logits": output.mlm_logits,
         "nsp_logits": None if output.nsp_logits is None else output.nsp_logits[:, 0],
         "task_logits": _task_logits(description, output.task_logits),
+        "rtd_logits": None if output.rtd_logits is None else output.rtd_logits[..., None],
     }
     return {name: np.asarray(value) for name, value in found.items() if value is not None}
 

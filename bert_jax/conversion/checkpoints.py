@@ -56,6 +56,7 @@ class Asked:
     vocabulary: Path | None = None
     padding_rows: str | None = None  # drop or keep rows beyond the vocabulary; None: refuse them
     skip: tuple[str, ...] = ()  # names of tensors to leave out, or patterns with * and ?
+    generator: bool = False  # of a run that has one beside its discriminator, that one is meant
     head: bool = True  # False: a fine-tuned head is not taken, so that nothing need say what it predicts
 
 

@@ -32,6 +32,10 @@ KEPT_OF_GOOGLE = frozenset({
 KEPT = (KEPT_OF_GOOGLE - {GELU_FORM}) | {
     "architectures", "id2label", "is_decoder", "label2id", "layer_norm_eps", "model_type", "pad_token_id", "problem_type",
 }  # fmt: skip
+# Kept, or of a head that none of the classes has.
+OF_ELECTRA = frozenset({
+    "embedding_size", "summary_activation", "summary_last_dropout", "summary_type", "summary_use_proj",
+})  # fmt: skip
 # Refused where they are not these values, which is done in `read_hugging_face`.
 CHECKED = frozenset({
     "add_cross_attention", "is_encoder_decoder", "position_embedding_type", "pruned_heads",
@@ -47,7 +51,8 @@ def not_kept(values: JsonObject, description: ModelDescription, pad_id: int | No
       description: the model that was found.
       pad_id: the id of [PAD], which is written as pad_token_id; None: there is no vocabulary.
     """
-    others = values.keys() - KEPT - CHECKED - WITHOUT_EFFECT - WITHOUT_EFFECT_OF_GOOGLE
+    of_electra = OF_ELECTRA if values.get("model_type") == "electra" else frozenset()
+    others = values.keys() - KEPT - CHECKED - WITHOUT_EFFECT - WITHOUT_EFFECT_OF_GOOGLE - of_electra
     said = [f"{name}={values[name]!r:.40}" for name in sorted(others) if values[name] is not None]
     if said:
         yield f"left out of {HUGGING_FACE_CONFIG}, for which there is no place: {listed(said, _SAID)}"

@@ -41,7 +41,11 @@ _ARCHITECTURES = {
     "span": "BertForQuestionAnswering",
     "tagging": "BertForTokenClassification",
 }
-_KINDS = {name: kind for kind, name in reversed(_ARCHITECTURES.items())}
+_KINDS = {
+    name.replace("Bert", family): kind
+    for kind, name in reversed(_ARCHITECTURES.items())
+    for family in ("Bert", "Electra")
+}
 # transformers' problem_type, by which it takes the softmax of a text's scores, the sigmoid of each, or none.
 _PROBLEMS = {
     "classification": "single_label_classification",
@@ -55,7 +59,6 @@ _RELATIVES = {
     "camembert": "positions count from 2, there is one segment, and its heads and vocabulary are others",
     "distilbert": "it has no segments and no pooler",
     "albert": "its layers share their parameters and its embedding is cut in two",
-    "electra": "its embedding and its heads are others",
     "deberta": "its attention counts relative positions",
     "deberta-v2": "its attention counts relative positions",
     "mpnet": "its attention counts relative positions",
@@ -122,6 +125,10 @@ def google_config(description: ModelDescription) -> tuple[JsonObject, list[str]]
             f"a left-to-right model has no place in {GOOGLE_CONFIG}: google-research/bert always sees both sides; convert it"
             " --to huggingface"
         )
+    if is_electra(description):
+        raise UserError(
+            f"google-research/bert has no place for {description.summary()}: it is an ELECTRA; convert it --to huggingface"
+        )
     values: JsonObject = {name: getattr(model, name) for name in _SHARED} | {"hidden_act": "gelu"}
     notes = []
     if model.hidden_act != "gelu_tanh":
@@ -157,7 +164,7 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     """
     values = read_json(path)
     kind = values.get("model_type", "bert")
-    if kind != "bert":
+    if kind not in ("bert", "electra"):
         relative = _RELATIVES.get(str(kind))
         reason = f" ({relative})" if relative else ""
         raise UserError(
@@ -173,14 +180,32 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
             raise UserError(
                 f"{path} says {name}={values[name]!s:.80}: only models with {name}={wanted} can be converted"
             )
-    activation = values.get("hidden_act", "gelu")
+    activation = str(values.get("hidden_act", "gelu"))
     if activation not in _FORMS:
-        raise UserError(f"{path} says hidden_act={activation}: only models with gelu can be converted")
+        raise UserError(f"{path} says hidden_act={activation:.80}: only models with gelu can be converted")
     epsilon = values.get("layer_norm_eps", 1e-12)
     tied = bool(values.get("tie_word_embeddings", True))
     causal = values.get("is_decoder") or False  # the mask of a decoder; its cross attention is refused above
     form = gelu_form or _FORMS[activation]
-    return _shape(path, values, form, tie_word_embeddings=tied, layer_norm_eps=epsilon, causal=causal)
+    model = _shape(path, values, form, tie_word_embeddings=tied, layer_norm_eps=epsilon, causal=causal)
+    return model if kind == "bert" else _of_electra(path, values, model)
+
+
+def _of_electra(path: Path, values: JsonObject, model: ModelConfig) -> ModelConfig:
+    """The same layers on tables of their own size; whatever hidden_act says, transformers' heads have the erf form."""
+    if model.causal:
+        raise UserError(
+            f"{path} is the config of an ELECTRA that says is_decoder=true: only those that see both sides can be converted"
+        )
+    if model.hidden_act != "gelu_erf":
+        raise UserError(
+            f"{path} is the config of an ELECTRA with hidden_act={values.get('hidden_act')}: only those with gelu (erf) can"
+            " be converted, as the heads have it"
+        )
+    size = values.get("embedding_size", 128)
+    if type(size) is not int:
+        raise UserError(f"{path} says embedding_size={str(size)[:40]!r}, which is no number: restore the file")
+    return dataclasses.replace(model, embedding_size=size, pooler_act="gelu")
 
 
 def task_of(values: JsonObject, outputs: int, span: bool, path: Path) -> TaskHead | None:
@@ -238,7 +263,7 @@ def labels_of(values: JsonObject, outputs: int) -> tuple[str, ...]:
 
 
 def hugging_face_shape(model: ModelConfig) -> JsonObject:
-    """A model's shape in the words of `transformers.BertConfig`."""
+    """A model's shape in the words of `transformers.BertConfig`, or of `ElectraConfig` where it has tables of another size."""
     return {
         **{name: getattr(model, name) for name in _SHARED},
         "hidden_act": "gelu" if model.hidden_act == "gelu_erf" else "gelu_new",
@@ -251,10 +276,12 @@ def hugging_face_shape(model: ModelConfig) -> JsonObject:
 def hugging_face_config(description: ModelDescription, pad_id: int) -> JsonObject:
     """config.json for a model."""
     model, task = description.model, description.task
+    electra = is_electra(description)
     values: JsonObject = {
-        "architectures": [_architecture(description)],
-        "model_type": "bert",
+        "architectures": [_electra_class(description) if electra else _architecture(description)],
+        "model_type": "electra" if electra else "bert",
         **hugging_face_shape(model),
+        **({"embedding_size": model.table_size} if electra else {}),
         "position_embedding_type": "absolute",
         "pad_token_id": pad_id,
         "torch_dtype": "float32",
@@ -278,6 +305,39 @@ def _architecture(description: ModelDescription) -> str:
     return names.get(heads, "BertForNextSentencePrediction" if description.nsp else "BertModel")
 
 
+def is_electra(description: ModelDescription) -> bool:
+    """Whether transformers has a place for the model as an ELECTRA alone, and not as a BERT."""
+    return description.rtd or description.model.is_projected or description.model.pooler_act == "gelu"
+
+
+def _electra_class(description: ModelDescription) -> str:
+    """Return the class of transformers that holds the model.
+
+    Raises:
+      UserError: none does.
+    """
+    task = description.task
+    if description.model.causal:
+        raise UserError(
+            f"a left-to-right model that is built as an ELECTRA ({description.summary()}) has no place there: use the run as it"
+            " is"
+        )
+    if description.model.hidden_act != "gelu_erf":
+        raise UserError(
+            f"hidden_act={description.model.hidden_act}: the heads of transformers' ELECTRA have gelu_erf, so its outputs would"
+            " be others"
+        )
+    if description.nsp or (task is not None and task.kind == "choice"):
+        raise UserError(f"transformers' ELECTRA has no place for {description.summary()}")
+    if task is not None:
+        return _ARCHITECTURES[task.kind].replace("Bert", "Electra")
+    if description.rtd:
+        return "ElectraForPreTraining"
+    return "ElectraForMaskedLM" if description.mlm else "ElectraModel"
+
+
 def with_vocab_size(description: ModelDescription, size: int) -> ModelDescription:
     """The same with another number of entries."""
-    return dataclasses.replace(description, model=dataclasses.replace(description.model, vocab_size=size))
+    generator = description.generator and dataclasses.replace(description.generator, vocab_size=size)
+    model = dataclasses.replace(description.model, vocab_size=size)
+    return dataclasses.replace(description, model=model, generator=generator)

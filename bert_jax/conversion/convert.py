@@ -26,10 +26,11 @@ from bert_jax.conversion.checkpoints import (
     Checkpoint,
     open_checkpoint,
 )
+from bert_jax.conversion.electra import half_of
 from bert_jax.conversion.extension import extended, Extension, plan_extension
 from bert_jax.conversion.finished import CERTIFICATE, request_for
 from bert_jax.conversion.heads import require_plain_head
-from bert_jax.conversion.names import HUGGING_FACE, TF1
+from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, unequal_moments
 from bert_jax.conversion.places import beside, free_place, put_in_place
 from bert_jax.conversion.sentence_files import Served, vectors_for
@@ -89,6 +90,8 @@ def convert(
     if dtype != "float32" and to != HUGGING_FACE:
         raise UserError(f"--dtype {dtype} is for --to {HUGGING_FACE} only: {to} keeps float32")
     opened = open_checkpoint(source, asked)
+    if to != BERT_JAX or asked.generator:
+        opened = half_of(opened, asked.generator)
     require_plain_head(source, opened.description)
     _refuse_idle_peer(peer_python, opened.format, to)
     form = Form(to, dtype, vectors_for(opened, to, served))

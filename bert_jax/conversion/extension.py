@@ -17,6 +17,7 @@ import numpy as np
 
 from bert_jax.base.errors import UserError
 from bert_jax.conversion.checkpoints import Checkpoint
+from bert_jax.conversion.config_files import with_vocab_size
 from bert_jax.conversion.tensors import StoredTensors, TensorEntry
 from bert_jax.tokenization import Tokenizer, WordPieceTokenizer
 
@@ -72,9 +73,9 @@ def plan_extension(
 
 def extended(checkpoint: Checkpoint, extension: Extension) -> Checkpoint:
     """The checkpoint with more entries and positions; nothing is written, new rows are made when they are read."""
-    size = extension.tokenizer.vocab_size
-    grown = replace(checkpoint.description.model, vocab_size=size, max_position_embeddings=extension.positions)
-    description = replace(checkpoint.description, model=grown)
+    description = with_vocab_size(checkpoint.description, extension.tokenizer.vocab_size)
+    grown = replace(description.model, max_position_embeddings=extension.positions)
+    description = replace(description, model=grown)
     tensors = _grown_tensors(checkpoint, extension)
     grown_one = replace(checkpoint, description=description, tensors=tensors, run=None, grown=True)
     return replace(grown_one, tokenizer=extension.tokenizer)

@@ -30,10 +30,17 @@ def request_for(source: Path, to: str, asked: Asked, dtype: str, served: Served 
         "to": to,
         "dtype": dtype,
         "served": dataclasses.asdict(served),
-        "asked": dataclasses.asdict(asked) | {"vocabulary": None, "skip": list(asked.skip)},
+        "asked": _answers(asked),
         "vocabulary": _vocabulary_hashes(vocabulary) if vocabulary else {},
         "source": {name: file_sha256(file) for name, file in sorted(_files_of(source).items())},
     }
+
+
+def _answers(asked: Asked) -> JsonObject:
+    answers = dataclasses.asdict(asked) | {"vocabulary": None, "skip": list(asked.skip)}
+    if not asked.generator:  # as records of earlier versions, which know no generator
+        del answers["generator"]
+    return answers
 
 
 def was_made(

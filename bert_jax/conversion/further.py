@@ -21,6 +21,7 @@ from bert_jax.base.paths import any_path, on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override_around
+from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.convert import weights_sha256
 from bert_jax.conversion.entry_map import EntryMap, map_entries
@@ -37,7 +38,8 @@ from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import INITIAL_WEIGHTS, Training, TrainState
 
 KEPT = ("moments", "step")  # of the model's own training: Adam's moments; these, and its place in the schedule
-_ROWS_OF_ENTRIES = ("encoder/embeddings/word", "mlm/decoder", "mlm/bias")
+_OF_MLM = ("mlm/decoder", "mlm/bias")
+_ROWS_OF_ENTRIES = ("encoder/embeddings/word", *_OF_MLM, *(names.GENERATOR + name for name in _OF_MLM))
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _entry_map(model: Checkpoint, start: Start, tokenizer: Tokenizer, data: Path
 
 def _record(model: Checkpoint, start: Start, config: PretrainConfig, entries: EntryMap | None) -> JsonObject:
     """Return what the run keeps of the model, where it can begin with it."""
+    _require_same_generator(model, start, config)
     _kept_optimizer(model, start, config)
     assert model.tokenizer is not None
     shape, own = model.description.model, model.format == BERT_JAX
@@ -186,9 +189,20 @@ def beginning_of(run: RunDirectory) -> "StartingModel | None":
     return StartingModel(start, record)
 
 
-def _parts(names: set[str]) -> list[str]:
+def _require_same_generator(model: Checkpoint, start: Start, config: PretrainConfig) -> None:
+    """Refuse a generator of another width than that of the model, where both have one."""
+    ours, theirs = config.description.generator, model.description.generator
+    if ours is not None and theirs is not None and ours.hidden_size != theirs.hidden_size:
+        share = theirs.hidden_size / model.description.model.hidden_size
+        raise UserError(
+            f"objective.generator_share={config.objective.generator_share:g} makes a generator of {ours.hidden_size}, and that"
+            f" of {start.model} has {theirs.hidden_size}: give objective.generator_share={share:.4g}"
+        )
+
+
+def _parts(parameters: set[str]) -> list[str]:
     """Return the parts of the network that parameters belong to, such as "pooler" and "mlm"."""
-    return sorted({name.removeprefix("encoder/").split("/")[0] for name in names})
+    return sorted({name.removeprefix("encoder/").split("/")[0] for name in parameters})
 
 
 def _kept_optimizer(model: Checkpoint, start: Start, config: PretrainConfig) -> OptimizerState | None:
@@ -266,13 +280,13 @@ _TOLD = {"drawn": "drawn anew", "left_out": "left out, as this objective does no
 
 
 def _drawn(training: Training[PretrainConfig], name: str, entries: int) -> np.ndarray:
-    """Rows for new entries, [V, D], as `encoder.initial_weights` draws them; of the bias [V] zeros."""
+    """Rows for new entries, [V, E], as `encoder.initial_weights` draws them; of the bias [V] zeros."""
     model = training.config.model
     if name.endswith("bias"):
         return np.zeros(entries, np.float32)
     key = jax.random.fold_in(training.key(INITIAL_WEIGHTS), zlib.crc32(name.encode()))
     draw = jax.nn.initializers.truncated_normal(model.initializer_range)
-    return np.array(draw(key, (entries, model.hidden_size), np.float32))
+    return np.array(draw(key, (entries, model.table_size), np.float32))
 
 
 def _replaced(tree: PyTree, arrays: Mapping[str, jax.Array | np.ndarray]) -> PyTree:

@@ -70,6 +70,7 @@ def describe_tensors(
         mlm=mlm,
         nsp=has(names.NSP),
         task=task,
+        rtd=has(names.RTD),
     )
 
 

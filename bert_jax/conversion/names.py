@@ -6,16 +6,21 @@ for themselves, `{n}` being its number from 0. Hugging Face (modeling_bert.py) k
 [out, in]. google-research/bert (modeling.py, run_pretraining.py, run_classifier.py, run_squad.py) keeps [in, out], except
 for the matrices that it makes by hand, which are called `output_weights` and are [out, in].
 
-Shapes: V vocabulary, P positions, G segments, D features, F features of the feed-forward layer, C outputs.
+transformers' ELECTRA has the layers of BERT under names of its own, which `canonical` reads and `electra_name` writes.
+
+Shapes: V vocabulary, P positions, G segments, E features of the tables, D features, F features of the feed-forward layer,
+C outputs; d and f as D and F of a generator.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.model import ModelConfig
 
 BERT_JAX, HUGGING_FACE, TF1 = FORMATS = ("bert-jax", "huggingface", "tf1")
 LAYER = "encoder/layers/{n}/"
+GENERATOR = "generator/"  # before the names of what is a generator's alone
 
 # Of a TF1 checkpoint that training can go on from; published weights have neither.
 SLOTS = ("adam_m", "adam_v")  # Adam's first and second moment of a variable are called <variable>/<slot>
@@ -47,9 +52,9 @@ def _dense(ours: str, huggingface: str, tf1: str, shape: str) -> list[NameRow]:
     return [kernel, NameRow(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/bias", (outputs,))]
 
 
-def _norm(ours: str, huggingface: str, tf1: str) -> list[NameRow]:
-    scale = NameRow(f"{ours}/scale", f"{huggingface}.weight", f"{tf1}/gamma", ("D",))
-    return [scale, NameRow(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/beta", ("D",))]
+def _norm(ours: str, huggingface: str, tf1: str, shape: str = "D") -> list[NameRow]:
+    scale = NameRow(f"{ours}/scale", f"{huggingface}.weight", f"{tf1}/gamma", (shape,))
+    return [scale, NameRow(f"{ours}/bias", f"{huggingface}.bias", f"{tf1}/beta", (shape,))]
 
 
 def _output(ours: str, huggingface: str, tf1: str, outputs: str, inputs: str = "D") -> list[NameRow]:
@@ -59,13 +64,14 @@ def _output(ours: str, huggingface: str, tf1: str, outputs: str, inputs: str = "
 
 
 EMBEDDINGS = [
-    NameRow("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", ("V", "D")),
+    NameRow("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", ("V", "E")),
     NameRow("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight",
-        "bert/embeddings/position_embeddings", ("P", "D")),
+        "bert/embeddings/position_embeddings", ("P", "E")),
     NameRow("encoder/embeddings/segment", "bert.embeddings.token_type_embeddings.weight",
-        "bert/embeddings/token_type_embeddings", ("G", "D")),
-    *_norm("encoder/embeddings/norm", "bert.embeddings.LayerNorm", "bert/embeddings/LayerNorm"),
+        "bert/embeddings/token_type_embeddings", ("G", "E")),
+    *_norm("encoder/embeddings/norm", "bert.embeddings.LayerNorm", "bert/embeddings/LayerNorm", "E"),
 ]  # fmt: skip
+PROJECTION = _dense("encoder/embeddings_project", "bert.embeddings_project", "bert/embeddings_project", "ED")
 
 
 def _layer() -> list[NameRow]:
@@ -93,12 +99,18 @@ def _layer() -> list[NameRow]:
 LAYERS = _layer()
 POOLER = _dense("encoder/pooler", "bert.pooler.dense", "bert/pooler/dense", "DD")
 MLM = [
-    *_dense("mlm/transform", "cls.predictions.transform.dense", "cls/predictions/transform/dense", "DD"),
-    *_norm("mlm/norm", "cls.predictions.transform.LayerNorm", "cls/predictions/transform/LayerNorm"),
+    *_dense("mlm/transform", "cls.predictions.transform.dense", "cls/predictions/transform/dense", "DE"),
+    *_norm("mlm/norm", "cls.predictions.transform.LayerNorm", "cls/predictions/transform/LayerNorm", "E"),
     NameRow("mlm/bias", "cls.predictions.bias", "cls/predictions/output_bias", ("V",)),
 ]
 # google-research/bert knows the tied matrix only; the name is ours, in its manner.
-UNTIED = [NameRow("mlm/decoder", "cls.predictions.decoder.weight", "cls/predictions/output_weights", ("V", "D"))]
+UNTIED = [NameRow("mlm/decoder", "cls.predictions.decoder.weight", "cls/predictions/output_weights", ("V", "E"))]
+RTD = [
+    *_dense("rtd/transform", "discriminator_predictions.dense", "discriminator_predictions/dense", "DD"),
+    *_dense(
+        "rtd/output", "discriminator_predictions.dense_prediction", "discriminator_predictions/dense_prediction", "D1"
+    ),
+]
 NSP = _output("nsp", "cls.seq_relationship", "cls/seq_relationship/", "2")
 CLASSIFIER = _output("task", "classifier", "", "C", inputs="W")
 SPAN = _output("task", "qa_outputs", "cls/squad/", "C", inputs="W")
@@ -123,18 +135,29 @@ def _features(task: TaskHead) -> list[NameRow]:
 
 def rows_of(description: ModelDescription) -> list[NameRow]:
     """All tensors of a model, each layer's with its number."""
-    layers = range(description.model.num_hidden_layers)
-    task = description.task
+    task, generator = description.task, description.generator
+    mlm = [*MLM, *([] if description.model.tie_word_embeddings else UNTIED)] if description.mlm else []
     return [
         *EMBEDDINGS,
-        *(_numbered(row, n) for n in layers for row in LAYERS),
+        *_layers_of(description.model),
         *(POOLER if description.pooler else []),
-        *(MLM if description.mlm else []),
-        *(UNTIED if description.mlm and not description.model.tie_word_embeddings else []),
+        *(mlm if generator is None else map(_of_generator, [*_layers_of(generator), *mlm])),
+        *(RTD if description.rtd else []),
         *(NSP if description.nsp else []),
         *(_features(task) if task else []),
         *((SPAN if task.kind == "span" else CLASSIFIER) if task else []),
     ]
+
+
+def _layers_of(model: ModelConfig) -> list[NameRow]:
+    numbered = [_numbered(row, n) for n in range(model.num_hidden_layers) for row in LAYERS]
+    return [*(PROJECTION if model.is_projected else []), *numbered]
+
+
+def _of_generator(row: NameRow) -> NameRow:
+    """The same tensor of a generator, of whose sizes the letters are small; no other format has both models in one."""
+    shape = tuple(letter.lower() if letter in "DF" else letter for letter in row.shape)
+    return row._replace(ours=GENERATOR + row.ours, huggingface=f"generator.{row.huggingface}", shape=shape)
 
 
 def _numbered(row: NameRow, n: int) -> NameRow:
@@ -144,11 +167,16 @@ def _numbered(row: NameRow, n: int) -> NameRow:
 def shape_of(row: NameRow, description: ModelDescription) -> tuple[int, ...]:
     """A tensor's shape here."""
     model, task = description.model, description.task
+    generator = description.generator or model
     sizes = {
         "V": model.vocab_size,
         "P": model.max_position_embeddings,
         "G": model.type_vocab_size,
+        "E": model.table_size,
         "D": model.hidden_size,
+        "d": generator.hidden_size,
+        "f": generator.intermediate_size,
+        "1": 1,
         "F": model.intermediate_size,
         "C": task.outputs if task else 0,
         "W": task.width(model.hidden_size) if task else 0,
@@ -180,7 +208,7 @@ def prefix_of(names: Iterable[str], format: str) -> str:
     if len(prefixes) != 1:
         return ""
     prefix = prefixes.pop()
-    prefix = prefix.removesuffix("bert.") if format == HUGGING_FACE else prefix
+    prefix = prefix.removesuffix("bert.").removesuffix("electra.") if format == HUGGING_FACE else prefix
     return prefix if prefix.endswith((".", "/")) else ""
 
 
@@ -188,18 +216,43 @@ def canonical(names: list[str], format: str) -> dict[str, str]:
     """Names as a checkpoint has them, without a prefix of all -> names as the table has them.
 
     Hugging Face's: `bert.` is put before an encoder's where it is missing, and the older LayerNorm.gamma and .beta become
-    .weight and .bias.
+    .weight and .bias. ELECTRA's names become those of the table.
     """
     return dict(_canonical_hugging_face(names)) if format == HUGGING_FACE else {name: name for name in names}
 
 
 def _canonical_hugging_face(names: list[str]) -> Iterator[tuple[str, str]]:
-    bare = not any(name.startswith("bert.") for name in names)
+    bare = not any(name.startswith(("bert.", "electra.")) for name in names)
+    of_encoder = ("embeddings.", "embeddings_project.", "encoder.", "pooler.")
     for name in names:
-        own = f"bert.{name}" if bare and name.startswith(("embeddings.", "encoder.", "pooler.")) else name
+        own = f"bert.{name}" if bare and name.startswith(of_encoder) else name
+        for theirs, ours in ELECTRA_NAMES:
+            if own.startswith(theirs):
+                own = ours + own.removeprefix(theirs)
+                break
         for old, new in _OLD_ENDINGS.items():
             own = own.removesuffix(old) + new if own.endswith(old) else own
         yield name, own
+
+
+# transformers' ELECTRA -> the table: what stands at the beginning of a name. The first that fits counts, both ways.
+ELECTRA_NAMES = (
+    ("classifier.dense.", "bert.pooler.dense."),
+    ("classifier.out_proj.", "classifier."),
+    ("generator_predictions.dense.", "cls.predictions.transform.dense."),
+    ("generator_predictions.LayerNorm.", "cls.predictions.transform.LayerNorm."),
+    ("generator_lm_head.bias", "cls.predictions.bias"),
+    ("generator_lm_head.", "cls.predictions.decoder."),
+    ("electra.", "bert."),
+)
+
+
+def electra_name(name: str, pooled: bool) -> str:
+    """Return transformers' name in an ELECTRA for a name of the table; `pooled`: its head stands on the pooler."""
+    for theirs, ours in ELECTRA_NAMES:
+        if name.startswith(ours) and (pooled or not theirs.startswith("classifier.")):
+            return theirs + name.removeprefix(ours)
+    return name
 
 
 # Hugging Face's second names: what they are equal to where the output matrix is tied. Where it is not, transformers adds

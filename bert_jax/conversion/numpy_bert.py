@@ -20,7 +20,7 @@ from scipy.special import erf  # type: ignore[import-untyped]
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.model import ModelConfig
-from bert_jax.conversion.numpy_bert_names import NAMES, Names, NAMINGS, TASKS
+from bert_jax.conversion.numpy_bert_names import NAMES, Names, TASKS
 from bert_jax.conversion.tensors import StoredTensors
 
 FROM_POOLED = ("classification", "multi_label", "regression", "choice")  # the other heads read every token
@@ -43,8 +43,8 @@ def forward(
 
     Args:
       tensors: the checkpoint.
-      naming: `hugging_face` (with or without the prefixes `module.` and `bert.`; LayerNorm's `gamma` and `beta` too)
-        or `tf1`.
+      naming: `hugging_face` (with or without the prefixes `module.` and `bert.`; LayerNorm's `gamma` and `beta` too),
+        `tf1`, or `electra` (modeling_electra.py).
       model: sizes, form of GELU, epsilon of LayerNorm, and whether a token sees those before it only.
       inputs: `input_ids`, `segment_ids` and `input_mask` (1 at a token, 0 at padding), each [B, S] of integers; one
         example a row, positions counted from 0.
@@ -53,16 +53,17 @@ def forward(
 
     Returns:
       float32 arrays, those whose tensors are there: `sequence_output` [B, S, D], `pooled_output` [B, D], `mlm_logits`
-      [B, S, V], `nsp_logits` [B, 2]; if asked for, `task_logits` ([B, C] from the pooled output for classification,
-      multi_label, regression and choice, one row a choice; [B, S, C] for span, start before end, and tagging) and
-      `hidden_states` [L + 1, B, S, D]. Padding attends to the tokens of its row, as in both originals, and means nothing.
+      [B, S, V], `nsp_logits` [B, 2], `rtd_logits` [B, S, 1]; if asked for, `task_logits` ([B, C] from the pooled output
+      for classification, multi_label, regression and choice, one row a choice; [B, S, C] for span, start before end, and
+      tagging) and `hidden_states` [L + 1, B, S, D]. Padding attends to the tokens of its row, as in both originals, and
+      means nothing.
 
     Raises:
       UserError: a tensor that is missing, of another shape than `model` says, not floating point or not finite; more
         layers than `model` says; inputs that the model cannot take.
     """
-    if naming not in NAMINGS:
-        raise UserError(f"naming={naming} is not known: choose one of {', '.join(NAMINGS)}")
+    if naming not in NAMES:
+        raise UserError(f"naming={naming} is not known: choose one of {', '.join(NAMES)}")
     if task is not None and task not in TASKS:
         raise UserError(f"task={task} is not known: choose one of {', '.join(TASKS)}")
     _check_inputs(inputs, model)
@@ -71,6 +72,7 @@ def forward(
     outputs = {"sequence_output": states[-1], **({"hidden_states": np.stack(states)} if all_layers else {})}
     outputs |= _pooled_and_nsp(weights, states[-1])
     outputs |= _mlm(weights, states[-1])
+    outputs |= _replaced(weights, states[-1])
     if task is not None:
         outputs["task_logits"] = _task_logits(weights, task, outputs)
     return {name: output.astype(np.float32, copy=False) for name, output in outputs.items()}
@@ -182,14 +184,15 @@ def _embed(weights: _Weights, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     names, model, before = weights.names, weights.model, weights.encoder
     length = inputs["input_ids"].shape[1]
     positions = np.arange(length)[None]
-    x = np.zeros((*inputs["input_ids"].shape, model.hidden_size))
+    x = np.zeros((*inputs["input_ids"].shape, model.table_size))
     for name, rows, ids in (
         (names.word, model.vocab_size, inputs["input_ids"]),
         (names.position, model.max_position_embeddings, positions),
         (names.segment, model.type_vocab_size, inputs["segment_ids"]),
     ):
-        x += weights.stored((rows, model.hidden_size), before + name)[ids].astype(np.float64)
-    return weights.norm(x, before + names.embeddings_norm)
+        x += weights.stored((rows, model.table_size), before + name)[ids].astype(np.float64)
+    x = weights.norm(x, before + names.embeddings_norm)
+    return weights.dense(x, before + names.projection, model.hidden_size) if model.is_projected else x
 
 
 def _layer(weights: _Weights, before: str, x: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -239,6 +242,9 @@ def _pooled_and_nsp(weights: _Weights, sequence: np.ndarray) -> dict[str, np.nda
     names = weights.names
     pooler, nsp = weights.encoder + names.pooler, [weights.heads + name for name in names.nsp]
     has_nsp = any(map(weights.has, nsp))
+    if names.first_token and weights.has_any(f"{weights.heads}{names.first_token}."):
+        first = weights.dense(sequence[:, 0], weights.heads + names.first_token, sequence.shape[-1])
+        return {"pooled_output": _gelu(weights)(first)}
     if not (has_nsp or weights.has_any(pooler)):
         return {}
     pooled = np.tanh(weights.dense(sequence[:, 0], pooler, sequence.shape[-1]))
@@ -253,17 +259,26 @@ def _mlm(weights: _Weights, sequence: np.ndarray) -> dict[str, np.ndarray]:
     names, model, before = weights.names, weights.model, weights.heads
     if not weights.has_any(before + names.mlm):
         return {}
-    x = _gelu(weights)(weights.dense(sequence, before + names.transform, model.hidden_size))
+    x = _gelu(weights)(weights.dense(sequence, before + names.transform, model.table_size))
     x = weights.norm(x, before + names.transform_norm)
     tied = model.tie_word_embeddings and not weights.has(before + names.decoder)
     decoder = weights.encoder + names.word if tied else before + names.decoder
     bias = weights.wide((model.vocab_size,), *(before + name for name in names.decoder_bias))
-    matrix = weights.stored((model.vocab_size, model.hidden_size), decoder)
+    matrix = weights.stored((model.vocab_size, model.table_size), decoder)
     logits = np.empty((*x.shape[:-1], model.vocab_size), np.float32)
     for start in range(0, model.vocab_size, VOCABULARY_SLICE):
         words = slice(start, start + VOCABULARY_SLICE)
         logits[..., words] = x @ matrix[words].astype(np.float64).T + bias[words]
     return {"mlm_logits": logits}
+
+
+def _replaced(weights: _Weights, sequence: np.ndarray) -> dict[str, np.ndarray]:
+    """The discriminator's head on every token, if it is there: [B, S, 1]."""
+    dense, prediction = (weights.heads + name for name in (weights.names.replaced, weights.names.replaced_output))
+    if not (weights.names.replaced and weights.has_any(f"{dense}.")):
+        return {}
+    x = _gelu(weights)(weights.dense(sequence, dense, sequence.shape[-1]))
+    return {"rtd_logits": weights.dense(x, prediction, 1)}
 
 
 def _task_logits(weights: _Weights, task: str, outputs: Mapping[str, np.ndarray]) -> np.ndarray:

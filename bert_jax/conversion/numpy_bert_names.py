@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names and orientations of a BERT's tensors as google-research/bert and Hugging Face have them, for `numpy_bert`.
+"""The names and orientations of a BERT's tensors as google-research/bert and Hugging Face have them, for `numpy_bert`; of
+Hugging Face's ELECTRA too.
 
 A restatement on purpose: it shares nothing with the table of names that conversions go by.
 
@@ -47,6 +48,10 @@ class Names(NamedTuple):
     decoder_bias: tuple[str, ...]
     nsp: tuple[str, str]  # [2, D] and [2] on both sides
     tasks: Mapping[str, tuple[str, str]]  # [C, D] and [C] on both sides
+    projection: str = ""  # of ELECTRA: from the tables to the layers
+    first_token: str = ""  # of ELECTRA: what a head has in the place of the pooler, with GELU
+    replaced: str = ""  # of ELECTRA: the two dense layers of its discriminator's head
+    replaced_output: str = ""
 
 
 # Both sides name their layers alike, parted by dots or by slashes.
@@ -88,6 +93,26 @@ _HUGGING_FACE = Names(
     **_LAYERS,
 )
 
+_ELECTRA = _HUGGING_FACE._replace(
+    prefixes={"electra.": "", "": ""},
+    mlm="generator_",
+    transform="generator_predictions.dense",
+    transform_norm="generator_predictions.LayerNorm",
+    decoder="generator_lm_head.weight",
+    decoder_bias=("generator_lm_head.bias",),
+    tasks={
+        **dict.fromkeys(
+            ("classification", "multi_label", "regression"), ("classifier.out_proj.weight", "classifier.out_proj.bias")
+        ),
+        "tagging": ("classifier.weight", "classifier.bias"),
+        "span": ("qa_outputs.weight", "qa_outputs.bias"),
+    },
+    projection="embeddings_project",
+    first_token="classifier.dense",
+    replaced="discriminator_predictions.dense",
+    replaced_output="discriminator_predictions.dense_prediction",
+)
+
 _TF1 = Names(
     prefixes={"bert/": ""},
     word="embeddings/word_embeddings",
@@ -110,5 +135,5 @@ _TF1 = Names(
     **{layer: name.replace(".", "/") for layer, name in _LAYERS.items()},
 )
 
-NAMES = {"hugging_face": _HUGGING_FACE, "tf1": _TF1}
-NAMINGS = tuple(NAMES)
+NAMES = {"hugging_face": _HUGGING_FACE, "tf1": _TF1, "electra": _ELECTRA}
+NAMINGS = ("hugging_face", "tf1")  # of BERT

@@ -30,7 +30,7 @@ from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import CHECKPOINTS, FINETUNE_FILE, MODEL_FILE
 from bert_jax.train.optimizer import make_optimizer, MomentsState
 
-_LAYER = re.compile(r"encoder/layers/(\d+)/")
+_LAYER = re.compile(r"((?:generator/)?encoder/layers/)(\d+)/")
 Moments = Callable[[NameRow], tuple[np.ndarray, np.ndarray]]  # a tensor's first and second moment, in our layout
 
 
@@ -119,7 +119,7 @@ def stacked_shapes(description: ModelDescription) -> dict[str, tuple[int, ...]]:
 def place_of(name: str) -> tuple[str, int | None]:
     """encoder/layers/3/... -> its path with layers stacked, and 3."""
     match = _LAYER.match(name)
-    return (name, None) if match is None else (f"encoder/layers/{name[match.end() :]}", int(match[1]))
+    return (name, None) if match is None else (match[1] + name[match.end() :], int(match[2]))
 
 
 def nested(values: Mapping[str, PyTree]) -> PyTree:

@@ -43,22 +43,24 @@ def main(directory: str, inputs: str, outputs: str) -> None:
 
 def results(model: Any, name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The outputs by our names."""
-    encoder = model if name == "BertModel" else model.bert
+    encoder = model if name in ("BertModel", "ElectraModel") else getattr(model, "electra", None) or model.bert
     encoded = encoder(**given)
-    found = {"sequence_output": encoded.last_hidden_state, "pooled_output": encoded.pooler_output}
+    found = {"sequence_output": encoded.last_hidden_state, "pooled_output": getattr(encoded, "pooler_output", None)}
     if name == "BertForMultipleChoice":  # a row is a question of one choice
         output = model(**{key: value[:, None] for key, value in given.items()})
     else:
         output = model(**given)
     if name == "BertForPreTraining":
         found |= {"mlm_logits": output.prediction_logits, "nsp_logits": output.seq_relationship_logits}
-    elif name in ("BertForMaskedLM", "BertLMHeadModel"):
+    elif name in ("BertForMaskedLM", "BertLMHeadModel", "ElectraForMaskedLM"):
         found["mlm_logits"] = output.logits
     elif name == "BertForNextSentencePrediction":
         found["nsp_logits"] = output.logits
-    elif name == "BertForQuestionAnswering":
+    elif name == "ElectraForPreTraining":
+        found["rtd_logits"] = output.logits[..., None]
+    elif name in ("BertForQuestionAnswering", "ElectraForQuestionAnswering"):
         found["task_logits"] = torch_stack([output.start_logits, output.end_logits])
-    elif name != "BertModel":
+    elif name not in ("BertModel", "ElectraModel"):
         found["task_logits"] = output.logits
     return {key: value for key, value in found.items() if value is not None}
 

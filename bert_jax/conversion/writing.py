@@ -14,7 +14,13 @@ from bert_jax.base.files import write_json
 from bert_jax.config.description import ModelDescription, TASKS
 from bert_jax.conversion import names
 from bert_jax.conversion.checkpoints import Checkpoint
-from bert_jax.conversion.config_files import GOOGLE_CONFIG, google_config, HUGGING_FACE_CONFIG, hugging_face_config
+from bert_jax.conversion.config_files import (
+    GOOGLE_CONFIG,
+    google_config,
+    HUGGING_FACE_CONFIG,
+    hugging_face_config,
+    is_electra,
+)
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, NameRow, TF1
 from bert_jax.conversion.optimizer_state import OptimizerState
 from bert_jax.conversion.own_format import config_for, write_run
@@ -90,9 +96,13 @@ def _write_hugging_face(
 ) -> list[str]:
     description, notes = _as_hugging_face_has_it(source.description)
     tensors = [_writable(row, HUGGING_FACE, description, weight, form.dtype) for row in names.rows_of(description)]
-    if description.mlm and not description.model.tie_word_embeddings:  # both are asked for, and this one is used
+    untied = description.mlm and not description.model.tie_word_embeddings
+    if untied and not is_electra(description):  # both are asked for, and this one is used
         bias = next(tensor for tensor in tensors if tensor.name == names.OUTPUT_BIAS)
         tensors.append(bias._replace(name=names.DECODER_BIAS))
+    if is_electra(description):
+        pooled = description.task is not None and description.task.is_pooled
+        tensors = [tensor._replace(name=names.electra_name(tensor.name, pooled)) for tensor in tensors]
     write_safetensors(folder / "model.safetensors", tensors)
     pad = source.tokenizer.pad_id if source.tokenizer else 0
     values = hugging_face_config(description, pad) | {"torch_dtype": form.dtype}
@@ -126,7 +136,8 @@ def _as_hugging_face_has_it(description: ModelDescription) -> tuple[ModelDescrip
         notes.append("the MLM and NSP heads are left out: Hugging Face's class for this head has none")
     tokens = description.task is not None and TASKS[description.task.kind] == "tokens"
     masked = description.mlm and not description.nsp and description.task is None
-    if description.pooler and (tokens or masked):
+    unread = is_electra(description) and description.task is None
+    if description.pooler and (tokens or masked or unread):
         description = replace(description, pooler=False)
         notes.append("the pooler is left out: Hugging Face's class for this head has none")
     return description, notes

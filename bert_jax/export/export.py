@@ -19,12 +19,14 @@ from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.certificate import as_json, Difference, differences, example_inputs, run_ours
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.config_files import HUGGING_FACE_CONFIG, hugging_face_config
+from bert_jax.conversion.electra import half_of
 from bert_jax.conversion.heads import require_plain_head
 from bert_jax.conversion.places import beside, free_place, put_in_place
 from bert_jax.conversion.vocabularies import write_hugging_face_tokenizer
 from bert_jax.export.purpose import (
     as_ours,
     EMBED,
+    FILL_MASK,
     INPUTS,
     Outputs,
     PREDICT,
@@ -103,6 +105,8 @@ def export(
     kind = asked.task if task is None else find_task(task).kind
     asked = replace(asked, task=kind, head=name in (None, PREDICT))
     opened = open_checkpoint(model, asked)
+    if opened.description.generator is not None:
+        opened = half_of(opened, generator=name == FILL_MASK)
     purpose = purpose_of(opened, name, pooling)
     checkpoint = trimmed(opened, purpose)
     if to == ONNX:

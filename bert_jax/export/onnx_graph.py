@@ -136,16 +136,16 @@ def _outputs(graph: GraphWriter, checkpoint: Checkpoint, purpose: Purpose, names
     x = _encoder(graph, description.model, mask)
     if purpose.name == EMBED:
         x = graph.node("Identity", x, result=names[0])
-        _sentence(graph, x, mask, purpose.pooling, names[1])
+        _sentence(graph, x, mask, description.model, purpose.pooling, names[1])
         return
     if purpose.name == FILL_MASK:
         _masked_lm(graph, x, description.model, names[0])
         if description.nsp:
-            graph.node("Identity", graph.dense(_pooled(graph, x), "nsp"), result=names[1])
+            graph.node("Identity", graph.dense(_pooled(graph, x, description.model), "nsp"), result=names[1])
         return
     task = description.task
     assert task is not None  # `purpose_of` has seen to it
-    logits = graph.dense(_pooled(graph, x) if task.needs_pooler else x, "task")
+    logits = graph.dense(_pooled(graph, x, description.model) if task.needs_pooler else x, "task")
     if task.kind != "span":
         graph.node("Identity", logits, result=names[0])
         return
@@ -165,6 +165,7 @@ def _encoder(graph: GraphWriter, model: ModelConfig, mask: str) -> str:
     )
     x = graph.node("Add", x, graph.node("Gather", graph.weight(f"{before}/segment"), "token_type_ids"))
     x = graph.norm(x, f"{before}/norm", model.layer_norm_eps)
+    x = graph.dense(x, "encoder/embeddings_project") if model.is_projected else x
     unseen = graph.node("Mul", graph.node("Sub", graph.number(1), mask), graph.number(MASKED))
     unseen = graph.node("Unsqueeze", unseen, graph.whole(1, 2))  # [B, 1, 1, S]
     for number in range(model.num_hidden_layers):
@@ -187,15 +188,17 @@ def _layer(graph: GraphWriter, x: str, name: str, model: ModelConfig, unseen: st
     return graph.norm(x, f"{name}/feed_forward_norm", model.layer_norm_eps)
 
 
-def _pooled(graph: GraphWriter, x: str) -> str:
+def _pooled(graph: GraphWriter, x: str, model: ModelConfig) -> str:
     """The pooler's output, [B, D]."""
-    return graph.node("Tanh", graph.dense(graph.first_token(x), "encoder/pooler"))
+    x = graph.dense(graph.first_token(x), "encoder/pooler")
+    return graph.node("Tanh", x) if model.pooler_act == "tanh" else graph.gelu(x, model.hidden_act)
 
 
-def _sentence(graph: GraphWriter, x: str, mask: str, pooling: str | None, result: str) -> None:
+def _sentence(graph: GraphWriter, x: str, mask: str, model: ModelConfig, pooling: str | None, result: str) -> None:
     """A vector of each row, as `bert-jax embed` makes it."""
     if pooling != "mean":
-        graph.node("Identity", _pooled(graph, x) if pooling == "pooled" else graph.first_token(x), result=result)
+        first = _pooled(graph, x, model) if pooling == "pooled" else graph.first_token(x)
+        graph.node("Identity", first, result=result)
         return
     weights = graph.node("Unsqueeze", mask, graph.whole(-1))  # [B, S, 1]
     total = graph.node("ReduceSum", graph.node("Mul", x, weights), graph.whole(1), keepdims=0)

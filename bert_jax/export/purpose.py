@@ -75,7 +75,7 @@ def purpose_of(checkpoint: Checkpoint, name: str | None, pooling: str | None) ->
 
 def trimmed(checkpoint: Checkpoint, purpose: Purpose) -> Checkpoint:
     """Return the checkpoint with the heads alone that the purpose has a use for."""
-    description = checkpoint.description
+    description = replace(checkpoint.description, rtd=False)
     kept = {
         EMBED: replace(description, mlm=False, nsp=False, task=None, pooler=purpose.pooling == "pooled"),
         FILL_MASK: replace(description, task=None, pooler=description.nsp),

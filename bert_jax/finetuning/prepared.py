@@ -31,6 +31,9 @@ from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training, TrainState
 
+# Settings of a model as `repr` writes them where they are those that all models of earlier versions have.
+_LATER_FIELDS = (", embedding_size=None", ", pooler_act='tanh'", ", causal=False")
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -150,7 +153,9 @@ class FinetuneSetup:
         """Return a digest of what is taken from the model: encoder and vocabulary, whatever its format and path."""
         checkpoint, digest = self.checkpoint, hashlib.sha256(self.tokenizer.fingerprint.encode())
         model = repr(replace(checkpoint.description.model, tie_word_embeddings=True))  # which is of the MLM head
-        digest.update(model.replace(", causal=False", "").encode())  # earlier versions knew no other direction
+        for later in _LATER_FIELDS:
+            model = model.replace(later, "")
+        digest.update(model.encode())
         if not self.wanted.from_scratch:
             for row in sorted(checkpoint.rows, key=lambda row: row.ours):
                 if row.ours.startswith("encoder/"):

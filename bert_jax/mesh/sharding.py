@@ -29,6 +29,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"embeddings/word$", P("tensor", "fsdp")),
     (r"embeddings/word$", P(None, ("fsdp", "tensor"))),  # a vocabulary that tensor does not divide
     (r"embeddings/(position|segment)$", P(None, "fsdp")),
+    (r"embeddings_project/kernel$", P(None, "fsdp")),
     (r"layers/attention/(query|key|value)/kernel$", P(None, "fsdp", "tensor")),
     (r"layers/attention/(query|key|value)/bias$", P(None, "tensor")),
     (r"layers/attention/output/kernel$", P(None, "tensor", "fsdp")),
@@ -42,7 +43,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlm/decoder$", P(None, ("fsdp", "tensor"))),
     (r"mlm/bias$", P("tensor")),
     (r"mlm/bias$", P()),
-    (r"(nsp|task)/kernel$", P("fsdp", None)),
+    (r"(nsp|task|rtd/transform|rtd/output)/kernel$", P("fsdp", None)),
     (r"features/(lstm/|mix/|fusion/)", P()),
     (r"(bias|scale)$", P()),
     (r"ns_coeffs$", P()),  # of Muon's state

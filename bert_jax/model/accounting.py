@@ -4,6 +4,7 @@
 import jax
 
 from bert_jax.base.types import PyTree
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
 
 
@@ -20,14 +21,29 @@ def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: fl
     layers, width, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     products = 6 * layers * (4 * width**2 + 2 * width * inner) * valid_tokens
     scores = 12 * layers * width * squared_lengths * (0.5 if config.causal else 1)
-    head = 6 * predictions * (width**2 + width * config.vocab_size)
-    return products + scores + head
+    table = config.table_size
+    head = 6 * predictions * (width * table + table * config.vocab_size)
+    projection = 6 * valid_tokens * table * width if config.is_projected else 0
+    return products + scores + head + projection
+
+
+def pretraining_flops(
+    description: ModelDescription, valid_tokens: float, squared_lengths: float, predictions: float
+) -> float:
+    """`training_flops` of all that pre-training computes: a generator and a head for replaced tokens too."""
+    if description.generator is None:
+        return training_flops(description.model, valid_tokens, squared_lengths, predictions)
+    width = description.model.hidden_size
+    judged = training_flops(description.model, valid_tokens, squared_lengths, 0) + 6 * valid_tokens * width * (
+        width + 1
+    )
+    return judged + training_flops(description.generator, valid_tokens, squared_lengths, predictions)
 
 
 def formula_parameters(config: ModelConfig) -> int:
     """V*H + L*12*H*H: the rule of thumb (feed-forward 8 H*H, attention 4 H*H; no biases, LayerNorm, other tables)."""
     width = config.hidden_size
-    return config.vocab_size * width + config.num_hidden_layers * 12 * width * width
+    return config.vocab_size * config.table_size + config.num_hidden_layers * 12 * width * width
 
 
 def count_parameters(parameters: PyTree) -> int:

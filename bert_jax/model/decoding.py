@@ -41,8 +41,11 @@ def read_token(encoder: Encoder, cache: Cache, ids: jax.Array, place: jax.Array)
     Returns:
       The last layer's output at the token, [B, D], and the cache with it.
     """
+    assert encoder.embeddings is not None
     places = jnp.full((len(ids), 1), place)
     x = encoder.embeddings(ids[:, None], places, jnp.zeros_like(places), None)  # [B, 1, D]
+    if encoder.embeddings_project is not None:
+        x = encoder.embeddings_project(x)
     graph, parameters = nnx.split(encoder.layers)
 
     def read(x: jax.Array, own: tuple[nnx.State, jax.Array, jax.Array]) -> tuple[jax.Array, Cache]:

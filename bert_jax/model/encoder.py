@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from bert_jax.config.model import ModelConfig
 from bert_jax.mesh.sharding import keep_rows
 from bert_jax.model.attention import attention, RESIDUALS
-from bert_jax.model.custom_gradients import dense, gelu_dense, kernel_gradient, layer_norm
+from bert_jax.model.custom_gradients import dense, gelu, gelu_dense, kernel_gradient, layer_norm
 from bert_jax.model.dropout import dropout, fold_seeds
 
 # What is dropped in a layer, as numbers folded into a row's seeds; attention takes one site for each head after these.
@@ -64,9 +64,10 @@ class Dense(nnx.Module):
 class LayerNorm(nnx.Module):
     """Normalises the last axis, in float32; returns the dtype of its input."""
 
-    def __init__(self, config: ModelConfig):
-        self.scale = nnx.Param(jnp.ones(config.hidden_size))
-        self.bias = nnx.Param(jnp.zeros(config.hidden_size))
+    def __init__(self, config: ModelConfig, size: int | None = None):
+        size = size or config.hidden_size
+        self.scale = nnx.Param(jnp.ones(size))
+        self.bias = nnx.Param(jnp.zeros(size))
         self.epsilon = config.layer_norm_eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -77,11 +78,11 @@ class Embeddings(nnx.Module):
     """Word + position + segment, LayerNorm, dropout."""
 
     def __init__(self, config: ModelConfig, compute: Compute, *, rngs: nnx.Rngs):
-        width = config.hidden_size
+        width = config.table_size
         self.word = nnx.Param(initial_weights(config, rngs, (config.vocab_size, width)))
         self.position = nnx.Param(initial_weights(config, rngs, (config.max_position_embeddings, width)))
         self.segment = nnx.Param(initial_weights(config, rngs, (config.type_vocab_size, width)))
-        self.norm = LayerNorm(config)
+        self.norm = LayerNorm(config, width)
         self.dropout_rate = config.hidden_dropout_prob
         self.dtype = compute.dtype
 
@@ -89,7 +90,7 @@ class Embeddings(nnx.Module):
     def __call__(
         self, input_ids: jax.Array, position_ids: jax.Array, segment_ids: jax.Array, seeds: jax.Array | None
     ) -> jax.Array:
-        """[B, S] ids -> [B, S, D]."""
+        """[B, S] ids -> [B, S, D], D being the features of the tables."""
         x = self.word[...][input_ids] + look_up(self.position[...], position_ids, self.dtype)
         x = x + look_up(self.segment[...], segment_ids, self.dtype)
         x = self.norm(x)
@@ -166,12 +167,28 @@ class EncoderLayer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Embeddings, L layers, pooler: the 109,482,240 (base) or 335,141,888 (large) parameters of BERT."""
+    """Embeddings, L layers, pooler: the 109,482,240 (base) or 335,141,888 (large) parameters of BERT.
 
-    def __init__(self, config: ModelConfig, compute: Compute | None = None, *, pooler: bool = True, rngs: nnx.Rngs):
+    Where the tables have features of their own, a dense layer leads from them to the layers (ELECTRA, 2003.10555, section 3.3).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: Compute | None = None,
+        *,
+        pooler: bool = True,
+        embeddings: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        """Draw an encoder; without `embeddings` it is called with those of another one."""
         self.compute = compute = compute or Compute()
         self.config = config
-        self.embeddings = Embeddings(config, compute, rngs=rngs)
+        self.embeddings = Embeddings(config, compute, rngs=rngs) if embeddings else None
+        projected = config.is_projected
+        self.embeddings_project = (
+            Dense(config.table_size, config.hidden_size, config, compute, rngs=rngs) if projected else None
+        )
         keys = jax.random.split(rngs.params(), config.num_hidden_layers)
         self.layers = nnx.vmap(lambda key: EncoderLayer(config, compute, rngs=nnx.Rngs(key)))(keys)
         self.pooler = Dense(config.hidden_size, config.hidden_size, config, compute, rngs=rngs) if pooler else None
@@ -186,6 +203,7 @@ class Encoder(nnx.Module):
         *,
         dropout_seeds: jax.Array | None = None,
         all_layers: bool = False,
+        embeddings: Embeddings | None = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
@@ -194,13 +212,21 @@ class Encoder(nnx.Module):
           cls_positions: [B, E] int32; a causal model reads the last token of each example instead.
           dropout_seeds: [B, 2] uint32, or None: nothing is dropped (evaluation).
           all_layers: return the output of the embeddings and of every layer too.
+          embeddings: another encoder's, for one that was made without.
         """
-        x = self.embeddings(input_ids, position_ids, segment_ids, dropout_seeds)
+        embeddings = self.embeddings if embeddings is None else embeddings
+        assert embeddings is not None
+        x = embeddings(input_ids, position_ids, segment_ids, dropout_seeds)
+        if self.embeddings_project is not None:
+            x = keep_rows(self.embeddings_project(x))
         last, each = self._run_layers(x, sequence_ids, dropout_seeds, all_layers)
         places = last_positions(sequence_ids, cls_positions.shape[1]) if self.config.causal else cls_positions
-        pooled = jnp.tanh(self.pooler(take_positions(last, places))) if self.pooler else None
+        pooled = self._activated(self.pooler(take_positions(last, places))) if self.pooler else None
         stacked = jnp.concatenate([x[None], each]) if all_layers else None
         return EncoderOutput(last, pooled, stacked)
+
+    def _activated(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x) if self.config.pooler_act == "tanh" else gelu(x, self.config.hidden_act)
 
     def _run_layers(
         self, x: jax.Array, sequence_ids: jax.Array, seeds: jax.Array | None, all_layers: bool

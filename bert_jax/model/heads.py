@@ -19,6 +19,7 @@ from bert_jax.model.dropout import fold_seeds
 from bert_jax.model.encoder import (
     Compute,
     Dense,
+    Embeddings,
     Encoder,
     EncoderOutput,
     initial_weights,
@@ -26,6 +27,10 @@ from bert_jax.model.encoder import (
     take_positions,
 )
 from bert_jax.model.task_heads import TaskFeatures
+
+ENCODER_INPUTS = ("input_ids", "segment_ids", "sequence_ids", "position_ids", "cls_positions")
+# Folded into a row's seeds for the generator's dropout: beyond the sites of all layers and heads.
+GENERATOR_SITE = 1 << 16
 
 
 class BertOutput(NamedTuple):
@@ -35,17 +40,18 @@ class BertOutput(NamedTuple):
     nsp_logits: jax.Array | None  # [B, E, 2] float32; 0 = IsNext, 1 = NotNext
     task_logits: jax.Array | None  # float32; of rows [B, E, C] or of examples [N, 1, C], of tokens [B, S, C]
     encoder: EncoderOutput
+    rtd_logits: jax.Array | None = None  # [B, S] float32; above 0: rather replaced
 
 
 class MlmHead(nnx.Module):
     """Dense + GELU + LayerNorm, then the transposed word embedding (or a matrix of its own) + bias."""
 
     def __init__(self, config: ModelConfig, compute: Compute, *, rngs: nnx.Rngs):
-        self.transform = Dense(config.hidden_size, config.hidden_size, config, compute, rngs=rngs)
-        self.norm = LayerNorm(config)
+        self.transform = Dense(config.hidden_size, config.table_size, config, compute, rngs=rngs)
+        self.norm = LayerNorm(config, config.table_size)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         if not config.tie_word_embeddings:
-            self.decoder = nnx.Param(initial_weights(config, rngs, (config.vocab_size, config.hidden_size)))
+            self.decoder = nnx.Param(initial_weights(config, rngs, (config.vocab_size, config.table_size)))
         self.config = config
 
     @jax.named_scope("heads")
@@ -56,13 +62,46 @@ class MlmHead(nnx.Module):
         return logits(x, decoder, self.bias[...])
 
 
+class ReplacedTokenHead(nnx.Module):
+    """Dense + GELU, then one number for each token: was it replaced? ELECTRA (2003.10555), section 3.1."""
+
+    def __init__(self, config: ModelConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.transform = Dense(config.hidden_size, config.hidden_size, config, compute, rngs=rngs)
+        self.output = Dense(config.hidden_size, 1, config, compute, rngs=rngs)
+        self.hidden_act = config.hidden_act
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, S, D] -> logits [B, S] float32."""
+        return self.output(gelu(self.transform(x), self.hidden_act)).astype(jnp.float32)[..., 0]
+
+
+class Generator(nnx.Module):
+    """The masked LM of ELECTRA, whose samples replace tokens: layers and an MLM head on the discriminator's embeddings."""
+
+    def __init__(self, config: ModelConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, compute, pooler=False, embeddings=False, rngs=rngs)
+        self.mlm = MlmHead(config, compute, rngs=rngs)
+
+    def __call__(
+        self, batch: dict[str, jax.Array], embeddings: Embeddings, *, dropout_seeds: jax.Array | None
+    ) -> jax.Array:
+        """Return the logits [B, M, V] float32 of the masked positions; see `BertModel.__call__`."""
+        seeds = None if dropout_seeds is None else fold_seeds(dropout_seeds, GENERATOR_SITE)
+        encoded = self.encoder(*(batch[name] for name in ENCODER_INPUTS), dropout_seeds=seeds, embeddings=embeddings)
+        return self.mlm(take_positions(encoded.sequence_output, batch["masked_lm_positions"]), embeddings.word[...])
+
+
 class BertModel(nnx.Module):
-    """Encoder with the heads that a description names: for pre-training MLM and NSP."""
+    """Encoder with the heads that a description names: for pre-training MLM and NSP, or what tells replaced tokens apart
+    with the generator that makes them."""
 
     def __init__(self, description: ModelDescription, compute: Compute | None = None, *, rngs: nnx.Rngs):
         config, compute, task = description.model, compute or Compute(), description.task
         self.encoder = Encoder(config, compute, pooler=description.pooler, rngs=rngs)
-        self.mlm = MlmHead(config, compute, rngs=rngs) if description.mlm else None
+        generator = description.generator
+        self.generator = Generator(generator, compute, rngs=rngs) if generator is not None else None
+        self.rtd = ReplacedTokenHead(config, compute, rngs=rngs) if description.rtd else None
+        self.mlm = MlmHead(config, compute, rngs=rngs) if description.mlm and generator is None else None
         self.nsp = Dense(config.hidden_size, 2, config, compute, rngs=rngs) if description.nsp else None
         self.features = features = TaskFeatures(task, config, rngs=rngs) if task else None
         self.task = Dense(features.width, task.outputs, config, compute, rngs=rngs) if features and task else None
@@ -72,7 +111,7 @@ class BertModel(nnx.Module):
     def __call__(
         self, batch: dict[str, jax.Array], *, dropout_seeds: jax.Array | None = None, all_layers: bool = False
     ) -> BertOutput:
-        """Predict a batch; the MLM head sees the masked positions only.
+        """Predict a batch; the MLM head (the generator's, where there is one) sees the masked positions only.
 
         Args:
           batch: the inputs named in `bert_jax.feed.batch`; labels are not needed, `masked_lm_positions` by an MLM head only.
@@ -80,25 +119,36 @@ class BertModel(nnx.Module):
           all_layers: return the output of every layer too.
         """
         encoded = self.encode(batch, dropout_seeds=dropout_seeds, all_layers=all_layers)
-        mlm_logits = None
+        mlm_logits = self.generated(batch, dropout_seeds)
         if self.mlm is not None:
+            assert self.encoder.embeddings is not None
             picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
             mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
         pooled = encoded.pooled_output
         with jax.named_scope("heads"):
             nsp_logits = self.nsp(pooled).astype(jnp.float32) if self.nsp is not None and pooled is not None else None
-        return BertOutput(mlm_logits, nsp_logits, self.task_logits(encoded, batch, dropout_seeds), encoded)
+            rtd_logits = None if self.rtd is None else self.rtd(encoded.sequence_output)
+        task_logits = self.task_logits(encoded, batch, dropout_seeds)
+        return BertOutput(mlm_logits, nsp_logits, task_logits, encoded, rtd_logits)
+
+    def generated(self, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None) -> jax.Array | None:
+        """The generator's logits of the masked positions [B, M, V] float32; None without one."""
+        if self.generator is None:
+            return None
+        assert self.encoder.embeddings is not None
+        return self.generator(batch, self.encoder.embeddings, dropout_seeds=dropout_seeds)
+
+    def replaced(self, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None) -> jax.Array:
+        """The logits [B, S] float32 of each token having been replaced; above 0: rather yes."""
+        assert self.rtd is not None
+        return self.rtd(self.encode(batch, dropout_seeds=dropout_seeds).sequence_output)
 
     def encode(
         self, batch: dict[str, jax.Array], *, dropout_seeds: jax.Array | None = None, all_layers: bool = False
     ) -> EncoderOutput:
         """The encoder alone; all layers also where the fine-tuned head reads them."""
         return self.encoder(
-            batch["input_ids"],
-            batch["segment_ids"],
-            batch["sequence_ids"],
-            batch["position_ids"],
-            batch["cls_positions"],
+            *(batch[name] for name in ENCODER_INPUTS),
             dropout_seeds=dropout_seeds,
             all_layers=all_layers or self.needs_all_layers,
         )

@@ -15,7 +15,13 @@ from bert_jax.pages.cost import cost_section
 from bert_jax.pages.curves import panels
 from bert_jax.pages.notices import notices
 from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
-from bert_jax.pages.pretrain_curves import lines_of, optimizer_measures, pair_measures, token_measures
+from bert_jax.pages.pretrain_curves import (
+    lines_of,
+    optimizer_measures,
+    pair_measures,
+    replaced_measures,
+    token_measures,
+)
 from bert_jax.pages.pretrain_data import data_section
 from bert_jax.pages.pretrain_evaluation import evaluation_section, samples_section
 from bert_jax.pages.pretrain_summary import facts, status_words, tiles
@@ -51,6 +57,7 @@ def page_of(run: Run) -> Page:
         tiles=tiles(run),
         sections=[
             _token_section(run),
+            *_replaced_section(run),
             _pair_section(run),
             Section("optimizer", "Optimizer and speed", [Grid(panels(optimizer_measures(run), lines_of(run)))]),
             *cost_section(run.cost),
@@ -111,12 +118,24 @@ def picked_tokens(run: Run) -> str:
     return f"{millions(measured * tokens)} predictions from {millions(tokens)} tokens ({percent(measured, 2)})"
 
 
+def _replaced_section(run: Run) -> list[Section]:
+    measures = replaced_measures(run)
+    if not measures:
+        return []
+    lede = (
+        "A small generator, whose masked language model is above, fills the masked places with samples of what it predicts."
+        " Which tokens are they? A sample that equals the text's own token counts as the text's."
+    )
+    curves = Grid(panels(measures, lines_of(run)))
+    return [Section("replaced", "Replaced tokens", [Paragraph(lede, "lede"), curves])]
+
+
 def _pair_section(run: Run) -> Section:
     words = pair_words(run.config.objective)
     if words is None:
         absent = (
-            f"The objective of this run, {run.config.objective.name}, predicts {run.tokens.predicted} only: there is no loss or"
-            " accuracy of sentence pairs."
+            f"The objective of this run, {run.config.objective.name}, predicts no label of sentence pairs: there is no loss or"
+            " accuracy of them."
         )
         return Section("pairs", "Sentence pairs", [Paragraph(absent, "card absent")])
     curves = Grid(panels(pair_measures(run), lines_of(run)))

@@ -78,6 +78,24 @@ def below_entropy(losses: Points, entropy: float | None) -> str:
     return f"Below the unigram entropy, what word frequencies alone give, since step {count(since)}."
 
 
+def replaced_measures(run: Run) -> list[Measure]:
+    """What the discriminator finds of the replaced tokens; none where the run replaces none.
+
+    Most tokens are the text's own, so accuracy stands beside that of saying so of all.
+    """
+    if not run.config.objective.replaces:
+        return []
+    shares = [share for _, share in series(run.evals or run.train, "replaced_share")]
+    always = Level(1 - shares[-1], f"always “original” {percent(1 - shares[-1])}") if shares else None
+    return [
+        Measure("rtd_recall", "Replaced tokens found", "of those replaced", percent, percentages, True),
+        Measure("rtd_precision", "Rightly flagged", "of those called replaced", percent, percentages, True),
+        Measure("rtd_loss", "RTD loss", "nats", decimal, from_zero, True),
+        Measure("rtd_accuracy", "RTD accuracy", "of all tokens", percent, _above_guessing, True, level=always),
+        Measure("replaced_share", "Replaced", "of all tokens", percent, from_zero, True),
+    ]
+
+
 def pair_measures(run: Run) -> list[Measure]:
     """Accuracy and loss of the label of pairs; none where the run does not predict it."""
     words = pair_words(run.config.objective)

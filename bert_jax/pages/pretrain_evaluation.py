@@ -29,6 +29,7 @@ def evaluation_section(run: Run) -> Section:
     length, predicted = (count(number(scores, key)) for key in ("sequence_length", run.tokens.counter))
     caption = f"{newest_scores(run)[1]}, sequences of {length} tokens, {predicted} {run.tokens.predicted}"
     rows = _token_rows(scores, run.tokens)
+    rows += _replaced_rows(scores) if number(scores, "rtd_loss") is not None else []
     words_of_pairs = pair_words(run.config.objective)
     if words_of_pairs is not None and number(scores, "nsp_accuracy") is not None:
         rows += _pair_rows(scores, words_of_pairs)
@@ -62,6 +63,17 @@ def _mask_parts(scores: Record) -> str:
     histogram = scores.get("mask_histogram") or {}
     picked = sum(histogram.values())
     return ", ".join(f"{name} {percent(histogram.get(key, 0) / picked)}" for name, key in MASK_PARTS if picked)
+
+
+def _replaced_rows(scores: Record) -> list[tuple[str, str, str, str]]:
+    share, always = (percent(number(scores, key), 2) for key in ("replaced_share", "rtd_always_original"))
+    flagged = f"of the tokens called replaced {percent(number(scores, 'rtd_precision'), 2)} were"
+    level = f"the same probability for all {decimal(number(scores, 'rtd_share_loss'), 4)}; {share} of all tokens were replaced"
+    return [
+        ("Replaced tokens found", percent(number(scores, "rtd_recall"), 2), "", flagged),
+        ("RTD accuracy", percent(number(scores, "rtd_accuracy"), 2), "", f"always “original” {always}"),
+        ("RTD loss", decimal(number(scores, "rtd_loss"), 4, "nats"), "", level),
+    ]
 
 
 def _pair_rows(scores: Record, words: PairWords) -> list[tuple[str, str, str, str]]:

@@ -79,13 +79,14 @@ def objective_words(config: PretrainConfig) -> str:
 
 def parameter_count(model: ModelConfig) -> int:
     """Parameters of the encoder without heads: 109,482,240 for BERT-base, with its pooler, which a causal model has none of."""
-    hidden, inner = model.hidden_size, model.intermediate_size
+    hidden, inner, table = model.hidden_size, model.intermediate_size, model.table_size
+    project = table * hidden + hidden if model.is_projected else 0
     layer_norm = 2 * hidden
     rows = model.vocab_size + model.max_position_embeddings + model.type_vocab_size
     attention = 4 * (hidden * hidden + hidden) + layer_norm
     feed_forward = 2 * hidden * inner + inner + hidden + layer_norm
     pooler = 0 if model.causal else hidden * hidden + hidden
-    return rows * hidden + layer_norm + model.num_hidden_layers * (attention + feed_forward) + pooler
+    return rows * table + 2 * table + project + model.num_hidden_layers * (attention + feed_forward) + pooler
 
 
 def data_words(run: Run) -> str:
@@ -144,6 +145,8 @@ def tiles(run: Run) -> list[Tile]:
     words = pair_words(run.config.objective)
     if words is not None:
         found.append(_pair_tile(record, words.short))
+    if run.config.objective.replaces:
+        found.append(_replaced_tile(record))
     return [*found, _entropy_tile(run, record), _throughput_tile(run)]
 
 
@@ -181,6 +184,12 @@ def _pair_tile(record: Record, short: str) -> Tile:
     guess = f"guessing: 50{SPACE}%" if share is None else f"always the commoner label: {percent(max(share, 1 - share))}"
     note = f"{_interval(record, 'nsp_accuracy_95')}; {guess}"
     return _accuracy_tile(f"{short} accuracy", number(record, "nsp_accuracy"), note)
+
+
+def _replaced_tile(record: Record) -> Tile:
+    precision, share = (percent(number(record, key)) for key in ("rtd_precision", "replaced_share"))
+    note = f"{precision} of those flagged were replaced; {share} of all tokens are"
+    return _accuracy_tile("Replaced tokens found", number(record, "rtd_recall"), note)
 
 
 def _accuracy_tile(label: str, accuracy: float | None, note: str) -> Tile:

@@ -151,7 +151,7 @@ class RunDirectory:
         """
         file = self.path / MODEL_FILE
         if not file.is_file():
-            return ModelDescription(self.config().model)
+            return self.config().description
         remedy = "convert the checkpoint again"
         values = read_json(file, remedy)
         with reading(file, remedy):

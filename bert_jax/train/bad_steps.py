@@ -21,6 +21,7 @@ from typing import Any
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.config.training import TrainingConfig
+from bert_jax.train.losses import TERM_WEIGHTS
 
 SKIPPED = "skipped"  # among the sums of a step: 1 where it was
 REMEMBERED, FEWEST = 100, 20  # losses of good steps that a spike is measured by; none is seen with fewer
@@ -104,13 +105,14 @@ def not_finite(sums: Mapping[str, float]) -> str:
 
 
 def total_loss(sums: Mapping[str, Any], larger: Callable[[Any, float], Any] = max) -> Any:
-    """Return the loss of a step in nats: the sum of the means of its terms, as it is differentiated.
+    """Return the loss of a step in nats: the weighted sum of the means of its terms, as it is differentiated.
 
     Args:
       larger: of two numbers; of arrays `jnp.maximum`.
     """
     terms = [name.removesuffix("_weight") for name in sums if name.endswith("_weight")]
-    return sum(sums[f"{term}_loss"] / larger(sums[f"{term}_weight"], 1.0) for term in terms)
+    means = {term: sums[f"{term}_loss"] / larger(sums[f"{term}_weight"], 1.0) for term in terms}
+    return sum(TERM_WEIGHTS.get(term, 1.0) * mean for term, mean in means.items())
 
 
 def written(numbers: Mapping[str, float]) -> JsonObject:

@@ -6,6 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+# How much the mean of a term counts in the loss that is minimised, where that is not 1. ELECTRA (2003.10555), section 3.2, for
+# `rtd`; two of its terms are only counted.
+TERM_WEIGHTS = {"rtd": 50.0, "replaced": 0.0, "flagged": 0.0}
+
 
 class Scores(NamedTuple):
     """Sums over the examples that count; divide by `weight`."""
@@ -34,3 +38,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> S
     others_behind = (logits < true) | ((logits == true) & (entry >= label))
     correct = others_behind.all(-1).astype(jnp.float32)
     return Scores(((normaliser - true_logit) * weights).sum(), (correct * weights).sum(), weights.sum())
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Scores:
+    """Weighted sums of the logistic cross-entropy and of right decisions (above 0: yes).
+
+    Args:
+      logits, labels, weights: [...] float32; labels are 0 or 1, a weight of 0 leaves an entry out.
+    """
+    loss = jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    right = ((logits > 0) == (labels > 0)).astype(jnp.float32)
+    return Scores((loss * weights).sum(), (right * weights).sum(), weights.sum())

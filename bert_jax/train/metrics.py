@@ -6,7 +6,7 @@ are scores of sentence order and the share of pairs that stand in order.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from bert_jax.base.types import JsonObject
@@ -35,14 +35,26 @@ class MetricsInterval:
         return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
 
-def mean_scores(sums: Mapping[str, float], terms: Iterable[str]) -> dict[str, float]:
-    """Loss (nats) and accuracy of each of the terms from their sums."""
+def mean_scores(sums: Mapping[str, float], terms: Collection[str]) -> dict[str, float]:
+    """Loss (nats) and accuracy of each of the terms from their sums; of replaced tokens what `replaced_scores` says too."""
     scores = {}
     for name in terms:
         weight = max(sums[f"{name}_weight"], 1.0)
         scores[f"{name}_loss"] = sums[f"{name}_loss"] / weight
         scores[f"{name}_accuracy"] = sums[f"{name}_correct"] / weight
-    return scores
+    return scores | (replaced_scores(sums) if "rtd" in terms else {})
+
+
+def replaced_scores(sums: Mapping[str, float]) -> dict[str, float]:
+    """How many of the replaced tokens were found, how many of those found were replaced, and the share of replaced ones.
+
+    One minus that share is the accuracy of always saying that a token is the text's own.
+    """
+    return {
+        "rtd_recall": sums["replaced_correct"] / max(sums["replaced_weight"], 1.0),
+        "rtd_precision": sums["flagged_correct"] / max(sums["flagged_weight"], 1.0),
+        "replaced_share": sums["replaced_weight"] / max(sums["rtd_weight"], 1.0),
+    }
 
 
 def wilson_interval(correct: float, total: float, z: float = 1.959964) -> tuple[float, float]:

@@ -38,6 +38,7 @@ class NextTokenLoss(MaskedLmLoss):
         model = nnx.merge(training.graph, params)
         encoded = model.encode(batch, dropout_seeds=seeds).sequence_output
         x = take_positions(encoded, batch["masked_lm_positions"])
+        assert model.encoder.embeddings is not None
         word = model.encoder.embeddings.word[...]
         scores = in_pieces(lambda x: model.mlm(x, word), x, batch["masked_lm_ids"], batch["masked_lm_weights"])
         return {"ltr": scores}

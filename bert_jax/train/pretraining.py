@@ -27,14 +27,16 @@ from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
 from bert_jax.feed.widths import row_lengths
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
-from bert_jax.model.accounting import training_flops
+from bert_jax.model.accounting import pretraining_flops
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.runs.directory import further, RunDirectory, start_or_resume
 from bert_jax.tokenization import Tokenizer
+from bert_jax.train.bad_steps import total_loss
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, MetricsInterval
 from bert_jax.train.next_token import NextTokenLoss
+from bert_jax.train.replaced_tokens import ReplacedTokenLoss
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
@@ -84,7 +86,11 @@ def pretrain(
 
 
 # A new objective with a loss of its own has it here.
-LOSSES: Mapping[str, type[MaskedLmLoss]] = dict.fromkeys(OBJECTIVES, MaskedLmLoss) | {"ltr": NextTokenLoss}
+LOSSES: Mapping[str, type[MaskedLmLoss]] = {
+    **dict.fromkeys(OBJECTIVES, MaskedLmLoss),
+    "ltr": NextTokenLoss,
+    "rtd": ReplacedTokenLoss,
+}
 
 
 class Pretraining(RunObjective):
@@ -258,7 +264,7 @@ def metrics_line(step: int, phase: int, interval: MetricsInterval, config: Pretr
     sums, objective = interval.sums, config.objective
     predicted, seconds = sums[f"{token_words(objective).term}_weight"], max(interval.seconds, 1e-9)
     scores = mean_scores(sums, objective.terms)
-    flops = training_flops(config.model, sums["valid_tokens"], sums["squared_lengths"], predicted)
+    flops = pretraining_flops(config.description, sums["valid_tokens"], sums["squared_lengths"], predicted)
     shares = {} if objective.is_causal else _mask_shares(sums, predicted)
     shares["valid_token_share"] = sums["valid_tokens"] / sums["row_tokens"]
     shares["examples_per_row"] = sums["examples"] / sums["rows"]
@@ -268,7 +274,7 @@ def metrics_line(step: int, phase: int, interval: MetricsInterval, config: Pretr
         "kind": "train",
         "step": step,
         "phase": phase,
-        "loss": sum(scores[f"{term}_loss"] for term in objective.terms),
+        "loss": total_loss(sums),
         **scores,
         "grad_norm": sums["grad_norm"],
         "learning_rate": sums["learning_rate"],
@@ -348,7 +354,8 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
     for number, phase in enumerate(config.phases):
         check_batch(phase.batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
         check_examples(config, data, number)
-    check_heads(config.model.num_attention_heads, mesh)
+    for model in filter(None, (config.model, config.description.generator)):
+        check_heads(model.num_attention_heads, mesh)
 
 
 def check_examples(config: PretrainConfig, data: DataDirectory, number: int) -> None:

@@ -7,17 +7,21 @@ whatever the run's schedule, so that scores of one step can be compared with ano
 They stand beside what needs no model: the unigram model of the training text, and always guessing its commonest token.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from flax import nnx
 from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.objective import ObjectiveConfig, pair_words, token_words
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
@@ -26,9 +30,13 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import KINDS, PAIRS, require_segments
 from bert_jax.feed.shards import DataDirectory, objective_of, Split, TRAIN
 from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.model.encoder import Compute
+from bert_jax.model.forward import model_graph
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.evaluation import add_sums, read_behind
+from bert_jax.train.evaluation import add_sums, read_behind, read_sums
+from bert_jax.train.losses import Scores
 from bert_jax.train.metrics import mean_scores, wilson_interval
+from bert_jax.train.replaced_tokens import scores_of
 from bert_jax.use.fill_mask import predict, predict_at
 from bert_jax.use.model import Pretrained, TOKENS_AT_ONCE
 from bert_jax.use.pseudo_likelihood import head_scores
@@ -87,8 +95,9 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
         raise UserError(f"{data.directory}: its {split} split has no examples of length {phase.sequence_length}")
     totals: dict[str, float] = {}
     targets = np.zeros(model.tokenizer.vocab_size, np.int64)
+    replaces = model.description.generator is not None
     for _, batch, sums in scored_batches(model, examples, "evaluate"):
-        add_sums(totals, sums)
+        add_sums(totals, sums | (replaced_sums(model, batch) if replaces else {}))
         targets += np.bincount(batch["masked_lm_ids"][batch["masked_lm_weights"] > 0], minlength=len(targets))
     return {
         "step": model.origin.step,
@@ -99,6 +108,7 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
         **token_report(totals, objective.config),
         **unigram_report(targets, _training_counts(model, data, objective.config, phase), model.tokenizer),
         **objective.report(totals),
+        **(rtd_report(totals) if replaces else {}),
         "samples": sample_predictions(model, examples),
     }
 
@@ -228,6 +238,31 @@ def nsp_report(totals: dict[str, float]) -> JsonObject:
         "pairs": int(totals["nsp_weight"]),
         "is_next_share": 1 - totals["not_next"] / totals["nsp_weight"],
     }
+
+
+def rtd_report(totals: dict[str, float]) -> JsonObject:
+    """Scores of the head for replaced tokens, beside what needs no model.
+
+    `rtd_always_original` is the accuracy of never saying that a token was replaced, `rtd_share_loss` the loss (nats) of giving
+    every token the share of replaced ones as its probability.
+    """
+    scores = mean_scores(totals, ["rtd"])
+    share = min(max(scores["replaced_share"], 1e-9), 1 - 1e-9)
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    floors = {"rtd_always_original": 1 - scores["replaced_share"], "rtd_share_loss": entropy}
+    return {**scores, "rtd_tokens": int(totals["rtd_weight"]), **floors}
+
+
+def replaced_sums(model: Pretrained, batch: Batch) -> dict[str, float]:
+    """The sums of `train.replaced_tokens.scores_of` over a batch, but those of the generator."""
+    scores = _replaced_pass(model.description, model.compute)(model.params, dict(batch))
+    return {name: value for name, value in read_sums(scores).items() if not name.startswith("mlm")}
+
+
+@functools.lru_cache(maxsize=1)
+def _replaced_pass(description: ModelDescription, compute: Compute) -> Callable[..., dict[str, Scores]]:
+    graph = model_graph(description, compute)
+    return jax.jit(lambda params, batch: scores_of(nnx.merge(graph, params), batch, None))
 
 
 def unigram_report(targets: np.ndarray, counts: np.ndarray, tokenizer: Tokenizer) -> JsonObject:

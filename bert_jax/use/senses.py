@@ -112,7 +112,7 @@ def example_file(name: str) -> Path:
 
 
 def word_vectors(model: Pretrained, lines: Sequence[MarkedLine]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of the marked words, the mean over their pieces: from the table [N, D], and from every layer [K, N, D].
+    """Vectors of the marked words, the mean over their pieces: from the table [N, E], and from every layer [K, N, D].
 
     Raises:
       UserError: a word that the vocabulary does not know, or a line longer than the model has positions.
@@ -121,7 +121,7 @@ def word_vectors(model: Pretrained, lines: Sequence[MarkedLine]) -> tuple[np.nda
     table = np.asarray(model.params["encoder"]["embeddings"]["word"])
     static = np.stack([table[np.asarray(row[0])[own]].mean(0) for row, own in zip(rows, places, strict=True)])
     layers = model.description.model.num_hidden_layers + 1
-    vectors = np.empty((layers, len(lines), table.shape[1]), np.float32)
+    vectors = np.empty((layers, len(lines), model.description.model.hidden_size), np.float32)
     for batch in model.batches(rows):
         found = model(batch.fields, all_layers=True).encoder.all_layers
         values = np.asarray(found, np.float32)  # [K, B, S, D]

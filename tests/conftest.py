@@ -179,6 +179,7 @@ def small_config(**changes: object) -> PretrainConfig:
 SLOW = {
     "test_attention.py": ("test_every_mesh_gives_the_same_bits[pallas",),
     "test_attention_pallas_gpu.py": ("test_output_and_gradients_equal_numpy[512",),
+    "test_averaging.py": ("test_a_", "test_resumed", "test_what_is_loaded", "test_fine_tuning"),
     "test_beam.py": ("test_beams_output_is_the_pools",),
     "test_bench_data.py": ("",),
     "test_bench_finetune.py": ("",),
@@ -186,6 +187,7 @@ SLOW = {
     "test_demo.py": ("",),
     "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),
     "test_export.py": ("test_the_loader_runs_stablehlo_with_jax_and_tokenizers_alone[pre", "test_int8_of_a_fine_tuned"),
+    "test_electra.py": ("and_back[model1]", "electra_s[span", "electra_s[regression", "electra_s[tagging"),
     "test_encoder.py": ("test_scan_unroll_and_remat_compute_the_same[unrolled]",),
     "test_feed.py": ("test_training_without_tensorflow",),
     "test_finetuning_run.py": (
@@ -212,6 +214,16 @@ SLOW = {
         "test_killed_in_a_save",
     ),
     "test_reproduce.py": ("test_a_fine_tuned_run_too",),
+    "test_replaced_tokens.py": (
+        "test_any_cut",
+        "test_no_gradient",
+        "test_the_loss_is_fifty",
+        "test_a_run_logs",
+        "test_a_run_begins",
+        "test_under_another",
+        "test_each_half_is_exported[stablehlo",
+        "test_it_is_fine_tuned",
+    ),
     "test_step_budget.py": ("data4_tensor2", "data2_fsdp2", "dcn2_data4", "tpu_v5e", "data8"),
     "test_tf1.py": ("test_tensorflow_is_imported_when_needed",),
     "test_train_step.py": ("[mesh0-1]", "[mesh1-1]", "[mesh2-1]", "[mesh3-1]", "[mesh4-4]", "[mesh6-2]"),

@@ -21,6 +21,10 @@ from bert_jax.cli import main
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.settings import load_config
 from bert_jax.config.training import MeshConfig
+from bert_jax.conversion import names
+from bert_jax.conversion.checkpoints import Asked
+from bert_jax.conversion.further import _ROWS_OF_ENTRIES, pretrain_further, Start
+from bert_jax.export.export import export
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
 from bert_jax.train.losses import binary_cross_entropy
 from bert_jax.train.masked_lm import batch_fields
@@ -140,7 +144,7 @@ def test_any_cut_gives_the_same_samples_and_steps(one_device, mesh, micro_batche
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), params, one_device[1])
 
 
-def test_the_loss_is_fifty_of_the_discriminator_and_one_of_the_generator(one_device):
+def test_the_loss_is_fifty_of_the_discriminator_and_one_of_the_generator():
     """By the gradient, which the step applies: of 50 mean(rtd) + mean(mlm)."""
     training, batch = training_on(), make_batch()
     params = training.initial_state().params
@@ -150,7 +154,7 @@ def test_the_loss_is_fifty_of_the_discriminator_and_one_of_the_generator(one_dev
         "mlm": masked,
         "rtd": pytest.approx(valid / 50),
     }
-    scores = LOSS.scores(training, params, batch, None)
+    scores = jax.jit(lambda params: LOSS.scores(training, params, batch, None))(params)
     assert float(scores["rtd"].weight) == valid
     assert float(scores["replaced"].weight) <= masked
     told = mean_scores({f"{t}_{n}": float(v) for t, s in scores.items() for n, v in s._asdict().items()}, RTD.terms)
@@ -187,6 +191,7 @@ CONFIG = small_config(
     model=replace(small_config().model, embedding_size=8, hidden_act="gelu_erf", pooler_act="gelu"),
     objective=RTD,
     phases=small_config().phases[:1],
+    mesh=MeshConfig(1, 1, 1),
     eval_every=8,
 )
 
@@ -239,6 +244,51 @@ def test_every_stage_takes_the_run(run, prepared, tmp_path, capsys):
     run_stage("report", run)
     assert "Replaced tokens found" in (run / "report.html").read_text(encoding="utf-8")
     assert main(["doctor", str(run), "--json"]) in (0, 1)  # a run of 8 steps has something wrong with it
+
+
+def begun_with(run: Path, data: Path, output: Path, *settings: str, keep: str | None = None) -> dict:
+    """What is recorded of a run that another one began."""
+    start = Start(run, keep=keep, asked=Asked(head=False))
+    return pretrain_further(CONFIG, settings, start, data, output, resume_command="").source()
+
+
+def test_a_run_begins_another_one_with_both_halves(run, prepared, tmp_path):
+    """At its step, stopped in the middle, to the bit; the generator must be as wide."""
+    stopped = Path(shutil.copytree(run, tmp_path / "stopped"))
+    shutil.rmtree(stopped / "checkpoints" / "8")
+    record = begun_with(stopped, prepared.data, tmp_path / "further", keep="step")
+    assert (record["drawn"], record["left_out"]) == ([], [])
+    jax.tree.map(np.testing.assert_array_equal, *(bert_jax.load(path).params for path in (run, tmp_path / "further")))
+    with pytest.raises(
+        UserError, match=r"makes a generator of 16, and that of .* has 8: give objective.generator_share=0.5"
+    ):
+        begun_with(run, prepared.data, tmp_path / "wide", "objective.generator_share=1")
+
+
+def test_under_another_objective_the_discriminator_goes_on(run, prepared, tmp_path):
+    record = begun_with(run, prepared.data, tmp_path / "mlm", "objective.name=mlm_full_sentences")
+    assert (record["drawn"], record["left_out"]) == (["mlm"], ["generator", "rtd"])
+    again = begun_with(tmp_path / "mlm", prepared.data, tmp_path / "rtd")
+    assert (again["drawn"], again["left_out"]) == (["generator", "rtd"], ["mlm"])
+
+
+def test_a_row_of_every_table_of_entries_goes_to_another_vocabulary():
+    untied = replace(CONFIG, model=replace(CONFIG.model, tie_word_embeddings=False))
+    tables = {row.ours for row in names.rows_of(untied.description) if row.shape[0] == "V"}
+    assert len(tables) == 3
+    assert tables <= set(_ROWS_OF_ENTRIES)
+
+
+@pytest.mark.parametrize("to", ["stablehlo", "onnx"])
+def test_each_half_is_exported(run, tmp_path, to):
+    """The certificate compares it with the model here; for texts it is the discriminator, for masks the generator."""
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    for name, width in (("embed", 16), ("fill-mask", 8)):
+        exported = export(run, tmp_path / name, to, name)
+        assert exported.description.model.hidden_size == width
+    with pytest.raises(UserError, match="is a bidirectional model"):
+        bert_jax.load(run).require_left_to_right("going on with a text")
 
 
 def test_it_is_fine_tuned_with_electra_s_head(run, tmp_path, capsys):

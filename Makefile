@@ -6,7 +6,7 @@ DEMO := demo
 # The demo's seed: of initial weights, order, masks. `make demo SEED=1 DEMO=demo-1` is another run.
 SEED := 0
 
-.PHONY: demo test test-all lint docs lock clean
+.PHONY: demo test test-all checked lint docs lock clean
 
 # ---- the main job, end to end, on text that is already on the machine ---------------------------------------------
 # A stage up to `pretrain` says so and does nothing where its output is there already; an interrupted run goes on.
@@ -34,11 +34,15 @@ check: lint
 	$(PYTEST) -m "not slow and not long"
 
 # All but the slow ones (tests/conftest.py lists them).
-test: .venv/dev .venv/tpu-compiler lint docs
+test: checked
 	$(PYTEST) -m "not slow"
 
-test-all: .venv/dev .venv/tpu-compiler lint docs
+test-all: checked
 	$(PYTEST)
+
+# Lint, types, documents and the compiler for TPUs side by side: each keeps one core busy, or the network.
+checked: .venv/installed
+	@$(MAKE) --no-print-directory --jobs 2 .venv/dev .venv/tpu-compiler lint docs
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -51,7 +51,7 @@ def earlier(run, prepared, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_network_is_what_the_objective_trains(name):
     """Without labels of pairs nothing stands on the pooler."""
-    description = replace(CONFIG, objective=ObjectiveConfig(name)).description
+    description = replace(CONFIG, objective=ObjectiveConfig(name, generator_share=0.5)).description
     assert (description.pooler, description.nsp) == (ObjectiveConfig(name).nsp,) * 2
     assert description.mlm
 

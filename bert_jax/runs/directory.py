@@ -151,7 +151,7 @@ class RunDirectory:
         """
         file = self.path / MODEL_FILE
         if not file.is_file():
-            return self.config().description
+            return ModelDescription(self.config().model)
         remedy = "convert the checkpoint again"
         values = read_json(file, remedy)
         with reading(file, remedy):

@@ -222,7 +222,7 @@ def test_fill_mask_prints_pairs_in_words(run, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["no mask here"], "'no mask here': has no [MASK] to fill: put one where a word is to be predicted"),
-        (["a [MASK] " + "the " * 40], "is 44 tokens long and the model was trained on 32 at most: shorten it"),
+        (["a [MASK] " + "the " * 40], "is 44 tokens long and the model has 32 positions: shorten it"),
         (["a [SEP] b [SEP] [MASK]"], "has 3 segments: the model takes at most two"),
         (["a [MASK]", "--top-k", "0"], "--top-k 0 is not possible: use 1 or more"),
     ],

@@ -72,7 +72,7 @@ docs: .venv/dev
 	@touch $@
 
 # Newest versions of everything, tried in an environment of its own. Names and versions only.
-EXTRAS := tensorflow,beam,jieba,sentencex,onnx,gcs,dev,docs
+EXTRAS := tensorflow,beam,jieba,sentencex,near-duplicates,onnx,gcs,dev,docs
 FREEZE := .venv-lock/bin/python -m pip freeze --all --exclude bert-jax --exclude pip
 lock:
 	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock

@@ -62,6 +62,11 @@ def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
     segmenter = "what cuts Chinese into words, for masking of whole words; none: each character is a word" + default
     add("--segmenter", choices=("none", "jieba"), default="none", help=segmenter)
     add("--licence", default="", metavar="TEXT", help="licence of the text, noted in the passport")
+    near = (
+        "look in all sources for documents that are nearly the same as an earlier one: count them, or drop them (default:"
+        " not looked for)"
+    )
+    add("--near-duplicates", choices=("count", "drop"), default="", help=near)
     evaluation = "files whose overlap with the text (13-grams of words) is measured"
     add("--evaluation-data", nargs="+", type=any_path, default=[], metavar="FILE", help=evaluation)
 
@@ -153,7 +158,7 @@ def settings_of(options: argparse.Namespace) -> "PrepareSettings":
     _refuse_idle(options, {OBJECTIVES[name].examples for name in options.objective})
     names = (
         "held_out short_seq_prob random_next_prob seed shard_size lines json_field errors text_format splitter"
-        " segmenter licence"
+        " segmenter licence near_duplicates"
     )
     return PrepareSettings(
         kinds=tuple(OBJECTIVES[name].examples for name in options.objective),
@@ -215,6 +220,10 @@ def _left_out(manifest: JsonObject) -> list[str]:
             f"  dropped: {manifest['dropped_sentences']:,} sentences without tokens,"
             f" {manifest['dropped_documents']:,} documents of nothing else"
         )
+    if looked_for := manifest["near_duplicate_documents"]:
+        found, compared = (sum(source[name] for source in looked_for["sources"]) for name in ("found", "compared"))
+        done = "dropped" if looked_for["dropped"] else "counted only"
+        lines.append(f"  near-duplicates: {found:,} of {compared:,} documents, {done}")
     reading = manifest["reading"]
     words = {
         "replaced_bytes": "bytes that are not UTF-8 were replaced",

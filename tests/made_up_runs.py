@@ -52,6 +52,17 @@ def masks_of(picked: int = 20_000) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def near_duplicates(found: int, dropped: bool = False) -> dict[str, Any]:
+    """What is found among 20,000 documents of two sources."""
+    pair = {"document": "b.txt, document 7", "first": "a.txt, document 3", "jaccard": 0.9312}
+    sources = [
+        {"source": "wiki", "documents": 10_100, "compared": 10_000, "found": 0, "of_other_sources": 0, "examples": []},
+        {"source": "web", "documents": 10_200, "compared": 10_000, "found": found, "of_other_sources": 5, "examples": [pair]},
+    ]  # fmt: skip
+    rule = {"shingle_words": 5, "permutations": 125, "bands": 25, "least_jaccard": 0.8}
+    return {**rule, "dropped": dropped, "sources": sources}
+
+
 def passport(spoil: Callable[[dict[str, Any]], None] = lambda passport: None) -> dict[str, Any]:
     """The passport of a sound text of English prose; `spoil` changes it in place."""
     tables = [example_table("nsp", 128, 400_000), example_table("nsp", 512, 100_000)]

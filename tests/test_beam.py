@@ -35,8 +35,9 @@ def contents(output: Path) -> dict[str, bytes]:
 
 @NEEDS_BEAM
 def test_beams_output_is_the_pools(prepared, corpus, tmp_path):
-    """On Beam's local runner, with every document taken twice."""
-    arguments = ("--input", f"{corpus}@2", "--vocab", prepared.vocab, *ARGUMENTS)
+    """On Beam's local runner, with every document taken twice, without near-duplicates."""
+    (corpus / "3.txt").write_text((corpus / "0.txt").read_text())
+    arguments = ("--input", f"{corpus}@2", "--vocab", prepared.vocab, *ARGUMENTS, "--near-duplicates", "drop")
     run_stage("prepare", *arguments, "--output", tmp_path / "pool", "--workers", 1)
     run_stage("prepare", *arguments, "--output", tmp_path / "beam", "--runner", "DirectRunner")
     expected = contents(tmp_path / "pool")

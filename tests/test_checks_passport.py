@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Prepared
-from made_up_runs import example_table, masks_of, passport, split
+from made_up_runs import example_table, masks_of, near_duplicates, passport, split
 
 from bert_jax.checks.findings import NOTE, OK, PROBLEM, WARNING
 from bert_jax.checks.passport import check_passport, CHECKS, warnings
@@ -51,8 +51,18 @@ def test_sound_data_gives_no_warning_and_not_even_a_note():
     assert [finding for finding in findings if finding.severity != OK] == []
     assert warnings(passport()) == []
     assert (
-        len({finding.subject for finding in findings}) >= len(CHECKS) - 3
-    )  # three speak up only where something is wrong
+        len({finding.subject for finding in findings}) >= len(CHECKS) - 4
+    )  # four speak up only where something is wrong
+
+
+def test_near_duplicates_that_were_dropped_are_no_fault():
+    for share, dropped, severity in ((1_900, True, OK), (900, False, OK), (1_900, False, WARNING)):
+        made = near_duplicates(share, dropped)
+        [found] = findings_of(
+            lambda passport, made=made: passport.update(near_duplicate_documents=made), "Near-duplicates"
+        )
+        assert (found.severity, "they were dropped" in found.seen) == (severity, dropped)
+    assert findings_of(lambda passport: None, "Near-duplicates") == []
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,10 @@ def test_sound_data_gives_no_warning_and_not_even_a_note():
         (
             set_in("text", "documents", repeated=2_000, repeated_share=0.095),
             "Repeated documents", WARNING, "9.5% of the documents (2,000)", "@2",
+        ),
+        (
+            lambda made: made.update(near_duplicate_documents=near_duplicates(1_900)),
+            "Near-duplicates", WARNING, "9.5% of the documents (1,900)", "--near-duplicates drop",
         ),
         (
             set_in("text", "other_characters", **{"U+FFFD": 200_000}),

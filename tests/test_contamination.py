@@ -165,6 +165,19 @@ def test_report_counts_texts_and_shows_the_words(tmp_path):
     assert report["examples"] == ["one two three, four five six: seven eight nine ten eleven twelve thirteen"]
 
 
+def test_what_was_found_is_told_by_source(tmp_path):
+    path = write(tmp_path / "dev.tsv", f"1\t{TEXT}\n2\t{TEXT.replace('seven', 'zero')}\n")
+    evaluation = EvaluationNgrams.from_files([path])
+    of_sources = [
+        ("wiki", evaluation.hits([TEXT])),
+        ("books", evaluation.hits([random_text(300, 8)])),
+        ("web", evaluation.hits([TEXT], [TEXT.replace("seven", "zero")])),
+    ]
+    [report] = contamination_report(evaluation, np.concatenate([hits for _, hits in of_sources]), of_sources)
+    assert (report["found_ngrams"], report["texts_with_found"]) == (4, 2)
+    assert [tuple(source.values()) for source in report["sources"]] == [("wiki", 2, 1), ("books", 0, 0), ("web", 4, 2)]
+
+
 def test_nothing_in_common(tmp_path):
     evaluation = EvaluationNgrams.from_files([write(tmp_path / "a.txt", TEXT)])
     hits = evaluation.hits([random_text(300, 8), "", "short"])

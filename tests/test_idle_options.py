@@ -183,7 +183,16 @@ ALWAYS = {
         "segmenter",
         "licence",
     }
-    | {"evaluation_data", "objective", "sequence_length", "held_out", "seed", "shard_size", "runner"},
+    | {
+        "near_duplicates",
+        "evaluation_data",
+        "objective",
+        "sequence_length",
+        "held_out",
+        "seed",
+        "shard_size",
+        "runner",
+    },
     "pretrain": {"cache_size", "config", "settings", "data", "output", "distributed", "from"},
     "probe": {"models", "task", "data", "output", "seeds", "train_examples", "pooling"} | CHECKPOINT - {"kind"},
     "replay": {"run", "step", "data"},

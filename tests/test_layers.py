@@ -34,6 +34,7 @@ ONLY_IMPORTER = {
     "tensorflow": {"feed.tf_feed", "conversion.tf1", "bench.sides.here"},
     "tensorflow_datasets": {"text.tfds_source"},
     "apache_beam": {"preparation.beam"},
+    "datasketch": {"preparation.near_duplicates"},
     "safetensors": {"conversion.safetensors_files"},
     "tensorboardX": {"runs.tensorboard"},
     **{tracker: {"runs.trackers"} for tracker in ("wandb", "mlflow", "trackio")},

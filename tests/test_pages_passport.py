@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Prepared
-from made_up_runs import example_table, passport, split
+from made_up_runs import example_table, near_duplicates, passport, split
 from page_parts import Html, panels, parts, plain, rows, section, tiles
 
 from bert_jax.base.errors import UserError
@@ -85,6 +85,27 @@ def test_contamination_is_shown_with_examples():
     found = section(page_of(lambda made: made.update(contamination=[file])), "contamination")
     assert rows(found)["squad/dev.json"] == ["5,281", "52,698", "72 (1.4 %)", "5,574 of 90,000 (6.19 %)"]
     assert Paragraph("the <apollo>", "overlap") in list(parts(found))
+
+
+def test_contamination_is_shown_by_source_where_there_are_several():
+    file = {
+        "file": "dev.json", "bytes": 1, "sha256": "0", "ngram_words": 13, "ngrams": 90, "found_ngrams": 9,
+        "found_share": 0.1, "texts": 50, "texts_with_found": 7, "short_texts": 2, "examples": [],
+        "sources": [
+            {"source": "wiki", "found_ngrams": 8, "texts_with_found": 6},
+            {"source": "web", "found_ngrams": 3, "texts_with_found": 2},
+        ],
+    }  # fmt: skip
+    found = rows(section(page_of(lambda made: made.update(contamination=[file])), "contamination"))
+    assert (found["dev.json in wiki"][-2:], found["dev.json in web"][-2:]) == (["6", "8"], ["2", "3"])
+
+
+def test_near_duplicates_are_shown_by_source_with_examples():
+    page = page_of(lambda made: made.update(near_duplicate_documents=near_duplicates(1_900)))
+    found = rows(section(page, "text"))
+    assert found["web"] == ["10,200", "10,000", "1,900", "5"]
+    assert found["b.txt, document 7"] == ["a.txt, document 3", "0.93"]
+    assert "Near-duplicates" not in Html(page_of()).text
 
 
 def test_a_language_is_named_only_where_its_script_has_one():

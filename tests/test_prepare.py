@@ -367,6 +367,8 @@ def test_overlap_with_evaluation_data_is_measured(prepare, tmp_path, corpus, cap
     [found] = open_data(tmp_path / "out").manifest["contamination"]
     assert found["file"].endswith("dev.tsv")
     assert (found["texts"], found["texts_with_found"]) == (2, 1)
+    [source] = found["sources"]
+    assert (source["source"], source["texts_with_found"]) == ("corpus", 1)
     assert any("dev.tsv: 1 of 2 texts" in warning for warning in warnings_of(tmp_path / "out"))
     capsys.readouterr()
     assert prepare("--evaluation-data", tmp_path / "dev.tsv") == 0

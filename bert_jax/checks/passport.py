@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     text.commonest_token,
     text.repeated_sentences,
     text.repeated_documents,
+    text.near_duplicates,
     text.characters,
     text.dropped,
     text.documents,

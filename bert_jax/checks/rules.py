@@ -131,6 +131,13 @@ REPEATED_DOCUMENTS = Rule(
     "keep one of each; to take a source several times on purpose, give it a weight (--input TEXT@2)",
     warning=0.05,
 )
+# As many again with small changes: Lee et al. find 0.4 % in Wikipedia, 3 % in C4, 14 % in news articles.
+NEAR_DUPLICATES = Rule(
+    "Near-duplicates",
+    "articles printed again, pages of one template, several versions of one text",
+    "leave them out (--near-duplicates drop)",
+    warning=0.05,
+)
 REPLACED = Rule(  # share of the characters
     "Characters",
     "text that was decoded with the wrong encoding, here (--errors replace) or before",

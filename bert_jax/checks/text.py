@@ -84,6 +84,20 @@ def repeated_documents(passport: Passport, remake: Remake) -> Iterator[Finding]:
         yield rules.REPEATED_DOCUMENTS.judge(share, seen, command=partial(remake, "clean"))
 
 
+def near_duplicates(passport: Passport, remake: Remake) -> Iterator[Finding]:
+    """Whether the text repeats documents with small changes."""
+    looked_for, rule = passport.get("near_duplicate_documents"), rules.NEAR_DUPLICATES
+    if not looked_for:
+        return
+    found, compared = (sum(source[name] for source in looked_for["sources"]) for name in ("found", "compared"))
+    share = found / max(compared, 1)
+    seen = f"{percent(share)} of the documents ({found:,}) are nearly the same as an earlier one"
+    if looked_for["dropped"]:
+        yield rule.fine(f"{seen}; they were dropped", share)
+    else:
+        yield rule.judge(share, seen, command=partial(remake, "unlike", near_duplicates="drop"))
+
+
 def characters(passport: Passport, remake: Remake) -> Iterator[Finding]:
     """Whether characters were lost, or are no text."""
     text = passport.get("text", {})
@@ -150,6 +164,8 @@ def contamination(passport: Passport, remake: Remake) -> Iterator[Finding]:
             f"{file['file']}: {file['texts_with_found']:,} of {file['texts']:,} texts of {file['ngram_words']} words or"
             f" more ({percent(share)}) share {file['ngram_words']} words in a row with the training text"
         )
+        own = [f"{source['source']} {source['texts_with_found']:,}" for source in file.get("sources", [])]
+        seen += f" ({', '.join(own)})" if len(own) > 1 else ""
         example = f"; {quoted(file['examples'][0])}" if file["examples"] else ""
         if not file["found_ngrams"]:
             yield rule.fine(seen, share)

@@ -30,6 +30,7 @@ class Text(NamedTuple):
 
     content: bytes  # UTF-8, a line a line
     paragraphs: bool  # whether each line is to be split into sentences
+    place: tuple[int, int] = (0, 0)  # as of `RawDocument`
 
 
 class TokenisedDocuments(NamedTuple):
@@ -74,7 +75,7 @@ def cut(documents: Iterable[RawDocument], size: int) -> Iterator[list[Text]]:
     filling: list[Text] = []
     total = 0
     for document in documents:
-        filling.append(Text("\n".join(document.lines).encode(), document.paragraphs))
+        filling.append(Text("\n".join(document.lines).encode(), document.paragraphs, document.place))
         total += len(filling[-1].content)
         if total >= size:
             if held:
@@ -99,7 +100,7 @@ def batches_of(documents: Sequence[Text]) -> Iterator[Sequence[Text]]:
 def tokenise(documents: Sequence[Text], tokenizer: Tokenizer, settings: ExampleSettings) -> TokenisedDocuments:
     """Split D documents into sentences and encode these."""
     split, segmenter = load_splitter(settings.splitter), _segmenter(settings.segmenter)
-    texts = [sentences_of(RawDocument(content.decode().split("\n"), lines), split) for content, lines in documents]
+    texts = [sentences_of(RawDocument(content.decode().split("\n"), lines), split) for content, lines, _ in documents]
     flat = tokenizer.encode_flat([sentence for text in texts for sentence in text], segmenter)
     document_of = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     sizes = np.bincount(document_of[flat.lengths > 0], minlength=len(texts))

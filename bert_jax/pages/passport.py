@@ -93,7 +93,7 @@ def _text(passport: Passport) -> Section:
         tables.script_card(passport),
         tables.repetition_card(passport),
     ]
-    return Section("text", "Text", [Grid(cards)])
+    return Section("text", "Text", [Grid(cards), *tables.near_duplicate_cards(passport)])
 
 
 def _examples(passport: Passport) -> Section:

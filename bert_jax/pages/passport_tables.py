@@ -31,6 +31,7 @@ SETTINGS = (
     "text_format",
     "splitter",
     "segmenter",
+    "near_duplicates",
 )
 TREATMENTS = (("mask", "[MASK]"), ("random", "a random token"), ("kept", "kept"))
 
@@ -237,6 +238,34 @@ def repetition_card(passport: Passport) -> Card:
     return Card(parts, "Repetitions", _compared(text["sentences"]))
 
 
+def near_duplicate_cards(passport: Passport) -> list[Card]:
+    """Documents that are nearly the same as an earlier one, by source, with examples; no card where nobody looked."""
+    looked_for = passport.get("near_duplicate_documents")
+    if not looked_for:
+        return []
+    rows = [
+        (source["source"], *(count(source[name]) for name in ("documents", "compared", "found", "of_other_sources")))
+        for source in looked_for["sources"]
+    ]
+    rule = (
+        f"{percent(looked_for['least_jaccard'], 0)} of the runs of {looked_for['shingle_words']} words that two have"
+        " together are in both, or others link them so; shorter documents are not compared."
+    )
+    shown = [
+        (pair["document"], pair["first"], decimal(pair["jaccard"], 2))
+        for source in looked_for["sources"]
+        for pair in source["examples"]
+    ]
+    parts: list[Part] = [
+        Table(["Source", "Documents", "Compared", "Near-duplicates", "Of another source's"], rows),
+        Paragraph(rule, "footnote"),
+    ]
+    if shown:
+        parts.append(Table(["Near-duplicate", "First of its cluster", "Shared"], shown, "words"))
+    done = "dropped" if looked_for["dropped"] else "counted, and still in the data"
+    return [Card(parts, "Near-duplicates", done)]
+
+
 # ---- examples --------------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +330,7 @@ def mask_cards(passport: Passport) -> list[Card]:
 
 
 def contamination_table(passport: Passport) -> Table:
-    """A row for each evaluation file: what it shares with the text."""
+    """A row for each evaluation file, and where there are several sources one for it in each: what it shares with them."""
     rows = [
         (
             file["file"],
@@ -311,6 +340,12 @@ def contamination_table(passport: Passport) -> Table:
             f"{count(file['found_ngrams'])} of {count(file['ngrams'])} ({percent(file['found_share'], 2)})",
         )
         for file in passport["contamination"]
+    ]
+    rows += [
+        (f"{file['file']} in {own['source']}", "", "", count(own["texts_with_found"]), count(own["found_ngrams"]))
+        for file in passport["contamination"]
+        for own in file.get("sources", [])
+        if len(file["sources"]) > 1
     ]
     return Table(["Evaluation file", "Texts", "Shorter texts", "Texts with an overlap", "13-grams found"], rows)
 
@@ -328,7 +363,7 @@ def setting_table(passport: Passport) -> Table:
     """The settings of `bert-jax prepare`, by its options."""
     options = {"sequence_lengths": "--sequence-length"}
     rows = [
-        (options.get(name, f"--{name.replace('_', '-')}"), _setting(passport[name]))
+        (options.get(name, f"--{name.replace('_', '-')}"), _setting(passport[name]) or "none")
         for name in SETTINGS
         if name in passport
     ]

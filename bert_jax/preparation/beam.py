@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import write_json
-from bert_jax.preparation.chunks import Chunk, ChunkWork, process_chunk
+from bert_jax.preparation.chunks import Chunk, ChunkWork, Process
 from bert_jax.preparation.work_folder import part_is_finished, read_record, unfinished_chunks
 from bert_jax.text.sources import Part, Source
 
@@ -21,11 +21,17 @@ _FAILURE = "failure.json"
 
 
 def process_on_beam(
-    parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, runner: str, options: Sequence[str]
+    parts: Sequence[Part],
+    sources: Sequence[Source],
+    work: ChunkWork,
+    process: Process,
+    runner: str,
+    options: Sequence[str],
 ) -> None:
-    """Make the shards of all parts that are not there yet.
+    """Make what is not there yet of all parts.
 
     Args:
+      process: what is done on each chunk.
       runner: a name that Beam knows, such as DirectRunner, FlinkRunner, SparkRunner.
       options: of that runner, as on its command line: ["--flink_master=...", ...].
 
@@ -49,7 +55,7 @@ def process_on_beam(
         | "Cut" >> beam.FlatMap(_cut, list(sources), work)
         | "Spread chunks" >> beam.Reshuffle()
     )
-    chunks | "Process" >> beam.Map(_process, work)
+    chunks | "Process" >> beam.Map(_process, work, process)
     try:
         pipeline.run().wait_until_finish()
     except Exception:
@@ -81,6 +87,6 @@ def _cut(part: Part, sources: Sequence[Source], work: ChunkWork) -> Iterator[Chu
             yield from unfinished_chunks(part, sources, work)
 
 
-def _process(chunk: Chunk, work: ChunkWork) -> None:
+def _process(chunk: Chunk, work: ChunkWork, process: Process) -> None:
     with _telling(work.folder):
-        process_chunk(chunk, work)
+        process(chunk, work, lambda: None)

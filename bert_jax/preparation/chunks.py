@@ -57,8 +57,8 @@ class Chunk:
     def fingerprint(self) -> str:
         """A hash (hex) of the documents and of how they were taken."""
         digest = hashlib.blake2b(f"{self.source} {self.repetition}".encode(), digest_size=16)
-        for content, paragraphs in self.documents:
-            digest.update(len(content).to_bytes(8) + bytes([paragraphs]))
+        for content, paragraphs, place in self.documents:
+            digest.update(len(content).to_bytes(8) + bytes([paragraphs]) + str(place).encode())
             digest.update(content)
         return digest.hexdigest()
 
@@ -72,6 +72,9 @@ class ChunkWork:
     settings: PrepareSettings
     sample_bits: int  # see `statistics.sample_bits`
     evaluation: EvaluationNgrams | None
+
+
+type Process = Callable[[Chunk, ChunkWork, Callable[[], None]], None]  # `process_chunk`, and what may stand for it
 
 
 # ---- a chunk -> its files ----------------------------------------------------------------------------------

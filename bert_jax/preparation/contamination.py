@@ -58,11 +58,11 @@ def words_of(lowered: str) -> TextWords:
     return TextWords(mix64(sums * inverses[first]), places[first], places[last] + 1)
 
 
-def ngrams_of(hashes: np.ndarray) -> np.ndarray:
-    """Hashes of all runs of `WORDS` words: [W] -> [max(0, W - WORDS + 1)] uint64."""
-    count = max(0, len(hashes) - WORDS + 1)
+def ngrams_of(hashes: np.ndarray, size: int = WORDS) -> np.ndarray:
+    """Hashes of all runs of `size` words, at most 16: [W] -> [max(0, W - size + 1)] uint64."""
+    count = max(0, len(hashes) - size + 1)
     sums = np.zeros(count, np.uint64)
-    for place, factor in enumerate(_powers(4)[0][:WORDS]):
+    for place, factor in enumerate(_powers(4)[0][:size]):
         sums += hashes[place : place + count] * factor
     return mix64(sums)
 
@@ -271,17 +271,19 @@ def _strings(value: object) -> Iterator[str]:
 # ---- what was found -------------------------------------------------------------------------------------------------
 
 
-def contamination_report(evaluation: EvaluationNgrams, hits: np.ndarray) -> list[JsonObject]:
+def contamination_report(
+    evaluation: EvaluationNgrams, hits: np.ndarray, of_sources: Sequence[tuple[str, np.ndarray]] = ()
+) -> list[JsonObject]:
     """Report how much of each evaluation file was found, as the passport's `contamination`. The files are read again.
 
     Args:
       hits: [N] uint64, what `EvaluationNgrams.hits` returned for all documents, together; may hold repetitions.
+      of_sources: the name of each source of text, and the same for its documents.
     """
-    hits = np.unique(np.asarray(hits, np.uint64))
     report = []
     for described, file in zip(evaluation.described(), evaluation.files, strict=True):
-        found = np.intersect1d(file.ngrams, hits, assume_unique=True)
-        texts, examples = _texts_with(file.path, found) if len(found) else (0, [])
+        found, *found_in = (np.intersect1d(file.ngrams, one) for one in (hits, *(one for _, one in of_sources)))
+        (texts, *texts_with), examples = _texts_with(file.path, [found, *found_in])
         report.append(
             {
                 **described,
@@ -292,23 +294,27 @@ def contamination_report(evaluation: EvaluationNgrams, hits: np.ndarray) -> list
                 "texts": file.texts,
                 "texts_with_found": texts,
                 "short_texts": file.short_texts,
+                "sources": [
+                    {"source": name, "found_ngrams": len(own), "texts_with_found": number}
+                    for (name, _), own, number in zip(of_sources, found_in, texts_with, strict=True)
+                ],
                 "examples": examples,
             }
         )
     return report
 
 
-def _texts_with(path: Path, found: np.ndarray) -> tuple[int, list[str]]:
-    """How many texts of a file have one of these n-grams, and the first such n-gram of some texts."""
-    count = 0
+def _texts_with(path: Path, found: Sequence[np.ndarray]) -> tuple[list[int], list[str]]:
+    """How many texts of a file have one of these n-grams, for each set of them; of the first set some examples."""
+    counts = [0] * len(found)
     examples: list[str] = []
-    lookup = Lookup(found)
+    lookups = [Lookup(ngrams) for ngrams in found]
     for group in grouped(_texts(path), _COUNTED_AT_ONCE):
         grams = _ngrams_of_texts(group)
-        places = lookup.places(grams.hashes)
-        first = places[np.unique(grams.texts[places], return_index=True)[1]]
-        count += len(first)
+        places = [lookup.places(grams.hashes) for lookup in lookups]
+        firsts = [place[np.unique(grams.texts[place], return_index=True)[1]] for place in places]
+        counts = [count + len(first) for count, first in zip(counts, firsts, strict=True)]
         joined = "\n".join(group)
-        for place in first[: EXAMPLES - len(examples)]:
+        for place in firsts[0][: EXAMPLES - len(examples)]:
             examples.append(" ".join(joined[grams.begins[place] : grams.ends[place]].split()))
-    return count, examples
+    return counts, examples

@@ -11,8 +11,9 @@ and the settings: neither the number of processes nor an interruption changes a 
 
 import shutil
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,8 +27,15 @@ from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import MANIFEST, open_data
 from bert_jax.feed.tokenised import SMALLEST_SHARD
 from bert_jax.preparation.beam import process_on_beam
-from bert_jax.preparation.chunks import Chunk, ChunkWork, process_chunk
+from bert_jax.preparation.chunks import Chunk, ChunkWork, Process, process_chunk
 from bert_jax.preparation.contamination import EvaluationNgrams
+from bert_jax.preparation.near_duplicates import (
+    DOCUMENT_BYTES,
+    find_near_duplicates,
+    require_library,
+    sign_chunk,
+    signing,
+)
 from bert_jax.preparation.pool import process_in_pool, WAITING
 from bert_jax.preparation.publishing import publish, read_plan, write_plan
 from bert_jax.preparation.request import (
@@ -45,7 +53,9 @@ from bert_jax.tokenization import Tokenizer
 # Measured, in bytes; see `_memory`.
 _HERE_BYTES, _WORKER_BYTES, _OF_SHARD_IN_WORKER = 150_000_000, 190_000_000, 3.4
 _OF_LONG_DOCUMENT = 6
-_SEGMENTER_BYTES, _OF_NGRAMS_IN_WORKER = 120_000_000, 4
+_SEGMENTER_BYTES, _NEAR_DUPLICATES_BYTES, _OF_NGRAMS_IN_WORKER = 120_000_000, 70_000_000, 4
+
+type Run = Callable[[Sequence[Part], Sequence[Source], ChunkWork, Process], None]  # in processes here, or on Beam
 
 
 def prepare(
@@ -82,6 +92,8 @@ def prepare(
     request = make_request(sources, tokenizer, settings, evaluation)
     if (output / MANIFEST).exists():
         return _made_before(output, request, sources), False
+    if settings.near_duplicates:
+        require_library()
     parts = plan_parts(sources, settings.shard_size)
     with (
         staged(output, "prepare", MANIFEST) as place,
@@ -92,9 +104,11 @@ def prepare(
         if plan is None:
             work = ChunkWork(folder, tokenizer, settings, sample_bits(size), evaluation)
             if runner is None:
-                _process(parts, sources, work, workers or _fitting_workers(parts, settings))
+                workers = workers or _fitting_workers(parts, settings)
+                _say_memory(parts, work, workers)
+                _make_shards(parts, sources, work, partial(_process, workers=workers))
             else:
-                process_on_beam(parts, sources, work, runner, runner_options)
+                _make_shards(parts, sources, work, partial(process_on_beam, runner=runner, options=runner_options))
             try:
                 plan = write_plan(folder, request, parts, work)
             except UserError:  # what is finished will not do for these settings
@@ -128,18 +142,25 @@ def _fitting_workers(parts: Sequence[Part], settings: PrepareSettings) -> int:
     return min(usable_cores(), sum(part.bytes for part in parts) // settings.shard_size + 1)
 
 
-def _process(parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, workers: int) -> None:
-    """Make the shards of all parts that are not there yet."""
-    total = sum(part.bytes for part in parts)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as progress:
+def _make_shards(parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, run: Run) -> None:
+    """Read all parts and make shards of them; before that, for near-duplicates, compare the documents of all sources."""
+    if work.settings.near_duplicates:
+        near = signing(work)
+        run([part for part in parts if not part.repetition], sources, near, sign_chunk)
+        find_near_duplicates(near.folder, parts, sources, drop=work.settings.near_duplicates == "drop")
+    run(parts, sources, work, process_chunk)
+
+
+def _process(parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, process: Process, workers: int) -> None:
+    """Make what is not there yet of all parts."""
+    total, what = sum(part.bytes for part in parts), "prepare" if process is process_chunk else "near-duplicates"
+    with tqdm(total=total, unit="B", unit_scale=True, desc=what, disable=None) as progress:
         shards = sum(1 for _ in work.folder.glob("record-*.json"))
-        if shards:
+        if shards and process is process_chunk:
             progress.write(f"goes on: {shards} shard(s) are finished", file=sys.stderr)
-        progress.write(_memory(work, workers), file=sys.stderr)
-        if max(part.bytes for part in parts) > max(work.settings.shard_size, SMALLEST_SHARD):
-            progress.write(_memory_of_long_documents(work), file=sys.stderr)
         with closing(_read(parts, sources, work, progress)) as chunks:
-            run = process_in_pool(chunks, work, workers) if workers > 1 else _process_here(chunks, work)
+            several = workers > 1
+            run = process_in_pool(chunks, work, workers, process) if several else _process_here(chunks, work, process)
             with closing(run) as finished:
                 for chunk_bytes in finished:
                     shards += 1
@@ -161,13 +182,25 @@ def _read(parts: Sequence[Part], sources: Sequence[Source], work: ChunkWork, pro
             yield from unfinished_chunks(part, sources, work, skip)
 
 
-def _process_here(chunks: Iterator[Chunk], work: ChunkWork) -> Generator[int]:
+def _process_here(chunks: Iterator[Chunk], work: ChunkWork, process: Process) -> Generator[int]:
     for chunk in chunks:
-        process_chunk(chunk, work)
+        process(chunk, work, lambda: None)
         yield chunk.stored_bytes
 
 
 # ---- said beforehand, and when stopped ---------------------------------------------------------------------
+
+
+def _say_memory(parts: Sequence[Part], work: ChunkWork, workers: int) -> None:
+    tqdm.write(_memory(work, workers), file=sys.stderr)
+    if work.settings.near_duplicates:
+        tqdm.write(
+            f"memory: near-duplicates take at most {DOCUMENT_BYTES} bytes more here for each document, and on disk, until"
+            f" the end, 8 bytes for each word and {DOCUMENT_BYTES} for each document",
+            file=sys.stderr,
+        )
+    if max(part.bytes for part in parts) > max(work.settings.shard_size, SMALLEST_SHARD):
+        tqdm.write(_memory_of_long_documents(work), file=sys.stderr)
 
 
 def _memory(work: ChunkWork, workers: int) -> str:
@@ -176,6 +209,8 @@ def _memory(work: ChunkWork, workers: int) -> str:
     worker = _WORKER_BYTES + _OF_SHARD_IN_WORKER * size
     if work.settings.segmenter != "none":
         worker += _SEGMENTER_BYTES
+    if work.settings.near_duplicates:
+        worker += _NEAR_DUPLICATES_BYTES
     if work.evaluation is not None:
         worker += _OF_NGRAMS_IN_WORKER * sum(file.ngrams.nbytes for file in work.evaluation.files)
     here = _HERE_BYTES + (workers + WAITING + 1) * size

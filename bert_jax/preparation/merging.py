@@ -14,8 +14,9 @@ from bert_jax.base.types import JsonObject
 from bert_jax.feed.shards import table_name, TRAIN
 from bert_jax.preparation.chunks import ChunkWork, SPLITS
 from bert_jax.preparation.contamination import contamination_report
+from bert_jax.preparation.near_duplicates import FOUND
 from bert_jax.preparation.request import PrepareSettings
-from bert_jax.preparation.work_folder import part_path, read_record, record_path
+from bert_jax.preparation.work_folder import NEAR_DUPLICATES, part_path, read_record, record_path
 from bert_jax.text.documents import ReadingCounts
 from bert_jax.text.sources import Part
 from bert_jax.text.statistics import merge_statistics
@@ -34,9 +35,8 @@ class Totals:
         self.dropped: Counter[str] = Counter()
         self._tables: dict[str, dict[str, Counter[str]]] = {name: {} for name in SPLITS}
         self._histograms: dict[tuple[str, str], np.ndarray] = {}
-        self._hits = np.zeros(0, np.uint64)
+        self.hits = {part.source: np.zeros(0, np.uint64) for part in parts}  # of evaluation data, by source
         self.text = merge_statistics(self._records(folder, parts))
-        self.contamination = contamination_report(work.evaluation, self._hits) if work.evaluation else []
 
     def _records(self, folder: Path, parts: Sequence[Part]) -> Iterator[tuple[JsonObject, Mapping[str, np.ndarray]]]:
         """The statistics of each chunk; the rest is added up on the way."""
@@ -49,13 +49,14 @@ class Totals:
                     yield record["statistics"], arrays
 
     def _add(self, record: JsonObject, arrays: Mapping[str, np.ndarray]) -> None:
-        self._hits = np.union1d(self._hits, arrays["contamination"])
+        source = record["source"]
+        self.hits[source] = np.union1d(self.hits[source], arrays["contamination"])
         for name in ("dropped_sentences", "dropped_documents"):
             self.dropped[name] += record[name]
         for split, written in record["splits"].items():
-            shard = written["shard"] | {"source": record["source"]}
+            shard = written["shard"] | {"source": source}
             self.shards[split].append(shard)
-            self.sources[record["source"]].update({key: shard[key] for key in ("documents", "sentences", "tokens")})
+            self.sources[source].update({key: shard[key] for key in ("documents", "sentences", "tokens")})
             self.token_counts[split] += arrays[f"{split}_counts"]
             for table, counts in written["tables"].items():
                 histogram = np.array(counts.pop("length_histogram"))
@@ -133,11 +134,19 @@ def make_manifest(totals: Totals, request: JsonObject, parts: Sequence[Part], wo
         **totals.dropped,
         "reading": dataclasses.asdict(reading),
         "text": totals.text,
-        "contamination": totals.contamination,
+        "near_duplicate_documents": read_record(work.folder / NEAR_DUPLICATES / FOUND),
+        "contamination": _contamination(totals, request, work),
         "splits": {
             split: totals.split_record(split, work) for split in (SPLITS if work.settings.held_out else [TRAIN])
         },
     }
+
+
+def _contamination(totals: Totals, request: JsonObject, work: ChunkWork) -> list[JsonObject]:
+    if work.evaluation is None:
+        return []
+    of_sources = [(source["source"], totals.hits[number]) for number, source in enumerate(request["sources"])]
+    return contamination_report(work.evaluation, np.concatenate([hits for _, hits in of_sources]), of_sources)
 
 
 def _sources(totals: Totals, request: JsonObject, parts: Sequence[Part]) -> list[JsonObject]:

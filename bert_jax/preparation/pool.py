@@ -12,7 +12,7 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.synchronize import Event
 
 from bert_jax.base.errors import UserError
-from bert_jax.preparation.chunks import Chunk, ChunkWork, process_chunk
+from bert_jax.preparation.chunks import Chunk, ChunkWork, Process
 
 WAITING = 2  # chunks that are read beyond those at work, so that no process waits
 
@@ -24,8 +24,8 @@ class _Stopped(Exception):
 # ---- the main process --------------------------------------------------------------------------------------
 
 
-def process_in_pool(chunks: Iterable[Chunk], work: ChunkWork, workers: int) -> Generator[int]:
-    """Process chunks in `workers` processes. Gives the `stored_bytes` of each as it is finished.
+def process_in_pool(chunks: Iterable[Chunk], work: ChunkWork, workers: int, process: Process) -> Generator[int]:
+    """Do `process` on chunks in `workers` processes. Gives the `stored_bytes` of each as it is finished.
 
     The processes are new ones, not forks: this one may have threads.
 
@@ -35,7 +35,7 @@ def process_in_pool(chunks: Iterable[Chunk], work: ChunkWork, workers: int) -> G
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (work, stop))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (work, stop, process))
     waiting: dict[Future[None], int] = {}
     try:
         for chunk in chunks:
@@ -64,12 +64,12 @@ def _finished(waiting: dict[Future[None], int]) -> Iterator[int]:
 
 # ---- a worker ----------------------------------------------------------------------------------------------
 
-_worker: tuple[ChunkWork, Event]
+_worker: tuple[ChunkWork, Event, Process]
 
 
-def _start_worker(work: ChunkWork, stop: Event) -> None:
+def _start_worker(work: ChunkWork, stop: Event, process: Process) -> None:
     global _worker
-    _worker = work, stop
+    _worker = work, stop, process
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the main process stops the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -84,10 +84,10 @@ def _end_with_parent() -> None:
 
 
 def _process(chunk: Chunk) -> None:
-    work, stop = _worker
+    work, stop, process = _worker
 
     def go_on() -> None:
         if stop.is_set():
             raise _Stopped
 
-    process_chunk(chunk, work, go_on)
+    process(chunk, work, go_on)

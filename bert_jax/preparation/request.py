@@ -20,7 +20,11 @@ from bert_jax.text.sources import describe_file, Source
 from bert_jax.tokenization import Tokenizer
 
 SEGMENTERS = ("none", "jieba")
-_ADDED = ("text_format",)  # settings that data of this format may lack: it was made with their defaults
+NEAR_DUPLICATES = ("", "count", "drop")  # the first: they are not looked for
+_ADDED = (
+    "text_format",
+    "near_duplicates",
+)  # settings that data of this format may lack: it was made with their defaults
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class PrepareSettings:
     splitter: str = RULES
     segmenter: str = "none"
     licence: str = ""
+    near_duplicates: str = ""  # what is done with documents that are nearly the same as an earlier one
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sequence_lengths", tuple(sorted(set(self.sequence_lengths))))
@@ -60,6 +65,8 @@ class PrepareSettings:
         load_splitter(self.splitter)  # checks it
         if self.segmenter not in SEGMENTERS:
             raise UserError(f"--segmenter {self.segmenter} is not known: use {' or '.join(SEGMENTERS)}")
+        if self.near_duplicates not in NEAR_DUPLICATES:
+            raise UserError(f"--near-duplicates {self.near_duplicates} is not known: use count or drop")
         _ = self.reading  # checks them
 
     @property

@@ -5,6 +5,7 @@
     lock                held by the process that works here; see `output_lock`
     record-PPPPP-CCCCC  a finished chunk, beside its shards; see `chunks`
     part-PPPPP.json     a part that was read to its end: number of chunks, files with their sha256, what was met
+    near-duplicates/    a folder as this one, of the pass that looks for them; see `near_duplicates`
 
 A part is finished where it and all its chunks have records, and its files are still those. Of any other part, the
 documents are read again, and a chunk is finished where its record is of the same documents.
@@ -17,8 +18,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from bert_jax.base.errors import UserError
-from bert_jax.base.files import own_folder, read_json, write_json
+from bert_jax.base.files import file_sha256, own_folder, read_json, write_json
 from bert_jax.base.output_lock import locked
 from bert_jax.base.types import JsonObject
 from bert_jax.feed.tokenised import cut
@@ -28,6 +31,7 @@ from bert_jax.text.documents import ReadingCounts
 from bert_jax.text.sources import describe_file, Part, read_part, Source
 
 UNFINISHED = "prepare-unfinished"
+NEAR_DUPLICATES = "near-duplicates"
 _REQUEST = "request.json"
 
 
@@ -55,7 +59,7 @@ def open_work_folder(output: Path, request: JsonObject) -> Iterator[Path]:
             _begin_or_go_on(folder, request)
             yield folder
         finally:
-            if not any(folder.glob("record-*.json")):
+            if not any(folder.rglob("record-*.json")):
                 shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(OSError):  # not empty; and what went wrong before is what is said
                     if not existed:
@@ -71,7 +75,7 @@ def _require_empty(output: Path) -> None:
 
 
 def _begin_or_go_on(folder: Path, request: JsonObject) -> None:
-    for partial in folder.glob("*.partial"):
+    for partial in folder.rglob("*.partial"):
         partial.unlink()
     path = folder / _REQUEST
     if not path.exists():
@@ -99,6 +103,11 @@ def record_path(folder: Path, part: int, chunk: int) -> Path:
     return folder / f"record-{part:05}-{chunk:05}.json"
 
 
+def left_out_path(folder: Path, part: int) -> Path:
+    """Where the places of the documents are that a part is read without; not there where it is read as it is."""
+    return folder / NEAR_DUPLICATES / f"left-out-{part:05}.npy"
+
+
 def read_record(path: Path) -> JsonObject | None:
     """A record, or None where it is not there."""
     try:
@@ -110,7 +119,7 @@ def read_record(path: Path) -> JsonObject | None:
 def part_is_finished(folder: Path, part: Part, sources: Sequence[Source]) -> bool:
     """Whether all chunks of a part are there and its files are those they were made of."""
     record = read_record(part_path(folder, part.number))
-    if record is None or record["part"] != _described(part) or len(record["files"]) != len(part.files):
+    if record is None or record["part"] != _described(folder, part) or len(record["files"]) != len(part.files):
         return False
     source = sources[part.source]
     same = all(is_file_of(old, source, file) for old, file in zip(record["files"], part.files, strict=True))
@@ -136,8 +145,15 @@ def _shards_are_there(folder: Path, part: int, chunk: int) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
-def _described(part: Part) -> JsonObject:
-    return {"source": part.source, "repetition": part.repetition, "share": part.share}
+def _described(folder: Path, part: Part) -> JsonObject:
+    left_out = left_out_path(folder, part.number)
+    digest = file_sha256(left_out) if left_out.exists() else None
+    return {"source": part.source, "repetition": part.repetition, "share": part.share, "left_out": digest}
+
+
+def _left_out(folder: Path, part: Part) -> frozenset[tuple[int, int]]:
+    path = left_out_path(folder, part.number)
+    return frozenset(map(tuple, np.load(path).tolist())) if path.exists() else frozenset()
 
 
 # ---- reading a part ----------------------------------------------------------------------------------------
@@ -148,7 +164,7 @@ def unfinished_chunks(
 ) -> Generator[Chunk]:
     """Read a part and cut it into chunks; then write the part's record. Gives the chunks that are to be processed.
 
-    `on_finished` is told the `stored_bytes` of the others.
+    Documents that are left out (`left_out_path`) are in none of them. `on_finished` is told the `stored_bytes` of the others.
     """
     counts, files, source = ReadingCounts(), [], sources[part.source]
     stored = told = number = 0
@@ -160,8 +176,10 @@ def unfinished_chunks(
     def on_file(file: Path, sha256: str) -> None:
         files.append(describe_file(source, file) | {"sha256": sha256})
 
+    left_out = _left_out(work.folder, part)
     documents = read_part(part, sources, work.settings.reading, counts, on_bytes, on_file)
-    for texts in cut(documents, work.settings.shard_size):
+    kept = (document for document in documents if document.place not in left_out)
+    for texts in cut(kept, work.settings.shard_size):
         chunk = Chunk(part.number, number, part.source, part.repetition, stored - told, texts)
         told = stored
         number += 1
@@ -169,5 +187,10 @@ def unfinished_chunks(
             yield chunk
         elif on_finished is not None:
             on_finished(chunk.stored_bytes)
-    record = {"part": _described(part), "chunks": number, "files": files, "reading": dataclasses.asdict(counts)}
+    record = {
+        "part": _described(work.folder, part),
+        "chunks": number,
+        "files": files,
+        "reading": dataclasses.asdict(counts),
+    }
     write_json(part_path(work.folder, part.number), record)

@@ -55,6 +55,7 @@ class RawDocument(NamedTuple):
 
     lines: list[str]  # not empty, without surrounding white space
     paragraphs: bool  # True: each line is to be split into sentences; False: each line is a sentence
+    place: tuple[int, int] = (0, 0)  # which file of its part, and which document with text of the file; both from 0
 
 
 @dataclass(frozen=True)

@@ -270,20 +270,25 @@ def _all_documents(
     on_file: Callable[[Path, str], None] | None,
 ) -> Iterator[RawDocument]:
     if part.tfds is not None:
-        yield from read_split(part.tfds, options, counts, on_bytes)
+        yield from _placed(0, read_split(part.tfds, options, counts, on_bytes))
         if on_file is not None:
             for file in part.files:
                 on_file(file, file_sha256(file))
         return
-    for file in part.files:
+    for place, file in enumerate(part.files):
         digest = hashlib.sha256()
         kind = table_format(file) if options.text_format == "auto" else None
         if kind is None:
-            yield from read_raw(file, options, counts, on_bytes, digest)
+            yield from _placed(place, read_raw(file, options, counts, on_bytes, digest))
         else:
-            yield from read_table(file, kind, options, counts, on_bytes)
+            yield from _placed(place, read_table(file, kind, options, counts, on_bytes))
         if on_file is not None:  # a table is not read from front to back
             on_file(file, digest.hexdigest() if kind is None else file_sha256(file))
+
+
+def _placed(file: int, documents: Iterator[RawDocument]) -> Iterator[RawDocument]:
+    for number, document in enumerate(documents):
+        yield document._replace(place=(file, number))
 
 
 def _hash(document: RawDocument) -> float:

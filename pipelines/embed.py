@@ -15,7 +15,6 @@ from bert_jax.base.serving import HELP, serve, texts_of
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
-    from bert_jax.conversion.sentence_files import SentenceVectors
     from bert_jax.use.embedding import EmbedSettings
     from bert_jax.use.model import Pretrained
 
@@ -31,16 +30,19 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
     from bert_jax.base.bucket_cache import local_copy
     from bert_jax.base.files import file_sha256
+    from bert_jax.conversion.sentence_files import followed, Served
     from bert_jax.text.streams import read_lines
     from bert_jax.train.state import COMPUTE_DTYPES
     from bert_jax.use.embedding import check, embed_lines, EmbedSettings
     from bert_jax.use.model import load
 
-    served = _served(arguments)
+    vectors, said = followed(arguments.model, Served(arguments.pooling, arguments.normalize))
+    for line in said:
+        print(line, file=sys.stderr)
     settings = EmbedSettings(
-        pooling=arguments.pooling or served.pooling,
-        normalize=served.normalize if arguments.normalize is None else arguments.normalize,
-        longest=served.longest,
+        pooling=vectors.pooling,
+        normalize=vectors.normalize,
+        longest=vectors.longest,
         layers=tuple(arguments.layers),
         combine=arguments.combine,
         too_long=arguments.too_long,
@@ -100,21 +102,6 @@ def _answer(model: "Pretrained", settings: "EmbedSettings", request: JsonObject)
     vectors, cut = embed(texts_of(request, ("text",)), model, settings)
     longest = min(model.longest, settings.longest or model.longest)
     return {"vector": vectors[0].tolist()} | ({"notes": [f"cut to {longest} tokens"]} if cut else {})
-
-
-def _served(arguments: argparse.Namespace) -> "SentenceVectors":
-    """Return how sentence-transformers and servers make vectors of this model, which is said; else what is usual here."""
-    from bert_jax.conversion.sentence_files import MODULES, read_sentence_files, SentenceVectors, unmet_prompt
-
-    whole = arguments.pooling is not None and arguments.normalize is not None
-    folder = arguments.model if arguments.model.is_dir() else arguments.model.parent
-    served = None if whole else read_sentence_files(folder)
-    if served is None:
-        return SentenceVectors()
-    print(f"{folder / MODULES} says: {served}", file=sys.stderr)
-    if (prompt := unmet_prompt(folder)) is not None:
-        print(f"sentence-transformers would put {prompt!r} before every text; here it is not", file=sys.stderr)
-    return served
 
 
 def parser() -> argparse.ArgumentParser:

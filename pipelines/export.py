@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--int8 needs --data to judge its quality on: the task's files, or a file with a text a line")
     if arguments.int8 and arguments.purpose == "fill-mask":
         raise UserError("--int8 is of embeddings and fine-tuned heads: leave it out, or choose another --for")
+    from bert_jax.conversion.sentence_files import Served
     from bert_jax.export.export import export
     from bert_jax.export.quality import Judged
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.output,
         arguments.to,
         arguments.purpose,
-        arguments.pooling,
+        Served(arguments.pooling, arguments.normalize),
         judged if arguments.int8 else None,
         arguments.task,
         _checkpoint_options.asked(arguments, kind=arguments.kind),
@@ -63,8 +64,12 @@ def parser() -> argparse.ArgumentParser:
         choices=("embed", "fill-mask", "predict"),
         help="the stage that does the same (default: predict of a fine-tuned model, embed of others)",
     )
-    pooling = "of embed: sentence_embedding is mean (default), cls or pooled"
-    option("--pooling", choices=("mean", "cls", "pooled"), metavar="POOLING", help=pooling)
+    pooling = (
+        "of embed: mean, cls, max or pooled, as of bert-jax embed (default: as MODEL's modules.json says, else mean)"
+    )
+    option("--pooling", choices=("mean", "cls", "max", "pooled"), metavar="POOLING", help=pooling)
+    normalize = "of embed: divide vectors by their length (default: as MODEL's modules.json says, else not)"
+    option("--normalize", action=argparse.BooleanOptionalAction, default=None, help=normalize)
     option("--int8", action="store_true", help="matrix products of int8 (dynamic quantisation), if the quality holds")
     option(
         "--data",

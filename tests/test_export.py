@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tokenizers
 from conversion_samples import KINDS, MODEL, VOCABULARY, write_hugging_face
 from finetune_samples import command, write_model, write_sst2
+from test_sentence_files import embedded, TEXTS, write_modules
 
 from bert_jax.base.errors import UserError
 from bert_jax.cli import main
@@ -22,9 +24,11 @@ from bert_jax.conversion.certificate import example_inputs
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.names import shape_of
 from bert_jax.conversion.own_format import config_for, write_run
+from bert_jax.conversion.sentence_files import read_sentence_files, SentenceVectors, Served
 from bert_jax.export.export import certify, export
 from bert_jax.export.purpose import purpose_of, require_single_rows, trimmed
 from bert_jax.export.runtime import OnnxModel
+from bert_jax.export.stablehlo import StableHloModel
 from bert_jax.tokenization import WordPieceTokenizer
 
 pytest.importorskip("onnx")
@@ -34,6 +38,7 @@ pytest.importorskip("onnxruntime")
 CASES = [
     ("pretraining", "embed", None),
     ("pretraining, erf", "embed", "cls"),
+    ("pretraining", "embed", "max"),
     ("encoder and pooler", "embed", "pooled"),
     ("pretraining", "fill-mask", None),
     ("untied", "fill-mask", None),
@@ -63,6 +68,7 @@ def expected_outputs(found, purpose, pooling, kind, mask):
         sentence = {
             "mean": (tokens * weights).sum(1) / weights.sum(1),
             "cls": tokens[:, 0],
+            "max": np.where(weights > 0, tokens, -np.inf).max(1),
             "pooled": found.get("pooled_output"),
         }[pooling or "mean"]
         return {"last_hidden_state": tokens, "sentence_embedding": sentence}
@@ -85,7 +91,7 @@ def assert_close(outputs, wanted, mask):
 @pytest.mark.parametrize(("kind", "purpose", "pooling"), CASES)
 def test_onnx_gives_what_the_referee_does(tmp_path, kind, purpose, pooling):
     write_hugging_face(tmp_path / "model", KINDS[kind])
-    exported = export(tmp_path / "model", tmp_path / "out", "onnx", purpose, pooling)
+    exported = export(tmp_path / "model", tmp_path / "out", "onnx", purpose, Served(pooling))
     inputs = dict(example_inputs(MODEL))
     wanted = expected_outputs(
         referee(tmp_path / "model", inputs), exported.purpose.name, pooling, kind, inputs["input_mask"]
@@ -109,7 +115,7 @@ def test_onnx_gives_what_the_referee_does(tmp_path, kind, purpose, pooling):
 def test_the_loader_runs_stablehlo_with_jax_and_tokenizers_alone(tmp_path, kind, purpose, pooling):
     """In a process of its own that refuses to import anything of ours, for batches and lengths that no program was made for."""
     write_hugging_face(tmp_path / "model", KINDS[kind])
-    exported = export(tmp_path / "model", tmp_path / "out", "stablehlo", purpose, pooling)
+    exported = export(tmp_path / "model", tmp_path / "out", "stablehlo", purpose, Served(pooling))
     script = """
 import sys
 for name in ("bert_jax", "flax", "onnx"):
@@ -152,7 +158,7 @@ def test_a_graph_that_differs_is_refused(tmp_path):
     export(tmp_path / "model", tmp_path / "out", "onnx")
     session = OnnxModel(tmp_path / "out" / "model.onnx")
     checkpoint = open_checkpoint(tmp_path / "model")
-    purpose = purpose_of(checkpoint, None, None)
+    purpose = purpose_of(checkpoint, None, Served())
     certify(trimmed(checkpoint, purpose), purpose, session)
     with pytest.raises(UserError, match="the exported sequence_output differs from the model's by"):
         certify(
@@ -160,6 +166,56 @@ def test_a_graph_that_differs_is_refused(tmp_path):
             purpose,
             lambda inputs: session({**inputs, "token_type_ids": 1 - np.asarray(inputs["token_type_ids"])}),
         )
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "vectors"),
+    [
+        ("onnx", [], SentenceVectors("max", True, 12)),
+        ("onnx", ["--pooling", "mean"], SentenceVectors("mean", True, 12)),
+        ("onnx", ["--pooling", "pooled", "--normalize"], None),
+        ("stablehlo", ["--no-normalize"], SentenceVectors("max", False, 12)),
+    ],
+)
+def test_vectors_are_those_of_embed_as_the_directory_says_or_as_asked(tmp_path, capsys, to, options, vectors):
+    """From the text on: by the tokenizer and the model that are written, beside `bert-jax embed` with the same options."""
+    folder = write_hugging_face(tmp_path / "model", KINDS["pretraining"])
+    write_modules(folder, "Transformer", "Pooling", "Normalize", max_tokens=True, longest=12)
+    wanted, out = embedded(folder, tmp_path, *options), tmp_path / "out"
+    capsys.readouterr()
+    assert main(["export", str(folder), "--to", to, "--output", str(out), *options]) == 0
+    printed = capsys.readouterr().out
+    assert (f"{folder / 'modules.json'} says: max pooling, normalised" in printed) is (vectors is not None)
+    assert f"sentence_embedding is made by {vectors or 'pooled pooling, normalised'}, of texts" in printed
+    tokenizer = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+    tokenizer.enable_padding()
+    rows = tokenizer.encode_batch(TEXTS)
+    given = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    inputs = {name: np.array([getattr(row, field) for row in rows]) for name, field in given.items()}
+    run = OnnxModel(out / "model.onnx") if to == "onnx" else StableHloModel(out)
+    np.testing.assert_allclose(run(inputs)["sentence_embedding"], wanted, rtol=0, atol=1e-5)
+    record = json.loads((out / "export.json").read_text())
+    (found,) = (one for one in record["differences"] if one["output"] == "sentence_embedding")
+    assert found["tolerance"] == 1e-5 * max(1, found["largest_value"])
+    assert record["vectors"]["pooling"] == (vectors.pooling if vectors else "pooled")
+    if to == "onnx":  # what sentence-transformers and servers read beside model.onnx
+        assert read_sentence_files(out) == vectors
+        longest = json.loads((out / "tokenizer_config.json").read_text())["model_max_length"]
+        assert longest == (12 if vectors else 20)
+
+
+def test_vectors_have_a_tolerance_of_their_own(tmp_path):
+    write_hugging_face(tmp_path / "model", KINDS["encoder"])
+    export(tmp_path / "model", tmp_path / "out", "onnx", served=Served(normalize=True))
+    session, checkpoint = OnnxModel(tmp_path / "out" / "model.onnx"), open_checkpoint(tmp_path / "model")
+    purpose = purpose_of(checkpoint, None, Served(normalize=True))
+
+    def moved(inputs):
+        found = session(inputs)
+        return found | {"sentence_embedding": found["sentence_embedding"] + np.float32(2e-5)}
+
+    with pytest.raises(UserError, match=r"sentence_embedding differs from the model's by 2.*, and at most 1e-05 is"):
+        certify(trimmed(checkpoint, purpose), purpose, moved)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
@@ -219,6 +275,7 @@ def test_a_head_that_fuses_windows_is_refused_by_name(tmp_path):
         ("encoder", ["--pooling", "pooled"], "this checkpoint has no pooler"),
         ("left to right", ["--for", "fill-mask"], "a left-to-right model is not exported: bert-jax convert"),
         ("tagging", ["--pooling", "cls"], "--pooling cls is of embeddings"),
+        ("tagging", ["--no-normalize"], "--normalize is of embeddings"),
         ("encoder", ["--int8"], "--int8 needs --data"),
         ("encoder", ["--int8", "--data", "EMPTY"], "has no text"),
     ],
@@ -238,7 +295,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left(tmp_path, capsys
 
 def test_int8_of_embeddings_is_measured_and_refused_beyond_the_stated_loss(tmp_path, capsys):
     write_hugging_face(tmp_path / "model", KINDS["encoder"])
-    (tmp_path / "text").write_text("a b c\nthe of d\n\nx y z\n")
+    (tmp_path / "text").write_text(f"a b c\nthe of d\n\n{'x y z ' * 9}\n")  # the last is beyond the positions
     options = ["--to", "onnx", "--output", str(tmp_path / "out"), "--int8", "--data", str(tmp_path / "text")]
     assert main(["export", str(tmp_path / "model"), *options, "--loss", "1e-9"]) == 2
     assert "nothing was written; leave out --int8" in capsys.readouterr().err
@@ -247,6 +304,7 @@ def test_int8_of_embeddings_is_measured_and_refused_beyond_the_stated_loss(tmp_p
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["weights"] == "int8"
     assert record["quality"]["examples"] == 3
+    assert record["quality"]["measure"] == "mean cosine to the float32 vectors, 1 of the texts cut"
     assert 1e-9 < record["quality"]["loss"] < 0.1
     assert b"MatMulInteger" in (tmp_path / "out" / "model.onnx").read_bytes()
 

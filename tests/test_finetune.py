@@ -117,6 +117,14 @@ def test_a_training_file_that_cannot_be_learned_from(folder, tmp_path, capsys, t
     assert message in refused(capsys, command("sst2", data, folder / "model", tmp_path / "run"))
 
 
+def test_a_dev_split_without_examples(folder, tmp_path, capsys):
+    data = write_sst2(tmp_path / "data")
+    (data / "dev.tsv").write_text("sentence\tlabel\n")
+    error = refused(capsys, command("sst2", data, folder / "model", tmp_path / "run"))
+    assert "dev.tsv has no examples: is it the right file?" in error
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("file", ["train", "dev"])
 def test_a_question_without_an_answer(folder, tmp_path, capsys, file):
     data = write_squad(tmp_path / "data", "1.1")

@@ -284,7 +284,8 @@ def test_models_that_are_not_whole_or_no_bert_are_named(hugging_face, prepared, 
         names[0]: "model-00002-of-00002.safetensors"
     }
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
-    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors"):
+    missing = r"1 (is|are) missing beside it \(model-00002-of-00002\.safetensors\): copy or download"
+    with pytest.raises(UserError, match=missing):
         further(sharded, prepared.data, tmp_path / "run", recipe())
     (bare := Path(shutil.copytree(hugging_face, tmp_path / "bare")))
     for file in ("vocab.txt", "tokenizer.json"):

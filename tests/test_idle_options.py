@@ -48,6 +48,7 @@ IDLE = {
         "embed MODEL --serve --shard-vectors 4",
     ],
     ("export", "pooling"): [],  # tests of export: it depends on the checkpoint
+    ("export", "normalize"): [],  # the same
     ("export", "int8"): ["export MODEL --to stablehlo --output OUT --int8"],
     **{
         ("export", name): [f"export MODEL --to onnx --output OUT --{name} {value}"]

@@ -33,7 +33,7 @@ _FLAGS = {
 class SentenceVectors:
     """How a vector is made of the last layer's tokens."""
 
-    pooling: str = "mean"  # one of POOLINGS
+    pooling: str = "mean"  # one of POOLINGS; of `embed` and `export` also those that only they know
     normalize: bool = False
     longest: int | None = None  # tokens of a text that are read; None: as many as the model reads
 
@@ -44,7 +44,7 @@ class SentenceVectors:
 
 @dataclass(frozen=True)
 class Served:
-    """The user's request about vectors of a directory for Hugging Face; None: as the source has it, else as `embed`."""
+    """The user's request about vectors; None: as the directory of the model has it, else as is usual."""
 
     pooling: str | None = None
     normalize: bool | None = None
@@ -64,12 +64,24 @@ def vectors_for(source: Checkpoint, to: str, served: Served) -> SentenceVectors 
         if served != Served():
             raise UserError(f"{option} is of vectors of sentences, and {source.path} {reason}: leave the option out")
         return None
-    folder = source.path if source.path.is_dir() else source.path.parent
+    return followed(source.path, served)[0]
+
+
+def followed(model: Path, served: Served) -> tuple[SentenceVectors, list[str]]:
+    """Return how vectors of a model are made, as asked, else as its directory says, else as is usual; and lines about it.
+
+    Raises:
+      UserError: as `read_sentence_files`.
+    """
+    folder = model if model.is_dir() else model.parent
     whole = served.pooling is not None and served.normalize is not None
-    found = None if whole or source.format != HUGGING_FACE else read_sentence_files(folder)
+    found = None if whole else read_sentence_files(folder)
     usual = found or SentenceVectors()
+    said = [] if found is None else [f"{folder / MODULES} says: {found}"]
+    if found is not None and (prompt := _unmet_prompt(folder)) is not None:
+        said.append(f"sentence-transformers would put {prompt!r} before every text; here it is not")
     normalize = usual.normalize if served.normalize is None else served.normalize
-    return SentenceVectors(served.pooling or usual.pooling, normalize, usual.longest)
+    return SentenceVectors(served.pooling or usual.pooling, normalize, usual.longest), said
 
 
 def read_sentence_files(folder: Path) -> SentenceVectors | None:
@@ -124,7 +136,7 @@ def _longest(file: Path) -> int | None:
     return longest
 
 
-def unmet_prompt(folder: Path) -> str | None:
+def _unmet_prompt(folder: Path) -> str | None:
     """Return the prompt that sentence-transformers puts before every text and that is not put there here; None: none."""
     file = folder / _PROMPTS
     if not file.is_file():

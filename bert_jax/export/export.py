@@ -6,9 +6,10 @@ agree; otherwise nothing is left.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +22,9 @@ from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.config_files import HUGGING_FACE_CONFIG, hugging_face_config
 from bert_jax.conversion.electra import half_of
 from bert_jax.conversion.heads import require_plain_head
+from bert_jax.conversion.names import BERT_JAX
 from bert_jax.conversion.places import beside, free_place, put_in_place
+from bert_jax.conversion.sentence_files import POOLINGS, Served, write_sentence_files
 from bert_jax.conversion.vocabularies import write_hugging_face_tokenizer
 from bert_jax.export.purpose import (
     as_ours,
@@ -33,15 +36,18 @@ from bert_jax.export.purpose import (
     Purpose,
     purpose_of,
     require_single_rows,
+    sentence_vectors,
     trimmed,
+    VECTORS,
 )
 from bert_jax.export.quality import Judged, Quality, quality_of
 from bert_jax.finetuning.directory import is_finetuned, open_finetuned
+from bert_jax.runs.directory import RunDirectory
 from bert_jax.tasks.table import find_task
-from bert_jax.use.embedding import pooled_tokens
 
 ONNX, STABLEHLO = FORMATS = ("onnx", "stablehlo")
 ONNX_FILE, RECORD = "model.onnx", "export.json"
+VECTOR_TOLERANCE = 1e-5  # of sentence vectors, times the largest value where that is more than 1
 SHORT = 5  # tokens of a second row, by which it shows that lengths are free
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # INPUTS [B, S] -> the outputs
@@ -70,7 +76,7 @@ def export(
     output: Path,
     to: str,
     name: str | None = None,
-    pooling: str | None = None,
+    served: Served = Served(),  # noqa: B008  # frozen
     int8: Judged | None = None,
     task: str | None = None,
     asked: Asked = Asked(),  # noqa: B008  # frozen
@@ -82,7 +88,7 @@ def export(
       output: a directory that does not exist, or is empty.
       to: one of FORMATS.
       name: what for, one of `purpose.PURPOSES`; None: its fine-tuned head, or else embeddings.
-      pooling: of embeddings.
+      served: how embeddings are made.
       int8: of ONNX: matrix products of int8, and what their quality is judged on.
       task: whose files `int8.data` has, of a fine-tuned checkpoint that was made elsewhere.
       asked: what files do not say.
@@ -107,13 +113,13 @@ def export(
     opened = open_checkpoint(model, asked)
     if opened.description.generator is not None:
         opened = half_of(opened, generator=name == FILL_MASK)
-    purpose = purpose_of(opened, name, pooling)
+    purpose = purpose_of(opened, name, served)
     checkpoint = trimmed(opened, purpose)
     if to == ONNX:
         require_plain_head(model, checkpoint.description)
     require_single_rows(model, checkpoint.description, too_long)
     with beside(output) as folder:
-        notes, ran, run_model = _written(checkpoint, purpose, to, folder)
+        notes, ran, run_model = _written(checkpoint, purpose, to, folder, _longest(opened, purpose))
         found = certify(checkpoint, purpose, run_model)
         quality = None
         if int8 is not None:
@@ -124,12 +130,24 @@ def export(
     return exported
 
 
-def _written(checkpoint: Checkpoint, purpose: Purpose, to: str, folder: Path) -> tuple[list[str], str, Run]:
+def _longest(checkpoint: Checkpoint, purpose: Purpose) -> int:
+    """Tokens of the longest text: as `bert-jax embed` and `fill-mask` take it, of a fine-tuned head all positions."""
+    positions = checkpoint.description.model.max_position_embeddings
+    if purpose.name == PREDICT:
+        return positions
+    trained = RunDirectory(checkpoint.path).longest() if checkpoint.format == BERT_JAX else positions
+    return min(purpose.vectors.longest or trained, trained)
+
+
+def _written(
+    checkpoint: Checkpoint, purpose: Purpose, to: str, folder: Path, longest: int
+) -> tuple[list[str], str, Run]:
     """Write model and tokenizer; returns notes, what runs it, and the model read back."""
     if checkpoint.tokenizer is None:
         raise UserError(f"{checkpoint.path} has no vocabulary to go with the model: name one with --vocab")
-    positions = checkpoint.description.model.max_position_embeddings
-    notes = write_hugging_face_tokenizer(checkpoint.tokenizer, folder, positions)
+    notes = [*purpose.notes, *write_hugging_face_tokenizer(checkpoint.tokenizer, folder, longest)]
+    if purpose.name == EMBED:
+        notes.append(f"sentence_embedding is made by {purpose.vectors}, of texts of at most {longest} tokens")
     if to == STABLEHLO:
         from bert_jax.export.stablehlo import StableHloModel, write_program
 
@@ -142,6 +160,8 @@ def _written(checkpoint: Checkpoint, purpose: Purpose, to: str, folder: Path) ->
     with complete_or_absent(folder / ONNX_FILE) as file:
         file.write(onnx_model(checkpoint, purpose).SerializeToString())
     write_json(folder / HUGGING_FACE_CONFIG, hugging_face_config(checkpoint.description, checkpoint.tokenizer.pad_id))
+    if purpose.name == EMBED and purpose.vectors.pooling in POOLINGS:
+        write_sentence_files(folder, purpose.vectors, checkpoint.description.model.hidden_size, longest)
     session = OnnxModel(folder / ONNX_FILE)
     return notes, session.ran, session
 
@@ -159,7 +179,8 @@ def certify(checkpoint: Checkpoint, purpose: Purpose, run: Run) -> list[Differen
     for one in (inputs, alone):
         expected = _expected(checkpoint, purpose, one)
         given = dict(zip(INPUTS, (one["input_ids"], one["input_mask"], one["segment_ids"]), strict=True))
-        found.append(differences(expected, as_ours(run(given), purpose), one["input_mask"] == 1))
+        each = differences(expected, as_ours(run(given), purpose), one["input_mask"] == 1)
+        found.append([_as_vectors(output) if output.output == VECTORS else output for output in each])
     worst = [max(pair, key=lambda one: one.largest_difference / one.tolerance) for pair in zip(*found, strict=True)]
     wrong = [one for one in worst if not one.holds]
     if wrong:
@@ -171,17 +192,19 @@ def certify(checkpoint: Checkpoint, purpose: Purpose, run: Run) -> list[Differen
     return worst
 
 
+def _as_vectors(found: Difference) -> Difference:
+    """Hold the vectors of sentences to their own tolerance."""
+    return replace(found, tolerance=VECTOR_TOLERANCE * max(1.0, found.largest_value))
+
+
 def _expected(checkpoint: Checkpoint, purpose: Purpose, inputs: Mapping[str, np.ndarray]) -> Outputs:
     """Our model's outputs under the names of `as_ours`."""
     outputs = run_ours(checkpoint, inputs)
     if purpose.name == EMBED:
-        tokens, pooled = outputs["sequence_output"], outputs.pop("pooled_output", None)
-        outputs["sentence_embedding"] = (
-            np.asarray(pooled_tokens(jnp.asarray(tokens), jnp.asarray(inputs["input_mask"]), str(purpose.pooling)))
-            if pooled is None
-            else pooled
-        )
-        return outputs
+        arrays = jax.tree.map(jnp.asarray, outputs)
+        pooled, mask = arrays.get("pooled_output"), jnp.asarray(inputs["input_mask"])
+        vectors = sentence_vectors(arrays["sequence_output"], pooled, mask, purpose)
+        return {"sequence_output": outputs["sequence_output"], VECTORS: np.asarray(vectors)}
     return {name: value for name, value in outputs.items() if name.endswith("logits")}
 
 
@@ -203,7 +226,7 @@ def _record(exported: Exported, source: Checkpoint, to: str, folder: Path) -> No
         "bert_jax": __version__,
         "to": to,
         "for": purpose.name,
-        "pooling": purpose.pooling,
+        "vectors": asdict(purpose.vectors) if purpose.name == EMBED else None,
         "weights": "int8" if exported.quality else "float32",
         "source": {"format": source.format, "path": source.path.name, "step": source.step},
         "model": exported.description.to_dict(),
@@ -213,6 +236,10 @@ def _record(exported: Exported, source: Checkpoint, to: str, folder: Path) -> No
         "differences": as_json(exported.differences),
         "quality": exported.quality.to_dict() if exported.quality else None,
         "notes": exported.notes,
-        "files": {file.name: file_sha256(file) for file in sorted(folder.iterdir())},
+        "files": {
+            file.relative_to(folder).as_posix(): file_sha256(file)
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        },
     }
     write_json(folder / RECORD, record)

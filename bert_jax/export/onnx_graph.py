@@ -18,6 +18,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.host import __version__
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion.checkpoints import Checkpoint
+from bert_jax.conversion.sentence_files import SentenceVectors
 from bert_jax.export.purpose import EMBED, FILL_MASK, INPUTS, Purpose
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _outputs(graph: GraphWriter, checkpoint: Checkpoint, purpose: Purpose, names
     x = _encoder(graph, description.model, mask)
     if purpose.name == EMBED:
         x = graph.node("Identity", x, result=names[0])
-        _sentence(graph, x, mask, description.model, purpose.pooling, names[1])
+        _sentence(graph, x, mask, description.model, purpose.vectors, names[1])
         return
     if purpose.name == FILL_MASK:
         _masked_lm(graph, x, description.model, names[0])
@@ -194,16 +195,26 @@ def _pooled(graph: GraphWriter, x: str, model: ModelConfig) -> str:
     return graph.node("Tanh", x) if model.pooler_act == "tanh" else graph.gelu(x, model.hidden_act)
 
 
-def _sentence(graph: GraphWriter, x: str, mask: str, model: ModelConfig, pooling: str | None, result: str) -> None:
+def _sentence(graph: GraphWriter, x: str, mask: str, model: ModelConfig, vectors: SentenceVectors, result: str) -> None:
     """A vector of each row, as `bert-jax embed` makes it."""
-    if pooling != "mean":
-        first = _pooled(graph, x, model) if pooling == "pooled" else graph.first_token(x)
-        graph.node("Identity", first, result=result)
-        return
+    x = _pooled(graph, x, model) if vectors.pooling == "pooled" else _of_tokens(graph, x, mask, vectors.pooling)
+    if vectors.normalize:
+        length = graph.node("ReduceL2", x, axes=[1], keepdims=1)
+        x = graph.node("Div", x, graph.node("Max", length, graph.number(1e-12)))
+    graph.node("Identity", x, result=result)
+
+
+def _of_tokens(graph: GraphWriter, x: str, mask: str, pooling: str) -> str:
+    """The first token, or the mean or the largest value of each feature over the tokens: [B, D]."""
+    if pooling == "cls":
+        return graph.first_token(x)
     weights = graph.node("Unsqueeze", mask, graph.whole(-1))  # [B, S, 1]
+    if pooling == "max":
+        valid = graph.node("Cast", weights, to=9)  # bool
+        return graph.node("ReduceMax", graph.node("Where", valid, x, graph.number(-math.inf)), axes=[1], keepdims=0)
     total = graph.node("ReduceSum", graph.node("Mul", x, weights), graph.whole(1), keepdims=0)
     count = graph.node("Max", graph.node("ReduceSum", weights, graph.whole(1), keepdims=0), graph.number(1))
-    graph.node("Div", total, count, result=result)
+    return graph.node("Div", total, count)
 
 
 def _masked_lm(graph: GraphWriter, x: str, model: ModelConfig, result: str) -> None:

@@ -11,14 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.checkpoints import Checkpoint
-from bert_jax.use.embedding import POOLINGS
+from bert_jax.conversion.sentence_files import followed, SentenceVectors, Served
+from bert_jax.use.embedding import pooled_tokens, scaled
 
 EMBED, FILL_MASK, PREDICT = PURPOSES = ("embed", "fill-mask", "predict")  # the stages that do the same here
+VECTORS = "sentence_embedding"  # the output with the vectors of embed
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # [B, S] each
 
 Outputs = dict[str, np.ndarray]
@@ -28,7 +31,8 @@ class Purpose(NamedTuple):
     """What is exported."""
 
     name: str  # one of PURPOSES
-    pooling: str | None  # of embed: one of embedding.POOLINGS
+    vectors: SentenceVectors = SentenceVectors()  # of embed; their pooling is mean, cls, max or pooled
+    notes: tuple[str, ...] = ()  # about them
 
     def outputs(self, description: ModelDescription) -> dict[str, tuple[str | int, ...]]:
         """Return the names and axes of the outputs; a text is an axis of any size.
@@ -40,7 +44,7 @@ class Purpose(NamedTuple):
         model, task = description.model, description.task
         rows, tokens = ("batch",), ("batch", "sequence")
         if self.name == EMBED:
-            return {"last_hidden_state": (*tokens, model.hidden_size), "sentence_embedding": (*rows, model.hidden_size)}
+            return {"last_hidden_state": (*tokens, model.hidden_size), VECTORS: (*rows, model.hidden_size)}
         if self.name == FILL_MASK:
             pairs = {"seq_relationship_logits": (*rows, 2)} if description.nsp else {}
             return {"logits": (*tokens, model.vocab_size), **pairs}
@@ -50,11 +54,11 @@ class Purpose(NamedTuple):
         return {"logits": (*(rows if task.is_pooled else tokens), task.outputs)}
 
 
-def purpose_of(checkpoint: Checkpoint, name: str | None, pooling: str | None) -> Purpose:
+def purpose_of(checkpoint: Checkpoint, name: str | None, served: Served) -> Purpose:
     """Return what a checkpoint is exported for; without a name its fine-tuned head, or else embeddings.
 
     Raises:
-      UserError: the checkpoint has no such head or is left to right, or the pooling is of nothing.
+      UserError: the checkpoint has no such head or is left to right, or vectors are asked about and none are made.
     """
     description = checkpoint.description
     if description.model.causal:
@@ -66,18 +70,35 @@ def purpose_of(checkpoint: Checkpoint, name: str | None, pooling: str | None) ->
     lacking = {EMBED: False, FILL_MASK: not description.mlm, PREDICT: description.task is None}[name]
     if lacking:
         raise UserError(f"--for {name}: {checkpoint.path} holds {description.summary()}, which has no head for it")
-    if pooling is not None and name != EMBED:
-        raise UserError(f"--pooling {pooling} is of embeddings: leave it out, or give --for {EMBED}")
-    if pooling == "pooled" and not description.pooler:
-        raise UserError("--pooling pooled: this checkpoint has no pooler: use mean or cls")
-    return Purpose(name, pooling or POOLINGS[0] if name == EMBED else None)
+    if name != EMBED:
+        if served != Served():
+            option = f"--pooling {served.pooling}" if served.pooling is not None else "--normalize"
+            raise UserError(f"{option} is of embeddings: leave it out, or give --for {EMBED}")
+        return Purpose(name)
+    if served.pooling == "pooled" and not description.pooler:
+        raise UserError("--pooling pooled: this checkpoint has no pooler: use mean, cls or max")
+    vectors, said = followed(checkpoint.path, served)
+    return Purpose(name, vectors, tuple(said))
+
+
+def sentence_vectors(tokens: jax.Array, pooled: jax.Array | None, mask: jax.Array, purpose: Purpose) -> jax.Array:
+    """Return the vectors of rows as `bert-jax embed` makes them, [B, D].
+
+    Args:
+      tokens: the last layer, [B, S, D].
+      pooled: the pooler's output, [B, D], of a model that has one.
+      mask: [B, S], 0 at padding.
+      purpose: says how.
+    """
+    vectors = purpose.vectors
+    return scaled(pooled_tokens(tokens, mask, vectors.pooling) if pooled is None else pooled, vectors.normalize)
 
 
 def trimmed(checkpoint: Checkpoint, purpose: Purpose) -> Checkpoint:
     """Return the checkpoint with the heads alone that the purpose has a use for."""
     description = replace(checkpoint.description, rtd=False)
     kept = {
-        EMBED: replace(description, mlm=False, nsp=False, task=None, pooler=purpose.pooling == "pooled"),
+        EMBED: replace(description, mlm=False, nsp=False, task=None, pooler=purpose.vectors.pooling == "pooled"),
         FILL_MASK: replace(description, task=None, pooler=description.nsp),
         PREDICT: replace(
             description, mlm=False, nsp=False, pooler=description.task is not None and description.task.needs_pooler

@@ -14,7 +14,7 @@ import numpy as np
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.conversion.checkpoints import Asked
-from bert_jax.export.purpose import EMBED, Purpose
+from bert_jax.export.purpose import EMBED, Purpose, VECTORS
 from bert_jax.export.runtime import OnnxModel
 from bert_jax.feed.batch import Batch
 from bert_jax.finetuning.prediction import Predictor, TaskTraining
@@ -22,7 +22,7 @@ from bert_jax.finetuning.run import main_metric
 from bert_jax.finetuning.saved import SavedModel
 from bert_jax.runs.finetuned import PER_CENT_KINDS
 from bert_jax.text.streams import read_lines
-from bert_jax.use.embedding import embed, EmbedSettings
+from bert_jax.use.embedding import embed, EmbedSettings, rows_of
 from bert_jax.use.model import load, Pretrained
 
 MOST_LOSS = 0.01  # of a score between 0 and 1, or of the mean cosine
@@ -93,14 +93,16 @@ def _of_vectors(model: Pretrained, narrow: OnnxModel, purpose: Purpose, judged: 
     texts = [line for line, _ in zip(lines, range(MOST_TEXTS), strict=False)]
     if not texts:
         raise UserError(f"{judged.data} has no text: give a file with one text a line")
-    settings = EmbedSettings(pooling=str(purpose.pooling))
-    wide, _ = embed(texts, model, settings, f"{judged.data}, text", 1)
+    vectors = purpose.vectors
+    settings = EmbedSettings(vectors.pooling, vectors.normalize, vectors.longest, too_long="truncate")
+    wide, cut = embed(texts, model, settings)
     found = np.empty_like(wide)
-    for batch in model.batches([model.ids(text) for text in texts]):
-        found[batch.numbers] = narrow(_inputs(batch.fields))["sentence_embedding"][: len(batch.numbers)]
+    for batch in model.batches(rows_of(texts, model, settings)[0]):
+        found[batch.numbers] = narrow(inputs_of(batch.fields))[VECTORS][: len(batch.numbers)]
     norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(found, axis=1)
     cosines = (wide * found).sum(1) / np.maximum(norms, np.finfo(np.float32).tiny)
-    return Quality("mean cosine to the float32 vectors", len(texts), 1.0, float(cosines.mean()))
+    measure = f"mean cosine to the float32 vectors{f', {cut} of the texts cut' if cut else ''}"
+    return Quality(measure, len(texts), 1.0, float(cosines.mean()))
 
 
 def _of_task(model: SavedModel, narrow: OnnxModel, judged: Judged) -> Quality:
@@ -124,15 +126,15 @@ class _OnnxPredictor(Predictor):
         self._model = model
 
     def logits(self, params: PyTree, fields: Batch) -> jax.Array:
-        outputs = self._model(_inputs(fields))
+        outputs = self._model(inputs_of(fields))
         if "start_logits" in outputs:
             return jnp.stack([outputs["start_logits"], outputs["end_logits"]], axis=-1)
         logits = outputs["logits"]
         return jnp.asarray(logits if logits.ndim == 3 else logits[:, None])
 
 
-def _inputs(fields: Batch) -> dict[str, np.ndarray]:
-    """The inputs of an exported model for a batch with a text a row."""
+def inputs_of(fields: Batch) -> dict[str, np.ndarray]:
+    """Return the inputs of an exported model for a batch with a text a row."""
     return {
         "input_ids": fields["input_ids"],
         "attention_mask": fields["sequence_ids"] > 0,

@@ -18,10 +18,9 @@ from bert_jax.base.files import complete_or_absent
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.own_format import flat, nested
-from bert_jax.export.purpose import EMBED, FILL_MASK, INPUTS, Purpose
+from bert_jax.export.purpose import EMBED, FILL_MASK, INPUTS, Purpose, sentence_vectors, VECTORS
 from bert_jax.model.encoder import Compute
 from bert_jax.model.forward import model_graph
-from bert_jax.use.embedding import pooled_tokens
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAM_FILE, WEIGHTS_FILE, LOADER_FILE = "program.bin", "weights.npz", "load.py"
@@ -73,10 +72,9 @@ def program(description: ModelDescription, purpose: Purpose) -> Program:
         output = nnx.merge(graph, nested(weights))(batch)
         if purpose.name == EMBED:
             tokens, pooled = output.encoder.sequence_output, output.encoder.pooled_output
-            sentence = (
-                pooled[:, 0] if pooled is not None else pooled_tokens(tokens, attention_mask, str(purpose.pooling))
-            )
-            return {"last_hidden_state": tokens, "sentence_embedding": sentence}
+            pooled = None if pooled is None else pooled[:, 0]
+            sentence = sentence_vectors(tokens, pooled, attention_mask, purpose)
+            return {"last_hidden_state": tokens, VECTORS: sentence}
         if purpose.name == FILL_MASK:
             pairs = {} if output.nsp_logits is None else {"seq_relationship_logits": output.nsp_logits[:, 0]}
             return {"logits": output.mlm_logits, **pairs}

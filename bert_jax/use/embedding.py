@@ -26,7 +26,8 @@ from bert_jax.base.lines import grouped
 from bert_jax.base.output_lock import LOCK_FILE, locked
 from bert_jax.base.types import JsonObject
 from bert_jax.conversion.own_format import flat
-from bert_jax.use.model import Pretrained, SHOWN, TextBatch
+from bert_jax.feed.batch import Batch
+from bert_jax.use.model import Pretrained, SHOWN
 
 POOLINGS = ("mean", "cls", "max", "last", "pooled")
 COMBINATIONS = ("concat", "sum", "mean")
@@ -105,16 +106,17 @@ def embed(
     Raises:
       UserError: a text is too long, and `too_long` is error.
     """
-    rows, cut = _rows(texts, model, settings, place, first)
+    rows, cut = rows_of(texts, model, settings, place, first)
     vectors = np.empty((len(rows), width_of(settings, model)), settings.dtype)
     for batch in model.batches(rows):
-        vectors[batch.numbers] = np.asarray(_vectors(batch, model, settings))[: len(batch.numbers)]
+        vectors[batch.numbers] = np.asarray(vectors_of(batch.fields, model, settings))[: len(batch.numbers)]
     return vectors, cut
 
 
-def _rows(
-    texts: Sequence[str], model: Pretrained, settings: EmbedSettings, place: str, first: int
+def rows_of(
+    texts: Sequence[str], model: Pretrained, settings: EmbedSettings, place: str = "text", first: int = 0
 ) -> tuple[list[tuple[list[int], list[int]]], int]:
+    """Return ids and segments of each text, and how many texts were cut; see `embed`."""
     longest, reach, cut, rows = model.longest, f"the model {model.reach}", 0, []
     if settings.longest is not None and settings.longest < longest:
         longest, reach = settings.longest, f"{model.origin.path} says that {settings.longest} are read"
@@ -131,23 +133,23 @@ def _rows(
     return rows, cut
 
 
-def _vectors(batch: TextBatch, model: Pretrained, settings: EmbedSettings) -> jax.Array:
-    """[B, width] of a batch."""
-    encoded = model(batch.fields, all_layers=settings.pooling != "pooled").encoder
+def vectors_of(batch: Batch, model: Pretrained, settings: EmbedSettings) -> jax.Array:
+    """Return [B, width] of a batch with a text a row."""
+    encoded = model(batch, all_layers=settings.pooling != "pooled").encoder
     if settings.pooling == "pooled":
         assert encoded.pooled_output is not None  # `check` has seen to it
-        return _scaled(encoded.pooled_output[:, 0], settings)
+        return scaled(encoded.pooled_output[:, 0], settings.normalize)
     assert encoded.all_layers is not None
     chosen = encoded.all_layers[jnp.asarray(settings.layers)].astype(jnp.float32)  # [K, B, S, D]
-    pooled = pooled_tokens(chosen, jnp.asarray(batch.fields["sequence_ids"]), settings.pooling)
+    pooled = pooled_tokens(chosen, jnp.asarray(batch["sequence_ids"]), settings.pooling)
     if settings.combine == "concat":
-        return _scaled(jnp.concatenate(list(pooled), axis=-1), settings)
-    return _scaled(pooled.sum(0) if settings.combine == "sum" else pooled.mean(0), settings)
+        return scaled(jnp.concatenate(list(pooled), axis=-1), settings.normalize)
+    return scaled(pooled.sum(0) if settings.combine == "sum" else pooled.mean(0), settings.normalize)
 
 
-def _scaled(vectors: jax.Array, settings: EmbedSettings) -> jax.Array:
-    """[B, width], each of length 1 where that is asked; one of zeros stays."""
-    if not settings.normalize:
+def scaled(vectors: jax.Array, normalize: bool) -> jax.Array:
+    """Return [B, width], each of length 1 where that is asked; one of zeros stays."""
+    if not normalize:
         return vectors
     lengths = jnp.linalg.norm(vectors.astype(jnp.float32), axis=-1, keepdims=True)
     return vectors / jnp.maximum(lengths, 1e-12)

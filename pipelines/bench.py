@@ -16,7 +16,13 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, settings_help
 
 FAILED = 1  # exit status: something could not be measured
-OPTION_FILES = {"peer_python": "", "vocab": "", "google": "create_pretraining_data.py", "data": "train.tsv"}
+OPTION_FILES = {
+    "peer_python": "",
+    "vocab": "",
+    "google": "create_pretraining_data.py",
+    "data": "train.tsv",
+    "model": "config.json",
+}
 
 
 def make_parser(subjects: dict[str, str], default: Sequence[str]) -> _options.StageParser:
@@ -55,6 +61,12 @@ def make_parser(subjects: dict[str, str], default: Sequence[str]) -> _options.St
         "--google", type=local_path, metavar="DIR", help="a checkout of google-research/bert (it needs TensorFlow here)"
     )
     add("--data", type=local_path, metavar="DATA", help="folder with the train.tsv of SST-2")
+    add(
+        "--model",
+        type=local_path,
+        metavar="MODEL",
+        help="a run or a directory of Hugging Face's, whose vectors are made",
+    )
     return parser
 
 

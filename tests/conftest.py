@@ -183,6 +183,7 @@ SLOW = {
     "test_beam.py": ("test_beams_output_is_the_pools",),
     "test_bench_data.py": ("",),
     "test_bench_finetune.py": ("",),
+    "test_bench_peer.py": ("test_vectors_of_every_side",),
     "test_bucket_runs.py": ("test_a_conversion_there_and_back", "test_stages_that_take_a_model", "test_two_processes"),
     "test_demo.py": ("",),
     "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),

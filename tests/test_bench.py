@@ -206,7 +206,8 @@ def test_the_feed_and_the_collator_run_in_turn_on_the_same_text(tiny_run):
 def test_subjects_that_lack_their_input_are_named(tiny_run):
     report, folder = tiny_run
     absent = {name: entry["records"][0].get("absent", "") for name, entry in report["subjects"].items()}
-    assert {name for name, reason in absent.items() if reason} == {"prepare", "tokenize", "finetune"}
+    assert {name for name, reason in absent.items() if reason} == {"prepare", "tokenize", "finetune", "export"}
+    assert absent["export"].endswith("give --model")
     assert absent["finetune"].endswith("give --data and --vocab")
     assert absent["prepare"] in (folder / "bench.md").read_text(encoding="utf-8")
 
@@ -322,6 +323,8 @@ def test_the_command_prints_tables_and_tells_by_its_status_what_failed(monkeypat
         (["--only", "prepare", "--data", "/no/such"], "--data is for finetune, not measured here"),
         (["--only", "feed", "--text", "text.txt"], "add --vocab"),
         (["bench.rounds=0"], "bench.rounds=0 must be more than 0"),
+        (["--only", "export", "--model", "/no/such"], "--model /no/such: no such file: name one that has config.json"),
+        (["bench.export_rows=big"], "bench.export_rows=big is not ROWSxTOKENS: write 4x128"),
         (["bench.finetune_models=big"], "bench.finetune_models=big is not LAYERSxHIDDEN: write 4x128"),
         (["finetune.bucket=1"], "unknown setting 'bucket'"),
         (["no_such_config"], "there is no configuration 'no_such_config'"),

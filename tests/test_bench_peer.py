@@ -4,17 +4,23 @@
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conversion_samples import write_own_run
 
 from bert_jax.bench import side_process as processes
 from bert_jax.bench.made_up import made_up_arrangement
+from bert_jax.bench.report import failures
+from bert_jax.bench.runner import run_bench
 from bert_jax.bench.side_process import find_peer, fresh_process, side_process, SideError
+from bert_jax.bench.subjects.export import agreement_of, INT8
 from bert_jax.bench.subjects.peer import IGNORED, peer_batch
-from bert_jax.bench.suite import make_case
+from bert_jax.bench.suite import BenchSizes, make_case, suite_for
+from bert_jax.bench.workbench import BenchInputs
 from bert_jax.config.model import ModelConfig
 from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.mesh.sharding import make_mesh
@@ -109,6 +115,40 @@ def test_the_form_of_gelu_is_translated():
     """Hugging Face calls the erf form gelu, and google-research/bert's tanh form gelu_new."""
     assert hugging_face_shape(ModelConfig(hidden_act="gelu_tanh"))["hidden_act"] == "gelu_new"
     assert hugging_face_shape(ModelConfig(hidden_act="gelu_erf"))["hidden_act"] == "gelu"
+
+
+def test_vectors_of_every_side_are_compared_and_timed(tmp_path):
+    """A run of ours; the directory that transformers reads is made of it. Nothing of speed is asserted."""
+    pytest.importorskip("onnxruntime")
+    write_own_run(tmp_path / "run")
+    python = os.environ.get(PEER_PYTHON)
+    inputs = BenchInputs(model=tmp_path / "run", peer_python=python and Path(python))
+    suite = replace(suite_for("cpu"), shortest=0.0, sizes=BenchSizes(rounds=3, export_rows="1x8,3x16,1x17"))
+    report = run_bench(suite, ["export"], tmp_path / "out", inputs)
+    assert failures(report) == [
+        ("export, 1x17", "UserError: bench.export_rows=1x17: give 1 row or more, of 3 to 16 tokens")
+    ]
+    first, second = [one for one in report["subjects"]["export"]["records"] if one.get("kind") == "compared"]
+    assert (first["valid_share"], first["vectors"]) == (1.0, "mean pooling")
+    assert second["valid_share"] < 1
+    sides = {"ONNX Runtime", "ONNX Runtime, int8"} | ({"PyTorch transformers"} if python else set())
+    for record, rows in ((first, 1), (second, 3)):
+        assert record["ratios"].keys() == record["agreement"].keys() == sides
+        assert record["agreement"]["ONNX Runtime"]["errors"] < 1e-5
+        for side, found in record["rates"].items():
+            assert found["samples"] == [rows / seconds for seconds in record["seconds"][side]["samples"]]
+            assert len(found["samples"]) == 3
+    assert "agreement: cosine" in (tmp_path / "out" / "bench.md").read_text(encoding="utf-8")
+
+
+def test_a_side_that_makes_other_vectors_is_not_timed():
+    ours = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    assert agreement_of("PyTorch transformers", ours, ours)["cosine"] == pytest.approx(1)
+    with pytest.raises(SideError, match=r"the vectors of PyTorch transformers differ from ours by 0\.01, their mean"):
+        agreement_of("PyTorch transformers", ours + np.float32(0.01), ours)
+    agreement_of(INT8, ours + np.float32(0.01), ours)
+    with pytest.raises(SideError, match="int8 differ from ours"):
+        agreement_of(INT8, ours[::-1], ours)
 
 
 @pytest.mark.skipif(PEER_PYTHON not in os.environ, reason=f"{PEER_PYTHON} does not name a Python with transformers")

@@ -31,6 +31,7 @@ IDLE = {
     ("bench", "vocab"): ["bench --only step --vocab FILE"],
     ("bench", "google"): ["bench --only feed --google FOLDER"],
     ("bench", "data"): ["bench --only feed --data FOLDER"],
+    ("bench", "model"): ["bench --only feed --model FOLDER"],
     ("convert", "to"): ["convert --compare A B --to tf1"],
     ("convert", "compare"): ["convert A B --compare A B"],
     ("convert", "dtype"): ["convert --compare A B --dtype float16"],

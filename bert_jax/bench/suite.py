@@ -69,6 +69,7 @@ class BenchSizes:
     finetune_models: str = setting("4x128,4x256", "LAYERSxHIDDEN of the models that are fine-tuned")
     finetune_examples: int = setting(8_000, "the first ones of SST-2's train.tsv")
     peer_prediction_rows: int = setting(32, "rows of a batch that Trainer predicts")
+    export_rows: str = setting("1x32,32x128", "ROWSxTOKENS of the batches whose vectors of sentences are made")
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -76,18 +77,20 @@ class BenchSizes:
                 require_positive("bench", self, field.name)
         for size in self.finetune_models.split(","):
             parse_size(size)
+        for size in self.export_rows.split(","):
+            parse_size(size, "export_rows", "ROWSxTOKENS")
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """4x128 -> 4 layers of 128.
+def parse_size(size: str, name: str = "finetune_models", form: str = "LAYERSxHIDDEN") -> tuple[int, int]:
+    """4x128 -> 4 layers of 128; the setting's name and form are for the message.
 
     Raises:
       UserError: it is not of this form.
     """
-    layers, _, hidden = size.partition("x")
-    if not (layers.isdecimal() and hidden.isdecimal()):
-        raise UserError(f"bench.finetune_models={size} is not LAYERSxHIDDEN: write 4x128, or 4x128,4x256")
-    return int(layers), int(hidden)
+    first, _, second = size.partition("x")
+    if not (first.isdecimal() and second.isdecimal()):
+        raise UserError(f"bench.{name}={size} is not {form}: write 4x128, or 4x128,4x256")
+    return int(first), int(second)
 
 
 # The recipe that both sides fine-tune with; the first epoch warms up.

@@ -74,7 +74,8 @@ def parts_of(record: JsonObject) -> Iterator[tuple[str, JsonObject]]:
             times_as_fast = record["ratios"].get(side)
             share = None if times_as_fast else record.get("valid_share")
             row = {"side": side, record["unit"]: found, "valid_share": share, "times_as_fast": times_as_fast}
-            yield f"work, {record['unit']}", row
+            told = {name: record[name].get(side) for name in ("seconds", "agreement") if name in record}
+            yield f"work, {record['unit']}", row | told
     if "different" in record:
         yield "ids", {name: record[name] for name in ("sentences", "different")}
     for side, samples in record.get("processes", {}).items():

@@ -119,6 +119,7 @@ class BenchInputs:
     vocab: Path | None = None  # vocab.txt of an uncased WordPiece vocabulary
     google: Path | None = None  # a checkout of google-research/bert
     data: Path | None = None  # a folder with the train.tsv of SST-2
+    model: Path | None = None  # a run, or a directory of Hugging Face's
 
 
 @dataclass

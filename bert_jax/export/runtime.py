@@ -18,10 +18,12 @@ from bert_jax.export.purpose import INPUTS
 class OnnxModel:
     """A file of ONNX, ready to run on this machine's CPU."""
 
-    def __init__(self, path: Path):
-        """Open it."""
+    def __init__(self, path: Path, threads: int = 0):
+        """Open it; `threads` work at an operator, 0: as many as the runtime chooses."""
         runtime = _runtime()
-        self._session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
         self.ran = f"onnxruntime {runtime.__version__} on CPU"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers in PyTorch transformers: a step of pre-training, the collator for masked words, Trainer.
+"""The peers in PyTorch transformers: a step of pre-training, vectors of sentences, the collator for masked words, Trainer.
 
 It runs under a Python that has torch, transformers and, for Trainer, accelerate; nothing of ours is imported.
 Modes of a step: `eager`; `compile`: torch.compile with SDPA. Both compute in bfloat16 by autocast on a GPU, in float32
@@ -97,6 +97,49 @@ def drop() -> Figures:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return {}
+
+
+# ---- vectors of sentences --------------------------------------------------------------------------------------------
+
+_encoders: dict[str, Any] = {}
+
+
+def open_encoder(model: str, pooling: str, normalize: bool, threads: int) -> Figures:
+    """Load a directory's encoder on the CPU, with sentence vectors as `bert-jax embed` makes them."""
+    torch.set_num_threads(threads)
+    network = transformers.BertModel.from_pretrained(model, add_pooling_layer=pooling == "pooled").eval()
+    _encoders.update(network=network, pooling=pooling, normalize=normalize)
+    return {"attention": network.config._attn_implementation}
+
+
+def give_rows(rows: str, vectors: str) -> Figures:
+    """Take the rows to encode from a file (.npz), and write their vectors into another (.npy)."""
+    _encoders["rows"] = {name: torch.from_numpy(field) for name, field in np.load(rows).items()}
+    np.save(vectors, _sentence_vectors().numpy())
+    return {}
+
+
+def encode(count: int) -> Figures:
+    """Encode the rows some times; return the seconds of one of them."""
+    begin = time.perf_counter()
+    for _ in range(count):
+        _sentence_vectors()
+    return {"seconds": (time.perf_counter() - begin) / count}
+
+
+@torch.inference_mode()
+def _sentence_vectors() -> torch.Tensor:
+    """[B, D]."""
+    rows, pooling = _encoders["rows"], _encoders["pooling"]
+    output = _encoders["network"](**rows)
+    tokens, valid = output.last_hidden_state, rows["attention_mask"][:, :, None] > 0
+    if pooling in ("cls", "pooled"):
+        vectors = tokens[:, 0] if pooling == "cls" else output.pooler_output
+    elif pooling == "max":
+        vectors = tokens.masked_fill(~valid, -torch.inf).amax(1)
+    else:
+        vectors = (tokens * valid).sum(1) / valid.sum(1)
+    return torch.nn.functional.normalize(vectors) if _encoders["normalize"] else vectors
 
 
 # ---- the collator ----------------------------------------------------------------------------------------------------

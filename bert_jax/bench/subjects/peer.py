@@ -82,13 +82,13 @@ def build(peer: SideProcess, prepared: CompiledCase, mode: str) -> Record:
         return peer.ask("build", model=model, batch=str(path), mode=mode, threads=usable_cores())
 
 
-def peer_side(bench: Workbench, peer: SideProcess) -> Side:
-    """A sample of the peer: as many steps as it takes to fill the time of a sample; see `measure.timed`."""
-    once = peer.ask("step", count=1)["seconds"]  # torch.compile compiles here
+def peer_side(bench: Workbench, peer: SideProcess, do: str = "step") -> Side:
+    """A sample of the peer: it does something as often as it takes to fill the time of a sample; see `measure.timed`."""
+    once = peer.ask(do, count=1)["seconds"]  # torch.compile compiles here
     if not bench.on_cpu or once < 10 * bench.suite.shortest:
-        once = peer.ask("step", count=1)["seconds"]
+        once = peer.ask(do, count=1)["seconds"]
     count = max(1, round(bench.suite.shortest / max(once, 1e-9)))
-    return lambda: peer.ask("step", count=count)["seconds"]
+    return lambda: peer.ask(do, count=count)["seconds"]
 
 
 def peer_batch(batch: Batch) -> dict[str, np.ndarray]:

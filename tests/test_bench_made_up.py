@@ -28,7 +28,7 @@ from bert_jax.train.masked_lm import batch_statistics
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_batches_are_of_the_shape_that_steps_are_compiled_for(packed, objective):
-    case = make_case("case", "tiny", 8, 64, packed=packed, objective=ObjectiveConfig(objective))
+    case = make_case("case", "tiny", 8, 64, packed=packed, objective=ObjectiveConfig(objective, generator_share=0.5))
     batch = made_up_arrangement(case.config, 2).batch(0, 0)
     spec = batch_spec(case.shape)
     predictions = 64 if objective == "ltr" else 10 + 4 * packed

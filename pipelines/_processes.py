@@ -2,12 +2,17 @@
 """The options with which several processes find each other, the same in every stage that runs in several."""
 
 import argparse
+from collections.abc import Mapping
+
+from bert_jax.base.errors import UserError
+
+OPTIONS = ("distributed", "coordinator", "processes", "process_id")
 
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:
     """Add `--distributed`, or `--coordinator`, `--processes` and `--process-id`."""
     several = parser.add_argument_group(
-        "several processes", "start the same command on every host; --output is a folder that all of them share"
+        "several processes", "start the same command on every host; all files are in folders that the hosts share"
     )
     several.add_argument(
         "--distributed",
@@ -23,8 +28,42 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
 
 def join_processes(arguments: argparse.Namespace) -> None:
     """Join the other processes where the options ask for it; see `distributed.initialize`."""
+    if given_options(arguments):
+        from bert_jax.mesh import distributed
+
+        distributed.initialize(arguments.coordinator, arguments.processes, arguments.process_id)
+
+
+def given_options(arguments: argparse.Namespace) -> list[str]:
+    """The process options that are given."""
+    values = ((name, getattr(arguments, name)) for name in OPTIONS)
+    return [f"--{name.replace('_', '-')}" for name, value in values if value is not None and value is not False]
+
+
+def refuse_process_options(arguments: argparse.Namespace, shared: str) -> None:
+    """Refuse process options where lines of standard input are answered; `shared`: the option whose files are dealt out.
+
+    Raises:
+      UserError: naming the first.
+    """
+    if given := given_options(arguments):
+        raise UserError(
+            f"{given[0]}: several processes deal out the files of {shared}, and standard input has one reader: leave it out"
+        )
+
+
+def require_same_work(arguments: argparse.Namespace, contents: Mapping[str, str]) -> None:
+    """Refuse processes that would deal out different work, or that were not joined.
+
+    Args:
+      arguments: of the command line.
+      contents: what the stage has found, such as the step of a run: its name, and as text.
+
+    Raises:
+      UserError: in every process, with what differs; see `distributed.require_same`.
+    """
     from bert_jax.mesh import distributed
 
-    place = (arguments.coordinator, arguments.processes, arguments.process_id)
-    if arguments.distributed or any(part is not None for part in place):
-        distributed.initialize(*place)
+    distributed.require_connection()
+    command = {name: str(value) for name, value in vars(arguments).items() if name != "process_id"}
+    distributed.require_same({"command": str(command), **contents})

@@ -5,9 +5,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
+    _checkpoint_options,
+    _options,
+    _processes,
+)
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path
@@ -26,19 +31,39 @@ def main(argv: Sequence[str]) -> int:
     """Run the stage; returns the exit status."""
     arguments = parser().parse_args(argv)
     _check(arguments)
+    _processes.join_processes(arguments)
     if not arguments.serve and not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with one text a line")
-    from bert_jax.base.bucket_cache import local_copy
-    from bert_jax.base.files import file_sha256
+    from bert_jax.mesh.distributed import all_or_none, is_main
+
+    with all_or_none():
+        model, settings = _open(arguments)
+    if arguments.serve:
+        serve(lambda request: _answer(model, settings, request), sys.stdin.buffer, sys.stdout)
+        return 0
+    _processes.require_same_work(arguments, {"step": str(model.origin.step)})
+    record = _embed(model, settings, arguments)
+    with all_or_none():
+        if is_main():
+            print(_described(record, model, settings, arguments.output))
+    return 0
+
+
+def _open(arguments: argparse.Namespace) -> "tuple[Pretrained, EmbedSettings]":
+    """The model, and what its vectors are made of.
+
+    Raises:
+      UserError: naming the option that would do nothing, or that the model cannot give.
+    """
     from bert_jax.conversion.sentence_files import followed, Served
-    from bert_jax.text.streams import read_lines
+    from bert_jax.mesh.distributed import say
     from bert_jax.train.state import COMPUTE_DTYPES
-    from bert_jax.use.embedding import check, embed_lines, EmbedSettings
+    from bert_jax.use.embedding import check, EmbedSettings
     from bert_jax.use.model import load
 
     vectors, said = followed(arguments.model, Served(arguments.pooling, arguments.normalize))
     for line in said:
-        print(line, file=sys.stderr)
+        say(line)
     settings = EmbedSettings(
         pooling=vectors.pooling,
         normalize=vectors.normalize,
@@ -60,22 +85,29 @@ def main(argv: Sequence[str]) -> int:
         )
     asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
     model = load(arguments.model, dtype=COMPUTE_DTYPES[arguments.compute_dtype], asked=asked)
-    if arguments.serve:
-        check(settings, model)
-        serve(lambda request: _answer(model, settings, request), sys.stdin.buffer, sys.stdout)
-        return 0
+    check(settings, model)
+    return model, settings
+
+
+def _embed(model: "Pretrained", settings: "EmbedSettings", arguments: argparse.Namespace) -> JsonObject:
+    from bert_jax.base.bucket_cache import local_copy
+    from bert_jax.base.files import file_sha256
+    from bert_jax.text.streams import read_lines
+    from bert_jax.use.embedding import embed_lines
+
     source = local_copy(arguments.input)
     lines = (line.rstrip("\r") for _, line in read_lines(source))
-    size = source.stat().st_size
-    digest = file_sha256(source)
-    record = embed_lines(lines, size, model, settings, arguments.output, str(arguments.input), digest)
+    size, digest = source.stat().st_size, file_sha256(source)
+    return embed_lines(lines, size, model, settings, arguments.output, str(arguments.input), digest)
+
+
+def _described(record: JsonObject, model: "Pretrained", settings: "EmbedSettings", output: Path) -> str:
+    """What was made, or was there already."""
     if record.get("made_before"):
-        print(f"{arguments.output} holds these vectors already: {record['texts']:,} of {record['width']}")
-        return 0
+        return f"{output} holds these vectors already: {record['texts']:,} of {record['width']}"
     cut = f", {record['truncated']:,} of them cut to {min(model.longest, settings.longest or model.longest)} tokens"
-    print(f"{arguments.output}: {record['texts']:,} vectors of {record['width']}{cut if record['truncated'] else ''}")
-    print(json.dumps(record["settings"]))
-    return 0
+    made = f"{output}: {record['texts']:,} vectors of {record['width']}{cut if record['truncated'] else ''}"
+    return f"{made}\n{json.dumps(record['settings'])}"
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -84,6 +116,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if arguments.input is None or arguments.output is None:
             raise UserError("give --input TEXT and --output PATH, or --serve to answer lines of standard input")
         return
+    _processes.refuse_process_options(arguments, "--input")
     given: dict[str, tuple[object, object]] = {
         "input": (arguments.input, None),
         "output": (arguments.output, None),
@@ -143,4 +176,5 @@ def parser() -> argparse.ArgumentParser:
     option("--shard-vectors", type=int, default=SHARD_SIZE, dest="shard_size", metavar="N", help=vectors)
     option("--shard-size", type=int, dest="shard_size", action=_options.Former, now="--shard-vectors")
     _checkpoint_options.add_checkpoint_options(result)
+    _processes.add_process_options(result)
     return result

@@ -9,7 +9,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
+    _checkpoint_options,
+    _options,
+    _processes,
+)
 
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.paths import any_path, any_text
@@ -18,6 +22,8 @@ from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.runs.names import EVALUATION_TEXT_FILE, FINETUNE_FILE, SEEDS_FILE
 
 if TYPE_CHECKING:
+    from bert_jax.finetuning.saved import SavedModel
+    from bert_jax.finetuning.split import Outcome, TaskSplit
     from bert_jax.use.model import Pretrained
 
 DESCRIPTION = """\
@@ -68,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     text("--pseudo-perplexity", type=int, metavar="N", help=pseudo)
     _options.add_reading_options(of_text, defaults=False)
     _checkpoint_options.add_checkpoint_options(parser, kind=False)
+    _processes.add_process_options(parser)
     return parser
 
 
@@ -81,7 +88,24 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--split {arguments.split}: prepared data has validation and train")
     if arguments.output is not None and not (folder := arguments.output.absolute().parent).is_dir():
         raise UserError(f"--output {arguments.output}: there is no folder {folder}: make it first")
+    _processes.join_processes(arguments)
 
+    from bert_jax.mesh.distributed import all_or_none, is_main
+
+    with all_or_none():
+        model = _open(arguments)
+    _processes.require_same_work(arguments, {"step": str(model.origin.step)})
+    of_data = arguments.text is None
+    scores = _of_data(model, arguments) if of_data else _of_text(model, arguments)
+    with all_or_none():
+        if is_main():
+            keep, describe = (_keep_data, describe_data) if of_data else (_keep_text, describe_text)
+            keep(scores, model, arguments)
+            print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
+    return 0
+
+
+def _open(arguments: argparse.Namespace) -> "Pretrained":
     from bert_jax.use.model import load
 
     model = load(arguments.model, dtype=None, asked=_checkpoint_options.asked(arguments, head=False))
@@ -90,10 +114,7 @@ def main(argv: Sequence[str]) -> int:
             f"--pseudo-perplexity {arguments.pseudo_perplexity}: {arguments.model} is left to right and sees nothing behind a"
             " masked token; its perplexity is that of the text: leave the option out"
         )
-    scores = _of_data(model, arguments) if arguments.text is None else _of_text(model, arguments)
-    describe = describe_data if arguments.text is None else describe_text
-    print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else describe(scores))
-    return 0
+    return model
 
 
 def _of_finetuned(arguments: argparse.Namespace) -> int:
@@ -103,25 +124,40 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{arguments.model} is a fine-tuned run, and {what}: give --data with its task's files, and --split"
         )
-    from bert_jax.base.files import write_json
-    from bert_jax.finetuning.run import metric_words
-    from bert_jax.finetuning.saved import confusion_lines, SavedModel
-    from bert_jax.mesh.distributed import say
+    _processes.join_processes(arguments)
+
+    from bert_jax.finetuning.saved import SavedModel
+    from bert_jax.mesh.distributed import all_or_none, is_main, say
 
     name = arguments.split or "dev"
-    asked = _checkpoint_options.asked(arguments)
-    model = SavedModel(arguments.model, arguments.unknown_labels, arguments.task, asked)
-    if model.run is not None and arguments.task is not None:
-        raise UserError(
-            f"--task {arguments.task}: {model.path} is a run and says its task itself: leave the option out"
-        )
-    split = model.split(str(arguments.data), name)
+    with all_or_none():
+        asked = _checkpoint_options.asked(arguments)
+        model = SavedModel(arguments.model, arguments.unknown_labels, arguments.task, asked)
+        if model.run is not None and arguments.task is not None:
+            raise UserError(
+                f"--task {arguments.task}: {model.path} is a run and says its task itself: leave the option out"
+            )
+        split = model.split(str(arguments.data), name)
+    _processes.require_same_work(arguments, {"step": str(model.checkpoint.step), "--data": split.content()})
     for note in split.notes:
         say(note)
     outcome = model.outcome(split)
     if not outcome.scores:
         raise UserError(f"{arguments.data}, {name}: has no labels to score with: bert-jax predict writes predictions")
-    record = {"task": model.task.name, "split": name, "scores": outcome.scores, "counts": split.counts}
+    with all_or_none():
+        if is_main():
+            _tell_finetuned(model, split, outcome, arguments)
+    return 0
+
+
+def _tell_finetuned(model: "SavedModel", split: "TaskSplit", outcome: "Outcome", arguments: argparse.Namespace) -> None:
+    """Keep the scores of a fine-tuned run, and print them."""
+    from bert_jax.base.files import write_json
+    from bert_jax.finetuning.run import metric_words
+    from bert_jax.finetuning.saved import confusion_lines
+
+    name = arguments.split or "dev"
+    record: JsonObject = {"task": model.task.name, "split": name, "scores": outcome.scores, "counts": split.counts}
     record["f1_of"] = model.task.f1_of
     record["weights"] = weights = None if model.run is None else model.run.averaging()
     output = arguments.output or (None if model.run is None else model.path / f"evaluation-{name}.json")
@@ -129,14 +165,13 @@ def _of_finetuned(arguments: argparse.Namespace) -> int:
         write_json(output, record)
     if arguments.json:
         print(json.dumps(record, indent=2, ensure_ascii=False))
-        return 0
+        return
     if weights is not None:
         print(weights)
     for metric, value in outcome.scores.items():
         shown = "not defined" if value is None else f"{value:.4f}" if isinstance(value, float) else value
         print(f"{name} {metric_words(metric, model.task.f1_of)}  {shown}")
     print("\n".join(confusion_lines(model.task, outcome)), end="")
-    return 0
 
 
 OF_TEXT_SETTINGS = ("order", "pseudo_perplexity", "lines", "json_field", "errors", "text_format")
@@ -156,15 +191,18 @@ def _refuse_idle(arguments: argparse.Namespace) -> None:
 
 
 def _of_data(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
-    from bert_jax.base.files import write_json
     from bert_jax.feed.shards import open_data
     from bert_jax.use.evaluation import evaluate_data
 
-    split, run = arguments.split or "validation", model.origin.run
-    scores = evaluate_data(model, open_data(arguments.data), split, arguments.sequence_length)
-    output = arguments.output
+    return evaluate_data(model, open_data(arguments.data), arguments.split or "validation", arguments.sequence_length)
+
+
+def _keep_data(scores: JsonObject, model: "Pretrained", arguments: argparse.Namespace) -> None:
+    from bert_jax.base.files import write_json
+
+    output, run = arguments.output, model.origin.run
     if output is None and run is not None:
-        if split == "validation" and scores["sequence_length"] == model.phase(None).sequence_length:
+        if scores["split"] == "validation" and scores["sequence_length"] == model.phase(None).sequence_length:
             output = run.evaluation_file
         else:
             print(
@@ -173,26 +211,28 @@ def _of_data(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
             )
     if output is not None:
         write_json(output, scores)
-    return scores
 
 
 def _of_text(model: "Pretrained", arguments: argparse.Namespace) -> JsonObject:
-    from bert_jax.base.files import write_json
     from bert_jax.feed.shards import open_data
     from bert_jax.use.intrinsic import evaluate_text, TextSettings
 
-    run = model.origin.run
-    output = arguments.output or (None if run is None else run.path / EVALUATION_TEXT_FILE)
     given = {name: value for name in TEXT_SETTINGS if (value := getattr(arguments, name)) is not None}
     data = None if arguments.data is None else open_data(arguments.data)
     baseline = arguments.baseline_text or ()
-    scores = evaluate_text(model, arguments.text, TextSettings(**given), data=data, baseline_texts=baseline)
+    return evaluate_text(model, arguments.text, TextSettings(**given), data=data, baseline_texts=baseline)
+
+
+def _keep_text(scores: JsonObject, model: "Pretrained", arguments: argparse.Namespace) -> None:
+    from bert_jax.base.files import write_json
+
+    run = model.origin.run
+    output = arguments.output or (None if run is None else run.path / EVALUATION_TEXT_FILE)
     for warning in scores["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     if output is not None:
         write_json(output, scores)
         print(f"written: {output}", file=sys.stderr)
-    return scores
 
 
 # ---- in words -------------------------------------------------------------------------------------------------------

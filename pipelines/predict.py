@@ -5,9 +5,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO, TYPE_CHECKING
 
-from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
+    _checkpoint_options,
+    _options,
+    _processes,
+)
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text, local_path
@@ -17,6 +22,7 @@ from bert_jax.config.description import TASKS as KINDS
 
 if TYPE_CHECKING:
     from bert_jax.finetuning.saved import SavedModel
+    from bert_jax.finetuning.split import Outcome
 
 LINES_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 2**22
 
@@ -49,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--serve", action="store_true", help=HELP % '"text": ..., "pair": ...')
     add("--zip", type=local_path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
     _checkpoint_options.add_checkpoint_options(parser, former_task=False)
+    _processes.add_process_options(parser)
     return parser
 
 
@@ -64,7 +71,27 @@ def main(argv: Sequence[str]) -> int:
         idle = [name for name in ("split", "unknown_labels", "output", "zip") if getattr(arguments, name) is not None]
         if idle:
             raise UserError(f"--{idle[0].replace('_', '-')} goes with --data: leave it out, or name the data")
+        _processes.refuse_process_options(arguments, "--data")
+    _processes.join_processes(arguments)
 
+    from bert_jax.mesh.distributed import all_or_none
+
+    with all_or_none():
+        model = _open(arguments)
+    if arguments.serve:
+        serve(lambda request: _answer(model, request), sys.stdin.buffer, sys.stdout)
+        return 0
+    if arguments.data is None:
+        return _predict_lines(model)
+    return _predict_split(model, arguments)
+
+
+def _open(arguments: argparse.Namespace) -> "SavedModel":
+    """The model, of which everything else that is asked can be had.
+
+    Raises:
+      UserError: naming what is lacking.
+    """
     from bert_jax.finetuning.saved import SavedModel
 
     asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
@@ -82,38 +109,44 @@ def main(argv: Sequence[str]) -> int:
         model.calibrate()
     if arguments.serve:
         model.require_lines()
-        serve(lambda request: _answer(model, request), sys.stdin.buffer, sys.stdout)
-        return 0
-    if arguments.data is None:
-        return _predict_lines(model)
-    return _predict_split(model, arguments)
+    return model
 
 
 def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
     from bert_jax.finetuning.run import spoken
-    from bert_jax.finetuning.saved import write_outcome
-    from bert_jax.mesh.distributed import say
+    from bert_jax.mesh.distributed import all_or_none, is_main, say
     from bert_jax.runs.names import PREDICTIONS
-    from bert_jax.tasks.submissions import zip_submissions
 
     name = arguments.split or "test"
-    task = model.other_task(arguments.task) if arguments.task and model.run is not None else None
-    split = model.split(arguments.data, name, task)
+    with all_or_none():
+        task = model.other_task(arguments.task) if arguments.task and model.run is not None else None
+        split = model.split(arguments.data, name, task)
+    _processes.require_same_work(arguments, {"step": str(model.checkpoint.step), "--data": split.content()})
     for note in split.notes:
         say(note)
     outcome = model.outcome(split)
-    folder = arguments.output or model.path / PREDICTIONS
-    stem = name if task is None else f"{task.name}_{name}"
+    with all_or_none():
+        if is_main():
+            stem = name if task is None else f"{task.name}_{name}"
+            scores = spoken(name, outcome.scores, (task or model.task).f1_of) if outcome.scores else None
+            _write(outcome, stem, arguments.output or model.path / PREDICTIONS, scores, arguments.zip)
+    return 0
+
+
+def _write(outcome: "Outcome", stem: str, folder: Path, scores: str | None, archive: Path | None) -> None:
+    """Write predictions, the official files and the archive where one is asked for; print their paths and the scores."""
+    from bert_jax.finetuning.saved import write_outcome
+    from bert_jax.tasks.submissions import zip_submissions
+
     for path in write_outcome(outcome, stem, folder):
         print(path)
-    if outcome.scores:
-        print(spoken(name, outcome.scores, (task or model.task).f1_of))
-    if arguments.zip is not None:
-        lacking = zip_submissions(folder / "submission", arguments.zip)
-        print(arguments.zip)
+    if scores is not None:
+        print(scores)
+    if archive is not None:
+        lacking = zip_submissions(folder / "submission", archive)
+        print(archive)
         if lacking:
             print(f"not in it yet: {', '.join(lacking)}", file=sys.stderr)
-    return 0
 
 
 def _predict_lines(model: "SavedModel") -> int:

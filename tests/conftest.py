@@ -205,6 +205,7 @@ SLOW = {
         "test_two_processes",
         "test_fine_tuning_prediction",
         "test_requests_that_fail",
+        "killed_ten_times",
     ),
     "test_clusters.py": ("test_a_slurm_job",),
     "test_compare.py": ("test_the_bootstrap_has",),
@@ -265,6 +266,13 @@ SLOW = {
     "test_multihost.py": (
         "test_two_processes_a_stop_another_mesh",
         "test_two_processes_go_on_past_a_bad_step",
+        "test_three_processes",
+        "one_writes[predict",
+        "one_writes[evaluate",
+        "one_writes[embed-3",
+        "test_a_line_that_is_refused",
+        "test_all_processes_end",
+        "named_and_the_others_end_to_be_tried_again[e",
     ),
     "test_plan.py": ("",),
     "test_predict.py": (

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from bucket_emulator import BUCKET
 from conftest import made_up_text, run_stage, small_config
 from finetune_samples import command, write_sst2
-from test_multihost import finish, start_both
+from test_multihost import finish, start_all
 
 from bert_jax.base.paths import any_path
 from bert_jax.cli import main
@@ -93,12 +94,12 @@ def lines_of(run) -> list[dict]:
     return without_clock([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
 
 
-def final_state(run) -> dict:
-    abstract = Training(CONFIG, make_mesh(CONFIG.mesh)).abstract_state
+def final_state(run, config=CONFIG) -> dict:
+    abstract = Training(config, make_mesh(config.mesh)).abstract_state
     with Checkpoints(run / "checkpoints") as checkpoints:
-        assert checkpoints.latest == CONFIG.total_steps
+        assert checkpoints.latest == config.total_steps
         items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
-        restored = checkpoints.restore(CONFIG.total_steps, items)
+        restored = checkpoints.restore(config.total_steps, items)
     del restored["record"]
     return jax.tree.map(np.asarray, restored)
 
@@ -135,6 +136,49 @@ def test_a_killed_run_ends_bit_for_bit_like_one_on_a_disk(run, straight):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert lines_of(run) == lines_of(straight)
     assert any((run / "tensorboard").glob("events*"))
+
+
+def test_a_run_that_is_killed_ten_times_at_random_moments_ends_bit_for_bit_like_a_straight_one(
+    data, emulator, tmp_path
+):
+    """A moment is a number of requests that the bucket has answered, up to a quarter more than a start needs for its first
+    save, and up to 50 ms: in the start, the restore, the steps, and any part of a save, however fast the machine is."""
+    config = replace(CONFIG, phases=(replace(_PHASES[0], steps=60),))
+    path, alone, rng = any_path(f"{HERE}/ten"), tmp_path / "alone", np.random.default_rng(0)
+    pretrain(config, data, alone, resume_command="")
+    command = [sys.executable, "-c", RUN, json.dumps(to_dict(config)), str(data), str(path)]
+    begun = len(emulator.seen)
+    killed_when(command, lambda: complete_steps(path))
+    needed, told = len(emulator.seen) - begun, []
+    for requests in rng.integers(1, needed + needed // 4, 10).tolist():
+        end = len(emulator.seen) + requests
+        killed_when(command, lambda end=end: len(emulator.seen) >= end, rng.uniform(0, 0.05))
+        told.append((requests, max(complete_steps(path))))
+    print(f"a first save takes {needed} requests; killed after requests, newest complete step: {told}")
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    jax.tree.map(np.testing.assert_array_equal, final_state(path, config), final_state(alone, config))
+    assert lines_of(path) == lines_of(alone)
+
+
+def killed_when(command: list[str], reached: Callable[[], object], pause: float = 0.0) -> None:
+    """Start a run and kill it when something is reached, before its end."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 400
+        while not reached():
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(pause)
+        assert process.poll() is None, "the run ended before it was killed"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def complete_steps(run) -> list[int]:
+    folder = run / "checkpoints"
+    return sorted(int(step.name) for step in folder.iterdir() if (step / COMMITTED).exists()) if folder.exists() else []
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body")  # aiohttp's word on what gcsfs does
@@ -250,7 +294,7 @@ def test_two_processes_write_one_run(data, straight, emulator, tmp_path):
     config.write_text(json.dumps(to_dict(replace(CONFIG, mesh=MeshConfig(data=2, fsdp=2)))))
     path = any_path(f"{HERE}/together")
     arguments = ["pretrain", str(config), "--data", str(data), "--output", str(path)]
-    assert finish(start_both(arguments, tmp_path / "run"), tmp_path / "run") == [0, 0]
+    assert finish(start_all(arguments, tmp_path / "run"), tmp_path / "run") == [0, 0]
     ours, theirs = final_state(path), final_state(straight)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours["params"], theirs["params"])
     for found, expected in zip(lines_of(path), lines_of(straight), strict=True):

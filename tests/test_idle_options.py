@@ -43,6 +43,10 @@ IDLE = {
     ("convert", "pooling"): ["convert --compare A B --pooling cls"],
     ("convert", "normalize"): ["convert --compare A B --normalize", "convert --compare A B --no-normalize"],
     ("convert", "generator"): ["convert --compare A B --generator"],
+    ("embed", "distributed"): ["embed MODEL --serve --distributed"],
+    ("embed", "processes"): ["embed MODEL --serve --processes 2"],
+    ("embed", "process_id"): ["embed MODEL --serve --process-id 0"],
+    ("embed", "coordinator"): ["embed MODEL --serve --coordinator h:1"],
     ("embed", "combine"): ["embed MODEL --input FILE --output OUT --combine sum"],
     ("embed", "shard_vectors"): [
         "embed MODEL --input FILE --output OUT.npz --shard-vectors 4",
@@ -56,6 +60,9 @@ IDLE = {
         for name, value in {"data": "FILE", "split": "dev", "loss": "0.1", "task": "sst2"}.items()
     },
     ("fill-mask", "json"): ["fill-mask MODEL --serve --json"],
+    ("evaluate", "processes"): ["evaluate RUN --data DATA --processes 2"],
+    ("evaluate", "process_id"): ["evaluate RUN --data DATA --process-id 0"],
+    ("evaluate", "coordinator"): ["evaluate RUN --data DATA --coordinator h:1"],
     ("evaluate", "split"): ["evaluate RUN --text FILE --split train"],
     ("evaluate", "unknown_labels"): ["evaluate RUN --data DATA --unknown-labels ignore"],
     **{
@@ -86,6 +93,10 @@ IDLE = {
     ("finetune", "seeds"): [f"{SST2} --sweep --seeds 2"],
     ("finetune", "sweep"): [f"{SST2} --seeds 2 --sweep"],
     ("finetune", "retries"): [f"{SST2} --seeds 2 --retries 1", f"{SST2} --sweep --retries 1"],
+    ("predict", "distributed"): ["predict RUN --distributed"],
+    ("predict", "processes"): ["predict RUN --processes 2", "predict RUN --serve --processes 2"],
+    ("predict", "process_id"): ["predict RUN --process-id 0"],
+    ("predict", "coordinator"): ["predict RUN --coordinator h:1"],
     **{
         ("predict", name): [f"predict RUN --{name.replace('_', '-')} {value}"]
         for name, value in {
@@ -165,7 +176,8 @@ ALWAYS = {
     "doctor": {"path", "json", "overfit"},
     "embed": {"model", "pooling", "normalize", "layers", "too_long", "compute_dtype", "serve"} | CHECKPOINT,
     "export": {"model", "to", "output", "for"} | CHECKPOINT,
-    "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task"} | CHECKPOINT - {"kind"},
+    "evaluate": {"model", "data", "sequence_length", "json", "text", "output", "task", "distributed"}
+    | CHECKPOINT - {"kind"},
     "fill-mask": {"model", "texts", "top_k", "serve"} | CHECKPOINT - {"kind"},
     "generate": {"model", "prompts", "tokens", "temperature", "json"} | CHECKPOINT - {"kind"},
     "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}

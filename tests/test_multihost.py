@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run over two real processes with two devices each, beside the same run on one device: equal to rounding."""
+"""Runs over real processes with two devices each, beside the same run on one device: equal to rounding; and what is made of
+a trained model by several processes, beside what one makes: the same bytes."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import small_config
-from finetune_samples import command, read_lines, write_model, write_sst2
+from finetune_samples import command, read_lines, WORDS, write_model, write_sst2
 
 import bert_jax
 from bert_jax.base.errors import EXIT_TRY_AGAIN
@@ -74,12 +76,12 @@ entry()
 """
 
 
-def start(config: PretrainConfig, data: Path, run: Path, pace: float = 0.0) -> list[subprocess.Popen]:
-    """`bert-jax pretrain` in two processes."""
+def start(config: PretrainConfig, data: Path, run: Path, pace: float = 0.0, count: int = 2) -> list[subprocess.Popen]:
+    """`bert-jax pretrain` in several processes."""
     run.parent.mkdir(parents=True, exist_ok=True)
     file = run.parent / f"{run.name}.json"
     file.write_text(json.dumps(to_dict(config)))
-    return start_both(["pretrain", str(file), "--data", str(data), "--output", str(run)], run, pace)
+    return start_all(["pretrain", str(file), "--data", str(data), "--output", str(run)], run, pace, count)
 
 
 def unused_port() -> int:
@@ -88,24 +90,26 @@ def unused_port() -> int:
         return free.getsockname()[1]
 
 
-def start_both(arguments: list[str], run: Path, pace: float = 0.0) -> list[subprocess.Popen]:
-    """A command in two processes of two devices each."""
+def start_all(arguments: list[str], run: Path, pace: float = 0.0, count: int = 2) -> list[subprocess.Popen]:
+    """A command in several processes of two devices each; a single one has no others to find."""
     port = unused_port()
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     command = [sys.executable, "-c", WORKER, *arguments]
     processes = []
-    for number in range(2):
-        place = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process-id", str(number)]
+    for number in range(count):
+        place = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count), "--process-id", str(number)]
         with (run.parent / f"{run.name}.{number}.err").open("a") as said:
             environment = {**os.environ, "XLA_FLAGS": flags, "PACE": str(pace)}
-            processes.append(subprocess.Popen([*command, *place], env=environment, stderr=said, stdout=said))
+            processes.append(
+                subprocess.Popen([*command, *place[: 6 * (count > 1)]], env=environment, stderr=said, stdout=said)
+            )
     return processes
 
 
 def finish(processes: list[subprocess.Popen], run: Path) -> list[int]:
     """Exit statuses; what the processes said is shown where a test fails."""
     try:
-        return [process.wait(timeout=100) for process in processes]
+        return [process.wait(timeout=300) for process in processes]
     finally:
         for number, process in enumerate(processes):
             process.kill()
@@ -118,8 +122,8 @@ def lines(run: Path) -> list[dict]:
     return without_clock(found)
 
 
-def parameters(run: Path):
-    abstract = Training(CONFIG, make_mesh(CONFIG.mesh)).abstract_state.params
+def parameters(run: Path, config: PretrainConfig = CONFIG):
+    abstract = Training(config, make_mesh(CONFIG.mesh)).abstract_state.params
     checkpoints = Checkpoints(run / "checkpoints")
     restored = checkpoints.restore(STEPS, {"params": abstract})["params"]
     checkpoints.close()
@@ -143,13 +147,21 @@ MEETING = """
 import os, sys, threading
 from bert_jax.base.errors import EXIT_TRY_AGAIN, TryAgain
 from bert_jax.mesh import distributed
-coordinator, process = sys.argv[1], int(sys.argv[2])
+from bert_jax.mesh.dealing import dealt_out
+coordinator, process, occasion = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 distributed.initialize(coordinator, 3, process)
 distributed.meet("first save", 60)
-if process == 1:
-    threading.Event().wait(60)  # alive, and never at the second save
+distributed.MEETING_SECONDS = 2
+def work(items):
+    if process == 1:
+        threading.Event().wait(60)  # alive, and never at the second occasion
+    yield from items
 try:
-    distributed.meet("second save", 2)
+    if occasion == "second save":
+        list(work([]))
+        distributed.meet("second save", 2)
+    with dealt_out(range(9), work, "vectors") as found:
+        list(found)
 except TryAgain as error:
     print(error, flush=True)
     distributed.leave()
@@ -157,19 +169,58 @@ except TryAgain as error:
 """
 
 
-def test_a_process_that_does_not_come_to_a_save_is_named_and_the_others_end_to_be_tried_again():
+@pytest.mark.parametrize("occasion", ["second save", "exchange of vectors"])
+def test_a_process_that_does_not_come_is_named_and_the_others_end_to_be_tried_again(occasion):
     coordinator = f"127.0.0.1:{unused_port()}"
     command = [sys.executable, "-c", MEETING, coordinator]
     processes = [
-        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(number), occasion], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for number in range(3)
     ]
     try:
         for waiting in (processes[2], processes[0]):
             said, errors = waiting.communicate(timeout=100)
             assert waiting.returncode == EXIT_TRY_AGAIN, errors
-            assert f"process 1 on {socket.gethostname()} did not come within 2 s to the second save" in said
+            assert f"process 1 on {socket.gethostname()} did not come within 2 s to the {occasion}" in said
             assert "in meet" in errors, "the stacks of all threads"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+WRITING = """
+import sys
+from bert_jax.mesh import distributed
+from bert_jax.mesh.dealing import dealt_out
+coordinator, process = sys.argv[1], int(sys.argv[2])
+distributed.initialize(coordinator, 3, process)
+try:
+    with dealt_out(range(int(sys.argv[3])), iter, "vectors", at_once=1) as found:
+        for vector in found:
+            if distributed.is_main() and vector == 4:
+                raise OSError("disk full")
+except Exception as error:
+    print(error, flush=True)
+distributed.leave()
+"""
+
+
+@pytest.mark.parametrize("results", [5, 20], ids=["at the end", "on the way"])
+def test_all_processes_end_where_the_main_one_cannot_write(results):
+    """Where the others would wait for its next results until JAX aborts them."""
+    command = [sys.executable, "-c", WRITING, f"127.0.0.1:{unused_port()}"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(number), str(results)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for number in range(3)
+    ]
+    try:
+        for number, process in enumerate(processes):
+            said, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+            assert said.splitlines()[-1].startswith("process 0 gave up: it says why" if number else "disk full")
     finally:
         for process in processes:
             process.kill()
@@ -181,7 +232,7 @@ def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepa
     parameters are cut over both, and by one alone: metrics and parameters are those of the run on one device."""
     alone, run, copy = tmp_path / "alone", tmp_path / "run", tmp_path / "copy"
     processes = start(replace(CONFIG, mesh=MeshConfig(data=4)), prepared.data, run, pace=0.1)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while not (run / "metrics.jsonl").is_file() or len(lines(run)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -194,6 +245,24 @@ def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepa
     assert_same(run, alone)
     pretrain(CONFIG, prepared.data, copy, resume_command="")
     assert_same(copy, alone)
+
+
+def test_three_processes_train_as_one(prepared, tmp_path):
+    """Rows cut in three, heads and vocabulary in two; a SIGTERM to the last one stops all three, and three go on."""
+    config = replace(CONFIG, phases=(replace(CONFIG.phases[0], batch_size=12),))
+    together = replace(config, mesh=MeshConfig(data=3, tensor=2))
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    processes = start(together, prepared.data, run, pace=0.1, count=3)
+    deadline = time.monotonic() + 300
+    while not (run / "metrics.jsonl").is_file() or len(lines(run)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[2].send_signal(signal.SIGTERM)
+    assert finish(processes, run) == [128 + signal.SIGTERM] * 3
+    assert 1 < lines(run)[-1]["step"] < STEPS, "stopped in the middle"
+    assert finish(start(together, prepared.data, run, count=3), run) == [0] * 3
+    pretrain(config, prepared.data, alone, resume_command="")
+    assert_same(run, alone)
 
 
 @pytest.mark.parametrize("action", ["skip", "rollback"])
@@ -223,7 +292,7 @@ def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp
     model, data = write_model(tmp_path / "model"), write_sst2(tmp_path / "sst2", train=40)
     both, alone = tmp_path / "both", tmp_path / "alone"
     finetune = partial(command, "sst2", data, model)
-    statuses = finish(start_both(finetune(both, "epochs=2", "mesh.data=4"), both), both)
+    statuses = finish(start_all(finetune(both, "epochs=2", "mesh.data=4"), both), both)
     assert statuses == [0, 0]
     assert main(finetune(alone, "epochs=2")) == 0
     for found, expected in zip(lines(both), lines(alone), strict=True):
@@ -239,3 +308,83 @@ def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp
     assert predicted[0] == predicted[1]
     for one, other in zip(*(jax.tree.leaves(bert_jax.load(run).params) for run in (both, alone)), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+# ---- a trained model at work ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture(scope="module")
+def pretrained(prepared, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("models") / "pretrained"
+    config = replace(CONFIG, phases=(replace(CONFIG.phases[0], steps=3),))
+    pretrain(config, prepared.data, run, resume_command="")
+    return run
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    """Files of more batches than one exchange takes."""
+    return write_sst2(tmp_path_factory.mktemp("task") / "sst2", dev=2400)
+
+
+@pytest.fixture(scope="module")
+def tuned(model, task, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("models") / "tuned"
+    assert main(command("sst2", task, model, run, "epochs=1")) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    """Lines of three blocks."""
+    file = tmp_path_factory.mktemp("texts") / "lines.txt"
+    words = np.random.default_rng(0).choice(WORDS, (9000, 5))
+    file.write_text("".join(f"{' '.join(line[: 1 + number % 5])}\n" for number, line in enumerate(words)))
+    return file
+
+
+USES = {
+    "embed": "embed {model} --input {texts} --shard-vectors 5000 --output",
+    "predict": "predict {tuned} --data {task} --output",
+    "evaluate": "evaluate {pretrained} --data {prepared.data} --split train --json --output",
+    "evaluate-text": "evaluate {pretrained} --text {prepared.text} --pseudo-perplexity 300 --output",
+    "evaluate-tuned": "evaluate {tuned} --data {task} --output",
+}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("use", USES)
+def test_several_processes_write_what_one_writes(use, count, request, tmp_path):
+    """To the byte; only the main process writes and prints."""
+    named = {name: request.getfixturevalue(name) for name in re.findall(r"{(\w+)", USES[use])}
+    made: list[dict[str, bytes]] = []
+    for processes in (1, count):
+        folder = tmp_path / f"of{processes}"
+        folder.mkdir()
+        arguments = USES[use].format(**named).split()
+        assert finish(start_all([*arguments, str(folder / "made")], folder, count=processes), folder) == [0] * processes
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        made.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+    assert made[0]
+    assert made[1] == made[0]
+    for number in range(1, count):
+        others = (tmp_path / f"of{count}.{number}.err").read_text()
+        assert not [line for line in others.splitlines() if line and not re.search("Gloo|peer ranks", line)], others
+
+
+def test_a_line_that_is_refused_is_named_by_all_processes_as_by_one(model, texts, tmp_path):
+    """The second process meets it, and the third a later one."""
+    lines = texts.read_text().splitlines()
+    for number in (5000, 8999):
+        lines[number] = "film " * 40
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    arguments = ["embed", str(model), "--input", str(tmp_path / "lines.txt"), "--output"]
+    run = tmp_path / "vectors"
+    assert finish(start_all([*arguments, str(run)], run, count=3), run) == [2] * 3
+    for number in range(3):
+        assert "lines.txt, line 5001: " in (tmp_path / f"vectors.{number}.err").read_text().splitlines()[-1]

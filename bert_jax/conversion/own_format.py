@@ -77,12 +77,12 @@ class RunParameters:
             self.step: int = checkpoints.latest if step is None else step
 
     def tree(self, description: ModelDescription) -> PyTree:
-        """Return the parameters that a description names: nested, on the first device, layers stacked."""
+        """Return the parameters that a description names: nested, on this process's first device, layers stacked."""
         return nested({name: self._stacked[name] for name in stacked_shapes(description)})
 
     @functools.cached_property
     def _stacked(self) -> dict[str, jax.Array]:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = {
             name: jax.ShapeDtypeStruct(shape, np.float32, sharding=device)
             for name, shape in stacked_shapes(self._stored).items()

@@ -5,6 +5,8 @@ Shapes: B rows, S tokens, C classes.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 
 import jax
 import numpy as np
@@ -28,6 +30,7 @@ from bert_jax.finetuning.batches import (
     Units,
 )
 from bert_jax.finetuning.split import Outputs
+from bert_jax.mesh.dealing import dealt_out
 from bert_jax.mesh.distributed import is_main
 from bert_jax.mesh.sharding import own_rows, put_on_mesh, row_shards
 from bert_jax.train.evaluation import read_behind
@@ -56,7 +59,11 @@ def own_part(batch: Batch, mesh: Mesh) -> Batch:
 
 
 class Predictor:
-    """A model's outputs, compiled once for each shape; parameters are given with each pass."""
+    """A model's outputs, compiled once for each shape; parameters are given with each pass.
+
+    Of several processes each computes its rows of every batch where the mesh goes over them, as in training; on a mesh of its
+    own devices whole batches, which are dealt out.
+    """
 
     def __init__(self, training: TaskTraining):
         self.training = training
@@ -77,10 +84,19 @@ class Predictor:
         with tqdm(
             total=len(units), unit="example", desc=title, disable=None if is_main() else True, leave=False
         ) as bar:
-            begun = ((draw, self.logits(params, fields)) for draw, fields in self._batches(units, widths))
-            for draw, logits in read_behind(begun):
-                bar.update(_collect(draw, logits, units, results))
+            draws, work = self._draws(units, widths), partial(self._read, params, units)
+            shared = self.training.mesh.is_multi_process
+            with nullcontext(work(iter(draws))) if shared else dealt_out(draws, work, "predictions") as read:
+                for draw, logits in zip(draws, read, strict=True):
+                    bar.update(_collect(draw, logits, units, results))
         return results
+
+    def _read(self, params: PyTree, units: Units, draws: Iterator[Draw]) -> Iterator[np.ndarray]:
+        """Yield the logits of batches, the next of which a thread makes ahead of its use."""
+        own = list(draws)
+        made = plain_feed(lambda number: encoder_fields(units, own[number]), 0, len(own))
+        for _, logits in read_behind((None, self.logits(params, fields)) for fields in made):
+            yield logits
 
     def logits(self, params: PyTree, fields: Batch) -> jax.Array:
         """Return the task logits of a batch: [B, S, C] of tokens, else [N, 1, C]."""
@@ -91,12 +107,9 @@ class Predictor:
     def _longest(self, units: Units) -> int:
         return max(self.training.description.model.max_position_embeddings, int(units.lengths.max(initial=1)))
 
-    def _batches(self, units: Units, widths: list[int]) -> Iterator[tuple[Draw, Batch]]:
-        """Made by a thread ahead of their use."""
+    def _draws(self, units: Units, widths: list[int]) -> list[Draw]:
         tokens = TOKENS_AT_ONCE_ON_CPU if self.training.platform == "cpu" else TOKENS_AT_ONCE
-        draws = list(passes(units, widths, row_shards(self.training.mesh), tokens))
-        made = plain_feed(lambda number: encoder_fields(units, draws[number]), 0, len(draws))
-        return zip(draws, made, strict=True)
+        return list(passes(units, widths, row_shards(self.training.mesh), tokens))
 
     def _program(self, fields: Batch) -> Program:
         shape = tuple((name, field.shape) for name, field in sorted(fields.items()))

@@ -89,7 +89,7 @@ class SavedModel:
             raise UserError(f"{path} has no vocabulary: put its vocab.txt beside it, or name one with --vocab")
         self.description: ModelDescription = self.checkpoint.description
         self.tokenizer: Tokenizer = self.checkpoint.tokenizer
-        self.mesh = make_mesh(MeshConfig())
+        self.mesh = make_mesh(MeshConfig(), jax.local_devices())  # several processes deal the batches out
 
     @cached_property
     def training(self) -> TaskTraining:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes that train as one: how they find each other, agree, and stop. All use of jax.distributed is here.
+"""Several processes that work as one: how they find each other, agree, and stop. All use of jax.distributed is here.
 
-Every process runs the same steps on its own rows of each batch (`sharding.own_rows`) and writes its own part of a
-checkpoint; the main process alone writes the other files of a run and speaks. Nothing here costs a step anything.
+In training every process runs the same steps on its own rows of each batch (`sharding.own_rows`) and writes its own part of
+a checkpoint; the main process alone writes the other files of a run and speaks. Nothing here costs a step anything.
+
+A trained model at work has no such steps: its batches are dealt out (`dealing.py`).
 
 A stop. A signal to one process must end all after the same step, or the others would wait for it for ever. JAX's preemption
 service does this beside the steps: it catches SIGTERM in any process (its thread looks once a second), spreads the
@@ -14,7 +16,7 @@ itself aborts in native code, without a word of ours.
 
 A process that dies is missed after HEARTBEAT_SECONDS: the coordinator then ends all others, with a message of JAX's. A
 process that gives up by itself says why, and ends the others after SHUTDOWN_SECONDS at most. One that lives and does not
-come to a save is named by those that wait for it (`meet`).
+come to a save, or to an exchange of results, is named by those that wait for it (`meet`).
 """
 
 import faulthandler
@@ -258,11 +260,17 @@ def all_or_none() -> Iterator[None]:
     try:
         yield
     except Exception:
-        _failed_processes(failed=True)
+        if not MISSED.is_set():
+            _failed_processes(failed=True)
         raise
     others = _failed_processes(failed=False)
     if others:
-        raise UserError(f"process {others[0]} gave up: it says why; mend that and start all processes again")
+        raise gave_up(others[0])
+
+
+def gave_up(process: int) -> UserError:
+    """Return what the others of a process that cannot go on raise."""
+    return UserError(f"process {process} gave up: it says why; mend that and start all processes again")
 
 
 def _failed_processes(failed: bool) -> list[int]:

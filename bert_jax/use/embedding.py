@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -23,10 +24,13 @@ from bert_jax.base.bucket_cache import local_copy
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import complete_or_absent, write_json
 from bert_jax.base.lines import grouped
-from bert_jax.base.output_lock import LOCK_FILE, locked
+from bert_jax.base.output_lock import LOCK_FILE
 from bert_jax.base.types import JsonObject
 from bert_jax.conversion.own_format import flat
 from bert_jax.feed.batch import Batch
+from bert_jax.mesh.dealing import dealt_out
+from bert_jax.mesh.distributed import all_or_none, is_main, of_main, require_same
+from bert_jax.train.run import locked_by_main
 from bert_jax.use.model import Pretrained, SHOWN
 
 POOLINGS = ("mean", "cls", "max", "last", "pooled")
@@ -186,6 +190,8 @@ def embed_lines(
 ) -> JsonObject:
     """Vectors of lines into an .npz file or a directory of .npy shards; returns its record.
 
+    Several processes deal the lines out in blocks; the main one writes, and its record alone names the shards.
+
     Args:
       lines: texts, one a line; an empty one has a vector too, so that line n is vector n.
       total: bytes of all lines, for the progress bar.
@@ -203,9 +209,12 @@ def embed_lines(
     request = None
     if input_sha256 is not None:
         request = {"settings": asdict(settings), "input": input_sha256, "weights": _weights_sha256(model)}
-        if (made := _made_before(output, request)) is not None:
-            return made | {"made_before": True}
-    with nullcontext() if output.suffix == ".npz" else locked(output, "embed"):
+        require_same({name: json.dumps(value) for name, value in request.items()})
+        with all_or_none():
+            made = _made_before(output, request) if is_main() else None
+        if of_main(made is not None):
+            return (made or {}) | {"made_before": True}
+    with nullcontext() if output.suffix == ".npz" else locked_by_main(output, "embed"):
         return _embed_lines(lines, total, model, settings, output, name, request)
 
 
@@ -218,36 +227,50 @@ def _embed_lines(
     name: str,
     request: JsonObject | None,
 ) -> JsonObject:
-    _clear(output)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=None) as bar:
-        counts = {"texts": 0, "truncated": 0}
+    with all_or_none():
+        if is_main():
+            _clear(output)
+    counts = {"texts": 0, "truncated": 0}
 
-        def blocks() -> Iterator[np.ndarray]:
-            for block in grouped(lines, _BLOCK_CHARACTERS, _BLOCK):
-                vectors, cut = embed(block, model, settings, f"{name}, line", counts["texts"] + 1)
-                counts["texts"] += len(block)
+    def work(blocks: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[np.ndarray, int, int]]:
+        for first, block in blocks:
+            vectors, cut = embed(block, model, settings, f"{name}, line", first)
+            yield vectors, cut, sum(len(line.encode()) + 1 for line in block)
+
+    def told(found: Iterable[tuple[np.ndarray, int, int]]) -> Iterator[np.ndarray]:
+        hidden = None if is_main() else True
+        with tqdm(total=total, unit="B", unit_scale=True, desc="embed", disable=hidden) as bar:
+            for vectors, cut, size in found:
+                counts["texts"] += len(vectors)
                 counts["truncated"] += cut
-                bar.update(sum(len(line.encode()) + 1 for line in block))
+                bar.update(size)
                 bar.set_postfix_str(f"{counts['texts']:,} texts", refresh=False)
                 yield vectors
 
-        record = {
-            "settings": asdict(settings),
-            "width": width_of(settings, model),
-            "model": model.description.to_dict(),
-            "request": request,
-        }
-        if output.suffix == ".npz":
-            everything = np.concatenate([*blocks(), np.empty((0, width_of(settings, model)), settings.dtype)])
+    width = width_of(settings, model)
+    record = {"settings": asdict(settings), "width": width, "model": model.description.to_dict(), "request": request}
+    with dealt_out(_numbered(lines), work, "vectors", at_once=1) as found:
+        blocks = told(found)
+        if not is_main():
+            deque(blocks, maxlen=0)
+        elif output.suffix == ".npz":
+            everything = np.concatenate([*blocks, np.empty((0, width), settings.dtype)])
             with complete_or_absent(output) as file:
                 np.savez(file, embeddings=everything, record=np.array(json.dumps(record | counts)))
-            return record | counts
-        output.mkdir(exist_ok=True)
-        record["shards"] = [
-            _write_shard(output, number, shard) for number, shard in enumerate(_shards(blocks(), settings))
-        ]
-        write_json(output / RECORD, record | counts)
-        return record | counts
+        else:
+            output.mkdir(exist_ok=True)
+            shards = enumerate(_shards(blocks, settings))
+            record["shards"] = [_write_shard(output, number, shard) for number, shard in shards]
+            write_json(output / RECORD, record | counts)
+    return record | counts
+
+
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Blocks of lines, each with the number of its first line, from 1."""
+    first = 1
+    for block in grouped(lines, _BLOCK_CHARACTERS, _BLOCK):
+        yield first, block
+        first += len(block)
 
 
 def _weights_sha256(model: Pretrained) -> str:

@@ -11,7 +11,6 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,6 +29,8 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.feed.kinds import KINDS, PAIRS, require_segments
 from bert_jax.feed.shards import DataDirectory, objective_of, Split, TRAIN
 from bert_jax.mesh.compilation_cache import use_compilation_cache
+from bert_jax.mesh.dealing import dealt_out
+from bert_jax.mesh.distributed import is_main
 from bert_jax.model.encoder import Compute
 from bert_jax.model.forward import model_graph
 from bert_jax.tokenization import Tokenizer
@@ -96,9 +97,14 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
     totals: dict[str, float] = {}
     targets = np.zeros(model.tokenizer.vocab_size, np.int64)
     replaces = model.description.generator is not None
-    for _, batch, sums in scored_batches(model, examples, "evaluate"):
-        add_sums(totals, sums | (replaced_sums(model, batch) if replaces else {}))
-        targets += np.bincount(batch["masked_lm_ids"][batch["masked_lm_weights"] > 0], minlength=len(targets))
+
+    def kept(_: int, batch: Batch) -> tuple[np.ndarray, dict[str, float]]:
+        asked = batch["masked_lm_ids"][batch["masked_lm_weights"] > 0]
+        return asked, replaced_sums(model, batch) if replaces else {}
+
+    for sums, (asked, replaced) in scored_batches(model, examples, "evaluate", kept):
+        add_sums(totals, sums | replaced)
+        targets += np.bincount(asked, minlength=len(targets))
     return {
         "step": model.origin.step,
         "weights": model.origin.weights,
@@ -173,24 +179,36 @@ def without_pairs(objective: ObjectiveConfig, reason: str) -> ScoredObjective:
 # ---- the pass over the examples ------------------------------------------------------------------------------------
 
 
-def scored_batches(model: Pretrained, examples: Examples, title: str) -> Iterator[tuple[int, Batch, dict[str, float]]]:
-    """Yield each batch of one pass over held-out examples with its number and its sums.
+def scored_batches[Kept](
+    model: Pretrained, examples: Examples, title: str, kept: Callable[[int, Batch], Kept]
+) -> Iterator[tuple[dict[str, float], Kept]]:
+    """Yield the sums of each batch of one pass over held-out examples, and what `kept` makes of its number and the batch.
 
     The sums are `HEAD_loss` (nats), `HEAD_correct` and `HEAD_weight` of each head, and the counts of `treatment_counts`.
+    Several processes deal the batches out.
     """
     rows = examples.shape.rows
     count = -(-len(examples) // rows)
-    batches = plain_feed(partial(evaluation_batch, examples, rows), 0, count)
-    begun = ((pair, head_scores(model, pair[1])) for pair in enumerate(batches))
-    with tqdm(read_behind(begun), total=count, unit="batch", desc=title, dynamic_ncols=True) as bar:
-        for (number, batch), scores in bar:
-            sums = treatment_counts(batch, examples.special.mask)
-            for head, (logs, right) in scores.items():
-                counted = batch[_WEIGHTS[head]] > 0
-                sums[f"{head}_loss"] = -float(logs[counted].sum(dtype=np.float64))
-                sums[f"{head}_correct"] = float(right[counted].sum())
-                sums[f"{head}_weight"] = float(counted.sum())
-            yield number, batch, sums
+
+    def work(numbers: Iterator[int]) -> Iterator[tuple[dict[str, float], Kept]]:
+        own = list(numbers)
+        batches = plain_feed(lambda place: evaluation_batch(examples, rows, own[place]), 0, len(own))
+        begun = ((pair, head_scores(model, pair[1])) for pair in zip(own, batches, strict=True))
+        for (number, batch), scores in read_behind(begun):
+            yield _sums(examples, batch, scores), kept(number, batch)
+
+    with dealt_out(range(count), work, "scores") as found:
+        yield from tqdm(found, total=count, unit="batch", desc=title, dynamic_ncols=True, disable=not is_main())
+
+
+def _sums(examples: Examples, batch: Batch, scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    sums = treatment_counts(batch, examples.special.mask)
+    for head, (logs, right) in scores.items():
+        counted = batch[_WEIGHTS[head]] > 0
+        sums[f"{head}_loss"] = -float(logs[counted].sum(dtype=np.float64))
+        sums[f"{head}_correct"] = float(right[counted].sum())
+        sums[f"{head}_weight"] = float(counted.sum())
+    return sums
 
 
 def treatment_counts(batch: Batch, mask_id: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ tokens.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,14 +211,15 @@ def _masked_record(
     model: Pretrained, examples: Examples, objective: ScoredObjective, words: SplitTokens, ngrams: NgramModels | None
 ) -> JsonObject:
     totals: dict[str, float] = {}
-    segments, offsets = segments_of(examples), []
-    for number, batch, sums in scored_batches(model, examples, token_words(objective.config).predicted):
+    predicted, causal, offsets = token_words(objective.config).predicted, objective.config.is_causal, []
+    kept = partial(text_offsets, segments_of(examples), causal=causal)
+    for sums, places in scored_batches(model, examples, predicted, kept):
         add_sums(totals, sums)
-        offsets.append(text_offsets(segments, number, batch, objective.config.is_causal))
+        offsets.append(places)
     return {
         "objective": objective.config.name,
         "sequence_length": examples.shape.sequence_length,
-        **({} if objective.config.is_causal else _masking(objective)),
+        **({} if causal else _masking(objective)),
         **token_report(totals, objective.config),
         **_ngram_scores(ngrams, words, np.concatenate(offsets)),
         **objective.report(totals),

@@ -17,6 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax.feed.batch import Batch, batch_of_rows
+from bert_jax.mesh.dealing import dealt_out
+from bert_jax.mesh.distributed import is_main
 from bert_jax.train.evaluation import read_behind
 from bert_jax.use.model import Pretrained, row_of, TOKENS_AT_ONCE, WIDTH_STEP
 
@@ -58,12 +60,19 @@ def pseudo_log_likelihoods(model: Pretrained, sentences: Sequence[np.ndarray]) -
     """
     total = sum(map(len, sentences))
     sums = np.zeros(len(sentences))
-    begun = ((part, head_scores(model, part.batch)["mlm"]) for part in masked_in_turn(model, sentences))
-    with tqdm(total=total, unit="token", desc="pseudo-perplexity", dynamic_ncols=True) as bar:
-        for part, (logs, _) in read_behind(begun):
-            count = len(part.sentences)
-            np.add.at(sums, part.sentences, logs[:count, 0].astype(np.float64))
-            bar.update(count)
+
+    def work(parts: Iterator[MaskedInTurn]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        begun = ((part.sentences, head_scores(model, part.batch)["mlm"]) for part in parts)
+        for owners, (logs, _) in read_behind(begun):
+            yield owners, logs[: len(owners), 0].astype(np.float64)
+
+    with (
+        dealt_out(masked_in_turn(model, sentences), work, "pseudo-log-likelihoods") as found,
+        tqdm(total=total, unit="token", desc="pseudo-perplexity", dynamic_ncols=True, disable=not is_main()) as bar,
+    ):
+        for owners, logs in found:
+            np.add.at(sums, owners, logs)
+            bar.update(len(owners))
     return sums
 
 

@@ -312,6 +312,7 @@ SLOW = {
         "data8",
         "fsdp8",
     ),
+    "test_study.py": ("test_a_study_that_is_killed",),
     "test_tf1.py": ("test_tensorflow_is_imported_when_needed",),
     "test_train_step.py": (
         "[mesh0-1]",
@@ -354,6 +355,7 @@ LONG = {
         "left_to_right",
         "bad_steps",
         "reproduce",
+        "study",
     ),
     "they run whole jobs on a bucket": ("bucket*",),
     "they use a model": (

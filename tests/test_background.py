@@ -12,6 +12,7 @@ from bert_jax.cli import STAGES
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import config_names, override
+from bert_jax.study.table import find_study
 from bert_jax.tasks.table import TASKS
 
 TEXT = (Path(__file__).parents[1] / "docs" / "background.md").read_text(encoding="utf-8")
@@ -41,6 +42,8 @@ def test_the_command_is_understood(line, monkeypatch):
     if stage == "finetune":
         override(FinetuneConfig(), arguments.settings)
         assert arguments.recipe in TASKS
+    if stage == "study":
+        find_study(arguments.name)
     if stage == "probe":
         assert arguments.task in TASKS
 

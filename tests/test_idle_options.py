@@ -213,6 +213,7 @@ ALWAYS = {
     "report": {"run"},
     "reproduce": {"run", "steps", "kills", "data", "output"},
     "senses": {"model", "output"} | CHECKPOINT - {"kind"},
+    "study": {"name", "data", "output", "tasks", "budget"},
     "tokenize": {"model", "texts", "mask", "json"},
     "vocab": {"cache_size", "input", "output", "compare", "sample_characters", "errors", "text_format"},
     "vocab extend": {"model"} | CHECKPOINT,

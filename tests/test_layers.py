@@ -21,7 +21,7 @@ FLOORS = (
     ("conversion", "plan"),
     ("use", "finetuning"),
     ("export",),
-    ("bench", "rerun"),
+    ("bench", "rerun", "study"),
     ("", "cli"),  # the doors: `import bert_jax`, and the command line, which imports a stage when it is asked for
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -18,7 +18,7 @@ COMMANDS = (*((stage,) for stage in STAGES), ("vocab", "extend"))
 TEXTS = {
     "settings", "coordinator", "former_task", "texts", "skip", "split", "task", "text", "label", "separator", "id", "labels",
     "positive", "choices", "json_field", "splitter", "licence", "objective", "runner", "runner_options", "topology",
-    "delimiter", "outside", "prompts", "scorer",
+    "delimiter", "outside", "prompts", "scorer", "name", "tasks", "budget",
 }  # fmt: skip
 
 

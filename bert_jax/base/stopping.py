@@ -142,12 +142,26 @@ def installed(handler: Callable[[int, FrameType | None], None], numbers: tuple[i
             signal.signal(number, old)
 
 
+_heard: list[int] = []  # signals that came while `watching`
+
+
+def begin_next(again: str) -> None:
+    """Called between the runs of a stage: a stop that came when one was ending by itself keeps the next from beginning.
+
+    Raises:
+      Interrupted: such a stop has come; `again` is the command that goes on.
+    """
+    if _heard:
+        raise Interrupted(f"what is finished stays; go on with: {again}", _heard[-1])
+
+
 @contextmanager
 def watching() -> Iterator[None]:
     """While open, a thread sees to it that no signal stays unanswered."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _heard.clear()
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -156,6 +170,7 @@ def watching() -> Iterator[None]:
     try:
         yield
     finally:
+        _heard.clear()
         signal.set_wakeup_fd(before)
         os.close(write)
         watch.join()
@@ -165,6 +180,7 @@ def watching() -> Iterator[None]:
 def _watch(read: int) -> None:
     while numbers := os.read(read, 64):
         now = time.monotonic()
+        _heard.extend(number for number in numbers if number in SIGNALS)
         handler = signal.getsignal(numbers[-1])
         if numbers[-1] in SIGNALS and isinstance(handler, SignalAnswer):
             _see_answered(handler, numbers[-1], now, read)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bert_jax.base.files import reading
+from bert_jax.base.files import read_json, reading
 from bert_jax.pages import finetune, pretrain, several_runs
 from bert_jax.pages.page import Page
 from bert_jax.pages.several_tasks import pretrained_page, tasks_page
+from bert_jax.pages.study import study_page
 from bert_jax.pages.template import write
 from bert_jax.runs.finetuned import AGAIN, load_finetuned, load_several, parts_of
-from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, REPORT_FILE, SEEDS_FILE
+from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE, REPORT_FILE, SEEDS_FILE, STUDY_FILE
 from bert_jax.runs.reading import load_run
 
 FEW = 3  # runs that are reported without a progress bar
@@ -28,6 +29,10 @@ def write_any(directory: Path) -> Path:
 
 
 def _page(directory: Path) -> Page:
+    if (directory / STUDY_FILE).is_file():
+        remedy = "run the same bert-jax study command again"
+        with reading(directory / STUDY_FILE, remedy):
+            return study_page(read_json(directory / STUDY_FILE, remedy))
     if (directory / SEEDS_FILE).is_file():
         several = load_several(directory)
         _write_all([directory / one.folder for one in several.runs if one.run is not None])

@@ -23,3 +23,7 @@ FINETUNE_FILE = "finetune.json"  # the task, every setting, where the weights ca
 SCORES_FILE = "scores.json"  # by split; written last: a run that has it is finished
 SEEDS_FILE = "seeds.json"
 PREDICTIONS = "predictions"  # a folder: an object for each example, and the official files
+
+# The folder of a study has these; its runs lie in folders below.
+PLAN_FILE = "plan.json"  # which study it is, written before its first run
+STUDY_FILE = "study.json"  # every figure beside the paper's, and the signs of differences

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Studies: the table against the paper's figures, signs against numbers made by hand, a whole study killed and gone on with."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import made_up_text, Prepared
+
+from bert_jax.base import stopping
+from bert_jax.base.errors import Interrupted, UserError
+from bert_jax.cli import main
+from bert_jax.study import judging, running, table
+from bert_jax.study.judging import Difference, sign
+from bert_jax.study.running import Job, run_jobs
+from bert_jax.study.table import BUDGETS, Column, pretrain_config, Row, settings_of, STUDIES, Study
+from bert_jax.train.loop import listen_for_stop
+
+# A pre-trained model with two ways to fine-tune it, a floor, and a column of each kind.
+SMALL = Study(
+    "Small",
+    "1810.04805, table 0",
+    {"perplexity": Column("Perplexity", rows=("ltr", "n-grams")), "sst2": Column("SST-2", "sst2", "accuracy")},
+    {
+        "ltr": Row("LTR", {"sst2": 92.1}, ("objective=ltr",)),
+        "slow": Row("LTR, slowly fine-tuned", {"sst2": 91.6}, finetune=("optimizer.learning_rate=1e-5",), model="ltr"),
+        "n-grams": Row("Trigrams", model="ltr", ngrams=3),
+    },
+    [("ltr", "slow")],
+)
+SHAPE = (
+    "model.num_hidden_layers=1",
+    "model.hidden_size=16",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=32",
+)
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Have the study `small`, and a budget of one layer of 16."""
+    budget = BUDGETS["smoke"]
+    patch.setitem(table.STUDIES, "small", SMALL)
+    patch.setitem(table.BUDGETS, "smoke", replace(budget, steps=4, pretrain=(*budget.pretrain, *SHAPE, "save_every=2")))
+
+
+@pytest.fixture(scope="module")
+def sst2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SST-2 of 64 + 24 examples in the words of the prepared text."""
+    folder = tmp_path_factory.mktemp("sst2")
+    lines = [line for line in made_up_text(40).splitlines() if line]
+    for name, chosen in {"train": lines[:64], "dev": lines[64:88]}.items():
+        rows = [f"{line}\t{int('rose' in line or 'ship' in line)}" for line in chosen]
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    return folder
+
+
+def command(prepared: Prepared, output: Path, *more: object, name: str = "small") -> list[str]:
+    words = ["study", name, "--budget", "smoke", "--data", prepared.data, "--output", output, *more]
+    return [str(word) for word in words]
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+# 1810.04805, as printed: rows of tables 5, 6 and 8, their columns in the paper's order.
+PRINTED = {
+    ("ablation", "base"): (84.4, 88.4, 86.7, 92.7, 88.5),
+    ("ablation", "ltr"): (82.1, 84.3, 77.5, 92.1, 77.8),
+    ("sizes", "12x768x12"): (3.99, 84.4, 86.7, 92.9),
+    ("sizes", "24x1024x16"): (3.23, 86.6, 87.8, 93.7),
+    ("masking", "0-20-80"): (83.7, 94.8, 94.6),
+}
+
+
+@pytest.mark.parametrize(("study", "row"), PRINTED)
+def test_figures_are_the_papers(study, row):
+    """The bug: a figure in another column."""
+    entry = STUDIES[study]
+    assert tuple(entry.rows[row].published[column] for column in entry.columns) == PRINTED[study, row]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_rows_differ_in_what_is_compared_and_in_nothing_else(name, budget):
+    """The bug: a row with other steps, or a setting of a small budget that the full one's does not reach."""
+    study = STUDIES[name]
+    own = {row: entry for row, entry in study.rows.items() if not entry.model}
+    configs = {row: pretrain_config(study, entry, BUDGETS[budget], 4_096, 32) for row, entry in own.items()}
+    assert len({config.phases for config in configs.values()}) == 1
+    assert len({(config.optimizer, config.seed) for config in configs.values()}) == 1
+    assert len({str((config.model, config.objective)) for config in configs.values()}) == len(own)
+    assert study.scaled.keys() <= {
+        setting
+        for entry in (*study.rows.values(), *study.columns.values())
+        for setting in (*study.pretrain, *getattr(entry, "pretrain", ()), *entry.finetune)
+    }
+    for pair in study.comparisons:
+        assert {*pair} <= study.rows.keys()
+    assert all(row.model in (*own, "") and row.published.keys() <= study.columns.keys() for row in study.rows.values())
+
+
+def test_the_masks_are_the_rows():
+    config = pretrain_config(STUDIES["masking"], STUDIES["masking"].rows["80-20-0"], BUDGETS["full"], 30_522, 128)
+    assert (config.objective.mask_share, config.objective.random_share) == (0.8, 0.0)
+    assert config.total_steps == 1_000_000
+    assert settings_of(STUDIES["masking"], BUDGETS["full"], ("lstm=768",)) == ["lstm=768"]
+
+
+# ---- signs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("published", "value", "interval", "expected"),
+    [
+        (0.5, 2.0, (1.0, 3.0), "right"),
+        (-0.5, -2.0, (-3.0, -1.0), "right"),
+        (0.5, -2.0, (-3.0, -1.0), "wrong"),
+        (-0.5, 2.0, (1.0, 3.0), "wrong"),
+        (0.5, 2.0, (-0.1, 4.1), "not decided"),
+        (0.5, 2.0, (0.0, 4.0), "not decided"),  # an interval that ends at 0 holds it
+        (0.5, 2.0, None, "not decided"),
+        (0.0, 2.0, (1.0, 3.0), "no sign in the paper"),
+        (None, 2.0, (1.0, 3.0), "no sign in the paper"),
+    ],
+)
+def test_signs(published, value, interval, expected):
+    assert sign(published, Difference(value, interval)) == expected
+
+
+def test_a_sign_is_missing_where_a_run_is():
+    assert sign(0.5, None) == "missing"
+    assert sign(None, None) == "no sign in the paper"
+
+
+def test_perplexities_are_compared_by_batches(monkeypatch):
+    """Losses of 2 and 1 nats a token on batches of 10 tokens: the difference is 1, whatever both share."""
+    losses = {"a": [(20.0, 10.0), (50.0, 10.0), (31.0, 10.0)], "b": [(10.0, 10.0), (40.0, 10.0), (20.0, 10.0)]}
+    monkeypatch.setattr(judging, "_losses", lambda plan, row: losses[row])
+    found = judging._perplexity_difference(None, ("a", "b"))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.value == pytest.approx((1.0 + 1.0 + 1.1) / 3)
+    # Student's t of two degrees of freedom, 4.3027, times the standard error of 1, 1, 1.1.
+    half = 4.3027 * (0.1**2 / 3) ** 0.5 / 3**0.5
+    assert found.interval == pytest.approx((found.value - half, found.value + half), abs=1e-4)
+
+
+# ---- whole studies ---------------------------------------------------------------------------------------------------
+
+
+def test_a_study_from_end_to_end(prepared, sst2, tmp_path, monkeypatch, capsys):
+    """A run fails and is named, the others go on; the same command runs that alone, and a third nothing at all."""
+    make_small(monkeypatch)
+    line = command(prepared, tmp_path / "study", "--tasks", f"sst2={sst2}")
+    real, ran, failing = running.finetune, [], [True]
+
+    def finetune(wanted, folder, **more):
+        ran.append(str(folder.relative_to(tmp_path / "study")))
+        if failing and failing.pop():
+            raise UserError("the made-up failure")
+        return real(wanted, folder, **more)
+
+    monkeypatch.setattr(running, "finetune", finetune)
+    assert main(line) == 1
+    out, err = capsys.readouterr()
+    assert "failed: finetune/ltr/sst2/seed-0: the made-up failure" in out
+    assert re.search("run 3 of 7: finetune/ltr/sst2/seed-0; about .* left", err)
+    record = json.loads((tmp_path / "study/study.json").read_text())
+    assert record["rows"]["ltr"]["cells"]["sst2"]["runs"] == 1
+    assert record["failed"] == {"finetune/ltr/sst2/seed-0": "the made-up failure"}
+    assert "the made-up failure" in (tmp_path / "study/report.html").read_text()
+
+    ran.clear()
+    assert main(line) == 0
+    assert ran == ["finetune/ltr/sst2/seed-0"]
+    record = json.loads((tmp_path / "study/study.json").read_text())
+    assert [one["sign"] for one in record["comparisons"]] == ["not decided"]
+    cells = {name: row["cells"] for name, row in record["rows"].items()}
+    assert cells["ltr"]["sst2"]["runs"] == cells["slow"]["sst2"]["runs"] == 2
+    assert 1 < cells["n-grams"]["perplexity"]["mean"] < cells["ltr"]["perplexity"]["mean"] < 200
+    page = (tmp_path / "study/report.html").read_bytes()
+
+    ran.clear()
+    monkeypatch.setattr(running, "pretrain", None)
+    assert main(line) == 0
+    assert ran == []
+    assert main(["report", str(tmp_path / "study")]) == 0
+    assert (tmp_path / "study/report.html").read_bytes() == page
+
+    shutil.copytree(sst2, tmp_path / "moved")
+    moved = command(prepared, tmp_path / "study", "--tasks", f"sst2={tmp_path / 'moved'}")
+    for other in ([*line[:1], "masking", *line[2:]], moved):
+        capsys.readouterr()
+        assert main(other) == 2
+        assert "holds another study" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_stop_that_a_run_was_too_short_for_ends_the_study():
+    """A signal after a run's last step is heard by that run alone, which then ends as if none had come."""
+    ran = []
+
+    def run():
+        ran.append(1)
+        with listen_for_stop():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+
+    jobs = [Job(name, "any", "", lambda: False, run) for name in "ab"]
+    with stopping.watching(), pytest.raises(Interrupted, match="go on with: again"):
+        run_jobs(jobs, "again")
+    assert ran == [1]
+
+
+SCRIPT = """
+import sys
+import pytest, test_study
+from bert_jax.cli import main
+with pytest.MonkeyPatch.context() as patch:
+    test_study.make_small(patch)
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_study_that_is_killed_ends_with_the_same_page(prepared, sst2, tmp_path):
+    """Killed in pre-training and between fine-tuned runs, which leaves the page of one that was never stopped."""
+
+    def begin(output: Path) -> subprocess.Popen:
+        line = command(prepared, output, "--tasks", f"sst2={sst2}")
+        # As a worker, which leaves the folder of compiled programs as it is.
+        own = os.environ | {"PYTEST_XDIST_WORKER": "child"}
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, *line], cwd=Path(__file__).parent, env=own)
+
+    assert begin(tmp_path / "whole").wait() == 0
+    for seen in ("pretrain/ltr/checkpoints/2", "perplexity/ltr.json", "finetune/ltr/sst2/seed-0/scores.json"):
+        process = begin(tmp_path / "killed")
+        while not (tmp_path / "killed" / seen).exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert begin(tmp_path / "killed").wait() == 0
+    for name in ("study.json", "report.html"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("maskin", (), "there is no study maskin: did you mean masking?"),
+        ("masking", ("--budget", "day"), "there is no budget day"),
+        ("masking", (), "no task is given"),
+        ("masking", ("--tasks", "sst2"), "--tasks sst2: write TASK=FOLDER"),
+        ("masking", ("--tasks", "sst3=FOLDER"), "sst3"),
+        ("masking", ("--tasks", "sst2=FOLDER"), "FOLDER"),
+        ("masking", ("--tasks", "sst2=a", "sst2=b"), "--tasks names sst2 twice"),
+        ("masking", ("--tasks", "sst2=s3://bucket/name"), "s3://bucket/name"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(name, more, said, prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    assert main(command(prepared, Path("out"), *more, name=name)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_else_and_data_without_an_objective(prepared, sst2, tmp_path, monkeypatch, capsys):
+    make_small(monkeypatch)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/letter.txt").write_text("mine")
+    assert main(command(prepared, tmp_path / "out", "--tasks", f"sst2={sst2}")) == 2
+    assert "is not empty and holds no study" in capsys.readouterr().err
+    bare = ["--vocab", prepared.vocab, "--output", tmp_path / "bare", "--objective", "mlm_nsp", "--sequence-length", 16]
+    assert main([str(word) for word in ("prepare", "--input", prepared.text, *bare, "--workers", 1)]) == 0
+    capsys.readouterr()
+    line = command(replace(prepared, data=tmp_path / "bare"), tmp_path / "new", "--tasks", f"sst2={sst2}")
+    assert main(line) == 2
+    assert "bert-jax prepare" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "new").exists()

@@ -312,7 +312,7 @@ SLOW = {
         "data8",
         "fsdp8",
     ),
-    "test_study.py": ("test_a_study_that_is_killed",),
+    "test_study.py": ("test_a_study_that_is_killed", "test_a_study_from_end_to_end"),
     "test_tf1.py": ("test_tensorflow_is_imported_when_needed",),
     "test_train_step.py": (
         "[mesh0-1]",

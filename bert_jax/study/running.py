@@ -297,7 +297,7 @@ def _write_losses(plan: Plan, row: str, path: Path) -> None:
     if order:
         batches = [_ngram_loss(plan, model, examples, order)]
     else:
-        sums = (sums for _, _, sums in scored_batches(model, examples, "perplexity"))
+        sums = (sums for sums, _ in scored_batches(model, examples, "perplexity", lambda number, batch: None))
         batches = [(one[f"{term}_loss"], one[f"{term}_weight"]) for one in sums]
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"batches": batches})

@@ -141,20 +141,21 @@ def test_a_killed_run_ends_bit_for_bit_like_one_on_a_disk(run, straight):
 def test_a_run_that_is_killed_ten_times_at_random_moments_ends_bit_for_bit_like_a_straight_one(
     data, emulator, tmp_path
 ):
-    """A moment is a number of requests that the bucket has answered, up to a quarter more than a start needs for its first
+    """A moment is a number of requests that the bucket has answered, up to a quarter more than a start needs for its next
     save, and up to 50 ms: in the start, the restore, the steps, and any part of a save, however fast the machine is."""
-    config = replace(CONFIG, phases=(replace(_PHASES[0], steps=60),))
+    config = replace(CONFIG, phases=(replace(_PHASES[0], steps=80),))
     path, alone, rng = any_path(f"{HERE}/ten"), tmp_path / "alone", np.random.default_rng(0)
     pretrain(config, data, alone, resume_command="")
     command = [sys.executable, "-c", RUN, json.dumps(to_dict(config)), str(data), str(path)]
-    begun = len(emulator.seen)
     killed_when(command, lambda: complete_steps(path))
-    needed, told = len(emulator.seen) - begun, []
+    begun, saved = len(emulator.seen), complete_steps(path)
+    killed_when(command, lambda: complete_steps(path) > saved)
+    needed = len(emulator.seen) - begun
+    print(f"a save of a run that goes on is complete after {needed} requests")
     for requests in rng.integers(1, needed + needed // 4, 10).tolist():
         end = len(emulator.seen) + requests
         killed_when(command, lambda end=end: len(emulator.seen) >= end, rng.uniform(0, 0.05))
-        told.append((requests, max(complete_steps(path))))
-    print(f"a first save takes {needed} requests; killed after requests, newest complete step: {told}")
+        print(f"killed after {requests} requests; the newest complete step is {max(complete_steps(path))}")
     assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
     jax.tree.map(np.testing.assert_array_equal, final_state(path, config), final_state(alone, config))
     assert lines_of(path) == lines_of(alone)

@@ -19,9 +19,9 @@ from bert_jax.base import stopping
 from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.cli import main
 from bert_jax.study import judging, running, table
-from bert_jax.study.judging import Difference, sign
+from bert_jax.study.judging import RowDifference, sign
 from bert_jax.study.running import Job, run_jobs
-from bert_jax.study.table import BUDGETS, Column, pretrain_config, Row, settings_of, STUDIES, Study
+from bert_jax.study.table import BUDGETS, Column, pretrain_config, settings_of, STUDIES, Study, StudyRow
 from bert_jax.train.loop import listen_for_stop
 
 # A pre-trained model with two ways to fine-tune it, a floor, and a column of each kind.
@@ -30,9 +30,11 @@ SMALL = Study(
     "1810.04805, table 0",
     {"perplexity": Column("Perplexity", rows=("ltr", "n-grams")), "sst2": Column("SST-2", "sst2", "accuracy")},
     {
-        "ltr": Row("LTR", {"sst2": 92.1}, ("objective=ltr",)),
-        "slow": Row("LTR, slowly fine-tuned", {"sst2": 91.6}, finetune=("optimizer.learning_rate=1e-5",), model="ltr"),
-        "n-grams": Row("Trigrams", model="ltr", ngrams=3),
+        "ltr": StudyRow("LTR", {"sst2": 92.1}, ("objective=ltr",)),
+        "slow": StudyRow(
+            "LTR, slowly fine-tuned", {"sst2": 91.6}, finetune=("optimizer.learning_rate=1e-5",), model="ltr"
+        ),
+        "n-grams": StudyRow("Trigrams", model="ltr", ngrams=3),
     },
     [("ltr", "slow")],
 )
@@ -131,7 +133,7 @@ def test_the_masks_are_the_rows():
     ],
 )
 def test_signs(published, value, interval, expected):
-    assert sign(published, Difference(value, interval)) == expected
+    assert sign(published, RowDifference(value, interval)) == expected
 
 
 def test_a_sign_is_missing_where_a_run_is():

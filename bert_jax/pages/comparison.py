@@ -9,8 +9,8 @@ from bert_jax.base.errors import UserError
 from bert_jax.pages.metric_words import figure, metric_name, title_name
 from bert_jax.pages.page import Card, Paragraph, Section, Table
 from bert_jax.pages.wording import count, counted
-from bert_jax.runs.comparison import compare_runs, Comparison
-from bert_jax.tasks.scoring.chance import Difference, MOST_SEEDS, Spread
+from bert_jax.runs.comparison import compare_runs, RunComparison
+from bert_jax.tasks.scoring.chance import MOST_SEEDS, ScoreDifference, Spread
 
 RESAMPLES_OF_A_PAGE = 1_999
 HEAD = ("Metric", "A", "B", "A − B", "95 % interval", "p, examples", "p, seeds")
@@ -20,7 +20,7 @@ NOTE = (
 )
 
 
-def comparison_lines(comparison: Comparison) -> Iterator[str]:
+def comparison_lines(comparison: RunComparison) -> Iterator[str]:
     """Yield what `bert-jax compare` prints: a table, and a verdict for each metric."""
     first = comparison.sides[0].runs[0]
     yield f"{first.title}, {comparison.split}, {count(comparison.examples)} examples"
@@ -35,7 +35,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         yield f"{title_name(name)}: {verdict(difference)}."
 
 
-def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+def comparison_rows(comparison: RunComparison) -> list[tuple[str, ...]]:
     """Return a row under `HEAD` for each metric."""
     per_cent = comparison.sides[0].runs[0].per_cent
     return [
@@ -59,7 +59,7 @@ def _signed(value: float, per_cent: bool) -> str:
     return f"{value if per_cent else 100 * value:+.2f}".replace("-", "−")
 
 
-def verdict(found: Difference) -> str:
+def verdict(found: ScoreDifference) -> str:
     """Return in words which side is better, or what would decide it."""
     runs = min(side.deviation is not None for side in found.sides)
     if found.decided:
@@ -72,7 +72,7 @@ def verdict(found: Difference) -> str:
     return f"not decided; with {counted(found.seeds_needed, 'seed')} of each it would be, if the difference stays"
 
 
-class Candidate(NamedTuple):
+class ScoredRun(NamedTuple):
     """A run, or a folder of seeds, that is compared with others of its task."""
 
     title: str  # of the task
@@ -80,7 +80,7 @@ class Candidate(NamedTuple):
     value: float  # main score, or their mean
 
 
-def comparison_sections(candidates: Sequence[Candidate]) -> list[Section]:
+def comparison_sections(candidates: Sequence[ScoredRun]) -> list[Section]:
     """The best candidate of each task that has several, against each of the others."""
     rows: list[tuple[str, ...]] = []
     notes = [NOTE]

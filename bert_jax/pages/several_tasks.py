@@ -9,7 +9,7 @@ from bert_jax.checks.examination import run_findings
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM
 from bert_jax.checks.finetuned import learning_findings
 from bert_jax.config.settings import to_dict
-from bert_jax.pages.comparison import Candidate, comparison_sections
+from bert_jax.pages.comparison import comparison_sections, ScoredRun
 from bert_jax.pages.finetune_summary import main_words, weights_words
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.metric_words import figure, metric_name, score_text
@@ -35,7 +35,7 @@ class TaskFolder:
     run: FinetunedRun | None  # the first that counts
     findings: Sequence[Finding]
     scores: TaskScores
-    candidate: Candidate | None  # for the comparison with others of its task
+    candidate: ScoredRun | None  # for the comparison with others of its task
 
 
 def tasks_page(directory: Path, folders: Sequence[Path]) -> Page:
@@ -110,7 +110,7 @@ def _single_part(folder: Path) -> TaskFolder:
     run = load_finetuned(folder)
     found = [finding.at(folder.name) for finding in learning_findings(run) if finding.severity == PROBLEM]
     value = number((run.outcome or {}).get("main"), "value")
-    candidate = None if found or value is None else Candidate(run.title, folder, value)
+    candidate = None if found or value is None else ScoredRun(run.title, folder, value)
     scores = {} if found else task_scores([run])
     return TaskFolder(folder.name, run.title, main_words(run), "one run", run, found, scores, candidate)
 
@@ -123,7 +123,7 @@ def _several_part(folder: Path) -> TaskFolder:
         runs = [several.best.run] if several.best.run else []
         path, spread = folder / several.best.folder, spread_of([max(several.values)])
     title, first = several.record["title"], runs[0] if runs else None
-    candidate = Candidate(title, path, spread.mean) if spread and runs else None
+    candidate = ScoredRun(title, path, spread.mean) if spread and runs else None
     words = _score_words(several), _runs_words(several)
     return TaskFolder(folder.name, title, *words, first, [], task_scores(runs), candidate)
 

@@ -21,7 +21,7 @@ LOOP, NAMED_CALLS = "scan", {"jit", "pjit", "remat2", "checkpoint", "custom_jvp_
 REST = "rest"
 
 
-class Place(NamedTuple):
+class StepPlace(NamedTuple):
     """Where an operation stands in a train step."""
 
     direction: str  # forward, backward
@@ -38,24 +38,24 @@ class BadOperation(NamedTuple):
     """An operation that makes what is not finite of what is."""
 
     name: str  # of the primitive, such as exp
-    place: Place
+    place: StepPlace
     value: str  # NaN or inf
     shape: tuple[int, ...]
     rows: list[int]  # places along the first axis that are not finite
 
 
 @dataclass
-class Examination:
+class OperationReport:
     """What was found."""
 
     bad: list[BadOperation] = field(default_factory=list)  # in the order of the operations
-    largest: dict[Place, float] = field(default_factory=dict)  # magnitude of the finite values
+    largest: dict[StepPlace, float] = field(default_factory=dict)  # magnitude of the finite values
     operations: int = 0
 
 
 def examine(
     function: Callable[..., Any], *arguments: Any, layers: int, outer_loops: int = 0
-) -> tuple[Any, Examination]:
+) -> tuple[Any, OperationReport]:
     """Return the result of a function, and what its operations made of its arguments.
 
     Args:
@@ -74,7 +74,7 @@ class _Walk:
 
     def __init__(self, layers: int, outer_loops: int):
         self.layers, self.outer_loops = layers, outer_loops
-        self.found = Examination()
+        self.found = OperationReport()
         self.bar: tqdm = tqdm(disable=True)
 
     def run(
@@ -132,7 +132,7 @@ class _Walk:
         stacked = [jnp.stack(parts) for parts in zip(*(outputs[number] for number in rounds), strict=True)]
         return [*carry, *stacked]
 
-    def _look(self, name: str, place: Place, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    def _look(self, name: str, place: StepPlace, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         self.found.operations += 1
         self.bar.update()
         for output in outputs:
@@ -177,7 +177,7 @@ def _fault(values: np.ndarray, inputs: Sequence[Any]) -> str:
     return "inf" if np.isinf(values).any() and all(np.isfinite(value).all() for value in real) else ""
 
 
-def place_of(stack: str, layer: int | None) -> Place:
+def place_of(stack: str, layer: int | None) -> StepPlace:
     """Return the place of an operation by its name stack, such as `jit/transpose(jvp(attention))`."""
     found = [name for name in re.findall(r"\w+", stack) if name in REGIONS]
-    return Place("backward" if "transpose(" in stack else "forward", layer, found[-1] if found else REST)
+    return StepPlace("backward" if "transpose(" in stack else "forward", layer, found[-1] if found else REST)

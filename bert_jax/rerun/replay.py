@@ -17,7 +17,7 @@ from bert_jax.config.training import MeshConfig, TrainingConfig
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.distributed import say
 from bert_jax.mesh.sharding import parameter_path, put_on_mesh
-from bert_jax.rerun.finite import Examination, examine
+from bert_jax.rerun.finite import examine, OperationReport
 from bert_jax.rerun.opening import open_again, Opened
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.cost import BAD
@@ -40,8 +40,8 @@ class Replayed:
 
     step: int
     capsule: JsonObject | None  # what the run noted of it
-    found: Examination  # in float32
-    own: Examination | None  # in the type that the run computes in, where that is another one
+    found: OperationReport  # in float32
+    own: OperationReport | None  # in the type that the run computes in, where that is another one
     own_dtype: str
     bad_parameters: list[str]  # not finite before the step
     sums: Mapping[str, float]  # in float32
@@ -160,7 +160,7 @@ def _not_finite(params: PyTree) -> list[str]:
 
 def _look(
     opened: Opened, state: TrainState, batch: Mapping[str, np.ndarray], dtype: str
-) -> tuple[Examination, dict[str, float]]:
+) -> tuple[OperationReport, dict[str, float]]:
     """Take the step, operation by operation; its loops over micro-batches bound the memory."""
     given = opened.objective.training
     parts = _parts(batch, given.config.micro_batches)
@@ -191,7 +191,7 @@ def _parts(batch: Mapping[str, np.ndarray], configured: int) -> int:
 
 
 def _texts(
-    opened: Opened, params: PyTree, batch: Mapping[str, np.ndarray], found: Examination
+    opened: Opened, params: PyTree, batch: Mapping[str, np.ndarray], found: OperationReport
 ) -> Iterator[tuple[float | None, str]]:
     """Yield texts of the batch with their losses: rows that are not finite first, then those of the largest losses."""
     rows = len(batch["input_ids"])
@@ -251,7 +251,7 @@ def _why_finite(replayed: Replayed) -> str:
     return ": what the run noted is not seen here, so look at its device, its versions and its attention"
 
 
-def _bad_lines(found: Examination, dtype: str) -> list[str]:
+def _bad_lines(found: OperationReport, dtype: str) -> list[str]:
     if not found.bad:
         return []
     first, others = found.bad[0], len(found.bad) - 1
@@ -260,7 +260,7 @@ def _bad_lines(found: Examination, dtype: str) -> list[str]:
     return [f"{line}; {dtype} {list(first.shape)}{rows}{f'; {others} more after it' if others else ''}"]
 
 
-def _table(found: Examination) -> list[str]:
+def _table(found: OperationReport) -> list[str]:
     """Return the largest magnitude in each layer and region, forward and backward."""
     places = {(place.layer, place.region) for place in found.largest}
     bad = {operation.place for operation in found.bad}

@@ -38,7 +38,7 @@ TRIES = 3  # of a series of kills, where one missed
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Reproduction:
     """A run beside what came of computing it again."""
 
     steps: int
@@ -55,7 +55,7 @@ class Comparison:
         return not self.metrics and not self.arrays
 
 
-def reproduce(path: Path, output: Path, data: str | None = None, steps: int | None = None) -> Comparison:
+def reproduce(path: Path, output: Path, data: str | None = None, steps: int | None = None) -> Reproduction:
     """Compute a run again in another folder, or go on with that, and compare.
 
     Args:
@@ -79,7 +79,7 @@ def reproduce(path: Path, output: Path, data: str | None = None, steps: int | No
     again = _train(original, output, data, wanted if wanted < total else None)
     first, second = (_lines(run, wanted) for run in (original.run, again))
     checkpoint = _common_checkpoint(original.run, again, wanted)
-    return Comparison(
+    return Reproduction(
         wanted,
         words,
         len(first),
@@ -187,7 +187,7 @@ def _causes(first: RunDirectory, second: RunDirectory) -> list[str]:
     return [f"{name}: {then.get(name, 'not recorded')} then, {now.get(name)} now" for name in names]
 
 
-def report(found: Comparison) -> str:
+def report(found: Reproduction) -> str:
     """Return the comparison for people."""
     lines = [f"data         {found.data}"]
     lines.append(f"metrics      {found.metrics or f'{found.lines} lines up to step {found.steps:,} are equal'}")

@@ -30,7 +30,7 @@ from bert_jax.runs.names import PREDICTIONS, SEEDS_FILE
 from bert_jax.runs.reading import Record
 from bert_jax.tasks.schemes import in_iob
 from bert_jax.tasks.scoring import cmrc, glue, multi_label, squad, tags
-from bert_jax.tasks.scoring.chance import Difference, difference_of, RESAMPLES, ScorePredictions
+from bert_jax.tasks.scoring.chance import difference_of, RESAMPLES, ScoreDifference, ScorePredictions
 
 _SAME = 1e-6  # of a score here and in scores.json, relative: they are of the same predictions
 
@@ -47,13 +47,13 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """The difference of two sides in every metric of a split, the main one first."""
 
     sides: tuple[Side, Side]
     split: str
     examples: int
-    differences: dict[str, Difference]
+    differences: dict[str, ScoreDifference]
 
     def to_dict(self) -> JsonObject:
         """Return what `bert-jax compare --json` prints."""
@@ -66,7 +66,7 @@ class Comparison:
         }
 
 
-def compare_runs(first: Path, second: Path, split: str | None = None, resamples: int = RESAMPLES) -> Comparison:
+def compare_runs(first: Path, second: Path, split: str | None = None, resamples: int = RESAMPLES) -> RunComparison:
     """Compare two fine-tuned runs, or two folders of seeds, whose collapsed runs do not count.
 
     Args:
@@ -97,7 +97,7 @@ def compare_runs(first: Path, second: Path, split: str | None = None, resamples:
     ) as bar:
         for name, score in scorers.items():
             differences[name] = difference_of(score, examples, counts, bar.update, resamples)
-    return Comparison(sides, split, examples, differences)
+    return RunComparison(sides, split, examples, differences)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from bert_jax.pages.wording import counted
 from bert_jax.runs.comparison import compare_runs
 from bert_jax.runs.finetuned import load_several
 from bert_jax.runs.names import REPORT_FILE, SCORES_FILE, SEEDS_FILE, STUDY_FILE
-from bert_jax.study.running import jobs_of, make_plan, open_output, Plan, run_jobs
+from bert_jax.study.running import jobs_of, make_plan, open_output, run_jobs, StudyPlan
 from bert_jax.study.table import PERPLEXITY
 from bert_jax.tasks.scoring.chance import spread_of
 from bert_jax.train.run import locked_by_main
@@ -50,7 +50,7 @@ def run_study(
     return record
 
 
-def record_of(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
+def record_of(plan: StudyPlan, failed: Mapping[str, str]) -> JsonObject:
     """Return study.json: no time and no path is in it, so that it is the same whatever stood between its runs."""
     study = plan.study
     measured: dict[tuple[str, str], JsonObject] = {}
@@ -91,7 +91,7 @@ def record_of(plan: Plan, failed: Mapping[str, str]) -> JsonObject:
 # ---- figures --------------------------------------------------------------------------------------------------------
 
 
-def _scores(plan: Plan, row: str, column: str) -> JsonObject:
+def _scores(plan: StudyPlan, row: str, column: str) -> JsonObject:
     """Return mean and deviation, in points, of the runs of a cell that count; seeds.json is written of those there are."""
     folder = plan.folder(row, column)
     there = [
@@ -112,7 +112,7 @@ def _scores(plan: Plan, row: str, column: str) -> JsonObject:
     return counts | ({} if spread is None else {"mean": spread.mean, "deviation": spread.deviation})
 
 
-def _perplexity(plan: Plan, row: str) -> JsonObject:
+def _perplexity(plan: StudyPlan, row: str) -> JsonObject:
     batches = _losses(plan, row)
     if not batches:
         return {}
@@ -120,7 +120,7 @@ def _perplexity(plan: Plan, row: str) -> JsonObject:
     return {"metric": PERPLEXITY, "runs": 1, "collapsed": 0, "mean": math.exp(min(loss, 700)), "deviation": None}
 
 
-def _losses(plan: Plan, row: str) -> list[tuple[float, float]]:
+def _losses(plan: StudyPlan, row: str) -> list[tuple[float, float]]:
     """Return the summed loss and the predicted tokens of each held-out batch; none where they are not measured."""
     file = plan.folder(row, PERPLEXITY)
     return read_json(file, "remove it: it is measured again")["batches"] if file.is_file() else []
@@ -129,7 +129,7 @@ def _losses(plan: Plan, row: str) -> list[tuple[float, float]]:
 # ---- differences ----------------------------------------------------------------------------------------------------
 
 
-class Difference(NamedTuple):
+class RowDifference(NamedTuple):
     """A difference of two rows, A - B, with its 95 % interval (None: unknown), and what is to be said of it."""
 
     value: float
@@ -137,7 +137,7 @@ class Difference(NamedTuple):
     words: str = ""
 
 
-def sign(published: float | None, found: Difference | None) -> str:
+def sign(published: float | None, found: RowDifference | None) -> str:
     """Return whether a difference has the sign of the paper's.
 
     Args:
@@ -153,7 +153,7 @@ def sign(published: float | None, found: Difference | None) -> str:
     return RIGHT if (found.value > 0) == (published > 0) else WRONG
 
 
-def _compared(plan: Plan, pair: tuple[str, str], column: str) -> JsonObject:
+def _compared(plan: StudyPlan, pair: tuple[str, str], column: str) -> JsonObject:
     figures = [plan.study.rows[name].published.get(column) for name in pair]
     published = None if None in figures else round(figures[0] - figures[1], 4)  # type: ignore[operator]
     found, words = None, ""
@@ -175,7 +175,7 @@ def _compared(plan: Plan, pair: tuple[str, str], column: str) -> JsonObject:
     }
 
 
-def _score_difference(plan: Plan, pair: tuple[str, str], column: str) -> Difference | None:
+def _score_difference(plan: StudyPlan, pair: tuple[str, str], column: str) -> RowDifference | None:
     """Return the difference in points, by the paired tests of `bert-jax compare`; None where a side has no runs."""
     folders = [plan.folder(row, column) for row in pair]
     if not all((folder / SEEDS_FILE).is_file() for folder in folders):
@@ -185,10 +185,10 @@ def _score_difference(plan: Plan, pair: tuple[str, str], column: str) -> Differe
     found = comparison.differences[plan.columns[column].metric or first.metrics[0]]
     scale = 1 if first.per_cent else 100
     low, high = found.interval
-    return Difference(scale * found.difference, (scale * low, scale * high), verdict(found))
+    return RowDifference(scale * found.difference, (scale * low, scale * high), verdict(found))
 
 
-def _perplexity_difference(plan: Plan, pair: tuple[str, str]) -> Difference | None:
+def _perplexity_difference(plan: StudyPlan, pair: tuple[str, str]) -> RowDifference | None:
     """Return the difference of the losses in nats a token, with an interval by batches that both models read."""
     first, second = (_losses(plan, row) for row in pair)
     if not first or not second:
@@ -201,4 +201,4 @@ def _perplexity_difference(plan: Plan, pair: tuple[str, str]) -> Difference | No
     spread = spread_of(differences)
     assert spread is not None
     words = "by held-out batches, of one pre-trained model each" if spread.interval else "one batch has no interval"
-    return Difference(spread.mean, spread.interval, words)
+    return RowDifference(spread.mean, spread.interval, words)

@@ -70,7 +70,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study with everything that is known before its first run."""
 
     name: str
@@ -154,7 +154,7 @@ class Plan:
         return {**told, "tasks": dict(self.tasks)}
 
 
-def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], output: Path) -> Plan:
+def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], output: Path) -> StudyPlan:
     """Return the plan of a study, with everything refused that can be before the first run.
 
     Args:
@@ -174,7 +174,7 @@ def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], outp
             find_file(found, "train", Path(place))
             place = str(Path(place).resolve())
         known[found.name] = place
-    plan = Plan(name, budget, open_data(data), known, output)
+    plan = StudyPlan(name, budget, open_data(data), known, output)
     if not plan.columns:
         wanted = ", ".join(plan.absent)
         raise UserError(f"no task is given, and study {name} measures nothing else: add --tasks TASK=FOLDER ({wanted})")
@@ -186,7 +186,7 @@ def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], outp
     return plan
 
 
-def open_output(plan: Plan) -> None:
+def open_output(plan: StudyPlan) -> None:
     """Make the folder of a study, or recognise it; tasks may be added later.
 
     Raises:
@@ -210,7 +210,7 @@ def open_output(plan: Plan) -> None:
 # ---- the runs -------------------------------------------------------------------------------------------------------
 
 
-def jobs_of(plan: Plan, again: str) -> list[Job]:
+def jobs_of(plan: StudyPlan, again: str) -> list[Job]:
     """Return the runs of a study in their order: of each row pre-training, then what is measured of it."""
     rows: dict[str, list[Job]] = {name: [] for name in plan.study.rows}
     for name, config in plan.configs.items():
@@ -220,18 +220,18 @@ def jobs_of(plan: Plan, again: str) -> list[Job]:
     return [job for jobs in rows.values() for job in jobs]
 
 
-def _name(plan: Plan, path: Path) -> str:
+def _name(plan: StudyPlan, path: Path) -> str:
     return str(path.relative_to(plan.output))
 
 
-def _pretraining(plan: Plan, row: str, config: PretrainConfig, again: str) -> Job:
+def _pretraining(plan: StudyPlan, row: str, config: PretrainConfig, again: str) -> Job:
     path = plan.pretrained(row)
     last = path / CHECKPOINTS / str(config.total_steps)
     place = plan.data.directory, path
     return Job(_name(plan, path), "pretrain", "", last.is_dir, lambda: pretrain(config, *place, resume_command=again))
 
 
-def _measuring(plan: Plan, row: str, column: str, again: str) -> Iterator[Job]:
+def _measuring(plan: StudyPlan, row: str, column: str, again: str) -> Iterator[Job]:
     needs, path = _name(plan, plan.pretrained(row)), plan.folder(row, column)
     if not plan.columns[column].task:
         yield Job(_name(plan, path), column, needs, path.is_file, lambda: _write_losses(plan, row, path))
@@ -288,7 +288,7 @@ def _left(jobs: Sequence[Job], took: Mapping[str, Sequence[float]]) -> str:
 # ---- the perplexity -------------------------------------------------------------------------------------------------
 
 
-def _write_losses(plan: Plan, row: str, path: Path) -> None:
+def _write_losses(plan: StudyPlan, row: str, path: Path) -> None:
     """Write the losses (nats) and numbers of predicted tokens of the held-out part, batch by batch."""
     model = load(plan.pretrained(row))
     objective = ScoredObjective(model.origin.config.objective)
@@ -303,7 +303,7 @@ def _write_losses(plan: Plan, row: str, path: Path) -> None:
     write_json(path, {"batches": batches})
 
 
-def _ngram_loss(plan: Plan, model: Pretrained, examples: Examples, order: int) -> tuple[float, float]:
+def _ngram_loss(plan: StudyPlan, model: Pretrained, examples: Examples, order: int) -> tuple[float, float]:
     """Return the loss of an n-gram model of the training split on the tokens that a left-to-right model predicts."""
     data, rows = plan.data, examples.shape.rows
     models = fit_ngrams(data.split(TRAIN).shards, model.tokenizer.vocab_size, str(data.directory), order)

@@ -35,7 +35,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """A system that is compared.
 
     published: the paper's figures by column.
@@ -65,7 +65,7 @@ class Study:
     title: str
     source: str
     columns: Mapping[str, Column]
-    rows: Mapping[str, Row]
+    rows: Mapping[str, StudyRow]
     comparisons: Sequence[tuple[str, str]]
     pretrain: Settings = ()
     scaled: Mapping[str, Settings] = field(default_factory=dict)
@@ -149,17 +149,17 @@ def _published(columns: str, *figures: float) -> Mapping[str, float]:
     return dict(zip(columns.split(), figures, strict=True))
 
 
-def _masking(mask: float, same: float, random: float, *figures: float) -> Row:
+def _masking(mask: float, same: float, random: float, *figures: float) -> StudyRow:
     """A row of table 8: the shares of picked tokens that are masked, stay, and become random ones."""
     title = f"{mask:.0%} mask, {same:.0%} same, {random:.0%} random"
     settings = (f"objective.mask_share={mask}", f"objective.random_share={random}")
-    return Row(title, _published("mnli conll2003 features", *figures), settings)
+    return StudyRow(title, _published("mnli conll2003 features", *figures), settings)
 
 
-def _size(layers: int, hidden: int, heads: int, *figures: float) -> Row:
+def _size(layers: int, hidden: int, heads: int, *figures: float) -> StudyRow:
     """A row of table 6."""
     published = _published(f"{PERPLEXITY} mnli mrpc sst2", *figures)
-    return Row(f"{layers} layers of {hidden}, {heads} heads", published, (f"model={layers}x{hidden}x{heads}",))
+    return StudyRow(f"{layers} layers of {hidden}, {heads} heads", published, (f"model={layers}x{hidden}x{heads}",))
 
 
 def _scaled_size(layers: int, hidden: int, heads: int) -> tuple[str, Settings]:
@@ -207,10 +207,10 @@ STUDIES: Mapping[str, Study] = {
         "1810.04805, table 5",
         {"mnli": _MNLI, "qnli": _QNLI, "mrpc": _MRPC, "sst2": _SST2, "squad1": _SQUAD},
         {
-            "base": Row("BERT", _published(_ABLATION, 84.4, 88.4, 86.7, 92.7, 88.5)),
-            "no-nsp": Row("No NSP", _published(_ABLATION, 83.9, 84.9, 86.5, 92.6, 87.9), ("objective=mlm_pairs",)),
-            "ltr": Row("LTR & No NSP", _published(_ABLATION, 82.1, 84.3, 77.5, 92.1, 77.8), ("objective=ltr",)),
-            "ltr-bilstm": Row(
+            "base": StudyRow("BERT", _published(_ABLATION, 84.4, 88.4, 86.7, 92.7, 88.5)),
+            "no-nsp": StudyRow("No NSP", _published(_ABLATION, 83.9, 84.9, 86.5, 92.6, 87.9), ("objective=mlm_pairs",)),
+            "ltr": StudyRow("LTR & No NSP", _published(_ABLATION, 82.1, 84.3, 77.5, 92.1, 77.8), ("objective=ltr",)),
+            "ltr-bilstm": StudyRow(
                 "+ BiLSTM", _published(_ABLATION, 82.1, 84.1, 75.7, 91.6, 84.9), finetune=("lstm=768",), model="ltr"
             ),
         },
@@ -231,9 +231,9 @@ STUDIES: Mapping[str, Study] = {
         "1810.04805, table 7",
         {"conll2003": _NER},
         {
-            "fine-tuning": Row("Fine-tuning", {"conll2003": 96.4}),
+            "fine-tuning": StudyRow("Fine-tuning", {"conll2003": 96.4}),
             **{
-                name: Row(title, {"conll2003": figure}, finetune=(*_FROZEN, *settings), model="fine-tuning")
+                name: StudyRow(title, {"conll2003": figure}, finetune=(*_FROZEN, *settings), model="fine-tuning")
                 for name, (figure, title, settings) in _FEATURES.items()
             },
         },
@@ -275,9 +275,11 @@ STUDIES: Mapping[str, Study] = {
             "rte": Column("RTE", "rte", "accuracy"),
         },
         {
-            "bert": Row("BERT", _published(_TEST, 84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4)),
-            "gpt": Row("GPT", _published(_TEST, 82.1, 70.3, 87.4, 91.3, 45.4, 80.0, 82.3, 56.0), ("objective=ltr",)),
-            "electra": Row(
+            "bert": StudyRow("BERT", _published(_TEST, 84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4)),
+            "gpt": StudyRow(
+                "GPT", _published(_TEST, 82.1, 70.3, 87.4, 91.3, 45.4, 80.0, 82.3, 56.0), ("objective=ltr",)
+            ),
+            "electra": StudyRow(
                 "ELECTRA",
                 pretrain=(
                     "objective=rtd",
@@ -286,7 +288,7 @@ STUDIES: Mapping[str, Study] = {
                     f"objective.generator_share={1 / 3}",
                 ),
             ),
-            "n-grams": Row("5-grams (Kneser-Ney)", model="gpt", ngrams=5),
+            "n-grams": StudyRow("5-grams (Kneser-Ney)", model="gpt", ngrams=5),
         },
         [("bert", "gpt"), ("electra", "bert")],
         scaled={f"objective.generator_share={1 / 3}": ("objective.generator_share=0.5",)},
@@ -328,7 +330,7 @@ def _entry[E](table: Mapping[str, E], what: str, name: str) -> E:
 # ---- settings of one run --------------------------------------------------------------------------------------------
 
 
-def pretrain_config(study: Study, row: Row, budget: Budget, vocab_size: int, shortest: int) -> PretrainConfig:
+def pretrain_config(study: Study, row: StudyRow, budget: Budget, vocab_size: int, shortest: int) -> PretrainConfig:
     """Return the configuration of a row's pre-training.
 
     Args:

@@ -59,7 +59,7 @@ class Evidence(NamedTuple):
     bigrams: int  # n(. .)
 
 
-class Level(NamedTuple):
+class ContextCounts(NamedTuple):
     """The n-grams with contexts of one length, and what was counted of each context."""
 
     keys: np.ndarray  # [U] sorted: number of the context * V + token
@@ -128,7 +128,7 @@ class NgramCounts:
         self.counts = np.insert(self.counts, places[~known], counts[~known])
 
     @cached_property
-    def levels(self) -> list[Level]:
+    def levels(self) -> list[ContextCounts]:
         """The counts by length of context, from one token to the longest; only the longest ones are of occurrences."""
         size, keys, counts = self.vocab_size, self.keys, self.counts.astype(np.int64)
         levels = []
@@ -136,7 +136,7 @@ class NgramCounts:
             numbers, words = np.divmod(keys, size)
             count = len(self.contexts[reach - 2]) if reach > 1 else size + 1
             totals, followers = (np.bincount(numbers, weights, count).astype(np.int64) for weights in (counts, None))
-            levels.append(Level(keys, counts, totals, followers))
+            levels.append(ContextCounts(keys, counts, totals, followers))
             if reach > 1:
                 shorter = self.contexts[reach - 2][numbers] // (size + 1)
                 keys, counts = np.unique(shorter * size + words, return_counts=True)

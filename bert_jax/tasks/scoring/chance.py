@@ -52,7 +52,7 @@ def _student(freedom: float) -> float:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ScoreDifference:
     """The difference of two sides in one metric, A - B, in the scorer's units.
 
     Attributes:
@@ -87,7 +87,7 @@ def difference_of(
     runs: tuple[int, int],
     tick: Callable[[], object] = lambda: None,
     resamples: int = RESAMPLES,
-) -> Difference:
+) -> ScoreDifference:
     """Compare two sides on the same examples.
 
     Args:
@@ -137,14 +137,14 @@ def _with_seeds(
     of_examples: tuple[float, float],
     examples: int,
     p_examples: float | None,
-) -> Difference:
+) -> ScoreDifference:
     """Take in what the runs of each side tell of seeds; `scores`: of the runs of A, and of B."""
     first, second = (spread_of(side) for side in scores)
     assert first is not None and second is not None
     difference = first.mean - second.mean
     told = (first, second), difference, standard_error, of_examples
     if first.deviation is None or second.deviation is None:
-        return Difference(*told, of_examples, p_examples, None, None)
+        return ScoreDifference(*told, of_examples, p_examples, None, None)
     variances = first.deviation**2, second.deviation**2
     parts = [(standard_error**2, examples - 1)]
     parts += [(one / len(side), len(side) - 1) for one, side in zip(variances, scores, strict=True)]
@@ -152,7 +152,7 @@ def _with_seeds(
     interval = difference - half, difference + half
     decided = not interval[0] <= 0 <= interval[1]
     needed = None if decided else _seeds_needed(abs(difference), parts[0], sum(variances))
-    return Difference(*told, interval, p_examples, _exchanged_runs(scores), needed)
+    return ScoreDifference(*told, interval, p_examples, _exchanged_runs(scores), needed)
 
 
 def _half_width(parts: Sequence[tuple[float, float]]) -> float:

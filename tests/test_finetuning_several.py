@@ -2,17 +2,22 @@
 """Several runs: seeds, the grid, retries. The runs themselves are made up here; test_finetuning_run.py has real ones."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from bert_jax.base.errors import UserError
+from bert_jax.base import stopping
+from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.finetuning import several
 from bert_jax.finetuning.degenerate import Degenerate
 from bert_jax.finetuning.directory import open_finetuned
 from bert_jax.finetuning.run import Result, Wanted
+from bert_jax.train.loop import listen_for_stop
 
 WANTED = Wanted("sst2", "data", Path("model"), FinetuneConfig(seed=3))
 NOTHING = Degenerate("one class", "every example is class 0")
@@ -120,3 +125,30 @@ def test_the_command_tells_every_run(runs, tmp_path, capsys):
     assert "seed-1" in printed
     assert "degenerate: one class" in printed
     assert "dev accuracy: mean 0.8500, standard deviation 0.0707, best seed-0, collapsed 1" in printed
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda output: several.run_all(several.seeds(WANTED, 2), output, resume_command="again"),
+        lambda output: several.with_retries(WANTED, output, 1, resume_command="again"),
+    ],
+    ids=["seeds", "retries"],
+)
+def test_a_stop_behind_the_last_step_of_a_run_keeps_the_next_from_beginning(runs, begin, tmp_path, monkeypatch):
+    """Of seeds, and of retries: the run that was ending answers the signal, and no other hears of it."""
+    values, asked = runs
+    values[3] = None
+    run = several.finetune
+
+    def finetune(*arguments, **options):
+        result = run(*arguments, **options)
+        with listen_for_stop():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        return result
+
+    monkeypatch.setattr(several, "finetune", finetune)
+    with stopping.watching(), pytest.raises(Interrupted, match="go on with: again"):
+        begin(tmp_path / "out")
+    assert [seed for seed, _ in asked] == [3]

@@ -9,6 +9,7 @@ from pathlib import Path
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import write_json
 from bert_jax.base.paths import on_bucket
+from bert_jax.base.stopping import begin_next
 from bert_jax.base.types import JsonObject
 from bert_jax.finetuning.prepared import Wanted
 from bert_jax.finetuning.run import finetune, Result
@@ -48,6 +49,7 @@ def with_retries(wanted: Wanted, output: Path, retries: int, *, resume_command: 
         with all_or_none():
             if path == output and is_main():
                 output.rename(failed)
+            begin_next(resume_command)
         say(f"{result.degenerate.kind}: {result.degenerate.explanation}\nkept as {failed}; again with the next seed")
         wanted = replace(wanted, config=replace(wanted.config, seed=wanted.config.seed + 1))
     return finetune(wanted, output, resume_command=resume_command)
@@ -85,6 +87,8 @@ def run_all(entries: Sequence[RunEntry], output: Path, *, resume_command: str) -
     results: list[Result] = []
     with locked_by_main(output, "finetune"):
         for number, entry in enumerate(entries, start=1):
+            with all_or_none():
+                begin_next(resume_command)
             say(f"run {number} of {len(entries)}: {entry.folder}")
             results.append(finetune(entry.wanted, output / entry.folder, resume_command=resume_command))
             record = summary(entries[:number], results)

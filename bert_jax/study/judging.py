@@ -160,9 +160,8 @@ def _compared(plan: StudyPlan, pair: tuple[str, str], column: str) -> JsonObject
     try:
         found = _perplexity_difference(plan, pair) if column == PERPLEXITY else _score_difference(plan, pair, column)
         told, words = sign(published, found), "" if found is None else found.words
-    except UserError as error:  # a side has no run that has learned anything
-        told = UNDECIDED if published else NO_SIGN
-        words = str(error).replace(f"{plan.output}/", "").partition(": look at")[0]
+    except UserError as error:  # the two cannot be compared
+        told, words = UNDECIDED if published else NO_SIGN, str(error)
     return {
         "a": pair[0],
         "b": pair[1],
@@ -180,6 +179,9 @@ def _score_difference(plan: StudyPlan, pair: tuple[str, str], column: str) -> Ro
     folders = [plan.folder(row, column) for row in pair]
     if not all((folder / SEEDS_FILE).is_file() for folder in folders):
         return None
+    collapsed = [row for row, folder in zip(pair, folders, strict=True) if not load_several(folder).sound]
+    if collapsed:
+        raise UserError(f"{' and '.join(collapsed)}: no run has learned anything")
     comparison = compare_runs(folders[0], folders[1], resamples=RESAMPLES_OF_A_PAGE)
     first = comparison.sides[0].runs[0]
     found = comparison.differences[plan.columns[column].metric or first.metrics[0]]

@@ -41,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
 def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
     inputs = (
-        "files (text, JSON lines, Parquet, Arrow), folders, globs, hf:FOLDER (saved by datasets' save_to_disk), or"
-        " tfds:NAME[/CONFIG]/SPLIT:FIELD; with @WEIGHT behind it, 2 takes every document twice with other pairs, 0.25 a"
-        " quarter of the documents"
+        "files (text, JSON lines, Parquet, Arrow), folders, globs, hf:FOLDER (saved or cached by datasets),"
+        " hf://datasets/OWNER/NAME/FILES (on its hub), or tfds:NAME[/CONFIG]/SPLIT:FIELD; with @WEIGHT behind it, 2 takes"
+        " every document twice with other pairs, 0.25 a quarter of the documents"
     )
     add("--input", type=any_text, nargs="+", required=True, metavar="TEXT", help=inputs)
     add("--vocab", type=any_path, required=True, metavar="VOCAB", help="a vocabulary file, or a directory that has one")

@@ -143,13 +143,13 @@ def test_a_run_that_is_killed_ten_times_at_random_moments_ends_bit_for_bit_like_
 ):
     """A moment is a number of requests that the bucket has answered, up to a quarter more than a start needs for its next
     save, and up to 50 ms: in the start, the restore, the steps, and any part of a save, however fast the machine is."""
-    config = replace(CONFIG, phases=(replace(_PHASES[0], steps=80),))
+    config = replace(CONFIG, phases=(replace(_PHASES[0], steps=160),))
     path, alone, rng = any_path(f"{HERE}/ten"), tmp_path / "alone", np.random.default_rng(0)
     pretrain(config, data, alone, resume_command="")
     command = [sys.executable, "-c", RUN, json.dumps(to_dict(config)), str(data), str(path)]
-    killed_when(command, lambda: complete_steps(path))
+    killed_when(command, lambda: complete_steps(path), wait=0.3)
     begun, saved = len(emulator.seen), complete_steps(path)
-    killed_when(command, lambda: complete_steps(path) > saved)
+    killed_when(command, lambda: complete_steps(path) > saved, wait=0.3)  # seldom asked: this asks the bucket too
     needed = len(emulator.seen) - begun
     print(f"a save of a run that goes on is complete after {needed} requests")
     for requests in rng.integers(1, needed + needed // 4, 10).tolist():
@@ -161,7 +161,7 @@ def test_a_run_that_is_killed_ten_times_at_random_moments_ends_bit_for_bit_like_
     assert lines_of(path) == lines_of(alone)
 
 
-def killed_when(command: list[str], reached: Callable[[], object], pause: float = 0.0) -> None:
+def killed_when(command: list[str], reached: Callable[[], object], pause: float = 0.0, wait: float = 0.002) -> None:
     """Start a run and kill it when something is reached, before its end."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
@@ -169,7 +169,7 @@ def killed_when(command: list[str], reached: Callable[[], object], pause: float 
         while not reached():
             assert process.poll() is None, "the run ended before it was killed"
             assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(wait)
         time.sleep(pause)
         assert process.poll() is None, "the run ended before it was killed"
     finally:

@@ -181,6 +181,27 @@ def test_a_saved_data_set_is_a_source(tmp_path):
         parse_sources([f"hf:{folder}", str(folder / "data-00000-of-00002.arrow")])
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_data_set_in_the_cache_is_a_source(tmp_path, shards):
+    """As load_dataset of datasets 5 leaves it, made by one process or, in several files, by several."""
+    ends = [""] if shards == 1 else [f"-{n:05}-of-{shards:05}" for n in range(shards)]
+    for number, end in enumerate(ends):
+        table = pa.table({"text": [f"Number {number}."]})
+        with pa.ipc.new_stream(tmp_path / f"json-train{end}.arrow", table.schema) as writer:
+            writer.write_table(table)
+    lengths = {} if shards == 1 else {"shard_lengths": [1] * shards}
+    splits = {"train": {"name": "train", "num_examples": shards, "dataset_name": "json", **lengths}, "test": {}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"builder_name": "json", "splits": splits}))
+    assert read(f"hf:{tmp_path}/train") == [[f"Number {n}."] for n in range(shards)]
+    with pytest.raises(UserError, match="has the splits train, test"):
+        read(f"hf:{tmp_path}")
+    with pytest.raises(UserError, match="lacks 'dataset_name'"):
+        read(f"hf:{tmp_path}/test")
+    (tmp_path / f"json-train{ends[-1]}.arrow").unlink()
+    with pytest.raises(UserError, match="is missing: copy or save it again"):
+        read(f"hf:{tmp_path}/train")
+
+
 def test_a_data_set_that_is_empty_or_not_whole(tmp_path):
     empty = save_to_disk(tmp_path / "empty", [pa.table({"text": pa.array([], pa.string())})])
     with pytest.raises(UserError, match=r"--input hf:.*empty has no rows: leave it out of --input"):

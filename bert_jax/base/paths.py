@@ -30,6 +30,7 @@ _MOUNTS = {
     "abfs": "mount the container (blobfuse2) or copy it here",
     "hdfs": "mount it (hdfs-fuse, an NFS gateway) or copy it here (hdfs dfs -get)",
     "file": "leave file:// away",
+    "hf": "text of a data set is hf://datasets/OWNER/NAME/FILES; download a model (hf download OWNER/NAME)",
 }
 _ANY_MOUNT = "mount what it stands for, or download it"
 
@@ -52,12 +53,12 @@ def any_path(given: str | os.PathLike[str]) -> Path:
 
 
 def any_text(given: str) -> str:
-    """Return what names files, folders, a glob or `tfds:NAME`, here or on a bucket, as it was given.
+    """Return what names files, folders, a glob or `tfds:NAME`, here, on a bucket or on Hugging Face's hub, as it was given.
 
     Raises:
       UserError: it is another address.
     """
-    return given if given.startswith("gs://") else local_text(given)
+    return given if given.startswith(("gs://", "hf://datasets/")) else local_text(given)
 
 
 def on_bucket(path: PurePath) -> "TypeGuard[BucketPath]":

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Items of `--input` -> sources of text -> parts that can be read apart from each other.
 
-An item of `--input` is a file, a folder, a glob, `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD` or `hf:FOLDER` (a split that
-Hugging Face's `datasets` has saved), each with `@WEIGHT` after it if its text is to count more or less than once: with
-weight 2 every document is taken twice, with 0.25 a quarter of the documents, chosen by a hash of their text. A path that
-exists as it stands is that path.
+An item of `--input` is a file, a folder, a glob, `tfds:NAME[/CONFIG][:VERSION]/SPLIT:FIELD`, `hf:FOLDER` (a split that Hugging
+Face's `datasets` has saved) or `hf://datasets/OWNER/NAME/FILES` (on its hub), each with `@WEIGHT` after it if its text is to
+count more or less than once: with weight 2 every document is taken twice, with 0.25 a quarter of the documents, chosen by a
+hash of their text. A path that exists as it stands is that path.
 """
 
 import glob
@@ -22,6 +22,7 @@ from bert_jax.base.files import file_sha256
 from bert_jax.base.paths import any_path, any_text, on_bucket
 from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import RawDocument, read_raw, ReadingCounts, ReadingOptions
+from bert_jax.text.hub import HUB, hub_files
 from bert_jax.text.tables import HUGGING_FACE, read_table, saved_files, table_format
 from bert_jax.text.tfds_source import find_split, read_split, TfdsSplit
 
@@ -99,6 +100,11 @@ def _parse(item: str, option: str) -> Source:
     if text.startswith(_TFDS) and not os.path.exists(text):
         split = find_split(text, option)
         return Source(text, weight, split.files, split.folder, split)
+    if text.startswith(HUB):
+        name, folder, files = hub_files(text, option)
+        for file in files:
+            _require_text(file, option)
+        return Source(name, weight, tuple(files), folder)
     if text.startswith(HUGGING_FACE) and not os.path.exists(text):
         folder, files = saved_files(text, option)
         return Source(f"{HUGGING_FACE}{folder.resolve().name}", weight, tuple(files), folder)

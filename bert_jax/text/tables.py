@@ -26,6 +26,9 @@ _PAGES = 2**20  # bytes of a Parquet column read at once
 
 HUGGING_FACE = "hf:"  # a folder that `datasets` has saved
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`, of a data set and of several splits
+_CACHED = (
+    "dataset_info.json"  # of the cache, where all splits lie in one folder; save_to_disk has one beside state.json
+)
 _COPY = "copy or save it again"
 
 
@@ -189,28 +192,51 @@ def _joined(value: bytes | list[bytes | None] | None) -> bytes | None:
 
 
 def saved_files(spec: str, option: str) -> tuple[Path, list[Path]]:
-    """Return the folder and the files of `hf:FOLDER`, which `datasets` has saved by save_to_disk.
+    """Return the folder and the files of `hf:FOLDER`, which `datasets` has saved by save_to_disk or keeps in its cache.
 
     Raises:
       UserError: it is none, has several splits, a file is missing, or it has no rows.
     """
     folder = readable(spec.removeprefix(HUGGING_FACE))
-    if (folder / _SPLITS).is_file():
-        with reading(folder / _SPLITS, _COPY):
-            names = list(read_json(folder / _SPLITS, _COPY)["splits"])
+    names = _splits(folder)
+    if names is not None:
         one = f"{spec.rstrip('/')}/{names[0] if names else 'train'}"
         raise UserError(f"{option} {spec} has the splits {listed(names) or 'none'}: name one, such as {one}")
-    if not (folder / _STATE).is_file():
+    if (folder / _STATE).is_file():
+        with reading(folder / _STATE, _COPY):
+            files = [folder / str(file["filename"]) for file in read_json(folder / _STATE, _COPY)["_data_files"]]
+    elif (folder.parent / _CACHED).is_file() and folder.name in (_splits(folder.parent) or ()):
+        folder, files = _cached_files(readable(folder.parent), folder.name)
+    else:
         what = f"has no {_STATE}" if folder.is_dir() else "is missing"
-        raise UserError(f"{option} {spec}: {folder} {what}: give a folder that datasets saved by save_to_disk")
-    with reading(folder / _STATE, _COPY):
-        files = [folder / str(file["filename"]) for file in read_json(folder / _STATE, _COPY)["_data_files"]]
+        raise UserError(
+            f"{option} {spec}: {folder} {what}: give a folder that datasets saved by save_to_disk or cached"
+        )
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
         raise UserError(f"{option} {spec}: {missing} is missing: {_COPY}")
     if not any(_has_rows(file) for file in files):
         raise UserError(f"{option} {spec} has no rows: leave it out of {option}")
     return folder, files
+
+
+def _splits(folder: Path) -> list[str] | None:
+    """Return the splits that a folder of `datasets` has below it; None: it is none of several."""
+    for record in (folder / _SPLITS, folder / _CACHED):
+        if record.is_file() and not (folder / _STATE).is_file():
+            with reading(record, _COPY):
+                return list(read_json(record, _COPY)["splits"])
+    return None
+
+
+def _cached_files(folder: Path, split: str) -> tuple[Path, list[Path]]:
+    """Return the folder and the files of a split in the cache, where one that was made by several processes has several."""
+    with reading(folder / _CACHED, _COPY):
+        about = read_json(folder / _CACHED, _COPY)["splits"][split]
+        name, count = f"{about['dataset_name']}-{split}", len(about.get("shard_lengths") or [0])
+    if count == 1:
+        return folder, [folder / f"{name}.arrow"]
+    return folder, [folder / f"{name}-{number:05}-of-{count:05}.arrow" for number in range(count)]
 
 
 def _has_rows(path: Path) -> bool:

@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from conftest import small_config
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
+from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.training import MeshConfig
-from bert_jax.mesh.chips import CHIPS, parse_topology
+from bert_jax.mesh.chips import CHIPS, parse_topology, Topology, topology_devices
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.accounting import count_bytes
 from bert_jax.plan import as_text, local_machine, make_plan, topology_machine
@@ -90,8 +93,9 @@ def test_a_plan_is_json(local_plan):
     assert record["phases"][0]["program"]["memory"]["total"] == local_plan.phases[0].program.memory.total
 
 
-def test_a_plan_for_chips_that_are_not_there(tmp_path, capsys):
-    """The command, with libtpu: the step of `demo`'s first phase for four v5e chips."""
+@pytest.fixture
+def small(tmp_path) -> str:
+    """A configuration of one phase."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: pip install 'bert-jax[plan]'")
     config = tmp_path / "small.py"
     config.write_text(
@@ -101,8 +105,13 @@ def test_a_plan_for_chips_that_are_not_there(tmp_path, capsys):
         "phase = PhaseConfig(sequence_length=128, steps=1000, batch_size=16)\n"
         "config = PretrainConfig(model=model, phases=(phase,), optimizer=OptimizerConfig(warmup_steps=10))\n"
     )
+    return str(config)
+
+
+def test_a_plan_for_chips_that_are_not_there(small, tmp_path, capsys):
+    """The command, with libtpu: the step of `demo`'s first phase for four v5e chips."""
     output = tmp_path / "plan.json"
-    assert main(["plan", str(config), "--topology", "v5e:2x2", "--quick", "--output", str(output)]) == 0
+    assert main(["plan", small, "--topology", "v5e:2x2", "--quick", "--output", str(output)]) == 0
     record = json.loads(output.read_text())
     (phase,) = record["phases"]
     assert record["machine"]["usable_memory"] == int(15.75 * 2**30)
@@ -113,6 +122,35 @@ def test_a_plan_for_chips_that_are_not_there(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "v5e:2x2: 4 devices of 15.75 GiB" in text
     assert "largest micro-batch" not in text
+
+
+def test_flags_of_the_compiler_are_compiled_and_compared(small, tmp_path, capsys):
+    """Those of the chip itself: of four chips of tpu7x, which are eight devices."""
+    output = tmp_path / "plan.json"
+    command = ["plan", small, "--topology", "tpu7x:2x2x1", "--quick", "--output", str(output), "--flags"]
+    assert main(command) == 0
+    record, text = json.loads(output.read_text()), capsys.readouterr().out
+    assert record["machine"]["devices"] == 8
+    assert record["flags"]["xla_tpu_scoped_vmem_limit_kib"] == "98304"
+    (before,), (after,) = record["phases"], record["flagged_phases"]
+    assert before["program"]["product_flops"] == after["program"]["product_flops"]
+    assert "LIBTPU_INIT_ARGS='--xla_tpu_enable_data_parallel_all_reduce_opt=true " in text
+
+
+def test_a_flag_that_the_compiler_does_not_have_is_named(small, monkeypatch, capsys):
+    command = [small, "--topology", "v5e:1x1", "--quick", "--flags"]
+    monkeypatch.setattr("bert_jax.plan.planning.tqdm", partial(tqdm, disable=True))
+    assert "No such compile option: 'xla_tpu_no_flag'" in refusal_of(capsys, *command, "xla_tpu_no_flag=1")
+    assert "--flags xla_tpu_no_flag has no value" in refusal_of(capsys, *command, "xla_tpu_no_flag")
+
+
+@pytest.mark.parametrize("chip", [chip for chip in CHIPS if chip.flags], ids=lambda chip: chip.name)
+def test_the_compiler_has_the_flags_of_each_chip(chip):
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install 'bert-jax[plan]'")
+    there = SingleDeviceSharding(topology_devices(Topology(chip, chip.slices[0]))[0])
+    double = jax.jit(lambda x: 2 * x, in_shardings=there, out_shardings=there)
+    flags = dict(flag.split("=") for flag in chip.flags)
+    double.lower(jax.ShapeDtypeStruct((8, 128), "float32")).compile(compiler_options=flags)
 
 
 # ---- estimates ---------------------------------------------------------------------------------------------------------
@@ -237,6 +275,7 @@ def refusal_of(capsys, *arguments: str) -> str:
     [
         (["base", "--topology", "v5e:5x5"], "there is no topology 'v5e:5x5': the shapes of v5e are 1x1, 2x2, 2x4"),
         (["base", "--topology", "local", "--slices", "2"], "--slices is for TPU topologies"),
+        (["base", "--topology", "local", "--flags"], "--flags are the TPU compiler's"),
         (["base", "--topology", "local", "mesh.fsdp=3"], "does not fit 8 devices"),
         (["base", "--topology", "local", "phases.0.batch_size=100"], "phases.0.batch_size=100 is not divisible by"),
         (["tiny", "--topology", "local", "mesh.tensor=4"], "model.num_attention_heads=2"),

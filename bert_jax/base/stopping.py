@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Protocol, runtime_checkable
@@ -222,19 +222,19 @@ def building() -> Iterator[None]:
         _building -= 1
 
 
-def compiled(lowered: Any) -> Any:
-    """`lowered.compile()`, in a thread, so that the main one can answer a signal meanwhile.
+def compiled(lowered: Any, options: Mapping[str, str] | None = None) -> Any:
+    """`lowered.compile()`, in a thread, so that the main one can answer a signal meanwhile; `options` are the compiler's.
 
     Where the handler raises, the thread is left to its work; the process ends without it.
     """
     if threading.current_thread() is not threading.main_thread():
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
     found: list[Any] = []
     done = threading.Event()
 
     def work() -> None:
         try:
-            found.append((lowered.compile(), None))
+            found.append((lowered.compile(compiler_options=options), None))
         except BaseException as error:
             found.append((None, error))
         done.set()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the vendors state of their accelerators, and the TPU slices that exist.
 
-Figures are of one chip, dense, without sparsity. Bandwidths are bytes a second in one direction. A TPU's memory is
-given in GiB by its page (written GB), a GPU's in GB, of which a run keeps about 5 % free.
+Figures are of one device of JAX, dense, without sparsity: a chip, but of tpu7x the half of one. Bandwidths are bytes a
+second in one direction. A TPU's memory is given in GiB by its page (written GB), a GPU's in GB, of which a run keeps
+about 5 % free.
 """
 
 import os
@@ -22,10 +23,26 @@ CUBIC_SLICES = (
     *("4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16"),
 )
 
+# Of MaxText (benchmarks/xla_flags_library.py, configs/v5e, configs/v5p): exchanges of gradients beside the arithmetic; where a
+# core has much vector memory, more of it for what a fusion works on (Levanter says the same of v6e). The compiler refuses
+# fusions with all-reduce on all but v5e.
+OVERLAP = (
+    "xla_tpu_enable_data_parallel_all_reduce_opt=true",
+    "xla_tpu_data_parallel_opt_different_sized_ops=true",
+    "xla_tpu_overlap_compute_collective_tc=true",
+)
+FUSED_ALL_REDUCE = (
+    "xla_tpu_enable_async_collective_fusion=true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+    "xla_enable_async_all_reduce=true",
+)
+MORE_VECTOR_MEMORY = "xla_tpu_scoped_vmem_limit_kib=98304"
+
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator chip, as its vendor states it."""
+    """One accelerator chip (of tpu7x: half of one), as its vendor states it."""
 
     name: str
     device_kinds: tuple[str, ...]  # what `jax.Device.device_kind` holds; the longest that fits is taken
@@ -40,6 +57,7 @@ class Chip:
     source: str  # the page the figures are from
     slices: tuple[str, ...] = ()  # TPU: the topologies its page lists
     clock: float | None = None  # Hz, to turn the compiler's cycles into seconds: an assumption, no page states it
+    flags: tuple[str, ...] = ()  # TPU: of its compiler, that large models are trained with: NAME=VALUE
 
 
 CHIPS: tuple[Chip, ...] = (
@@ -57,6 +75,7 @@ CHIPS: tuple[Chip, ...] = (
         source="cloud.google.com/tpu/docs/v4",
         slices=CUBIC_SLICES,
         clock=1.05e9,
+        flags=OVERLAP,
     ),
     Chip(
         name="v5e",
@@ -72,6 +91,7 @@ CHIPS: tuple[Chip, ...] = (
         source="cloud.google.com/tpu/docs/v5e",
         slices=FLAT_SLICES,
         clock=1.5e9,
+        flags=(*OVERLAP, *FUSED_ALL_REDUCE),
     ),
     Chip(
         name="v5p",
@@ -87,6 +107,7 @@ CHIPS: tuple[Chip, ...] = (
         source="cloud.google.com/tpu/docs/v5p",
         slices=(*CUBIC_SLICES, "16x16x24"),
         clock=1.75e9,
+        flags=OVERLAP,
     ),
     Chip(
         name="v6e",
@@ -102,6 +123,23 @@ CHIPS: tuple[Chip, ...] = (
         source="cloud.google.com/tpu/docs/v6e",
         slices=FLAT_SLICES,
         clock=1.75e9,
+        flags=(*OVERLAP, MORE_VECTOR_MEMORY),
+    ),
+    Chip(  # its chips are two devices each, so `2x2x1` has 8
+        name="tpu7x",
+        device_kinds=("TPU7x",),
+        bf16_flops=1_153.5e12,
+        memory=96 * GIB,
+        memory_bandwidth=3_690e9,
+        usable_memory=int(94.74 * GIB),
+        links=6,
+        link_bandwidth=50e9,  # a chip's 1,200 GB/s in both directions of six ports, shared by its two devices
+        network_bandwidth=6.25e9,  # 100 Gbit/s a chip
+        cores=1,
+        source="docs.cloud.google.com/tpu/docs/tpu7x",
+        slices=(*CUBIC_SLICES, "16x16x24"),
+        clock=2.2e9,  # of the peak: four matrix units of 256 x 256, as v6e has
+        flags=(*OVERLAP, MORE_VECTOR_MEMORY),
     ),
     Chip(
         name="H100",
@@ -183,7 +221,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
       UserError: a chip or a shape that does not exist, with those that do.
     """
     tpus = {chip.name: chip for chip in CHIPS if chip.slices}
-    several, name, shape = re.fullmatch(r"(?:(\d+)x(?=v))?([^:]*):?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    several, name, shape = re.fullmatch(r"(?:(\d+)x(?=v|tpu))?([^:]*):?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if several and slices > 1:
         raise UserError(f"--topology {text} and --slices {slices} both say how many slices: drop one of them")
     if name not in tpus:

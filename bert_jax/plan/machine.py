@@ -2,8 +2,8 @@
 """The machine that is planned for: a TPU topology that need not be there, or this one."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import jax
@@ -25,6 +25,7 @@ class Machine:
     peak: float | None  # FLOP/s of one device
     peak_source: str | None
     topology: Topology | None = None
+    flags: Mapping[str, str] = field(default_factory=dict)  # that programs are compiled with
 
     @cached_property
     def small(self) -> "Machine":
@@ -33,7 +34,7 @@ class Machine:
             return self
         shape = next(shape for shape in self.topology.chip.slices if shape != "1x1")
         small = Topology(self.topology.chip, shape)
-        return self if len(self.devices) <= 4 else topology_machine(small)
+        return self if len(self.devices) <= 4 else replace(topology_machine(small), flags=self.flags)
 
 
 def topology_machine(topology: Topology) -> Machine:

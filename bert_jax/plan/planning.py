@@ -4,9 +4,9 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -51,6 +51,8 @@ class Plan:
     phases: Sequence[PhasePlan]
     change: Change | None
     changed_phases: Sequence[PhasePlan]  # with the change; empty where none is needed
+    flags: Mapping[str, str]  # that the phases were compiled with once more
+    flagged_phases: Sequence[PhasePlan]  # as `phases`, with the flags; empty without
 
     @property
     def fits(self) -> bool:
@@ -82,6 +84,8 @@ class Plan:
             "phases": [as_record(phase) for phase in self.phases],
             "change": None if self.change is None else list(self.change.settings),
             "changed_phases": [as_record(phase) for phase in self.changed_phases],
+            "flags": dict(self.flags),
+            "flagged_phases": [as_record(phase) for phase in self.flagged_phases],
             "days": self.days,
         }
 
@@ -95,7 +99,9 @@ def as_record(phase: PhasePlan) -> JsonObject:
     return record
 
 
-def make_plan(config: PretrainConfig, machine: Machine, *, search: bool = True) -> Plan:
+def make_plan(
+    config: PretrainConfig, machine: Machine, *, search: bool = True, flags: Mapping[str, str] | None = None
+) -> Plan:
     """Compile every phase of a run for a machine and read what the compiler says.
 
     Args:
@@ -103,16 +109,20 @@ def make_plan(config: PretrainConfig, machine: Machine, *, search: bool = True) 
       machine: made by `topology_machine` or `local_machine`.
       search: look for the largest micro-batch, and for the smallest change where the run does not fit: more
         compilations.
+      flags: of the compiler, with which every phase is compiled once more.
 
     Raises:
-      UserError: a mesh, a batch or an option that does not suit the machine.
+      UserError: a mesh, a batch or an option that does not suit the machine; a flag that the compiler does not have.
     """
+    flagged = replace(machine, flags=flags or {})
     mesh = make_mesh(config.mesh, machine.devices)
     training = Training(config, mesh)
     check(training)
     change: Change | None = None
-    with compilations(len(config.phases) * (4 if search else 1)) as compile:
-        programs = [compile(config, number, machine) for number in range(len(config.phases))]
+    numbers = range(len(config.phases))
+    with compilations(len(numbers) * ((4 if search else 1) + bool(flags))) as compile:
+        with_flags = [compile(config, number, flagged) for number in numbers if flags]  # first: one may be refused
+        programs = [compile(config, number, machine) for number in numbers]
         largest: list[Largest | None] = [None] * len(programs)
         if search:
             largest = [
@@ -135,6 +145,8 @@ def make_plan(config: PretrainConfig, machine: Machine, *, search: bool = True) 
         changed_phases=[]
         if change is None
         else [plan_phase(change.config, n, machine, program, None) for n, program in enumerate(change.programs)],
+        flags=flagged.flags,
+        flagged_phases=[plan_phase(config, n, flagged, program, None) for n, program in enumerate(with_flags)],
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
+from bert_jax.base.errors import first_line, UserError
 from bert_jax.base.types import PyTree
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import BatchShape
@@ -84,7 +85,7 @@ def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> Step
     """Compile the real train step of phase `number`; nothing is allocated.
 
     Raises:
-      UserError: a mesh, a batch or an option that does not suit the machine.
+      UserError: a mesh, a batch or an option that does not suit the machine; a flag that its compiler does not have.
     """
     mesh = make_mesh(config.mesh, machine.devices)
     check_batch(config.phases[number].batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
@@ -92,9 +93,12 @@ def compile_phase(config: PretrainConfig, number: int, machine: Machine) -> Step
     rows = micro_batch_rows(config, number, mesh)
     try:
         loss = LOSSES[config.objective.name](config.objective.nsp, MASK_ID)
-        compiled = compile_train_step(training, loss, batch_fields(batch_shape(config, number))).program
+        fields = batch_fields(batch_shape(config, number))
+        compiled = compile_train_step(training, loss, fields, machine.flags).program
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
+            if machine.flags:
+                raise UserError(f"--flags: the compiler for {machine.name} says: {first_line(error)}") from None
             raise
         return refused(rows, str(error), formula_flops(config, number, mesh))
     return read_program(compiled, training, number, machine)

@@ -20,6 +20,8 @@ def as_text(plan: Plan) -> str:
     for phase in plan.changed_phases:
         assert plan.change is not None
         lines += ["", *_phase(plan, plan.change.config, phase, "with the change: ")]
+    if plan.flags:
+        lines += ["", *_flags(plan)]
     if plan.days is not None:
         lines += ["", f"run         {_days(plan.days)} for {plan.config.total_steps:,} steps"]
     lines += ["", "assumptions"]
@@ -147,6 +149,19 @@ def _verdict(plan: Plan) -> Iterator[str]:
         yield "change      not looked for (--quick)"
     else:
         yield "change      none of micro_batches, remat and mesh.fsdp is enough: use more or larger devices"
+
+
+def _flags(plan: Plan) -> Iterator[str]:
+    """What the compiler's flags change, and how a run has them."""
+    for phase, flagged in zip(plan.phases, plan.flagged_phases, strict=True):
+        before, after = phase.program, flagged.program
+        memory = f"{_size(before.needed)} -> {_size(after.needed)}{'' if after.fits else ', does not fit'}"
+        step = ""
+        if phase.estimate and flagged.estimate and phase.estimate.seconds and flagged.estimate.seconds:
+            seconds, new = phase.estimate.seconds, flagged.estimate.seconds
+            step = f"step {seconds * 1e3:,.1f} -> {new * 1e3:,.1f} ms ({new / seconds - 1:+.1%}), "
+        yield f"flags       phase {phase.number}: {step}memory a device {memory}"
+    yield f"            to run with them: LIBTPU_INIT_ARGS='{' '.join(f'--{n}={v}' for n, v in plan.flags.items())}'"
 
 
 def _size(size: int) -> str:

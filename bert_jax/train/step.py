@@ -76,10 +76,12 @@ class CompiledStep:
         return self.program(state, batch, *self._arguments, self.limits[limit])
 
 
-def compile_train_step(training: Training, loss: Loss, batch: Fields) -> CompiledStep:
-    """Compile the train step for batches with the fields of this one."""
+def compile_train_step(
+    training: Training, loss: Loss, batch: Fields, options: Mapping[str, str] | None = None
+) -> CompiledStep:
+    """Compile the train step for batches with the fields of this one; `options` are the compiler's."""
     with building():
-        return CompiledStep(training, compiled(lower_train_step(training, loss, batch)))
+        return CompiledStep(training, compiled(lower_train_step(training, loss, batch), options))
 
 
 def lower_train_step(training: Training, loss: Loss, batch: Fields) -> jax.stages.Lowered:

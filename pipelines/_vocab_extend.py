@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import any_path, any_text, local_path
+from bert_jax.base.paths import any_path, any_text
 
 if TYPE_CHECKING:
     from bert_jax.conversion.checkpoints import Asked
@@ -84,9 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     option = result.add_argument
     option("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     option("--output", type=any_path, metavar="PATH", help="a new directory; without it words are only suggested")
-    option(
-        "--words", type=local_path, metavar="FILE", help="words to add, one a line, as the tokenizer normalises them"
-    )
+    option("--words", type=readable, metavar="FILE", help="words to add, one a line, as the tokenizer normalises them")
     option("--input", type=any_text, nargs="+", metavar="TEXT", help="text to find words in")
     option("--add", type=int, metavar="N", help="words of --input to add: those that save most tokens")
     option("--positions", type=int, metavar="N", help="rows of the position table; the new ones repeat the old")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.base.paths import local_path
+from bert_jax.base.paths import any_path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
         " decide it.",
     )
     run = "made by bert-jax finetune: a run, or the folder of several seeds"
-    result.add_argument("first", metavar="RUN_A", type=local_path, help=run)
-    result.add_argument("second", metavar="RUN_B", type=local_path, help="the same, of the same task")
+    result.add_argument("first", metavar="RUN_A", type=any_path, help=run)
+    result.add_argument("second", metavar="RUN_B", type=any_path, help="the same, of the same task")
     result.add_argument("--split", metavar="NAME", help="with predictions of both (default: that of the main score)")
     result.add_argument("--json", action="store_true", help="print JSON")
     return result

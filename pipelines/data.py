@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.base.paths import local_path
+from bert_jax.base.bucket_cache import readable
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 no problem (there may be warnings), 1 at least one problem, 2 nothing could be looked at",
     )
     check.add_argument(
-        "folder", metavar="DATA", type=local_path, help="with the task's files, or GLUE's folder around them"
+        "folder", metavar="DATA", type=readable, help="with the task's files, or GLUE's folder around them"
     )
     check.add_argument("--task", required=True, metavar="NAME", help="sst2, squad1, conll2003 ...")
     check.add_argument("--json", action="store_true", help="print JSON: all findings")

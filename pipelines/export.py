@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.bucket_output import staged
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import any_path, local_path, local_text
+from bert_jax.base.paths import any_path, any_text
 
 DESCRIPTION = """\
 Export a model for programs that serve it: ONNX (model.onnx, rows and tokens of any number, operator set 17), or a StableHLO
@@ -28,21 +29,22 @@ def main(argv: Sequence[str]) -> int:
     if arguments.int8 and arguments.purpose == "fill-mask":
         raise UserError("--int8 is of embeddings and fine-tuned heads: leave it out, or choose another --for")
     from bert_jax.conversion.sentence_files import Served
-    from bert_jax.export.export import export
+    from bert_jax.export.export import export, RECORD
     from bert_jax.export.quality import Judged
 
     given = {"split": arguments.split, "most_loss": arguments.loss}
     judged = Judged(arguments.data, **{name: value for name, value in given.items() if value is not None})
-    exported = export(
-        arguments.model,
-        arguments.output,
-        arguments.to,
-        arguments.purpose,
-        Served(arguments.pooling, arguments.normalize),
-        judged if arguments.int8 else None,
-        arguments.task,
-        _checkpoint_options.asked(arguments, kind=arguments.kind),
-    )
+    with staged(arguments.output, "export", RECORD, goes_on=False) as folder:
+        exported = export(
+            arguments.model,
+            folder,
+            arguments.to,
+            arguments.purpose,
+            Served(arguments.pooling, arguments.normalize),
+            judged if arguments.int8 else None,
+            arguments.task,
+            _checkpoint_options.asked(arguments, kind=arguments.kind),
+        )
     print(f"{arguments.model}: {exported.description.summary()}, for {exported.purpose.name}")
     print("\n".join(exported.lines()))
     print(f"written: {arguments.output}")
@@ -57,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     option = result.add_argument
     option("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     option("--to", required=True, choices=("onnx", "stablehlo"), metavar="FORMAT", help="onnx or stablehlo")
-    option("--output", type=local_path, required=True, metavar="PATH", help="a new directory")
+    option("--output", type=any_path, required=True, metavar="PATH", help="a new directory")
     option(
         "--for",
         dest="purpose",
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     option("--int8", action="store_true", help="matrix products of int8 (dynamic quantisation), if the quality holds")
     option(
         "--data",
-        type=local_text,
+        type=any_text,
         metavar="DATA",
         help="of --int8: the task's files, or for embeddings a file with a text a line",
     )

@@ -15,7 +15,7 @@ from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
 )
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import any_path, any_text, local_path
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.base.serving import HELP, serve
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import TASKS as KINDS
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", type=any_path, metavar="PATH", help="folder for predictions (default: RUN/predictions)")
     add("--calibrated", action="store_true", help="probabilities by the temperature that was found on dev")
     add("--serve", action="store_true", help=HELP % '"text": ..., "pair": ...')
-    add("--zip", type=local_path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
+    add("--zip", type=any_path, metavar="FILE", help="put the GLUE submission files that are in --output into a zip")
     _checkpoint_options.add_checkpoint_options(parser, former_task=False)
     _processes.add_process_options(parser)
     return parser

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _checkpoint_options, _options, finetune  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.bucket_output import staged
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import any_path, local_path, local_text
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.tasks.table import TASKS
 
 
@@ -25,12 +26,12 @@ def make_parser() -> _options.StageParser:
     )
     option(
         "--data",
-        type=local_text,
+        type=any_text,
         required=True,
         metavar="DATA",
         help="folder with the task's official files, or tfds:NAME",
     )
-    option("--output", type=local_path, required=True, metavar="PATH", help="new folder for probe.json and report.html")
+    option("--output", type=any_path, required=True, metavar="PATH", help="new folder for probe.json and report.html")
     option("--seeds", type=int, default=5, metavar="N", help="probes of each layer, for intervals (default: 5)")
     option("--train-examples", type=int, metavar="N", help="training examples at most, evenly chosen (default: all)")
     pooling = "mean (default), cls or last of a text's tokens; words of tagging have none"
@@ -43,7 +44,7 @@ def make_parser() -> _options.StageParser:
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
-    from bert_jax.finetuning.probe import probe, ProbeSettings, Request
+    from bert_jax.finetuning.probe import probe, ProbeSettings, RECORD, Request
     from bert_jax.pages.probe import best_layer, model_names, spreads
 
     if arguments.pooling == "pooled":
@@ -51,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
     settings = ProbeSettings(arguments.pooling, arguments.seeds, arguments.train_examples)
     task = finetune.own_task_of(arguments, arguments.task)
     asked = _checkpoint_options.asked(arguments, head=False)
-    record = probe(arguments.models, Request(task, arguments.data, settings, asked), arguments.output)
+    with staged(arguments.output, "probe", RECORD, goes_on=False) as folder:
+        record = probe(arguments.models, Request(task, arguments.data, settings, asked), folder)
     for model, name in zip(record["models"], model_names(record["models"]), strict=True):
         scores = spreads(model["scores"])
         best = best_layer(scores)

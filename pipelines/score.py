@@ -10,8 +10,8 @@ from typing import Any, TYPE_CHECKING
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import local_path
 from bert_jax.base.types import JsonObject
 
 if TYPE_CHECKING:
@@ -237,15 +237,13 @@ def _squad_options(parser: argparse.ArgumentParser) -> None:
     option("--version", required=True, choices=("1.1", "2.0", "cmrc"), help="cmrc: Chinese, CMRC 2018 and DRCD")
     option(
         "--data",
-        type=local_path,
+        type=readable,
         required=True,
         metavar="DATA",
         help="questions with answers (.json, .json.xz, .json.gz)",
     )
-    option("--predictions", type=local_path, required=True, metavar="FILE", help="JSON, question's id -> text")
-    option(
-        "--na-probs", type=local_path, metavar="FILE", help="JSON, question's id -> probability that it has no answer"
-    )
+    option("--predictions", type=readable, required=True, metavar="FILE", help="JSON, question's id -> text")
+    option("--na-probs", type=readable, metavar="FILE", help="JSON, question's id -> probability that it has no answer")
     option("--na-threshold", type=float, metavar="P", help="no answer where its probability exceeds X (default: 1.0)")
 
 
@@ -253,7 +251,7 @@ def _conll_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option(
         "file",
-        type=local_path,
+        type=readable,
         metavar="FILE",
         help="lines that end in gold and predicted tag, empty between sentences",
     )
@@ -265,12 +263,10 @@ def _conll_options(parser: argparse.ArgumentParser) -> None:
 def _glue_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--task", required=True, metavar="NAME", help="cola, sst2, mnli ...; all: folders, and the averages")
-    option(
-        "--data", type=local_path, required=True, metavar="DATA", help="the official file with labels, or its folder"
-    )
+    option("--data", type=readable, required=True, metavar="DATA", help="the official file with labels, or its folder")
     option(
         "--predictions",
-        type=local_path,
+        type=readable,
         required=True,
         metavar="FILE",
         help="index<TAB>prediction, or one label a line",

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.bucket_cache import readable
+from bert_jax.base.bucket_output import staged
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import any_path, local_path
+from bert_jax.base.paths import any_path
 
 EXAMPLES = ("english", "chinese")
 
@@ -22,12 +24,10 @@ def make_parser() -> _options.StageParser:
     option("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--input", type=local_path, metavar="TEXT", help="a line for each use of a word, which is marked with *"
+        "--input", type=readable, metavar="TEXT", help="a line for each use of a word, which is marked with *"
     )
     source.add_argument("--example", choices=EXAMPLES, help="lines that come with bert-jax")
-    option(
-        "--output", type=local_path, required=True, metavar="PATH", help="new folder for senses.json and report.html"
-    )
+    option("--output", type=any_path, required=True, metavar="PATH", help="new folder for senses.json and report.html")
     _checkpoint_options.add_checkpoint_options(parser, kind=False)
     return parser
 
@@ -38,10 +38,11 @@ def main(argv: Sequence[str]) -> int:
     if arguments.input is not None and not arguments.input.is_file():
         raise UserError(f"--input {arguments.input} is missing: give a file with a marked word in each line")
     from bert_jax.use.model import load
-    from bert_jax.use.senses import described, example_file, read_marked, senses
+    from bert_jax.use.senses import described, example_file, read_marked, RECORD, senses
 
     lines = read_marked(arguments.input or example_file(arguments.example))
     model = load(arguments.model, asked=_checkpoint_options.asked(arguments, head=False))
-    print(described(senses(model, lines, arguments.output)))
+    with staged(arguments.output, "senses", RECORD, goes_on=False) as folder:
+        print(described(senses(model, lines, folder)))
     print(f"written: {arguments.output / 'report.html'}")
     return 0

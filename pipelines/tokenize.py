@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import local_path
+from bert_jax.base.paths import any_path
 from bert_jax.config.objective import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def make_parser() -> _options.StageParser:
     )
     add = parser.add_argument
     model = "a vocabulary, or a directory that has one: a run, data, a model of Hugging Face's"
-    add("model", type=local_path, metavar="MODEL|VOCAB", help=model)
+    add("model", type=any_path, metavar="MODEL|VOCAB", help=model)
     add("texts", nargs="+", metavar="TEXT", help="the text; a second one is segment B")
     mask = "show what the run's masking does to the text (of anything but a run: BERT's, 15 %% of the tokens, 80/10/10)"
     add("--mask", action="store_true", help=mask)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main job with everything on a bucket: the same bytes and bits as on a disk, also of a run that was killed."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,6 +21,7 @@ from conftest import made_up_text, run_stage, small_config
 from finetune_samples import command, write_sst2
 from test_multihost import finish, start_all
 
+from bert_jax.base.bucket_output import outputs_folder
 from bert_jax.base.paths import any_path
 from bert_jax.cli import main
 from bert_jax.config.settings import to_dict
@@ -240,6 +243,15 @@ def test_fine_tuning_prediction_and_vectors(run, emulator, tmp_path, capsys):
     name = "predictions/dev.jsonl"
     run_stage("predict", tmp_path / "tuned", "--data", files, "--split", "dev")
     assert any_path(f"{tuned}/{name}").read_bytes() == (tmp_path / "tuned" / name).read_bytes()
+    run_stage("compare", tuned, tmp_path / "tuned")
+    any_path(f"{tuned}/predictions/submission/CoLA.tsv").write_bytes(b"index\tprediction\n")  # as predict of 1,063 rows
+    run_stage("predict", tuned, "--data", f"{HERE}/sst2", "--split", "dev", "--zip", f"{HERE}/all.zip")
+    assert zipfile.is_zipfile(io.BytesIO(any_path(f"{HERE}/all.zip").read_bytes()))
+    assert main(["data", "check", f"{HERE}/sst2", "--task", "sst2"]) == 1  # not the official sizes
+    any_path(f"{HERE}/labels.txt").write_bytes(b"1\n" * 24)
+    run_stage(
+        "score", "glue", "--task", "sst2", "--data", f"{HERE}/sst2/dev.tsv", "--predictions", f"{HERE}/labels.txt"
+    )
     embed = ("embed", run, "--input", f"{HERE}/text.txt", "--output", f"{HERE}/vectors", "--shard-vectors", "500")
     embed += ("--too-long", "truncate")
     run_stage(*embed)
@@ -271,22 +283,28 @@ def test_a_conversion_there_and_back(run, straight, capsys):
     run_stage("fill-mask", f"{HERE}/ours", "the ship of the [MASK] is near the wave .")
 
 
-def test_stages_that_take_a_model_and_write_here(run, data, tmp_path, capsys):
-    """senses, probe and export read the run from the bucket; an output on it is refused before anything is written."""
-    lines = tmp_path / "lines.tsv"
-    lines.write_text("the *ship* is near\tone\na *ship* of the wave\tone\nthe *ship* is a\ttwo\nof *ship* the\ttwo\n")
-    files = write_sst2(tmp_path / "sst2")
+def test_stages_that_take_a_model_and_write_a_folder(run, data, tmp_path, capsys):
+    """senses, probe and export with all they read and write on the bucket; tokenize and plan too."""
+    any_path(f"{HERE}/lines.tsv").write_bytes(
+        b"the *ship* is near\tone\na *ship* of the wave\tone\nthe *ship* is a\ttwo\nof *ship* the\ttwo\n"
+    )
+    for path in write_sst2(tmp_path / "sst2").iterdir():
+        any_path(f"{HERE}/probed/{path.name}").write_bytes(path.read_bytes())
     commands = {
-        "senses": ("senses", run, "--input", lines),
-        "probe": ("probe", run, "--task", "sst2", "--data", files, "--seeds", 2),
+        "senses": ("senses", run, "--input", f"{HERE}/lines.tsv"),
+        "probe": ("probe", run, "--task", "sst2", "--data", f"{HERE}/probed", "--seeds", 2),
         "export": ("export", run, "--to", "stablehlo", "--for", "fill-mask"),
     }
     for name, words in commands.items():
-        assert main([*map(str, words), "--output", f"{HERE}/{name}"]) == 2
-        assert "addresses of gs:// are not read or written here" in capsys.readouterr().err
-        assert not any_path(f"{HERE}/{name}").exists()
-        run_stage(*words, "--output", tmp_path / name)
-        assert any((tmp_path / name).iterdir())
+        run_stage(*words, "--output", f"{HERE}/{name}")
+        assert f"{name}.json" in any_path(f"{HERE}/{name}").objects()
+        assert not list(outputs_folder().rglob("*.json"))
+        assert main([*map(str, words), "--output", f"{HERE}/{name}"]) == 2  # it holds something
+    capsys.readouterr()
+    run_stage("tokenize", run, "the ship")
+    assert "ship" in capsys.readouterr().out
+    run_stage("plan", run / "config.json", "--topology", "local", "--quick", "--output", f"{HERE}/plan.json")
+    assert json.loads(any_path(f"{HERE}/plan.json").read_text())["fits"]
 
 
 def test_two_processes_write_one_run(data, straight, emulator, tmp_path):

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 import bert_jax
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text, local_path, local_text
 from bert_jax.cli import main, STAGES
 
-KINDS_OF_PATHS = (any_path, any_text, local_path, local_text)
+KINDS_OF_PATHS = (any_path, any_text, local_path, local_text, readable)
 COMMANDS = (*((stage,) for stage in STAGES), ("vocab", "extend"))
 # Options without a type that hold text, and no path.
 TEXTS = {
     "settings", "coordinator", "former_task", "texts", "skip", "split", "task", "text", "label", "separator", "id", "labels",
     "positive", "choices", "json_field", "splitter", "licence", "objective", "runner", "runner_options", "topology",
-    "delimiter", "outside", "prompts", "scorer", "name", "tasks", "budget",
+    "delimiter", "flags", "outside", "prompts", "scorer", "name", "tasks", "budget",
 }  # fmt: skip
 
 

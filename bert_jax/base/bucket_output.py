@@ -25,15 +25,17 @@ AT_ONCE = 8  # files
 
 
 @contextmanager
-def staged(output: Path, stage: str, last: str) -> Iterator[Path]:
+def staged(output: Path, stage: str, last: str, goes_on: bool = True) -> Iterator[Path]:
     """Yield the folder to write an output into: itself, or of a bucket one in the user's cache, which is put at the end.
 
-    What a process that was killed has left in the cache is found there by the same command on the same machine.
+    What a process that was killed has left in the cache is found there by the same command on the same machine, if that
+    goes on.
 
     Args:
       output: on a bucket it is kept for this process (`output_lock`).
       stage: who writes.
       last: the file that makes the output complete.
+      goes_on: where it was stopped; else it begins with an empty folder.
 
     Raises:
       UserError: the bucket's folder holds something else, or another process writes there.
@@ -46,6 +48,8 @@ def staged(output: Path, stage: str, last: str) -> Iterator[Path]:
         if not is_free(output):
             raise UserError(f"{output} holds something else: choose another place, new or empty")
         folder = outputs_folder() / hashlib.sha256(str(output).encode()).hexdigest()[:16] / output.name
+        if not goes_on:
+            shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         yield folder
         files = sorted(path for path in folder.rglob("*") if path.is_file())

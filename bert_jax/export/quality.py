@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.conversion.checkpoints import Asked
@@ -89,7 +90,7 @@ def quality_of(
 
 
 def _of_vectors(model: Pretrained, narrow: OnnxModel, purpose: Purpose, judged: Judged) -> Quality:
-    lines = (line for _, line in read_lines(Path(judged.data)) if line.strip())
+    lines = (line for _, line in read_lines(readable(judged.data)) if line.strip())
     texts = [line for line, _ in zip(lines, range(MOST_TEXTS), strict=False)]
     if not texts:
         raise UserError(f"{judged.data} has no text: give a file with one text a line")

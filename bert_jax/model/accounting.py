@@ -6,6 +6,7 @@ import jax
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 
 
 def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: float, predictions: float) -> float:
@@ -38,6 +39,19 @@ def pretraining_flops(
         width + 1
     )
     return judged + training_flops(description.generator, valid_tokens, squared_lengths, predictions)
+
+
+def run_flops(config: PretrainConfig) -> float:
+    """`pretraining_flops` of all steps of a run: every token valid, one example a row, all predictions used."""
+    return sum(phase.steps * step_flops(config, phase) for phase in config.phases)
+
+
+def step_flops(config: PretrainConfig, phase: PhaseConfig) -> float:
+    """`pretraining_flops` of a step of a phase on all devices, counted as `run_flops` does."""
+    length, predictions = phase.sequence_length, phase.max_predictions_per_seq
+    if config.objective.is_causal:
+        predictions = length - 1  # the last token has no next one
+    return pretraining_flops(config.description, length, length**2, predictions) * phase.batch_size
 
 
 def formula_parameters(config: ModelConfig) -> int:

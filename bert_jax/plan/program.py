@@ -12,7 +12,7 @@ from bert_jax.base.types import PyTree
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import BatchShape
 from bert_jax.mesh.sharding import check_batch, make_mesh, row_shards
-from bert_jax.model.accounting import pretraining_flops
+from bert_jax.model.accounting import step_flops
 from bert_jax.plan import hlo
 from bert_jax.plan.machine import Machine
 from bert_jax.train.masked_lm import batch_fields
@@ -167,11 +167,7 @@ def bytes_on_device(tree: PyTree) -> int:
 
 def formula_flops(config: PretrainConfig, number: int, mesh: jax.sharding.Mesh) -> float:
     """FLOPs of one step on one device by the formula: every token valid, one example a row, all predictions used."""
-    phase = config.phases[number]
-    length, predictions = phase.sequence_length, phase.max_predictions_per_seq
-    if config.objective.is_causal:
-        predictions = length - 1  # the last token has no next one
-    return pretraining_flops(config.description, length, length**2, predictions) * phase.batch_size / mesh.size
+    return step_flops(config, config.phases[number]) / mesh.size
 
 
 def attention_flops(config: PretrainConfig, number: int, mesh: jax.sharding.Mesh) -> int:

@@ -26,4 +26,5 @@ PREDICTIONS = "predictions"  # a folder: an object for each example, and the off
 
 # The folder of a study has these; its runs lie in folders below.
 PLAN_FILE = "plan.json"  # which study it is, written before its first run
+SWEEP_FILE = "sweep.json"  # in its place, of a sweep: the held-out losses of every rung
 STUDY_FILE = "study.json"  # every figure beside the paper's, and the signs of differences

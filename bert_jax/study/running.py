@@ -192,18 +192,23 @@ def open_output(plan: StudyPlan) -> None:
     Raises:
       UserError: it holds another study, or something else.
     """
-    file, record = plan.output / PLAN_FILE, plan.record()
+    open_plan(plan.output, plan.record(), "another study")
+
+
+def open_plan(output: Path, record: JsonObject, other: str) -> None:
+    """Write the plan into an empty folder, or compare it with the one there; folders of `tasks` may be added later."""
+    file = output / PLAN_FILE
     if file.is_file():
-        old = read_json(file, "copy it from a backup of the study, or choose another --output")
+        old = read_json(file, "copy it from a backup of the folder, or choose another --output")
         changed = [name for name in record if name != "tasks" and old.get(name) != record[name]]
-        changes = [f"{name}: {str(old.get(name))[:12]} -> {record[name][:12]}" for name in changed]
-        before = old.get("tasks", {})
-        moved = [name for name in plan.tasks if before.get(name, plan.tasks[name]) != plan.tasks[name]]
-        changes += [f"{name}: {before[name]} -> {plan.tasks[name]}" for name in moved]
-        refuse_changes(RunDirectory(plan.output), "another study", changes)
-        record["tasks"] = {**before, **plan.tasks}
-    elif any(entry.name not in (LOCK_FILE, f"{PLAN_FILE}.partial") for entry in plan.output.iterdir()):
-        raise UserError(f"{plan.output}: is not empty and holds no study: choose another --output")
+        changes = [f"{name}: {str(old.get(name))[:12]} -> {str(record[name])[:12]}" for name in changed]
+        before, tasks = old.get("tasks", {}), record.get("tasks", {})
+        moved = [name for name in tasks if before.get(name, tasks[name]) != tasks[name]]
+        changes += [f"{name}: {before[name]} -> {tasks[name]}" for name in moved]
+        refuse_changes(RunDirectory(output), other, changes)
+        record = record | ({"tasks": {**before, **tasks}} if tasks else {})
+    elif any(entry.name not in (LOCK_FILE, f"{PLAN_FILE}.partial") for entry in output.iterdir()):
+        raise UserError(f"{output}: is not empty and holds no such plan: choose another --output")
     write_json(file, record)
 
 
@@ -226,9 +231,13 @@ def _name(plan: StudyPlan, path: Path) -> str:
 
 def _pretraining(plan: StudyPlan, row: str, config: PretrainConfig, again: str) -> Job:
     path = plan.pretrained(row)
-    last = path / CHECKPOINTS / str(config.total_steps)
-    place = plan.data.directory, path
-    return Job(_name(plan, path), "pretrain", "", last.is_dir, lambda: pretrain(config, *place, resume_command=again))
+    return pretraining_job(_name(plan, path), config, plan.data, path, again)
+
+
+def pretraining_job(name: str, config: PretrainConfig, data: DataDirectory, path: Path, again: str) -> Job:
+    """Return the job of a run of pre-training."""
+    last, place = path / CHECKPOINTS / str(config.total_steps), (data.directory, path)
+    return Job(name, "pretrain", "", last.is_dir, lambda: pretrain(config, *place, resume_command=again))
 
 
 def _measuring(plan: StudyPlan, row: str, column: str, again: str) -> Iterator[Job]:
@@ -256,7 +265,7 @@ def run_jobs(jobs: Sequence[Job], again: str) -> dict[str, str]:
     finished = len(jobs) - len(waiting)
     failed: dict[str, str] = {}
     took: dict[str, list[float]] = {}
-    say(f"study of {counted(len(jobs), 'run')}, {finished} finished")
+    say(f"{counted(len(jobs), 'run')}, {finished} finished")
     for number, job in enumerate(waiting):
         begin_next(again)
         if job.needs in failed:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sweeps: how compute is dealt out, what cannot be compared, and a whole one that is gone on with."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Prepared, small_config
+
+from bert_jax.base.errors import UserError
+from bert_jax.cli import main
+from bert_jax.config.pretrain import PhaseConfig
+from bert_jax.config.settings import to_dict
+from bert_jax.config.training import OptimizerConfig
+from bert_jax.model.accounting import run_flops
+from bert_jax.study.sweep import folder_name, make_sweep, SweepPlan
+
+RATES = "optimizer.learning_rate=1e-4,1e-3,1e-2"
+
+
+@pytest.fixture
+def recipe(tmp_path) -> str:
+    """A configuration of two phases of one layer, as a file."""
+    phases = (
+        replace(small_config().phases[0], steps=10),
+        PhaseConfig(sequence_length=32, steps=2, batch_size=8, max_predictions_per_seq=5),
+    )
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=None, warmup_share=0.1)
+    file = tmp_path / "small.json"
+    config = small_config(phases=phases, optimizer=optimizer, log_every=1, save_every=4, eval_every=0, eval_batches=2)
+    file.write_text(json.dumps(to_dict(config)))
+    return str(file)
+
+
+def sweep(recipe: str, prepared: Prepared, output, *settings: str, compute: float | None = None) -> SweepPlan:
+    return make_sweep(recipe, settings, compute, 1, prepared.data, output)
+
+
+def test_each_rung_halves_and_doubles(recipe, prepared, tmp_path):
+    plan = sweep(recipe, prepared, tmp_path, RATES, "optimizer.weight_decay=0.0,0.01,0.1")
+    assert [(rung.combinations, rung.share) for rung in plan.rungs] == [(9, 1 / 8), (5, 1 / 4), (3, 1 / 2), (2, 1)]
+    assert plan.compute == 9 / 8 + 5 / 4 + 3 / 2 + 2
+    assert plan.combinations[1] == ("optimizer.learning_rate=1e-4", "optimizer.weight_decay=0.01")
+    assert plan.config(plan.combinations[0], plan.rungs[-1], 0).total_steps == plan.base.total_steps
+
+
+def test_the_runs_of_a_rung_take_the_same_compute(recipe, prepared, tmp_path):
+    """Whatever the model and the batch; phases keep their shares, the warm-up its own of the schedule."""
+    steps = ("phases.0.steps=400000", "phases.1.steps=40000", "optimizer.warmup_steps=44000", "phases.0.batch_size=8")
+    plan = sweep(recipe, prepared, tmp_path, *steps, "model=tiny,mini", "micro_batches=1,2", compute=3.0)
+    for rung in plan.rungs:
+        configs = [plan.config(combination, rung, 0) for combination in plan.combinations]
+        wanted = rung.share * run_flops(plan.base) * 3 / plan.compute
+        for config in configs:
+            assert run_flops(config) == pytest.approx(wanted, rel=0.02)
+            assert config.phases[0].steps == pytest.approx(10 * config.phases[1].steps, rel=0.1)
+            assert config.optimizer.warmup_share == pytest.approx(0.1)
+        assert len({config.total_steps for config in configs}) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((), "nothing to compare"),
+        (("objective.mlm_probability=0.1,0.15",), "held-out loss is of other tokens"),
+        (("phases.1.max_predictions_per_seq=5,6",), "held-out loss is of other tokens"),
+        (("optimizer.name=lamb,sgdd",), "sgdd"),
+        (("optimizer.learning_rate=1e-3,1e-3",), "both called learning_rate=1e-3"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(recipe, prepared, tmp_path, settings, said):
+    with pytest.raises(UserError) as caught:
+        sweep(recipe, prepared, tmp_path, *settings)
+    assert said in str(caught.value)
+
+
+def test_names_of_folders():
+    assert folder_name(("optimizer.learning_rate=1e-3", "model=mini")) == "learning_rate=1e-3,model=mini"
+    assert folder_name(("optimizer.eps=0.5", "phases.0.batch_size=8")) == "eps=0.5,batch_size=8"
+
+
+def test_a_sweep_ends_with_the_best_and_is_gone_on_with(recipe, prepared, tmp_path, capsys):
+    output = tmp_path / "sweep"
+    one = json.loads(Path(recipe).read_text())
+    Path(recipe).write_text(json.dumps(one | {"phases": one["phases"][:1]}))
+    command = list(map(str, ["sweep", recipe, "--data", prepared.data, "--output", output, RATES]))
+    assert main(command) == 0
+    record = json.loads((output / "sweep.json").read_text())
+    first, last = record["rungs"]
+    assert [len(first["runs"]), len(last["runs"])] == [3, 2]
+    means = [run["mean"] for run in first["runs"]]
+    assert means == sorted(means)
+    assert [run["settings"] for run in first["runs"] if run["kept"]] == sorted(
+        (run["settings"] for run in last["runs"]), key=lambda own: [run["settings"] for run in first["runs"]].index(own)
+    )
+    best = last["runs"][0]
+    run = output / "rung-1" / best["name"] / "seed-0"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert best["mean"] == [line for line in lines if line["kind"] == "eval"][-1]["mlm_loss"]
+    assert math.isfinite(best["mean"])
+    page = (output / "report.html").read_text()
+    assert best["settings"][0] in page
+
+    capsys.readouterr()
+    before = (output / "sweep.json").read_bytes()
+    assert main(command) == 0
+    assert "3 runs, 3 finished" in capsys.readouterr().err
+    assert (output / "sweep.json").read_bytes() == before
+    assert main([*command, "optimizer.clip_norm=2.0"]) == 2
+    assert "another sweep" in capsys.readouterr().err

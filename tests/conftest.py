@@ -356,6 +356,7 @@ LONG = {
         "bad_steps",
         "reproduce",
         "study",
+        "sweep",
     ),
     "they run whole jobs on a bucket": ("bucket*",),
     "they use a model": (

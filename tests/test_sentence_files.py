@@ -76,6 +76,8 @@ def test_texts_are_as_long_as_the_directory_says(tmp_path, capsys):
     command = ["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "x.npz")]
     assert main(command) == 2
     assert f"is 10 tokens long, and {folder} says that 8 are read: shorten it, or give" in capsys.readouterr().err
+    assert main([*command, "--pooling", "cls", "--normalize"]) == 2  # which say nothing of lengths
+    assert "says that 8 are read" in capsys.readouterr().err
     assert main([*command, "--too-long", "truncate"]) == 0
     assert "1 of them cut to 8 tokens" in capsys.readouterr().out
     vectors = np.load(tmp_path / "x.npz")["embeddings"]
@@ -99,6 +101,8 @@ def test_vectors_that_are_made_otherwise_are_refused(tmp_path, kinds, flags, sai
         read_sentence_files(folder)
     with pytest.raises(UserError, match=said):
         convert(folder, tmp_path / "no", "huggingface")
+    if kinds == ("Transformer", "Pooling"):
+        assert read_sentence_files(folder, Served("cls")) == SentenceVectors("cls", False, None)
     served = Served("cls", normalize=True)
     assert convert(folder, tmp_path / "result", "huggingface", served=served).holds
     assert read_sentence_files(tmp_path / "result") == SentenceVectors("cls", True, 20)

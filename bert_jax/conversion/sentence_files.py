@@ -50,6 +50,9 @@ class Served:
     normalize: bool | None = None
 
 
+AS_IT_SAYS = Served()
+
+
 def vectors_for(source: Checkpoint, to: str, served: Served) -> SentenceVectors | None:
     """Return how vectors of a result are made; None where it makes none: of a fine-tuned model, or in another format.
 
@@ -61,7 +64,7 @@ def vectors_for(source: Checkpoint, to: str, served: Served) -> SentenceVectors 
         option = "--pooling" if served.pooling is not None else "--normalize"
         reason = "has no vocabulary" if source.tokenizer is None else f"is written for {to}"
         reason = f"has a head for {task.kind}" if task is not None else reason
-        if served != Served():
+        if served != AS_IT_SAYS:
             raise UserError(f"{option} is of vectors of sentences, and {source.path} {reason}: leave the option out")
         return None
     return followed(source.path, served)[0]
@@ -74,18 +77,18 @@ def followed(model: Path, served: Served) -> tuple[SentenceVectors, list[str]]:
       UserError: as `read_sentence_files`.
     """
     folder = model if model.is_dir() else model.parent
-    whole = served.pooling is not None and served.normalize is not None
-    found = None if whole else read_sentence_files(folder)
-    usual = found or SentenceVectors()
-    said = [] if found is None else [f"{folder / MODULES} says: {found}"]
-    if found is not None and (prompt := _unmet_prompt(folder)) is not None:
+    found = read_sentence_files(folder, served)
+    if found is None:
+        usual = SentenceVectors()
+        return SentenceVectors(served.pooling or usual.pooling, bool(served.normalize), usual.longest), []
+    said = [f"{folder / MODULES}{' and the options say' if served != AS_IT_SAYS else ' says'}: {found}"]
+    if (prompt := _unmet_prompt(folder)) is not None:
         said.append(f"sentence-transformers would put {prompt!r} before every text; here it is not")
-    normalize = usual.normalize if served.normalize is None else served.normalize
-    return SentenceVectors(served.pooling or usual.pooling, normalize, usual.longest), said
+    return found, said
 
 
-def read_sentence_files(folder: Path) -> SentenceVectors | None:
-    """Read how a directory says that vectors are made; None where it does not say it.
+def read_sentence_files(folder: Path, served: Served = AS_IT_SAYS) -> SentenceVectors | None:
+    """Read how a directory says that vectors are made, where it is not asked for otherwise; None: it does not say it.
 
     Raises:
       UserError: in another way than is known here, or its files cannot be read.
@@ -95,13 +98,15 @@ def read_sentence_files(folder: Path) -> SentenceVectors | None:
         return None
     modules = _modules(file)
     kinds = [kind for kind, _ in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    known = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+    if not known and (served.pooling is None or served.normalize is None):
         raise UserError(
             f"{file}: its vectors are made by {', '.join(kinds) or 'nothing'}, and only Transformer, Pooling and Normalize"
             " are known here: say how by --pooling and --normalize, or run sentence-transformers"
         )
-    pooling = folder / modules[1][1] / "config.json"
-    return SentenceVectors(_pooling(pooling), len(kinds) == 3, _longest(folder / modules[0][1] / _LIMIT))
+    pooling = served.pooling or _pooling(folder / modules[1][1] / "config.json")
+    normalize = len(kinds) == 3 if served.normalize is None else served.normalize
+    return SentenceVectors(pooling, normalize, _longest(folder / (modules[0][1] if modules else "") / _LIMIT))
 
 
 def _modules(file: Path) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.paths import local_path, local_text
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.study.table import BUDGETS, STUDIES
 
 
@@ -27,10 +27,8 @@ def parser() -> argparse.ArgumentParser:
     )
     option = result.add_argument
     option("name", metavar="STUDY", help="a name of the list below")
-    option(
-        "--data", type=local_path, required=True, metavar="DATA", help="made by bert-jax prepare, for all objectives"
-    )
-    option("--output", type=local_path, required=True, metavar="PATH", help="the folder of all runs and of the page")
+    option("--data", type=any_path, required=True, metavar="DATA", help="made by bert-jax prepare, for all objectives")
+    option("--output", type=any_path, required=True, metavar="PATH", help="the folder of all runs and of the page")
     tasks = (
         "folders with official files of tasks, or tfds:NAME; tasks of the paper's table that are not given are left out"
     )
@@ -69,5 +67,5 @@ def _tasks(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--tasks {word}: write TASK=FOLDER, such as sst2=GLUE/SST-2")
         if name in tasks:
             raise UserError(f"--tasks names {name} twice: leave one out")
-        tasks[name] = local_text(place)
+        tasks[name] = any_text(place)
     return tasks

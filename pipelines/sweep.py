@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.base.paths import any_text, local_path
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.config.pretrain import PretrainConfig
 
 
@@ -25,9 +25,9 @@ def make_parser() -> _options.StageParser:
     several = "settings of all runs, and with several values (KEY=V1,V2) those that are compared"
     option("settings", nargs="*", metavar="KEY=VALUE", help=several)
     option(
-        "--data", type=local_path, required=True, metavar="DATA", help="made by bert-jax prepare, with a held-out part"
+        "--data", type=any_path, required=True, metavar="DATA", help="made by bert-jax prepare, with a held-out part"
     )
-    option("--output", type=local_path, required=True, metavar="PATH", help="the folder of all runs and of the page")
+    option("--output", type=any_path, required=True, metavar="PATH", help="the folder of all runs and of the page")
     option("--seeds", type=int, default=1, metavar="N", help="runs of each combination (default: 1)")
     compute = "compute of all runs together, in runs of CONFIG (default: what it takes until two ran as long as CONFIG)"
     option("--compute", type=float, metavar="RUNS", help=compute)

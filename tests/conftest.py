@@ -203,6 +203,7 @@ SLOW = {
     "test_bucket_runs.py": (
         "test_a_conversion_there_and_back",
         "test_stages_that_take_a_model",
+        "test_a_study_has_all",
         "test_two_processes",
         "test_a_checkpoint_is_kept",
         "test_fine_tuning_prediction",

@@ -20,6 +20,7 @@ from bucket_emulator import BUCKET
 from conftest import made_up_text, run_stage, small_config
 from finetune_samples import command, write_sst2
 from test_multihost import finish, start_all
+from test_study import make_small
 
 from bert_jax.base.bucket_output import outputs_folder
 from bert_jax.base.paths import any_path
@@ -305,6 +306,25 @@ def test_stages_that_take_a_model_and_write_a_folder(run, data, tmp_path, capsys
     assert "ship" in capsys.readouterr().out
     run_stage("plan", run / "config.json", "--topology", "local", "--quick", "--output", f"{HERE}/plan.json")
     assert json.loads(any_path(f"{HERE}/plan.json").read_text())["fits"]
+
+
+def test_a_study_has_all_it_reads_and_writes_there(prepared, emulator, tmp_path, monkeypatch):
+    make_small(monkeypatch)
+    for path in prepared.data.iterdir():
+        any_path(f"{HERE}/prepared/{path.name}").write_bytes(path.read_bytes())
+    for path in (files := write_sst2(tmp_path / "sst2")).iterdir():
+        any_path(f"{HERE}/studied/{path.name}").write_bytes(path.read_bytes())
+    records = []
+    for place, data, task in (
+        (tmp_path, prepared.data, files),
+        (any_path(HERE), f"{HERE}/prepared", f"{HERE}/studied"),
+    ):
+        words = ("study", "small", "--budget", "smoke", "--data", data, "--tasks", f"sst2={task}")
+        run_stage(*words, "--output", place / "study")
+        records.append((place / "study" / "study.json").read_text())
+        run_stage(*words, "--output", place / "study")  # finished
+    assert records[0] == records[1]
+    assert any_path(f"{HERE}/study/report.html").is_file()
 
 
 def test_two_processes_write_one_run(data, straight, emulator, tmp_path):

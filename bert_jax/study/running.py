@@ -19,9 +19,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import first_line, TryAgain, UserError
 from bert_jax.base.files import read_json, write_json
 from bert_jax.base.output_lock import LOCK_FILE
+from bert_jax.base.paths import any_path
 from bert_jax.base.stopping import begin_next
 from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import token_words
@@ -34,6 +36,7 @@ from bert_jax.finetuning.recipes import load_recipe
 from bert_jax.finetuning.run import finetune
 from bert_jax.mesh.distributed import say
 from bert_jax.pages.wording import counted, duration
+from bert_jax.runs.checkpoint import unfinished_saves
 from bert_jax.runs.directory import refuse_changes, RunDirectory
 from bert_jax.runs.names import CHECKPOINTS, PLAN_FILE, SCORES_FILE
 from bert_jax.study.table import (
@@ -171,8 +174,8 @@ def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], outp
     for task, place in tasks.items():
         found = find_task(task)
         if not place.startswith(TFDS):
-            find_file(found, "train", Path(place))
-            place = str(Path(place).resolve())
+            find_file(found, "train", readable(place))
+            place = str(any_path(place).resolve())
         known[found.name] = place
     plan = StudyPlan(name, budget, open_data(data), known, output)
     if not plan.columns:
@@ -236,8 +239,12 @@ def _pretraining(plan: StudyPlan, row: str, config: PretrainConfig, again: str) 
 
 def pretraining_job(name: str, config: PretrainConfig, data: DataDirectory, path: Path, again: str) -> Job:
     """Return the job of a run of pre-training."""
-    last, place = path / CHECKPOINTS / str(config.total_steps), (data.directory, path)
-    return Job(name, "pretrain", "", last.is_dir, lambda: pretrain(config, *place, resume_command=again))
+    checkpoints, last = path / CHECKPOINTS, str(config.total_steps)
+
+    def is_done() -> bool:
+        return (checkpoints / last).is_dir() and last not in unfinished_saves(checkpoints)
+
+    return Job(name, "pretrain", "", is_done, lambda: pretrain(config, data.directory, path, resume_command=again))
 
 
 def _measuring(plan: StudyPlan, row: str, column: str, again: str) -> Iterator[Job]:

@@ -211,7 +211,7 @@ def open_plan(output: Path, record: JsonObject, other: str) -> None:
         refuse_changes(RunDirectory(output), other, changes)
         record = record | ({"tasks": {**before, **tasks}} if tasks else {})
     elif any(entry.name not in (LOCK_FILE, f"{PLAN_FILE}.partial") for entry in output.iterdir()):
-        raise UserError(f"{output}: is not empty and holds no such plan: choose another --output")
+        raise UserError(f"{output}: is not empty and holds no study or sweep: choose another --output")
     write_json(file, record)
 
 

@@ -18,6 +18,7 @@ from conftest import made_up_text, Prepared
 from bert_jax.base import stopping
 from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.cli import main
+from bert_jax.model.accounting import run_flops
 from bert_jax.study import judging, running, table
 from bert_jax.study.judging import RowDifference, sign
 from bert_jax.study.running import Job, run_jobs
@@ -95,9 +96,16 @@ def test_rows_differ_in_what_is_compared_and_in_nothing_else(name, budget):
     study = STUDIES[name]
     own = {row: entry for row, entry in study.rows.items() if not entry.model}
     configs = {row: pretrain_config(study, entry, BUDGETS[budget], 4_096, 32) for row, entry in own.items()}
-    assert len({config.phases for config in configs.values()}) == 1
-    assert len({(config.optimizer, config.seed) for config in configs.values()}) == 1
-    assert len({str((config.model, config.objective)) for config in configs.values()}) == len(own)
+    if study.equal_compute:
+        assert [run_flops(config) for config in configs.values()] == pytest.approx(
+            [run_flops(configs["mlm"])] * 5, rel=0.05
+        )
+        assert len({config.total_steps for config in configs.values()}) > 2
+    else:
+        assert len({config.phases for config in configs.values()}) == 1
+        assert len({config.optimizer for config in configs.values()}) == 1
+    assert len({config.seed for config in configs.values()}) == 1
+    assert len({str((config.model, config.objective, config.optimizer)) for config in configs.values()}) == len(own)
     assert study.scaled.keys() <= {
         setting
         for entry in (*study.rows.values(), *study.columns.values())

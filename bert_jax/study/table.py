@@ -6,12 +6,14 @@ Figures are those of the BERT paper (Devlin et al. 2018, 1810.04805): tables 1, 
 
 import difflib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import load_config, override
+from bert_jax.model.accounting import run_flops
 
 type Settings = tuple[str, ...]  # KEY=VALUE, as on the command line
 
@@ -60,6 +62,7 @@ class Study:
     pretrain: settings of all its pre-training.
     scaled: what stands for a setting in budgets that shrink the model.
     notes: in what it differs from the paper's.
+    equal_compute: whether rows have equal FLOPs, as many as the first one's steps take, and not equal steps.
     """
 
     title: str
@@ -70,6 +73,7 @@ class Study:
     pretrain: Settings = ()
     scaled: Mapping[str, Settings] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    equal_compute: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,14 @@ def _against(first: str, others: Sequence[str]) -> list[tuple[str, str]]:
     return [(first, other) for other in others]
 
 
+_RTD: Settings = (
+    "objective=rtd",
+    "objective.mask_share=0.85",
+    "objective.random_share=0.0",
+    f"objective.generator_share={1 / 3}",
+)
+_SMALL_GENERATOR = {f"objective.generator_share={1 / 3}": ("objective.generator_share=0.5",)}
+_FULL = "objective=mlm_full_sentences"  # the rows that RTD has too
 _ABLATION = "mnli qnli mrpc sst2 squad1"
 _SIZES = (
     ("3x768x12", _size(3, 768, 12, 5.84, 77.9, 79.8, 88.4)),
@@ -279,24 +291,40 @@ STUDIES: Mapping[str, Study] = {
             "gpt": StudyRow(
                 "GPT", _published(_TEST, 82.1, 70.3, 87.4, 91.3, 45.4, 80.0, 82.3, 56.0), ("objective=ltr",)
             ),
-            "electra": StudyRow(
-                "ELECTRA",
-                pretrain=(
-                    "objective=rtd",
-                    "objective.mask_share=0.85",
-                    "objective.random_share=0.0",
-                    f"objective.generator_share={1 / 3}",
-                ),
-            ),
+            "electra": StudyRow("ELECTRA", pretrain=_RTD),
             "n-grams": StudyRow("5-grams (Kneser-Ney)", model="gpt", ngrams=5),
         },
         [("bert", "gpt"), ("electra", "bert")],
-        scaled={f"objective.generator_share={1 / 3}": ("objective.generator_share=0.5",)},
+        scaled=_SMALL_GENERATOR,
         notes=[
             "The paper's figures are of the hidden test sets, ours of dev. ELMo is in its table and not here: its language"
             " model is not built yet. ELECTRA (2003.10555) is later than the paper, so there is no sign to compare with.",
             "GPT and ELECTRA have the rows, steps and vocabulary of BERT here, not those that they were published with.",
         ],
+    ),
+    "ladder": Study(
+        "Recipes at equal compute",
+        "no table of the paper: what came after it",
+        {
+            "sst2": _SST2,
+            "stsb": Column("STS-B", "stsb", "spearman"),
+            "cola": Column("CoLA", "cola", "mcc"),
+            "mnli": _MNLI,
+            "squad1": _SQUAD,
+        },
+        {
+            "mlm": StudyRow("MLM, 15 %", pretrain=(_FULL,)),
+            "mlm-30": StudyRow("MLM, 30 %", pretrain=(_FULL, "objective.mlm_probability=0.3")),
+            "whole-words": StudyRow("MLM, whole words", pretrain=(_FULL, "objective.masking=whole_word")),
+            "rtd": StudyRow("Replaced tokens", pretrain=_RTD),
+            "rtd-muon": StudyRow("Replaced tokens, Muon", pretrain=(*_RTD, "optimizer.name=muon")),
+        },
+        [*_against("mlm", ["mlm-30", "whole-words", "rtd"]), ("rtd", "rtd-muon")],
+        scaled=_SMALL_GENERATOR,
+        notes=[
+            "All rows have the FLOPs of the first one's steps, by formula, so that a step that costs more is taken less often."
+        ],
+        equal_compute=True,
     ),
 }
 
@@ -341,16 +369,39 @@ def pretrain_config(study: Study, row: StudyRow, budget: Budget, vocab_size: int
     length = budget.length or shortest
     model = replace(config.model, vocab_size=vocab_size)
     if budget.steps is not None:
-        predictions = -(-length * 15 // 100)
         config = replace(
             config,
             model=replace(model, max_position_embeddings=length),
-            phases=(PhaseConfig(length, budget.steps, budget.batch_size, predictions),),
+            phases=(PhaseConfig(length, budget.steps, budget.batch_size, length),),
             optimizer=replace(config.optimizer, warmup_steps=None, warmup_share=0.1),
         )
     else:
         config = replace(config, model=model)
-    return override(config, [*budget.pretrain, *settings_of(study, budget, study.pretrain + row.pretrain)])
+    first = next(iter(study.rows.values()))
+    return _as_long_as(_with(config, study, first, budget), _with(config, study, row, budget), study.equal_compute)
+
+
+def _with(config: PretrainConfig, study: Study, row: StudyRow, budget: Budget) -> PretrainConfig:
+    """Return the configuration with a row's settings, and as much room for predictions as it picks."""
+    settings = [*budget.pretrain, *settings_of(study, budget, study.pretrain + row.pretrain)]
+    config = override(_with_room(config, 1.0), settings)
+    return _with_room(config, config.objective.highest_probability)
+
+
+def _with_room(config: PretrainConfig, share: float) -> PretrainConfig:
+    rooms = [math.ceil(round(share * phase.sequence_length, 6)) for phase in config.phases]
+    phases = zip(config.phases, rooms, strict=True)
+    return replace(config, phases=tuple(replace(phase, max_predictions_per_seq=room) for phase, room in phases))
+
+
+def _as_long_as(first: PretrainConfig, config: PretrainConfig, equal_compute: bool) -> PretrainConfig:
+    """Return the configuration with as many steps as take the FLOPs of the first row's, where that is asked."""
+    if not equal_compute:
+        return config
+    factor = run_flops(first) / run_flops(config)
+    return replace(
+        config, phases=tuple(replace(phase, steps=max(1, round(factor * phase.steps))) for phase in config.phases)
+    )
 
 
 def settings_of(study: Study, budget: Budget, settings: Settings) -> list[str]:

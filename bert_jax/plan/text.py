@@ -152,7 +152,7 @@ def _verdict(plan: Plan) -> Iterator[str]:
 
 
 def _flags(plan: Plan) -> Iterator[str]:
-    """What the compiler's flags change, and how a run has them."""
+    """Tell the difference that the compiler's flags make, and how a run has them."""
     for phase, flagged in zip(plan.phases, plan.flagged_phases, strict=True):
         before, after = phase.program, flagged.program
         memory = f"{_size(before.needed)} -> {_size(after.needed)}{'' if after.fits else ', does not fit'}"

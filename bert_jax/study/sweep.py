@@ -42,7 +42,7 @@ FINALISTS = 2  # that run at the whole length
 
 @dataclass(frozen=True)
 class Rung:
-    """What runs together: how many combinations, each for a share of the compute of the last rung's."""
+    """A number of combinations that run together, each for a share of the compute of the last rung's."""
 
     number: int
     combinations: int
@@ -111,7 +111,7 @@ class SweepPlan:
         return self.output / f"rung-{rung.number}" / folder_name(combination) / f"seed-{self.base.seed + seed}"
 
     def record(self) -> JsonObject:
-        """What plan.json holds."""
+        """Return the content of plan.json."""
         return {
             "sweep": to_dict(self.base),
             "varied": {key: list(values) for key, values in self.varied.items()},
@@ -171,7 +171,7 @@ def make_sweep(
 
 
 def _measure(config: PretrainConfig) -> tuple[object, ...]:
-    """What the held-out loss of a configuration is of."""
+    """Return which tokens the held-out loss of a configuration is of."""
     last = config.phases[-1]
     return config.objective, last.sequence_length, config.predictions(last)
 

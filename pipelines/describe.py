@@ -15,6 +15,9 @@ from bert_jax.config.settings import config_names, load_config, override
 LEFT_TO_RIGHT = (
     "left to right: attention sees the past only, half of the pairs of tokens; a text's vector is its last token's"
 )
+BOTH_DIRECTIONS = (
+    "a biLM: LSTMs forward and backward apart, P = H / 2 features each; a text's vector is its tokens' mean"
+)
 
 
 def make_parser() -> _options.StageParser:
@@ -78,7 +81,7 @@ def describe_phase(config: PretrainConfig, number: int) -> JsonObject:
     length, begin = phase.sequence_length, sum(earlier.steps for earlier in config.phases[:number])
     middle = begin + (phase.steps - 1) / 2
     predictions = round(config.objective.probability_at(middle, config.total_steps) * length)
-    if config.objective.is_causal:
+    if not config.objective.masks:
         predictions = length - 1  # each token but the last predicts the next
     flops = pretraining_flops(config.description, length, length**2, predictions)
     return {
@@ -98,14 +101,18 @@ def as_text(config: PretrainConfig, facts: JsonObject) -> str:
     parts = ("embeddings, layers, pooler", "MLM and NSP heads")
     if not config.objective.nsp:
         heads_of = "generator, replaced-token head" if config.objective.replaces else "MLM head"
-        parts = ("embeddings, layers", "head for tokens" if model.causal else heads_of)
+        parts = ("embeddings, layers", heads_of if config.objective.masks else "head for tokens")
+    layers = f"{model.num_attention_heads} heads of {model.head_size}, feed-forward {model.intermediate_size}"
+    formula = "V*H + 12*L*H*H"
+    if model.is_recurrent:
+        layers, formula = f"LSTMs of {model.lstm_units} units and 2 x {model.table_size} features", "V*P + 18*L*U*P"
     lines = [
-        f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads of"
-        f" {model.head_size}, feed-forward {model.intermediate_size}, vocabulary {model.vocab_size:,}",
+        f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {layers}, vocabulary {model.vocab_size:,}",
         *([LEFT_TO_RIGHT] if model.causal else []),
+        *([BOTH_DIRECTIONS] if model.is_recurrent else []),
         f"parameters   {encoder:>15,}  {parts[0]}",
         f"             {heads:>15,}  {parts[1]}",
-        f"             {facts['formula_parameters']:>15,}  by the formula V*H + 12*L*H*H",
+        f"             {facts['formula_parameters']:>15,}  by the formula {formula}",
         f"memory       {facts['parameter_bytes'] / 2**20:>11,.1f} MiB  parameters, float32",
         f"             {facts['optimizer_bytes'] / 2**20:>11,.1f} MiB  optimizer state ({config.optimizer.name})",
     ]

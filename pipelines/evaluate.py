@@ -18,7 +18,7 @@ from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.paths import any_path, any_text
 from bert_jax.base.types import JsonObject
-from bert_jax.config.objective import ObjectiveConfig
+from bert_jax.config.objective import directions, ObjectiveConfig, TokenWords
 from bert_jax.runs.names import EVALUATION_TEXT_FILE, FINETUNE_FILE, SEEDS_FILE
 
 if TYPE_CHECKING:
@@ -109,9 +109,11 @@ def _open(arguments: argparse.Namespace) -> "Pretrained":
     from bert_jax.use.model import load
 
     model = load(arguments.model, dtype=None, asked=_checkpoint_options.asked(arguments, head=False))
-    if arguments.pseudo_perplexity and model.description.model.causal:
+    shape = model.description.model
+    if arguments.pseudo_perplexity and (shape.causal or shape.is_recurrent):
+        sees = "a biLM, whose halves see one side each" if shape.is_recurrent else "left to right and sees one side"
         raise UserError(
-            f"--pseudo-perplexity {arguments.pseudo_perplexity}: {arguments.model} is left to right and sees nothing behind a"
+            f"--pseudo-perplexity {arguments.pseudo_perplexity}: {arguments.model} is {sees} of a"
             " masked token; its perplexity is that of the text: leave the option out"
         )
     return model
@@ -246,29 +248,35 @@ def _checkpoint(scores: JsonObject) -> str:
 
 def describe_data(scores: JsonObject) -> str:
     """The scores of held-out data."""
-    from bert_jax.config.objective import token_words
-
-    words = token_words(ObjectiveConfig(scores["objective"]))
-    loss, perplexity, accuracy = (scores[f"{words.term}_{name}"] for name in ("loss", "perplexity", "accuracy"))
-    low, high = scores[f"{words.term}_accuracy_95"]
-    gain = scores["unigram_entropy"] - loss
-    ratio = accuracy / max(scores["commonest_token_accuracy"], 1e-9)
+    words, *others = directions(ObjectiveConfig(scores["objective"]))
     return "\n".join(
         [
             f"{_checkpoint(scores)}{scores['split']}, {scores[words.counter]:,} {words.predicted} in rows of"
             f" {scores['sequence_length']}",
-            f"  {words.short} loss        {loss:.3f} nats, perplexity {perplexity:.1f}{_per_piece(words.term)};"
-            f" {abs(gain):.2f} nats {'under' if gain >= 0 else 'over'} the unigram entropy of the training text,"
-            f" {scores['unigram_entropy']:.3f}",
-            f"  {words.short} accuracy    {accuracy:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always"
-            f" guessing '{scores['commonest_token']}', {scores['commonest_token_accuracy']:.1%}",
+            *(line for each in (words, *others) for line in _direction_lines(scores, each)),
             *(f"  {name:<15} {text}" for name, text in [*_replaced_lines(scores), *_pair_lines(scores)]),
         ]
     )
 
 
-def _per_piece(term: str) -> str:
-    return " for each word piece, from those before it" if term == "ltr" else ""
+def _direction_lines(scores: JsonObject, words: TokenWords) -> Iterator[str]:
+    loss, perplexity, accuracy = (scores[f"{words.term}_{name}"] for name in ("loss", "perplexity", "accuracy"))
+    low, high = scores[f"{words.term}_accuracy_95"]
+    gain = scores["unigram_entropy"] - loss
+    ratio = accuracy / max(scores["commonest_token_accuracy"], 1e-9)
+    per_piece = {
+        "ltr": " for each word piece, from those before it",
+        "rtl": " for each word piece, from those behind it",
+    }
+    yield (
+        f"  {words.short} loss        {loss:.3f} nats, perplexity {perplexity:.1f}{per_piece.get(words.term, '')};"
+        f" {abs(gain):.2f} nats {'under' if gain >= 0 else 'over'} the unigram entropy of the training text,"
+        f" {scores['unigram_entropy']:.3f}"
+    )
+    yield (
+        f"  {words.short} accuracy    {accuracy:.1%} (95 %: {low:.1%} to {high:.1%}), {ratio:.1f} times always"
+        f" guessing '{scores['commonest_token']}', {scores['commonest_token_accuracy']:.1%}"
+    )
 
 
 def describe_text(scores: JsonObject) -> str:
@@ -287,16 +295,16 @@ def describe_text(scores: JsonObject) -> str:
 
 
 def _token_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
-    from bert_jax.config.objective import token_words
-
-    words = token_words(ObjectiveConfig(scores["objective"]))
-    loss, perplexity, accuracy = (scores[f"{words.term}_{name}"] for name in ("loss", "perplexity", "accuracy"))
-    low, high = scores[f"{words.term}_accuracy_95"]
-    how = "left to right" if words.term == "ltr" else f"{100 * scores['mlm_probability']:g} % masked"
-    tokens = f"on {scores[words.counter]:,} {words.predicted} in rows of {scores['sequence_length']}"
-    yield f"{words.short} perplexity ({how})", f"{perplexity:.2f} (loss {loss:.4f} nats) {tokens}"
-    yield from _baseline_lines(scores)
-    yield f"{words.short} accuracy", f"{accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
+    ways = {"ltr": "left to right", "rtl": "right to left"}
+    for words in directions(ObjectiveConfig(scores["objective"])):
+        loss, perplexity, accuracy = (scores[f"{words.term}_{name}"] for name in ("loss", "perplexity", "accuracy"))
+        low, high = scores[f"{words.term}_accuracy_95"]
+        how = ways.get(words.term) or f"{100 * scores['mlm_probability']:g} % masked"
+        tokens = f"on {scores[words.counter]:,} {words.predicted} in rows of {scores['sequence_length']}"
+        yield f"{words.short} perplexity ({how})", f"{perplexity:.2f} (loss {loss:.4f} nats) {tokens}"
+        if words.term != "rtl":  # the floors are of the same tokens in both directions
+            yield from _baseline_lines(scores)
+        yield f"{words.short} accuracy", f"{accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
 
 
 def _baseline_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:

@@ -77,7 +77,7 @@ def test_rows_are_the_examples_of_their_shard(data, objective):
     batch = first_epoch(examples, indices)
     records = records_of(examples)
     pairs = examples.kind in ("nsp", "sop")
-    ids, special = batch["input_ids"] if objective == "ltr" else unmasked(batch), examples.special
+    ids, special = batch["input_ids"] if objective in ("ltr", "bilm") else unmasked(batch), examples.special
     for row, index in enumerate(indices):
         shard, (a_start, a_length, b_start, b_length, label) = records[index]
         a = shard.tokens[a_start : a_start + a_length].tolist()

@@ -301,7 +301,7 @@ def short(prepared, tmp_path_factory) -> Path:
 
 def varied(objective: str = "mlm_nsp", masking: str = "token", **changes) -> PretrainConfig:
     """Rows of 64 tokens; the share of picked tokens rises from step to step."""
-    masks = {} if objective == "ltr" else {"masking": masking, "mlm_probability_end": 0.3}
+    masks = {} if objective in ("ltr", "bilm") else {"masking": masking, "mlm_probability_end": 0.3}
     settings = ObjectiveConfig(objective, **masks, generator_share=0.5)
     model = replace(PLAIN, max_position_embeddings=64)
     rows = {"examples_per_row": 3, "buckets": 2}
@@ -407,7 +407,7 @@ def test_every_objective_is_fed_in_every_packing(short, objective, packing):
         np.testing.assert_array_equal(batch["next_sentence_weights"] > 0, present & pairs)
         assert batch["segment_ids"].any() == pairs
         picked.append(batch["masked_lm_weights"].sum() / (batch["sequence_ids"] > 0).sum())
-    if objective == "ltr":  # all but the last token of each
+    if objective in ("ltr", "bilm"):  # all but the last token of each
         assert min(picked) > 0.8
         return
     assert picked[0] == pytest.approx(0.15, abs=0.02)
@@ -515,7 +515,7 @@ def test_data_of_another_vocabulary(prepared, straight, tmp_path):
         pretrain(CONFIG, data, straight, resume_command="")
 
 
-@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"mlm_nsp", "mlm_pairs", "ltr"}))
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"mlm_nsp", "mlm_pairs", "ltr", "bilm"}))
 def test_data_that_was_prepared_for_another_objective(prepared, tmp_path, objective):
     """The command that prepares what is lacking is named, with what is there already."""
     data = tmp_path / "data"

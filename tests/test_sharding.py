@@ -99,11 +99,11 @@ def test_a_run_of_several_processes_uses_all_devices():
 
 def test_heads_are_never_cut():
     mesh = make_mesh(MeshConfig(1, 1, 8))
-    check_heads(16, mesh)
+    check_heads(ModelConfig(hidden_size=64, num_attention_heads=16), mesh)
     with pytest.raises(
         UserError, match=r"mesh.tensor=8 does not divide model.num_attention_heads=12.* mesh.tensor=6 or 12"
     ):
-        check_heads(12, mesh)
+        check_heads(ModelConfig(), mesh)
 
 
 # ---- parameters ------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_bilstm_equals_torch():
         direction.input[...] = jnp.asarray(sines((3, 8), 10 * number))
         direction.recurrent[...] = jnp.asarray(sines((2, 8), 10 * number + 1))
         direction.bias[...] = jnp.asarray(sines((8,), 10 * number + 2))
-    valid = np.arange(4) < np.array([[4], [2]])
+    valid = (np.arange(4) < np.array([[4], [2]])).astype(np.int32)
     x = sines((2, 4, 3), 5)
     x[1, 2:] = 1e3  # padding is not looked at
     found = jax.jit(lambda x: lstm(x, valid))(x)

@@ -18,7 +18,7 @@ def pretrain_again(run: Run, **changes: object) -> str:
 def packed(run: Run) -> dict[str, object]:
     """The settings that pack examples into rows, with room for what these predict: each rounds its count up."""
     changes: dict[str, object] = {"packing": "packed"}
-    if run.config.objective.is_causal:  # there is always room for every token
+    if not run.config.objective.masks:  # there is always room for every token
         return changes
     for place, phase in enumerate(run.config.phases):
         picked = run.config.objective.highest_probability * phase.sequence_length

@@ -45,7 +45,7 @@ def measure(
       `long_word_share`, of the words those of several tokens; `mean_unit_words`, words picked as one. Left to right: what
       `next_token_report` gives, and `batches`.
     """
-    if arrangement.examples.objective.is_causal:
+    if not arrangement.examples.objective.masks:
         return _measure_next_tokens(arrangement, seed, min(steps, MOST_BATCHES), seen)
     made: list[tuple[Batch, Masks]] = []
     words = np.zeros(4, np.int64)
@@ -130,7 +130,7 @@ def word_counts(batch: Batch, numbers: np.ndarray) -> np.ndarray:
 
 def described(report: Record, objective: ObjectiveConfig, probability: float) -> list[str]:
     """The figures in a few lines."""
-    if objective.is_causal:
+    if not objective.masks:
         return _described_next_tokens(report)
     total = max(sum(report["treatment"].values()), 1)
     shown, expected = (
@@ -169,7 +169,7 @@ def _described_next_tokens(report: Record) -> list[str]:
 
 def doubts(report: Record, objective: ObjectiveConfig, probability: float) -> list[Finding]:
     """Findings about what is not as configured."""
-    if objective.is_causal:
+    if not objective.masks:
         return list(_next_token_doubts(report))
     return [
         *_mask_doubts(report, probability),

@@ -114,12 +114,14 @@ class ModelDescription:
     def summary(self) -> str:
         """Return in words what it holds: "12 layers of 768, 30,522 entries, with pooler, MLM and NSP heads"."""
         model = self.model
-        parts = [name for name, has in (("pooler", self.pooler), ("MLM", self.mlm), ("NSP", self.nsp)) if has]
+        tokens = "LM" if model.is_recurrent else "MLM"
+        parts = [name for name, has in (("pooler", self.pooler), (tokens, self.mlm), ("NSP", self.nsp)) if has]
         parts += ["replaced-token head"] if self.rtd else []
         parts += [self.task.kind] if self.task else []
         heads = f"with {', '.join(parts)}" if parts else "encoder alone"
-        size = f"{model.num_hidden_layers} layers of {model.hidden_size}, {model.vocab_size:,} entries"
-        direction = ", left to right" if model.causal else ""
+        layers = f"LSTM layers of 2 x {model.table_size}" if model.is_recurrent else f"layers of {model.hidden_size}"
+        size = f"{model.num_hidden_layers} {layers}, {model.vocab_size:,} entries"
+        direction = ", left to right" if model.causal else ", forward and backward" if model.is_recurrent else ""
         beside = f", a generator of {self.generator.hidden_size} beside" if self.generator else ""
         return f"{size}{direction}, {heads}{beside}"
 

@@ -42,6 +42,11 @@ class ModelConfig:
     causal: bool = setting(
         False, "attention sees the past only, as in GPT; objective=ltr sets it, no other objective takes it"
     )
+    lstm_units: int | None = setting(
+        None,
+        "units of each LSTM of a biLM, whose layers are LSTMs of hidden_size / 2 features forward and backward; objective=bilm"
+        " sets it (to 4 x hidden_size, ELMo's 4096), no other objective takes it",
+    )
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
@@ -54,13 +59,33 @@ class ModelConfig:
         require_choice("model", self, "pooler_act", POOLERS)
         if self.embedding_size is not None:
             require_positive("model", self, "embedding_size")
+        self._check_lstm()
         if self.num_hidden_layers > MOST_LAYERS:
             raise UserError(f"model.num_hidden_layers={self.num_hidden_layers} is more than {MOST_LAYERS:,}: use fewer")
-        if self.hidden_size % self.num_attention_heads:
+        if not self.is_recurrent and self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"model.hidden_size={self.hidden_size} is not divisible by"
                 f" model.num_attention_heads={self.num_attention_heads}: change one of them"
             )
+
+    def _check_lstm(self) -> None:
+        if self.lstm_units is None:
+            return
+        require_positive("model", self, "lstm_units")
+        if self.hidden_size % 2:
+            raise UserError(
+                f"model.hidden_size={self.hidden_size} is odd, and a biLM has half of it in each direction: make it even"
+            )
+        for name in ("causal", "embedding_size"):
+            if value := getattr(self, name):
+                raise UserError(
+                    f"model.{name}={value} has no meaning in a biLM (model.lstm_units={self.lstm_units}): leave it out"
+                )
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether it is a biLM: its layers are LSTMs in both directions and know no attention, positions or segments."""
+        return self.lstm_units is not None
 
     @property
     def head_size(self) -> int:
@@ -69,13 +94,15 @@ class ModelConfig:
 
     @property
     def table_size(self) -> int:
-        """Features of the word, position and segment tables."""
+        """Features of the word, position and segment tables; of a biLM those of one direction."""
+        if self.is_recurrent:
+            return self.hidden_size // 2
         return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
     def is_projected(self) -> bool:
         """Whether a dense layer stands between the tables and the layers."""
-        return self.table_size != self.hidden_size
+        return self.table_size != self.hidden_size and not self.is_recurrent
 
     def narrowed(self, share: float) -> "ModelConfig":
         """Return the shape of an encoder on the same tables, its layers a share as wide: the generator of ELECTRA.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pre-training predicts: masked tokens, the label of a pair and which tokens were replaced, or each next token."""
+"""What pre-training predicts: masked tokens, the label of a pair and which tokens were replaced, or each next token, also read
+backward."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ class Objective(NamedTuple):
     pair_label: str | None  # what the label of a pair says, where it is predicted
     tokens: str = "mlm"  # which tokens are predicted, a row of TOKEN_WORDS
     replaces: bool = False  # whether a generator's samples replace the masked tokens, and all are judged
+    backward: bool = False  # whether each token is predicted a second time, from those behind it
 
 
 OBJECTIVES: Mapping[str, Objective] = {
@@ -28,6 +30,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "mlm_full_sentences": Objective("full_sentences", None),  # RoBERTa (1907.11692), rows go across documents
     "mlm_document": Objective("document", None),  # RoBERTa's doc-sentences: rows stay inside a document
     "ltr": Objective("full_sentences", None, tokens="ltr"),  # GPT, and "LTR & No NSP" of the paper's ablation
+    "bilm": Objective("full_sentences", None, tokens="ltr", backward=True),  # ELMo (1802.05365), by LSTMs
     "rtd": Objective("full_sentences", None, replaces=True),  # ELECTRA (2003.10555)
 }
 
@@ -39,7 +42,8 @@ class ObjectiveConfig:
     name: str = setting(
         "mlm_nsp",
         "mlm_nsp, mlm_pairs (NSP's rows, label not predicted), mlm_sop, mlm_full_sentences, mlm_document, or on the rows of"
-        " mlm_full_sentences ltr (each token from those before it) or rtd (replaced tokens, ELECTRA)",
+        " mlm_full_sentences ltr (each token from those before it), bilm (that and backward, by LSTMs, ELMo) or rtd (replaced"
+        " tokens, ELECTRA)",
     )
     masking: str = setting("token", "what is picked as one: token, whole_word, or span of words (geometric lengths)")
     mlm_probability: float = setting(0.15, "share of tokens that are picked and predicted")
@@ -58,7 +62,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require_choice("objective", self, "name", tuple(OBJECTIVES))
-        if self.is_causal:
+        if not self.masks:
             self._refuse_masking()
         require_choice("objective", self, "masking", MASKINGS)
         for name in ("mlm_probability", "mask_share", "random_share", "span_end_probability", "generator_share"):
@@ -83,9 +87,19 @@ class ObjectiveConfig:
                 )
 
     @property
+    def masks(self) -> bool:
+        """Whether tokens are picked and masked; if not, each next token is predicted."""
+        return OBJECTIVES[self.name].tokens == "mlm"
+
+    @property
     def is_causal(self) -> bool:
-        """Whether each token is predicted from those before it: attention sees the past only, and nothing is masked."""
-        return OBJECTIVES[self.name].tokens == "ltr"
+        """Whether each token is predicted from those before it alone: attention sees the past only."""
+        return not self.masks and not self.is_backward
+
+    @property
+    def is_backward(self) -> bool:
+        """Whether each token is also predicted from those behind it, by a model of its own: a biLM."""
+        return OBJECTIVES[self.name].backward
 
     @property
     def examples(self) -> str:
@@ -95,7 +109,7 @@ class ObjectiveConfig:
     @property
     def terms(self) -> list[str]:
         """The names of the losses that are added up."""
-        extra = ("nsp", self.nsp), ("rtd", self.replaces)
+        extra = (BACKWARD.term, self.is_backward), ("nsp", self.nsp), ("rtd", self.replaces)
         return [OBJECTIVES[self.name].tokens, *(name for name, has in extra if has)]
 
     @property
@@ -137,11 +151,18 @@ TOKEN_WORDS: Mapping[str, TokenWords] = {
         TokenWords("ltr", "LTR", "next tokens", "next_tokens"),
     )
 }
+# Of a biLM, beside those of `ltr`; there are as many of them.
+BACKWARD = TokenWords("rtl", "RTL", "tokens before", "next_tokens")
 
 
 def token_words(objective: ObjectiveConfig) -> TokenWords:
     """Return the words for the tokens that an objective predicts."""
     return TOKEN_WORDS[OBJECTIVES[objective.name].tokens]
+
+
+def directions(objective: ObjectiveConfig) -> list[TokenWords]:
+    """Return the words for the tokens that an objective predicts, of a biLM those of either direction."""
+    return [token_words(objective), *([BACKWARD] if objective.is_backward else [])]
 
 
 class PairWords(NamedTuple):

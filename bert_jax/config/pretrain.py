@@ -36,7 +36,7 @@ class PhaseConfig:
     batch_size: int = setting(256, "global batch, in sequences; divisible by micro_batches x data x fsdp")
     max_predictions_per_seq: int = setting(
         20,
-        "masked positions kept in a row; at least mlm_probability x length; objective=ltr predicts all and reads it not",
+        "masked positions kept in a row; at least mlm_probability x length; ltr and bilm predict all and read it not",
     )
     learning_rate: float | None = setting(None, "none: the schedule goes on; a number: it starts anew at this peak")
     warmup_steps: int | None = setting(None, "steps of warm-up where the schedule starts anew")
@@ -94,17 +94,25 @@ class PretrainConfig(RunConfig):
                 )
 
     def _settle_direction(self) -> None:
-        """The model of objective=ltr is causal, and no other one's is."""
-        if self.model.causal and not self.objective.is_causal:
+        """The model of objective=ltr is causal, that of objective=bilm is of LSTMs, and no other one's is."""
+        objective, model = self.objective, self.model
+        if model.causal and not objective.is_causal:
             raise UserError(
-                f"model.causal=true is the model of objective=ltr, not of objective.name={self.objective.name}: leave one out"
+                f"model.causal=true is the model of objective=ltr, not of objective.name={objective.name}: leave one out"
             )
-        if self.objective.is_causal:
-            object.__setattr__(self, "model", dataclasses.replace(self.model, causal=True))
+        if model.is_recurrent and not objective.is_backward:
+            raise UserError(
+                f"model.lstm_units={model.lstm_units} is the model of objective=bilm, not of objective.name={objective.name}:"
+                " leave one out"
+            )
+        if objective.is_causal:
+            object.__setattr__(self, "model", dataclasses.replace(model, causal=True))
+        if objective.is_backward and not model.is_recurrent:
+            object.__setattr__(self, "model", dataclasses.replace(model, lstm_units=4 * model.hidden_size))
 
     def predictions(self, phase: PhaseConfig) -> int:
         """Positions of a row of the phase that have room to be predicted."""
-        return phase.sequence_length if self.objective.is_causal else phase.max_predictions_per_seq
+        return phase.max_predictions_per_seq if self.objective.masks else phase.sequence_length
 
     @classmethod
     def spelling(cls, key: str) -> str | None:
@@ -139,7 +147,7 @@ class PretrainConfig(RunConfig):
                 f"phases.{number}.batch_size={phase.batch_size} is not divisible by"
                 f" micro_batches={self.micro_batches}: change one of them"
             )
-        if self.objective.is_causal:
+        if not self.objective.masks:
             return
         share = self.objective.highest_probability
         needed = round(share * phase.sequence_length)

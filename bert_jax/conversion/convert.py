@@ -29,7 +29,7 @@ from bert_jax.conversion.checkpoints import (
 from bert_jax.conversion.electra import half_of
 from bert_jax.conversion.extension import extended, Extension, plan_extension
 from bert_jax.conversion.finished import CERTIFICATE, request_for
-from bert_jax.conversion.heads import require_plain_head
+from bert_jax.conversion.heads import require_no_bilm, require_plain_head
 from bert_jax.conversion.names import BERT_JAX, HUGGING_FACE, TF1
 from bert_jax.conversion.optimizer_state import optimizer_for, unequal_moments
 from bert_jax.conversion.places import beside, free_place, put_in_place
@@ -92,6 +92,8 @@ def convert(
     opened = open_checkpoint(source, asked)
     if to != BERT_JAX or asked.generator:
         opened = half_of(opened, asked.generator)
+    if to != BERT_JAX:
+        require_no_bilm(source, opened.description, f"the format {to}")
     require_plain_head(source, opened.description)
     _refuse_idle_peer(peer_python, opened.format, to)
     form = Form(to, dtype, vectors_for(opened, to, served))
@@ -116,6 +118,7 @@ def extend(
     """
     destination = free_place(destination)
     opened = open_checkpoint(source, asked)
+    require_no_bilm(source, opened.description, "bert-jax vocab extend")
     require_plain_head(source, opened.description)
     extension = plan_extension(opened, words, positions, fill_unused)
     grown = extended(opened, extension)

@@ -141,6 +141,7 @@ def _entry_map(model: Checkpoint, start: Start, tokenizer: Tokenizer, data: Path
 
 def _record(model: Checkpoint, start: Start, config: PretrainConfig, entries: EntryMap | None) -> JsonObject:
     """Return what the run keeps of the model, where it can begin with it."""
+    _require_same_layers(model, start, config)
     _require_same_generator(model, start, config)
     _kept_optimizer(model, start, config)
     assert model.tokenizer is not None
@@ -187,6 +188,15 @@ def beginning_of(run: RunDirectory) -> "StartingModel | None":
         asked = Asked(given["gelu"], None, vocabulary, given["padding_rows"], tuple(given["skip"]), head=False)
         start = Start(any_path(record["path"]), record["keep"], record["entries"] is not None, asked)
     return StartingModel(start, record)
+
+
+def _require_same_layers(model: Checkpoint, start: Start, config: PretrainConfig) -> None:
+    """Refuse layers of attention for a biLM; those of LSTMs for another model are refused by the configuration."""
+    if config.model.is_recurrent and not model.description.model.is_recurrent:
+        raise UserError(
+            f"{start.model}: has layers of attention, with which a run of objective={config.objective.name} cannot begin: train"
+            " a biLM from its first step, without --from"
+        )
 
 
 def _require_same_generator(model: Checkpoint, start: Start, config: PretrainConfig) -> None:

@@ -118,6 +118,19 @@ def require_plain_head(path: Path, description: ModelDescription) -> None:
         )
 
 
+def require_no_bilm(path: Path, description: ModelDescription, what: str) -> None:
+    """Refuse what is not made of a model of LSTMs; `what` it is.
+
+    Raises:
+      UserError: naming it.
+    """
+    if description.model.is_recurrent:
+        raise UserError(
+            f"{path}: is a biLM (objective=bilm), and {what} has no place for it: bert-jax embed, evaluate and finetune run it"
+            " as it is"
+        )
+
+
 def conclusions(
     format: str, description: ModelDescription, tokenizer: Tokenizer | None, asked_task: str | None
 ) -> Iterator[str]:

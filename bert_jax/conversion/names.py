@@ -9,7 +9,7 @@ for the matrices that it makes by hand, which are called `output_weights` and ar
 transformers' ELECTRA has the layers of BERT under names of its own, which `canonical` reads and `electra_name` writes.
 
 Shapes: V vocabulary, P positions, G segments, E features of the tables, D features, F features of the feed-forward layer,
-C outputs; d and f as D and F of a generator.
+C outputs; d and f as D and F of a generator; U units of a biLM.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -97,6 +97,18 @@ def _layer() -> list[NameRow]:
 
 
 LAYERS = _layer()
+# Of a biLM, for which no other format has a place.
+TOKENS = EMBEDDINGS[:1]
+LSTM_LAYERS = [
+    NameRow(f"{LAYER}{name}", f"bilm.layer.{{n}}.{name.replace('/', '.')}", f"bilm/layer_{{n}}/{name}", shape)
+    for direction in ("forward", "backward")
+    for name, shape in (
+        (f"{direction}/input", ("E", "4U")),
+        (f"{direction}/recurrent", ("E", "4U")),
+        (f"{direction}/bias", ("4U",)),
+        (f"{direction}/projection", ("U", "E")),
+    )
+]
 POOLER = _dense("encoder/pooler", "bert.pooler.dense", "bert/pooler/dense", "DD")
 MLM = [
     *_dense("mlm/transform", "cls.predictions.transform.dense", "cls/predictions/transform/dense", "DE"),
@@ -136,9 +148,10 @@ def _features(task: TaskHead) -> list[NameRow]:
 def rows_of(description: ModelDescription) -> list[NameRow]:
     """All tensors of a model, each layer's with its number."""
     task, generator = description.task, description.generator
-    mlm = [*MLM, *([] if description.model.tie_word_embeddings else UNTIED)] if description.mlm else []
+    own = MLM[-1:] if description.model.is_recurrent else MLM
+    mlm = [*own, *([] if description.model.tie_word_embeddings else UNTIED)] if description.mlm else []
     return [
-        *EMBEDDINGS,
+        *(TOKENS if description.model.is_recurrent else EMBEDDINGS),
         *_layers_of(description.model),
         *(POOLER if description.pooler else []),
         *(mlm if generator is None else map(_of_generator, [*_layers_of(generator), *mlm])),
@@ -150,7 +163,8 @@ def rows_of(description: ModelDescription) -> list[NameRow]:
 
 
 def _layers_of(model: ModelConfig) -> list[NameRow]:
-    numbered = [_numbered(row, n) for n in range(model.num_hidden_layers) for row in LAYERS]
+    layers = LSTM_LAYERS if model.is_recurrent else LAYERS
+    numbered = [_numbered(row, n) for n in range(model.num_hidden_layers) for row in layers]
     return [*(PROJECTION if model.is_projected else []), *numbered]
 
 
@@ -173,6 +187,8 @@ def shape_of(row: NameRow, description: ModelDescription) -> tuple[int, ...]:
         "P": model.max_position_embeddings,
         "G": model.type_vocab_size,
         "E": model.table_size,
+        "U": model.lstm_units or 0,
+        "4U": 4 * (model.lstm_units or 0),
         "D": model.hidden_size,
         "d": generator.hidden_size,
         "f": generator.intermediate_size,

@@ -177,8 +177,10 @@ def config_for(description: ModelDescription) -> PretrainConfig:
     """A configuration for a model that was not trained here: the recipe's, with rows as long as its positions."""
     length = min(512, description.model.max_position_embeddings)
     phase = PhaseConfig(length, steps=1_000_000, max_predictions_per_seq=math.ceil(0.15 * length))
-    objective = ObjectiveConfig("ltr") if description.model.causal else ObjectiveConfig()
-    return PretrainConfig(model=description.model, objective=objective, phases=(phase,))
+    model = description.model
+    name = "ltr" if model.causal else "bilm" if model.is_recurrent else None
+    objective = ObjectiveConfig() if name is None else ObjectiveConfig(name)
+    return PretrainConfig(model=model, objective=objective, phases=(phase,))
 
 
 def filled(description: ModelDescription, weight: Callable[[NameRow], np.ndarray]) -> dict[str, jax.Array]:

@@ -66,6 +66,8 @@ def purpose_of(checkpoint: Checkpoint, name: str | None, served: Served) -> Purp
             f"{checkpoint.path}: a left-to-right model is not exported: bert-jax convert --to huggingface writes it as"
             " transformers' BertLMHeadModel"
         )
+    if description.model.is_recurrent:
+        raise UserError(f"{checkpoint.path}: a biLM is not exported: bert-jax embed, evaluate and predict run it")
     name = name or (EMBED if description.task is None else PREDICT)
     lacking = {EMBED: False, FILL_MASK: not description.mlm, PREDICT: description.task is None}[name]
     if lacking:

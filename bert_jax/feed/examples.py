@@ -131,7 +131,7 @@ class Examples:
         tokens = self._tokens(shards, records, mask_seeds(seed, epochs[rows], chosen))
         fields = token_fields(layout)
         input_ids = place_tokens(layout, fields["sequence_ids"], tokens.ids, self.special)
-        if self.objective.is_causal:
+        if not self.objective.masks:
             masks, places = no_masks(), places_before_another(layout)
             labels = input_ids[places + 1]
         else:

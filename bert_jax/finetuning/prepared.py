@@ -13,6 +13,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.own_format import flat, nested
@@ -32,7 +33,7 @@ from bert_jax.tokenization import Tokenizer
 from bert_jax.train.state import Training, TrainState
 
 # Settings of a model as `repr` writes them where they are those that all models of earlier versions have.
-_LATER_FIELDS = (", embedding_size=None", ", pooler_act='tanh'", ", causal=False")
+_LATER_FIELDS = (", embedding_size=None", ", pooler_act='tanh'", ", causal=False", ", lstm_units=None")
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ class FinetuneSetup:
         if self.config.optimizer.freeze == "encoder" and self.head.needs_pooler and not self._has_pooler():
             raise UserError(
                 f"optimizer.freeze=encoder: {wanted.model} has no pooler, and one drawn anew would stay as it is: add"
-                f" layers=-1, which reads the last layer's {'last token' if model.causal else '[CLS]'} instead"
+                f" layers=-1, which reads the last layer's {_read_of(model)} instead"
             )
         self.mesh = make_mesh(self.config.mesh)
-        check_heads(model.num_attention_heads, self.mesh)
+        check_heads(model, self.mesh)
         assert self.config.batch_size is not None
         check_batch(self.config.batch_size, self.config.micro_batches, self.mesh, "batch_size")
         self.train_split = self.split("train", training=True)
@@ -144,9 +145,16 @@ class FinetuneSetup:
             {name.split("/")[0] if name[:8] != "encoder/" else "pooler" for name in ours.keys() - set(taken)}
         )
         say(f"weights of {self.wanted.model}; drawn anew: {', '.join(fresh)}")
-        if self.description.model.causal:
-            of_text = ", and the head reads the last token of a text" if self.head.is_pooled else ""
+        model = self.description.model
+        of_text = (
+            f", and the head reads the {_read_of(model)} of a text"
+            if self.head.is_pooled and not self.head.lstm
+            else ""
+        )
+        if model.causal:
             say(f"left to right: a token sees those before it only{of_text}")
+        if model.is_recurrent:
+            say(f"forward and backward apart: each half of a token's vector sees one side{of_text}")
         return state.beginning_with(nested(ours))
 
     def _source_digest(self) -> str:
@@ -196,6 +204,7 @@ class FinetuneSetup:
                 "format": self.checkpoint.format,
                 "summary": self.checkpoint.description.summary(),
                 "causal": self.checkpoint.description.model.causal,
+                "bilm": self.checkpoint.description.model.is_recurrent,
                 "from_scratch": self.wanted.from_scratch,
                 "digest": self._source_digest(),
             },
@@ -209,6 +218,11 @@ class FinetuneSetup:
             "total_steps": self.total_steps,
             "found": {},
         }
+
+
+def _read_of(model: ModelConfig) -> str:
+    """What a head reads a text from."""
+    return "mean of tokens" if model.is_recurrent else "last token" if model.causal else "[CLS]"
 
 
 def _open_encoder(wanted: Wanted) -> Checkpoint:

@@ -5,6 +5,9 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from bert_jax.base.files import own_folder, reading, write_json
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.feed.batch import Batch
@@ -181,7 +184,7 @@ class Finetuning(RunObjective):
         with all_or_none():
             if is_main():
                 self._write_predictions()
-                write_json(self.run.scores_file, self._scores(session))
+                write_json(self.run.scores_file, self._scores(session) | self._mix(state.used))
         return read_result(self.run)
 
     def _write_predictions(self) -> None:
@@ -217,6 +220,15 @@ class Finetuning(RunObjective):
             "seed": config.seed,
             "step": self.prepared.total_steps,
         }
+
+    def _mix(self, params: PyTree) -> JsonObject:
+        """Return the learned weights of a mix of layers and its scale (1802.05365, equation 1), where the head has one."""
+        head = self.prepared.head
+        if not head.layers or head.combine != "mix":
+            return {}
+        mix, layers = params["features"]["mix"], self.prepared.description.model.num_hidden_layers + 1
+        shares = np.asarray(jax.nn.softmax(mix["weights"])).tolist()
+        return {"mix": {"layers": [n % layers for n in head.layers], "weights": shares, "scale": float(mix["scale"])}}
 
 
 def read_result(run: Finetuned) -> Result:

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import PyTree
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.training import MeshConfig
 
 AXES = ("dcn", "data", "fsdp", "tensor")
@@ -37,6 +38,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"layers/feed_forward/intermediate/bias$", P(None, "tensor")),
     (r"layers/feed_forward/output/kernel$", P(None, "tensor", "fsdp")),
     (r"layers/.*/(bias|scale)$", P()),
+    # Of a biLM: read at every token of a row; cut, each would be gathered as often.
+    (r"layers/(forward|backward)/(input|recurrent|projection)$", P()),
     (r"pooler/kernel$", P("fsdp", None)),
     (r"mlm/transform/kernel$", P("fsdp", None)),
     (r"mlm/decoder$", P("tensor", "fsdp")),
@@ -146,14 +149,14 @@ def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray
     return np.array(devices).reshape(sizes)
 
 
-def check_heads(heads: int, mesh: Mesh) -> None:
-    """Refuse attention heads that the axis `tensor` would cut apart.
+def check_heads(model: ModelConfig, mesh: Mesh) -> None:
+    """Refuse attention heads that the axis `tensor` would cut apart; a biLM has none.
 
     Raises:
       UserError: with the nearest sizes that divide them.
     """
-    ways = mesh.shape["tensor"]
-    if heads % ways:
+    ways, heads = mesh.shape["tensor"], model.num_attention_heads
+    if heads % ways and not model.is_recurrent:
         raise UserError(
             f"mesh.tensor={ways} does not divide model.num_attention_heads={heads}, and a head is never cut: set"
             f" mesh.tensor={nearest(ways, divisors(heads))}"

@@ -19,6 +19,8 @@ def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: fl
         of it counts.
       predictions: positions that are predicted.
     """
+    if config.is_recurrent:
+        return _bilm_flops(config, valid_tokens, predictions)
     layers, width, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     products = 6 * layers * (4 * width**2 + 2 * width * inner) * valid_tokens
     scores = 12 * layers * width * squared_lengths * (0.5 if config.causal else 1)
@@ -26,6 +28,13 @@ def training_flops(config: ModelConfig, valid_tokens: float, squared_lengths: fl
     head = 6 * predictions * (width * table + table * config.vocab_size)
     projection = 6 * valid_tokens * table * width if config.is_projected else 0
     return products + scores + head + projection
+
+
+def _bilm_flops(config: ModelConfig, valid_tokens: float, predictions: float) -> float:
+    """Both directions: P to 4 U gates of the input and of the state, U to P; the output matrix."""
+    width, units = config.table_size, config.lstm_units or 0
+    products = 6 * valid_tokens * 2 * config.num_hidden_layers * 9 * units * width
+    return products + 6 * 2 * predictions * width * config.vocab_size
 
 
 def pretraining_flops(
@@ -49,14 +58,18 @@ def run_flops(config: PretrainConfig) -> float:
 def step_flops(config: PretrainConfig, phase: PhaseConfig) -> float:
     """`pretraining_flops` of a step of a phase on all devices, counted as `run_flops` does."""
     length, predictions = phase.sequence_length, phase.max_predictions_per_seq
-    if config.objective.is_causal:
+    if not config.objective.masks:
         predictions = length - 1  # the last token has no next one
     return pretraining_flops(config.description, length, length**2, predictions) * phase.batch_size
 
 
 def formula_parameters(config: ModelConfig) -> int:
-    """V*H + L*12*H*H: the rule of thumb (feed-forward 8 H*H, attention 4 H*H; no biases, LayerNorm, other tables)."""
+    """V*H + L*12*H*H: the rule of thumb (feed-forward 8 H*H, attention 4 H*H; no biases, LayerNorm, other tables); of a biLM
+    V*P + L*18*U*P, both directions."""
     width = config.hidden_size
+    if config.is_recurrent:
+        own = config.num_hidden_layers * 18 * (config.lstm_units or 0) * config.table_size
+        return config.vocab_size * config.table_size + own
     return config.vocab_size * config.table_size + config.num_hidden_layers * 12 * width * width
 
 

@@ -6,6 +6,7 @@ BERT (1810.04805), section 3.1; google-research/bert, run_pretraining.py.
 Shapes: B rows, S tokens, D features, M predicted positions, E packed examples, V vocabulary, C outputs of a task.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ from flax import nnx
 
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
+from bert_jax.model.bilm import BiLmEncoder, BiLmHead, predicting_states
 from bert_jax.model.custom_gradients import gelu, logits
-from bert_jax.model.dropout import fold_seeds
+from bert_jax.model.dropout import dropout, fold_seeds
 from bert_jax.model.encoder import (
     Compute,
     Dense,
@@ -41,6 +43,9 @@ class BertOutput(NamedTuple):
     task_logits: jax.Array | None  # float32; of rows [B, E, C] or of examples [N, 1, C], of tokens [B, S, C]
     encoder: EncoderOutput
     rtd_logits: jax.Array | None = None  # [B, S] float32; above 0: rather replaced
+    rtl_logits: jax.Array | None = (
+        None  # [B, M, V] float32 of a biLM, of the predicted positions themselves, from behind
+    )
 
 
 class MlmHead(nnx.Module):
@@ -92,16 +97,21 @@ class Generator(nnx.Module):
 
 
 class BertModel(nnx.Module):
-    """Encoder with the heads that a description names: for pre-training MLM and NSP, or what tells replaced tokens apart
-    with the generator that makes them."""
+    """Encoder with the heads that a description names: for pre-training MLM and NSP, the softmax of a biLM, or what tells
+    replaced tokens apart with the generator that makes them."""
 
     def __init__(self, description: ModelDescription, compute: Compute | None = None, *, rngs: nnx.Rngs):
         config, compute, task = description.model, compute or Compute(), description.task
-        self.encoder = Encoder(config, compute, pooler=description.pooler, rngs=rngs)
+        make = BiLmEncoder if config.is_recurrent else Encoder
+        self.encoder: Encoder | BiLmEncoder = make(config, compute, pooler=description.pooler, rngs=rngs)
+        self.config = config
         generator = description.generator
         self.generator = Generator(generator, compute, rngs=rngs) if generator is not None else None
         self.rtd = ReplacedTokenHead(config, compute, rngs=rngs) if description.rtd else None
-        self.mlm = MlmHead(config, compute, rngs=rngs) if description.mlm and generator is None else None
+        mlm: MlmHead | BiLmHead | None = None
+        if description.mlm and generator is None:
+            mlm = BiLmHead(config, rngs=rngs) if config.is_recurrent else MlmHead(config, compute, rngs=rngs)
+        self.mlm = mlm
         self.nsp = Dense(config.hidden_size, 2, config, compute, rngs=rngs) if description.nsp else None
         self.features = features = TaskFeatures(task, config, rngs=rngs) if task else None
         self.task = Dense(features.width, task.outputs, config, compute, rngs=rngs) if features and task else None
@@ -119,23 +129,39 @@ class BertModel(nnx.Module):
           all_layers: return the output of every layer too.
         """
         encoded = self.encode(batch, dropout_seeds=dropout_seeds, all_layers=all_layers)
-        mlm_logits = self.generated(batch, dropout_seeds)
+        mlm_logits, rtl_logits = self.generated(batch, dropout_seeds), None
         if self.mlm is not None:
-            assert self.encoder.embeddings is not None
-            picked = take_positions(encoded.sequence_output, batch["masked_lm_positions"])
-            mlm_logits = self.mlm(picked, self.encoder.embeddings.word[...])
+            states = self.predicting_states(encoded, batch, dropout_seeds)
+            mlm_logits, *others = map(self.token_logits, states)
+            rtl_logits = others[0] if others else None
         pooled = encoded.pooled_output
         with jax.named_scope("heads"):
             nsp_logits = self.nsp(pooled).astype(jnp.float32) if self.nsp is not None and pooled is not None else None
             rtd_logits = None if self.rtd is None else self.rtd(encoded.sequence_output)
         task_logits = self.task_logits(encoded, batch, dropout_seeds)
-        return BertOutput(mlm_logits, nsp_logits, task_logits, encoded, rtd_logits)
+        return BertOutput(mlm_logits, nsp_logits, task_logits, encoded, rtd_logits, rtl_logits)
+
+    def predicting_states(
+        self, encoded: EncoderOutput, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None
+    ) -> tuple[jax.Array, ...]:
+        """What the head for tokens reads at the predicted positions: [B, M, D], or of a biLM [B, M, D / 2] forward and
+        backward, dropped once more."""
+        x, positions = encoded.sequence_output, batch["masked_lm_positions"]
+        if not self.config.is_recurrent:
+            return (take_positions(x, positions),)
+        seeds = None if dropout_seeds is None else fold_seeds(dropout_seeds, self.head_site)
+        return predicting_states(dropout(x, self.config.hidden_dropout_prob, seeds), positions)
+
+    def token_logits(self, states: jax.Array) -> jax.Array:
+        """The logits [B, M, V] float32 of `predicting_states`."""
+        assert self.mlm is not None and self.encoder.embeddings is not None
+        return self.mlm(states, self.encoder.embeddings.word[...])
 
     def generated(self, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None) -> jax.Array | None:
         """The generator's logits of the masked positions [B, M, V] float32; None without one."""
         if self.generator is None:
             return None
-        assert self.encoder.embeddings is not None
+        assert isinstance(self.encoder.embeddings, Embeddings)
         return self.generator(batch, self.encoder.embeddings, dropout_seeds=dropout_seeds)
 
     def replaced(self, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None) -> jax.Array:
@@ -162,3 +188,8 @@ class BertModel(nnx.Module):
             return None
         seeds = None if dropout_seeds is None else fold_seeds(dropout_seeds, self.head_site)
         return self.task(self.features(encoded, batch, seeds)).astype(jnp.float32)
+
+
+def tokens_before(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """The ids at the predicted positions [B, M]: what a biLM tells of them from behind, where nothing is masked."""
+    return jnp.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)

@@ -10,9 +10,10 @@ from flax import nnx
 
 from bert_jax.config.description import TaskHead
 from bert_jax.config.model import ModelConfig
-from bert_jax.mesh.sharding import keep_rows
+from bert_jax.model.bilm import text_means
 from bert_jax.model.dropout import dropout
 from bert_jax.model.encoder import EncoderOutput, initial_weights, last_positions, take_positions
+from bert_jax.model.lstm import BiLstm
 
 
 class ScalarMix(nnx.Module):
@@ -29,59 +30,6 @@ class ScalarMix(nnx.Module):
         """[K, B, S, D] -> [B, S, D] float32."""
         shares = jax.nn.softmax(self.weights[...])
         return self.scale[...] * jnp.einsum("k,kbsd->bsd", shares, x.astype(jnp.float32))
-
-
-class Lstm(nnx.Module):
-    """One direction of an LSTM (Hochreiter and Schmidhuber 1997, with forget gates); gates in the order i, f, g, o."""
-
-    def __init__(self, inputs: int, size: int, *, rngs: nnx.Rngs):
-        initial = jax.nn.initializers
-        self.input = nnx.Param(initial.glorot_uniform()(rngs.params(), (inputs, 4 * size)))
-        self.recurrent = nnx.Param(initial.orthogonal()(rngs.params(), (size, 4 * size)))
-        # Forget gates begin open: Jozefowicz et al. 2015, section 2.2.
-        self.bias = nnx.Param(jnp.zeros(4 * size).at[size : 2 * size].set(1))
-        self.size = size
-
-    def __call__(self, x: jax.Array, valid: jax.Array, *, reverse: bool) -> jax.Array:
-        """[B, S, D], [B, S] bool -> [B, S, H] float32; where nothing is valid the state stays as it was."""
-        gates = x.astype(jnp.float32) @ self.input[...] + self.bias[...][None, None]
-        recurrent = self.recurrent[...]
-        state = jnp.zeros((x.shape[0], self.size))
-
-        def step(carry: tuple[jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]) -> tuple[tuple, jax.Array]:
-            hidden, cell = carry
-            own, is_valid = at
-            i, f, g, o = jnp.split(own + hidden @ recurrent, 4, axis=-1)
-            new_cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-            new_hidden = jax.nn.sigmoid(o) * jnp.tanh(new_cell)
-            keep = is_valid[:, None]
-            hidden, cell = jnp.where(keep, new_hidden, hidden), jnp.where(keep, new_cell, cell)
-            return (hidden, cell), hidden
-
-        over_tokens = (gates.swapaxes(0, 1), valid.T)
-        return jax.lax.scan(step, (state, state), over_tokens, reverse=reverse)[1].swapaxes(0, 1)
-
-
-class BiLstm(nnx.Module):
-    """Both directions beside each other."""
-
-    def __init__(self, inputs: int, size: int, *, rngs: nnx.Rngs):
-        self.forward = Lstm(inputs, size, rngs=rngs)
-        self.backward = Lstm(inputs, size, rngs=rngs)
-
-    def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
-        """[B, S, D], [B, S] bool -> [B, S, 2 H]."""
-        directions = (self.forward(x, valid, reverse=False), self.backward(x, valid, reverse=True))
-        return keep_rows(jnp.concatenate(directions, axis=-1))
-
-    @staticmethod
-    def ends(x: jax.Array) -> jax.Array:
-        """Return what both directions have read when they are through: [B, S, 2 H] -> [B, 1, 2 H].
-
-        Padding is behind a row's tokens, and there the forward state is still that of the last of them.
-        """
-        forward, backward = jnp.split(x, 2, axis=-1)
-        return jnp.concatenate([forward[:, -1:], backward[:, :1]], axis=-1)
 
 
 class WindowFusion(nnx.Module):
@@ -132,28 +80,29 @@ class TaskFeatures(nnx.Module):
             `example_weights` [N].
           seeds: [B, 2] of the head's dropout, or None. Spans have none, as in run_squad.py.
         """
-        x = self._tokens(encoded, batch["sequence_ids"] > 0)
+        x = self._tokens(encoded, batch["sequence_ids"])
         if self.task.kind != "span":
             x = dropout(x, self.config.hidden_dropout_prob, seeds)
         if self.fusion is not None and "row_examples" in batch:
             x = self.fusion(x, batch["row_examples"], len(batch["example_weights"]))
         return x
 
-    def _tokens(self, encoded: EncoderOutput, valid: jax.Array) -> jax.Array:
+    def _tokens(self, encoded: EncoderOutput, sequence_ids: jax.Array) -> jax.Array:
         if self.task.needs_pooler:
             assert encoded.pooled_output is not None  # ModelDescription sees to it
             return encoded.pooled_output
         x = self._chosen(encoded)
         if self.lstm is None:
-            return self._of_text(x, valid) if self.task.is_pooled else x
-        x = self.lstm(x, valid)
+            return self._of_text(x, sequence_ids) if self.task.is_pooled else x
+        x = self.lstm(x, sequence_ids)
         return BiLstm.ends(x) if self.task.is_pooled else x
 
-    def _of_text(self, x: jax.Array, valid: jax.Array) -> jax.Array:
-        """The token that a row's text is read from: [CLS], or in a causal model the last, which sees all: -> [B, 1, W]."""
-        if not self.config.causal:
-            return x[:, :1]
-        return take_positions(x, last_positions(valid.astype(jnp.int32), 1))
+    def _of_text(self, x: jax.Array, sequence_ids: jax.Array) -> jax.Array:
+        """What a row's text is read from: [CLS]; in a causal model the last token, which sees all; in a biLM, none of whose
+        tokens does, the mean of all: -> [B, 1, W]."""
+        if self.config.is_recurrent:
+            return text_means(x, sequence_ids, 1)
+        return take_positions(x, last_positions(sequence_ids, 1)) if self.config.causal else x[:, :1]
 
     def _chosen(self, encoded: EncoderOutput) -> jax.Array:
         """The chosen layers as one: [B, S, W]."""

@@ -12,11 +12,11 @@ from bert_jax.pages.finetune_summary import facts, findings, status, tiles
 from bert_jax.pages.glue_table import glue_sections, task_scores
 from bert_jax.pages.hardest import hardest_parts
 from bert_jax.pages.multi_label_tables import multi_label_parts
-from bert_jax.pages.page import Card, Grid, Page, Paragraph, Part, Section, Table
+from bert_jax.pages.page import Bar, Bars, Card, Grid, Page, Paragraph, Part, Section, Table
 from bert_jax.pages.rating_tables import rating_parts
 from bert_jax.pages.settings import setting_groups
 from bert_jax.pages.tag_tables import tag_parts
-from bert_jax.pages.wording import count, decimal
+from bert_jax.pages.wording import count, decimal, percent
 from bert_jax.runs.finetuned import FinetunedRun, prediction_fields
 from bert_jax.runs.names import PREDICTIONS
 
@@ -45,6 +45,7 @@ def page_of(run: FinetunedRun) -> Page:
         sections=[
             curves,
             *examples,
+            *_mix_section(run),
             *glue_sections(name, task_scores([run]), "one run"),
             *cost_section(run.cost),
             _settings_section(run),
@@ -77,6 +78,21 @@ def breakdown(run: FinetunedRun) -> list[Part]:
 def _hardest_section(run: FinetunedRun) -> Section:
     words = "Every example is right." if run.labelled else "No labelled predictions."
     return Section("hardest", "Hardest examples", hardest_parts(run) or [Paragraph(words, "card absent")])
+
+
+def _mix_section(run: FinetunedRun) -> list[Section]:
+    mix = (run.outcome or {}).get("mix")
+    if not mix:
+        return []
+    lede = (
+        f"The head reads a sum of these layers with learned weights, times {decimal(mix['scale'])}, which is learned too"
+        " (1802.05365, equation 1). The weights add up to 1, and were equal to begin with."
+    )
+    largest = max(mix["weights"])
+    names = ["0 (embeddings)" if layer == 0 else str(layer) for layer in mix["layers"]]
+    shares = zip(names, mix["weights"], strict=True)
+    bars = Bars([Bar(name, share / largest, percent(share)) for name, share in shares])
+    return [Section("mix", "Mix of layers", [Paragraph(lede, "lede"), Card([bars])])]
 
 
 def _settings_section(run: FinetunedRun) -> Section:

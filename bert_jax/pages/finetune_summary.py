@@ -25,6 +25,9 @@ KIND_WORDS = {
     "tagging": "tags of words",
 }
 DIRECTION_WORDS = "left to right: a token sees those before it only, and a text is read from its last token"
+BILM_WORDS = (
+    "forward and backward apart: each half of a token's vector sees one side, and a text's is the mean of its tokens'"
+)
 MOST_TILES = 6
 
 
@@ -41,11 +44,12 @@ def status(run: FinetunedRun) -> tuple[str, str]:
 
 def facts(run: FinetunedRun) -> list[tuple[str, str]]:
     """Return the facts of one line each: name and words."""
-    left_to_right = (run.record.get("source") or {}).get("causal")
+    source = run.record.get("source") or {}
+    direction = DIRECTION_WORDS if source.get("causal") else BILM_WORDS if source.get("bilm") else None
     return [
         ("Task", KIND_WORDS.get(run.kind, run.kind)),
         ("First weights", weights_words(run)),
-        *([("Direction", DIRECTION_WORDS)] if left_to_right else []),
+        *([("Direction", direction)] if direction else []),
         ("Data", data_words(run)),
         ("Recipe", recipe_words(run)),
         ("Device and time", time_words(run)),

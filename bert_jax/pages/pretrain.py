@@ -7,7 +7,7 @@ import markupsafe
 
 from bert_jax.checks.examination import run_findings
 from bert_jax.checks.findings import serious
-from bert_jax.config.objective import pair_words
+from bert_jax.config.objective import ObjectiveConfig, pair_words
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.pages.chart import MOST_POINTS
@@ -72,12 +72,18 @@ def page_of(run: Run) -> Page:
 
 def _token_section(run: Run) -> Section:
     curves: list[Part] = [*panels(token_measures(run), lines_of(run)), _how_to_read(run)]
-    title = "Left-to-right language model" if run.config.objective.is_causal else "Masked language model"
-    return Section(run.tokens.term, title, [Grid(curves)])
+    return Section(run.tokens.term, _model_title(run.config.objective), [Grid(curves)])
+
+
+def _model_title(objective: ObjectiveConfig) -> str:
+    if objective.is_backward:
+        return "Language models in both directions"
+    return "Masked language model" if objective.masks else "Left-to-right language model"
 
 
 def _how_to_read(run: Run) -> Card:
-    words = _next_token_words() if run.config.objective.is_causal else _masked_words(run)
+    objective = run.config.objective
+    words = _masked_words(run) if objective.masks else _both_words() if objective.is_backward else _next_token_words()
     swatches = (
         ("training", "training text, with dropout, mean of each logged interval"),
         ("held-out", "held-out text, without dropout"),
@@ -106,6 +112,14 @@ def _next_token_words() -> str:
         "Every token but the last of its example predicts the next one, from those before it alone. So each step learns from"
         " nearly all of its tokens, and perplexity is that of the text, by the chain rule, for each word piece; it is not to"
         " be compared with that of a masked model, which sees both sides."
+    )
+
+
+def _both_words() -> str:
+    return (
+        "One model reads from left to right (LTR) and predicts each next token, another from right to left (RTL) and predicts"
+        " each token before; they share the table of word pieces and the softmax, and neither sees what the other has read. The"
+        " loss is their sum. Each perplexity is that of the text, by the chain rule, for each word piece."
     )
 
 

@@ -39,23 +39,27 @@ def token_measures(run: Run) -> list[Measure]:
         perplexed = Level(_exp(entropy), f"unigram model {perplexity(_exp(entropy))}")
     if commonest is not None:
         always = Level(commonest[1], f"always “{commonest[0]}” {percent(commonest[1])}")
-    short, key = run.tokens.short, run.token_loss
-    of = "of next tokens" if run.config.objective.is_causal else "of picked tokens"
-    note = below_entropy(series(run.train, key), entropy)
-    return [
-        Measure(key, f"{short} loss", "nats", decimal, around, True, level=loss, note=note),
-        Measure(f"{run.tokens.term}_accuracy", f"{short} accuracy", of, percent, percentages, True, level=always),
-        Measure(
-            key,
-            "Perplexity",
-            "e to the loss, logarithmic axis",
-            perplexity,
-            logarithmic,
-            True,
-            transform=_exp,
-            level=perplexed,
-        ),
-    ]
+    measures = []
+    for words in run.directions:
+        short, key = words.short, f"{words.term}_loss"
+        of = "of picked tokens" if run.config.objective.masks else f"of {words.predicted}"
+        note = below_entropy(series(run.train, key), entropy)
+        title = "Perplexity" if len(run.directions) == 1 else f"{short} perplexity"
+        measures += [
+            Measure(key, f"{short} loss", "nats", decimal, around, True, level=loss, note=note),
+            Measure(f"{words.term}_accuracy", f"{short} accuracy", of, percent, percentages, True, level=always),
+            Measure(
+                key,
+                title,
+                "e to the loss, logarithmic axis",
+                perplexity,
+                logarithmic,
+                True,
+                transform=_exp,
+                level=perplexed,
+            ),
+        ]
+    return measures
 
 
 def _exp(loss: float) -> float:

@@ -32,7 +32,7 @@ def _passport_grid(run: Run, data: Record) -> Grid:
     measured: Part = Bars(bars) if bars else Paragraph("Nothing measured yet: no step is logged.", "muted")
     masks = [Paragraph("The upright mark is the configured share.", "footnote"), measured]
     cards = [
-        Card(masks, "Rows" if run.config.objective.is_causal else "Masks and pairs", "measured, over all logged steps"),
+        Card(masks, "Masks and pairs" if run.config.objective.masks else "Rows", "measured, over all logged steps"),
         Card([fold, Paragraph(_prepared(data), "footnote")]),
     ]
     return Grid([Card([splits(run, data)]), Grid(cards, "stack")])
@@ -109,7 +109,7 @@ def shares(run: Run) -> list[Bar]:
     kept = 1 - objective.mask_share - objective.random_share
     wanted = (
         []
-        if objective.is_causal
+        if not objective.masks
         else [
             ("Picked and predicted, of all tokens", "picked_share", constant),
             ("Picked: replaced by [MASK]", "mask_share", objective.mask_share),
@@ -146,7 +146,7 @@ def first_batches(run: Run) -> Table:
         ("Not padding", *each("valid_token_share", percent)),
         ("Examples a row", *each("examples_per_row", lambda value: decimal(value, 2))),
     ]
-    if run.config.objective.is_causal:
+    if not run.config.objective.masks:
         rows.append(("Next tokens to predict", *each("predicted", count)))
         rows.append(("Labels that are the token behind", *each("next_share", percent)))
         return Table(head, rows)

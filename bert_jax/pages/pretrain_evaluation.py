@@ -28,7 +28,7 @@ def evaluation_section(run: Run) -> Section:
         )
     length, predicted = (count(number(scores, key)) for key in ("sequence_length", run.tokens.counter))
     caption = f"{newest_scores(run)[1]}, sequences of {length} tokens, {predicted} {run.tokens.predicted}"
-    rows = _token_rows(scores, run.tokens)
+    rows = [row for words in run.directions for row in _token_rows(scores, words)]
     rows += _replaced_rows(scores) if number(scores, "rtd_loss") is not None else []
     words_of_pairs = pair_words(run.config.objective)
     if words_of_pairs is not None and number(scores, "nsp_accuracy") is not None:
@@ -105,7 +105,7 @@ def samples_section(run: Run) -> Section:
         )
         lede += (
             "The model saw the words before the slot, the true ones, and nothing behind it."
-            if run.config.objective.is_causal
+            if not run.config.objective.masks
             else "The model saw [MASK] there; a few of the other words may be random ones, put in place of picked tokens."
         )
         parts.insert(0, Paragraph(filled(lede, right.format("green"), wrong.format("amber")), "lede"))

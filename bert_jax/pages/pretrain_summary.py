@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
-from bert_jax.config.objective import pair_words
+from bert_jax.config.objective import pair_words, TokenWords
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import averaged_words
+from bert_jax.model.accounting import formula_parameters
 from bert_jax.pages.page import Tile
 from bert_jax.pages.wording import (
     count,
@@ -63,7 +64,10 @@ def model_words(model: ModelConfig) -> str:
     names = [name for name, shape in MODEL_SIZES.items() if all(getattr(model, key) == shape[key] for key in shape)]
     name = f"BERT-{names[0]}, " if names and names[0].isalpha() else ""
     shape = f"{model.num_hidden_layers} layers × {model.hidden_size:,} features"
-    return f"{name}{shape}, {model.num_attention_heads} heads, {millions(parameter_count(model))} parameters"
+    parameters = f"{millions(parameter_count(model))} parameters"
+    if model.is_recurrent:
+        return f"biLM, {model.num_hidden_layers} layers of LSTMs × 2 directions × {model.table_size:,} features, {parameters}"
+    return f"{name}{shape}, {model.num_attention_heads} heads, {parameters}"
 
 
 def objective_words(config: PretrainConfig) -> str:
@@ -71,6 +75,8 @@ def objective_words(config: PretrainConfig) -> str:
     objective = config.objective
     rows = f", up to {config.examples_per_row} examples a row" if config.packing == "packed" else ""
     filling = f"rows {config.packing.replace('buckets', 'in buckets')}{rows}"
+    if objective.is_backward:
+        return f"{objective.name}: each token is predicted from those before it, and from those behind it; {filling}"
     if objective.is_causal:
         return f"{objective.name}, left to right: each token is predicted from those before it; {filling}"
     picked = f"{picked_words(objective, 0)} picked by {objective.masking.replace('_', ' ')}"
@@ -80,6 +86,10 @@ def objective_words(config: PretrainConfig) -> str:
 def parameter_count(model: ModelConfig) -> int:
     """Parameters of the encoder without heads: 109,482,240 for BERT-base, with its pooler, which a causal model has none of."""
     hidden, inner, table = model.hidden_size, model.intermediate_size, model.table_size
+    if model.is_recurrent:
+        return formula_parameters(model) + model.num_hidden_layers * 2 * 4 * (
+            model.lstm_units or 0
+        )  # gates have a bias
     project = table * hidden + hidden if model.is_projected else 0
     layer_norm = 2 * hidden
     rows = model.vocab_size + model.max_position_embeddings + model.type_vocab_size
@@ -141,7 +151,8 @@ def tiles(run: Run) -> list[Tile]:
     """The key figures of a run."""
     record, where = newest_scores(run)
     loss = Tile(f"{run.tokens.short} loss", _value(number(record, run.token_loss), decimal), "nats", where)
-    found = [loss, _perplexity_tile(run, record), _token_accuracy_tile(run, record)]
+    perplexities = [_perplexity_tile(run, record, words) for words in run.directions]
+    found = [loss, *perplexities, _token_accuracy_tile(run, record)]
     words = pair_words(run.config.objective)
     if words is not None:
         found.append(_pair_tile(record, words.short))
@@ -160,12 +171,13 @@ def _interval(record: Record, key: str) -> str:
     return f"95{SPACE}% interval {ends}" if ends else "no interval before an evaluation"
 
 
-def _perplexity_tile(run: Run, record: Record) -> Tile:
-    value = number(record, f"{run.tokens.term}_perplexity")
-    value = exponential(number(record, run.token_loss)) if value is None else value
+def _perplexity_tile(run: Run, record: Record, words: TokenWords) -> Tile:
+    value = number(record, f"{words.term}_perplexity")
+    value = exponential(number(record, f"{words.term}_loss")) if value is None else value
     baseline = exponential(number(record, "unigram_loss") or run.unigram_entropy)
     note = f"word frequencies alone: {perplexity(baseline)}" if baseline else ""
-    return Tile("Perplexity", _value(value, perplexity), "", note)
+    title = "Perplexity" if len(run.directions) == 1 else f"{words.short} perplexity"
+    return Tile(title, _value(value, perplexity), "", note)
 
 
 def _token_accuracy_tile(run: Run, record: Record) -> Tile:

@@ -170,7 +170,7 @@ def pretrained_page(directory: Path, runs: Sequence[Run]) -> Page:
 def _pretrained_row(run: Run) -> tuple[str, ...]:
     scores, where = newest_scores(run)
     loss, accuracy = decimal(number(scores, run.token_loss)), percent(number(scores, f"{run.tokens.term}_accuracy"))
-    if run.config.objective.is_causal:
+    if not run.config.objective.masks:
         where = f"{run.tokens.predicted}, {where}"
     folder = run.directory.name
     return (

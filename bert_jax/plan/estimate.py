@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.mesh.chips import Chip
 from bert_jax.plan.hlo import Collective
 from bert_jax.plan.machine import group_size, Machine, wires
@@ -101,11 +102,16 @@ def ring_bytes(collective: Collective, devices: int) -> float:
     return SENT.get(collective.kind, 1.0) * collective.bytes * (devices - 1) / devices
 
 
-def assumptions(machine: Machine, causal: bool) -> list[str]:
-    """The assumptions that the figures rest on, a line each; `causal`: attention sees the past only."""
+def assumptions(machine: Machine, config: PretrainConfig) -> list[str]:
+    """The assumptions that the figures rest on, a line each."""
     predictions = "max_predictions_per_seq predictions a row"
-    if causal:
+    if config.model.causal:
         predictions = "each token but the last predicts the next; attention to the past is half of a square"
+    if config.model.is_recurrent:
+        predictions = (
+            "each token but the last predicts the next, each but the first the one before; the tokens of a row are"
+        )
+        predictions += " read one after the other, and what a device waits for between them is not counted"
     lines = [f"formula: every token of a row is valid, one example a row, {predictions}"]
     chip = machine.chip
     if chip is not None:

@@ -137,7 +137,7 @@ def make_plan(
         mesh=dict(mesh.shape),
         compute=compute_words(training),
         assumptions=[
-            *assumptions(machine, config.model.causal),
+            *assumptions(machine, config),
             *(_of_smaller_slice(config, machine) if search else ()),
         ],
         phases=[plan_phase(config, n, machine, program, largest[n]) for n, program in enumerate(programs)],
@@ -162,7 +162,7 @@ def check(training: Training) -> None:
     config = training.config
     for number, phase in enumerate(config.phases):
         check_batch(phase.batch_size, config.micro_batches, training.mesh, f"phases.{number}.batch_size")
-    check_heads(config.model.num_attention_heads, training.mesh)
+    check_heads(config.model, training.mesh)
     _ = training.abstract_state  # refuses a mesh that cuts no parameter evenly
     resolve_implementation(config.attention, attention_case(training))  # refuses a kernel that cannot
 

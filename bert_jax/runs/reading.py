@@ -10,7 +10,7 @@ from typing import Any
 from bert_jax.base import files
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
-from bert_jax.config.objective import token_words, TokenWords
+from bert_jax.config.objective import directions, token_words, TokenWords
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.runs.cost import BAD, CLOCK, Cost
 from bert_jax.runs.directory import open_run, RunDirectory
@@ -51,6 +51,11 @@ class Run:
     def tokens(self) -> TokenWords:
         """The words for the tokens that it predicts."""
         return token_words(self.config.objective)
+
+    @property
+    def directions(self) -> list[TokenWords]:
+        """The words for all tokens that it predicts: of a biLM those of either direction."""
+        return directions(self.config.objective)
 
     @property
     def token_loss(self) -> str:

@@ -23,13 +23,14 @@ EVALUATION: Shape = {
     **_numbers(
         "step sequence_length masked_tokens pairs picked_share is_next_share mlm_loss mlm_perplexity mlm_accuracy"
     ),
-    **_numbers("next_tokens ltr_loss ltr_perplexity ltr_accuracy"),
+    **_numbers("next_tokens ltr_loss ltr_perplexity ltr_accuracy rtl_loss rtl_perplexity rtl_accuracy"),
     **_numbers(
         "rtd_loss rtd_accuracy rtd_recall rtd_precision replaced_share rtd_tokens rtd_always_original rtd_share_loss"
     ),
     **_numbers("nsp_loss nsp_accuracy unigram_loss unigram_entropy commonest_token_accuracy"),
     "mlm_accuracy_95": [NUMBER],
     "ltr_accuracy_95": [NUMBER],
+    "rtl_accuracy_95": [NUMBER],
     "nsp_accuracy_95": [NUMBER],
     "split": str,
     "mask_histogram": COUNTS,
@@ -87,6 +88,7 @@ SCORES: Shape = {
     "undecided": str,
     "seconds": NUMBER,
     "examples_per_second": NUMBER,
+    "mix": {"layers": [NUMBER], "weights": [NUMBER], "scale": NUMBER},
 }
 FINETUNE: Shape = {
     "task": dict,

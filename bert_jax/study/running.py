@@ -325,6 +325,6 @@ def _ngram_loss(plan: StudyPlan, model: Pretrained, examples: Examples, order: i
     models = fit_ngrams(data.split(TRAIN).shards, model.tokenizer.vocab_size, str(data.directory), order)
     segments, words = segments_of(examples), SplitTokens.of(examples.split)
     batches = ((number, evaluation_batch(examples, rows, number)) for number in range(-(-len(examples) // rows)))
-    chosen = np.concatenate([text_offsets(segments, number, batch, causal=True) for number, batch in batches])
+    chosen = np.concatenate([text_offsets(segments, number, batch, next_tokens=True) for number, batch in batches])
     loss = models.losses(words.tokens, words.starts, chosen)[NAMES[order]]
     return loss * len(chosen), float(len(chosen))

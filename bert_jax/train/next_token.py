@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.base.types import PyTree
-from bert_jax.model.encoder import take_positions
 from bert_jax.train.losses import cross_entropy, Scores
 from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.train.state import Training
@@ -36,12 +35,8 @@ class NextTokenLoss(MaskedLmLoss):
     def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
         """Return the sums of `ltr`; see `train.step.Loss`."""
         model = nnx.merge(training.graph, params)
-        encoded = model.encode(batch, dropout_seeds=seeds).sequence_output
-        x = take_positions(encoded, batch["masked_lm_positions"])
-        assert model.encoder.embeddings is not None
-        word = model.encoder.embeddings.word[...]
-        scores = in_pieces(lambda x: model.mlm(x, word), x, batch["masked_lm_ids"], batch["masked_lm_weights"])
-        return {"ltr": scores}
+        (x,) = model.predicting_states(model.encode(batch, dropout_seeds=seeds), batch, seeds)
+        return {"ltr": in_pieces(model.token_logits, x, batch["masked_lm_ids"], batch["masked_lm_weights"])}
 
     def statistics(self, batch: Arrays) -> Arrays:
         """Return the counts of `batch_statistics` but those of masks."""

@@ -32,6 +32,7 @@ from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.runs.directory import further, RunDirectory, start_or_resume
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.bad_steps import total_loss
+from bert_jax.train.both_directions import BothDirectionsLoss
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
 from bert_jax.train.metrics import mean_scores, MetricsInterval
@@ -89,6 +90,7 @@ def pretrain(
 LOSSES: Mapping[str, type[MaskedLmLoss]] = {
     **dict.fromkeys(OBJECTIVES, MaskedLmLoss),
     "ltr": NextTokenLoss,
+    "bilm": BothDirectionsLoss,
     "rtd": ReplacedTokenLoss,
 }
 
@@ -265,7 +267,7 @@ def metrics_line(step: int, phase: int, interval: MetricsInterval, config: Pretr
     predicted, seconds = sums[f"{token_words(objective).term}_weight"], max(interval.seconds, 1e-9)
     scores = mean_scores(sums, objective.terms)
     flops = pretraining_flops(config.description, sums["valid_tokens"], sums["squared_lengths"], predicted)
-    shares = {} if objective.is_causal else _mask_shares(sums, predicted)
+    shares = _mask_shares(sums, predicted) if objective.masks else {}
     shares["valid_token_share"] = sums["valid_tokens"] / sums["row_tokens"]
     shares["examples_per_row"] = sums["examples"] / sums["rows"]
     if objective.nsp and sums["nsp_weight"]:
@@ -355,7 +357,7 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
         check_batch(phase.batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
         check_examples(config, data, number)
     for model in filter(None, (config.model, config.description.generator)):
-        check_heads(model.num_attention_heads, mesh)
+        check_heads(model, mesh)
 
 
 def check_examples(config: PretrainConfig, data: DataDirectory, number: int) -> None:
@@ -375,7 +377,7 @@ def check_examples(config: PretrainConfig, data: DataDirectory, number: int) -> 
         )
 
 
-def attention_case(training: Training[PretrainConfig]) -> AttentionCase:
-    """Return what a run asks of attention on one of its devices."""
+def attention_case(training: Training[PretrainConfig]) -> AttentionCase | None:
+    """Return what a run asks of attention on one of its devices; None where its model has none."""
     config = training.config
     return training.attention_case(size for phase in config.phases for size in row_lengths(config, phase))

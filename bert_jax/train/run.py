@@ -31,14 +31,19 @@ from bert_jax.train.state import TrainState
 
 
 def train_run(
-    objective: RunObjective, run: RunDirectory, case: AttentionCase, *, resume_command: str, until: int | None = None
+    objective: RunObjective,
+    run: RunDirectory,
+    case: AttentionCase | None,
+    *,
+    resume_command: str,
+    until: int | None = None,
 ) -> tuple[Session, TrainState | None]:
     """Train to the end of the configured steps, from the run's newest checkpoint if there is one.
 
     Args:
       objective: what is trained.
       run: its directory, made or recognised.
-      case: what the run asks of attention on one device.
+      case: what the run asks of attention on one device; None: its model has none.
       resume_command: printed when the run is interrupted.
       until: stop after so many steps, as if asked to; None: at the end.
 
@@ -123,14 +128,14 @@ def open_shared[R](output: Path, same: Mapping[str, str], start: Callable[[], R]
         return run
 
 
-def check_attention(name: str, case: AttentionCase) -> str:
+def check_attention(name: str, case: AttentionCase | None) -> str:
     """Return the line to say of a run's attention, which is compared with the reference on this device first.
 
     Raises:
       UserError: it is too far from the reference.
     """
     name = resolve_implementation(name, case)
-    return f"attention: {name}" if name == "reference" else check_at_start(name, case)
+    return f"attention: {name}" if case is None or name == "reference" else check_at_start(name, case)
 
 
 def record_environment(run: RunDirectory, mesh: Mesh, data: str) -> None:

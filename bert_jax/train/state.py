@@ -98,9 +98,11 @@ class Training[C: RunConfig]:
         """The kind of the mesh's devices: cpu, gpu, tpu."""
         return self.mesh.devices.flat[0].platform
 
-    def attention_case(self, sequence_lengths: Iterable[int]) -> AttentionCase:
-        """Return what attention is asked for on one of the mesh's devices, with rows of these lengths."""
+    def attention_case(self, sequence_lengths: Iterable[int]) -> AttentionCase | None:
+        """Return what attention is asked for on one of the mesh's devices, with rows of these lengths; None: for nothing."""
         device, model = self.mesh.devices.flat[0], self.description.model
+        if model.is_recurrent:
+            return None
         return AttentionCase(
             platform=device.platform,
             device_kind=device.device_kind,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.objective import ObjectiveConfig, pair_words, token_words
+from bert_jax.config.objective import directions, ObjectiveConfig, pair_words
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import evaluation_batch, Examples, make_examples
@@ -47,7 +47,7 @@ SLOT_EVERY = 6  # tokens
 SAMPLE_TOKENS = (12, 60)  # shortest and longest example shown as a sample
 NO_PAIRS = "mlm_full_sentences"  # the objective that a model is scored by where nothing can be asked about pairs
 NO_HEAD = "the checkpoint has no NSP head"
-_WEIGHTS = {"mlm": "masked_lm_weights", "ltr": "masked_lm_weights", "nsp": "next_sentence_weights"}
+_WEIGHTS = {**dict.fromkeys(("mlm", "ltr", "rtl"), "masked_lm_weights"), "nsp": "next_sentence_weights"}
 
 
 class ScoredObjective(NamedTuple):
@@ -59,7 +59,7 @@ class ScoredObjective(NamedTuple):
     def examples(self, model: Pretrained, split: Split, phase: PhaseConfig) -> Examples:
         """Return the masked examples of a split, in batches that fit the model's device."""
         config = replace(model.origin.config, objective=self.config)
-        tokens = TOKENS_AT_ONCE // (4 if self.config.is_causal else 1)  # there each has logits of the whole vocabulary
+        tokens = TOKENS_AT_ONCE // (1 if self.config.masks else 4)  # else each has logits of the whole vocabulary
         rows = max(1, tokens // phase.sequence_length)
         return make_examples(split, model.tokenizer, config, phase, rows)
 
@@ -67,7 +67,7 @@ class ScoredObjective(NamedTuple):
         """Return the fields of a record that follow from the objective and the sums over its examples."""
         told = {} if self.nsp_left_out is None else {"nsp_left_out": self.nsp_left_out}
         told |= nsp_report(totals) if self.config.nsp else {}
-        return told if self.config.is_causal else told | masks_report(totals)
+        return told | masks_report(totals) if self.config.masks else told
 
 
 def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_length: int | None) -> JsonObject:
@@ -122,9 +122,9 @@ def evaluate_data(model: Pretrained, data: DataDirectory, split: str, sequence_l
 def _training_counts(
     model: Pretrained, data: DataDirectory, objective: ObjectiveConfig, phase: PhaseConfig
 ) -> np.ndarray:
-    """Return how often the training split asks for each id, [V]: left to right for a [SEP] at the end of each example too."""
+    """Return how often the training split asks for each id, [V]: of next tokens for a [SEP] at the end of each example too."""
     counts = data.token_counts()
-    if objective.is_causal:
+    if not objective.masks:
         counts = counts.copy()
         counts[model.tokenizer.sep_id] += data.split(TRAIN).num_examples(objective.examples, phase.sequence_length)
     return counts
@@ -147,7 +147,7 @@ def _data_objective(model: Pretrained, data: DataDirectory) -> ScoredObjective:
       UserError: it has pairs, and the model has one segment.
     """
     config = model.origin.config
-    if model.origin.run is None and not config.objective.is_causal:
+    if model.origin.run is None and config.objective.masks:
         kind = min(data.manifest["kinds"], key=lambda kind: (kind == "sop", KINDS.index(kind)))
         config = replace(config, objective=replace(config.objective, name=objective_of(kind)))
     objective = config.objective
@@ -235,15 +235,17 @@ def masks_report(totals: dict[str, float]) -> JsonObject:
 
 
 def token_report(totals: dict[str, float], objective: ObjectiveConfig) -> JsonObject:
-    """Return the scores of masked or of next tokens; loss in nats a token."""
-    words = token_words(objective)
-    scores, weight = mean_scores(totals, [words.term]), totals[f"{words.term}_weight"]
-    return {
-        **scores,
-        f"{words.term}_perplexity": math.exp(min(scores[f"{words.term}_loss"], 700)),
-        f"{words.term}_accuracy_95": wilson_interval(totals[f"{words.term}_correct"], weight),
-        words.counter: int(weight),
-    }
+    """Return the scores of masked or of next tokens, and of a biLM of those before too; loss in nats a token."""
+    found: JsonObject = {}
+    for words in directions(objective):
+        scores, weight = mean_scores(totals, [words.term]), totals[f"{words.term}_weight"]
+        found |= {
+            **scores,
+            f"{words.term}_perplexity": math.exp(min(scores[f"{words.term}_loss"], 700)),
+            f"{words.term}_accuracy_95": wilson_interval(totals[f"{words.term}_correct"], weight),
+            words.counter: int(weight),
+        }
+    return found
 
 
 def nsp_report(totals: dict[str, float]) -> JsonObject:
@@ -309,11 +311,11 @@ def unigram_report(targets: np.ndarray, counts: np.ndarray, tokenizer: Tokenizer
 def sample_predictions(model: Pretrained, examples: Examples) -> list[JsonObject]:
     """Return some held-out examples as the model saw them, with what it says of each [MASK] and of the pair.
 
-    Left to right every `SLOT_EVERY`th word stands for a [MASK]: it is told from the words before it.
+    Of a model of next tokens every `SLOT_EVERY`th word stands for a [MASK]: it is told from the words before it.
     """
     batch = evaluation_batch(examples, min(len(examples), 256), 0)
     lengths = batch["sequence_ids"].sum(1)
-    if examples.objective.is_causal:
+    if not examples.objective.masks:
         shortest_first = np.argsort(lengths, kind="stable")
         rows = np.sort(shortest_first[lengths[shortest_first] >= SAMPLE_TOKENS[0]][:SAMPLES])
         return [_next_token_sample(model, batch["input_ids"][row, : lengths[row]].tolist()) for row in rows]

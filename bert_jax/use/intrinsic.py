@@ -7,7 +7,8 @@ model's, of which there is one, of the text by the chain rule:
 - Masked tokens: examples are made of the text and masked as held-out data is (evaluation.py), some tokens of each at once.
 - Pseudo-perplexity: each token of a sentence is masked in turn and predicted from all others (pseudo_likelihood.py), and of all
   sentences exp(-(sum of PLL) / (sum of tokens)).
-- Next tokens, left to right: each token of a row, and the [SEP] at its end, from those before it.
+- Next tokens, left to right: each token of a row, and the [SEP] at its end, from those before it. A biLM has a second such
+  perplexity: each token, and the [CLS] in front, from those behind it.
 
 The n-gram models (ngrams.py) see nothing, the token before, or a few before or behind; the masked LM sees both sides and
 far: one that is no better than they are has learned little of the text.
@@ -117,7 +118,7 @@ def evaluate_text(
     words = SplitTokens.of(examples.split)
     text_record, masked = _text_record(model, text), _masked_record(model, examples, objective, words, ngrams)
     record: JsonObject = {"step": model.origin.step, "weights": model.origin.weights, "text": text_record, **masked}
-    if settings.pseudo_perplexity and not model.description.model.causal:
+    if settings.pseudo_perplexity and objective.config.masks:
         record["pseudo"] = _pseudo_record(model, words, settings.pseudo_perplexity, ngrams)
     if baseline is not None:
         record["ngrams"] = baseline.models.described() | {"text": baseline.name}
@@ -211,15 +212,15 @@ def _masked_record(
     model: Pretrained, examples: Examples, objective: ScoredObjective, words: SplitTokens, ngrams: NgramModels | None
 ) -> JsonObject:
     totals: dict[str, float] = {}
-    predicted, causal, offsets = token_words(objective.config).predicted, objective.config.is_causal, []
-    kept = partial(text_offsets, segments_of(examples), causal=causal)
+    predicted, masks, offsets = token_words(objective.config).predicted, objective.config.masks, []
+    kept = partial(text_offsets, segments_of(examples), next_tokens=not masks)
     for sums, places in scored_batches(model, examples, predicted, kept):
         add_sums(totals, sums)
         offsets.append(places)
     return {
         "objective": objective.config.name,
         "sequence_length": examples.shape.sequence_length,
-        **({} if causal else _masking(objective)),
+        **(_masking(objective) if masks else {}),
         **token_report(totals, objective.config),
         **_ngram_scores(ngrams, words, np.concatenate(offsets)),
         **objective.report(totals),
@@ -242,12 +243,12 @@ def segments_of(examples: Examples) -> np.ndarray:
     return np.concatenate(segments)
 
 
-def text_offsets(segments: np.ndarray, number: int, batch: Batch, causal: bool = False) -> np.ndarray:
+def text_offsets(segments: np.ndarray, number: int, batch: Batch, next_tokens: bool = False) -> np.ndarray:
     """Where the predicted tokens of batch `number` of `evaluation_batch` stand in the text, [K] in the order of rows and
-    slots; left to right without the [SEP] at the end of a row, which is not of the text."""
+    slots; of next tokens without the [SEP] at the end of a row, which is not of the text."""
     rows, slots = np.nonzero(batch["masked_lm_weights"])
     places = batch["masked_lm_positions"][rows, slots].astype(np.int64)
-    if causal:  # one segment a row
+    if next_tokens:  # one segment a row
         inside = places + 1 < batch["sequence_ids"].sum(1)[rows] - 1
         rows, places = rows[inside], places[inside] + 1
     indices = examples_at(number * len(batch["input_ids"]) + rows, len(segments), EVALUATION_SEED)[1]

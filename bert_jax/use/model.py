@@ -108,6 +108,7 @@ class Pretrained:
           UserError: naming what the checkpoint holds.
         """
         self.require_token_head(purpose)
+        self._refuse_bilm(f"{purpose} needs both at once")
         if self.description.model.causal:
             raise UserError(
                 f"{self.origin.path}: is a left-to-right model, which sees nothing behind a [MASK], and {purpose} needs both"
@@ -121,10 +122,19 @@ class Pretrained:
           UserError: naming what the checkpoint holds.
         """
         self.require_token_head(purpose)
+        self._refuse_bilm(f"{purpose} needs a left-to-right model (objective=ltr)")
         if not self.description.model.causal:
             raise UserError(
                 f"{self.origin.path}: is a bidirectional model, trained to see both sides of a word, and {purpose} needs a"
                 f" left-to-right one (objective=ltr): it fills masks by bert-jax fill-mask {self.origin.path} 'a [MASK]'"
+            )
+
+    def _refuse_bilm(self, why: str) -> None:
+        if self.description.model.is_recurrent:
+            path = self.origin.path
+            raise UserError(
+                f"{path}: is a biLM, two models that read forward and backward apart, and {why}: it gives the perplexity of a"
+                f" text by bert-jax evaluate {path} --text FILE, and vectors by bert-jax embed"
             )
 
     def require_token_head(self, purpose: str) -> None:

@@ -34,8 +34,12 @@ def head_scores(model: Pretrained, batch: Batch) -> dict[str, tuple[jax.Array, j
     """`label_scores` of what the model predicts, by the names of `config.objective`; it has an MLM head."""
     output = model(batch)
     assert output.mlm_logits is not None
-    term = "ltr" if model.description.model.causal else "mlm"
+    shape = model.description.model
+    term = "ltr" if shape.causal or shape.is_recurrent else "mlm"
     scores = {term: label_scores(output.mlm_logits, batch["masked_lm_ids"])}
+    if output.rtl_logits is not None:
+        before = np.take_along_axis(batch["input_ids"], batch["masked_lm_positions"], axis=1)
+        scores["rtl"] = label_scores(output.rtl_logits, before)
     if output.nsp_logits is not None and term == "mlm":
         scores["nsp"] = label_scores(output.nsp_logits, batch["next_sentence_labels"])
     return scores

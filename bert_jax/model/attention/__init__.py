@@ -31,6 +31,7 @@ from bert_jax.model.attention.xla import xla_attention
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "NONE",
     "RESIDUALS",
     "AttentionCase",
     "attention",
@@ -53,6 +54,7 @@ REFUSALS: Mapping[str, Callable[[AttentionCase], str | None]] = {
     "pallas_gpu": pallas_gpu.refusal,
     "cudnn": cudnn.refusal,
 }
+NONE = "none"  # of a model of LSTMs
 HOPPER = ("H100", "H200", "GH200")
 HEADS = ("tensor",)  # the axes of the mesh that cut heads
 
@@ -64,12 +66,16 @@ def refusal(name: str, case: AttentionCase) -> str | None:
     return REFUSALS[name](case) if name in REFUSALS else None
 
 
-def resolve_implementation(name: str, case: AttentionCase) -> str:
-    """`auto` -> the fastest implementation known to be right for the case; a name -> itself.
+def resolve_implementation(name: str, case: AttentionCase | None) -> str:
+    """`auto` -> the fastest implementation known to be right for the case, NONE where there is no case; a name -> itself.
 
     Raises:
       UserError: there is no such implementation, or it cannot do what is asked.
     """
+    if case is None:
+        if name == "auto":
+            return NONE
+        raise UserError(f"attention={name}: the model is a biLM, which has no attention: leave it out")
     if name == "auto":
         favourite = _favourite(case)
         return "xla" if refusal(favourite, case) else favourite

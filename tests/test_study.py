@@ -79,6 +79,7 @@ PRINTED = {
     ("sizes", "12x768x12"): (3.99, 84.4, 86.7, 92.9),
     ("sizes", "24x1024x16"): (3.23, 86.6, 87.8, 93.7),
     ("masking", "0-20-80"): (83.7, 94.8, 94.6),
+    ("systems", "elmo"): (76.4, 64.8, 79.8, 90.4, 36.0, 73.3, 84.9, 56.8),
 }
 
 
@@ -86,7 +87,8 @@ PRINTED = {
 def test_figures_are_the_papers(study, row):
     """The bug: a figure in another column."""
     entry = STUDIES[study]
-    assert tuple(entry.rows[row].published[column] for column in entry.columns) == PRINTED[study, row]
+    printed = [column for column in entry.columns if study == "sizes" or column != "perplexity"]
+    assert tuple(entry.rows[row].published[column] for column in printed) == PRINTED[study, row]
 
 
 @pytest.mark.parametrize("name", STUDIES)

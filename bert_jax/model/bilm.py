@@ -33,7 +33,7 @@ class TokenTable(nnx.Module):
 class BiLmEncoder(nnx.Module):
     """Token vectors and L layers of LSTMs in both directions; what it returns is what `model.encoder.Encoder` does.
 
-    Dropout is on the input of each layer (1802.05365, section 3.4: "10% dropout").
+    Dropout is on the input of each layer, and once more before the softmax, as in allenai/bilm-tf (training.py).
     """
 
     def __init__(self, config: ModelConfig, compute: Compute, *, pooler: bool, rngs: nnx.Rngs):

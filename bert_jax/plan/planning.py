@@ -174,7 +174,7 @@ def compute_words(training: Training) -> dict[str, str]:
         "compute_dtype": compute.dtype.__name__,
         "attention": resolve_implementation(training.config.attention, attention_case(training)),
         "remat": compute.remat,
-        "layers": "scanned" if compute.scan_layers else "unrolled",
+        "layers": "scanned" if compute.scan_layers and not training.config.model.is_recurrent else "unrolled",
     }
 
 

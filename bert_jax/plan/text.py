@@ -36,8 +36,9 @@ def _head(plan: Plan) -> Iterator[str]:
     for size in plan.mesh.values():
         used *= size
     of = f"{used} of {len(machine.devices)}" if used < len(machine.devices) else f"{used}"
+    inner = f"LSTMs of {model.lstm_units} units" if model.is_recurrent else f"{model.num_attention_heads} heads"
     yield (
-        f"model       {model.num_hidden_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads,"
+        f"model       {model.num_hidden_layers} layers, hidden {model.hidden_size}, {inner},"
         f" vocabulary {model.vocab_size:,}; {plan.config.optimizer.name}"
     )
     yield f"machine     {machine.name}: {of} devices of {_size(machine.usable_memory)} that can be used; mesh {axes}"

@@ -472,6 +472,7 @@ def test_vectors_are_means_of_layers(run, tmp_path, capsys):
         (["embed", "RUN", "--input", "LINES", "--output", "OUT.npz", "--pooling", "cls"], "no token sees both sides"),
         (["embed", "RUN", "--input", "LINES", "--output", "OUT.npz", "--pooling", "last"], "no token sees both sides"),
         (["evaluate", "RUN", "--text", "LINES", "--pseudo-perplexity", "3"], "is a biLM"),
+        (["pretrain", "BILM", "--data", "DATA", "--output", "OUT", "attention=xla"], "a biLM, which has no attention"),
         (["pretrain", "BERT", "--from", "RUN", "--data", "DATA", "--output", "OUT"], "the model of objective=bilm"),
         (
             ["pretrain", "BILM", "--from", "OTHER", "--data", "DATA", "--output", "OUT"],

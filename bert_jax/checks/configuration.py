@@ -24,7 +24,8 @@ def check_plan(run: Run) -> Iterator[Finding]:
     for part in run.config.schedule_parts():
         yield learning_rate(run, part)
         yield warm_up(run, part)
-    yield initial_weights(run)
+    if not run.config.model.is_recurrent:  # what is known of the spread is of attention
+        yield initial_weights(run)
     yield from epochs(run)
     if run.data is not None:
         yield held_out(run)

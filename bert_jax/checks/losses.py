@@ -77,7 +77,8 @@ def unigram_floor(run: Run) -> Iterator[Finding]:
     causes, remedy, changes = _why_no_learning(run)
     if severity == NOTE:
         until = min(since + _patience(run), run.config.total_steps)
-        remedy = f"attention forms late, then all at once: wait until about step {until:,}; then {remedy}"
+        forms = "" if run.config.model.is_recurrent else "attention forms late, then all at once: "
+        remedy = f"{forms}wait until about step {until:,}; then {remedy}"
     again = pretrain_again(run, **changes)
     yield rules.CONTEXT.found(
         severity, seen, causes=causes, remedy=remedy, command=again, value=now, threshold=entropy - rules.TOPIC
@@ -103,7 +104,8 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
     config, data = run.config, run.data or {}
     causes = []
     changes: dict[str, str] = {}
-    if rules.SPREAD.passed(config.model.initializer_range * math.sqrt(config.model.hidden_size))[0] != OK:
+    spread = config.model.initializer_range * math.sqrt(config.model.hidden_size)
+    if not config.model.is_recurrent and rules.SPREAD.passed(spread)[0] != OK:
         causes.append(f"initializer_range={config.model.initializer_range:g} keeps attention flat at this width")
         changes["model.initializer_range"] = f"{wide_range(run):.2g}"
     recipe = recipe_rate(config.model.hidden_size, config.phases[0].batch_size)
@@ -124,7 +126,12 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
         rate = config.optimizer.learning_rate * (3 if ratio < 1 else 1 / 3)  # towards the recipe's
         return (
             "too few steps, or a learning rate that does not suit the model",
-            "try more steps, another rate, or a first phase of shorter rows, in which attention forms sooner",
+            "try more steps or another rate"
+            + (
+                ""
+                if config.model.is_recurrent
+                else ", or a first phase of shorter rows, in which attention forms sooner"
+            ),
             {"optimizer.learning_rate": f"{rate:.1g}"},
         )
     return "; ".join(causes), "mend the data where it is the cause" if not changes else "try", changes

@@ -65,7 +65,9 @@ class BiLmEncoder(nnx.Module):
           dropout_seeds: [B, 2] uint32, or None: nothing is dropped (evaluation).
           all_layers: return the tokens' vectors and the output of every layer too.
         """
-        tokens = self.embeddings.word[...].astype(self.compute.dtype)[input_ids]
+        tokens = self.embeddings.word[...][input_ids].astype(
+            self.compute.dtype
+        )  # so that gradients are summed in float32
         layers = [keep_rows(jnp.concatenate([tokens, tokens], axis=-1))]
         for number in range(self.config.num_hidden_layers):
             # Sites of dropout are the numbers of layers, from 1.

@@ -220,6 +220,7 @@ SLOW = {
         "test_moments_that_are_not",
     ),
     "test_demo.py": ("",),
+    "test_distillation.py": ("mesh0-1]", "mesh1-4]", "mesh2-2]", "test_it_is_computed_again"),
     "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),
     "test_electra.py": (
         "and_back[model1]",
@@ -354,6 +355,7 @@ LONG = {
         "demo",
         "multihost",
         "left_to_right",
+        "distillation",
         "bad_steps",
         "reproduce",
         "study",

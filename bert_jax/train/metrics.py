@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bert_jax.base.types import JsonObject
 
+TAUGHT = ("soft", "hidden", "relations")  # terms of a teacher
 LAST_VALUE = ("grad_norm", "parameter_norm", "learning_rate")  # not summed: the interval's last step speaks
 
 
@@ -43,6 +44,15 @@ def mean_scores(sums: Mapping[str, float], terms: Collection[str]) -> dict[str, 
         scores[f"{name}_loss"] = sums[f"{name}_loss"] / weight
         scores[f"{name}_accuracy"] = sums[f"{name}_correct"] / weight
     return scores | (replaced_scores(sums) if "rtd" in terms else {})
+
+
+def taught_scores(sums: Mapping[str, float]) -> dict[str, float]:
+    """Losses of the terms that a teacher adds: mean distances over predicted or valid tokens, before their weights."""
+    return {
+        f"{name}_loss": sums[f"{name}_loss"] / max(sums[f"{name}_weight"], 1.0)
+        for name in TAUGHT
+        if f"{name}_weight" in sums
+    }
 
 
 def replaced_scores(sums: Mapping[str, float]) -> dict[str, float]:

@@ -32,14 +32,16 @@ from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.runs.directory import further, RunDirectory, start_or_resume
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.bad_steps import total_loss
+from bert_jax.train.distillation import DistillationLoss, require_teacher, Teacher
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
-from bert_jax.train.metrics import mean_scores, MetricsInterval
+from bert_jax.train.metrics import mean_scores, MetricsInterval, taught_scores
 from bert_jax.train.next_token import NextTokenLoss
 from bert_jax.train.replaced_tokens import ReplacedTokenLoss
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
+from bert_jax.train.step import Loss
 
 
 class Beginning(Protocol):
@@ -54,7 +56,13 @@ class Beginning(Protocol):
 
 
 def pretrain(
-    config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str, beginning: Beginning | None = None
+    config: PretrainConfig,
+    data_path: Path,
+    output: Path,
+    *,
+    resume_command: str,
+    beginning: Beginning | None = None,
+    teacher: Teacher | None = None,
 ) -> RunDirectory:
     """Pre-train to the end of the configured steps, from the run's newest checkpoint if there is one.
 
@@ -67,6 +75,7 @@ def pretrain(
       output: the run directory.
       resume_command: printed when the run is interrupted.
       beginning: the weights that a new run begins with; None: they are drawn.
+      teacher: a model that it learns from beside the data, as `config.distill` says; None: it has none.
 
     Raises:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
@@ -77,10 +86,11 @@ def pretrain(
             data = open_data(data_path)
             training = prepare_training(config, data)
             tokenizer = data.load_tokenizer()
+            require_teacher(training, teacher, tokenizer)
         config = training.config
-        run = open_run_directory(output, config, data, tokenizer, None if beginning is None else beginning.record)
+        run = open_run_directory(output, config, data, tokenizer, beginning, teacher)
         training = replace(training, described=run.stored())
-        objective = Pretraining(training, data, tokenizer, run, beginning)
+        objective = Pretraining(training, data, tokenizer, run, beginning, teacher)
         train_run(objective, run, attention_case(training), resume_command=resume_command)
         return run
 
@@ -106,13 +116,20 @@ class Pretraining(RunObjective):
         tokenizer: Tokenizer,
         run: RunDirectory,
         beginning: Beginning | None = None,
+        teacher: Teacher | None = None,
     ):
         self.beginning, self.begins_trained = beginning, beginning is not None
+        self.teacher = teacher
         self.training, self.config = training, training.config
         self.data, self.tokenizer, self.run = data, tokenizer, run
         self.data_place = str(data.directory.absolute())
         objective = self.config.objective
-        self.loss = LOSSES[objective.name](objective.nsp, tokenizer.mask_id)
+        self.held_out_loss = LOSSES[objective.name](objective.nsp, tokenizer.mask_id)
+        self.loss: Loss = self.held_out_loss
+        if teacher is not None:
+            fixed = teacher.on_mesh(training)
+            entries = tokenizer.vocab_size
+            self.loss = DistillationLoss(self.held_out_loss, teacher, self.config.distill, entries, fixed)
         self.score_passes: dict[int, ScorePass] = {}
         self.arrangements: dict[int, Arrangement] = {}
 
@@ -124,6 +141,8 @@ class Pretraining(RunObjective):
         hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         say(f"mesh: {axes}, {where}{hosts}")
         say(f"computing in {config.compute_dtype}, parameters in float32")
+        if self.teacher is not None:
+            say(f"teacher: {self.teacher.path} ({self.teacher.description.summary()}): {self.config.distill.words}")
         say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
 
     def initial_state(self) -> TrainState:
@@ -218,7 +237,7 @@ class Pretraining(RunObjective):
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return losses and accuracies of a step."""
-        scores = mean_scores(sums, self.config.objective.terms)
+        scores = mean_scores(sums, self.config.objective.terms) | taught_scores(sums)
         return {self.spoken(name).replace("accuracy", "acc"): f"{value:.3f}" for name, value in scores.items()}
 
     def spoken(self, name: str) -> str:
@@ -255,7 +274,7 @@ class Pretraining(RunObjective):
             if not len(examples):
                 return None
             with jax.transfer_guard("allow"):  # constants of the program
-                self.score_passes[number] = ScorePass(self.training, self.loss, examples)
+                self.score_passes[number] = ScorePass(self.training, self.held_out_loss, examples)
         return self.score_passes[number]
 
 
@@ -274,8 +293,9 @@ def metrics_line(step: int, phase: int, interval: MetricsInterval, config: Pretr
         "kind": "train",
         "step": step,
         "phase": phase,
-        "loss": total_loss(sums),
+        "loss": total_loss(sums, config),
         **scores,
+        **taught_scores(sums),
         "grad_norm": sums["grad_norm"],
         "learning_rate": sums["learning_rate"],
         "valid_tokens": int(sums["valid_tokens"]),
@@ -317,7 +337,8 @@ def open_run_directory(
     config: PretrainConfig,
     data: DataDirectory,
     tokenizer: Tokenizer,
-    source: JsonObject | None = None,
+    beginning: Beginning | None = None,
+    teacher: Teacher | None = None,
 ) -> RunDirectory:
     """The run directory, made or recognised by the main process and seen by all.
 
@@ -325,14 +346,16 @@ def open_run_directory(
       UserError: see `start_or_resume`; processes that were started differently or share no folder.
     """
     run = RunDirectory(output)
+    source, learned_from = (None if model is None else model.record for model in (beginning, teacher))
     return open_shared(
         output,
         {
             "configuration": json.dumps(to_dict(config)),
             "--data": json.dumps(data.manifest),
             "--from": json.dumps(source),
+            "--teacher": json.dumps(learned_from),
         },
-        lambda: start_or_resume(output, config, dict(data.manifest), tokenizer, source),
+        lambda: start_or_resume(output, config, dict(data.manifest), tokenizer, source, learned_from),
         lambda: run if run.config_file.is_file() and run.config() == config else None,
     )
 

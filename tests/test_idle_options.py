@@ -180,7 +180,7 @@ ALWAYS = {
     | CHECKPOINT - {"kind"},
     "fill-mask": {"model", "texts", "top_k", "serve"} | CHECKPOINT - {"kind"},
     "generate": {"model", "prompts", "tokens", "temperature", "json"} | CHECKPOINT - {"kind"},
-    "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}
+    "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed", "teacher"}
     | CHECKPOINT - {"kind"},
     "plan": {"config", "settings", "topology", "quick", "output", "json"},
     "predict": {"model", "data", "task", "serve", "calibrated"} | CHECKPOINT,

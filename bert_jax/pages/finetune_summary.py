@@ -2,6 +2,7 @@
 """The top of a fine-tuned run's page: status, facts, key figures and findings."""
 
 import shlex
+from pathlib import Path
 
 from bert_jax.checks.cost import check_bad_steps, check_cost
 from bert_jax.checks.findings import Finding, NOTE, serious
@@ -41,11 +42,12 @@ def status(run: FinetunedRun) -> tuple[str, str]:
 
 def facts(run: FinetunedRun) -> list[tuple[str, str]]:
     """Return the facts of one line each: name and words."""
-    left_to_right = (run.record.get("source") or {}).get("causal")
+    left_to_right, teacher = (run.record.get("source") or {}).get("causal"), run.record.get("teacher")
     return [
         ("Task", KIND_WORDS.get(run.kind, run.kind)),
         ("First weights", weights_words(run)),
         *([("Direction", DIRECTION_WORDS)] if left_to_right else []),
+        *([("Teacher", f"{Path(teacher['path']).name}, {teacher['summary']}")] if teacher else []),
         ("Data", data_words(run)),
         ("Recipe", recipe_words(run)),
         ("Device and time", time_words(run)),

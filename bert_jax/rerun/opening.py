@@ -80,7 +80,9 @@ def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
         settings = replace(settings, stride=None)
     config = edit(settings)
     model = any_path(record["source"]["path"])
-    return Wanted(named_task(record["task"]), data or record["data"], model, config, record["source"]["from_scratch"])  # type: ignore[arg-type]
+    teacher = any_path(record["teacher"]["path"]) if "teacher" in record else None
+    place = (data or record["data"], model)
+    return Wanted(named_task(record["task"]), *place, config, record["source"]["from_scratch"], teacher=teacher)  # type: ignore[arg-type]
 
 
 def _open_finetuned(run: Finetuned, data: str | None, edit: Edit) -> Opened:

@@ -11,7 +11,7 @@ Shapes: B rows, S tokens, M predicted positions, V entries of the vocabulary, D 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -22,7 +22,7 @@ from flax import nnx
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.description import ModelDescription
-from bert_jax.config.distill import PretrainDistillConfig
+from bert_jax.config.distill import DistillConfig, PretrainDistillConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.kinds import PAIRS
 from bert_jax.feed.widths import row_lengths
@@ -66,7 +66,11 @@ class Teacher:
         """Return the model with its parameters out of those that a loss reads; no gradient goes through it."""
         return nnx.merge(self.training(training).graph, jax.lax.stop_gradient(params[TEACHER]))
 
-    def require_fit(self, training: Training, tokenizer: Tokenizer, lengths: list[int]) -> None:
+    def words(self, config: DistillConfig) -> str:
+        """Say which model it is and how the loss is put together."""
+        return f"teacher: {self.path} ({self.description.summary()}): {config.words}"
+
+    def require_fit(self, training: Training, tokenizer: Tokenizer, lengths: Sequence[int]) -> None:
         """Refuse a teacher that cannot take the rows of a run, or that the run's mesh cannot cut.
 
         Raises:
@@ -145,7 +149,7 @@ class DistillationLoss(Loss):
     def _soft(self, output: BertOutput, taught: BertOutput, batch: Arrays) -> Scores:
         assert output.mlm_logits is not None and taught.mlm_logits is not None
         logits, targets = output.mlm_logits[..., : self.entries], taught.mlm_logits[..., : self.entries]
-        return soft_scores(logits, targets, batch["masked_lm_weights"], self.config.temperature)
+        return summed(soft_distance(logits, targets, self.config.temperature), batch["masked_lm_weights"])
 
     def statistics(self, batch: Arrays) -> Arrays:
         """Return the counts of the own loss."""
@@ -161,15 +165,12 @@ def divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return (jnp.exp(wanted) * (wanted - found)).sum(-1)
 
 
-def soft_scores(logits: jax.Array, targets: jax.Array, weights: jax.Array, temperature: float) -> Scores:
-    """Sums of the divergence from a teacher's prediction at a temperature, times its square, which keeps gradients as large.
+def soft_distance(logits: jax.Array, targets: jax.Array, temperature: float) -> jax.Array:
+    """Return the divergence from a teacher's prediction at a temperature, times its square, which keeps gradients as large.
 
-    Args:
-      logits, targets: [..., C] float32.
-      weights: [...] float32; 0 leaves an entry out.
+    logits, targets [..., C] float32 -> [...] nats.
     """
-    distance = divergence(logits / temperature, targets / temperature) * temperature**2
-    return summed(distance, weights)
+    return divergence(logits / temperature, targets / temperature) * temperature**2
 
 
 def hidden_scores(student: jax.Array, teacher: jax.Array, sequence_ids: jax.Array) -> Scores:
@@ -212,7 +213,7 @@ def relation_scores(student: Projections, teacher: Projections, sequence_ids: ja
 
 
 def summed(distance: jax.Array, weights: jax.Array) -> Scores:
-    """Return sums of a distance; nothing of it is right or wrong."""
+    """Return the sums of a distance [...] over what counts, by its weight [...]; nothing of it is right or wrong."""
     return Scores((distance * weights).sum(), jnp.zeros(()), weights.sum())
 
 

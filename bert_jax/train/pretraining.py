@@ -142,7 +142,7 @@ class Pretraining(RunObjective):
         say(f"mesh: {axes}, {where}{hosts}")
         say(f"computing in {config.compute_dtype}, parameters in float32")
         if self.teacher is not None:
-            say(f"teacher: {self.teacher.path} ({self.teacher.description.summary()}): {self.config.distill.words}")
+            say(self.teacher.words(config.distill))
         say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
 
     def initial_state(self) -> TrainState:

@@ -3,17 +3,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import run_stage
-from finetune_samples import command, MODEL, read_lines, without_times, write_model, write_sst2, write_stsb
+from conversion_samples import hugging_face_shapes, write_hugging_face
+from finetune_samples import command, MODEL, read_lines, VOCABULARY, without_times, write_model, write_sst2, write_stsb
 from scipy.special import expit, rel_entr, softmax
 
 import bert_jax
 from bert_jax.base.errors import UserError
 from bert_jax.cli import main
+from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.distill import DistillConfig
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.training import MeshConfig
@@ -74,19 +77,17 @@ def test_tags_of_words_that_count_and_tokens_of_answers_without_padding():
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
+WIDER = replace(MODEL, hidden_size=24, num_attention_heads=3)
 CONFIG = FinetuneConfig(mesh=MeshConfig(data=1), batch_size=8, max_length=16, buckets=1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Files of tasks, the model of a student and that of a teacher, and the teacher, which has learned SST-2."""
+    """Files of tasks, the model of a student and that of a teacher."""
     folder = tmp_path_factory.mktemp("task_distillation")
     write_sst2(folder / "sst2", train=64)
     write_model(folder / "small")
-    write_model(
-        folder / "large", MODEL.__class__(**(vars(MODEL) | {"hidden_size": 24, "num_attention_heads": 3})), seed=1
-    )
-    run_stage(*command("sst2", folder / "sst2", folder / "large", folder / "teacher", "epochs=8"))
+    write_model(folder / "large", WIDER, seed=1)
     return folder
 
 
@@ -97,6 +98,8 @@ def distilled(folder: Path, output: Path, *settings: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(folder) -> Path:
+    """The run of a student, beside a teacher that has learned SST-2."""
+    run_stage(*command("sst2", folder / "sst2", folder / "large", folder / "teacher", "epochs=8"))
     run_stage(*distilled(folder, folder / "run"))
     return folder / "run"
 
@@ -144,26 +147,30 @@ def test_a_run_goes_on_with_its_own_teacher_alone(run, folder, tmp_path, capsys)
     assert f"the teacher: {folder / 'teacher'} -> None" in capsys.readouterr().err
 
 
+def write_tuned(folder: Path, *labels: str) -> Path:
+    """A classifier of Hugging Face's with drawn weights."""
+    description = ModelDescription(WIDER, mlm=False, nsp=False, task=TaskHead("classification", len(labels), labels))
+    shapes = hugging_face_shapes(description)
+    weights = {name: np.full(shape, "LayerNorm.weight" in name, np.float32) for name, shape in shapes.items()}
+    return write_hugging_face(folder, description, weights, VOCABULARY)
+
+
 def refused(match: str, folder: Path, task: str, teacher: Path, data: str | None = None, **distill: float) -> None:
-    config = CONFIG.__class__(**(vars(CONFIG) | {"distill": DistillConfig(**distill)}))
+    config = replace(CONFIG, distill=DistillConfig(**distill))
     with pytest.raises(UserError, match=match):
         FinetuneSetup(Wanted(task, str(folder / (data or task)), folder / "small", config, teacher=teacher))
 
 
 def test_what_cannot_teach_a_task_is_refused(folder, tmp_path):
-    teacher = folder / "teacher"
+    teacher = write_tuned(tmp_path / "teacher", "negative", "positive")  # as the table means 0 and 1
+    setup = FinetuneSetup(Wanted("sst2", str(folder / "sst2"), folder / "small", CONFIG, teacher=teacher))
+    assert setup.record()["teacher"]["format"] == "huggingface"
+    turned = write_tuned(tmp_path / "turned", "positive", "negative")
+    refused(r"has the labels 1, 0, and this run 0, 1: name a model of the same labels", folder, "sst2", turned)
     refused(r"holds .* with pooler, MLM, NSP, and no fine-tuned head", folder, "sst2", folder / "large")
-    write_stsb(folder / "stsb")
-    refused(r"was fine-tuned on SST-2 \(classification\), and this is STS-B \(regression\)", folder, "stsb", teacher)
-    refused(r"distill.temperature=3 is of classes, and STS-B has ratings", folder, "stsb", teacher, temperature=3.0)
     refused(r"distill.soft=0, and nothing is learned of it", folder, "sst2", teacher, soft=0.0)
-    other = Path(shutil.copytree(teacher, tmp_path / "other"))
-    record = json.loads((other / "finetune.json").read_text())
-    (other / "finetune.json").write_text(json.dumps(record | {"labels": ["1", "0"]}))
-    refused(r"has the labels 1, 0, and this run 0, 1: name a model of the same labels", folder, "sst2", other)
-    write_model(folder / "cased")
-    vocabulary = (folder / "cased" / "vocab.txt").read_text()
-    (folder / "cased" / "vocab.txt").write_text(vocabulary.replace("film", "movie"))
-    config = CONFIG
-    with pytest.raises(UserError, match=r"--teacher .* has another vocabulary"):
-        FinetuneSetup(Wanted("sst2", str(folder / "sst2"), folder / "cased", config, teacher=teacher))
+    write_stsb(folder / "stsb")
+    refused(r"was fine-tuned for classification, and this is STS-B \(regression\)", folder, "stsb", teacher)
+    refused(r"distill.temperature=3 is of classes, and STS-B has ratings", folder, "stsb", teacher, temperature=3.0)
+    (teacher / "vocab.txt").write_text((teacher / "vocab.txt").read_text().replace("film", "movie"))
+    refused(r"--teacher .* has another vocabulary", folder, "sst2", teacher)

@@ -104,11 +104,8 @@ def open_task_teacher(path: Path, task: Task, head: TaskHead) -> Teacher:
       UserError: it has no fine-tuned head, or one of another task or other labels.
     """
     ours = is_finetuned(path)
-    if not ours and (told := open_checkpoint(path, Asked(padding_rows="keep", head=False)).description).task is None:
-        raise UserError(
-            f"--teacher {path}: holds {told.summary()}, and no fine-tuned head: make one with bert-jax finetune TASK --model"
-            f" {path}"
-        )
+    if not ours:
+        _require_head(path, task)
     try:
         asked = Asked(task=None if ours else task.kind, padding_rows="keep")
         saved = SavedModel(path, task=task.name if task.name in TASKS and not ours else None, asked=asked)
@@ -128,3 +125,18 @@ def open_task_teacher(path: Path, task: Task, head: TaskHead) -> Teacher:
             " same labels in the same order"
         )
     return teacher_of(saved.checkpoint, path)
+
+
+def _require_head(path: Path, task: Task) -> None:
+    """Refuse a checkpoint that was made elsewhere, or pre-trained here, without a head for the kind of task."""
+    told = open_checkpoint(path, Asked(padding_rows="keep", head=False)).description
+    if told.task is None:
+        raise UserError(
+            f"--teacher {path}: holds {told.summary()}, and no fine-tuned head: make one with bert-jax finetune TASK --model"
+            f" {path}"
+        )
+    if told.task.kind not in (task.kind, "tagging"):  # which stands for a head that its config says nothing of
+        raise UserError(
+            f"--teacher {path}: was fine-tuned for {told.task.kind}, and this is {task.title} ({task.kind}): name a model of"
+            " the same task"
+        )

@@ -27,15 +27,13 @@ from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
 from bert_jax.feed.widths import row_lengths
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
-from bert_jax.model.accounting import pretraining_flops
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.runs.directory import further, RunDirectory, start_or_resume
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.bad_steps import total_loss
 from bert_jax.train.distillation import DistillationLoss, require_teacher, Teacher
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
-from bert_jax.train.metrics import mean_scores, MetricsInterval, taught_scores
+from bert_jax.train.metrics import mean_scores, metrics_line, MetricsInterval, taught_scores
 from bert_jax.train.next_token import NextTokenLoss
 from bert_jax.train.replaced_tokens import ReplacedTokenLoss
 from bert_jax.train.run import locked_by_main, open_shared, train_run
@@ -276,44 +274,6 @@ class Pretraining(RunObjective):
             with jax.transfer_guard("allow"):  # constants of the program
                 self.score_passes[number] = ScorePass(self.training, self.held_out_loss, examples)
         return self.score_passes[number]
-
-
-def metrics_line(step: int, phase: int, interval: MetricsInterval, config: PretrainConfig) -> JsonObject:
-    """Return the line of metrics.jsonl for the steps of a metrics interval, which end with `step`."""
-    sums, objective = interval.sums, config.objective
-    predicted, seconds = sums[f"{token_words(objective).term}_weight"], max(interval.seconds, 1e-9)
-    scores = mean_scores(sums, objective.terms)
-    flops = pretraining_flops(config.description, sums["valid_tokens"], sums["squared_lengths"], predicted)
-    shares = {} if objective.is_causal else _mask_shares(sums, predicted)
-    shares["valid_token_share"] = sums["valid_tokens"] / sums["row_tokens"]
-    shares["examples_per_row"] = sums["examples"] / sums["rows"]
-    if objective.nsp and sums["nsp_weight"]:
-        shares["is_next_share"] = 1 - sums["not_next"] / sums["nsp_weight"]
-    return {
-        "kind": "train",
-        "step": step,
-        "phase": phase,
-        "loss": total_loss(sums, config),
-        **scores,
-        **taught_scores(sums),
-        "grad_norm": sums["grad_norm"],
-        "learning_rate": sums["learning_rate"],
-        "valid_tokens": int(sums["valid_tokens"]),
-        "seconds": seconds,
-        "tokens_per_second": sums["valid_tokens"] / seconds,
-        "sequences_per_second": sums["examples"] / seconds,
-        "model_flops_per_second": flops / seconds,
-        **shares,
-    }
-
-
-def _mask_shares(sums: Mapping[str, float], picked: float) -> dict[str, float]:
-    return {
-        "picked_share": picked / sums["valid_tokens"],
-        "mask_share": sums["masked"] / picked,
-        "kept_share": sums["kept"] / picked,
-        "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
-    }
 
 
 def prepare_training(config: PretrainConfig, data: DataDirectory) -> Training:

@@ -370,7 +370,9 @@ def test_it_is_computed_again_with_its_teacher(run, tmp_path):
     assert learned.losses[-1] < learned.losses[0]
 
 
-def test_its_page_shows_them(run):
+def test_its_page_and_card_tell_of_the_teacher(run, tmp_path):
+    run_stage("convert", run, tmp_path / "converted", "--to", "huggingface", "--padding-rows", "drop")
+    assert "It learned from run too (2 layers of 24" in (tmp_path / "converted" / "README.md").read_text()
     run_stage("report", run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "2 layers of 24" in page

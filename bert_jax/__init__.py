@@ -55,7 +55,11 @@ def prepare(
 
 
 def pretrain(
-    config: "PretrainConfig | str", data: str | Path, output: str | Path, model: str | Path | None = None
+    config: "PretrainConfig | str",
+    data: str | Path,
+    output: str | Path,
+    model: str | Path | None = None,
+    teacher: str | Path | None = None,
 ) -> "RunDirectory":
     """Pre-train to the end of the configured steps, from the newest checkpoint of `output` if there is one.
 
@@ -64,6 +68,7 @@ def pretrain(
       data: made by `prepare`.
       output: the run directory.
       model: a checkpoint of any format to begin with, which gives shape and vocabulary; None: weights are drawn.
+      teacher: a checkpoint of any format to learn from, as `config.distill` says; None: from the data alone.
 
     Raises:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
@@ -71,15 +76,18 @@ def pretrain(
     """
     from bert_jax.base.paths import any_path
     from bert_jax.config.settings import load_config
+    from bert_jax.conversion.teachers import open_teacher
     from bert_jax.train.pretraining import pretrain as run
 
     resolved = load_config(config) if isinstance(config, str) else config
     place, again = (any_path(data), any_path(output)), "the same call of bert_jax.pretrain"
+    learned_from = None if teacher is None else open_teacher(any_path(teacher))
     if model is None:
-        return run(resolved, *place, resume_command=again)
+        return run(resolved, *place, resume_command=again, teacher=learned_from)
     from bert_jax.conversion.further import pretrain_further, Start
 
-    return pretrain_further(resolved, [], Start(any_path(model)), *place, resume_command=again)
+    start = Start(any_path(model))
+    return pretrain_further(resolved, [], start, *place, resume_command=again, teacher=learned_from)
 
 
 def finetune(
@@ -88,6 +96,7 @@ def finetune(
     model: str | Path,
     output: str | Path,
     config: "FinetuneConfig | None" = None,
+    teacher: str | Path | None = None,
 ) -> "Result":
     """Fine-tune a model on a task, score it on the dev split, and write predictions.
 
@@ -97,6 +106,7 @@ def finetune(
       model: a checkpoint of any format.
       output: the directory of the fine-tuned run.
       config: the settings; None: those of the recipe.
+      teacher: a fine-tuned model of the task to learn from, beside the labels; None: from these alone.
 
     Raises:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
@@ -112,7 +122,8 @@ def finetune(
     if isinstance(task, str):
         recipe = load_recipe(task)
         task, settings = recipe.task, config or recipe.config
-    wanted = Wanted(task, any_text(str(data)), any_path(model), settings)
+    learned_from = None if teacher is None else any_path(teacher)
+    wanted = Wanted(task, any_text(str(data)), any_path(model), settings, teacher=learned_from)
     return run(wanted, any_path(output), resume_command="the same call of bert_jax.finetune")
 
 

@@ -53,6 +53,10 @@ def make_parser() -> _options.StageParser:
     )
     option("--model", type=any_path, required=True, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)
     option("--output", type=any_path, required=True, metavar="PATH", help="the fine-tuned run, or a folder of several")
+    teacher = (
+        f"distil a fine-tuned model of the same task and vocabulary: {_checkpoint_options.ANY_FORMAT}; see distill.*"
+    )
+    option("--teacher", type=any_path, metavar="MODEL", help=teacher)
     option("--from-scratch", action="store_true", help="the model's shape and vocabulary with weights drawn anew")
     several = parser.add_argument_group("several runs")
     several.add_argument(
@@ -176,9 +180,8 @@ def main(argv: Sequence[str]) -> int:
 
     _processes.join_processes(arguments)
     asked = _checkpoint_options.asked(arguments, head=False)
-    wanted = Wanted(
-        own_task_of(arguments, recipe.task), arguments.data, arguments.model, config, arguments.from_scratch, asked
-    )
+    task, place = own_task_of(arguments, recipe.task), (arguments.data, arguments.model)
+    wanted = Wanted(task, *place, config, arguments.from_scratch, asked, arguments.teacher)
     again = f"bert-jax finetune {shlex.join(argv)}"
     if arguments.seeds or arguments.sweep:
         entries = grid(wanted) if arguments.sweep else seeds(wanted, arguments.seeds)

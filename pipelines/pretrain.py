@@ -4,6 +4,8 @@
 import shlex
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
     _checkpoint_options,
@@ -15,6 +17,9 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, override, settings_help
+
+if TYPE_CHECKING:
+    from bert_jax.train.distillation import Teacher
 
 
 def make_parser() -> _options.StageParser:
@@ -39,6 +44,7 @@ def make_parser() -> _options.StageParser:
     parser.add_argument("--data", type=any_path, required=True, metavar="DATA", help="made by bert-jax prepare")
     parser.add_argument("--output", type=any_path, required=True, metavar="PATH", help="the run directory")
     _add_start_options(parser)
+    _add_teacher_option(parser)
     _processes.add_process_options(parser)
     parser.config = PretrainConfig()
     return parser
@@ -67,6 +73,16 @@ def _add_start_options(parser: _options.StageParser) -> None:
     _checkpoint_options.add_checkpoint_options(parser, kind=False)
 
 
+def _add_teacher_option(parser: _options.StageParser) -> None:
+    parser.add_argument_group("a model to learn from").add_argument(
+        "--teacher",
+        type=any_path,
+        metavar="MODEL",
+        help=f"distil a model with the data's vocabulary: {_checkpoint_options.ANY_FORMAT}. What is learned of it say the"
+        " settings distill.*; the run needs it until its end",
+    )
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_with_settings(argv)
@@ -79,19 +95,31 @@ def main(argv: Sequence[str]) -> int:
 
     _processes.join_processes(arguments)
     place, command = (arguments.data, arguments.output), f"bert-jax pretrain {shlex.join(argv)}"
+    teacher = _teacher(arguments.teacher)
     if arguments.model is None:
         from bert_jax.train.pretraining import pretrain
 
-        run = pretrain(recipe, *place, resume_command=command)
+        run = pretrain(recipe, *place, resume_command=command, teacher=teacher)
     else:
         from bert_jax.conversion.further import pretrain_further, Start
 
         asked = _checkpoint_options.asked(arguments, head=False)
         start = Start(arguments.model, arguments.keep, arguments.map_vocab, asked)
-        run = pretrain_further(recipe, arguments.settings, start, *place, resume_command=command)
+        run = pretrain_further(recipe, arguments.settings, start, *place, resume_command=command, teacher=teacher)
     if distributed.is_main():
         print(f"pre-trained: {run.path}; next: bert-jax evaluate {run.path} --data {arguments.data}")
     return 0
+
+
+def _teacher(path: Path | None) -> "Teacher | None":
+    """Open the teacher in every process."""
+    if path is None:
+        return None
+    from bert_jax.conversion.teachers import open_teacher
+    from bert_jax.mesh.distributed import all_or_none
+
+    with all_or_none():
+        return open_teacher(path)
 
 
 def _refuse_idle(arguments: Namespace) -> None:

@@ -233,6 +233,7 @@ SLOW = {
         "test_moments_that_are_not",
     ),
     "test_demo.py": ("",),
+    "test_distillation.py": ("test_any_cut", "test_it_is_computed_again", "test_a_stopped_run"),
     "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),
     "test_electra.py": (
         "and_back[model1]",
@@ -327,6 +328,11 @@ SLOW = {
         "fsdp8",
     ),
     "test_study.py": ("test_a_study_that_is_killed", "test_a_study_from_end_to_end"),
+    "test_task_distillation.py": (
+        "test_a_student_learns",
+        "test_a_stopped_run",
+        "test_a_run_goes_on",
+    ),
     "test_tf1.py": ("test_tensorflow_is_imported_when_needed",),
     "test_train_step.py": (
         "[mesh0-1]",
@@ -368,6 +374,7 @@ LONG = {
         "demo",
         "multihost",
         "left_to_right",
+        "*distillation",
         "bad_steps",
         "reproduce",
         "study",

@@ -128,7 +128,7 @@ def test_a_spike_is_measured_by_the_median_and_its_deviation():
 
 def test_the_loss_is_the_sum_of_the_means():
     sums = {"mlm_loss": 60.0, "mlm_weight": 20.0, "nsp_loss": 5.6, "nsp_weight": 8.0, "a_loss": 0.0, "a_weight": 0.0}
-    assert total_loss(sums) == pytest.approx(3.7)
+    assert total_loss(sums, CONFIG) == pytest.approx(3.7)
 
 
 @pytest.mark.parametrize("name", ["mlm_loss", "task_loss", "new_loss", "grad_norm", "parameter_norm"])

@@ -180,7 +180,7 @@ ALWAYS = {
     | CHECKPOINT - {"kind"},
     "fill-mask": {"model", "texts", "top_k", "serve"} | CHECKPOINT - {"kind"},
     "generate": {"model", "prompts", "tokens", "temperature", "json"} | CHECKPOINT - {"kind"},
-    "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed"}
+    "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed", "teacher"}
     | CHECKPOINT - {"kind"},
     "plan": {"config", "settings", "topology", "quick", "output", "json"},
     "predict": {"model", "data", "task", "serve", "calibrated"} | CHECKPOINT,
@@ -207,7 +207,7 @@ ALWAYS = {
         "shard_size",
         "runner",
     },
-    "pretrain": {"cache_size", "config", "settings", "data", "output", "distributed", "from"},
+    "pretrain": {"cache_size", "config", "settings", "data", "output", "distributed", "from", "teacher"},
     "probe": {"models", "task", "data", "output", "seeds", "train_examples", "pooling"} | CHECKPOINT - {"kind"},
     "replay": {"run", "step", "data"},
     "report": {"run"},
@@ -286,7 +286,7 @@ OTHER_VALUES = {
 }  # fmt: skip
 CONDITIONAL = {"stride", "combine"}  # act with too_long=windows, with layers
 IN_EVERY_KIND = {
-    "seed", "optimizer", "batch_size", "epochs", "max_length", "too_long", "layers", "lstm",
+    "seed", "optimizer", "distill", "batch_size", "epochs", "max_length", "too_long", "layers", "lstm",
     "mesh", "compute_dtype", "remat", "scan_layers",
     "attention", "buckets", "log_every", "evals_per_epoch", "single_segment", "micro_batches", "save_every", "keep_checkpoints",
     "profile", "tracker", "on_bad_step", "most_bad_steps", "spike",

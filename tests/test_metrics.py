@@ -7,8 +7,7 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.model.accounting import training_flops
-from bert_jax.train.metrics import mean_scores, MetricsInterval, wilson_interval
-from bert_jax.train.pretraining import metrics_line
+from bert_jax.train.metrics import mean_scores, metrics_line, MetricsInterval, wilson_interval
 
 STEP = {
     "mlm_loss": 60.0,

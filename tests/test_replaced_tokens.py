@@ -26,7 +26,7 @@ from bert_jax.conversion.checkpoints import Asked
 from bert_jax.conversion.further import _ROWS_OF_ENTRIES, pretrain_further, Start
 from bert_jax.export.export import export
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
-from bert_jax.train.losses import binary_cross_entropy
+from bert_jax.train.losses import binary_cross_entropy, term_weight
 from bert_jax.train.masked_lm import batch_fields
 from bert_jax.train.metrics import mean_scores
 from bert_jax.train.pretraining import pretrain
@@ -149,11 +149,8 @@ def test_the_loss_is_fifty_of_the_discriminator_and_one_of_the_generator():
     training, batch = training_on(), make_batch()
     params = training.initial_state().params
     valid, masked = batch["sequence_ids"].sum(), batch["masked_lm_weights"].sum()
-    weights = LOSS.weights(batch)
-    assert {name: float(weight) for name, weight in weights.items()} == {
-        "mlm": masked,
-        "rtd": pytest.approx(valid / 50),
-    }
+    assert {name: float(weight) for name, weight in LOSS.weights(batch).items()} == {"mlm": masked, "rtd": valid}
+    assert [term_weight(term, training.config) for term in ("mlm", "rtd")] == [1, 50]
     scores = jax.jit(lambda params: LOSS.scores(training, params, batch, None))(params)
     assert float(scores["rtd"].weight) == valid
     assert float(scores["replaced"].weight) <= masked

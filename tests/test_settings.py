@@ -52,7 +52,7 @@ def test_overrides_are_typed():
             "optimizer.leaning_rate=1",
             "unknown setting 'optimizer.leaning_rate': did you mean 'optimizer.learning_rate'?",
         ),
-        ("color=red", "unknown setting 'color': the settings here are optimizer, mesh, seed"),
+        ("color=red", "unknown setting 'color': the settings here are optimizer, mesh, distill, seed"),
         ("epochs=3", "there is no setting 'epochs' here: write phases.0.steps"),
         ("learning_rate=1e-3", "there is no setting 'learning_rate' here: write optimizer.learning_rate"),
         ("phases.4.steps=1", "'phases.4' does not exist: phases has the entries 0 to 1"),
@@ -127,7 +127,9 @@ def test_numbers_stand_for_text_where_text_is_wanted():
 def test_other_configurations_are_read_and_documented_too():
     config = override(FinetuneConfig(), ["optimizer.learning_rate=3e-5", "epochs=4", "max_length=none", "mesh.data=2"])
     assert (config.optimizer.learning_rate, config.epochs, config.max_length, config.mesh.data) == (3e-5, 4.0, None, 2)
-    with pytest.raises(UserError, match="unknown setting 'color': the settings here are optimizer, mesh, seed"):
+    with pytest.raises(
+        UserError, match="unknown setting 'color': the settings here are optimizer, mesh, distill, seed"
+    ):
         override(FinetuneConfig(), ["color=red"])
     with pytest.raises(UserError, match="there is no setting 'model' here: write --model"):
         override(FinetuneConfig(), ["model=base"])

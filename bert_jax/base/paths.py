@@ -52,6 +52,11 @@ def any_path(given: str | os.PathLike[str]) -> Path:
     return cast(Path, bucket_path(text))
 
 
+def absolute(path: Path) -> str:
+    """Return a path as a record keeps it, whatever folder the next command is given in."""
+    return str(path) if on_bucket(path) else os.path.abspath(path)
+
+
 def any_text(given: str) -> str:
     """Return what names files, folders, a glob or `tfds:NAME`, here, on a bucket or on Hugging Face's hub, as it was given.
 

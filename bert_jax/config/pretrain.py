@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.description import ModelDescription
+from bert_jax.config.distill import PretrainDistillConfig
 from bert_jax.config.fields import require_choice, require_not_negative, require_positive, setting
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
@@ -65,6 +66,7 @@ class PretrainConfig(RunConfig):
         PhaseConfig(sequence_length=512, steps=100_000, max_predictions_per_seq=77),
     )
     optimizer: OptimizerConfig = OptimizerConfig()
+    distill: PretrainDistillConfig = PretrainDistillConfig()
     packing: str = setting(
         "padded",
         "padded (an example a row), packed (several a row, apart in attention) or buckets (rows of like length)",

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.description import ModelDescription
+from bert_jax.config.distill import DistillConfig
 from bert_jax.config.fields import (
     require_choice,
     require_not_negative,
@@ -191,6 +192,7 @@ class TrainingConfig:
 
     optimizer: OptimizerSettings = OptimizerSettings()
     mesh: MeshConfig = MeshConfig()
+    distill: DistillConfig = DistillConfig()
     seed: int = setting(0, "of first weights, order of examples, masks and dropout")
     micro_batches: int = setting(1, "parts a batch is computed in, one after the other, to save memory")
     compute_dtype: str = setting(

@@ -155,7 +155,12 @@ def _what(source: Checkpoint, passport: JsonObject, tuned: FinetunedRun | None) 
 
 
 def _origin(run: RunDirectory) -> list[str]:
-    record = run.source()
+    record, teacher = run.source(), run.teacher()
+    taught = f"It learned from {Path(teacher['path']).name} too ({teacher['summary']})." if teacher else None
+    return [*_beginning(record), *([taught] if taught else [])]
+
+
+def _beginning(record: JsonObject | None) -> list[str]:
     if record is None:
         return []
     drawn = f"; drawn anew: {', '.join(record['drawn'])}" if record["drawn"] else ""

@@ -5,7 +5,6 @@ The model gives its shape, its vocabulary and every weight that the run's networ
 of another vocabulary) is drawn anew, and that is said. The run keeps a record of the model and never needs it again.
 """
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import optax
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import reading
-from bert_jax.base.paths import any_path, on_bucket
+from bert_jax.base.paths import absolute, any_path
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override_around
@@ -33,6 +32,7 @@ from bert_jax.mesh.distributed import all_or_none, say
 from bert_jax.mesh.sharding import put_whole
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import load_tokenizer, Tokenizer, WordPieceTokenizer
+from bert_jax.train.distillation import Teacher
 from bert_jax.train.optimizer import MomentsState
 from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import INITIAL_WEIGHTS, Training, TrainState
@@ -53,7 +53,14 @@ class Start:
 
 
 def pretrain_further(
-    recipe: PretrainConfig, settings: Sequence[str], start: Start, data: Path, output: Path, *, resume_command: str
+    recipe: PretrainConfig,
+    settings: Sequence[str],
+    start: Start,
+    data: Path,
+    output: Path,
+    *,
+    resume_command: str,
+    teacher: Teacher | None = None,
 ) -> RunDirectory:
     """Pre-train a model further in a run of its own, from the run's newest checkpoint if there is one.
 
@@ -64,6 +71,7 @@ def pretrain_further(
       data: made by `bert-jax prepare`.
       output: the run directory.
       resume_command: printed when the run is interrupted.
+      teacher: another model, which the run learns from.
 
     Raises:
       UserError: as `train.pretraining.pretrain`; a model, a vocabulary or moments that the run cannot begin with.
@@ -85,12 +93,12 @@ def pretrain_further(
             config = override_around(recipe, settings, shape, start.model)
             record = _record(model, start, config, entries)
     beginning = StartingModel(start, record, model)
-    return pretrain(config, data, output, resume_command=resume_command, beginning=beginning)
+    return pretrain(config, data, output, resume_command=resume_command, beginning=beginning, teacher=teacher)
 
 
 def _require_same_start(run: RunDirectory, record: JsonObject, start: Start) -> None:
     """Refuse to go on with a run that another model began; what lies at its place now does not count."""
-    given = {"path": _place(start.model), "keep": start.keep, "map_vocab": start.map_vocabulary}
+    given = {"path": absolute(start.model), "keep": start.keep, "map_vocab": start.map_vocabulary}
     began = {"path": record["path"], "keep": record["keep"], "map_vocab": record["entries"] is not None}
     changed = [f"{name}: {began[name]} -> {given[name]}" for name in given if given[name] != began[name]]
     if changed:
@@ -98,10 +106,6 @@ def _require_same_start(run: RunDirectory, record: JsonObject, start: Start) -> 
             f"{run.path}: holds a run that began with another --from ({'; '.join(changed)}): take it back, or choose"
             " another --output"
         )
-
-
-def _place(path: Path) -> str:
-    return str(path) if on_bucket(path) else os.path.abspath(path)
 
 
 # ---- the vocabulary ------------------------------------------------------------------------------------------------
@@ -148,7 +152,7 @@ def _record(model: Checkpoint, start: Start, config: PretrainConfig, entries: En
     shape, own = model.description.model, model.format == BERT_JAX
     ours, theirs = stacked_shapes(config.description), stacked_shapes(model.description)
     return {
-        "path": _place(start.model),
+        "path": absolute(start.model),
         "format": model.format,
         "step": model.step,
         "summary": model.description.summary(),
@@ -164,7 +168,7 @@ def _record(model: Checkpoint, start: Start, config: PretrainConfig, entries: En
 
 
 def _answers(asked: Asked) -> JsonObject:
-    vocabulary = None if asked.vocabulary is None else _place(asked.vocabulary)
+    vocabulary = None if asked.vocabulary is None else absolute(asked.vocabulary)
     return {
         "gelu": asked.gelu,
         "vocabulary": vocabulary,

@@ -174,7 +174,7 @@ def changes_of(old: JsonObject, new: JsonObject) -> list[str]:
     for name in ("labels", "examples"):
         if old.get(name) != new[name]:
             changed.append(f"{name}: {old.get(name)} -> {new[name]}")
-    return changed + _content_changes(old, new)
+    return changed + _content_changes(old, new) + _teacher_changes(old.get("teacher"), new.get("teacher"))
 
 
 def _task_changes(old: JsonObject, new: JsonObject) -> list[str]:
@@ -207,6 +207,14 @@ def _content_changes(old: JsonObject, new: JsonObject) -> list[str]:
     elif before.get("digest", after["digest"]) != after["digest"]:
         changed.append(f"the weights or the vocabulary of {after['path']} are not those that {before['path']} held")
     return changed
+
+
+def _teacher_changes(before: JsonObject | None, after: JsonObject | None) -> list[str]:
+    if (before or {}).get("weights_sha256") == (after or {}).get("weights_sha256"):
+        return []
+    if before is not None and after is not None and before["path"] == after["path"]:
+        return [f"the weights of the teacher {after['path']} are not those that it had"]
+    return [f"the teacher: {(before or {}).get('path')} -> {(after or {}).get('path')}"]
 
 
 def write_records(path: Path, records: list[JsonObject]) -> None:

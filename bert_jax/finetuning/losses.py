@@ -16,11 +16,11 @@ from bert_jax.base.types import PyTree
 from bert_jax.tasks.rows import IGNORE
 from bert_jax.train.losses import cross_entropy, Scores
 from bert_jax.train.state import Training
-from bert_jax.train.step import Arrays
+from bert_jax.train.step import Arrays, Loss
 
 
 @dataclass(frozen=True)
-class TaskLoss:
+class TaskLoss(Loss):
     """The mean of a task's loss over the examples that count, under the name `task`."""
 
     kind: str  # of the task
@@ -33,11 +33,17 @@ class TaskLoss:
 
     def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
         """Return the sums of `task`; see `train.step.Loss`."""
+        return {"task": task_scores(self.kind, self.logits(training, params, batch, seeds), batch)}
+
+    def logits(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> jax.Array:
+        """Return the outputs of the head, float32; see `BertModel.task_logits`."""
         if self.frozen_encoder:
             params = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
         model = nnx.merge(training.graph, params)
         encoded = model.encode(batch, dropout_seeds=None if self.frozen_encoder else seeds)
-        return {"task": task_scores(self.kind, model.task_logits(encoded, batch, seeds), batch)}
+        logits = model.task_logits(encoded, batch, seeds)
+        assert logits is not None
+        return logits
 
     def statistics(self, batch: Arrays) -> Arrays:
         """Return the counts of valid tokens and of all, padding included."""

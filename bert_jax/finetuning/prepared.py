@@ -12,6 +12,7 @@ from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.config.description import ModelDescription, TaskHead
+from bert_jax.config.distill import DistillConfig
 from bert_jax.config.finetune import FinetuneConfig, ResolvedConfig
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.settings import to_dict
@@ -19,6 +20,7 @@ from bert_jax.conversion.checkpoints import Asked, Checkpoint, open_checkpoint
 from bert_jax.conversion.own_format import flat, nested
 from bert_jax.finetuning.batches import choose_widths, EpochOrder
 from bert_jax.finetuning.directory import OwnTask, task_record
+from bert_jax.finetuning.distillation import open_task_teacher
 from bert_jax.finetuning.prediction import TaskTraining
 from bert_jax.finetuning.split import SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, resolved
@@ -30,6 +32,7 @@ from bert_jax.tasks.schemes import detect_scheme, labels_of, named_labels, schem
 from bert_jax.tasks.table import find_task, Task
 from bert_jax.tasks.task_files import find_file
 from bert_jax.tokenization import Tokenizer
+from bert_jax.train.distillation import Teacher
 from bert_jax.train.state import Training, TrainState
 
 # Settings of a model as `repr` writes them where they are those that all models of earlier versions have.
@@ -46,6 +49,7 @@ class Wanted:
     config: FinetuneConfig
     from_scratch: bool = False  # the model's shape and vocabulary, and weights drawn anew
     asked: Asked = Asked()  # noqa: RUF009  # frozen
+    teacher: Path | None = None  # a fine-tuned model of the task, which the run learns from too
 
 
 class FinetuneSetup:
@@ -86,6 +90,28 @@ class FinetuneSetup:
                 f"micro_batches={self.config.micro_batches}: the windows of a text are computed together: set micro_batches=1"
                 " or another too_long or normalisation"
             )
+        self.teacher = self._open_teacher()
+
+    def _open_teacher(self) -> Teacher | None:
+        if self.wanted.teacher is None:
+            self.config.distill.require_teacher()
+            return None
+        place = f"--teacher {self.wanted.teacher}"
+        if not self.config.distill.terms:
+            raise UserError(f"{place}: distill.soft=0, and nothing is learned of it: give it a weight, or leave it out")
+        if self.task.kind == "span" and self.config.normalisation == "question":
+            raise UserError(
+                f"{place}: its predictions are over the tokens of a window, and normalisation=question is over all windows of a"
+                " question: leave one out"
+            )
+        if self.task.kind == "regression" and self.config.distill.temperature != DistillConfig().temperature:
+            raise UserError(
+                f"distill.temperature={self.config.distill.temperature:g} is of classes, and {self.task.title} has ratings:"
+                " leave it out"
+            )
+        teacher = open_task_teacher(self.wanted.teacher, self.task, self.head)
+        teacher.require_fit(self.training, self.tokenizer, self.schedule.widths)
+        return teacher
 
     def _has_pooler(self) -> bool:
         return self.checkpoint.description.pooler and not self.wanted.from_scratch
@@ -217,6 +243,7 @@ class FinetuneSetup:
             "training_rows": self._fingerprint(),
             "total_steps": self.total_steps,
             "found": {},
+            **({} if self.teacher is None else {"teacher": self.teacher.record}),
         }
 
 

@@ -15,6 +15,7 @@ from bert_jax.feed.feed import plain_feed
 from bert_jax.finetuning.batches import encoder_fields
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
 from bert_jax.finetuning.directory import Finetuned, read_if_same, read_record, start_or_resume, write_records
+from bert_jax.finetuning.distillation import TaskDistillation
 from bert_jax.finetuning.losses import TaskLoss
 from bert_jax.finetuning.prediction import own_part, Predictor
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
@@ -22,10 +23,11 @@ from bert_jax.finetuning.split import Outcome
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.tasks.table import Task
-from bert_jax.train.metrics import MetricsInterval
+from bert_jax.train.metrics import MetricsInterval, taught_scores
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, Session, StepSpan
 from bert_jax.train.state import TrainState
+from bert_jax.train.step import Loss
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,11 @@ class Finetuning(RunObjective):
         self.prepared, self.run = prepared, run
         self.training = prepared.training
         self.data_place = str(prepared.wanted.data)
-        self.loss = TaskLoss(prepared.task.kind, frozen_encoder=prepared.config.optimizer.freeze == "encoder")
+        own = TaskLoss(prepared.task.kind, frozen_encoder=prepared.config.optimizer.freeze == "encoder")
+        self.loss: Loss = own
+        if (teacher := prepared.teacher) is not None:
+            fixed = teacher.on_mesh(self.training)
+            self.loss = TaskDistillation(own, teacher, prepared.config.distill, fixed)
         self.predictor = Predictor(self.training)
         self.outcomes: dict[str, Outcome] = {}  # of the last evaluation, by split
 
@@ -121,6 +127,8 @@ class Finetuning(RunObjective):
             f"{prepared.task.title}: {told}; {prepared.total_steps:,} steps of {config.batch_size}, rows of {widths} tokens;"
             f" learning rate {config.optimizer.learning_rate:g}"
         )
+        if prepared.teacher is not None:
+            say(prepared.teacher.words(config.distill))
 
     def initial_state(self) -> TrainState:
         """Return the checkpoint's encoder with a new head."""
@@ -144,8 +152,9 @@ class Finetuning(RunObjective):
         return {"examples": self.prepared.schedule.draw(step).examples.tolist()}
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
-        """Return the loss of a step."""
-        return {"loss": f"{sums['task_loss'] / max(sums['task_weight'], 1.0):.3f}"}
+        """Return the loss of a step, and the distance from a teacher."""
+        shown = {"loss": sums["task_loss"] / max(sums["task_weight"], 1.0)} | taught_scores(sums)
+        return {name: f"{value:.3f}" for name, value in shown.items()}
 
     def line(self, done: int, span: int, interval: MetricsInterval) -> JsonObject:
         """Return the line of metrics.jsonl for the steps up to `done`."""
@@ -154,6 +163,7 @@ class Finetuning(RunObjective):
         line = {"kind": "train", "step": done, "epoch": self._epoch(done), "loss": sums["task_loss"] / weight}
         if (kind := self.prepared.task.kind) != "regression":
             line["subset_accuracy" if kind == "multi_label" else "accuracy"] = sums["task_correct"] / weight
+        line |= taught_scores(sums)
         line |= {name: sums[name] for name in ("learning_rate", "grad_norm")}
         line["examples_per_second"] = interval.steps * schedule.batch_size / max(interval.seconds, 1e-9)
         line["valid_token_share"] = sums["valid_tokens"] / max(sums["row_tokens"], 1.0)

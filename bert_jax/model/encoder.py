@@ -225,6 +225,12 @@ class Encoder(nnx.Module):
         stacked = jnp.concatenate([x[None], each]) if all_layers else None
         return EncoderOutput(last, pooled, stacked)
 
+    def last_projections(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return queries, keys and values [B, S, D] of the last layer, by what enters it [B, S, D]."""
+        graph, parameters = nnx.split(self.layers)
+        attention = nnx.merge(graph, jax.tree.map(lambda stacked: stacked[-1], parameters)).attention
+        return attention.query(x), attention.key(x), attention.value(x)
+
     def _activated(self, x: jax.Array) -> jax.Array:
         return jnp.tanh(x) if self.config.pooler_act == "tanh" else gelu(x, self.config.hidden_act)
 

@@ -25,6 +25,9 @@ def curve_panels(run: FinetunedRun) -> list[Panel]:
     if "accuracy" not in run.drawn_metrics and series(run.train, "accuracy"):
         of = {"span": "of first and last words", "tagging": "of words"}.get(run.kind, "of examples")
         found.append(panel(share_measure("accuracy", "Training accuracy", of), lines))
+    if series(run.train, "soft_loss"):
+        words = "squared error" if run.kind == "regression" else "KL divergence x temperature squared, nats"
+        found.append(panel(Measure("soft_loss", "Distance from the teacher", words, decimal), lines))
     return [*found, *panels(_optimizer_measures(run), lines)]
 
 

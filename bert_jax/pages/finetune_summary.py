@@ -2,6 +2,7 @@
 """The top of a fine-tuned run's page: status, facts, key figures and findings."""
 
 import shlex
+from pathlib import Path
 
 from bert_jax.checks.cost import check_bad_steps, check_cost
 from bert_jax.checks.findings import Finding, NOTE, serious
@@ -44,12 +45,13 @@ def status(run: FinetunedRun) -> tuple[str, str]:
 
 def facts(run: FinetunedRun) -> list[tuple[str, str]]:
     """Return the facts of one line each: name and words."""
-    source = run.record.get("source") or {}
+    source, teacher = run.record.get("source") or {}, run.record.get("teacher")
     direction = DIRECTION_WORDS if source.get("causal") else BILM_WORDS if source.get("bilm") else None
     return [
         ("Task", KIND_WORDS.get(run.kind, run.kind)),
         ("First weights", weights_words(run)),
         *([("Direction", direction)] if direction else []),
+        *([("Teacher", f"{Path(teacher['path']).name}, {teacher['summary']}")] if teacher else []),
         ("Data", data_words(run)),
         ("Recipe", recipe_words(run)),
         ("Device and time", time_words(run)),

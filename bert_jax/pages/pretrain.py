@@ -20,6 +20,7 @@ from bert_jax.pages.pretrain_curves import (
     optimizer_measures,
     pair_measures,
     replaced_measures,
+    taught_measures,
     token_measures,
 )
 from bert_jax.pages.pretrain_data import data_section
@@ -58,6 +59,7 @@ def page_of(run: Run) -> Page:
         sections=[
             _token_section(run),
             *_replaced_section(run),
+            *_taught_section(run),
             _pair_section(run),
             Section("optimizer", "Optimizer and speed", [Grid(panels(optimizer_measures(run), lines_of(run)))]),
             *cost_section(run.cost),
@@ -142,6 +144,17 @@ def _replaced_section(run: Run) -> list[Section]:
     )
     curves = Grid(panels(measures, lines_of(run)))
     return [Section("replaced", "Replaced tokens", [Paragraph(lede, "lede"), curves])]
+
+
+def _taught_section(run: Run) -> list[Section]:
+    measures = taught_measures(run)
+    if not measures:
+        return []
+    lede = (
+        "A teacher, which is not trained, reads the same rows. These are means over the predicted tokens, or over all valid"
+        f" ones; how much each counts in the loss that is minimised: {run.config.distill.words}."
+    )
+    return [Section("teacher", "The teacher", [Paragraph(lede, "lede"), Grid(panels(measures, lines_of(run)))])]
 
 
 def _pair_section(run: Run) -> Section:

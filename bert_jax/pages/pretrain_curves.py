@@ -100,6 +100,18 @@ def replaced_measures(run: Run) -> list[Measure]:
     ]
 
 
+def taught_measures(run: Run) -> list[Measure]:
+    """How far the run is from its teacher, in what it learns of it; none where it has no teacher."""
+    measures = (
+        Measure(
+            "soft_loss", "Distance of predictions", "KL divergence x temperature squared, nats", decimal, from_zero
+        ),
+        Measure("hidden_loss", "Difference of vectors", "mean square", decimal, from_zero),
+        Measure("relations_loss", "Distance of relations", "KL divergence, nats", decimal, from_zero),
+    )
+    return [measure for measure in measures if series(run.train, measure.key)]
+
+
 def pair_measures(run: Run) -> list[Measure]:
     """Accuracy and loss of the label of pairs; none where the run does not predict it."""
     words = pair_words(run.config.objective)

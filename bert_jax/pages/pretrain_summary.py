@@ -35,6 +35,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("Model", model_words(run.config.model)),
         *began_with(run),
+        *learned_from(run),
         ("Objective", objective_words(run.config)),
         ("Data", data_words(run)),
         ("Device", device_words(run)),
@@ -49,6 +50,12 @@ def began_with(run: Run) -> list[tuple[str, str]]:
         return []
     name, drawn = Path(source["path"]).name, ", ".join(source["drawn"])
     return [("Began with", f"{name}, {source['summary']}{f'; drawn anew: {drawn}' if drawn else ''}")]
+
+
+def learned_from(run: Run) -> list[tuple[str, str]]:
+    """Return the run's teacher; nothing where it has none."""
+    teacher = RunDirectory(run.directory).teacher()
+    return [] if teacher is None else [("Teacher", f"{Path(teacher['path']).name}, {teacher['summary']}")]
 
 
 def status_words(run: Run) -> str:

@@ -11,12 +11,14 @@ from bert_jax.base.paths import any_path
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TrainingConfig
 from bert_jax.conversion.further import beginning_of
+from bert_jax.conversion.teachers import same_teacher
 from bert_jax.feed.shards import open_data
 from bert_jax.finetuning.directory import changes_of, Finetuned, is_finetuned, named_task, open_finetuned
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.finetuning.run import Finetuning
 from bert_jax.runs.directory import check_same_data, open_run, RunDirectory
 from bert_jax.tokenization import Tokenizer
+from bert_jax.train.distillation import require_teacher
 from bert_jax.train.pretraining import prepare_training, Pretraining
 from bert_jax.train.session import RunObjective
 
@@ -66,7 +68,9 @@ def open_pretraining(run: RunDirectory, config: TrainingConfig, data: Path) -> O
         check_same_data(run, run.manifest(), dict(opened.manifest))
         training = replace(training, described=run.stored())
     tokenizer = opened.load_tokenizer()
-    return Opened(run, Pretraining(training, opened, tokenizer, run, beginning_of(run)), tokenizer)
+    teacher = same_teacher(run)
+    require_teacher(training, teacher, tokenizer)
+    return Opened(run, Pretraining(training, opened, tokenizer, run, beginning_of(run), teacher), tokenizer)
 
 
 def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
@@ -76,7 +80,9 @@ def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
         settings = replace(settings, stride=None)
     config = edit(settings)
     model = any_path(record["source"]["path"])
-    return Wanted(named_task(record["task"]), data or record["data"], model, config, record["source"]["from_scratch"])  # type: ignore[arg-type]
+    teacher = any_path(record["teacher"]["path"]) if "teacher" in record else None
+    place = (data or record["data"], model)
+    return Wanted(named_task(record["task"]), *place, config, record["source"]["from_scratch"], teacher=teacher)  # type: ignore[arg-type]
 
 
 def _open_finetuned(run: Finetuned, data: str | None, edit: Edit) -> Opened:

@@ -89,7 +89,8 @@ def overfit(path: Path, data: str | None = None, seconds: float = SECONDS) -> Ov
     with tqdm(total=MOST_STEPS, unit="step", desc="one batch", leave=False, disable=None) as bar:
         while len(losses) < MOST_STEPS and time.perf_counter() - begin < seconds:
             state, sums = step(state, arrays)
-            losses.append(total_loss({name: float(value) for name, value in jax.device_get(sums).items()}))
+            read = {name: float(value) for name, value in jax.device_get(sums).items()}
+            losses.append(total_loss(read, training.config))
             bar.update()
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if not math.isfinite(losses[-1]) or losses[-1] < LEARNED * losses[0]:

@@ -110,9 +110,9 @@ def _train(original: Opened, output: Path, data: str | None, until: int | None) 
     objective, command = original.objective, f"bert-jax reproduce {original.run.path} --output {output}"
     if isinstance(objective, Pretraining):
         with locked_by_main(output, "reproduce"):
-            beginning, parts = objective.beginning, (objective.data, objective.tokenizer)
-            run = open_run_directory(output, objective.config, *parts, None if beginning is None else beginning.record)
-            again = Pretraining(objective.training, *parts, run, beginning)
+            parts, models = (objective.data, objective.tokenizer), (objective.beginning, objective.teacher)
+            run = open_run_directory(output, objective.config, *parts, *models)
+            again = Pretraining(objective.training, *parts, run, *models)
             train_run(again, run, attention_case(objective.training), resume_command=command, until=until)
         return run
     with locked_by_main(output, "reproduce"):

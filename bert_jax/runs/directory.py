@@ -33,6 +33,7 @@ from bert_jax.runs.names import (
     PROFILE,
     SCORES_FILE,
     SOURCE_FILE,
+    TEACHER_FILE,
     TENSORBOARD,
 )
 from bert_jax.tokenization import load_tokenizer, Tokenizer
@@ -66,6 +67,11 @@ class RunDirectory:
     def source_file(self) -> Path:
         """The model that a run of pre-training began with; not there where its weights were drawn."""
         return self.path / SOURCE_FILE
+
+    @property
+    def teacher_file(self) -> Path:
+        """The model that a run of pre-training learns from; not there where it has no teacher."""
+        return self.path / TEACHER_FILE
 
     @property
     def environment_file(self) -> Path:
@@ -165,6 +171,14 @@ class RunDirectory:
         """
         return read_json(self.source_file, "restore the file") if self.source_file.is_file() else None
 
+    def teacher(self) -> JsonObject | None:
+        """Return what is recorded of the teacher of a run of pre-training; None: it has none.
+
+        Raises:
+          UserError: the record cannot be read.
+        """
+        return read_json(self.teacher_file, "restore the file") if self.teacher_file.is_file() else None
+
     def longest(self) -> int:
         """Return the tokens of the longest row that its model was trained on, before this run too."""
         own = max(phase.sequence_length for phase in self.config().phases)
@@ -239,24 +253,37 @@ def _other_format(run: RunDirectory) -> str | None:
 
 
 def start_or_resume(
-    path: Path, config: PretrainConfig, manifest: JsonObject, tokenizer: Tokenizer, source: JsonObject | None = None
+    path: Path,
+    config: PretrainConfig,
+    manifest: JsonObject,
+    tokenizer: Tokenizer,
+    source: JsonObject | None = None,
+    teacher: JsonObject | None = None,
 ) -> RunDirectory:
     """The run directory for this configuration and data: made anew, or recognised as the same run.
 
     Args:
       source: what is recorded of the model that the run begins with; None: its weights are drawn.
+      teacher: what is recorded of the model that it learns from; None: it has none.
 
     Raises:
-      UserError: the directory holds something else, or a run with another configuration, vocabulary, data or source.
+      UserError: the directory holds something else, or a run with another configuration, vocabulary, data, source or teacher.
     """
     run = RunDirectory(path)
     if not run.config_file.is_file():
-        files = {MODEL_FILE: config.description.to_dict(), **({SOURCE_FILE: source} if source else {})}
+        others = {SOURCE_FILE: source, TEACHER_FILE: teacher}
+        files = {
+            MODEL_FILE: config.description.to_dict(),
+            **{name: record for name, record in others.items() if record},
+        }
         make_run(run, tokenizer, {**files, PASSPORT: manifest, CONFIG_FILE: to_dict(config)}, "is not a run directory")
         return run
     if not run.data_file.is_file() and (path / MODEL_FILE).is_file():
         raise UserError(f"{path}: holds a converted model: {further(path)}")
     _check_same_run(run, config, manifest, source)
+    _check_same_teacher(run, teacher)
+    if teacher is not None:
+        write_json(run.teacher_file, teacher)  # where it lies now
     write_json(run.config_file, to_dict(config))
     return run
 
@@ -315,6 +342,18 @@ def _check_same_run(run: RunDirectory, config: PretrainConfig, manifest: JsonObj
     run.tokenizer()  # is whole, or refused
     with reading(run.data_file, _COPY_PASSPORT):
         check_same_data(run, old, manifest)
+
+
+def _check_same_teacher(run: RunDirectory, teacher: JsonObject | None) -> None:
+    """Refuse to go on with another teacher than the run has, wherever it lies now."""
+    known = run.teacher()
+    if (known or {}).get("weights_sha256") == (teacher or {}).get("weights_sha256"):
+        return
+    if known is None:
+        raise UserError(f"{run.path}: holds a run without a teacher: give no --teacher, or choose another --output")
+    what = f"{known['path']} ({known['summary']}, weights {known['weights_sha256'][:12]})"
+    other = "" if teacher is None else f", and {teacher['path']} has the weights {teacher['weights_sha256'][:12]}"
+    raise UserError(f"{run.path}: holds a run with the teacher {what}{other}: give --teacher with that one")
 
 
 def check_same_data(run: RunDirectory, old: JsonObject, manifest: JsonObject) -> None:

@@ -6,6 +6,7 @@ MODEL_FILE = (
     "model.json"  # the model's shape, and which heads its checkpoints have; runs of earlier versions may lack it
 )
 SOURCE_FILE = "source.json"  # the model that pre-training began with, where its weights were not drawn
+TEACHER_FILE = "teacher.json"  # the model that pre-training learns from beside its data, where there is one
 PASSPORT = "passport.json"  # a copy: what the data is, that the run is trained on
 ENVIRONMENT_FILE = "environment.json"  # versions and devices
 CHECKPOINTS = "checkpoints"  # a folder for each step

@@ -21,7 +21,7 @@ from typing import Any
 from bert_jax.base.errors import UserError
 from bert_jax.base.types import JsonObject
 from bert_jax.config.training import TrainingConfig
-from bert_jax.train.losses import TERM_WEIGHTS
+from bert_jax.train.losses import term_weight
 
 SKIPPED = "skipped"  # among the sums of a step: 1 where it was
 REMEMBERED, FEWEST = 100, 20  # losses of good steps that a spike is measured by; none is seen with fewer
@@ -47,7 +47,7 @@ class BadSteps:
 
     def why(self, step: int, sums: Mapping[str, float]) -> str | None:
         """Return what is bad about a step; None: it is good, and its loss is remembered."""
-        loss, limit = total_loss(sums), self.limit(step)
+        loss, limit = total_loss(sums, self.config), self.limit(step)
         # Where the step has decided, that counts: its sums are in float32.
         if bool(sums[SKIPPED]) if SKIPPED in sums else (not_finite(sums) or loss > limit):
             return not_finite(sums) or f"loss={loss:.4g} is beyond {limit:.4g} (spike={self.config.spike:g})"
@@ -104,15 +104,16 @@ def not_finite(sums: Mapping[str, float]) -> str:
     return f"the loss or the gradient is not finite ({values})"
 
 
-def total_loss(sums: Mapping[str, Any], larger: Callable[[Any, float], Any] = max) -> Any:
+def total_loss(sums: Mapping[str, Any], config: TrainingConfig, larger: Callable[[Any, float], Any] = max) -> Any:
     """Return the loss of a step in nats: the weighted sum of the means of its terms, as it is differentiated.
 
     Args:
+      config: the run's, which has the weights of some.
       larger: of two numbers; of arrays `jnp.maximum`.
     """
     terms = [name.removesuffix("_weight") for name in sums if name.endswith("_weight")]
     means = {term: sums[f"{term}_loss"] / larger(sums[f"{term}_weight"], 1.0) for term in terms}
-    return sum(TERM_WEIGHTS.get(term, 1.0) * mean for term, mean in means.items())
+    return sum(term_weight(term, config) * mean for term, mean in means.items())
 
 
 def written(numbers: Mapping[str, float]) -> JsonObject:

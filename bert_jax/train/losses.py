@@ -6,8 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# How much the mean of a term counts in the loss that is minimised, where that is not 1. ELECTRA (2003.10555), section 3.2, for
-# `rtd`; two of its terms are only counted.
+from bert_jax.config.training import TrainingConfig
+
+# How much the mean of a term counts in the loss that is minimised, where that is not 1 and no setting (`distill`) says it.
+# ELECTRA (2003.10555), section 3.2, for `rtd`; two of its terms are only counted.
 TERM_WEIGHTS = {"rtd": 50.0, "replaced": 0.0, "flagged": 0.0}
 
 
@@ -17,6 +19,11 @@ class Scores(NamedTuple):
     loss: jax.Array  # [] float32, nats
     correct: jax.Array  # [] float32
     weight: jax.Array  # [] float32
+
+
+def term_weight(term: str, config: TrainingConfig) -> float:
+    """Return how much the mean of a term counts in the loss of a run."""
+    return config.distill.weights.get(term, TERM_WEIGHTS.get(term, 1.0))
 
 
 @jax.named_scope("loss")

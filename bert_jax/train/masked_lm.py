@@ -12,13 +12,14 @@ from flax import nnx
 
 from bert_jax.base.types import PyTree
 from bert_jax.feed.batch import batch_spec, BatchShape
+from bert_jax.model.heads import BertOutput
 from bert_jax.train.losses import cross_entropy, Scores
 from bert_jax.train.state import Training
-from bert_jax.train.step import Arrays
+from bert_jax.train.step import Arrays, Loss
 
 
 @dataclass(frozen=True)
-class MaskedLmLoss:
+class MaskedLmLoss(Loss):
     """The sum of two means: over predicted tokens (`mlm`) and, with `pairs`, over pairs of segments (`nsp`)."""
 
     pairs: bool
@@ -31,10 +32,15 @@ class MaskedLmLoss:
 
     def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
         """Return the sums of `mlm` and, with `pairs`, `nsp`; see `train.step.Loss`."""
-        output = nnx.merge(training.graph, params)(batch, dropout_seeds=seeds)
+        return self.scores_of(nnx.merge(training.graph, params)(batch, dropout_seeds=seeds), batch)
+
+    def scores_of(self, output: BertOutput, batch: Arrays) -> dict[str, Scores]:
+        """Return the sums of each term by the outputs of the model."""
+        assert output.mlm_logits is not None
         mlm = cross_entropy(output.mlm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"])
         if not self.pairs:
             return {"mlm": mlm}
+        assert output.nsp_logits is not None
         labels, weights = batch["next_sentence_labels"], batch["next_sentence_weights"]
         return {"mlm": mlm, "nsp": cross_entropy(output.nsp_logits, labels, weights)}
 

@@ -27,20 +27,20 @@ from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
 from bert_jax.feed.widths import row_lengths
 from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
-from bert_jax.model.accounting import pretraining_flops
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.runs.directory import further, RunDirectory, start_or_resume
 from bert_jax.tokenization import Tokenizer
-from bert_jax.train.bad_steps import total_loss
 from bert_jax.train.both_directions import BothDirectionsLoss
+from bert_jax.train.distillation import DistillationLoss, require_teacher, Teacher
 from bert_jax.train.evaluation import evaluation_rows, ScorePass
 from bert_jax.train.masked_lm import batch_fields, MaskedLmLoss
-from bert_jax.train.metrics import mean_scores, MetricsInterval
+from bert_jax.train.metrics import mean_scores, metrics_line, MetricsInterval, taught_scores
 from bert_jax.train.next_token import NextTokenLoss
 from bert_jax.train.replaced_tokens import ReplacedTokenLoss
 from bert_jax.train.run import locked_by_main, open_shared, train_run
 from bert_jax.train.session import RunObjective, StepSpan
 from bert_jax.train.state import resolve_compute_dtype, Training, TrainState
+from bert_jax.train.step import Loss
 
 
 class Beginning(Protocol):
@@ -55,7 +55,13 @@ class Beginning(Protocol):
 
 
 def pretrain(
-    config: PretrainConfig, data_path: Path, output: Path, *, resume_command: str, beginning: Beginning | None = None
+    config: PretrainConfig,
+    data_path: Path,
+    output: Path,
+    *,
+    resume_command: str,
+    beginning: Beginning | None = None,
+    teacher: Teacher | None = None,
 ) -> RunDirectory:
     """Pre-train to the end of the configured steps, from the run's newest checkpoint if there is one.
 
@@ -68,6 +74,7 @@ def pretrain(
       output: the run directory.
       resume_command: printed when the run is interrupted.
       beginning: the weights that a new run begins with; None: they are drawn.
+      teacher: a model that it learns from beside the data, as `config.distill` says; None: it has none.
 
     Raises:
       UserError: bad input, named; a loss that is not finite; another process writes into `output`.
@@ -78,10 +85,11 @@ def pretrain(
             data = open_data(data_path)
             training = prepare_training(config, data)
             tokenizer = data.load_tokenizer()
+            require_teacher(training, teacher, tokenizer)
         config = training.config
-        run = open_run_directory(output, config, data, tokenizer, None if beginning is None else beginning.record)
+        run = open_run_directory(output, config, data, tokenizer, beginning, teacher)
         training = replace(training, described=run.stored())
-        objective = Pretraining(training, data, tokenizer, run, beginning)
+        objective = Pretraining(training, data, tokenizer, run, beginning, teacher)
         train_run(objective, run, attention_case(training), resume_command=resume_command)
         return run
 
@@ -108,13 +116,20 @@ class Pretraining(RunObjective):
         tokenizer: Tokenizer,
         run: RunDirectory,
         beginning: Beginning | None = None,
+        teacher: Teacher | None = None,
     ):
         self.beginning, self.begins_trained = beginning, beginning is not None
+        self.teacher = teacher
         self.training, self.config = training, training.config
         self.data, self.tokenizer, self.run = data, tokenizer, run
         self.data_place = str(data.directory.absolute())
         objective = self.config.objective
-        self.loss = LOSSES[objective.name](objective.nsp, tokenizer.mask_id)
+        self.held_out_loss = LOSSES[objective.name](objective.nsp, tokenizer.mask_id)
+        self.loss: Loss = self.held_out_loss
+        if teacher is not None:
+            fixed = teacher.on_mesh(training)
+            entries = tokenizer.vocab_size
+            self.loss = DistillationLoss(self.held_out_loss, teacher, self.config.distill, entries, fixed)
         self.score_passes: dict[int, ScorePass] = {}
         self.arrangements: dict[int, Arrangement] = {}
 
@@ -126,6 +141,8 @@ class Pretraining(RunObjective):
         hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         say(f"mesh: {axes}, {where}{hosts}")
         say(f"computing in {config.compute_dtype}, parameters in float32")
+        if self.teacher is not None:
+            say(self.teacher.words(config.distill))
         say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
 
     def initial_state(self) -> TrainState:
@@ -220,7 +237,7 @@ class Pretraining(RunObjective):
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return losses and accuracies of a step."""
-        scores = mean_scores(sums, self.config.objective.terms)
+        scores = mean_scores(sums, self.config.objective.terms) | taught_scores(sums)
         return {self.spoken(name).replace("accuracy", "acc"): f"{value:.3f}" for name, value in scores.items()}
 
     def spoken(self, name: str) -> str:
@@ -257,45 +274,8 @@ class Pretraining(RunObjective):
             if not len(examples):
                 return None
             with jax.transfer_guard("allow"):  # constants of the program
-                self.score_passes[number] = ScorePass(self.training, self.loss, examples)
+                self.score_passes[number] = ScorePass(self.training, self.held_out_loss, examples)
         return self.score_passes[number]
-
-
-def metrics_line(step: int, phase: int, interval: MetricsInterval, config: PretrainConfig) -> JsonObject:
-    """Return the line of metrics.jsonl for the steps of a metrics interval, which end with `step`."""
-    sums, objective = interval.sums, config.objective
-    predicted, seconds = sums[f"{token_words(objective).term}_weight"], max(interval.seconds, 1e-9)
-    scores = mean_scores(sums, objective.terms)
-    flops = pretraining_flops(config.description, sums["valid_tokens"], sums["squared_lengths"], predicted)
-    shares = _mask_shares(sums, predicted) if objective.masks else {}
-    shares["valid_token_share"] = sums["valid_tokens"] / sums["row_tokens"]
-    shares["examples_per_row"] = sums["examples"] / sums["rows"]
-    if objective.nsp and sums["nsp_weight"]:
-        shares["is_next_share"] = 1 - sums["not_next"] / sums["nsp_weight"]
-    return {
-        "kind": "train",
-        "step": step,
-        "phase": phase,
-        "loss": total_loss(sums),
-        **scores,
-        "grad_norm": sums["grad_norm"],
-        "learning_rate": sums["learning_rate"],
-        "valid_tokens": int(sums["valid_tokens"]),
-        "seconds": seconds,
-        "tokens_per_second": sums["valid_tokens"] / seconds,
-        "sequences_per_second": sums["examples"] / seconds,
-        "model_flops_per_second": flops / seconds,
-        **shares,
-    }
-
-
-def _mask_shares(sums: Mapping[str, float], picked: float) -> dict[str, float]:
-    return {
-        "picked_share": picked / sums["valid_tokens"],
-        "mask_share": sums["masked"] / picked,
-        "kept_share": sums["kept"] / picked,
-        "random_share": 1 - (sums["masked"] + sums["kept"]) / picked,
-    }
 
 
 def prepare_training(config: PretrainConfig, data: DataDirectory) -> Training:
@@ -319,7 +299,8 @@ def open_run_directory(
     config: PretrainConfig,
     data: DataDirectory,
     tokenizer: Tokenizer,
-    source: JsonObject | None = None,
+    beginning: Beginning | None = None,
+    teacher: Teacher | None = None,
 ) -> RunDirectory:
     """The run directory, made or recognised by the main process and seen by all.
 
@@ -327,14 +308,16 @@ def open_run_directory(
       UserError: see `start_or_resume`; processes that were started differently or share no folder.
     """
     run = RunDirectory(output)
+    source, learned_from = (None if model is None else model.record for model in (beginning, teacher))
     return open_shared(
         output,
         {
             "configuration": json.dumps(to_dict(config)),
             "--data": json.dumps(data.manifest),
             "--from": json.dumps(source),
+            "--teacher": json.dumps(learned_from),
         },
-        lambda: start_or_resume(output, config, dict(data.manifest), tokenizer, source),
+        lambda: start_or_resume(output, config, dict(data.manifest), tokenizer, source, learned_from),
         lambda: run if run.config_file.is_file() and run.config() == config else None,
     )
 

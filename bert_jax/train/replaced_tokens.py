@@ -17,7 +17,7 @@ from flax import nnx
 from bert_jax.base.types import PyTree
 from bert_jax.model.dropout import fold_seeds, hash_column, hash_row, join_hashes
 from bert_jax.model.heads import BertModel, GENERATOR_SITE
-from bert_jax.train.losses import binary_cross_entropy, cross_entropy, Scores, TERM_WEIGHTS
+from bert_jax.train.losses import binary_cross_entropy, cross_entropy, Scores
 from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.train.state import Training
 from bert_jax.train.step import Arrays
@@ -37,9 +37,8 @@ class ReplacedTokenLoss(MaskedLmLoss):
     """The generator's mean over masked tokens (`mlm`), and 50 times the discriminator's over all valid tokens (`rtd`)."""
 
     def weights(self, batch: Arrays) -> Arrays:
-        """Return the number of predicted tokens, and a fiftieth of that of valid ones."""
-        valid = (batch["sequence_ids"] > 0).sum(dtype=jnp.float32)
-        return super().weights(batch) | {"rtd": valid / TERM_WEIGHTS["rtd"]}
+        """Return the numbers of predicted tokens and of valid ones."""
+        return super().weights(batch) | {"rtd": (batch["sequence_ids"] > 0).sum(dtype=jnp.float32)}
 
     def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
         """Return the sums of `mlm` and `rtd`, and two that are only counted: `replaced`, over the tokens that were replaced

@@ -90,7 +90,7 @@ class Training[C: RunConfig]:
         dtype = COMPUTE_DTYPES[resolve_compute_dtype(config.compute_dtype, self.platform)]
         scanned = config.scan_layers
         if scanned is None:
-            scanned = self.platform != "cpu" or config.model.num_hidden_layers > UNROLLED_ON_CPU
+            scanned = self.platform != "cpu" or self.description.model.num_hidden_layers > UNROLLED_ON_CPU
         return Compute(dtype, config.remat, scanned, config.attention)
 
     @property

@@ -25,7 +25,7 @@ from bert_jax.config.training import SchedulePart
 from bert_jax.mesh.sharding import COPIES, put_whole, ROWS, uncut
 from bert_jax.model.dropout import row_seeds
 from bert_jax.train.bad_steps import SKIPPED, total_loss, watched
-from bert_jax.train.losses import Scores
+from bert_jax.train.losses import Scores, term_weight
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.train.state import DROPOUT, Training, TrainState
 
@@ -36,6 +36,11 @@ type Fields = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]  # of 
 class Loss(Protocol):
     """The function that a run minimises, in the parts that the train step needs."""
 
+    @property
+    def fixed(self) -> PyTree:
+        """Arrays on the mesh that `scores` reads beside the parameters and no step changes, such as a teacher's, by name."""
+        return {}
+
     def weights(self, batch: Arrays) -> Arrays:
         """Return the weight of each term over the global batch, by name: what its loss is divided by.
 
@@ -43,7 +48,10 @@ class Loss(Protocol):
         """
 
     def scores(self, training: Training, params: PyTree, batch: Arrays, seeds: jax.Array | None) -> dict[str, Scores]:
-        """Return the sums of each term over a part of a batch; `seeds` [B, 2] are of dropout, None drops nothing."""
+        """Return the sums of each term over a part of a batch; `seeds` [B, 2] are of dropout, None drops nothing.
+
+        `params` holds what is `fixed`, too.
+        """
 
     def statistics(self, batch: Arrays) -> Arrays:
         """Return counts of a batch that are not of its loss, float32 scalars by name."""
@@ -55,14 +63,16 @@ class CompiledStep:
 
     training: Training
     program: jax.stages.Compiled
+    fixed: PyTree  # of the loss
     limits: dict[float, jax.Array] = field(default_factory=dict)  # the newest, on the devices
 
     @cached_property
-    def _arguments(self) -> tuple[jax.Array, list[Arrays]]:
+    def _arguments(self) -> tuple[jax.Array, list[Arrays], PyTree]:
         everywhere = NamedSharding(self.training.mesh, P())
         with jax.transfer_guard("allow"):  # at the first step
             key = jax.jit(lambda: self.training.key(DROPOUT), out_shardings=everywhere)()
-            return key, jax.tree.map(lambda number: put_whole(number, everywhere), schedule_numbers(self.training))
+            numbers = jax.tree.map(lambda number: put_whole(number, everywhere), schedule_numbers(self.training))
+            return key, numbers, self.fixed
 
     def __call__(self, state: TrainState, batch: Arrays, limit: float = math.inf) -> tuple[TrainState, Arrays]:
         """Take a step; see `train_step`. A loss beyond `limit` is bad, where the run skips bad steps."""
@@ -81,31 +91,33 @@ def compile_train_step(
 ) -> CompiledStep:
     """Compile the train step for batches with the fields of this one; `options` are the compiler's."""
     with building():
-        return CompiledStep(training, compiled(lower_train_step(training, loss, batch), options))
+        return CompiledStep(training, compiled(lower_train_step(training, loss, batch), options), loss.fixed)
 
 
 def lower_train_step(training: Training, loss: Loss, batch: Fields) -> jax.stages.Lowered:
-    """Lower (state, batch, key of dropout, parts of the schedule) -> (state, sums); behind these the limit of a loss, where
-    bad steps are skipped.
+    """Lower (state, batch, key of dropout, parts of the schedule, what is fixed) -> (state, sums); behind these the limit of a
+    loss, where bad steps are skipped.
 
     What differs between the runs of several seeds, or of a sweep, is no constant of it, so that these share programs.
     """
 
     def step(
-        state: TrainState, batch: Arrays, key: jax.Array, parts: list[Arrays], *limit: jax.Array
+        state: TrainState, batch: Arrays, key: jax.Array, parts: list[Arrays], fixed: PyTree, *limit: jax.Array
     ) -> tuple[TrainState, Arrays]:
         numbers = [SchedulePart(**part) for part in parts]  # type: ignore[arg-type]
         schedule = learning_rate_schedule(numbers, training.config.optimizer.schedule)
-        return train_step(training, loss, state, batch, key, schedule, *limit)
+        return train_step(training, loss, state, batch, key, schedule, *limit, fixed=fixed)
 
     state, everywhere = training.abstract_state, NamedSharding(training.mesh, P())
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
     own = jax.eval_shape(lambda numbers: (training.key(DROPOUT), numbers), schedule_numbers(training))
-    own += (jax.ShapeDtypeStruct((), jnp.float32),) if skips(training) else ()
-    own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), own)
+    limit = (jax.ShapeDtypeStruct((), jnp.float32),) if skips(training) else ()
+    own, limit = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), (own, limit)
+    )
     with jax.set_mesh(training.mesh):  # the fused attention asks for it
-        return jitted.lower(state, abstract_batch(training, batch), *own)
+        return jitted.lower(state, abstract_batch(training, batch), *own, loss.fixed, *limit)
 
 
 def schedule_numbers(training: Training) -> list[dict[str, np.ndarray]]:
@@ -117,12 +129,17 @@ def schedule_numbers(training: Training) -> list[dict[str, np.ndarray]]:
 def compile_scores(training: Training, loss: Loss, batch: Fields) -> Callable[..., PyTree]:
     """Compile (params, batch) -> Scores of each term without dropout, for batches with the fields of this one."""
 
-    def score(params: PyTree, batch: Arrays) -> dict[str, Scores]:
-        return loss.scores(training, params, batch, None)
+    def score(params: PyTree, batch: Arrays, fixed: PyTree) -> dict[str, Scores]:
+        return loss.scores(training, {**params, **fixed}, batch, None)
 
     jitted = jax.jit(score, out_shardings=NamedSharding(training.mesh, P()))
     with jax.set_mesh(training.mesh):
-        return compiled(jitted.lower(training.abstract_state.params, abstract_batch(training, batch)))
+        lowered = jitted.lower(training.abstract_state.params, abstract_batch(training, batch), loss.fixed)
+    return partial(_with_fixed, compiled(lowered), loss.fixed)
+
+
+def _with_fixed(program: jax.stages.Compiled, fixed: PyTree, params: PyTree, batch: Arrays) -> PyTree:
+    return program(params, batch, fixed)
 
 
 def abstract_batch(training: Training, batch: Fields) -> dict[str, jax.ShapeDtypeStruct]:
@@ -139,6 +156,8 @@ def train_step(
     key: jax.Array,
     schedule: optax.Schedule,
     limit: jax.Array | None = None,
+    *,
+    fixed: PyTree = None,
 ) -> tuple[TrainState, Arrays]:
     """Take one optimizer step on a global batch.
 
@@ -146,13 +165,14 @@ def train_step(
       key: of dropout.
       schedule: step -> learning rate.
       limit: [] float32, of the loss; where it is given, a bad step leaves the state as it was, but for its number.
+      fixed: `loss.fixed`, as an argument of the compiled step; None: as it is.
 
     Returns:
       The new state, and sums over the batch: `TERM_loss`, `TERM_correct` and `TERM_weight` of each term of the loss, its
       statistics, `grad_norm` (before clipping), `parameter_norm` (after the update), `learning_rate`; with a limit `skipped`.
     """
     seeds = row_seeds(key, state.step, batch["input_ids"].shape[0])  # [B, 2]
-    gradients, scores = accumulate_gradients(training, loss, state.params, batch, seeds)
+    gradients, scores = accumulate_gradients(training, loss, state.params, batch, seeds, fixed)
     with jax.named_scope("optimizer"):
         optimizer = make_optimizer(training.config.optimizer, schedule)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -165,7 +185,7 @@ def train_step(
         "learning_rate": schedule(state.step),
     }
     new = TrainState(params, opt_state, state.step + 1)
-    return (new, sums) if limit is None else without_bad_step(state, new, sums, limit)
+    return (new, sums) if limit is None else without_bad_step(training, state, new, sums, limit)
 
 
 def skips(training: Training) -> bool:
@@ -173,16 +193,18 @@ def skips(training: Training) -> bool:
     return training.config.on_bad_step == "skip"
 
 
-def without_bad_step(old: TrainState, new: TrainState, sums: Arrays, limit: jax.Array) -> tuple[TrainState, Arrays]:
+def without_bad_step(
+    training: Training, old: TrainState, new: TrainState, sums: Arrays, limit: jax.Array
+) -> tuple[TrainState, Arrays]:
     """Return the new state, of a bad step the old one under the new number; `skipped` of the sums says which."""
     finite = jnp.stack([jnp.isfinite(value) for value in watched(sums).values()]).all()
-    good = finite & (total_loss(sums, jnp.maximum) <= limit)
+    good = finite & (total_loss(sums, training.config, jnp.maximum) <= limit)
     kept = jax.tree.map(lambda after, before: jnp.where(good, after, before), new, old)
     return kept._replace(step=new.step), {**sums, SKIPPED: 1.0 - good.astype(jnp.float32)}
 
 
 def accumulate_gradients(
-    training: Training, loss: Loss, params: PyTree, batch: Arrays, seeds: jax.Array
+    training: Training, loss: Loss, params: PyTree, batch: Arrays, seeds: jax.Array, fixed: PyTree = None
 ) -> tuple[PyTree, dict[str, Scores]]:
     """Return the gradient of the global batch and its scores, summed over micro-batches.
 
@@ -190,22 +212,24 @@ def accumulate_gradients(
     micro-batches and devices gives the same gradient, whatever the counts of the parts are.
     """
     weights = loss.weights(batch)
+    fixed = loss.fixed if fixed is None else fixed
 
-    def total(params: PyTree, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, dict[str, Scores]]:
-        scores = loss.scores(training, params, part, seeds)
-        first, *others = (scores[term].loss / jnp.maximum(weight, 1) for term, weight in weights.items())
+    def total(params: PyTree, fixed: PyTree, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, dict[str, Scores]]:
+        scores = loss.scores(training, {**params, **fixed}, part, seeds)
+        means = {term: scores[term].loss / jnp.maximum(weight, 1) for term, weight in weights.items()}
+        first, *others = (term_weight(term, training.config) * mean for term, mean in means.items())
         return sum(others, first), scores
 
     gradient = jax.grad(total, has_aux=True)
     parts = training.config.micro_batches
     if parts == 1:
-        return gradient(params, batch, seeds)
+        return gradient(params, fixed, batch, seeds)
     rows_per_example = len(seeds) // len(batch.get("example_weights", seeds))
 
-    def own_sum(params: PyTree, batch: Arrays, seeds: jax.Array) -> PyTree:
-        return summed_over_parts(partial(gradient, params), (batch, seeds), parts, rows_per_example)
+    def own_sum(kept: tuple[PyTree, PyTree], batch: Arrays, seeds: jax.Array) -> PyTree:
+        return summed_over_parts(partial(gradient, *kept), (batch, seeds), parts, rows_per_example)
 
-    return on_each_copy(own_sum, training.mesh)(params, batch, seeds)
+    return on_each_copy(own_sum, training.mesh)((params, fixed), batch, seeds)
 
 
 def summed_over_parts(function: Callable[..., PyTree], rows: PyTree, parts: int, rows_per_example: int = 1) -> PyTree:

@@ -35,7 +35,7 @@ def make_examples(data, split: str = "train", objective: ObjectiveConfig | None 
     tokenizer = data.load_tokenizer()
     special = SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id)
     objective = objective or ObjectiveConfig()
-    shape = BatchShape(ROWS, SIZE, SIZE if objective.is_causal else 5)
+    shape = BatchShape(ROWS, SIZE, SIZE if not objective.masks else 5)
     return Examples(data.split(split), shape, objective, special, data.vocab_size)
 
 

@@ -185,8 +185,9 @@ def test_vectors_are_those_of_embed_as_the_directory_says_or_as_asked(tmp_path, 
     capsys.readouterr()
     assert main(["export", str(folder), "--to", to, "--output", str(out), *options]) == 0
     printed = capsys.readouterr().out
-    assert (f"{folder / 'modules.json'} says: max pooling, normalised" in printed) is (vectors is not None)
-    assert f"sentence_embedding is made by {vectors or 'pooled pooling, normalised'}, of texts" in printed
+    made, says = vectors or SentenceVectors("pooled", True, 12), "and the options say" if options else "says"
+    assert f"{folder / 'modules.json'} {says}: {made}" in printed
+    assert f"sentence_embedding is made by {made}, of texts of at most 12 tokens" in printed
     tokenizer = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
     tokenizer.enable_padding()
     rows = tokenizer.encode_batch(TEXTS)
@@ -201,7 +202,7 @@ def test_vectors_are_those_of_embed_as_the_directory_says_or_as_asked(tmp_path, 
     if to == "onnx":  # what sentence-transformers and servers read beside model.onnx
         assert read_sentence_files(out) == vectors
         longest = json.loads((out / "tokenizer_config.json").read_text())["model_max_length"]
-        assert longest == (12 if vectors else 20)
+        assert longest == 12
 
 
 def test_vectors_have_a_tolerance_of_their_own(tmp_path):

@@ -182,7 +182,7 @@ ALWAYS = {
     "generate": {"model", "prompts", "tokens", "temperature", "json"} | CHECKPOINT - {"kind"},
     "finetune": {"recipe", "settings", "data", "model", "output", "from_scratch", "distributed", "teacher"}
     | CHECKPOINT - {"kind"},
-    "plan": {"config", "settings", "topology", "quick", "output", "json"},
+    "plan": {"config", "settings", "topology", "quick", "flags", "output", "json"},
     "predict": {"model", "data", "task", "serve", "calibrated"} | CHECKPOINT,
     "prepare": {
         "cache_size",
@@ -214,6 +214,7 @@ ALWAYS = {
     "reproduce": {"run", "steps", "kills", "data", "output"},
     "senses": {"model", "output"} | CHECKPOINT - {"kind"},
     "study": {"name", "data", "output", "tasks", "budget"},
+    "sweep": {"config", "settings", "data", "output", "seeds", "compute"},
     "tokenize": {"model", "texts", "mask", "json"},
     "vocab": {"cache_size", "input", "output", "compare", "sample_characters", "errors", "text_format"},
     "vocab extend": {"model"} | CHECKPOINT,

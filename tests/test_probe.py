@@ -239,6 +239,11 @@ def test_bad_input(folder, tmp_path, capsys):
     assert "has no dev split" in refused(capsys, model, "--task", "sst2", "--data", one_class, "--output", out)
     options = ("--task", "conll2003", "--data", folder / "conll", "--output", out, "--pooling", "cls")
     assert "--pooling is of a text's tokens" in refused(capsys, model, *options)
+    causal = Path(shutil.copytree(model, tmp_path / "causal"))
+    config = json.loads((causal / "config.json").read_text())
+    (causal / "config.json").write_text(json.dumps(config | {"is_decoder": True}))
+    options = ("--task", "sst2", "--data", folder / "sst2", "--output", out, "--pooling", "cls")
+    assert "its [CLS] sees no word" in refused(capsys, causal, *options)
     options = ("--task", "sst2", "--data", folder / "sst2", "--output", folder / "sst2")
     assert "is there already" in refused(capsys, model, *options)
     with pytest.raises(UserError, match="--seeds 1 has no interval"):

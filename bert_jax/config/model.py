@@ -126,6 +126,19 @@ class ModelConfig:
             embedding_size=self.table_size,
         )
 
+    def require_pooling(self, pooling: str | None) -> None:
+        """Refuse to take the vector of a text from a token that has not seen it.
+
+        Raises:
+          UserError: "cls" of a left-to-right model, "cls" or "last" of a biLM.
+        """
+        if pooling == "cls" and self.causal:
+            raise UserError("--pooling cls: this model is left to right, and its [CLS] sees no word: use last or mean")
+        if pooling in ("cls", "last") and self.is_recurrent:
+            raise UserError(
+                f"--pooling {pooling}: of this model, a biLM, no token sees both sides of a text in full: use mean or max"
+            )
+
     def require_segments(self, segments: int, what: str, remedy: str) -> None:
         """Refuse rows of more segments than the table has rows: a look-up beyond its end would give the last one's.
 

@@ -80,6 +80,7 @@ def purpose_of(checkpoint: Checkpoint, name: str | None, served: Served) -> Purp
     if served.pooling == "pooled" and not description.pooler:
         raise UserError("--pooling pooled: this checkpoint has no pooler: use mean, cls or max")
     vectors, said = followed(checkpoint.path, served)
+    description.model.require_pooling(vectors.pooling)
     return Purpose(name, vectors, tuple(said))
 
 

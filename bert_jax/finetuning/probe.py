@@ -105,6 +105,7 @@ def _setup(model: Path, request: Request) -> FinetuneSetup:
         raise UserError(
             "--pooling is of a text's tokens, and words of tagging are read at their first piece: leave it out"
         )
+    setup.description.model.require_pooling(request.settings.pooling)
     if not setup.dev_splits:
         raise UserError(f"{data} has no dev split, and probes are scored on one: put it beside the training file")
     for split in (setup.train_split, setup.dev_splits[0]):

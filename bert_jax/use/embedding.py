@@ -74,12 +74,7 @@ def check(settings: EmbedSettings, model: Pretrained) -> None:
         raise UserError(
             f"--layers {wrong[0]}: the model has layers 1 to {layers} (-1 is the last); 0 is the output of its embeddings"
         )
-    if settings.pooling == "cls" and model.description.model.causal:
-        raise UserError("--pooling cls: this model is left to right, and its [CLS] sees no word: use last or mean")
-    if settings.pooling in ("cls", "last") and model.description.model.is_recurrent:
-        raise UserError(
-            f"--pooling {settings.pooling}: of this model, a biLM, no token sees both sides of a text in full: use mean or max"
-        )
+    model.description.model.require_pooling(settings.pooling)
     if settings.pooling == "pooled" and not model.description.pooler:
         raise UserError(f"--pooling pooled: {model.origin.path} has no pooler{_why(model)}: use mean, cls or last")
     if settings.pooling == "pooled" and settings.layers != (-1,):

@@ -16,6 +16,7 @@ import bert_jax
 from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.finetuning import probe
 from bert_jax.finetuning.layer_features import layer_features
 from bert_jax.finetuning.linear_probes import bootstrap, fit, mix_shares, predict, Standard
@@ -225,6 +226,18 @@ def refused(capsys, *arguments: object) -> str:
     return capsys.readouterr().err
 
 
+def test_the_model_is_asked_where_a_text_is_read(folder, tmp_path, monkeypatch, capsys):
+    """Of a left-to-right model [CLS] sees no word (`ModelConfig.require_pooling`, which embed and export ask too)."""
+    causal, plain = (ModelConfig(**MODEL_SIZES["tiny"], causal=causal) for causal in (True, False))
+    plain.require_pooling("cls")
+    with pytest.raises(UserError, match="sees no word"):
+        causal.require_pooling("cls")
+    ask = ModelConfig.require_pooling
+    monkeypatch.setattr(ModelConfig, "require_pooling", lambda self, pooling: ask(causal, pooling))
+    options = ("--task", "sst2", "--data", folder / "sst2", "--output", tmp_path / "out", "--pooling", "cls")
+    assert "its [CLS] sees no word" in refused(capsys, folder / "model", *options)
+
+
 def test_bad_input(folder, tmp_path, capsys):
     model, out = folder / "model", tmp_path / "out"
     one_class = tmp_path / "one"
@@ -239,11 +252,6 @@ def test_bad_input(folder, tmp_path, capsys):
     assert "has no dev split" in refused(capsys, model, "--task", "sst2", "--data", one_class, "--output", out)
     options = ("--task", "conll2003", "--data", folder / "conll", "--output", out, "--pooling", "cls")
     assert "--pooling is of a text's tokens" in refused(capsys, model, *options)
-    causal = Path(shutil.copytree(model, tmp_path / "causal"))
-    config = json.loads((causal / "config.json").read_text())
-    (causal / "config.json").write_text(json.dumps(config | {"is_decoder": True}))
-    options = ("--task", "sst2", "--data", folder / "sst2", "--output", out, "--pooling", "cls")
-    assert "its [CLS] sees no word" in refused(capsys, causal, *options)
     options = ("--task", "sst2", "--data", folder / "sst2", "--output", folder / "sst2")
     assert "is there already" in refused(capsys, model, *options)
     with pytest.raises(UserError, match="--seeds 1 has no interval"):

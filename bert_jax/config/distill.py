@@ -72,7 +72,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class PretrainDistillConfig(DistillConfig):
-    """Of an encoder that is trained, its vectors and the relations in its attention too."""
+    """Settings of pre-training: an encoder's vectors and the relations in its attention are learned too."""
 
     hidden: float = setting(
         0.0, "weight of the mean squared difference of the vectors that embeddings and layers give, of teachers as wide"

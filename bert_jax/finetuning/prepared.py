@@ -248,7 +248,7 @@ class FinetuneSetup:
 
 
 def _read_of(model: ModelConfig) -> str:
-    """What a head reads a text from."""
+    """Return in words what a head reads a text from."""
     return "mean of tokens" if model.is_recurrent else "last token" if model.causal else "[CLS]"
 
 

@@ -144,8 +144,10 @@ class BertModel(nnx.Module):
     def predicting_states(
         self, encoded: EncoderOutput, batch: dict[str, jax.Array], dropout_seeds: jax.Array | None
     ) -> tuple[jax.Array, ...]:
-        """What the head for tokens reads at the predicted positions: [B, M, D], or of a biLM [B, M, D / 2] forward and
-        backward, dropped once more."""
+        """Return the states that the head for tokens reads at the predicted positions, dropped once more.
+
+        [B, M, D], or of a biLM [B, M, D / 2] forward and backward.
+        """
         x, positions = encoded.sequence_output, batch["masked_lm_positions"]
         if not self.config.is_recurrent:
             return (take_positions(x, positions),)

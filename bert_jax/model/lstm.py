@@ -16,7 +16,7 @@ from bert_jax.model.custom_gradients import dense, multiply
 
 
 class _State(NamedTuple):
-    """What an LSTM knows of the tokens that it has read."""
+    """Memory of an LSTM of the tokens that it has read."""
 
     hidden: jax.Array  # [B, H] in the dtype of the computation
     cell: jax.Array  # [B, U] float32

@@ -98,8 +98,10 @@ class TaskFeatures(nnx.Module):
         return BiLstm.ends(x) if self.task.is_pooled else x
 
     def _of_text(self, x: jax.Array, sequence_ids: jax.Array) -> jax.Array:
-        """What a row's text is read from: [CLS]; in a causal model the last token, which sees all; in a biLM, none of whose
-        tokens does, the mean of all: -> [B, 1, W]."""
+        """Return the vector that a row's text is read from, [B, 1, W].
+
+        [CLS]; in a causal model the last token, which sees all; in a biLM, none of whose tokens does, the mean of all.
+        """
         if self.config.is_recurrent:
             return text_means(x, sequence_ids, 1)
         return take_positions(x, last_positions(sequence_ids, 1)) if self.config.causal else x[:, :1]

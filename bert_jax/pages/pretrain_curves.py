@@ -83,7 +83,7 @@ def below_entropy(losses: Points, entropy: float | None) -> str:
 
 
 def replaced_measures(run: Run) -> list[Measure]:
-    """What the discriminator finds of the replaced tokens; none where the run replaces none.
+    """Yield measures of what the discriminator finds of the replaced tokens; none where the run replaces none.
 
     Most tokens are the text's own, so accuracy stands beside that of saying so of all.
     """

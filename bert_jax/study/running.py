@@ -143,7 +143,7 @@ class StudyPlan:
         return [Wanted(recipe.task, *place, replace(config, seed=seed)) for seed in seeds]
 
     def record(self) -> JsonObject:
-        """What plan.json holds: names, and a digest of every setting."""
+        """Return the content of plan.json: names, and a digest of every setting."""
         study, budget = self.study, self.budget
         runs = {
             "pretrain": {name: to_dict(config) for name, config in self.configs.items()},

@@ -48,7 +48,7 @@ class Beginning(Protocol):
 
     @property
     def record(self) -> JsonObject:
-        """What the run directory keeps of where they came from."""
+        """Return what the run directory keeps of where they came from."""
 
     def state(self, training: Training[PretrainConfig], tokenizer: Tokenizer) -> TrainState:
         """Return the first state: the model's weights, and drawn ones where it has none."""

@@ -21,8 +21,9 @@ from bert_jax.cli import main
 from bert_jax.model.accounting import run_flops
 from bert_jax.study import judging, running, table
 from bert_jax.study.judging import RowDifference, sign
+from bert_jax.study.row_settings import pretrain_config, settings_of
 from bert_jax.study.running import Job, run_jobs
-from bert_jax.study.table import BUDGETS, Column, pretrain_config, settings_of, STUDIES, Study, StudyRow
+from bert_jax.study.table import BUDGETS, Column, STUDIES, Study, StudyRow
 from bert_jax.train.loop import listen_for_stop
 
 # A pre-trained model with two ways to fine-tune it, a floor, and a column of each kind.

@@ -39,14 +39,13 @@ from bert_jax.pages.wording import counted, duration
 from bert_jax.runs.checkpoint import unfinished_saves
 from bert_jax.runs.directory import refuse_changes, RunDirectory
 from bert_jax.runs.names import CHECKPOINTS, PLAN_FILE, SCORES_FILE
+from bert_jax.study.row_settings import pretrain_config, settings_of
 from bert_jax.study.table import (
     Budget,
     Column,
     find_budget,
     find_study,
     PERPLEXITY,
-    pretrain_config,
-    settings_of,
     Study,
 )
 from bert_jax.tasks.table import find_task, TFDS

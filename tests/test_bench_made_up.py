@@ -31,7 +31,7 @@ def test_batches_are_of_the_shape_that_steps_are_compiled_for(packed, objective)
     case = make_case("case", "tiny", 8, 64, packed=packed, objective=ObjectiveConfig(objective, generator_share=0.5))
     batch = made_up_arrangement(case.config, 2).batch(0, 0)
     spec = batch_spec(case.shape)
-    predictions = 64 if objective == "ltr" else 10 + 4 * packed
+    predictions = 64 if OBJECTIVES[objective].tokens == "ltr" else 10 + 4 * packed
     assert case.shape == BatchShape(8, 64, predictions, 4 if packed else 1)
     assert {name: (field.shape, field.dtype) for name, field in batch.items()} == spec
 

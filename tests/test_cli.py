@@ -79,7 +79,7 @@ def test_every_stage_has_help(stage, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain", "bsae"], "there is no configuration 'bsae': name a .py file or one of base, demo, "),
+        (["pretrain", "bsae"], "there is no configuration 'bsae': name a .py file or one of base, bilm, "),
         (["pretrain", "nowhere/mine.py"], "nowhere/mine.py: no such configuration file"),
         (["pretrain", "tiny", "optimizer.leaning_rate=1"], "did you mean 'optimizer.learning_rate'?"),
         (["pretrain", "tiny"], "nowhere is missing: run bert-jax prepare"),

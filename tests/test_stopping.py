@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 
 import pytest
 
@@ -173,7 +174,7 @@ class Program:
     def __init__(self, seconds: float = 0.0, error: Exception | None = None):
         self.seconds, self.error = seconds, error
 
-    def compile(self) -> str:
+    def compile(self, compiler_options: Mapping[str, str] | None = None) -> str:
         time.sleep(self.seconds)
         if self.error:
             raise self.error

@@ -124,14 +124,12 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
         causes.append(f"a vocabulary of {size:,} entries")
     if not causes:
         rate = config.optimizer.learning_rate * (3 if ratio < 1 else 1 / 3)  # towards the recipe's
+        shorter = (
+            "" if config.model.is_recurrent else ", or a first phase of shorter rows, in which attention forms sooner"
+        )
         return (
             "too few steps, or a learning rate that does not suit the model",
-            "try more steps or another rate"
-            + (
-                ""
-                if config.model.is_recurrent
-                else ", or a first phase of shorter rows, in which attention forms sooner"
-            ),
+            f"try more steps, another rate{shorter}",
             {"optimizer.learning_rate": f"{rate:.1g}"},
         )
     return "; ".join(causes), "mend the data where it is the cause" if not changes else "try", changes

@@ -110,6 +110,16 @@ def test_files_of_a_data_set_are_a_source(hub):
     assert [file.read_bytes() for file in source.files] == list(Hub.files["a" * 40].values())[1:]
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [("data/train-1.jsonl", 1), ("**/*.jsonl", 2), ("data/train-[0-9].jsonl", 2), ("*", 1)],
+)
+def test_a_star_stays_inside_a_folder(hub, files, found):
+    """As in the hub's own file system. The bug: `*` of fnmatch, which takes the files of every folder below."""
+    (source,) = parse_sources([f"hf://datasets/somebody/words/{files}"])
+    assert len(source.files) == found
+
+
 def test_prepared_data_is_that_of_the_same_text_here(hub, prepared, tmp_path):
     (tmp_path / "t.jsonl").write_bytes(b"".join(list(Hub.files["a" * 40].values())[1:]))
     found = []

@@ -31,14 +31,15 @@ def hub_files(spec: str, option: str) -> tuple[str, Path, list[Path]]:
     if (match := _SPEC.fullmatch(spec)) is None:
         raise UserError(f"{option} {spec} is not of the form {_FORM}")
     with _asking(f"{option} {spec}"):
+        from fsspec.utils import glob_translate
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import filter_repo_objects
 
         revision = _AS_PARQUET.get(match["revision"], match["revision"])
         hub = HfApi()
         found = hub.dataset_info(match["name"], revision=revision)
         names = sorted(file.rfilename for file in found.siblings or ())
-        chosen = sorted(filter_repo_objects(names, allow_patterns=match["files"]))
+        wanted = re.compile(glob_translate(match["files"]))  # as HfFileSystem reads it: * stays inside a folder
+        chosen = [name for name in names if name == match["files"] or wanted.fullmatch(name)]
         if not chosen:
             raise UserError(f"{option} {spec} matches no file: that data set has {listed(names) or 'none'}")
         exactly = [glob.escape(name) for name in chosen]

@@ -92,13 +92,22 @@ class SweepPlan:
         return self.seeds * sum(rung.combinations * rung.share for rung in self.rungs)
 
     def config(self, combination: tuple[str, ...], rung: Rung, seed: int) -> PretrainConfig:
-        """Return the configuration of a run: phases as long as its compute allows, their shares and the warm-up's kept."""
+        """Return the configuration of a run: phases as long as its compute allows, their shares and the warm-up's kept.
+
+        Raises:
+          UserError: a phase has less than half a step.
+        """
         config = override(self.base, combination)
         length = 1.0 if self.asked is None else self.asked / self.compute
         factor = length * rung.share * run_flops(self.base) / run_flops(config)
         settings = [f"seed={self.base.seed + seed}"]
         for number, phase in enumerate(config.phases):
-            settings.append(f"phases.{number}.steps={max(1, round(factor * phase.steps))}")
+            if not (steps := round(factor * phase.steps)):
+                raise UserError(
+                    f"phases.{number} of {phase.steps:,} steps would have none in rung {rung.number + 1} of {len(self.rungs)}:"
+                    " give more --compute or fewer values, or leave the phase out"
+                )
+            settings.append(f"phases.{number}.steps={steps}")
             if phase.warmup_steps:
                 settings.append(f"phases.{number}.warmup_steps={round(factor * phase.warmup_steps)}")
         if config.optimizer.warmup_steps is not None:
@@ -141,7 +150,7 @@ def make_sweep(
       output: the sweep's folder.
 
     Raises:
-      UserError: nothing to compare; combinations whose losses cannot be compared; a run of less than a step.
+      UserError: nothing to compare; combinations whose losses cannot be compared; a phase of less than half a step.
     """
     varied = {
         key: tuple(value.split(",")) for key, _, value in (one.partition("=") for one in settings) if "," in value

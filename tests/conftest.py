@@ -289,7 +289,15 @@ SLOW = {
         "test_all_processes_end",
         "named_and_the_others_end_to_be_tried_again[e",
     ),
-    "test_plan.py": ("",),
+    "test_plan.py": (
+        "memory_by_class",
+        "figures_of_the_program",
+        "days_and_rates",
+        "text_says_what",
+        "plan_is_json",
+        "chips_that_are_not_there",
+        "flags_of_the_compiler_are",
+    ),
     "test_predict.py": (
         "test_words_are_tagged",
         "test_questions_are_answered",

@@ -31,7 +31,7 @@ def study_page(record: JsonObject) -> Page:
     notes = [Paragraph(note, "footnote") for note in (ABOUT, *record["notes"])]
     return Page(
         title=f"{record['title']}: study {record['study']}",
-        eyebrow=f"A table of the BERT paper run with bert_jax: {record['source']}",
+        eyebrow=f"A study run with bert_jax: {record['source']}",
         name=record["title"],
         status=f"{counted(len(failed), 'run')} failed" if failed else "all runs are finished",
         state="problem" if failed else "",

@@ -314,7 +314,7 @@ STUDIES: Mapping[str, Study] = {
     ),
     "ladder": Study(
         "Recipes at equal compute",
-        "no table of the paper: what came after it",
+        "no table of the paper, but what came after it: 2003.10555, 2202.08005",
         {
             "sst2": _SST2,
             "stsb": Column("STS-B", "stsb", "spearman"),

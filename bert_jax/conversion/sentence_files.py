@@ -39,7 +39,8 @@ class SentenceVectors:
 
     def __str__(self) -> str:
         """Return it in words: "mean pooling, normalised"."""
-        return f"{self.pooling} pooling{', normalised' if self.normalize else ''}"
+        made = "the pooler" if self.pooling == "pooled" else f"{self.pooling} pooling"
+        return f"{made}{', normalised' if self.normalize else ''}"
 
 
 @dataclass(frozen=True)

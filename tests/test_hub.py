@@ -112,7 +112,7 @@ def test_files_of_a_data_set_are_a_source(hub):
 
 @pytest.mark.parametrize(
     ("files", "found"),
-    [("data/train-1.jsonl", 1), ("**/*.jsonl", 2), ("data/train-[0-9].jsonl", 2), ("*", 1)],
+    [("data/train-1.jsonl", 1), ("*/*.jsonl", 2), ("data/train-[0-9].jsonl", 2), ("*", 1)],
 )
 def test_a_star_stays_inside_a_folder(hub, files, found):
     """As in the hub's own file system. The bug: `*` of fnmatch, which takes the files of every folder below."""
@@ -146,6 +146,7 @@ def test_prepared_data_is_that_of_the_same_text_here(hub, prepared, tmp_path):
             UserError,
             "matches no file: that data set has README.md, data/train-0.jsonl",
         ),
+        ("hf://datasets/somebody/words/**/*.jsonl", UserError, "(**) are not looked up"),
         ("hf://datasets/somebody/words@old/data/*", UserError, "check what follows the @"),
         ("hf://datasets/somebody/secret/data/*", UserError, "log in by hf auth login"),
         ("hf://datasets/somebody/broken/data/*", TryAgain, "the hub cannot be reached"),

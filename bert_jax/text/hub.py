@@ -9,7 +9,7 @@ import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bert_jax.base.errors import first_line, listed, TryAgain, UserError
 
@@ -30,16 +30,20 @@ def hub_files(spec: str, option: str) -> tuple[str, Path, list[Path]]:
     """
     if (match := _SPEC.fullmatch(spec)) is None:
         raise UserError(f"{option} {spec} is not of the form {_FORM}")
+    if "**" in match["files"]:
+        raise UserError(
+            f"{option} {spec}: folders at any depth (**) are not looked up: name them, such as data/*/*.parquet"
+        )
     with _asking(f"{option} {spec}"):
-        from fsspec.utils import glob_translate
         from huggingface_hub import HfApi
 
         revision = _AS_PARQUET.get(match["revision"], match["revision"])
         hub = HfApi()
         found = hub.dataset_info(match["name"], revision=revision)
         names = sorted(file.rfilename for file in found.siblings or ())
-        wanted = re.compile(glob_translate(match["files"]))  # as HfFileSystem reads it: * stays inside a folder
-        chosen = [name for name in names if name == match["files"] or wanted.fullmatch(name)]
+        chosen = [
+            name for name in names if PurePosixPath("/", name).match(f"/{match['files']}")
+        ]  # from the first folder on
         if not chosen:
             raise UserError(f"{option} {spec} matches no file: that data set has {listed(names) or 'none'}")
         exactly = [glob.escape(name) for name in chosen]

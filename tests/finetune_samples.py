@@ -41,10 +41,9 @@ MODEL = ModelConfig(
     intermediate_size=32,
     max_position_embeddings=32,
 )
-# One width, one device, few steps: every test that trains compiles as little as can be.
+# One device, few steps: every test that trains compiles as little as can be.
 SETTINGS = (
     "mesh.data=1",
-    "buckets=1",
     "max_length=16",
     "optimizer.learning_rate=1e-2",
     "batch_size=8",

@@ -350,7 +350,13 @@ def test_help_needs_no_jax(capsys):
 
 
 def test_settings_change_all_cases():
-    changes = ["attention=xla", "model.hidden_dropout_prob=0", "bench.rounds=7", "finetune.buckets=1"]
+    changes = [
+        "attention=xla",
+        "model.hidden_dropout_prob=0",
+        "bench.rounds=7",
+        "finetune.packing=buckets",
+        "finetune.buckets=1",
+    ]
     suite = make_suite("cpu", 1, None, changes)
     assert (suite.sizes.rounds, suite.finetune.buckets) == (7, 1)
     cases: list[Case] = [*suite.steps, *suite.peer, suite.checkpoint]

@@ -32,7 +32,7 @@ def test_our_side_runs_and_the_missing_peer_is_named(data, prepared, monkeypatch
     suite = replace(
         suite,
         sizes=BenchSizes(rounds=1, finetune_models="1x8", finetune_examples=40),
-        finetune=replace(suite.finetune, buckets=1, batch_size=16, max_length=32),
+        finetune=replace(suite.finetune, batch_size=16, max_length=32),
     )
     inputs = BenchInputs(data=data, vocab=prepared.vocab / "vocab.txt")
     report = run_bench(suite, ["finetune"], None, inputs)

@@ -61,7 +61,7 @@ def test_settings_of_earlier_runs_are_read_under_their_present_names():
     read = build(FinetuneConfig, current_settings(flat))
     assert read == finetuning(
         "seed=3", "batch_size=8", "epochs=2", "max_length=32", "mesh.data=1", "optimizer.name=adamw_bert",
-        "optimizer.learning_rate=1e-2", "optimizer.warmup_share=0.2", "optimizer.weight_decay=0.02",
+        "optimizer.learning_rate=1e-2", "optimizer.warmup_share=0.2", "optimizer.weight_decay=0.02", "packing=buckets",
         "optimizer.clip_norm=0", "optimizer.layer_decay=0.9", "optimizer.freeze=1",
     )  # fmt: skip
     assert current_settings(to_dict(read)) == to_dict(read)

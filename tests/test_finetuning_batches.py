@@ -112,7 +112,7 @@ def test_fields_are_the_rows_and_padding():
             fields["segment_ids"][place], [0, *[1] * (length - 1), *[0] * (56 - length)] if length else [0] * 56
         )
         np.testing.assert_array_equal(fields["sequence_ids"][place], [1] * length + [0] * (56 - length))
-        np.testing.assert_array_equal(fields["position_ids"][place], np.arange(56))
+        np.testing.assert_array_equal(fields["position_ids"][place], [*range(length), *[0] * (56 - length)])
         wanted = np.full(56, IGNORE)
         if length:
             wanted[length - 1] = row

@@ -13,7 +13,7 @@ import pytest
 from bert_jax.base.errors import UserError
 from bert_jax.cli import main, STAGES
 from bert_jax.config.description import TASKS
-from bert_jax.config.finetune import ACTS_IN, FinetuneConfig
+from bert_jax.config.finetune import ACTS_IN, FinetuneConfig, PACKED
 from bert_jax.tasks.own import own_task, with_columns
 
 PREPARE = "prepare --input FILE --vocab VOCAB --output OUT"
@@ -285,11 +285,11 @@ OTHER_VALUES = {
     "unknown_labels": "ignore", "fusion": "max", "max_query_length": 9, "max_answer_length": 9, "n_best": 9,
     "normalisation": "window", "broken_tags": "refuse", "tag_scheme": "IOB2", "constrained": True,
 }  # fmt: skip
-CONDITIONAL = {"stride", "combine"}  # act with too_long=windows, with layers
+CONDITIONAL = {"stride", "combine", "packing", "buckets"}  # with too_long=windows, with layers; by the kind of task
 IN_EVERY_KIND = {
     "seed", "optimizer", "distill", "batch_size", "epochs", "max_length", "too_long", "layers", "lstm",
     "mesh", "compute_dtype", "remat", "scan_layers",
-    "attention", "buckets", "log_every", "evals_per_epoch", "single_segment", "micro_batches", "save_every", "keep_checkpoints",
+    "attention", "log_every", "evals_per_epoch", "single_segment", "micro_batches", "save_every", "keep_checkpoints",
     "profile", "tracker", "on_bad_step", "most_bad_steps", "spike",
 }  # fmt: skip
 
@@ -318,6 +318,14 @@ def test_settings_that_need_another_are_refused_without_it(kind):
     with pytest.raises(UserError, match="combine is of several layers"):
         FinetuneConfig(combine="sum").require_effect(kind)
     FinetuneConfig(stride=9, too_long="windows", combine="sum", layers="-2,-1").require_effect(kind)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_rows_that_several_examples_share_have_no_buckets_and_others_are_not_packed(kind):
+    FinetuneConfig(packing="buckets", buckets=2).require_effect(kind)
+    refused = {"buckets": 2} if kind in PACKED else {"packing": "packed"}
+    with pytest.raises(UserError, match=f"^{next(iter(refused))}"):
+        FinetuneConfig(**refused).require_effect(kind)
 
 
 NEEDED = {

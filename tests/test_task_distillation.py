@@ -78,7 +78,7 @@ def test_tags_of_words_that_count_and_tokens_of_answers_without_padding():
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 WIDER = replace(MODEL, hidden_size=24, num_attention_heads=3)
-CONFIG = FinetuneConfig(mesh=MeshConfig(data=1), batch_size=8, max_length=16, buckets=1)
+CONFIG = FinetuneConfig(mesh=MeshConfig(data=1), batch_size=8, max_length=16)
 
 
 @pytest.fixture(scope="module")

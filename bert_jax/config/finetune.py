@@ -15,6 +15,13 @@ from bert_jax.config.training import OptimizerConfig, OptimizerSettings, RunConf
 
 TOO_LONG = ("error", "truncate", "windows")
 NORMALISATIONS = ("nbest", "window", "question")
+PACKINGS = ("packed", "buckets")
+PACKED = (
+    "classification",
+    "multi_label",
+    "regression",
+    "tagging",
+)  # kinds of task whose rows may hold several examples
 BROKEN_TAGS = ("repair", "refuse")
 UNKNOWN_LABELS = ("refuse", "error", "ignore")
 # Settings that act in some kinds of task only; in the others they are refused where they are set.
@@ -81,7 +88,11 @@ class FinetuneConfig(TrainingConfig):
     lstm: int = setting(0, "features of each direction of a BiLSTM below the head; 0: none")
     fusion: str = setting("mean", "of the windows of a text: mean, max, or attention (a mean with learned weights)")
     scan_layers: bool | None = with_default(TrainingConfig, "scan_layers", None)
-    buckets: int = setting(4, "row lengths that are compiled for, chosen so that little is padded")
+    packing: str | None = setting(
+        None,
+        "packed (several examples in a row, each by itself) or buckets (none: packed where the task's head allows it)",
+    )
+    buckets: int = setting(4, "of packing=buckets: row lengths that are compiled for, chosen so that little is padded")
     log_every: int = with_default(TrainingConfig, "log_every", 50)
     evals_per_epoch: int = setting(1, "evaluations of the dev split in an epoch")
     save_every: int | None = with_default(TrainingConfig, "save_every", None)
@@ -101,6 +112,7 @@ class FinetuneConfig(TrainingConfig):
         require_choice("", self, "normalisation", NORMALISATIONS)
         require_choice("", self, "broken_tags", BROKEN_TAGS)
         require_choice("", self, "unknown_labels", UNKNOWN_LABELS)
+        require_choice("", self, "packing", (*PACKINGS, None))
         require_choice("", self, "combine", COMBINATIONS)
         require_choice("", self, "fusion", FUSIONS)
         _ = self.chosen_layers  # refuses what is no list of numbers
@@ -130,6 +142,14 @@ class FinetuneConfig(TrainingConfig):
         for name in ("stride", "fusion"):
             if name in changed and not windows:
                 raise UserError(f"{name} is of windows, and long texts are not cut into such: add too_long=windows")
+        if self.packing == "packed" and kind not in PACKED:
+            raise UserError(
+                f"packing=packed is for {', '.join(PACKED)}, and a row of {kind} is by itself: leave it out"
+            )
+        if "buckets" in changed and self.packing != "buckets" and kind in PACKED:
+            raise UserError(
+                "buckets is of rows of like length, and here a row holds several examples: add packing=buckets"
+            )
         if "combine" in changed and not self.chosen_layers:
             raise UserError("combine is of several layers, and none are named: add layers=-4,-3,-2,-1")
 
@@ -161,8 +181,9 @@ class FinetuneRecipe:
 
 def current_settings(values: JsonObject) -> JsonObject:
     """Return the settings that a finetune.json holds under their present names, whichever version wrote it."""
+    values = {"packing": "buckets"} | values  # all that there was
     if "optimizer" in values:
-        return dict(values)
+        return values
     current = {name: value for name, value in values.items() if name not in (*OPTIMIZER_SETTINGS, "bias_correction")}
     optimizer = {name: values[name] for name in OPTIMIZER_SETTINGS if name in values}
     name = "adamw" if values.get("bias_correction", True) else "adamw_bert"

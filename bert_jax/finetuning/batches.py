@@ -38,27 +38,40 @@ class RowTable:
         return len(self.lengths)
 
     def fields(self, rows: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """The fields of `bert_jax.feed.batch` that the encoder reads, [B, S]; a row NOBODY is padding."""
-        real = np.flatnonzero(rows != NOBODY)
-        chosen = rows[real]
+        """The fields of `bert_jax.feed.batch` that the encoder reads, [B, S]; a row NOBODY is padding.
+
+        Args:
+          rows: [B] of the table, or [B, E]: those that a row of the batch holds.
+          width: S.
+        """
+        held = rows.reshape(len(rows), -1)  # [B, E]
+        row, slot = np.nonzero(held != NOBODY)
+        chosen, begins = held[row, slot], self.begins_in_rows(rows)
         lengths = self.lengths[chosen]
         source = ranges(self.begins[chosen], lengths)
-        places = ranges(real * width, lengths)
-        shape = (len(rows), width)
-        fields = {name: np.zeros(shape, np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
+        places = ranges(row * width + begins[row, slot], lengths)
+        names = ("input_ids", "segment_ids", "sequence_ids", "position_ids")
+        fields = {name: np.zeros((len(rows), width), np.int32) for name in names}
         fields["input_ids"].reshape(-1)[places] = self.ids[source]
         fields["segment_ids"].reshape(-1)[places] = self.segments[source]
-        fields["sequence_ids"].reshape(-1)[places] = 1
-        fields["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (len(rows), 1))
-        fields["cls_positions"] = np.zeros((len(rows), 1), np.int32)
+        fields["sequence_ids"].reshape(-1)[places] = np.repeat(1 + slot, lengths)
+        fields["position_ids"].reshape(-1)[places] = ranges(np.zeros_like(lengths), lengths)
+        fields["cls_positions"] = np.where(held == NOBODY, 0, begins).astype(np.int32)
         return fields
 
+    def begins_in_rows(self, rows: np.ndarray) -> np.ndarray:
+        """[B] or [B, E] rows of the table -> [B, E] where each begins in its row of a batch."""
+        held = rows.reshape(len(rows), -1)
+        lengths = np.where(held == NOBODY, 0, self.lengths[held])
+        return np.cumsum(lengths, axis=1) - lengths
+
     def token_labels(self, rows: np.ndarray, width: int) -> np.ndarray:
-        """[B, S] int32 of tagging; IGNORE where there is none."""
+        """[B, S] int32 of tagging; IGNORE where there is none. See `fields`."""
         labels = np.full((len(rows), width), IGNORE, np.int32)
-        for place, row in enumerate(rows):
-            if row != NOBODY:
-                labels[place, : self.lengths[row]] = self.labels[row]
+        held, begins = rows.reshape(len(rows), -1), self.begins_in_rows(rows)
+        for row, slot in np.argwhere(held != NOBODY):
+            number, begin = held[row, slot], begins[row, slot]
+            labels[row, begin : begin + self.lengths[number]] = self.labels[number]
         return labels
 
     def spans(self, rows: np.ndarray) -> np.ndarray:
@@ -83,7 +96,7 @@ class Shape(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The examples and rows of a batch, by number."""
+    """The examples and rows of a batch, by number. Of rows that hold several, both are [B, E]."""
 
     examples: np.ndarray  # [N] numbers of units; NOBODY fills up
     rows: np.ndarray  # [B] rows of the table; NOBODY fills up

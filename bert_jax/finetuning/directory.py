@@ -8,7 +8,7 @@ scores.json     scores by split, written last: a run that has it is finished
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
@@ -83,6 +83,14 @@ class Finetuned(RunDirectory):
         """Return the task with the labels that the head has."""
         with reading(self.finetune_file, AGAIN):
             return task_from(self.record["task"], tuple(self.record["labels"]) or None)
+
+
+def settings_as_begun(output: Path, settings: FinetuneConfig) -> FinetuneConfig:
+    """Return the settings for a run that may be there already: one of a version without packed rows goes on without."""
+    file = RunDirectory(output).finetune_file
+    if settings.packing is None and file.is_file() and "packing" not in read_record(file).get("settings", {}):
+        return replace(settings, packing="buckets")
+    return settings
 
 
 def settings_of(record: JsonObject) -> FinetuneConfig:

@@ -19,7 +19,7 @@ from bert_jax.config.distill import DistillConfig
 from bert_jax.conversion.checkpoints import Asked, open_checkpoint
 from bert_jax.conversion.teachers import teacher_of
 from bert_jax.finetuning.directory import is_finetuned
-from bert_jax.finetuning.losses import task_scores, TaskLoss
+from bert_jax.finetuning.losses import by_example, task_scores, TaskLoss
 from bert_jax.finetuning.saved import SavedModel
 from bert_jax.model.attention.reference import MASKED
 from bert_jax.tasks.rows import IGNORE
@@ -75,18 +75,18 @@ def soft_task_scores(kind: str, logits: jax.Array, targets: jax.Array, batch: Ar
     if kind == "tagging":
         counted = (batch["labels"] != IGNORE).astype(jnp.float32)
         return summed(soft_distance(logits, targets, temperature), counted)
-    weights = batch["example_weights"]
-    if kind == "regression":
-        return summed(jnp.square(logits[:, 0, 0] - targets[:, 0, 0]), weights)
-    if kind == "multi_label":  # of each class yes or no, a mean over the classes
-        both = [jnp.stack([jnp.zeros_like(one[:, 0]), one[:, 0]], axis=-1) for one in (logits, targets)]  # [N, C, 2]
-        return summed(soft_distance(both[0], both[1], temperature).mean(-1), weights)
     if kind == "span":  # a mean of the first and the last token of the answer
         seen = batch["sequence_ids"][:, None, :] > 0
         both = [jnp.where(seen, one.swapaxes(1, 2), MASKED) for one in (logits, targets)]  # [B, 2, S]
+        return summed(soft_distance(both[0], both[1], temperature).mean(-1), batch["example_weights"])
+    weights, own = by_example(logits, batch)
+    _, theirs = by_example(targets, batch)
+    if kind == "regression":
+        return summed(jnp.square(own[:, 0] - theirs[:, 0]), weights)
+    if kind == "multi_label":  # of each class yes or no, a mean over the classes
+        both = [jnp.stack([jnp.zeros_like(one), one], axis=-1) for one in (own, theirs)]  # [N, C, 2]
         return summed(soft_distance(both[0], both[1], temperature).mean(-1), weights)
-    both = [one.reshape(len(weights), -1) for one in (logits, targets)]
-    return summed(soft_distance(both[0], both[1], temperature), weights)
+    return summed(soft_distance(own, theirs, temperature), weights)
 
 
 # ---- the teacher ---------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def task_scores(kind: str, logits: jax.Array, batch: Arrays) -> Scores:
       logits: of `BertModel.task_logits`, float32.
       batch: the encoder's fields, `example_weights` [N], and
         classification, choice: `labels` [N] int32; regression: `targets` [N] float32; multi_label: `targets` [N, C] float32,
-        1 where a class is right; tagging: `labels` [B, S] int32;
+        1 where a class is right (of packed rows all have [B, E] in the place of [N]); tagging: `labels` [B, S] int32;
         span: `spans` [B, 2] int32, and `row_examples` [B] where a question's windows share one softmax.
     """
     if kind == "span":
@@ -67,15 +67,19 @@ def task_scores(kind: str, logits: jax.Array, batch: Arrays) -> Scores:
     if kind == "tagging":
         weights = (batch["labels"] != IGNORE).astype(jnp.float32)
         return cross_entropy(logits, jnp.maximum(batch["labels"], 0), weights)
-    weights = batch["example_weights"]
+    weights, scores = by_example(logits, batch)
     if kind == "regression":
-        squares = jnp.square(logits[:, 0, 0] - batch["targets"])
+        squares = jnp.square(scores[:, 0] - batch["targets"].reshape(-1))
         return Scores((squares * weights).sum(), jnp.zeros(()), weights.sum())
     if kind == "multi_label":
-        return multi_label_scores(logits[:, 0], batch["targets"], weights)
-    # The choices of an example are neighbouring rows.
-    scores = logits.reshape(len(weights), -1)
-    return cross_entropy(scores, batch["labels"], weights)
+        return multi_label_scores(scores, batch["targets"].reshape(scores.shape), weights)
+    return cross_entropy(scores, batch["labels"].reshape(-1), weights)
+
+
+def by_example(logits: jax.Array, batch: Arrays) -> tuple[jax.Array, jax.Array]:
+    """Return the weights [N] and the scores [N, C] of examples, whose choices are neighbouring rows; of packed rows [B * E]."""
+    weights = batch["example_weights"].reshape(-1)
+    return weights, logits.reshape(len(weights), -1)
 
 
 def multi_label_scores(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Scores:

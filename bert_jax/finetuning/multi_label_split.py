@@ -36,9 +36,9 @@ class MultiLabelSplit(TextSplit):
         return gold
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
-        """`targets` [N, C] float32, 1 where a class is right."""
+        """`targets` [N, C] float32, 1 where a class is right; of packed rows [B, E, C]."""
         assert self.gold is not None
-        chosen = np.where((draw.examples == NOBODY)[:, None], False, self.gold[draw.examples])
+        chosen = np.where((draw.examples == NOBODY)[..., None], False, self.gold[draw.examples])
         return {"targets": chosen.astype(np.float32)}
 
     def outcome(self, outputs: Outputs) -> Outcome:

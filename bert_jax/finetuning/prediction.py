@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from bert_jax.base.types import PyTree
+from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import ResolvedConfig
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
@@ -29,6 +30,7 @@ from bert_jax.finetuning.batches import (
     TOKENS_AT_ONCE_ON_CPU,
     Units,
 )
+from bert_jax.finetuning.packed import packed_passes, shares_rows
 from bert_jax.finetuning.split import Outputs
 from bert_jax.mesh.dealing import dealt_out
 from bert_jax.mesh.distributed import is_main
@@ -80,15 +82,14 @@ class Predictor:
         results = [np.empty(0)] * len(units)
         if not len(units):
             return results
-        widths = choose_widths(units.lengths, self.training.config.buckets, self._longest(units))
         with tqdm(
             total=len(units), unit="example", desc=title, disable=None if is_main() else True, leave=False
         ) as bar:
-            draws, work = self._draws(units, widths), partial(self._read, params, units)
+            draws, work = self.draws(units), partial(self._read, params, units)
             shared = self.training.mesh.is_multi_process
             with nullcontext(work(iter(draws))) if shared else dealt_out(draws, work, "predictions") as read:
                 for draw, logits in zip(draws, read, strict=True):
-                    bar.update(_collect(draw, logits, units, results))
+                    bar.update(_collect(draw, logits, units, results, self._head.kind in ("tagging", "span")))
         return results
 
     def _read(self, params: PyTree, units: Units, draws: Iterator[Draw]) -> Iterator[np.ndarray]:
@@ -99,17 +100,25 @@ class Predictor:
             yield logits
 
     def logits(self, params: PyTree, fields: Batch) -> jax.Array:
-        """Return the task logits of a batch: [B, S, C] of tokens, else [N, 1, C]."""
+        """Return the task logits of a batch: [B, S, C] of tokens, else [N, 1, C]; of packed rows [B, E, C]."""
         with jax.transfer_guard("allow"):
             own = own_part(fields, self.training.mesh)
             return self._program(fields)(params, put_on_mesh(self.training.mesh, own))
 
-    def _longest(self, units: Units) -> int:
-        return max(self.training.description.model.max_position_embeddings, int(units.lengths.max(initial=1)))
+    @property
+    def _head(self) -> TaskHead:
+        head = self.training.description.task
+        assert head is not None
+        return head
 
-    def _draws(self, units: Units, widths: list[int]) -> list[Draw]:
+    def draws(self, units: Units) -> list[Draw]:
+        """The batches of a pass over all units."""
+        config, model, multiple = self.training.config, self.training.description.model, row_shards(self.training.mesh)
         tokens = TOKENS_AT_ONCE_ON_CPU if self.training.platform == "cpu" else TOKENS_AT_ONCE
-        return list(passes(units, widths, row_shards(self.training.mesh), tokens))
+        if shares_rows(config.packing, self._head, units):
+            return list(packed_passes(units, model.hidden_size, multiple, tokens))
+        longest = max(model.max_position_embeddings, int(units.lengths.max()))
+        return list(passes(units, choose_widths(units.lengths, config.buckets, longest), multiple, tokens))
 
     def _program(self, fields: Batch) -> Program:
         shape = tuple((name, field.shape) for name, field in sorted(fields.items()))
@@ -118,15 +127,18 @@ class Predictor:
         return self._programs[shape]
 
 
-def _collect(draw: Draw, values: np.ndarray, units: Units, results: list[np.ndarray]) -> int:
+def _collect(draw: Draw, values: np.ndarray, units: Units, results: list[np.ndarray], of_tokens: bool) -> int:
     """Put the logits of a batch where they belong; how many units that were."""
-    real = np.flatnonzero(draw.examples != NOBODY)
-    if values.shape[1] > 1:  # of tokens: a unit is a row
+    examples = draw.examples.reshape(-1)
+    real = np.flatnonzero(examples != NOBODY)
+    if of_tokens:  # a unit is a row of the table
+        begins = units.table.begins_in_rows(draw.rows)
         for place in real:
-            row = draw.rows[place]
-            results[draw.examples[place]] = values[place, : units.table.lengths[row]]
+            row, slot = divmod(int(place), begins.shape[1])
+            begin = begins[row, slot]
+            results[examples[place]] = values[row, begin : begin + units.lengths[examples[place]]]
         return len(real)
-    by_example = values[:, 0].reshape(len(draw.examples), -1)  # [N, C]; the choices of an example are neighbours
+    by_example = values.reshape(len(examples), -1)  # [N, C]; the choices of an example are neighbours
     for place in real:
-        results[draw.examples[place]] = by_example[place]
+        results[examples[place]] = by_example[place]
     return len(real)

@@ -21,6 +21,7 @@ from bert_jax.conversion.own_format import flat, nested
 from bert_jax.finetuning.batches import choose_widths, EpochOrder
 from bert_jax.finetuning.directory import OwnTask, task_record
 from bert_jax.finetuning.distillation import open_task_teacher
+from bert_jax.finetuning.packed import PackedOrder, shares_rows
 from bert_jax.finetuning.prediction import TaskTraining
 from bert_jax.finetuning.split import SplitRequest, TaskSplit
 from bert_jax.finetuning.splits import load_split, resolved
@@ -85,6 +86,11 @@ class FinetuneSetup:
         self.train_split = self.split("train", training=True)
         if not len(self.train_split.units):
             raise UserError(f"{wanted.data}: no training example is left: {'; '.join(self.train_split.notes)}")
+        if self.config.packing == "packed" and not isinstance(self.schedule, PackedOrder):
+            what = (
+                "a BiLSTM over a text reads a row" if self.head.lstm else "the windows of a text are computed together"
+            )
+            raise UserError(f"packing=packed: {what}: leave it out")
         if self.config.micro_batches > 1 and self.train_split.units.is_grouped:
             raise UserError(
                 f"micro_batches={self.config.micro_batches}: the windows of a text are computed together: set micro_batches=1"
@@ -110,7 +116,7 @@ class FinetuneSetup:
                 " leave it out"
             )
         teacher = open_task_teacher(self.wanted.teacher, self.task, self.head)
-        teacher.require_fit(self.training, self.tokenizer, self.schedule.widths)
+        teacher.require_fit(self.training, self.tokenizer, [int(self.train_split.units.lengths.max())])
         return teacher
 
     def _has_pooler(self) -> bool:
@@ -139,12 +145,15 @@ class FinetuneSetup:
         return readable(self.wanted.data).is_dir()
 
     @cached_property
-    def schedule(self) -> EpochOrder:
+    def schedule(self) -> EpochOrder | PackedOrder:
         """The order in which steps go through the training examples."""
-        units = self.train_split.units
-        assert self.config.batch_size is not None and self.config.max_length is not None
-        widths = choose_widths(units.lengths, self.config.buckets, self.config.max_length)
-        return EpochOrder(units, self.config.batch_size, widths, self.config.seed, row_shards(self.mesh))
+        units, config, multiple = self.train_split.units, self.config, row_shards(self.mesh)
+        assert config.batch_size is not None and config.max_length is not None
+        if shares_rows(config.packing, self.head, units):
+            hidden_size = self.description.model.hidden_size
+            return PackedOrder(units, config.batch_size, config.seed, hidden_size, multiple * config.micro_batches)
+        widths = choose_widths(units.lengths, config.buckets, config.max_length)
+        return EpochOrder(units, config.batch_size, widths, config.seed, multiple)
 
     @property
     def total_steps(self) -> int:

@@ -2,7 +2,7 @@
 """Fine-tuning: checkpoint + task + data -> directory with scores."""
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -12,9 +12,16 @@ from bert_jax.base.files import own_folder, reading, write_json
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.feed import plain_feed
-from bert_jax.finetuning.batches import encoder_fields
+from bert_jax.finetuning.batches import encoder_fields, NOBODY
 from bert_jax.finetuning.degenerate import Degenerate, judge, Judgement
-from bert_jax.finetuning.directory import Finetuned, read_if_same, read_record, start_or_resume, write_records
+from bert_jax.finetuning.directory import (
+    Finetuned,
+    read_if_same,
+    read_record,
+    settings_as_begun,
+    start_or_resume,
+    write_records,
+)
 from bert_jax.finetuning.distillation import TaskDistillation
 from bert_jax.finetuning.losses import TaskLoss
 from bert_jax.finetuning.prediction import own_part, Predictor
@@ -61,6 +68,7 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
     """
     with locked_by_main(output, "finetune"):
         with all_or_none():
+            wanted = replace(wanted, config=settings_as_begun(output, wanted.config))
             prepared = FinetuneSetup(wanted)
             record = prepared.record()
         run = open_run_directory(output, prepared, record)
@@ -149,7 +157,8 @@ class Finetuning(RunObjective):
 
     def examples(self, span: StepSpan, step: int) -> JsonObject:
         """Return the examples of a step's batch, by their numbers among those of training."""
-        return {"examples": self.prepared.schedule.draw(step).examples.tolist()}
+        examples = self.prepared.schedule.draw(step).examples
+        return {"examples": examples[examples != NOBODY].tolist()}
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return the loss of a step, and the distance from a teacher."""

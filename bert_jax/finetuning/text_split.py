@@ -59,7 +59,7 @@ class TextSplit:
         return gold
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
-        """`labels` [N] int32, or `targets` [N] float32."""
+        """`labels` [N] int32, or `targets` [N] float32; of packed rows [B, E]."""
         assert self.gold is not None
         chosen = np.where(draw.examples == NOBODY, 0, self.gold[draw.examples])
         if self.task.kind == "regression":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peak of a device: what its vendor states, or what is measured on a CPU."""
 
+import functools
 import time
 
 import jax
@@ -20,8 +21,9 @@ def device_peak(device: jax.Device) -> tuple[float | None, str | None]:
     return (None, None) if chip is None else (chip.bf16_flops, f"vendor, dense bf16: {chip.source}")
 
 
+@functools.cache
 def measure_matrix_product(size: int = 1024, repeats: int = 7) -> float:
-    """FLOP/s of a float32 matrix product of this size, the median of some."""
+    """FLOP/s of a float32 matrix product of this size, the median of some; measured once in a process."""
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda x: jnp.dot(x, x, precision=jax.lax.Precision.HIGHEST))
     product(x).block_until_ready()

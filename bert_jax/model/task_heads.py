@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may stand between the encoder and a fine-tuned model's dense layer: a choice of layers, a BiLSTM, windows fused.
 
-Shapes: B rows, S tokens, D features of the encoder, K chosen layers, H features of one direction of the LSTM, N examples.
+Shapes: B rows, S tokens, E texts in a row, D features of the encoder, K chosen layers, H features of one direction of the
+LSTM, N examples.
 """
 
 import jax
@@ -72,39 +73,42 @@ class TaskFeatures(nnx.Module):
         self.fusion = WindowFusion(task, self.width, config, rngs=rngs) if task.is_pooled else None
 
     def __call__(self, encoded: EncoderOutput, batch: dict[str, jax.Array], seeds: jax.Array | None) -> jax.Array:
-        """Features of rows [B, 1, W], of examples [N, 1, W] where `batch` groups rows, or of tokens [B, S, W].
+        """Features of texts [B, E, W], of examples [N, 1, W] where `batch` groups rows, or of tokens [B, S, W].
 
         Args:
           encoded: with all layers where `task.layers` are given.
-          batch: `sequence_ids`; and for texts of several windows `row_examples` [B] int32 (N: of none) and
+          batch: `sequence_ids`, `cls_positions`; and for texts of several windows `row_examples` [B] int32 (N: of none) and
             `example_weights` [N].
           seeds: [B, 2] of the head's dropout, or None. Spans have none, as in run_squad.py.
         """
-        x = self._tokens(encoded, batch["sequence_ids"])
+        x = self._tokens(encoded, batch["sequence_ids"], batch["cls_positions"])
         if self.task.kind != "span":
             x = dropout(x, self.config.hidden_dropout_prob, seeds)
         if self.fusion is not None and "row_examples" in batch:
             x = self.fusion(x, batch["row_examples"], len(batch["example_weights"]))
         return x
 
-    def _tokens(self, encoded: EncoderOutput, sequence_ids: jax.Array) -> jax.Array:
+    def _tokens(self, encoded: EncoderOutput, sequence_ids: jax.Array, cls_positions: jax.Array) -> jax.Array:
         if self.task.needs_pooler:
             assert encoded.pooled_output is not None  # ModelDescription sees to it
             return encoded.pooled_output
         x = self._chosen(encoded)
         if self.lstm is None:
-            return self._of_text(x, sequence_ids) if self.task.is_pooled else x
+            return self._of_text(x, sequence_ids, cls_positions) if self.task.is_pooled else x
         x = self.lstm(x, sequence_ids)
         return BiLstm.ends(x) if self.task.is_pooled else x
 
-    def _of_text(self, x: jax.Array, sequence_ids: jax.Array) -> jax.Array:
-        """Return the vector that a row's text is read from, [B, 1, W].
+    def _of_text(self, x: jax.Array, sequence_ids: jax.Array, cls_positions: jax.Array) -> jax.Array:
+        """Return the vectors that a row's texts are read from, [B, E, W].
 
         [CLS]; in a causal model the last token, which sees all; in a biLM, none of whose tokens does, the mean of all.
         """
+        texts = cls_positions.shape[1]
         if self.config.is_recurrent:
-            return text_means(x, sequence_ids, 1)
-        return take_positions(x, last_positions(sequence_ids, 1)) if self.config.causal else x[:, :1]
+            return text_means(x, sequence_ids, texts)
+        if self.config.causal:
+            return take_positions(x, last_positions(sequence_ids, texts))
+        return x[:, :1] if texts == 1 else take_positions(x, cls_positions)
 
     def _chosen(self, encoded: EncoderOutput) -> jax.Array:
         """The chosen layers as one: [B, S, W]."""

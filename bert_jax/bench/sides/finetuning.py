@@ -39,7 +39,7 @@ def finetune(data: str, model: str, config: JsonObject) -> Figures:
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [line for line in lines if line["kind"] == "train"][-1]
 
-    units, predicting = _predict_twice(FinetuneSetup(wanted))
+    units, predicting, share = _predict_twice(FinetuneSetup(wanted))
     return {
         "training": {
             "examples_per_second": last["examples_per_second"],
@@ -52,7 +52,7 @@ def finetune(data: str, model: str, config: JsonObject) -> Figures:
         "prediction": {
             "examples_per_second": len(units) / predicting["wall_seconds"],
             "examples_per_cpu_second": len(units) / predicting["cpu_seconds"],
-            "valid_share": _valid_share_of_a_pass(units, config["buckets"], config["max_length"]),
+            "valid_share": share,
             "compilation_seconds": _total(compiling_predictions),
             "programs": len(compiling_predictions),
         },
@@ -61,8 +61,8 @@ def finetune(data: str, model: str, config: JsonObject) -> Figures:
     }
 
 
-def _predict_twice(setup: "FinetuneSetup") -> tuple["Units", Figures]:
-    """Predict the training texts; return them, and the seconds of the second pass."""
+def _predict_twice(setup: "FinetuneSetup") -> tuple["Units", Figures, float]:
+    """Predict the training texts; return them, the seconds of the second pass, and the share of valid tokens in it."""
     from bert_jax.finetuning.prediction import Predictor
 
     predictor, units = Predictor(setup.training), setup.train_split.units
@@ -70,7 +70,8 @@ def _predict_twice(setup: "FinetuneSetup") -> tuple["Units", Figures]:
     for _ in range(2):
         with metered() as predicting:
             predictor.outputs(params, units)
-    return units, predicting
+    places = sum(draw.shape.rows * draw.shape.width for draw in predictor.draws(units))
+    return units, predicting, float(units.table.lengths.sum() / places)
 
 
 class Call(NamedTuple):
@@ -96,11 +97,3 @@ def _watch(module: ModuleType, name: str, clock: Callable[[], float]) -> list[Ca
 
 def _total(calls: list[Call]) -> float:
     return sum(call.end - call.begin for call in calls)
-
-
-def _valid_share_of_a_pass(units: "Units", buckets: int, longest: int) -> float:
-    """Return the share of valid tokens in the batches that the predictor makes."""
-    from bert_jax.finetuning.batches import choose_widths, passes, TOKENS_AT_ONCE_ON_CPU
-
-    draws = list(passes(units, choose_widths(units.lengths, buckets, longest), tokens_at_once=TOKENS_AT_ONCE_ON_CPU))
-    return float(units.table.lengths.sum() / sum(draw.shape.rows * draw.shape.width for draw in draws))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several examples in a row: each sees itself alone, so its outputs and gradients are those that it has in a row of its own.
+
+A step still has N examples. Each epoch deals the examples out by length, so that all batches have about the same number of
+tokens and one compiled shape holds them.
+
+Shapes: U units, each a row of the table; N examples of a step, B rows of a batch, S tokens in a row, E examples in it at most.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from bert_jax.config.description import TaskHead
+from bert_jax.config.finetune import PACKED
+from bert_jax.feed.batch import power_of_two
+from bert_jax.feed.order import BATCHES, EXAMPLES, permute, stream_keys
+from bert_jax.feed.packing import plan_rows
+from bert_jax.finetuning.batches import Draw, NOBODY, Shape, Units
+
+MOST_IN_A_ROW = 16
+WIDTH_STEP = 4  # widths are multiples of it: where a batch has few rows, coarser steps leave more padding
+WIDEST = 4  # times the longest example
+SAMPLED_BATCHES = 32  # of the first epoch, which rows are fitted to
+
+
+def shares_rows(packing: str | None, head: TaskHead, units: Units) -> bool:
+    """Whether rows hold several examples: each is a row by itself, and the head reads its tokens or a vector at its place."""
+    if packing == "buckets" or head.kind not in PACKED:
+        return False
+    return head.kind == "tagging" or not (head.lstm or units.is_grouped)
+
+
+class RowSize(NamedTuple):
+    """The sizes of the rows that examples share."""
+
+    width: int  # S
+    slots: int  # E
+    rows: int  # B, of a batch
+
+
+def fill_rows(lengths: np.ndarray, width: int, slots: int) -> np.ndarray:
+    """Put sequences into as few rows as best fit decreasing takes.
+
+    Args:
+      lengths: [K] tokens, at most `width`.
+      width: S.
+      slots: E.
+
+    Returns:
+      [B, E] which ones each row holds, NOBODY behind the last.
+    """
+    plan = plan_rows(np.bincount(lengths), width, slots)
+    wanted = np.repeat(plan.compositions, plan.counts, axis=0)  # [B, E] tokens
+    rows = np.full(wanted.shape, NOBODY, np.int64)
+    row, slot = np.nonzero(wanted)
+    by_length = np.argsort(wanted[row, slot], kind="stable")
+    rows[row[by_length], slot[by_length]] = np.argsort(lengths, kind="stable")
+    return rows
+
+
+def choose_row_size(batches: list[np.ndarray], hidden_size: int, row_multiple: int = 1) -> RowSize:
+    """Choose the rows in which batches take the least work: few places for padding, and attention over few tokens.
+
+    Args:
+      batches: lengths of the examples of some batches, [K] each, at least one of them with an example.
+      hidden_size: of the model. A layer's products take 24 H^2 + 4 S H operations for each place (2001.08361, section 2.1).
+      row_multiple: rows of a batch are a multiple of it.
+    """
+    longest = max(int(lengths.max(initial=1)) for lengths in batches)
+    shortest = min(int(lengths.min(initial=longest)) for lengths in batches)
+    narrowest = -(-longest // WIDTH_STEP) * WIDTH_STEP
+
+    histograms = [np.bincount(lengths) for lengths in batches]
+
+    def size(width: int) -> RowSize:
+        slots = min(MOST_IN_A_ROW, width // shortest)
+        rows = max(int(plan_rows(histogram, width, slots).counts.sum()) for histogram in histograms)
+        return RowSize(width, slots, _rounded(rows, row_multiple))
+
+    def work(size: RowSize) -> int:
+        return size.rows * size.width * (6 * hidden_size + size.width)
+
+    return min(map(size, range(narrowest, WIDEST * narrowest + 1, WIDTH_STEP)), key=work)
+
+
+def _rounded(rows: int, multiple: int) -> int:
+    return -(-rows // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class PackedOrder:
+    """The order in which steps go through the examples, epoch by epoch, N a step in rows that they share.
+
+    Attributes:
+      units: what is drawn, each a row by itself.
+      batch_size: N.
+      seed: of the run.
+      hidden_size: of the model.
+      row_multiple: rows of a batch are a multiple of it (the mesh's and the micro-batches').
+    """
+
+    units: Units
+    batch_size: int
+    seed: int
+    hidden_size: int
+    row_multiple: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Where the examples do not fill the last batch, as many batches have one example less as are missing."""
+        return -(-len(self.units) // self.batch_size)
+
+    @cached_property
+    def row_size(self) -> RowSize:
+        """The rows of nearly every batch; one that needs more has more, and its step is compiled when it comes."""
+        sampled = np.unique(np.linspace(0, self.steps_per_epoch - 1, SAMPLED_BATCHES).astype(np.int64))
+        batches = [self.units.lengths[self._examples(0, number)] for number in sampled.tolist()]
+        return choose_row_size(batches, self.hidden_size, self.row_multiple)
+
+    @property
+    def widths(self) -> list[int]:
+        """S."""
+        return [self.row_size.width]
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step, from 0."""
+        examples, size = self._examples(*divmod(step, self.steps_per_epoch)), self.row_size
+        filled = fill_rows(self.units.lengths[examples], size.width, size.slots)
+        rows = np.full((max(size.rows, _rounded(len(filled), self.row_multiple)), size.slots), NOBODY, np.int64)
+        rows[: len(filled)] = np.where(filled == NOBODY, NOBODY, examples[filled])
+        return packed_draw(rows, size.width)
+
+    def _examples(self, epoch: int, number: int) -> np.ndarray:
+        """The numbers of the units in a batch of an epoch: [N], or one less."""
+        drawn = self._order(epoch)[number]
+        return drawn[drawn != NOBODY]
+
+    @cached_property
+    def _orders(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """[steps, N] of an epoch: shuffled, then dealt out, the longest first and first to those with the fewest tokens."""
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._make_order(epoch)
+        return self._orders[epoch]
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        count, steps = len(self.units), self.steps_per_epoch
+        order = permute(np.arange(count), count, stream_keys(self.seed, EXAMPLES, np.array([epoch])))
+        order = order[np.argsort(-self.units.lengths[order], kind="stable")]
+        dealt, tokens = np.full((self.batch_size, steps), NOBODY, np.int64), np.zeros(steps, np.int64)
+        for round_, first in enumerate(range(0, count, steps)):
+            hand = order[first : first + steps]
+            batches = np.argsort(tokens, kind="stable")[: len(hand)]
+            dealt[round_, batches] = hand
+            tokens[batches] += self.units.lengths[hand]
+        return dealt.T[permute(np.arange(steps), steps, stream_keys(self.seed, BATCHES, np.array([epoch])))]
+
+
+def packed_draw(rows: np.ndarray, width: int) -> Draw:
+    """The batch of rows [B, E] that hold units by their numbers."""
+    return Draw(rows, rows, np.arange(len(rows)), Shape(rows.size, len(rows), width))
+
+
+def packed_passes(units: Units, hidden_size: int, row_multiple: int, tokens_at_once: int) -> Iterator[Draw]:
+    """Every unit once, in rows of one size; batches hold as many rows as `tokens_at_once` gives.
+
+    Where there are few rows, batches are of a power of two.
+    """
+    width, slots, _ = choose_row_size([units.lengths], hidden_size)
+    filled = fill_rows(units.lengths, width, slots)
+    size = _rounded(max(1, min(power_of_two(len(filled)), tokens_at_once // width)), row_multiple)
+    for first in range(0, len(filled), size):
+        rows = np.full((size, slots), NOBODY, np.int64)
+        rows[: len(filled) - first] = filled[first : first + size]
+        yield packed_draw(rows, width)

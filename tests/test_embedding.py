@@ -59,6 +59,21 @@ def test_a_vector_is_what_it_says(model, settings, expected):
         np.testing.assert_allclose(vector, expected(all_layers(model, text)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "last", "pooled"])
+def test_texts_that_share_rows_have_the_vectors_that_they_have_alone(model, monkeypatch, pooling):
+    """Three batches of rows of 16 tokens, several texts in each; a text of more than 8 has a row by itself."""
+    monkeypatch.setattr(embedding, "_WIDTH", 16)
+    monkeypatch.setattr(embedding, "TOKENS_AT_ONCE", 64)
+    texts = ["a b c" if number % 3 else "the of the z " * (1 + number % 4) for number in range(40)] + [""]
+    settings = EmbedSettings(pooling=pooling, layers=(-1,) if pooling == "pooled" else (-2, -1))
+    packed = list(embedding._batches(embedding.rows_of(texts, model, settings)[0], model))
+    assert sum(batch.fields["cls_positions"].shape[1] > 1 for batch in packed) > 1
+    assert packed[-1].fields["cls_positions"].shape[1] == 1
+    vectors, _ = embed(texts, model, settings)
+    alone = np.stack([embed([text], model, settings)[0][0] for text in texts])
+    np.testing.assert_allclose(vectors, alone, rtol=0, atol=1e-5)
+
+
 def test_pooled_is_the_pooler(model):
     vectors, _ = embed(TEXTS, model, EmbedSettings(pooling="pooled"))
     np.testing.assert_allclose(vectors, model.encode(TEXTS).pooled_output, rtol=0, atol=1e-6)

@@ -13,9 +13,10 @@ from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.finetune import ResolvedConfig
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.training import MeshConfig, OptimizerConfig
+from bert_jax.feed.packing import fill_rows
 from bert_jax.finetuning.batches import Draw, draw_rows, encoder_fields, NOBODY, RowTable, Units, units_of_rows
 from bert_jax.finetuning.losses import TaskLoss
-from bert_jax.finetuning.packed import choose_row_size, fill_rows, packed_draw, packed_passes, PackedOrder, shares_rows
+from bert_jax.finetuning.packed import choose_row_size, packed_draw, packed_passes, PackedOrder, shares_rows
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.tasks.rows import Row
 from bert_jax.train.state import Training

@@ -143,7 +143,10 @@ def features(task: TaskHead, output: EncoderOutput, batch: dict[str, Any]) -> np
     return np.asarray(TaskFeatures(task, MODEL, rngs=nnx.Rngs(0))(output, batch, None))
 
 
-BATCH = {"sequence_ids": (np.arange(6) < np.array([[6], [4]])).astype(np.int32)}
+BATCH = {
+    "cls_positions": np.zeros((2, 1), np.int32),
+    "sequence_ids": (np.arange(6) < np.array([[6], [4]])).astype(np.int32),
+}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.sentence_files import followed, SentenceVectors, Served
-from bert_jax.use.embedding import pooled_tokens, scaled
+from bert_jax.use.pooling import pooled_tokens, scaled
 
 EMBED, FILL_MASK, PREDICT = PURPOSES = ("embed", "fill-mask", "predict")  # the stages that do the same here
 VECTORS = "sentence_embedding"  # the output with the vectors of embed

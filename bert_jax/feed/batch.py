@@ -78,6 +78,29 @@ def batch_of_rows(rows: Sequence[tuple[Ids, Ids]], count: int, width: int) -> di
     return batch
 
 
+def batch_of_packed_rows(texts: Sequence[tuple[Ids, Ids]], held: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    """Return the model's inputs for texts several of which stand in a row; see `batch_of_rows`.
+
+    Args:
+      texts: ids and segments of each.
+      held: [B, E] the texts of each row by their numbers, below 0 behind its last.
+      width: S; a row's texts have no more tokens.
+    """
+    batch = batch_of_rows((), len(held), width)
+    batch["position_ids"][:] = 0
+    batch["cls_positions"] = np.zeros(held.shape, np.int32)
+    for row, numbers in enumerate(held.tolist()):
+        begin = 0
+        for slot, number in enumerate(numbers):
+            if number >= 0:
+                ids, segments = texts[number]
+                own = (row, slice(begin, begin + len(ids)))
+                batch["input_ids"][own], batch["segment_ids"][own] = ids, segments
+                batch["sequence_ids"][own], batch["position_ids"][own] = 1 + slot, np.arange(len(ids))
+                batch["cls_positions"][row, slot], begin = begin, begin + len(ids)
+    return batch
+
+
 def power_of_two(count: int) -> int:
     """Return the least power of two that is not below `count`: rows of a small batch, so that shapes are few."""
     return 1 << max(0, count - 1).bit_length()

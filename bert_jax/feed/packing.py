@@ -204,6 +204,26 @@ def plan_rows(histogram: np.ndarray, sequence_length: int, examples_per_row: int
     return RowPlan(compositions.reshape(-1, examples_per_row), np.fromiter(closed.values(), np.int64, len(closed)))
 
 
+def fill_rows(lengths: np.ndarray, width: int, slots: int) -> np.ndarray:
+    """Put sequences into as few rows as best fit decreasing takes.
+
+    Args:
+      lengths: [K] tokens, at most `width`.
+      width: S.
+      slots: E.
+
+    Returns:
+      [B, E] which ones each row holds, EMPTY behind the last.
+    """
+    plan = plan_rows(np.bincount(lengths), width, slots)
+    wanted = np.repeat(plan.compositions, plan.counts, axis=0)  # [B, E] tokens
+    rows = np.full(wanted.shape, EMPTY, np.int64)
+    row, slot = np.nonzero(wanted)
+    by_length = np.argsort(wanted[row, slot], kind="stable")
+    rows[row[by_length], slot[by_length]] = np.argsort(lengths, kind="stable")
+    return rows
+
+
 def first_slots(plan: RowPlan, sequence_length: int) -> np.ndarray:
     """The slots of each length are numbered through the plan: [C, E], the number of the first one of a column."""
     numbers = np.zeros_like(plan.compositions)

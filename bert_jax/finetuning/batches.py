@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.feed.batch import Batch, power_of_two
+from bert_jax.feed.examples import EMPTY
 from bert_jax.feed.order import BATCHES, EXAMPLES, permute, stream_keys
 from bert_jax.tasks.rows import IGNORE, Row
 from bert_jax.tokenization.ranges import counts_of, ranges
 
 POOL = 64  # batches among which examples of like length are put together
 WIDTH_STEP = 8  # widths are multiples of it
-NOBODY = -1  # number of an example that fills up a batch
+NOBODY = EMPTY  # number of an example that fills up a batch
 
 
 class RowTable:

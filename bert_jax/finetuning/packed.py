@@ -18,7 +18,7 @@ from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import PACKED
 from bert_jax.feed.batch import power_of_two
 from bert_jax.feed.order import BATCHES, EXAMPLES, permute, stream_keys
-from bert_jax.feed.packing import plan_rows
+from bert_jax.feed.packing import fill_rows, plan_rows
 from bert_jax.finetuning.batches import Draw, NOBODY, Shape, Units
 
 MOST_IN_A_ROW = 16
@@ -40,26 +40,6 @@ class RowSize(NamedTuple):
     width: int  # S
     slots: int  # E
     rows: int  # B, of a batch
-
-
-def fill_rows(lengths: np.ndarray, width: int, slots: int) -> np.ndarray:
-    """Put sequences into as few rows as best fit decreasing takes.
-
-    Args:
-      lengths: [K] tokens, at most `width`.
-      width: S.
-      slots: E.
-
-    Returns:
-      [B, E] which ones each row holds, NOBODY behind the last.
-    """
-    plan = plan_rows(np.bincount(lengths), width, slots)
-    wanted = np.repeat(plan.compositions, plan.counts, axis=0)  # [B, E] tokens
-    rows = np.full(wanted.shape, NOBODY, np.int64)
-    row, slot = np.nonzero(wanted)
-    by_length = np.argsort(wanted[row, slot], kind="stable")
-    rows[row[by_length], slot[by_length]] = np.argsort(lengths, kind="stable")
-    return rows
 
 
 def choose_row_size(batches: list[np.ndarray], hidden_size: int, row_multiple: int = 1) -> RowSize:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +31,24 @@ from bert_jax.base.output_lock import LOCK_FILE
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.own_format import flat
-from bert_jax.feed.batch import Batch
+from bert_jax.feed.batch import Batch, batch_of_packed_rows
+from bert_jax.feed.examples import EMPTY
+from bert_jax.feed.packing import fill_rows
 from bert_jax.mesh.dealing import dealt_out
 from bert_jax.mesh.distributed import all_or_none, is_main, of_main, require_same
 from bert_jax.model.encoder import Compute, EncoderOutput
 from bert_jax.model.forward import Inputs, model_graph
 from bert_jax.train.run import locked_by_main
-from bert_jax.use.model import Pretrained, SHOWN
+from bert_jax.use.model import Pretrained, Row, SHOWN, TOKENS_AT_ONCE
+from bert_jax.use.pooling import pooled_texts, scaled
 
 POOLINGS = ("mean", "cls", "max", "last", "pooled")
 COMBINATIONS = ("concat", "sum", "mean")
 TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"
 _LEFT_BEHIND = re.compile(r"embeddings-\d{5,}\.npy(\.partial)?|embeddings\.json\.partial")  # before there is a record
+_WIDTH = 128  # tokens of a row that short texts share; such have half as many at most
+_MOST_IN_A_ROW = 32
 _BLOCK = 4096  # texts that are sorted by length and kept in memory at once
 _BLOCK_CHARACTERS = 2**22  # held at once, and one line more
 
@@ -116,9 +122,35 @@ def embed(
     """
     rows, cut = rows_of(texts, model, settings, place, first)
     vectors = np.empty((len(rows), width_of(settings, model)), settings.dtype)
-    for batch in model.batches(rows):
-        vectors[batch.numbers] = np.asarray(vectors_of(batch.fields, model, settings))[: len(batch.numbers)]
+    for batch in _batches(rows, model):
+        vectors[batch.numbers] = np.asarray(vectors_of(batch.fields, model, settings))[batch.places]
     return vectors, cut
+
+
+class _Batch(NamedTuple):
+    numbers: list[int]  # of texts
+    places: np.ndarray  # of their vectors, among all that the batch gives
+    fields: Batch
+
+
+def _batches(rows: Sequence[Row], model: Pretrained) -> Iterator[_Batch]:
+    """Every text once: short ones share rows of one size where they fill a batch of such, others have a row each."""
+    width = min(_WIDTH, model.description.model.max_position_embeddings)
+    short = [number for number, (ids, _) in enumerate(rows) if 2 * len(ids) <= width]
+    size = TOKENS_AT_ONCE // width
+    held = np.zeros((0, _MOST_IN_A_ROW), np.int64)
+    if sum(len(rows[number][0]) for number in short) >= size * width // 2:
+        held = fill_rows(np.array([len(rows[number][0]) for number in short]), width, _MOST_IN_A_ROW)
+        held = np.where(held == EMPTY, EMPTY, np.array(short)[held])
+    for first in range(0, len(held), size):
+        part = np.full((size, _MOST_IN_A_ROW), EMPTY, np.int64)
+        part[: len(held) - first] = held[first : first + size]
+        places = np.flatnonzero(part != EMPTY)
+        yield _Batch(part.reshape(-1)[places].tolist(), places, batch_of_packed_rows(rows, part, width))
+    others = sorted(set(range(len(rows))) - set(held[held != EMPTY].tolist()))
+    for batch in model.batches([rows[number] for number in others]):
+        places = np.arange(len(batch.numbers))
+        yield _Batch([others[number] for number in batch.numbers], places, batch.fields)
 
 
 def rows_of(
@@ -142,7 +174,7 @@ def rows_of(
 
 
 def vectors_of(batch: Batch, model: Pretrained, settings: EmbedSettings) -> jax.Array:
-    """Return [B, width] of a batch with a text a row."""
+    """Return [B, width] of a batch with a text a row, of packed rows [B * E, width]."""
     return _compiled_vectors(model.description, model.compute, settings)(model.params, dict(batch))
 
 
@@ -163,38 +195,13 @@ def _compiled_vectors(
 def _vectors(encoded: EncoderOutput, batch: Inputs, settings: EmbedSettings) -> jax.Array:
     if settings.pooling == "pooled":
         assert encoded.pooled_output is not None  # `check` has seen to it
-        return scaled(encoded.pooled_output[:, 0], settings.normalize)
+        return scaled(encoded.pooled_output.reshape(-1, encoded.pooled_output.shape[-1]), settings.normalize)
     each = encoded.sequence_output[None] if encoded.all_layers is None else encoded.all_layers
     chosen = each[jnp.asarray(settings.layers)].astype(jnp.float32)  # [K, B, S, D]
-    pooled = pooled_tokens(chosen, jnp.asarray(batch["sequence_ids"]), settings.pooling)
+    pooled = pooled_texts(chosen, batch, settings.pooling)
     if settings.combine == "concat":
         return scaled(jnp.concatenate(list(pooled), axis=-1), settings.normalize)
     return scaled(pooled.sum(0) if settings.combine == "sum" else pooled.mean(0), settings.normalize)
-
-
-def scaled(vectors: jax.Array, normalize: bool) -> jax.Array:
-    """Return [B, width], each of length 1 where that is asked; one of zeros stays."""
-    if not normalize:
-        return vectors
-    lengths = jnp.linalg.norm(vectors.astype(jnp.float32), axis=-1, keepdims=True)
-    return vectors / jnp.maximum(lengths, 1e-12)
-
-
-def pooled_tokens(x: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
-    """[..., B, S, D] of tokens -> [..., B, D]: their mean or max with [CLS] and [SEP], the first ("cls") or the last one.
-
-    Args:
-      mask: [B, S], 0 at padding.
-    """
-    if pooling == "cls":
-        return x[..., 0, :]
-    if pooling == "last":
-        last = jnp.maximum((mask > 0).sum(1) - 1, 0)  # [B]
-        return jnp.take_along_axis(x, last.reshape((1,) * (x.ndim - 3) + (-1, 1, 1)), axis=-2)[..., 0, :]
-    valid = (mask > 0).reshape((1,) * (x.ndim - 3) + (*mask.shape, 1))
-    if pooling == "max":
-        return jnp.where(valid, x, -jnp.inf).max(-2)
-    return (x * valid).sum(-2) / jnp.maximum(valid.sum(-2), 1)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
         "folders with official files of tasks, or tfds:NAME; tasks of the paper's table that are not given are left out"
     )
     option("--tasks", nargs="+", default=[], metavar="TASK=FOLDER", help=tasks)
+    taught = "a model with the data's vocabulary, which a row of `ladder` learns from; without it that row is left out"
+    option("--teacher", type=any_path, metavar="MODEL", help=taught)
     option("--budget", default="hour", metavar="NAME", help="how much is computed for each row (default: hour)")
     return result
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     from bert_jax.study.judging import run_study
 
     again = f"bert-jax study {shlex.join(argv)}"
-    place = arguments.data, tasks, arguments.output
+    place = arguments.data, tasks, arguments.output, arguments.teacher
     record = run_study(arguments.name, arguments.budget, *place, resume_command=again)
     signs = Counter(one["sign"] for one in record["comparisons"])
     print("signs of differences: " + (", ".join(f"{count} {name}" for name, count in signs.items()) or "none"))

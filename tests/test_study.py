@@ -14,15 +14,18 @@ from pathlib import Path
 
 import pytest
 from conftest import made_up_text, Prepared
+from finetune_samples import MODEL, write_model
 
 from bert_jax.base import stopping
 from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.cli import main
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.settings import load_config
 from bert_jax.model.accounting import run_flops
 from bert_jax.study import judging, running, table
 from bert_jax.study.judging import RowDifference, sign
 from bert_jax.study.row_settings import pretrain_config, settings_of
-from bert_jax.study.running import Job, run_jobs
+from bert_jax.study.running import Job, make_plan, run_jobs
 from bert_jax.study.table import BUDGETS, Column, STUDIES, Study, StudyRow
 from bert_jax.train.loop import listen_for_stop
 
@@ -98,17 +101,24 @@ def test_rows_differ_in_what_is_compared_and_in_nothing_else(name, budget):
     """The bug: a row with other steps, or a setting of a small budget that the full one's does not reach."""
     study = STUDIES[name]
     own = {row: entry for row, entry in study.rows.items() if not entry.model}
-    configs = {row: pretrain_config(study, entry, BUDGETS[budget], 4_096, 32) for row, entry in own.items()}
+    teacher = ModelDescription(load_config("tiny").model)
+    taught_by = {row: teacher if entry.is_taught else None for row, entry in own.items()}
+    configs = {
+        row: pretrain_config(study, entry, BUDGETS[budget], 4_096, 32, taught_by[row]) for row, entry in own.items()
+    }
     if study.equal_compute:
-        assert [run_flops(config) for config in configs.values()] == pytest.approx(
-            [run_flops(configs["mlm"])] * 5, rel=0.05
+        assert [run_flops(config, taught_by[row]) for row, config in configs.items()] == pytest.approx(
+            [run_flops(configs["mlm"])] * 6, rel=0.05
         )
         assert len({config.total_steps for config in configs.values()}) > 2
     else:
         assert len({config.phases for config in configs.values()}) == 1
         assert len({config.optimizer for config in configs.values()}) == 1
     assert len({config.seed for config in configs.values()}) == 1
-    assert len({str((config.model, config.objective, config.optimizer)) for config in configs.values()}) == len(own)
+    compared = {
+        str((own[row].is_taught, config.model, config.objective, config.optimizer)) for row, config in configs.items()
+    }
+    assert len(compared) == len(own)
     assert study.scaled.keys() <= {
         setting
         for entry in (*study.rows.values(), *study.columns.values())
@@ -117,6 +127,31 @@ def test_rows_differ_in_what_is_compared_and_in_nothing_else(name, budget):
     for pair in study.comparisons:
         assert {*pair} <= study.rows.keys()
     assert all(row.model in (*own, "") and row.published.keys() <= study.columns.keys() for row in study.rows.values())
+
+
+SIZE = {"vocab_size": 104, "hidden_size": 128, "intermediate_size": 512}  # the rows' own, in small budgets
+
+
+def test_a_row_learns_from_a_teacher_where_one_is_given(prepared, sst2, tmp_path, monkeypatch, capsys):
+    model, other = (write_model(tmp_path / name, replace(MODEL, **SIZE)) for name in ("teacher", "other"))
+    for file in prepared.vocab.iterdir():
+        shutil.copy(file, model)
+    place = prepared.data, {"sst2": str(sst2)}, tmp_path
+    assert "distilled" not in make_plan("ladder", "smoke", *place).study.rows
+    plan = make_plan("ladder", "smoke", *place, model)
+    assert ("mlm", "distilled") in plan.study.comparisons
+    assert plan.configs["distilled"].total_steps < plan.configs["mlm"].total_steps
+    assert plan.record()["teacher"]
+    assert main(command(prepared, tmp_path / "out", "--teacher", model, name="sizes")) == 2
+    assert f"--teacher {model}: no row of study sizes has a teacher" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"--teacher {other}: has another vocabulary"):
+        make_plan("ladder", "smoke", *place, other)
+    asked = []
+    monkeypatch.setattr(running, "pretrain", lambda config, data, path, **given: asked.append((path.name, given)))
+    for job in running.jobs_of(plan, ""):
+        if job.kind == "pretrain":
+            job.run()
+    assert [name for name, given in asked if given["teacher"] is not None] == ["distilled"]
 
 
 def test_the_masks_are_the_rows():

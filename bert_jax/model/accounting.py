@@ -50,17 +50,24 @@ def pretraining_flops(
     return judged + training_flops(description.generator, valid_tokens, squared_lengths, predictions)
 
 
-def run_flops(config: PretrainConfig) -> float:
-    """`pretraining_flops` of all steps of a run: every token valid, one example a row, all predictions used."""
-    return sum(phase.steps * step_flops(config, phase) for phase in config.phases)
+def run_flops(config: PretrainConfig, teacher: ModelDescription | None = None) -> float:
+    """`pretraining_flops` of all steps of a run: every token valid, one example a row, all predictions used.
+
+    Of a teacher the forward pass counts, which is a third.
+    """
+    steps = ((phase.steps, phase) for phase in config.phases)
+    return sum(
+        count * (step_flops(config, phase) + (step_flops(config, phase, teacher) / 3 if teacher is not None else 0))
+        for count, phase in steps
+    )
 
 
-def step_flops(config: PretrainConfig, phase: PhaseConfig) -> float:
-    """`pretraining_flops` of a step of a phase on all devices, counted as `run_flops` does."""
+def step_flops(config: PretrainConfig, phase: PhaseConfig, description: ModelDescription | None = None) -> float:
+    """`pretraining_flops` of a step of a phase on all devices, counted as `run_flops` does; None: of the run's own model."""
     length, predictions = phase.sequence_length, phase.max_predictions_per_seq
     if not config.objective.masks:
         predictions = length - 1  # the last token has no next one
-    return pretraining_flops(config.description, length, length**2, predictions) * phase.batch_size
+    return pretraining_flops(description or config.description, length, length**2, predictions) * phase.batch_size
 
 
 def formula_parameters(config: ModelConfig) -> int:

@@ -30,15 +30,22 @@ RIGHT, WRONG, UNDECIDED, MISSING, NO_SIGN = "right", "wrong", "not decided", "mi
 
 
 def run_study(
-    name: str, budget: str, data: Path, tasks: Mapping[str, str], output: Path, *, resume_command: str
+    name: str,
+    budget: str,
+    data: Path,
+    tasks: Mapping[str, str],
+    output: Path,
+    teacher: Path | None = None,
+    *,
+    resume_command: str,
 ) -> JsonObject:
-    """Run what is not finished of a study, and write study.json and a page; returns the record.
+    """Run what is not finished of a study, and write study.json and a page; returns the record. See `make_plan`.
 
     Raises:
       UserError: as `make_plan`; `output` holds another study.
       Interrupted: asked to stop; the same command goes on.
     """
-    plan = make_plan(name, budget, data, tasks, output)
+    plan = make_plan(name, budget, data, tasks, output, teacher)
     with locked_by_main(output, "study"):
         open_output(plan)
         for task in plan.absent:

@@ -4,18 +4,22 @@
 import math
 from dataclasses import replace
 
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import load_config, override
 from bert_jax.model.accounting import run_flops
 from bert_jax.study.table import Budget, Settings, Study, StudyRow
 
 
-def pretrain_config(study: Study, row: StudyRow, budget: Budget, vocab_size: int, shortest: int) -> PretrainConfig:
+def pretrain_config(
+    study: Study, row: StudyRow, budget: Budget, vocab_size: int, shortest: int, teacher: ModelDescription | None = None
+) -> PretrainConfig:
     """Return the configuration of a row's pre-training.
 
     Args:
       vocab_size: of the data.
       shortest: rows that the data was prepared for, in tokens.
+      teacher: of the rows that have one.
     """
     config = load_config(budget.config)
     length = budget.length or shortest
@@ -30,7 +34,11 @@ def pretrain_config(study: Study, row: StudyRow, budget: Budget, vocab_size: int
     else:
         config = replace(config, model=model)
     first = next(iter(study.rows.values()))
-    return _as_long_as(_with(config, study, first, budget), _with(config, study, row, budget), study.equal_compute)
+    own = _with(config, study, row, budget)
+    if not study.equal_compute:
+        return own
+    factor = run_flops(_with(config, study, first, budget)) / run_flops(own, teacher if row.is_taught else None)
+    return replace(own, phases=tuple(replace(phase, steps=max(1, round(factor * phase.steps))) for phase in own.phases))
 
 
 def _with(config: PretrainConfig, study: Study, row: StudyRow, budget: Budget) -> PretrainConfig:
@@ -44,16 +52,6 @@ def _with_room(config: PretrainConfig, share: float) -> PretrainConfig:
     rooms = [math.ceil(round(share * phase.sequence_length, 6)) for phase in config.phases]
     phases = zip(config.phases, rooms, strict=True)
     return replace(config, phases=tuple(replace(phase, max_predictions_per_seq=room) for phase, room in phases))
-
-
-def _as_long_as(first: PretrainConfig, config: PretrainConfig, equal_compute: bool) -> PretrainConfig:
-    """Return the configuration with as many steps as take the FLOPs of the first row's, where that is asked."""
-    if not equal_compute:
-        return config
-    factor = run_flops(first) / run_flops(config)
-    return replace(
-        config, phases=tuple(replace(phase, steps=max(1, round(factor * phase.steps))) for phase in config.phases)
-    )
 
 
 def settings_of(study: Study, budget: Budget, settings: Settings) -> list[str]:

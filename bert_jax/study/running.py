@@ -29,6 +29,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import token_words
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import override, to_dict
+from bert_jax.conversion.teachers import open_teacher
 from bert_jax.feed.examples import evaluation_batch, Examples
 from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
 from bert_jax.finetuning.prepared import Wanted
@@ -46,11 +47,13 @@ from bert_jax.study.table import (
     find_budget,
     find_study,
     PERPLEXITY,
+    STUDIES,
     Study,
 )
 from bert_jax.tasks.table import find_task, TFDS
 from bert_jax.tasks.task_files import find_file
-from bert_jax.train.pretraining import check_examples, pretrain
+from bert_jax.train.distillation import require_teacher, Teacher
+from bert_jax.train.pretraining import check_examples, prepare_training, pretrain
 from bert_jax.use.evaluation import scored_batches, ScoredObjective
 from bert_jax.use.intrinsic import segments_of, SplitTokens, text_offsets
 from bert_jax.use.model import load, Pretrained
@@ -80,11 +83,13 @@ class StudyPlan:
     data: DataDirectory
     tasks: Mapping[str, str]  # name -> folder of its files
     output: Path
+    teacher: Teacher | None = None
 
     @cached_property
     def study(self) -> Study:
-        """The entry of the table."""
-        return find_study(self.name)
+        """The entry of the table, without rows whose teacher is not given."""
+        study = find_study(self.name)
+        return study if self.teacher is not None else study.untaught()
 
     @cached_property
     def budget(self) -> Budget:
@@ -108,8 +113,9 @@ class StudyPlan:
     def configs(self) -> dict[str, PretrainConfig]:
         """The configurations of pre-training by row."""
         sizes = self.data.vocab_size, min(self.data.manifest["sequence_lengths"])
+        taught_by = None if self.teacher is None else self.teacher.description
         return {
-            name: pretrain_config(self.study, row, self.budget, *sizes)
+            name: pretrain_config(self.study, row, self.budget, *sizes, taught_by)
             for name, row in self.study.rows.items()
             if not row.model
         }
@@ -153,10 +159,14 @@ class StudyPlan:
         }
         digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()
         told = {"study": self.name, "budget": self.budget_name, "data": self.data.fingerprint, "settings": digest}
+        if self.teacher is not None:
+            told["teacher"] = self.teacher.record["weights_sha256"]
         return {**told, "tasks": dict(self.tasks)}
 
 
-def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], output: Path) -> StudyPlan:
+def make_plan(
+    name: str, budget: str, data: Path, tasks: Mapping[str, str], output: Path, teacher: Path | None = None
+) -> StudyPlan:
     """Return the plan of a study, with everything refused that can be before the first run.
 
     Args:
@@ -164,11 +174,17 @@ def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], outp
       data: made by `bert-jax prepare`.
       tasks: the folders of official files, or tfds:NAME, by the task's name.
       output: the study's folder.
+      teacher: a model with the data's vocabulary, which the rows that are taught learn from; None: they are left out.
 
     Raises:
-      UserError: no such study, budget or task; data or a task's folder without what is needed.
+      UserError: no such study, budget or task; data or a task's folder without what is needed; a teacher of none.
     """
-    find_study(name), find_budget(budget)
+    study, _ = find_study(name), find_budget(budget)
+    if teacher is not None and not study.takes_teacher:
+        taught = " and ".join(name for name, study in STUDIES.items() if study.takes_teacher)
+        raise UserError(
+            f"--teacher {teacher}: no row of study {name} has a teacher, only such of {taught}: leave it out"
+        )
     known = {}
     for task, place in tasks.items():
         found = find_task(task)
@@ -176,15 +192,17 @@ def make_plan(name: str, budget: str, data: Path, tasks: Mapping[str, str], outp
             find_file(found, "train", readable(place))
             place = str(any_path(place).resolve())
         known[found.name] = place
-    plan = StudyPlan(name, budget, open_data(data), known, output)
+    plan = StudyPlan(name, budget, open_data(data), known, output, None if teacher is None else open_teacher(teacher))
     if not plan.columns:
         wanted = ", ".join(plan.absent)
         raise UserError(f"no task is given, and study {name} measures nothing else: add --tasks TASK=FOLDER ({wanted})")
     if PERPLEXITY in plan.columns:
         plan.data.split(VALIDATION)  # refused where it has none
-    for config in plan.configs.values():
+    for row, config in plan.configs.items():
         for number in range(len(config.phases)):
             check_examples(config, plan.data, number)
+        if plan.study.rows[row].is_taught:
+            require_teacher(prepare_training(config, plan.data), plan.teacher, plan.data.load_tokenizer())
     return plan
 
 
@@ -233,17 +251,23 @@ def _name(plan: StudyPlan, path: Path) -> str:
 
 def _pretraining(plan: StudyPlan, row: str, config: PretrainConfig, again: str) -> Job:
     path = plan.pretrained(row)
-    return pretraining_job(_name(plan, path), config, plan.data, path, again)
+    teacher = plan.teacher if plan.study.rows[row].is_taught else None
+    return pretraining_job(_name(plan, path), config, plan.data, path, again, teacher)
 
 
-def pretraining_job(name: str, config: PretrainConfig, data: DataDirectory, path: Path, again: str) -> Job:
+def pretraining_job(
+    name: str, config: PretrainConfig, data: DataDirectory, path: Path, again: str, teacher: Teacher | None = None
+) -> Job:
     """Return the job of a run of pre-training."""
     checkpoints, last = path / CHECKPOINTS, str(config.total_steps)
 
     def is_done() -> bool:
         return (checkpoints / last).is_dir() and last not in unfinished_saves(checkpoints)
 
-    return Job(name, "pretrain", "", is_done, lambda: pretrain(config, data.directory, path, resume_command=again))
+    def run() -> object:
+        return pretrain(config, data.directory, path, resume_command=again, teacher=teacher)
+
+    return Job(name, "pretrain", "", is_done, run)
 
 
 def _measuring(plan: StudyPlan, row: str, column: str, again: str) -> Iterator[Job]:

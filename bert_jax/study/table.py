@@ -8,6 +8,7 @@ import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from bert_jax.base.errors import UserError
 
@@ -40,6 +41,7 @@ class StudyRow:
     pretrain, finetune: settings of its runs.
     model: the row whose pre-trained model it takes; "": one of its own.
     ngrams: tokens of the n-grams of a row that is such a model, of what the row `model` predicts; 0: it is none.
+    is_taught: whether it learns from the teacher of the study; without one it is left out.
     """
 
     title: str
@@ -48,6 +50,7 @@ class StudyRow:
     finetune: Settings = ()
     model: str = ""
     ngrams: int = 0
+    is_taught: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ class Study:
     scaled: Mapping[str, Settings] = field(default_factory=dict)
     notes: Sequence[str] = ()
     equal_compute: bool = False
+
+    @property
+    def takes_teacher(self) -> bool:
+        """Whether a row learns from a teacher."""
+        return any(row.is_taught for row in self.rows.values())
+
+    def untaught(self) -> Self:
+        """Return the study without what needs a teacher."""
+        rows = {name: row for name, row in self.rows.items() if not row.is_taught}
+        return replace(self, rows=rows, comparisons=[pair for pair in self.comparisons if {*pair} <= rows.keys()])
 
 
 @dataclass(frozen=True)
@@ -328,11 +341,13 @@ STUDIES: Mapping[str, Study] = {
             "whole-words": StudyRow("MLM, whole words", pretrain=(_FULL, "objective.masking=whole_word")),
             "rtd": StudyRow("Replaced tokens", pretrain=_RTD),
             "rtd-muon": StudyRow("Replaced tokens, Muon", pretrain=(*_RTD, "optimizer.name=muon")),
+            "distilled": StudyRow("MLM, distilled", pretrain=(_FULL,), is_taught=True),
         },
-        [*_against("mlm", ["mlm-30", "whole-words", "rtd"]), ("rtd", "rtd-muon")],
+        [*_against("mlm", ["mlm-30", "whole-words", "rtd", "distilled"]), ("rtd", "rtd-muon")],
         scaled=_SMALL_GENERATOR,
         notes=[
-            "All rows have the FLOPs of the first one's steps, by formula, so that a step that costs more is taken less often."
+            "All rows have the FLOPs of the first one's steps, by formula, so that a step that costs more is taken less often;"
+            " of the distilled row they count its teacher's forward pass.",
         ],
         equal_compute=True,
     ),

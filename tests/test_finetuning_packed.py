@@ -79,6 +79,16 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert drawn(order(2).draw(0)) != drawn(one.draw(0))
 
 
+def test_devices_do_not_change_which_examples_share_a_row():
+    units = units_of_rows(table_of([1] * 40))
+    one, many = (PackedOrder(units, 8, 1, hidden_size=16, row_multiple=multiple) for multiple in (1, 16))
+    for step in range(5):
+        alone, cut = one.draw(step).rows, many.draw(step).rows
+        assert len(cut) == 16
+        np.testing.assert_array_equal(cut[: len(alone)], alone)
+        assert (cut[len(alone) :] == NOBODY).all()
+
+
 def test_batches_have_like_numbers_of_tokens_in_one_shape():
     """Of sentences of 4 to 66 tokens no more than a twentieth is padding, and all steps run one program."""
     units = units_of_lengths(made_up_lengths(4_000))

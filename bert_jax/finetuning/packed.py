@@ -22,8 +22,8 @@ from bert_jax.feed.packing import fill_rows, plan_rows
 from bert_jax.finetuning.batches import Draw, NOBODY, Shape, Units
 
 MOST_IN_A_ROW = 16
-WIDTH_STEP = 4  # widths are multiples of it: where a batch has few rows, coarser steps leave more padding
-WIDEST = 4  # times the longest example
+WIDTH_STEP = 2  # widths are multiples of it: where a batch has few rows, coarser steps leave more padding
+WIDEST = 3  # times the longest example
 SAMPLED_BATCHES = 32  # of the first epoch, which rows are fitted to
 
 
@@ -42,13 +42,15 @@ class RowSize(NamedTuple):
     rows: int  # B, of a batch
 
 
-def choose_row_size(batches: list[np.ndarray], hidden_size: int, row_multiple: int = 1) -> RowSize:
+def choose_row_size(batches: list[np.ndarray], hidden_size: int) -> RowSize:
     """Choose the rows in which batches take the least work: few places for padding, and attention over few tokens.
+
+    Which examples share a row goes into their dropout, so the devices do not count here; that rows can be cut for several,
+    there are an even number, from 4 on a multiple of 4, and from 8 on of 8.
 
     Args:
       batches: lengths of the examples of some batches, [K] each, at least one of them with an example.
       hidden_size: of the model. A layer's products take 24 H^2 + 4 S H operations for each place (2001.08361, section 2.1).
-      row_multiple: rows of a batch are a multiple of it.
     """
     longest = max(int(lengths.max(initial=1)) for lengths in batches)
     shortest = min(int(lengths.min(initial=longest)) for lengths in batches)
@@ -59,7 +61,7 @@ def choose_row_size(batches: list[np.ndarray], hidden_size: int, row_multiple: i
     def size(width: int) -> RowSize:
         slots = min(MOST_IN_A_ROW, width // shortest)
         rows = max(int(plan_rows(histogram, width, slots).counts.sum()) for histogram in histograms)
-        return RowSize(width, slots, _rounded(rows, row_multiple))
+        return RowSize(width, slots, _rounded(rows, min(8, 1 << (rows.bit_length() - 1))))
 
     def work(size: RowSize) -> int:
         return size.rows * size.width * (6 * hidden_size + size.width)
@@ -80,7 +82,7 @@ class PackedOrder:
       batch_size: N.
       seed: of the run.
       hidden_size: of the model.
-      row_multiple: rows of a batch are a multiple of it (the mesh's and the micro-batches').
+      row_multiple: empty rows are added until a batch's are a multiple of it (the mesh's and the micro-batches').
     """
 
     units: Units
@@ -99,7 +101,7 @@ class PackedOrder:
         """The rows of nearly every batch; one that needs more has more, and its step is compiled when it comes."""
         sampled = np.unique(np.linspace(0, self.steps_per_epoch - 1, SAMPLED_BATCHES).astype(np.int64))
         batches = [self.units.lengths[self._examples(0, number)] for number in sampled.tolist()]
-        return choose_row_size(batches, self.hidden_size, self.row_multiple)
+        return choose_row_size(batches, self.hidden_size)
 
     @property
     def widths(self) -> list[int]:
@@ -110,7 +112,7 @@ class PackedOrder:
         """The batch of a step, from 0."""
         examples, size = self._examples(*divmod(step, self.steps_per_epoch)), self.row_size
         filled = fill_rows(self.units.lengths[examples], size.width, size.slots)
-        rows = np.full((max(size.rows, _rounded(len(filled), self.row_multiple)), size.slots), NOBODY, np.int64)
+        rows = np.full((_rounded(max(size.rows, len(filled)), self.row_multiple), size.slots), NOBODY, np.int64)
         rows[: len(filled)] = np.where(filled == NOBODY, NOBODY, examples[filled])
         return packed_draw(rows, size.width)
 

@@ -234,7 +234,7 @@ SLOW = {
     ),
     "test_demo.py": ("",),
     "test_distillation.py": ("test_any_cut", "test_it_is_computed_again", "test_a_stopped_run"),
-    "test_earlier_files.py": ("test_a_stopped_fine_tuned_run",),
+    "test_earlier_files.py": ("test_a_stopped_",),
     "test_electra.py": (
         "and_back[model1]",
         "electra_s[span",
@@ -273,6 +273,7 @@ SLOW = {
         "test_a_stopped_run_goes_on",
         "[everything]",
         "test_a_finished_or_converted",
+        "test_another_vocabulary",
         "test_moments_and_the_step",
         "test_shape_is",
         "test_settings_that",
@@ -360,6 +361,7 @@ SLOW = {
         "test_without_nsp",
         "test_the_first_state_is_that_of_one_device[mesh1]",
     ),
+    "test_untrained.py": ("test_a_run_has_no_head",),
 }
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Self
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.description import ModelDescription
@@ -136,6 +137,26 @@ class PretrainConfig(RunConfig):
                 own = phase.learning_rate, phase.warmup_steps or 0
                 parts.append(SchedulePart(begin, phase.steps, *own, self.optimizer.decay_share))
         return parts
+
+    def scaled(self, factor: float) -> Self:
+        """Return the run with phases of `factor` times their steps; each warm-up keeps its share.
+
+        Raises:
+          UserError: a phase has less than half a step.
+        """
+        phases = tuple(
+            dataclasses.replace(
+                phase,
+                steps=round(factor * phase.steps),
+                warmup_steps=phase.warmup_steps and round(factor * phase.warmup_steps),
+            )
+            for phase in self.phases
+        )
+        optimizer = self.optimizer
+        if optimizer.warmup_steps is not None:
+            share = optimizer.warmup_steps / self.schedule_parts()[0].steps
+            optimizer = dataclasses.replace(optimizer, warmup_steps=None, warmup_share=share)
+        return dataclasses.replace(self, phases=phases, optimizer=optimizer)
 
     def _check_phase(self, number: int, phase: PhaseConfig) -> None:
         if phase.sequence_length > self.model.max_position_embeddings:

@@ -100,20 +100,13 @@ class SweepPlan:
         config = override(self.base, combination)
         length = 1.0 if self.asked is None else self.asked / self.compute
         factor = length * rung.share * run_flops(self.base) / run_flops(config)
-        settings = [f"seed={self.base.seed + seed}"]
         for number, phase in enumerate(config.phases):
-            if not (steps := round(factor * phase.steps)):
+            if not round(factor * phase.steps):
                 raise UserError(
                     f"phases.{number} of {phase.steps:,} steps would have none in rung {rung.number + 1} of {len(self.rungs)}:"
                     " give more --compute or fewer values, or leave the phase out"
                 )
-            settings.append(f"phases.{number}.steps={steps}")
-            if phase.warmup_steps:
-                settings.append(f"phases.{number}.warmup_steps={round(factor * phase.warmup_steps)}")
-        if config.optimizer.warmup_steps is not None:
-            share = config.optimizer.warmup_steps / config.schedule_parts()[0].steps
-            settings.append(f"optimizer.warmup_share={share}")
-        return override(config, settings)
+        return replace(config.scaled(factor), seed=self.base.seed + seed)
 
     def folder(self, combination: tuple[str, ...], rung: Rung, seed: int) -> Path:
         """The folder of a run."""

@@ -43,8 +43,8 @@ def make_parser(subjects: dict[str, str], default: Sequence[str]) -> _options.St
     add("config", type=any_text, nargs="?", metavar="CONFIG", help="measure this configuration's model and phases")
     add("settings", nargs="*", metavar="KEY=VALUE", help="changed settings of what is measured, such as attention=xla")
     add("--only", nargs="+", choices=list(subjects), metavar="SUBJECT", help=f"instead of {' '.join(default)}")
-    add("--all", action="store_true", help="every subject")
-    add("--output", type=local_path, metavar="PATH", help="folder for bench.json and bench.md")
+    add("--all", action="store_true", help="every subject, also the long ones, as far as what they need is given")
+    add("--output", type=local_path, metavar="PATH", help="folder for bench.json, bench.md and duel.html")
     group = parser.add_argument_group("what some subjects need, and are left out without")
     add = group.add_argument
     add("--peer-python", type=local_path, metavar="FILE", help="a Python that has torch, transformers and accelerate")
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
 
     import jax
 
-    from bert_jax.bench.report import failures
+    from bert_jax.bench.report import DUEL_FILE, failures
     from bert_jax.bench.runner import make_suite, run_bench
     from bert_jax.bench.workbench import BenchInputs
 
@@ -99,7 +99,8 @@ def main(argv: Sequence[str]) -> int:
     for what, error in failed:
         print(f"bert-jax bench: {what} could not be measured: {error}", file=sys.stderr)
     if arguments.output is not None:
-        print(f"\nbenched: {arguments.output / 'bench.json'}, {arguments.output / 'bench.md'}")
+        files = (arguments.output / name for name in ("bench.json", "bench.md", DUEL_FILE))
+        print(f"\nbenched: {', '.join(str(file) for file in files if file.is_file())}")
     return FAILED if failed else 0
 
 

@@ -198,6 +198,7 @@ SLOW = {
         "test_the_command_prints",
     ),
     "test_bench_data.py": ("",),
+    "test_bench_duel.py": ("test_our_side_runs", "test_a_whole_duel"),
     "test_bench_finetune.py": ("",),
     "test_bench_peer.py": ("test_vectors_of_every_side",),
     "test_bilm.py": (

@@ -206,7 +206,7 @@ def test_the_feed_and_the_collator_run_in_turn_on_the_same_text(tiny_run):
 def test_subjects_that_lack_their_input_are_named(tiny_run):
     report, folder = tiny_run
     absent = {name: entry["records"][0].get("absent", "") for name, entry in report["subjects"].items()}
-    assert {name for name, reason in absent.items() if reason} == {"prepare", "tokenize", "finetune", "export"}
+    assert {name for name, reason in absent.items() if reason} == {"prepare", "tokenize", "finetune", "duel", "export"}
     assert absent["export"].endswith("give --model")
     assert absent["finetune"].endswith("give --data and --vocab")
     assert absent["prepare"] in (folder / "bench.md").read_text(encoding="utf-8")

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from bert_jax.bench.side_process import SideError
 from bert_jax.bench.workbench import Workbench
-from bert_jax.text.documents import read_documents
-from bert_jax.text.sources import parse_sources
+from bert_jax.preparation.chunks import is_held_out
+from bert_jax.preparation.request import PrepareSettings
+from bert_jax.text.documents import read_documents, ReadingCounts
+from bert_jax.text.sources import parse_sources, plan_parts, read_part
+
+ALL_AT_ONCE = 2**62  # bytes of a part of the text, which is read by this process alone
 
 
 def text_files(inputs: Sequence[str]) -> list[Path]:
@@ -28,11 +32,28 @@ def write_sentences(inputs: Sequence[str], megabytes: float, path: Path, longest
     return written / 1e6
 
 
-def prepare_command(bench: Workbench, workers: int) -> tuple[list[str], Path]:
-    """Return `bert-jax prepare` on all text, for the row lengths of the feed's cases, and its output, which is removed now."""
-    output = bench.folder / "data"
+def write_training_documents(inputs: Sequence[str], path: Path) -> int:
+    """Write the documents that `bert-jax prepare` would put into its training split, one a line; return how many."""
+    settings, sources, documents = PrepareSettings(), parse_sources(inputs), 0
+    with path.open("wb") as output:
+        for part in plan_parts(sources, ALL_AT_ONCE):
+            for document in read_part(part, sources, settings.reading, ReadingCounts()):
+                if not is_held_out("\n".join(document.lines).encode(), settings):
+                    output.write(" ".join(document.lines).encode() + b"\n")
+                    documents += 1
+    return documents
+
+
+def prepare_command(
+    bench: Workbench, workers: int, name: str = "data", lengths: Sequence[int] = ()
+) -> tuple[list[str], Path]:
+    """Return `bert-jax prepare` on all text, and its output, a folder of that name, which is removed now.
+
+    Its rows have these lengths; without any those of the feed's cases.
+    """
+    output = bench.folder / name
     shutil.rmtree(output, ignore_errors=True)
-    lengths = sorted({case.shape.sequence_length for case in bench.suite.feed})
+    lengths = sorted(set(lengths) or {case.shape.sequence_length for case in bench.suite.feed})
     command = [sys.executable, "-m", "bert_jax.cli", "prepare", "--workers", str(workers), "--output", str(output)]
     command += ["--input", *bench.inputs.text, "--vocab", str(bench.inputs.vocab)]
     return [*command, "--sequence-length", *map(str, lengths)], output

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 
 from bert_jax.base.types import JsonObject
 from bert_jax.bench.tables import flop_rate, markdown, tables_of, times
+from bert_jax.pages.duel import duel_words, off_pace
 from bert_jax.pages.wording import counted, decimal, duration, moment, percent
 
 # FORMAT 2: `feed` has records of kind "compared"; prepare, tokenize and finetune came.
 FORMAT = 2
+DUEL_FILE = "duel.html"
 TITLES = {
     "ceiling": ("Ceiling", "What one device can do at most, measured here."),
     "kernels": (
@@ -49,6 +51,13 @@ TITLES = {
         "Fine-tuning",
         "SST-2 on this CPU in float32, from the same weights and texts, by the same recipe. The first epoch warms up, the"
         " second is measured; so are predictions. Compilation is left out of the speed: so many examples pay it back.",
+    ),
+    "duel": (
+        "Duel",
+        "Pre-training on this CPU for the same time, in float32: the same documents, vocabulary, shape of model and cores, and"
+        " scores by `bert-jax evaluate` on the same held-out masks. Trainer takes its own recipe and ours, and the better one"
+        " counts. Ours counts from its start-up on, compilation with it, Trainer from the call that trains; saving and scoring"
+        " count on neither side. Text is prepared before; imports come before all of it, but in the preparation of ours.",
     ),
     "export": (
         "Exported models",
@@ -125,6 +134,9 @@ def highlights(report: JsonObject) -> Iterator[str]:
     if contests := _records(report, "peer", "peer"):
         ratios = ", ".join(f"{record['name'].partition(',')[0]} {times(record['ratio'])}" for record in contests)
         yield f"Faster than PyTorch: at least {times(min(record['ratio'] for record in contests))} ({ratios})"
+    for record in _records(report, "duel", "duel"):
+        yield f"Duel, {record['name']}: {duel_words(record)}"
+        yield from (f"{finding.subject}: {finding.line()}" for finding in off_pace(record))
     if loops := [record for record in steps if "loop" in record]:
         worst = max(loops, key=lambda record: record["loop"]["idle_share"]["median"])
         idle = percent(worst["loop"]["idle_share"]["median"], 2)

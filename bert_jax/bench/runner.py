@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the subjects one after the other and keeps what they say: bench.json and bench.md are whole after every record.
+"""Runs the subjects one after the other and keeps what they say: bench.json and bench.md are whole after every record, and
+duel.html where there is a duel.
 
 bench.json holds
 
@@ -23,13 +24,15 @@ from tqdm import tqdm
 from bert_jax.base.files import complete_or_absent, write_json
 from bert_jax.base.types import JsonObject
 from bert_jax.bench.conditions import conditions
-from bert_jax.bench.report import as_markdown, failures, FORMAT
+from bert_jax.bench.report import as_markdown, DUEL_FILE, failures, FORMAT
 from bert_jax.bench.subjects import SUBJECTS
 from bert_jax.bench.suite import Suite, suite_for, suite_of, suite_with
 from bert_jax.bench.workbench import BenchInputs, one_line, Workbench
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
+from bert_jax.pages.duel import duel_page
+from bert_jax.pages.template import write
 
 
 def make_suite(platform: str, devices: int, named: tuple[str, PretrainConfig] | None, settings: Sequence[str]) -> Suite:
@@ -107,3 +110,6 @@ def _write(report: JsonObject, output: Path | None) -> None:
         write_json(output / "bench.json", report)
         with complete_or_absent(output / "bench.md") as file:
             file.write(as_markdown(report).encode())
+        for record in report["subjects"].get("duel", {"records": []})["records"]:
+            if record.get("kind") == "duel":
+                write(duel_page(record, report["conditions"], report["command"]), output / DUEL_FILE)

@@ -18,6 +18,8 @@ PROGRAM = Path(__file__).with_name("sides") / "child.py"
 PATIENCE = 10  # seconds for a child that was told to end
 # Of libraries with threads of their own, where sides are compared by CPU-seconds.
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# JAX would use an accelerator that is there, and take compiled programs from an earlier round.
+ON_THE_CPU = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
 
 
 class SideError(RuntimeError):

@@ -69,6 +69,7 @@ class BenchSizes:
     finetune_models: str = setting("4x128,4x256", "LAYERSxHIDDEN of the models that are fine-tuned")
     finetune_examples: int = setting(8_000, "the first ones of SST-2's train.tsv")
     peer_prediction_rows: int = setting(32, "rows of a batch that Trainer predicts")
+    duel_seconds: float = setting(300.0, "seconds that each side of the duel trains")
     export_rows: str = setting("1x32,32x128", "ROWSxTOKENS of the batches whose vectors of sentences are made")
 
     def __post_init__(self) -> None:
@@ -121,6 +122,7 @@ class Suite:
     peer: tuple[Case, ...]
     sizes: BenchSizes = BenchSizes()
     finetune: FinetuneConfig = FINETUNE
+    duel: tuple[str, PretrainConfig] | None = None  # a run by its name, where one is named
 
 
 def make_case(name: str, size: str, rows: int, length: int, packed: bool = False, **changes: Any) -> Case:
@@ -218,11 +220,11 @@ def on_one_device(case: Case) -> Case:
 
 def suite_of(suite: Suite, name: str, config: PretrainConfig) -> Suite:
     """The suite with the phases of a configuration in place of its own models. Buckets are measured at full width."""
-    config = replace(config, packing="padded") if config.packing == "buckets" else config
+    padded = replace(config, packing="padded") if config.packing == "buckets" else config
     cases = tuple(
         Case(
             f"{name}, {phase.batch_size} x {phase.sequence_length}",
-            replace(config, phases=(replace(phase, steps=max(phase.steps, (config.optimizer.warmup_steps or 0) + 1)),)),
+            replace(padded, phases=(replace(phase, steps=max(phase.steps, (config.optimizer.warmup_steps or 0) + 1)),)),
         )
         for phase in config.phases
     )
@@ -240,6 +242,7 @@ def suite_of(suite: Suite, name: str, config: PretrainConfig) -> Suite:
         checkpoint=cases[0],
         largest=cases[-1] if suite.largest else None,
         peer=tuple(on_one_device(case) for case in cases if case.config.packing != "packed"),
+        duel=(name, config),
     )
 
 
@@ -266,6 +269,7 @@ def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:
         checkpoint=changed(suite.checkpoint),
         largest=changed(suite.largest) if suite.largest else None,
         peer=tuple(changed(case) for case in suite.peer),
+        duel=suite.duel and (suite.duel[0], override(suite.duel[1], assignments)),
         sizes=override(suite.sizes, own["bench"]),
         finetune=override(suite.finetune, own["finetune"]),
     )

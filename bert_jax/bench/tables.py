@@ -81,6 +81,22 @@ def parts_of(record: JsonObject) -> Iterator[tuple[str, JsonObject]]:
     for side, samples in record.get("processes", {}).items():
         medians = {figure: summary([one[figure] for one in samples])["median"] for figure in samples[0]}
         yield "processes", {"side": side, **medians, "MB_per_CPU-s": record["megabytes"] / medians["cpu_seconds"]}
+    if kind == "duel":
+        for side, one in record["sides"].items():
+            ratio = record.get("ratio", "never") if side == record["opponent"] else None
+            shown = {name: one.get(name) for name in ("seconds_to_the_loss", "recipe")}
+            yield (
+                kind,
+                {
+                    "side": side,
+                    "steps": one["steps"],
+                    "seconds_for_the_text": one["preparation_seconds"],
+                    "seconds_of_training": one["seconds"],
+                    "held-out_loss": one["loss"],
+                    **shown,
+                    "times_as_fast": ratio,
+                },
+            )
     if kind == "finetune":
         for side, one in record["sides"].items():
             own = {} if "examples_to_pay_back" in one else {"compilation_seconds": record["compilation_seconds"]}

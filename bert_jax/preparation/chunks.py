@@ -153,7 +153,7 @@ def _add_documents(
     tokenised = tokenise(documents, work.tokenizer, work.settings.examples)
     counter.dropped_sentences += int((tokenised.lengths == 0).sum())
     counter.dropped_documents += int((tokenised.sizes == 0).sum())
-    held_out = np.array([_is_held_out(document.content, work.settings) for document in documents])
+    held_out = np.array([is_held_out(document.content, work.settings) for document in documents])
     for name, chosen in ((TRAIN, ~held_out), (VALIDATION, held_out & (repetition == 0))):
         splits[name].add(tokenised, chosen)
     if repetition == 0:
@@ -175,7 +175,7 @@ def _kept_documents(
             yield text, tokens
 
 
-def _is_held_out(content: bytes, settings: PrepareSettings) -> bool:
+def is_held_out(content: bytes, settings: PrepareSettings) -> bool:
     """Decide by a hash of the text, so that equal documents fall on the same side."""
     if not settings.held_out:
         return False

@@ -156,7 +156,7 @@ def open_collator(vocab: str, rows_file: str, rows: int, mlm_probability: float)
     """
     stay_on_one_core()
     torch.set_num_threads(1)
-    tokenizer = _tokenizer(vocab)
+    tokenizer = tokenizer_of(vocab)
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=mlm_probability)
     ids = np.load(rows_file)
     columns = {
@@ -181,7 +181,7 @@ def collate(name: str) -> Figures:
     return figures | {"tokens": tokens}
 
 
-def _tokenizer(vocab: str) -> Any:
+def tokenizer_of(vocab: str) -> Any:
     """Return the lower-casing tokenizer of a vocabulary file; releases 4 and 5 name the argument differently."""
     tokenizer = transformers.BertTokenizerFast(vocab)
     with open(vocab, encoding="utf-8") as file:
@@ -219,7 +219,7 @@ def finetune(data: str, model: str, config: Mapping[str, Any], prediction_batch_
       prediction_batch_size: rows of a batch of predictions.
       sampling: Trainer's train_sampling_strategy, "random" or "group_by_length".
     """
-    rows = _rows(f"{data}/train.tsv", tokenizer := _tokenizer(f"{model}/vocab.txt"), config["max_length"])
+    rows = _rows(f"{data}/train.tsv", tokenizer := tokenizer_of(f"{model}/vocab.txt"), config["max_length"])
     arguments = _training_arguments(config, len(rows), prediction_batch_size, sampling)
     clock, network = EpochClock(), transformers.BertForSequenceClassification.from_pretrained(model)
     collator = transformers.DataCollatorWithPadding(tokenizer)

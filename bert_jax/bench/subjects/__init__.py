@@ -18,14 +18,15 @@ SUBJECTS = {
     "train": "loss curves in float32 and bfloat16 on a made-up language",
     "peer": "the same step in PyTorch transformers, in turn with ours",
     "finetune": "fine-tuning and predictions on SST-2, beside Hugging Face's Trainer",
+    "duel": "pre-training CONFIG by the clock beside Trainer, and loss on held-out text: 20 minutes",
     "export": "vectors of sentences by embed, ONNX Runtime (float32, int8) and PyTorch: one text, and batches",
 }
 DEFAULT = ("ceiling", "step", "attention")
 # Which subjects an option is for, by its name on the command line.
 NEEDED_BY = {
-    "peer_python": ("peer", "feed", "finetune", "export"),
-    "text": ("prepare", "tokenize", "feed"),
-    "vocab": ("prepare", "tokenize", "feed", "finetune"),
+    "peer_python": ("peer", "feed", "finetune", "duel", "export"),
+    "text": ("prepare", "tokenize", "feed", "duel"),
+    "vocab": ("prepare", "tokenize", "feed", "finetune", "duel"),
     "google": ("prepare",),
     "data": ("finetune",),
     "model": ("export",),

@@ -18,7 +18,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import write_json
 from bert_jax.base.types import JsonObject
 from bert_jax.bench.measure import alternate, paired_ratio, summary
-from bert_jax.bench.side_process import find_peer, fresh_process
+from bert_jax.bench.side_process import find_peer, fresh_process, ON_THE_CPU
 from bert_jax.bench.suite import parse_size
 from bert_jax.bench.workbench import Record, Workbench
 from bert_jax.config.description import ModelDescription, TaskHead
@@ -36,8 +36,6 @@ DROPOUT = 0.1
 OURS = "bert-jax finetune"
 SAMPLINGS = {"Trainer": "random", "Trainer, group_by_length": "group_by_length"}
 FIGURES = ("examples_per_second", "valid_share")
-# JAX would use an accelerator that is there, and take compiled programs from an earlier round.
-ON_THE_CPU = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
 
 
 def measure(bench: Workbench) -> Iterator[Record]:

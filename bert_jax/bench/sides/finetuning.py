@@ -29,21 +29,22 @@ def finetune(data: str, model: str, config: JsonObject) -> Figures:
     from bert_jax.finetuning import prediction
     from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
     from bert_jax.finetuning.run import finetune as run_finetune
-    from bert_jax.train import session
+    from bert_jax.train import log, session
 
     wanted = Wanted("sst2", data, Path(model), build(FinetuneConfig, config))
     compiling = _watch(session, "compile_train_step", time.monotonic)
     compiling_predictions = _watch(prediction, "compile_prediction", time.monotonic)
-    writing = _watch(session, "append_metrics", cpu_seconds)  # at the end of each epoch
+    writing = _watch(log, "append_metrics", cpu_seconds)  # of each line
     run_finetune(wanted, Path("run"), resume_command="")
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = [line for line in lines if line["kind"] == "train"][-1]
+    ends = [(call, line) for call, line in zip(writing, lines, strict=True) if line["kind"] == "train"]  # of epochs
+    (before, _), (end, last) = ends[-2:]
 
     units, predicting, share = _predict_twice(FinetuneSetup(wanted))
     return {
         "training": {
             "examples_per_second": last["examples_per_second"],
-            "examples_per_cpu_second": len(units) / (writing[-1].begin - writing[-2].end),
+            "examples_per_cpu_second": len(units) / (end.begin - before.end),
             "valid_share": last["valid_token_share"],
             "loss": last["loss"],
             "compilation_seconds": _total(compiling),

@@ -112,13 +112,14 @@ class Budget:
 _SMALL_RATE = (
     "optimizer.learning_rate=5e-4"  # two layers of 128 need larger rates than the paper's (configs/finetune.py)
 )
+_ADAMW = "optimizer.name=adamw_bert"  # the paper's, which configs/demo.py has not
 BUDGETS: Mapping[str, Budget] = {
     "smoke": Budget(
         "seconds a run: whether all of it works",
         "demo",
         20,
         16,
-        pretrain=("log_every=10", "save_every=10", "eval_batches=4"),
+        pretrain=(_ADAMW, "log_every=10", "save_every=10", "eval_batches=4"),
         finetune=(_SMALL_RATE, "epochs=0.02"),
         seeds=2,
     ),
@@ -128,7 +129,7 @@ BUDGETS: Mapping[str, Budget] = {
         3_000,
         32,
         128,
-        ("optimizer.learning_rate=1e-3", "save_every=500", "eval_every=1000"),
+        (_ADAMW, "optimizer.learning_rate=1e-3", "save_every=500", "eval_every=1000"),
         (_SMALL_RATE, "epochs=1"),
         3,
     ),
@@ -138,7 +139,7 @@ BUDGETS: Mapping[str, Budget] = {
         15_000,
         64,
         128,
-        ("optimizer.learning_rate=1e-3", "save_every=1000", "eval_every=5000"),
+        (_ADAMW, "optimizer.learning_rate=1e-3", "save_every=1000", "eval_every=5000"),
         (_SMALL_RATE, "epochs=2"),
     ),
     "full": Budget("the paper's: 1,000,000 steps of 256 rows of BERT-base", "base"),

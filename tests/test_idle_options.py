@@ -156,6 +156,7 @@ IDLE = {
     ("vocab extend", "input"): ["vocab extend MODEL --input FILE --output OUT"],
     ("vocab extend", "add"): ["vocab extend MODEL --add 3 --output OUT"],
     ("vocab extend", "keep_unused"): ["vocab extend MODEL --positions 9 --output OUT --keep-unused"],
+    ("study", "teacher"): ["study sizes --data FILE --output OUT --teacher FILE"],
     ("senses", "example"): ["senses MODEL --input FILE --example english --output OUT"],
     ("senses", "input"): ["senses MODEL --example english --input FILE --output OUT"],
     ("score squad", "na_probs"): ["score squad --version 1.1 --data FILE --predictions FILE --na-probs FILE"],

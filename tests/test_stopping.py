@@ -10,11 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from bert_jax.base import stopping
 from bert_jax.cli import main, STAGES
+from bert_jax.conversion import tf1
+from bert_jax.feed import feed
+from bert_jax.text import tfds_source
 from bert_jax.train.loop import listen_for_stop, StopRequest
 
 # The main thread spends minutes in native code, where Python calls no handler.
@@ -185,6 +190,22 @@ def test_a_program_and_its_errors_come_out_of_their_thread():
     assert stopping.compiled(Program()) == "program"
     with pytest.raises(ValueError, match="too large"):
         stopping.compiled(Program(error=ValueError("too large")))
+
+
+@pytest.mark.parametrize(
+    ("module", "loader", "use"),
+    [
+        (feed, "_tf_feed", lambda: feed.feed(lambda step: {}, 0, 1, use_tf_data=True)),
+        (tf1, "_import_tensorflow", tf1._tensorflow),
+        (tfds_source, "_import_tfds", lambda: tfds_source._builder(Path("x"))),
+    ],
+)
+def test_tensorflow_is_imported_where_a_handler_raises_nothing(module, loader, use, monkeypatch):
+    """It calls Python back from native code: Signalled, raised in there, aborted the process."""
+    where = []
+    monkeypatch.setattr(module, loader, lambda: where.append(threading.current_thread()) or MagicMock())
+    use()
+    assert where[0] is not threading.main_thread()
 
 
 @pytest.mark.parametrize("may_leave", [True, False])

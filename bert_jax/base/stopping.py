@@ -4,7 +4,7 @@
 Python calls the handler of a signal when its main thread comes back from native code, and a program may be compiled
 there for minutes. So a thread of this file hears of each signal at once (signal.set_wakeup_fd), and asks the handler for
 its second answer, `unanswered`, where the first one does not come. Programs of the training loop, where there is a state to
-be saved, are compiled in a thread (`compiled`), and the main thread waits in Python.
+be saved, are compiled in a thread (`compiled`), TensorFlow is imported in one, and the main thread waits in Python.
 
 Of several processes, JAX listens for SIGTERM; see distributed.py.
 """
@@ -223,25 +223,31 @@ def building() -> Iterator[None]:
 
 
 def compiled(lowered: Any, options: Mapping[str, str] | None = None) -> Any:
-    """`lowered.compile()`, in a thread, so that the main one can answer a signal meanwhile; `options` are the compiler's.
+    """`lowered.compile()`, in a thread; `options` are the compiler's. See `in_a_thread`."""
+    return in_a_thread(lambda: lowered.compile(compiler_options=options))
 
-    Where the handler raises, the thread is left to its work; the process ends without it.
+
+def in_a_thread[T](work: Callable[[], T]) -> T:
+    """`work()`, in a thread, so that the main one can answer a signal meanwhile.
+
+    Where the handler raises, the thread is left to its work; the process ends without it. TensorFlow is imported so: it calls
+    Python back from native code, and what a handler raised in there would abort the process.
     """
     if threading.current_thread() is not threading.main_thread():
-        return lowered.compile(compiler_options=options)
-    found: list[Any] = []
+        return work()
+    found: list[T] = []
+    failed: list[BaseException] = []
     done = threading.Event()
 
-    def work() -> None:
+    def try_it() -> None:
         try:
-            found.append((lowered.compile(compiler_options=options), None))
+            found.append(work())
         except BaseException as error:
-            found.append((None, error))
+            failed.append(error)
         done.set()
 
-    threading.Thread(target=work, name="compile", daemon=True).start()
+    threading.Thread(target=try_it, name="work", daemon=True).start()
     done.wait()
-    program, error = found[0]
-    if error is not None:
-        raise error
-    return program
+    if failed:
+        raise failed[0]
+    return found[0]

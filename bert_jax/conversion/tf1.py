@@ -20,6 +20,7 @@ import numpy as np
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import complete_or_absent, new_folder
 from bert_jax.base.host import has_tensorflow
+from bert_jax.base.stopping import in_a_thread
 from bert_jax.conversion.names import GLOBAL_STEP
 from bert_jax.conversion.tensors import require_few, StoredTensors, TensorEntry, Writable
 
@@ -39,13 +40,18 @@ def require_tensorflow() -> None:
         raise UserError('TF1 checkpoints are read and written by TensorFlow: pip install "bert-jax[tensorflow]"')
 
 
+def _import_tensorflow() -> Any:
+    import tensorflow
+
+    return tensorflow
+
+
 def _tensorflow() -> Any:
     require_tensorflow()
     # Before the import: no notices about the CPU's features.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
+    tf = in_a_thread(_import_tensorflow)
     with contextlib.suppress(RuntimeError):  # TensorFlow is in use already, by the caller
         tf.config.set_visible_devices([], "GPU")  # TensorFlow would take their memory
     return tf

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from bert_jax.base.host import has_tensorflow
+from bert_jax.base.stopping import in_a_thread
 from bert_jax.feed.batch import Batch
 
 
@@ -21,10 +22,14 @@ def feed(
       use_tf_data: None: tf.data where TensorFlow is installed, else the plain iterator.
     """
     if has_tensorflow() if use_tf_data is None else use_tf_data:
-        from bert_jax.feed.tf_feed import tf_feed
-
-        return tf_feed(make_batch, begin, end)
+        return in_a_thread(_tf_feed)(make_batch, begin, end)
     return plain_feed(make_batch, begin, end)
+
+
+def _tf_feed() -> Callable[[Callable[[int], Batch], int, int], Generator[Batch]]:
+    from bert_jax.feed.tf_feed import tf_feed
+
+    return tf_feed
 
 
 def plain_feed(make_batch: Callable[[int], Batch], begin: int, end: int, ahead: int = 2) -> Generator[Batch]:

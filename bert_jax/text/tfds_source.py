@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TYPE_CHECKING
 import numpy as np
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.stopping import in_a_thread
 from bert_jax.base.types import JsonObject
 from bert_jax.text.documents import decode, RawDocument, ReadingCounts, ReadingOptions, text_document, Undecodable
 
@@ -158,9 +159,13 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _builder(folder: Path) -> "DatasetBuilder":
-    import tensorflow_datasets as tfds
+    return in_a_thread(_import_tfds).builder_from_directory(str(folder))
 
-    return tfds.builder_from_directory(str(folder))
+
+def _import_tfds() -> Any:
+    import tensorflow_datasets
+
+    return tensorflow_datasets
 
 
 def _find_folder(spec: str, name: str, config: str | None, version: str | None) -> Path:

@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 SMALL = {
     "corpus": ["--megabytes", "0.2"],
     "pretrain": [
-        *("phases.0.steps=4", "phases.1.steps=2", "phases.0.batch_size=16", "phases.1.batch_size=8"),
-        *("mesh.data=1", "eval_batches=2", "optimizer.warmup_steps=1", "phases.1.warmup_steps=1"),
+        *(f"phases.{number}.steps={steps}" for number, steps in enumerate((2, 1, 2, 1))),
+        *(f"phases.{number}.batch_size={rows}" for number, rows in enumerate((16, 8, 16, 8))),
+        *("mesh.data=1", "eval_batches=2", "optimizer.warmup_steps=1"),
     ],
 }
 

@@ -24,6 +24,7 @@ from bert_jax.finetuning.batches import Draw, NOBODY, Shape, Units
 MOST_IN_A_ROW = 16
 WIDTH_STEP = 2  # widths are multiples of it: where a batch has few rows, coarser steps leave more padding
 WIDEST = 3  # times the longest example
+ATTENTION = 8  # times as dear with softmax and dropout as its products alone, of heads of 64 on a CPU (docs/results.md)
 SAMPLED_BATCHES = 32  # of the first epoch, which rows are fitted to
 
 
@@ -64,7 +65,7 @@ def choose_row_size(batches: list[np.ndarray], hidden_size: int) -> RowSize:
         return RowSize(width, slots, _rounded(rows, min(8, 1 << (rows.bit_length() - 1))))
 
     def work(size: RowSize) -> int:
-        return size.rows * size.width * (6 * hidden_size + size.width)
+        return size.rows * size.width * (6 * hidden_size + ATTENTION * size.width)
 
     return min(map(size, range(narrowest, WIDEST * narrowest + 1, WIDTH_STEP)), key=work)
 

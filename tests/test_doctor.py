@@ -395,6 +395,14 @@ def test_longer_rows_begin_with_untrained_positions(tmp_path, lengths, steps, la
         check(finding(tmp_path, "Longer rows", lines(last), config), severity, words, "5.01 to 5.73 nats")
 
 
+@pytest.mark.parametrize(("later", "severity"), [(150, OK), (149, WARNING)])
+def test_later_phases_of_the_same_rows_train_the_new_positions_too(tmp_path, later, severity):
+    short, long = CONFIG.phases
+    phases = (short, dataclasses.replace(long, steps=150), short, dataclasses.replace(long, steps=later))
+    config = changed(phases=phases)
+    check(finding(tmp_path, "Longer rows", lines(config.total_steps), config), severity, f"have {150 + later} steps")
+
+
 def test_only_the_phase_that_grows_beyond_all_before_it_is_named(tmp_path):
     phases = (*CONFIG.phases, CONFIG.phases[0], CONFIG.phases[1])  # 128, 512, 128, 512
     findings = examine(write_run(tmp_path, config=changed(phases=phases))).findings

@@ -207,3 +207,11 @@ def test_the_label_of_a_level_covers_no_curve(
     chart = Chart("", Axis(0, 10, []), Axis(0, 1, []), uprights=uprights, level=Level(0.6, "chance"))
     drawing = svg(replace(chart, curves=[curve_of(points)]))
     assert re.findall(r'x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">chance', drawing) == [place]
+
+
+def test_the_label_of_a_phase_is_left_out_where_it_would_cover_another() -> None:
+    """The bug: phases that follow each other closely had their names on top of each other."""
+    uprights = [Upright(4.0, "64 tokens"), Upright(4.6, "32 tokens"), Upright(9.0, "64 rows")]
+    drawing = svg(Chart("", Axis(0, 10, []), Axis(0, 1, []), curves=[curve_of([(0, 0), (10, 1)])], uprights=uprights))
+    assert drawing.count('class="phase"') == 3
+    assert [name in drawing for name in ("64 tokens", "32 tokens", "64 rows")] == [True, False, True]

@@ -169,31 +169,35 @@ def padding(run: Run) -> Iterator[Finding]:
 
 
 def longer_rows(run: Run) -> Iterator[Finding]:
-    """Phases with longer rows than any before: their last positions begin untrained, and the loss rises at the change."""
+    """Phases with longer rows than any before: their last positions begin untrained, and the loss rises at the change.
+
+    What trains these positions are the steps of the phase and of later ones with rows as long.
+    """
     longest, begin, rule, enough = 0, 0, rules.LONGER_ROWS, int(rules.LONGER_ROWS.warning or 0)
     for place, phase in enumerate(run.config.phases):
         length, before = phase.sequence_length, longest
         longest, first_step, begin = max(longest, length), begin, begin + phase.steps
         if not before or length <= before:
             continue
+        steps = sum(later.steps for later in run.config.phases[place:] if later.sequence_length >= length)
         seen = (
             f"phase {place} has rows of {length} after rows of at most {before}: positions {before} to {length - 1} are"
-            f" untrained when it begins at step {first_step:,}, and it has {phase.steps:,} steps"
+            f" untrained when it begins at step {first_step:,}, and rows as long have {steps:,} steps"
         )
         rises = f"held-out loss rises at the change: {LONGER_ROWS_MEASURED}"
         done = run.last_step - first_step
-        if phase.steps >= enough and 0 < done < enough:
+        if steps >= enough and 0 < done < enough:
             wait = f"wait until step {first_step + enough:,}, and compare held-out losses within a phase only"
             yield rule.found(NOTE, f"{seen}, {done:,} of them done", causes=rises, remedy=wait)
-        elif phase.steps >= enough:
-            yield rule.fine(f"{seen}; {rises}", phase.steps)
+        elif steps >= enough:
+            yield rule.fine(f"{seen}; {rises}", steps)
         else:
             yield rule.judge(
-                phase.steps,
+                steps,
                 seen,
                 causes=f"too few steps for new positions: {LONGER_ROWS_MEASURED}",
                 remedy=f"give the phase {enough} steps or more, or rows of one length to all phases",
-                command=pretrain_again(run, **{f"phases.{place}.steps": enough}),
+                command=pretrain_again(run, **{f"phases.{place}.steps": enough - steps + phase.steps}),
             )
 
 

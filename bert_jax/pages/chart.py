@@ -244,9 +244,16 @@ class _Drawing:
         for begin, end, height in self.chart.boxes:
             left, top = self._x(begin), self._y(height)
             parts.append(_box(left, top, self._x(end) - left, BOTTOM - top, "training"))
+        free = 0.0  # where the next label above the field may begin: one without room is left out
         for upright in self.chart.uprights:
             x, late = self._x(upright.x), self.chart.x.share(upright.x) > 0.5
             parts.append(_line(x, TOP, x, BOTTOM, "mean" if upright.inside else "phase"))
+            if not upright.inside:
+                width = LETTER * len(upright.label)
+                begin = x - width if late else x
+                if begin < free:
+                    continue
+                free = begin + width + LETTER
             gap = (-5 if late else 5) if upright.inside else 0
             height = TOP + 10 if upright.inside else TOP - 5
             parts.append(_label(x + gap, height, upright.label, anchor="end" if late else "start"))

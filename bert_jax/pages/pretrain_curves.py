@@ -25,7 +25,8 @@ def lines_of(run: Run) -> Lines:
     begin, marks = 0, []
     for place, phase in enumerate(run.config.phases):
         if 0 < begin < run.last_step:
-            marks.append(Upright(begin, f"phase {place}: {phase.sequence_length} tokens"))
+            which = f"phase {place}: " if len(run.config.phases) == 2 else ""
+            marks.append(Upright(begin, f"{which}{phase.sequence_length} tokens"))
         begin += phase.steps
     return Lines(run.train, run.evals, run.last_step, phases=marks)
 

@@ -35,7 +35,7 @@ def group(text: str, vocab: str, length: int, rows: str) -> Figures:
     return figures | {"documents": len(documents), "rows": whole, "tokens": len(ids)}
 
 
-class Rows(torch.utils.data.Dataset):
+class FullRows(torch.utils.data.Dataset):
     """Full rows as the examples of transformers: columns of Python integers."""
 
     def __init__(self, file: str, special: Sequence[int]):
@@ -116,7 +116,7 @@ def pretrain(
     """
     torch.set_num_threads(threads)
     tokenizer = tokenizer_of(vocab)
-    data = Rows(rows, [tokenizer.cls_token_id, tokenizer.sep_token_id])
+    data = FullRows(rows, [tokenizer.cls_token_id, tokenizer.sep_token_id])
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.15)
 
     def train(steps: int, clock: Clock) -> transformers.TrainingArguments:

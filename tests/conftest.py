@@ -263,7 +263,7 @@ SLOW = {
         "test_questions[1.1]",
         "test_one_word",
     ),
-    "test_finetuning_packed.py": ("alone[multi_label", "alone[regression", "alone[a mix", "alone[tagging-"),
+    "test_finetuning_packed.py": ("alone[multi_label", "alone[regression", "alone[a mix", "alone[tagging-", "biLM]"),
     "test_finetuning_steps.py": (
         "test_micro_batches_change_nothing",
         "test_a_sweep_shares",

@@ -7,7 +7,8 @@ import pytest
 
 from bert_jax.cli import main
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
-from bert_jax.model.accounting import formula_parameters, training_flops
+from bert_jax.config.settings import load_config
+from bert_jax.model.accounting import formula_parameters, run_flops, training_flops
 
 BASE, LARGE = ModelConfig(**MODEL_SIZES["base"]), ModelConfig(**MODEL_SIZES["large"])
 
@@ -24,6 +25,13 @@ def test_formula_of_the_rule_of_thumb():
 def test_flops_of_a_sequence(model, length, predictions, flops):
     """Figures that agree with DeepSpeed's own statement for BERT-large (64 and 53 TFLOP/s at 272 and 52 samples/s)."""
     assert training_flops(model, length, length**2, predictions) == pytest.approx(flops, rel=6e-4)
+
+
+def test_of_a_teacher_the_forward_pass_counts_which_is_a_third():
+    """The bug: a distilled row of a study at equal FLOPs has its teacher for nothing, or at the price of its training."""
+    config = load_config("tiny")
+    assert run_flops(config, config.description) == pytest.approx(run_flops(config) * 4 / 3)
+    assert run_flops(config, load_config("base").description) > 2 * run_flops(config)
 
 
 def test_packing_costs_less_attention():

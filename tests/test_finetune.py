@@ -43,6 +43,8 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("sst2", ("max_length=40",), "max_length=40 is beyond the 32 positions of the model: set max_length=32"),
         ("sst2", ("leaning_rate=1",), "unknown setting 'leaning_rate': did you mean 'optimizer.learning_rate'?"),
         ("sst2", ("layers=-4",), "layers: the head is to read -4, and the model has 1 to 2"),
+        ("sst2", ("packing=packed", "lstm=4"), "packing=packed: a BiLSTM over a text reads a row: leave it out"),
+        ("squad1", ("packing=packed",), "packing=packed is for classification"),
         ("sst2", ("batch_size=6", "mesh.data=4"), "batch_size=6"),
         ("sst2", ("too_long=error", "max_length=8"), "set too_long to truncate or windows, or a larger max_length"),
         ("swag", ("too_long=windows", "max_length=8"), "too_long=windows cannot be had with choices"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of fine-tuning: the paper's recipe, what the task's table fills in, what is refused by name."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import differences, flatten, override, settings_help, to_dict
 from bert_jax.config.training import OptimizerConfig
+from bert_jax.finetuning.directory import settings_as_begun
 from bert_jax.finetuning.run import Finetuning
 from bert_jax.finetuning.splits import resolved
 from bert_jax.runs.directory import RunDirectory
@@ -66,6 +68,18 @@ def test_settings_of_earlier_runs_are_read_under_their_present_names():
     )  # fmt: skip
     assert current_settings(to_dict(read)) == to_dict(read)
     assert build(FinetuneConfig, current_settings({**flat, "bias_correction": True})).optimizer.name == "adamw"
+
+
+def test_a_run_that_was_begun_without_packed_rows_goes_on_without(tmp_path):
+    """The bug: the same command, after an update, is refused as another run, or goes on in another order."""
+    asked = FinetuneConfig()
+    assert settings_as_begun(tmp_path / "none", asked) == asked
+    for name, settings, packing in (("earlier", {"seed": 3}, "buckets"), ("today", {"packing": None}, None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "finetune.json").write_text(json.dumps({"settings": settings}))
+        assert settings_as_begun(tmp_path / name, asked).packing == packing
+    chosen = finetuning("packing=packed")
+    assert settings_as_begun(tmp_path / "earlier", chosen) == chosen
 
 
 def test_warm_up_is_a_share_or_a_number_of_steps():

@@ -111,8 +111,24 @@ def test_a_pass_holds_every_example_once_and_little_padding():
 
 def test_wide_rows_cost_attention():
     """The same lengths take narrower rows in a model whose attention is dear beside its products."""
-    batches = [made_up_lengths(32)]
-    assert choose_row_size(batches, hidden_size=1).width <= choose_row_size(batches, hidden_size=4096).width
+    batches = [np.array([40, 30, 30, 30])]
+    assert choose_row_size(batches, hidden_size=1).width < choose_row_size(batches, hidden_size=4096).width
+
+
+@pytest.mark.parametrize("hidden_size", [16, 128, 768])
+def test_the_rows_are_those_of_least_work_among_all_widths(hidden_size):
+    """The bug: a width is passed over by a bound that is none."""
+    lengths = made_up_lengths(300)
+    batches = [lengths[first : first + 20] for first in range(0, 300, 20)]
+    found, longest = choose_row_size(batches, hidden_size), int(lengths.max())
+
+    def work(width: int) -> int:
+        rows = max(len(fill_rows(batch, width, min(16, width // int(lengths.min())))) for batch in batches)
+        step = 8 if rows >= 8 else 4 if rows >= 4 else 2 if rows >= 2 else 1
+        return -(-rows // step) * step * width * (6 * hidden_size + 8 * width)
+
+    widths = range(longest + longest % 2, 3 * (longest + longest % 2) + 1, 2)
+    assert found.rows * found.width * (6 * hidden_size + 8 * found.width) == min(map(work, widths))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +160,7 @@ HEADS = {
 MODELS = {
     "both sides": replace(MODEL, vocab_size=400, max_position_embeddings=LONGEST),
     "left to right": replace(MODEL, vocab_size=400, max_position_embeddings=LONGEST, causal=True),
+    "biLM": replace(MODEL, vocab_size=400, max_position_embeddings=LONGEST, lstm_units=8),
 }
 
 
@@ -182,7 +199,7 @@ def gradients_of(head: TaskHead, model: ModelConfig, draws: list[Draw], units: U
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [*((name, "both sides") for name in HEADS), ("classification", "left to right")],
+    [*((name, "both sides") for name in HEADS), ("classification", "left to right"), ("classification", "biLM")],
 )
 def test_each_example_gives_the_gradient_that_it_gives_alone(name, model):
     """Against a row for each example; of what is dropped nothing, whose bits go by the row and the place in it."""

@@ -16,12 +16,8 @@ from bert_jax.config.training import OptimizerConfig, OptimizerSettings, RunConf
 TOO_LONG = ("error", "truncate", "windows")
 NORMALISATIONS = ("nbest", "window", "question")
 PACKINGS = ("packed", "buckets")
-PACKED = (
-    "classification",
-    "multi_label",
-    "regression",
-    "tagging",
-)  # kinds of task whose rows may hold several examples
+# Kinds of task whose rows may hold several examples.
+PACKED = ("classification", "multi_label", "regression", "tagging")
 BROKEN_TAGS = ("repair", "refuse")
 UNKNOWN_LABELS = ("refuse", "error", "ignore")
 # Settings that act in some kinds of task only; in the others they are refused where they are set.

@@ -67,15 +67,8 @@ def batch_of_rows(rows: Sequence[tuple[Ids, Ids]], count: int, width: int) -> di
       count: B; rows beyond those given are padding, so that shapes repeat.
       width: S.
     """
-    batch = {name: np.zeros((count, width), np.int32) for name in ("input_ids", "segment_ids", "sequence_ids")}
-    for row, (ids, segments) in enumerate(rows):
-        batch["input_ids"][row, : len(ids)] = ids
-        batch["segment_ids"][row, : len(ids)] = segments
-        batch["sequence_ids"][row, : len(ids)] = 1
-    batch["position_ids"] = np.tile(np.arange(width, dtype=np.int32), (count, 1))
-    batch["cls_positions"] = np.zeros((count, 1), np.int32)
-    batch["masked_lm_positions"] = np.zeros((count, 1), np.int32)
-    return batch
+    numbers = np.arange(count)[:, None]
+    return batch_of_packed_rows(rows, np.where(numbers < len(rows), numbers, -1), width)
 
 
 def batch_of_packed_rows(texts: Sequence[tuple[Ids, Ids]], held: np.ndarray, width: int) -> dict[str, np.ndarray]:
@@ -86,9 +79,10 @@ def batch_of_packed_rows(texts: Sequence[tuple[Ids, Ids]], held: np.ndarray, wid
       held: [B, E] the texts of each row by their numbers, below 0 behind its last.
       width: S; a row's texts have no more tokens.
     """
-    batch = batch_of_rows((), len(held), width)
-    batch["position_ids"][:] = 0
+    names = ("input_ids", "segment_ids", "sequence_ids", "position_ids")
+    batch = {name: np.zeros((len(held), width), np.int32) for name in names}
     batch["cls_positions"] = np.zeros(held.shape, np.int32)
+    batch["masked_lm_positions"] = np.zeros((len(held), 1), np.int32)
     for row, numbers in enumerate(held.tolist()):
         begin = 0
         for slot, number in enumerate(numbers):

@@ -13,7 +13,7 @@ Shapes: B rows, S tokens in a row, E examples in a row at most, K examples, C co
 
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -222,6 +222,14 @@ def fill_rows(lengths: np.ndarray, width: int, slots: int) -> np.ndarray:
     by_length = np.argsort(wanted[row, slot], kind="stable")
     rows[row[by_length], slot[by_length]] = np.argsort(lengths, kind="stable")
     return rows
+
+
+def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield rows [., E] of `fill_rows` by `size`; the last batch is filled up with empty ones."""
+    for first in range(0, len(rows), size):
+        batch = np.full((size, rows.shape[1]), EMPTY, np.int64)
+        batch[: len(rows) - first] = rows[first : first + size]
+        yield batch
 
 
 def first_slots(plan: RowPlan, sequence_length: int) -> np.ndarray:

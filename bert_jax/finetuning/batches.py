@@ -184,9 +184,37 @@ def choose_widths(lengths: np.ndarray, count: int, longest: int) -> list[int]:
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
+class ByEpoch:
+    """The order in which steps go through the examples, epoch by epoch: one epoch's is kept, a subclass makes it."""
+
+    units: Units
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The batches that hold every example once; the examples may not fill the last."""
+        return -(-len(self.units) // self.batch_size)
+
+    def order(self, step: int) -> np.ndarray:
+        """The examples of the batch of a step, from 0: [N] numbers of units, NOBODY where one is lacking."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self.make_order(epoch)
+        return self._orders[epoch][number]
+
+    def make_order(self, epoch: int) -> np.ndarray:
+        """Return the batches of an epoch: [steps, N]."""
+        raise NotImplementedError
+
+    @cached_property
+    def _orders(self) -> dict[int, np.ndarray]:
+        return {}
+
+
 @dataclass(frozen=True)
-class EpochOrder:
-    """The order in which steps go through the examples, epoch by epoch.
+class EpochOrder(ByEpoch):
+    """Batches of examples of like length; an epoch's last one may be filled up.
 
     Attributes:
       units: what is drawn.
@@ -202,28 +230,12 @@ class EpochOrder:
     seed: int
     row_multiple: int = 1
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """The last one of an epoch may be filled up."""
-        return -(-len(self.units) // self.batch_size)
-
     def draw(self, step: int) -> Draw:
         """The batch of a step, from 0."""
-        epoch, number = divmod(step, self.steps_per_epoch)
-        return draw_rows(self.units, self._order(epoch)[number], self.widths, self.row_multiple)
+        return draw_rows(self.units, self.order(step), self.widths, self.row_multiple)
 
-    @cached_property
-    def _orders(self) -> dict[int, np.ndarray]:
-        return {}
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """[steps, N] of an epoch: shuffled, put together by length in pools, the batches shuffled again."""
-        if epoch not in self._orders:
-            self._orders.clear()
-            self._orders[epoch] = self._make_order(epoch)
-        return self._orders[epoch]
-
-    def _make_order(self, epoch: int) -> np.ndarray:
+    def make_order(self, epoch: int) -> np.ndarray:
+        """Return the batches of an epoch: shuffled, put together by length in pools, and shuffled again."""
         count, size = len(self.units), self.batch_size
         order = permute(np.arange(count), count, stream_keys(self.seed, EXAMPLES, np.array([epoch])))
         pools = np.arange(count) // (POOL * size)

@@ -18,8 +18,8 @@ from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import PACKED
 from bert_jax.feed.batch import power_of_two
 from bert_jax.feed.order import BATCHES, EXAMPLES, permute, stream_keys
-from bert_jax.feed.packing import fill_rows, plan_rows
-from bert_jax.finetuning.batches import Draw, NOBODY, Shape, Units
+from bert_jax.feed.packing import fill_rows, in_batches, plan_rows
+from bert_jax.finetuning.batches import ByEpoch, Draw, NOBODY, Shape, Units
 
 MOST_IN_A_ROW = 16
 WIDTH_STEP = 2  # widths are multiples of it: where a batch has few rows, coarser steps leave more padding
@@ -57,17 +57,28 @@ def choose_row_size(batches: list[np.ndarray], hidden_size: int) -> RowSize:
     shortest = min(int(lengths.min(initial=longest)) for lengths in batches)
     narrowest = -(-longest // WIDTH_STEP) * WIDTH_STEP
 
+    most = max(int(lengths.sum()) for lengths in batches)
     histograms = [np.bincount(lengths) for lengths in batches]
 
-    def size(width: int) -> RowSize:
+    def size(width: int, least: int = 0) -> RowSize:
+        """The rows that the batches take, or the `least` that they could."""
         slots = min(MOST_IN_A_ROW, width // shortest)
-        rows = max(int(plan_rows(histogram, width, slots).counts.sum()) for histogram in histograms)
+        rows = least or max(int(plan_rows(histogram, width, slots).counts.sum()) for histogram in histograms)
         return RowSize(width, slots, _rounded(rows, min(8, 1 << (rows.bit_length() - 1))))
 
     def work(size: RowSize) -> int:
         return size.rows * size.width * (6 * hidden_size + ATTENTION * size.width)
 
-    return min(map(size, range(narrowest, WIDEST * narrowest + 1, WIDTH_STEP)), key=work)
+    def bound(width: int) -> int:
+        return work(size(width, least=-(-most // width)))
+
+    best: RowSize | None = None
+    for width in sorted(range(narrowest, WIDEST * narrowest + 1, WIDTH_STEP), key=bound):
+        if best is not None and bound(width) > work(best):
+            break  # and so are the others'
+        best = min(filter(None, (best, size(width))), key=lambda one: (work(one), one.width))
+    assert best is not None
+    return best
 
 
 def _rounded(rows: int, multiple: int) -> int:
@@ -75,8 +86,8 @@ def _rounded(rows: int, multiple: int) -> int:
 
 
 @dataclass(frozen=True)
-class PackedOrder:
-    """The order in which steps go through the examples, epoch by epoch, N a step in rows that they share.
+class PackedOrder(ByEpoch):
+    """Batches of N examples, in rows that they share.
 
     Attributes:
       units: what is drawn, each a row by itself.
@@ -92,48 +103,36 @@ class PackedOrder:
     hidden_size: int
     row_multiple: int = 1
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Where the examples do not fill the last batch, as many batches have one example less as are missing."""
-        return -(-len(self.units) // self.batch_size)
-
     @cached_property
     def row_size(self) -> RowSize:
         """The rows of nearly every batch; one that needs more has more, and its step is compiled when it comes."""
         sampled = np.unique(np.linspace(0, self.steps_per_epoch - 1, SAMPLED_BATCHES).astype(np.int64))
-        batches = [self.units.lengths[self._examples(0, number)] for number in sampled.tolist()]
+        batches = [self.units.lengths[self._examples(number)] for number in sampled.tolist()]
         return choose_row_size(batches, self.hidden_size)
 
     @property
     def widths(self) -> list[int]:
-        """S."""
+        """The one width of all rows."""
         return [self.row_size.width]
 
     def draw(self, step: int) -> Draw:
         """The batch of a step, from 0."""
-        examples, size = self._examples(*divmod(step, self.steps_per_epoch)), self.row_size
+        examples, size = self._examples(step), self.row_size
         filled = fill_rows(self.units.lengths[examples], size.width, size.slots)
         rows = np.full((_rounded(max(size.rows, len(filled)), self.row_multiple), size.slots), NOBODY, np.int64)
         rows[: len(filled)] = np.where(filled == NOBODY, NOBODY, examples[filled])
         return packed_draw(rows, size.width)
 
-    def _examples(self, epoch: int, number: int) -> np.ndarray:
-        """The numbers of the units in a batch of an epoch: [N], or one less."""
-        drawn = self._order(epoch)[number]
+    def _examples(self, step: int) -> np.ndarray:
+        """The numbers of the units in a batch: [N], or one less."""
+        drawn = self.order(step)
         return drawn[drawn != NOBODY]
 
-    @cached_property
-    def _orders(self) -> dict[int, np.ndarray]:
-        return {}
+    def make_order(self, epoch: int) -> np.ndarray:
+        """Return the batches of an epoch: shuffled, then dealt out, the longest first, each to one with the fewest tokens.
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """[steps, N] of an epoch: shuffled, then dealt out, the longest first and first to those with the fewest tokens."""
-        if epoch not in self._orders:
-            self._orders.clear()
-            self._orders[epoch] = self._make_order(epoch)
-        return self._orders[epoch]
-
-    def _make_order(self, epoch: int) -> np.ndarray:
+        Where the examples do not fill the last batch, as many batches have one example less as are missing.
+        """
         count, steps = len(self.units), self.steps_per_epoch
         order = permute(np.arange(count), count, stream_keys(self.seed, EXAMPLES, np.array([epoch])))
         order = order[np.argsort(-self.units.lengths[order], kind="stable")]
@@ -159,7 +158,4 @@ def packed_passes(units: Units, hidden_size: int, row_multiple: int, tokens_at_o
     width, slots, _ = choose_row_size([units.lengths], hidden_size)
     filled = fill_rows(units.lengths, width, slots)
     size = _rounded(max(1, min(power_of_two(len(filled)), tokens_at_once // width)), row_multiple)
-    for first in range(0, len(filled), size):
-        rows = np.full((size, slots), NOBODY, np.int64)
-        rows[: len(filled) - first] = filled[first : first + size]
-        yield packed_draw(rows, width)
+    yield from (packed_draw(rows, width) for rows in in_batches(filled, size))

@@ -55,11 +55,10 @@ def run_flops(config: PretrainConfig, teacher: ModelDescription | None = None) -
 
     Of a teacher the forward pass counts, which is a third.
     """
-    steps = ((phase.steps, phase) for phase in config.phases)
-    return sum(
-        count * (step_flops(config, phase) + (step_flops(config, phase, teacher) / 3 if teacher is not None else 0))
-        for count, phase in steps
-    )
+    own = sum(phase.steps * step_flops(config, phase) for phase in config.phases)
+    if teacher is None:
+        return own
+    return own + sum(phase.steps * step_flops(config, phase, teacher) / 3 for phase in config.phases)
 
 
 def step_flops(config: PretrainConfig, phase: PhaseConfig, description: ModelDescription | None = None) -> float:

@@ -33,7 +33,7 @@ from bert_jax.config.description import ModelDescription
 from bert_jax.conversion.own_format import flat
 from bert_jax.feed.batch import Batch, batch_of_packed_rows
 from bert_jax.feed.examples import EMPTY
-from bert_jax.feed.packing import fill_rows
+from bert_jax.feed.packing import fill_rows, in_batches
 from bert_jax.mesh.dealing import dealt_out
 from bert_jax.mesh.distributed import all_or_none, is_main, of_main, require_same
 from bert_jax.model.encoder import Compute, EncoderOutput
@@ -142,9 +142,7 @@ def _batches(rows: Sequence[Row], model: Pretrained) -> Iterator[_Batch]:
     if sum(len(rows[number][0]) for number in short) >= size * width // 2:
         held = fill_rows(np.array([len(rows[number][0]) for number in short]), width, _MOST_IN_A_ROW)
         held = np.where(held == EMPTY, EMPTY, np.array(short)[held])
-    for first in range(0, len(held), size):
-        part = np.full((size, _MOST_IN_A_ROW), EMPTY, np.int64)
-        part[: len(held) - first] = held[first : first + size]
+    for part in in_batches(held, size):
         places = np.flatnonzero(part != EMPTY)
         yield _Batch(part.reshape(-1)[places].tolist(), places, batch_of_packed_rows(rows, part, width))
     others = sorted(set(range(len(rows))) - set(held[held != EMPTY].tolist()))

@@ -14,7 +14,7 @@ import numpy as np
 import torch  # type: ignore[import-not-found,unused-ignore]
 import transformers  # type: ignore[import-not-found,unused-ignore]
 from child import Figures, metered  # type: ignore[import-not-found,unused-ignore]
-from pytorch import hello, tokenizer_of  # type: ignore[import-not-found,unused-ignore]
+from pytorch import hello, QUIET, tokenizer_of  # type: ignore[import-not-found,unused-ignore]
 
 TEXTS_AT_ONCE = 1000  # as datasets' map
 ENDLESS, PACE_STEPS = 10**9, 20  # of a run that the clock ends; in which the pace is taken, at least
@@ -161,11 +161,6 @@ def _training_arguments(
         max_steps=steps,
         warmup_steps=warmup_steps,
         seed=seed,
-        use_cpu=True,
-        save_strategy="no",
-        eval_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **QUIET,
         **recipe,
     )

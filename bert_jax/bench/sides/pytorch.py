@@ -24,6 +24,17 @@ from child import (  # type: ignore[import-not-found,unused-ignore]
 transformers.logging.set_verbosity_error()
 
 
+# TrainingArguments of a Trainer that saves, scores, logs and shows nothing itself.
+QUIET = {
+    "use_cpu": True,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
 def hello() -> Figures:
     """Return the versions of the libraries and the device."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
@@ -261,12 +272,7 @@ def _training_arguments(
         weight_decay=config["optimizer"]["weight_decay"],
         warmup_steps=int(config["optimizer"]["warmup_share"] * steps),
         train_sampling_strategy=sampling,
-        use_cpu=True,
-        save_strategy="no",
-        eval_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **QUIET,
     )
 
 

@@ -3,7 +3,8 @@
 
     bert-jax pretrain large --data DATA --output RUN
 
-The paper used 64 TPU chips for four days. Not yet run here; `bert-jax describe large` counts its FLOPs.
+The paper used 64 TPU chips for four days. Not yet run here; `bert-jax describe large` counts its FLOPs. On TPUs add
+scan_layers=false: minutes more to compile, and faster steps by the compiler's estimate (docs/plan.md).
 """
 
 from bert_jax.config import MODEL_SIZES, ModelConfig, PretrainConfig

@@ -7,7 +7,8 @@ rates and warm-ups are a starting point and are not verified here.
     bert-jax pretrain large_lamb --data DATA --output RUN
 
 128 micro-batches suit 16 chips of 16 GB, where phase 1 takes 16 rows at a time; on more or larger chips set fewer:
-`bert-jax plan large_lamb --topology v6e:4x4` says how many rows fit. Not yet run here.
+`bert-jax plan large_lamb --topology v6e:4x4` says how many rows fit. scan_layers=false compiles for minutes more, and then is
+faster by a fifth, by the compiler's estimate (docs/plan.md). Not yet run here.
 """
 
 from bert_jax.config import MODEL_SIZES, ModelConfig, OptimizerConfig, PhaseConfig, PretrainConfig

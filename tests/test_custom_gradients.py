@@ -107,6 +107,16 @@ def test_what_is_kept():
     ]
 
 
+@pytest.mark.parametrize("mean", [0.0, 8.0, 64.0])
+def test_layer_norm_of_bfloat16(mean):
+    """Rows that lie up to 64 standard deviations from zero, against the formula in float64 on the same rounded values."""
+    x = jnp.asarray(mean + np.random.default_rng(3).standard_normal((2, 5, 512)), jnp.bfloat16)
+    scale, bias = draw(512, seed=1), draw(512, seed=2)
+    expected = np.asarray(plain_layer_norm(*(np.asarray(each, np.float64) for each in (x, scale, bias))))
+    found = np.asarray(layer_norm(x, jnp.asarray(scale), jnp.asarray(bias), EPSILON), np.float64)
+    assert np.abs(found - expected).max() <= 2**-8 * np.abs(expected).max()
+
+
 def test_gradients_of_parameters_are_float32_sums():
     """256 terms of 1 + 2^-7 that bfloat16 sums would round."""
     x = jnp.full((256, 1), 1 + 2**-7, jnp.bfloat16)

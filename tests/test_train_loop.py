@@ -3,6 +3,7 @@
 
 import os
 import signal
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -140,6 +141,21 @@ def test_a_stop_while_a_phase_is_compiled_ends_at_once():
     phase = Phase(0, 0, 3, compile_phase, lambda begin: (batch for batch in ()))
     with pytest.raises(stopping.Signalled), listen_for_stop() as stop:
         train(None, 0, [phase], LoopSchedule(3, save_every=9, eval_every=0), hooks, stop)
+
+
+def test_programs_are_made_while_the_state_is(prepared, tmp_path, monkeypatch):
+    """The train step and the evaluation of the first phase: making or reading a state takes seconds, compiling too."""
+    begun = {name: threading.Event() for name in ("step", "evaluation")}
+
+    def make_state(_):
+        assert all(event.wait(60) for event in begun.values())
+        raise Stopped
+
+    monkeypatch.setattr(Pretraining, "initial_state", make_state)
+    monkeypatch.setattr(Pretraining, "before", lambda *_: begun["evaluation"].set())
+    monkeypatch.setattr(bert_jax.train.session, "compile_train_step", lambda *_: begun["step"].set())
+    with pytest.raises(Stopped):
+        pretrain(small_config(), prepared.data, tmp_path / "run", resume_command="")
 
 
 @pytest.mark.parametrize(("eval_every", "evaluating"), [(0, [1]), (8, [0, 1]), (9, [1]), (5, [0, 1]), (100, [1])])

@@ -233,8 +233,11 @@ def in_a_thread[T](work: Callable[[], T]) -> T:
     Where the handler raises, the thread is left to its work; the process ends without it. TensorFlow is imported so: it calls
     Python back from native code, and what a handler raised in there would abort the process.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return work()
+    return work() if threading.current_thread() is not threading.main_thread() else begun(work)()
+
+
+def begun[T](work: Callable[[], T]) -> Callable[[], T]:
+    """Begin `work()` in a thread, and return a function that waits for it and returns, or raises, what it does."""
     found: list[T] = []
     failed: list[BaseException] = []
     done = threading.Event()
@@ -246,8 +249,11 @@ def in_a_thread[T](work: Callable[[], T]) -> T:
             failed.append(error)
         done.set()
 
+    def wait() -> T:
+        done.wait()
+        if failed:
+            raise failed[0]
+        return found[0]
+
     threading.Thread(target=try_it, name="work", daemon=True).start()
-    done.wait()
-    if failed:
-        raise failed[0]
-    return found[0]
+    return wait

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from bert_jax.base.host import has_tensorflow
-from bert_jax.base.stopping import in_a_thread
+from bert_jax.base.stopping import begun, in_a_thread
 from bert_jax.feed.batch import Batch
 
 
@@ -24,6 +24,12 @@ def feed(
     if has_tensorflow() if use_tf_data is None else use_tf_data:
         return in_a_thread(_tf_feed)(make_batch, begin, end)
     return plain_feed(make_batch, begin, end)
+
+
+def import_ahead() -> None:
+    """Begin to import what `feed` needs, which takes seconds, beside what comes before the first batch."""
+    if has_tensorflow():
+        begun(_tf_feed)
 
 
 def _tf_feed() -> Callable[[Callable[[int], Batch], int, int], Generator[Batch]]:

@@ -3,7 +3,7 @@
 
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -12,9 +12,11 @@ import jax
 from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.stopping import begun
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.training import averaged_words
 from bert_jax.feed.batch import Batch
+from bert_jax.feed.feed import import_ahead
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import is_main, say
 from bert_jax.mesh.sharding import put_on_mesh
@@ -30,6 +32,9 @@ from bert_jax.train.profile import StepProfiler
 from bert_jax.train.progress import Progress, restored
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep, Fields, Loss
+
+
+type Shape = tuple[tuple[str, tuple[int, ...]], ...]  # of a batch: the shape of each field, by name
 
 
 class StepSpan(NamedTuple):
@@ -106,7 +111,10 @@ class Session:
         self.begun = 0  # steps that were dispatched
         self.newest: TrainState | None = None  # the state after them
         self._saved: int | None = None  # the step of the checkpoint that was begun last
-        self._programs: dict[tuple[tuple[str, tuple[int, ...]], ...], CompiledStep] = {}
+        # For batches of each shape a function that waits for its program, which may still be compiled; and one that waits
+        # for what a span needs beside.
+        self._programs: dict[Shape, Callable[[], CompiledStep]] = {}
+        self._prepared: Callable[[], None] = lambda: None
         # Seconds within the current step: for its program, for its batch, for a trace that is written.
         self._compiling = self._waited = self._tracing = 0.0
 
@@ -116,6 +124,9 @@ class Session:
         Returns:
           The state, and the number of steps done; both are saved.
         """
+        newest = distributed.of_main(self.checkpoints.latest or 0)
+        for span in [span for span in self.objective.spans() if span.end > newest][:1]:
+            self._begin_programs(span)  # while the state is made or read
         state, done, begins = self.restore_or_begin()
         if done >= self.config.total_steps:
             return state, done
@@ -199,7 +210,7 @@ class Session:
         return self._step
 
     def _compile_span(self, span: StepSpan) -> None:
-        self.objective.before(span)
+        self._begin_programs(span)
         shapes = self.objective.shapes(span)
         if shapes:
             widths = ", ".join(str(shape["input_ids"].shape[1]) for shape in shapes)
@@ -208,17 +219,36 @@ class Session:
             for shape in shapes:
                 self._program(shape)
             say(f"phase {span.number}: compiled in {time.perf_counter() - begin:.1f} s")
+        self._prepared()
+
+    def _begin_programs(self, span: StepSpan) -> None:
+        """Begin what a span needs before its first step, in threads beside each other and beside what the main one does."""
+        import_ahead()
+        before = partial(self.objective.before, span)
+        if self.training.platform == "gpu":  # it measures its kernels while it compiles: one program at a time
+            self._prepared = before
+            return
+        self._prepared = begun(before)
+        for shape in self.objective.shapes(span):
+            self._begin_program(shape)
+
+    def _begin_program(self, batch: Fields) -> Callable[[], CompiledStep]:
+        """Begin to compile for batches with the fields of this one, which are of a global batch, and return what waits for it."""
+        shape = _shape(batch)
+        if shape not in self._programs:
+            fields = {name: jax.ShapeDtypeStruct(field.shape, field.dtype) for name, field in batch.items()}
+            self._programs[shape] = begun(partial(compile_train_step, self.training, self.objective.loss, fields))
+        return self._programs[shape]
 
     def _program(self, batch: Fields) -> CompiledStep:
-        """Return the program for batches with the fields of this one, which are of a global batch."""
-        shape = tuple((name, batch[name].shape) for name in sorted(batch))
-        if shape not in self._programs:
-            begin = time.perf_counter()
-            with jax.transfer_guard("allow"):  # constants of the program
-                self._programs[shape] = compile_train_step(self.training, self.objective.loss, batch)
-            self._compiling += time.perf_counter() - begin
-            self.bar.unpause()
-        return self._programs[shape]
+        """Return the program for batches with the fields of this one."""
+        if (known := self._programs.get(_shape(batch))) is not None:
+            return known()
+        begin = time.perf_counter()
+        program = self._begin_program(batch)()
+        self._compiling += time.perf_counter() - begin
+        self.bar.unpause()
+        return program
 
     def _step(self, state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
         """Begin a step."""
@@ -270,6 +300,7 @@ class Session:
 
     def evaluate(self, done: int, state: TrainState) -> None:
         """Score what is held out."""
+        self._prepared()
         weights = averaged_words(self.config.optimizer.average)
         with self.progress.clock.timing("evaluation"):
             for line, sentence in self.objective.evaluate(done, state.used):
@@ -385,3 +416,7 @@ class Session:
         items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
         found = self.checkpoints.restore(done, items)
         return TrainState(found["params"], *found["optimizer"]).exchanged(), found["record"]
+
+
+def _shape(batch: Fields) -> Shape:
+    return tuple((name, batch[name].shape) for name in sorted(batch))

@@ -33,7 +33,6 @@ from bert_jax.train.progress import Progress, restored
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep, Fields, Loss
 
-
 type Shape = tuple[tuple[str, tuple[int, ...]], ...]  # of a batch: the shape of each field, by name
 
 
@@ -233,7 +232,7 @@ class Session:
             self._begin_program(shape)
 
     def _begin_program(self, batch: Fields) -> Callable[[], CompiledStep]:
-        """Begin to compile for batches with the fields of this one, which are of a global batch, and return what waits for it."""
+        """Begin to compile for global batches with the fields of this one, and return what waits for the program."""
         shape = _shape(batch)
         if shape not in self._programs:
             fields = {name: jax.ShapeDtypeStruct(field.shape, field.dtype) for name, field in batch.items()}

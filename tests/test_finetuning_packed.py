@@ -100,6 +100,16 @@ def test_batches_have_like_numbers_of_tokens_in_one_shape():
     assert sum(tokens) / sum(draw.shape.rows * draw.shape.width for draw in draws) >= 0.95
 
 
+def test_rows_hold_the_longest_example_whichever_batch_it_is_in():
+    """The bug: rows were as wide as the longest example of 32 batches, and an epoch has more; SST-2 ended with a traceback."""
+    lengths = np.minimum(made_up_lengths(4_000), 40)
+    lengths[1_234] = 300
+    order = PackedOrder(units_of_lengths(lengths), 8, seed=0, hidden_size=128)
+    numbers = [number for step in range(order.steps_per_epoch) for number in drawn(order.draw(step))]
+    assert sorted(numbers) == list(range(4_000))
+    assert order.row_size.width >= 300
+
+
 def test_a_pass_holds_every_example_once_and_little_padding():
     units = units_of_lengths(made_up_lengths(4_000))
     draws = list(packed_passes(units, 128, row_multiple=2, tokens_at_once=2_048))
@@ -112,7 +122,8 @@ def test_a_pass_holds_every_example_once_and_little_padding():
 def test_wide_rows_cost_attention():
     """The same lengths take narrower rows in a model whose attention is dear beside its products."""
     batches = [np.array([40, 30, 30, 30])]
-    assert choose_row_size(batches, hidden_size=1).width < choose_row_size(batches, hidden_size=4096).width
+    narrow, wide = (choose_row_size(batches, hidden_size, longest=40).width for hidden_size in (1, 4096))
+    assert narrow < wide
 
 
 @pytest.mark.parametrize("hidden_size", [16, 128, 768])
@@ -120,7 +131,8 @@ def test_the_rows_are_those_of_least_work_among_all_widths(hidden_size):
     """The bug: a width is passed over by a bound that is none."""
     lengths = made_up_lengths(300)
     batches = [lengths[first : first + 20] for first in range(0, 300, 20)]
-    found, longest = choose_row_size(batches, hidden_size), int(lengths.max())
+    longest = int(lengths.max())
+    found = choose_row_size(batches, hidden_size, longest)
 
     def work(width: int) -> int:
         rows = max(len(fill_rows(batch, width, min(16, width // int(lengths.min())))) for batch in batches)

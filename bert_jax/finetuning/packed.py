@@ -43,7 +43,7 @@ class RowSize(NamedTuple):
     rows: int  # B, of a batch
 
 
-def choose_row_size(batches: list[np.ndarray], hidden_size: int) -> RowSize:
+def choose_row_size(batches: list[np.ndarray], hidden_size: int, longest: int) -> RowSize:
     """Choose the rows in which batches take the least work: few places for padding, and attention over few tokens.
 
     Which examples share a row goes into their dropout, so the devices do not count here; that rows can be cut for several,
@@ -52,8 +52,8 @@ def choose_row_size(batches: list[np.ndarray], hidden_size: int) -> RowSize:
     Args:
       batches: lengths of the examples of some batches, [K] each, at least one of them with an example.
       hidden_size: of the model. A layer's products take 24 H^2 + 4 S H operations for each place (2001.08361, section 2.1).
+      longest: tokens of the longest example of all, which may be in none of the batches.
     """
-    longest = max(int(lengths.max(initial=1)) for lengths in batches)
     shortest = min(int(lengths.min(initial=longest)) for lengths in batches)
     narrowest = -(-longest // WIDTH_STEP) * WIDTH_STEP
 
@@ -108,7 +108,7 @@ class PackedOrder(ByEpoch):
         """The rows of nearly every batch; one that needs more has more, and its step is compiled when it comes."""
         sampled = np.unique(np.linspace(0, self.steps_per_epoch - 1, SAMPLED_BATCHES).astype(np.int64))
         batches = [self.units.lengths[self._examples(number)] for number in sampled.tolist()]
-        return choose_row_size(batches, self.hidden_size)
+        return choose_row_size(batches, self.hidden_size, int(self.units.lengths.max()))
 
     @property
     def widths(self) -> list[int]:
@@ -155,7 +155,7 @@ def packed_passes(units: Units, hidden_size: int, row_multiple: int, tokens_at_o
 
     Where there are few rows, batches are of a power of two.
     """
-    width, slots, _ = choose_row_size([units.lengths], hidden_size)
+    width, slots, _ = choose_row_size([units.lengths], hidden_size, int(units.lengths.max(initial=1)))
     filled = fill_rows(units.lengths, width, slots)
     size = _rounded(max(1, min(power_of_two(len(filled)), tokens_at_once // width)), row_multiple)
     yield from (packed_draw(rows, width) for rows in in_batches(filled, size))

@@ -95,6 +95,7 @@ def test_text_goes_on_after_code() -> None:
         ("See http://example.org for the rest of it.", False),
         ("The value of x_{i}^2 is in the table.", False),
         ("The rows (of the table are read.", False),
+        ("The text has its escapes turned into nulls (\x00).", False),
         ("self.a_b.c(d_e) and f_g.h(i_j) in k_l.m(n_o).", False),
     ],
 )

@@ -253,9 +253,9 @@ FUNCTION_WORD_SET = frozenset(FUNCTION_WORDS.split())
 ORDINARY_WORD = re.compile(
     r"[\"'(]*(?:[A-Za-z]?[a-z]+(?:[-'/][A-Za-z]?[a-z]+)*|[A-Z]{1,5}s?|\d{1,4})(?:'s?)?[\"')]*[,.;:!?]*[\"')]*"
 )
-# Code, addresses and notices; the last two are items and table cells that ran into a sentence.
+# Code, control characters, addresses and notices; the last two are items and table cells that ran into a sentence.
 FORBIDDEN = re.compile(
-    r"[\\{}$^|~@#`]|[<>_]{2}|[()]{4}|==|::|://|www\.|\.{4}|--\w|\b(?:TODO|FIXME|Copyright)\b"
+    r"[\\{}$^|~@#`\x00-\x08\x0e-\x1f\x7f]|[<>_]{2}|[()]{4}|==|::|://|www\.|\.{4}|--\w|\b(?:TODO|FIXME|Copyright)\b"
     r"|\(,|[.!?] \w+: | : "
 )
 SYMBOLS = re.compile(r"[=<>*/+\[\]]")

@@ -23,6 +23,7 @@ from finetune_samples import (
 )
 
 import bert_jax
+import bert_jax.feed.feed
 from bert_jax.cli import main
 from bert_jax.train.session import Session
 
@@ -151,12 +152,15 @@ def stopped(folder):
     return folder / "stopped"
 
 
-def test_stopped_and_resumed_is_never_stopped(folder, stopped, capsys):
-    """Bit for bit: parameters, metrics, predictions, scores."""
+def test_stopped_and_resumed_is_never_stopped(folder, stopped, capsys, monkeypatch):
+    """Bit for bit: parameters, metrics, predictions, scores. Nothing of it needs TensorFlow, whose import takes seconds."""
+    imported: list[bool] = []
+    monkeypatch.setattr(bert_jax.feed.feed, "_tf_feed", lambda: imported.append(True))
     assert not (stopped / "scores.json").exists()
     shutil.copytree(stopped, folder / "eight")
     assert main(sst2(folder, "stopped")) == 0
     assert "at step 86 of 96" in capsys.readouterr().err
+    assert not imported
     for one, other in zip(params(folder / "run"), params(stopped), strict=True):
         np.testing.assert_array_equal(one, other)
     assert without_times(read_lines(stopped / "metrics.jsonl")) == without_times(

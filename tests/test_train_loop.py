@@ -15,6 +15,7 @@ import pytest
 from conftest import small_config
 
 import bert_jax.train.loop
+import bert_jax.train.pretraining
 import bert_jax.train.session
 from bert_jax.base import stopping
 from bert_jax.feed.batch import batch_spec, BatchShape
@@ -34,8 +35,17 @@ def test_schedule():
 
 
 def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, monkeypatch):
-    """From the first step's measurement to the last step's, nothing is compiled; each phase compiles its step once."""
+    """From the first step's measurement to the last step's, nothing is compiled; each phase compiles its step once, and makes
+    its evaluation ready once."""
     events: list[str] = []
+    ready: list[int] = []
+    before = Pretraining.before
+
+    def note_before(self, span):
+        ready.append(span.number)
+        before(self, span)
+
+    monkeypatch.setattr(Pretraining, "before", note_before)
     measured = bert_jax.train.session.Session.measured
     compile_step = bert_jax.train.session.compile_train_step
 
@@ -58,6 +68,7 @@ def test_step_zero_compiles_once_and_the_loop_never_again(prepared, tmp_path, mo
         jax.monitoring.unregister_event_duration_listener(listener)
     first, last_of_phase_one = events.index("step 1"), events.index("step 8")
     assert "compile" in events[:first], "the listener must hear compilations"
+    assert ready == [0, 1]
     assert events[first : last_of_phase_one + 1] == [f"step {step}" for step in range(1, 9)]
     second, last = events.index("step 9"), events.index("step 12")
     assert events[second : last + 1] == [f"step {step}" for step in range(9, 13)]
@@ -159,8 +170,11 @@ def test_programs_are_made_while_the_state_is(prepared, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("eval_every", "evaluating"), [(0, [1]), (8, [0, 1]), (9, [1]), (5, [0, 1]), (100, [1])])
-def test_the_programs_of_the_evaluations_that_a_phase_comes_to_are_compiled_when_it_begins(eval_every, evaluating):
+def test_the_programs_of_the_evaluations_that_a_phase_comes_to_are_compiled_when_it_begins(
+    eval_every, evaluating, monkeypatch
+):
     """Phases of 8 and 4 steps; within the steps a stop would have to wait for the compiler."""
+    monkeypatch.setattr(bert_jax.train.pretraining, "import_ahead", lambda: None)
     objective, compiled = Pretraining.__new__(Pretraining), []
     objective.config = config = replace(small_config(), eval_every=eval_every)
     objective.score_pass = compiled.append

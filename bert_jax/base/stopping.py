@@ -203,23 +203,22 @@ def _ends_within(seconds: float, read: int) -> bool:
 
 # ---- programs --------------------------------------------------------------------------------------------------------
 
-_building = 0
+_building: list[str] = []  # a name of a thread for each program: a list, because threads change it at once
 
 
 def is_building() -> bool:
-    """Whether the main thread is inside `building`."""
-    return _building > 0
+    """Whether a program is being made, in any thread."""
+    return bool(_building)
 
 
 @contextmanager
 def building() -> Iterator[None]:
     """Around the tracing and compiling of a program."""
-    global _building
-    _building += 1
+    _building.append(threading.current_thread().name)
     try:
         yield
     finally:
-        _building -= 1
+        _building.pop()
 
 
 def compiled(lowered: Any, options: Mapping[str, str] | None = None) -> Any:

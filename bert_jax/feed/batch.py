@@ -8,10 +8,25 @@ Shapes: B rows, S tokens in a row, M predicted positions in a row, E packed exam
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 Batch = Mapping[str, np.ndarray]
+type FieldShapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class HasShape(Protocol):
+    """An array, or the shape and type of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+
+def field_shapes(batch: Mapping[str, HasShape]) -> FieldShapes:
+    """Return the shape of each field of a batch, by name: compiled programs are kept by it."""
+    return tuple((name, batch[name].shape) for name in sorted(batch))
 
 
 @dataclass(frozen=True)

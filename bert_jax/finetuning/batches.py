@@ -6,6 +6,7 @@ What stands in a step's batch is a pure function of (seed, step), so going on af
 Shapes: R rows of a split, T their tokens, N examples drawn together (the batch size), B rows of a batch, S tokens in a row.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,7 +185,7 @@ def choose_widths(lengths: np.ndarray, count: int, longest: int) -> list[int]:
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-class ByEpoch:
+class ByEpoch(ABC):
     """The order in which steps go through the examples, epoch by epoch: one epoch's is kept, a subclass makes it."""
 
     units: Units
@@ -203,9 +204,9 @@ class ByEpoch:
             self._orders[epoch] = self.make_order(epoch)
         return self._orders[epoch][number]
 
+    @abstractmethod
     def make_order(self, epoch: int) -> np.ndarray:
         """Return the batches of an epoch: [steps, N]."""
-        raise NotImplementedError
 
     @cached_property
     def _orders(self) -> dict[int, np.ndarray]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import TaskHead
 from bert_jax.config.finetune import ResolvedConfig
-from bert_jax.feed.batch import Batch
+from bert_jax.feed.batch import Batch, field_shapes, FieldShapes
 from bert_jax.feed.feed import plain_feed
 from bert_jax.finetuning.batches import (
     choose_widths,
@@ -69,7 +69,7 @@ class Predictor:
 
     def __init__(self, training: TaskTraining):
         self.training = training
-        self._programs: dict[tuple[tuple[str, tuple[int, ...]], ...], Program] = {}
+        self._programs: dict[FieldShapes, Program] = {}
 
     def outputs(self, params: PyTree, units: Units, title: str = "predict") -> Outputs:
         """Task logits of all units, in their order: [C] each of examples, [S, C] of rows without their padding.
@@ -121,7 +121,7 @@ class Predictor:
         return list(passes(units, choose_widths(units.lengths, config.buckets, longest), multiple, tokens))
 
     def _program(self, fields: Batch) -> Program:
-        shape = tuple((name, field.shape) for name, field in sorted(fields.items()))
+        shape = field_shapes(fields)
         if shape not in self._programs:
             self._programs[shape] = compile_prediction(self.training, fields)
         return self._programs[shape]

@@ -20,7 +20,7 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import make_examples
-from bert_jax.feed.feed import feed
+from bert_jax.feed.feed import feed, import_ahead
 from bert_jax.feed.kinds import require_segments
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
@@ -156,7 +156,8 @@ class Pretraining(RunObjective):
         return f"{self.run.path} has finished its {self.config.total_steps:,} steps; {further(self.run.path)}"
 
     def before(self, span: StepSpan) -> None:
-        """Compile the evaluation of a phase that comes to one."""
+        """Compile the evaluation of a phase that comes to one, while what the feed needs is imported."""
+        import_ahead()
         every = self.config.eval_every
         if span.end == self.config.total_steps or (every and span.end // every > span.begin // every):
             self.score_pass(span.number)

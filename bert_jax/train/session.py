@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, Protocol
 
 import jax
@@ -15,8 +15,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.stopping import begun
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.training import averaged_words
-from bert_jax.feed.batch import Batch
-from bert_jax.feed.feed import import_ahead
+from bert_jax.feed.batch import Batch, field_shapes, FieldShapes
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import is_main, say
 from bert_jax.mesh.sharding import put_on_mesh
@@ -32,8 +31,6 @@ from bert_jax.train.profile import StepProfiler
 from bert_jax.train.progress import Progress, restored
 from bert_jax.train.state import Training, TrainState
 from bert_jax.train.step import compile_train_step, CompiledStep, Fields, Loss
-
-type Shape = tuple[tuple[str, tuple[int, ...]], ...]  # of a batch: the shape of each field, by name
 
 
 class StepSpan(NamedTuple):
@@ -110,10 +107,9 @@ class Session:
         self.begun = 0  # steps that were dispatched
         self.newest: TrainState | None = None  # the state after them
         self._saved: int | None = None  # the step of the checkpoint that was begun last
-        # For batches of each shape a function that waits for its program, which may still be compiled; and one that waits
-        # for what a span needs beside.
-        self._programs: dict[Shape, Callable[[], CompiledStep]] = {}
-        self._prepared: Callable[[], None] = lambda: None
+        # Functions that wait: for the program of batches of a shape, and for what a span by its number needs beside.
+        self._programs: dict[FieldShapes, Callable[[], CompiledStep]] = {}
+        self._prepared: dict[int, Callable[[], None]] = {}
         # Seconds within the current step: for its program, for its batch, for a trace that is written.
         self._compiling = self._waited = self._tracing = 0.0
 
@@ -124,7 +120,8 @@ class Session:
           The state, and the number of steps done; both are saved.
         """
         newest = distributed.of_main(self.checkpoints.latest or 0)
-        for span in [span for span in self.objective.spans() if span.end > newest][:1]:
+        span = next((span for span in self.objective.spans() if span.end > newest), None)
+        if span is not None:
             self._begin_programs(span)  # while the state is made or read
         state, done, begins = self.restore_or_begin()
         if done >= self.config.total_steps:
@@ -218,22 +215,23 @@ class Session:
             for shape in shapes:
                 self._program(shape)
             say(f"phase {span.number}: compiled in {time.perf_counter() - begin:.1f} s")
-        self._prepared()
+        self._prepared[span.number]()
 
     def _begin_programs(self, span: StepSpan) -> None:
         """Begin what a span needs before its first step, in threads beside each other and beside what the main one does."""
-        import_ahead()
+        if span.number in self._prepared:
+            return
         before = partial(self.objective.before, span)
         if self.training.platform == "gpu":  # it measures its kernels while it compiles: one program at a time
-            self._prepared = before
+            self._prepared[span.number] = cache(before)
             return
-        self._prepared = begun(before)
+        self._prepared[span.number] = begun(before)
         for shape in self.objective.shapes(span):
             self._begin_program(shape)
 
     def _begin_program(self, batch: Fields) -> Callable[[], CompiledStep]:
         """Begin to compile for global batches with the fields of this one, and return what waits for the program."""
-        shape = _shape(batch)
+        shape = field_shapes(batch)
         if shape not in self._programs:
             fields = {name: jax.ShapeDtypeStruct(field.shape, field.dtype) for name, field in batch.items()}
             self._programs[shape] = begun(partial(compile_train_step, self.training, self.objective.loss, fields))
@@ -241,7 +239,7 @@ class Session:
 
     def _program(self, batch: Fields) -> CompiledStep:
         """Return the program for batches with the fields of this one."""
-        if (known := self._programs.get(_shape(batch))) is not None:
+        if (known := self._programs.get(field_shapes(batch))) is not None:
             return known()
         begin = time.perf_counter()
         program = self._begin_program(batch)()
@@ -299,7 +297,8 @@ class Session:
 
     def evaluate(self, done: int, state: TrainState) -> None:
         """Score what is held out."""
-        self._prepared()
+        for prepared in self._prepared.values():
+            prepared()
         weights = averaged_words(self.config.optimizer.average)
         with self.progress.clock.timing("evaluation"):
             for line, sentence in self.objective.evaluate(done, state.used):
@@ -415,7 +414,3 @@ class Session:
         items = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step)}
         found = self.checkpoints.restore(done, items)
         return TrainState(found["params"], *found["optimizer"]).exchanged(), found["record"]
-
-
-def _shape(batch: Fields) -> Shape:
-    return tuple((name, batch[name].shape) for name in sorted(batch))

@@ -26,7 +26,7 @@ from bert_jax.study import judging, running, table
 from bert_jax.study.judging import RowDifference, sign
 from bert_jax.study.row_settings import pretrain_config, settings_of
 from bert_jax.study.running import Job, make_plan, run_jobs
-from bert_jax.study.table import BUDGETS, Column, STUDIES, Study, StudyRow
+from bert_jax.study.table import BUDGETS, Column, Rows, STUDIES, Study, StudyRow
 from bert_jax.train.loop import listen_for_stop
 
 # A pre-trained model with two ways to fine-tune it, a floor, and a column of each kind.
@@ -55,7 +55,11 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     """Have the study `small`, and a budget of one layer of 16."""
     budget = BUDGETS["smoke"]
     patch.setitem(table.STUDIES, "small", SMALL)
-    patch.setitem(table.BUDGETS, "smoke", replace(budget, steps=4, pretrain=(*budget.pretrain, *SHAPE, "save_every=2")))
+    patch.setitem(
+        table.BUDGETS,
+        "smoke",
+        replace(budget, phases=(Rows(4, 16),), pretrain=(*budget.pretrain, *SHAPE, "save_every=2")),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,6 @@ class Chip:
     links: int  # to neighbours: 4 in a plane, 6 in a cube; a GPU's ports to its switch count as 1
     link_bandwidth: float  # bytes a second of one link, in one direction
     network_bandwidth: float  # bytes a second of one chip to other slices or nodes, in one direction
-    cores: int  # that run one program each; two are fused into one device
     source: str  # the page the figures are from
     slices: tuple[str, ...] = ()  # TPU: the topologies its page lists
     clock: float | None = None  # Hz, to turn the compiler's cycles into seconds: an assumption, no page states it
@@ -71,7 +70,6 @@ CHIPS: tuple[Chip, ...] = (
         links=6,
         link_bandwidth=50e9,
         network_bandwidth=6.25e9,  # not on the page: as v5p
-        cores=2,
         source="cloud.google.com/tpu/docs/v4",
         slices=CUBIC_SLICES,
         clock=1.05e9,
@@ -87,7 +85,6 @@ CHIPS: tuple[Chip, ...] = (
         links=4,
         link_bandwidth=50e9,  # 400 GB/s in both directions of four ports
         network_bandwidth=3.125e9,  # 6.4 Tbit/s a pod of 256
-        cores=1,
         source="cloud.google.com/tpu/docs/v5e",
         slices=FLAT_SLICES,
         clock=1.5e9,
@@ -103,7 +100,6 @@ CHIPS: tuple[Chip, ...] = (
         links=6,
         link_bandwidth=100e9,  # 1,200 GB/s in both directions of six ports
         network_bandwidth=6.25e9,  # 50 Gbit/s
-        cores=2,
         source="cloud.google.com/tpu/docs/v5p",
         slices=(*CUBIC_SLICES, "16x16x24"),
         clock=1.75e9,
@@ -119,7 +115,6 @@ CHIPS: tuple[Chip, ...] = (
         links=4,
         link_bandwidth=100e9,  # 800 GB/s in both directions of four ports
         network_bandwidth=12.5e9,  # not on the page: 100 Gbit/s, a 200 Gbit/s card for two chips
-        cores=1,
         source="cloud.google.com/tpu/docs/v6e",
         slices=FLAT_SLICES,
         clock=1.75e9,
@@ -135,7 +130,6 @@ CHIPS: tuple[Chip, ...] = (
         links=6,
         link_bandwidth=50e9,  # a chip's 1,200 GB/s in both directions of six ports, shared by its two devices
         network_bandwidth=6.25e9,  # 100 Gbit/s a chip
-        cores=1,
         source="docs.cloud.google.com/tpu/docs/tpu7x",
         slices=(*CUBIC_SLICES, "16x16x24"),
         clock=2.2e9,  # of the peak: four matrix units of 256 x 256, as v6e has
@@ -151,7 +145,6 @@ CHIPS: tuple[Chip, ...] = (
         links=1,
         link_bandwidth=450e9,  # NVLink: 900 GB/s in both directions
         network_bandwidth=50e9,  # a 400 Gbit/s card for each GPU
-        cores=1,
         source="nvidia.com/en-us/data-center/h100 (SXM)",
     ),
     Chip(
@@ -164,7 +157,6 @@ CHIPS: tuple[Chip, ...] = (
         links=1,
         link_bandwidth=64e9,  # PCIe 5: 128 GB/s in both directions
         network_bandwidth=50e9,
-        cores=1,
         source="nvidia.com/en-us/data-center/h100 (PCIe)",
     ),
     Chip(
@@ -177,7 +169,6 @@ CHIPS: tuple[Chip, ...] = (
         links=1,
         link_bandwidth=450e9,
         network_bandwidth=50e9,
-        cores=1,
         source="nvidia.com/en-us/data-center/h200 (SXM)",
     ),
     Chip(
@@ -190,7 +181,6 @@ CHIPS: tuple[Chip, ...] = (
         links=1,
         link_bandwidth=300e9,  # NVLink: 600 GB/s in both directions
         network_bandwidth=25e9,  # a 200 Gbit/s card for each GPU
-        cores=1,
         source="nvidia.com/en-us/data-center/a100 (SXM, 80 GB)",
     ),
 )

@@ -22,13 +22,16 @@ def pretrain_config(
       teacher: of the rows that have one.
     """
     config = load_config(budget.config)
-    length = budget.length or shortest
     model = replace(config.model, vocab_size=vocab_size)
-    if budget.steps is not None:
+    if budget.phases:
+        lengths = [rows.length or shortest for rows in budget.phases]
         config = replace(
             config,
-            model=replace(model, max_position_embeddings=length),
-            phases=(PhaseConfig(length, budget.steps, budget.batch_size, length),),
+            model=replace(model, max_position_embeddings=max(lengths)),
+            phases=tuple(
+                PhaseConfig(length, rows.steps, rows.batch_size, length)
+                for length, rows in zip(lengths, budget.phases, strict=True)
+            ),
             optimizer=replace(config.optimizer, warmup_steps=None, warmup_share=0.1),
         )
     else:

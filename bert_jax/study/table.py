@@ -8,7 +8,7 @@ import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from bert_jax.base.errors import UserError
 
@@ -85,20 +85,26 @@ class Study:
         return replace(self, rows=rows, comparisons=[pair for pair in self.comparisons if {*pair} <= rows.keys()])
 
 
+class Rows(NamedTuple):
+    """A phase of a small budget."""
+
+    steps: int
+    batch_size: int
+    length: int | None = None  # tokens of a row; None: the data's shortest
+
+
 @dataclass(frozen=True)
 class Budget:
     """How much is computed, the same for every row.
 
     config: the recipe of pre-training in configs/.
-    steps, batch_size, length: of its one phase; steps None: the recipe's own phases; length None: the data's shortest.
+    phases: instead of the recipe's own.
     finetune: settings of every fine-tuned run. seeds: of each.
     """
 
     help: str
     config: str
-    steps: int | None = None
-    batch_size: int = 32
-    length: int | None = None
+    phases: tuple[Rows, ...] = ()
     pretrain: Settings = ()
     finetune: Settings = ()
     seeds: int = 5
@@ -106,40 +112,37 @@ class Budget:
     @property
     def scaled(self) -> bool:
         """Whether models are smaller than the paper's."""
-        return self.steps is not None
+        return bool(self.phases)
 
 
 _SMALL_RATE = (
     "optimizer.learning_rate=5e-4"  # two layers of 128 need larger rates than the paper's (configs/finetune.py)
 )
 _ADAMW = "optimizer.name=adamw_bert"  # the paper's, which configs/demo.py has not
+_MUON = "optimizer.name=muon"
 BUDGETS: Mapping[str, Budget] = {
     "smoke": Budget(
         "seconds a run: whether all of it works",
         "demo",
-        20,
-        16,
-        pretrain=(_ADAMW, "log_every=10", "save_every=10", "eval_batches=4"),
-        finetune=(_SMALL_RATE, "epochs=0.02"),
+        (Rows(20, 16),),
+        (_ADAMW, "log_every=10", "save_every=10", "eval_batches=4"),
+        (_SMALL_RATE, "epochs=0.02"),
         seeds=2,
     ),
+    # In rows of 128 alone two layers learn hardly more than the words' frequencies in as many steps (configs/demo.py).
     "hour": Budget(
-        "models of 1 to 8 layers, 3,000 steps of 32 rows of 128 tokens, one epoch",
+        "models of 1 to 8 layers, 2,800 steps of 2,048 or 4,096 tokens in rows of 32 and 128, one epoch",
         "demo",
-        3_000,
-        32,
-        128,
-        (_ADAMW, "optimizer.learning_rate=1e-3", "save_every=500", "eval_every=1000"),
+        (Rows(1_200, 64, 32), Rows(150, 32, 128), Rows(1_000, 64, 32), Rows(450, 32, 128)),
+        ("save_every=500", "eval_every=500"),
         (_SMALL_RATE, "epochs=1"),
         3,
     ),
     "night": Budget(
-        "the same models, 15,000 steps of 64 rows of 128 tokens, two epochs",
+        "the same models, 22,000 such steps, two epochs",
         "demo",
-        15_000,
-        64,
-        128,
-        (_ADAMW, "optimizer.learning_rate=1e-3", "save_every=1000", "eval_every=5000"),
+        (Rows(9_000, 64, 32), Rows(1_000, 32, 128), Rows(8_000, 64, 32), Rows(4_000, 32, 128)),
+        ("save_every=1000", "eval_every=5000"),
         (_SMALL_RATE, "epochs=2"),
     ),
     "full": Budget("the paper's: 1,000,000 steps of 256 rows of BERT-base", "base"),
@@ -341,11 +344,16 @@ STUDIES: Mapping[str, Study] = {
             "mlm-30": StudyRow("MLM, 30 %", pretrain=(_FULL, "objective.mlm_probability=0.3")),
             "whole-words": StudyRow("MLM, whole words", pretrain=(_FULL, "objective.masking=whole_word")),
             "rtd": StudyRow("Replaced tokens", pretrain=_RTD),
-            "rtd-muon": StudyRow("Replaced tokens, Muon", pretrain=(*_RTD, "optimizer.name=muon")),
+            "rtd-muon": StudyRow("Replaced tokens, Muon", pretrain=(*_RTD, _MUON)),
             "distilled": StudyRow("MLM, distilled", pretrain=(_FULL,), is_taught=True),
         },
         [*_against("mlm", ["mlm-30", "whole-words", "rtd", "distilled"]), ("rtd", "rtd-muon")],
-        scaled=_SMALL_GENERATOR,
+        pretrain=(_ADAMW,),
+        scaled={
+            **_SMALL_GENERATOR,
+            _ADAMW: (_ADAMW, "optimizer.learning_rate=2e-3"),  # as configs/electra_tiny.py
+            _MUON: (_MUON, "optimizer.learning_rate=4e-3"),  # as configs/demo.py
+        },
         notes=[
             "All rows have the FLOPs of the first one's steps, by formula, so that a step that costs more is taken less often;"
             " of the distilled row they count its teacher's forward pass.",

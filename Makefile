@@ -2,6 +2,8 @@
 
 PYTHON ?= $(shell command -v python3.12 || command -v python3)
 BIN := .venv/bin
+# Bytecode is written when a module is first imported, which of most is never: half of pip's time.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 DEMO := demo
 # The demo's seed: of initial weights, order, masks. `make demo SEED=1 DEMO=demo-1` is another run.
 SEED := 0
@@ -59,16 +61,16 @@ docs: .venv/dev
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 		echo "bert_jax needs Python 3.12 or newer, and $(PYTHON) is older: run make PYTHON=/path/to/python3.12"; exit 1; }
 	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(PIP) -r requirements.lock
+	$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
 .venv/dev: .venv/installed requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(PIP) -r requirements-dev.lock
 	@touch $@
 
 .venv/tpu-compiler: .venv/installed requirements-plan.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $@ -r requirements-plan.lock
+	$(PIP) --upgrade --target $@ -r requirements-plan.lock
 	@touch $@
 
 # Newest versions of everything, tried in an environment of its own. Names and versions only.

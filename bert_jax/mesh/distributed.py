@@ -98,8 +98,8 @@ def initialize(
             f"process {process_id} found no connection to {coordinator} ({str(error).splitlines()[0]}): check that all"
             f" {processes} processes are started and that the port is free and open"
         ) from error
-    _end_by_abort()
     if global_state.client is not None:
+        _end_by_abort()
         global_state.client.key_value_set(f"{HOSTS}/{global_state.process_id}", socket.gethostname())
 
 

@@ -5,7 +5,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=any_text, metavar="DATA", help="with --overfit: the data, if not where that of the run lay"
     )
+    _bucket_options.add_bucket_options(parser)
     return parser
 
 

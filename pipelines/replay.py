@@ -4,7 +4,7 @@
 import argparse
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.paths import any_path, any_text
 
@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", type=any_path, help="made by bert-jax pretrain or finetune")
     parser.add_argument("--step", type=int, metavar="N", help="from 1 (default: the newest step that was noted as bad)")
     parser.add_argument("--data", type=any_text, metavar="DATA", help="where the run's data lies, if not where it lay")
+    _bucket_options.add_bucket_options(parser)
     return parser
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text, local_path
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="of the second run, which stays there (default: a folder that goes)",
     )
+    _bucket_options.add_bucket_options(parser)
     return parser
 
 
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
             f"--output {arguments.output}: is there already, and kills may miss a run in it: name a new one"
         )
 
+    from bert_jax.base.bucket_cache import cache_size
     from bert_jax.rerun.reproduce import kill_on_the_way, report, reproduce
     from bert_jax.runs.directory import RunDirectory
 
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
             command = [sys.executable, "-m", "bert_jax.cli", "reproduce", str(arguments.run), "--output", str(output)]
             command += ["--data", arguments.data] if arguments.data else []
             command += ["--steps", str(arguments.steps)] if arguments.steps else []
+            command += ["--cache-size", f"{cache_size():g}"]
             kill_on_the_way(command, RunDirectory(arguments.run), output, arguments.kills, arguments.steps)
         found = reproduce(arguments.run, output, arguments.data, arguments.steps)
     print(report(found))

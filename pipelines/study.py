@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     taught = "a model with the data's vocabulary, which a row of `ladder` learns from; without it that row is left out"
     option("--teacher", type=any_path, metavar="MODEL", help=taught)
     option("--budget", default="hour", metavar="NAME", help="how much is computed for each row (default: hour)")
+    _bucket_options.add_bucket_options(result)
     return result
 
 

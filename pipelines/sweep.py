@@ -4,7 +4,7 @@
 import shlex
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
 from bert_jax.base.paths import any_path, any_text
 from bert_jax.config.pretrain import PretrainConfig
@@ -31,6 +31,7 @@ def make_parser() -> _options.StageParser:
     option("--seeds", type=int, default=1, metavar="N", help="runs of each combination (default: 1)")
     compute = "compute of all runs together, in runs of CONFIG (default: what it takes until two ran as long as CONFIG)"
     option("--compute", type=float, metavar="RUNS", help=compute)
+    _bucket_options.add_bucket_options(parser)
     parser.config = PretrainConfig()
     return parser
 

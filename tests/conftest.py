@@ -294,6 +294,7 @@ SLOW = {
         "one_writes",
         "test_a_line_that_is_refused",
         "test_all_processes_end",
+        "test_a_process_that_is_killed",
         "named_and_the_others_end_to_be_tried_again[e",
     ),
     "test_plan.py": (

@@ -4,6 +4,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from bert_jax.cli import main
 from bert_jax.config.settings import to_dict
 from bert_jax.config.training import MeshConfig
 from bert_jax.mesh.sharding import make_mesh
+from bert_jax.rerun.finite import REGIONS
 from bert_jax.runs.checkpoint import Checkpoints, COMMITTED
 from bert_jax.runs.cost import without_clock
 from bert_jax.train.pretraining import pretrain
@@ -196,7 +198,9 @@ def test_a_checkpoint_is_kept_for_a_capsule_and_a_trace_is_put(run, data):
     traced = any_path(f"{HERE}/traced")
     phases = (replace(CONFIG.phases[0], steps=3),)
     pretrain(replace(CONFIG, profile="2:2", phases=phases), data, traced, resume_command="")
-    assert any(name.endswith(".xplane.pb") for name in (traced / "profile").objects())
+    [trace] = [name for name in (traced / "profile").objects() if name.endswith(".xplane.pb")]
+    content = (traced / "profile" / trace).read_bytes()
+    assert [region for region in REGIONS if not re.search(rf"\b{region}[)/]".encode(), content)] == []
 
 
 def test_a_save_that_was_cut_off_is_removed_and_old_ones_go(run):

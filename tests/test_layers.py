@@ -3,6 +3,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_every_folder_is_a_room_and_no_file_is_loose_but_the_doors():
     loose = {module_name(path) for path in PACKAGE.glob("*.py")}
     assert sorted(folders | loose) == sorted(FLOOR)
     assert loose == set(FLOORS[-1])
+
+
+def test_a_wheel_has_every_folder():
+    """Fails where a room is missing from pyproject.toml: an editable install and these tests run all the same, and what is
+    installed from a wheel, or into an image, lacks a stage."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {str(file.parent.relative_to(ROOT)).replace("/", ".") for file in PACKAGE.rglob("__init__.py")}
+    others = {f"bert_jax.{folder}" for folder in ("pipelines", "configs", "tools")}
+    assert sorted(listed) == sorted(folders | others)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

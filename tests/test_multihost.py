@@ -189,6 +189,36 @@ def test_a_process_that_does_not_come_is_named_and_the_others_end_to_be_tried_ag
             process.communicate()
 
 
+GOING = """
+import sys, time
+from bert_jax.mesh import distributed
+distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), heartbeat_seconds=10)
+print("joined", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["the coordinator", "another"])
+def test_a_process_that_is_killed_ends_the_other_to_be_tried_again(victim):
+    """Where JAX would abort, with a status (134) that no queue knows: at once, or after the time without a sign of life."""
+    command = [sys.executable, "-c", GOING, f"127.0.0.1:{unused_port()}"]
+    processes = [
+        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "joined\n"
+        processes[victim].kill()
+        _, errors = processes[1 - victim].communicate(timeout=100)
+        assert processes[1 - victim].returncode == EXIT_TRY_AGAIN, errors
+        assert "another process has gone" in errors.splitlines()[-1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
 WRITING = """
 import sys
 from bert_jax.mesh import distributed

@@ -81,6 +81,7 @@ def test_text_says_what_it_found(local_plan):
         "tensor=2",
         "fits        as configured",
         "all-reduce over tensor",
+        "without a word at most 4 steps, ",
         "assumptions",
     ):
         assert words in text
@@ -91,6 +92,13 @@ def test_a_plan_is_json(local_plan):
     assert record["fits"] is True
     assert record["machine"]["used_devices"] == 8
     assert record["phases"][0]["program"]["memory"]["total"] == local_plan.phases[0].program.memory.total
+    state = Training(local_plan.config, make_mesh(local_plan.config.mesh)).abstract_state
+    seconds = 4 * local_plan.phases[0].estimate.seconds  # save_every=4
+    assert record["checkpoint"] == {
+        "bytes": 3 * count_bytes(state.params) + 12,  # with two moments, three counters
+        "steps_at_risk": 4,
+        "seconds_at_risk": pytest.approx(seconds),
+    }
 
 
 @pytest.fixture

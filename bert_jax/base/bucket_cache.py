@@ -48,6 +48,11 @@ def set_cache_size(gigabytes: float) -> None:
     _most_bytes = int(gigabytes * 1e9)
 
 
+def cache_size() -> float:
+    """Return the bound of all copies together, in gigabytes."""
+    return _most_bytes / 1e9
+
+
 def local_copy(source: Path, name: str | None = None) -> Path:
     """Return a file or folder as it can be read by everything: itself, or of a bucket a copy.
 

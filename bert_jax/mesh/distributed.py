@@ -14,14 +14,17 @@ devices in every step would do the same at the price of a collective and of a tr
 A process that does not come is waited for CONNECT_SECONDS. Then a thread ends this one with a line and EXIT_TRY_AGAIN: JAX
 itself aborts in native code, without a word of ours.
 
-A process that dies is missed after HEARTBEAT_SECONDS: the coordinator then ends all others, with a message of JAX's. A
-process that gives up by itself says why, and ends the others after SHUTDOWN_SECONDS at most. One that lives and does not
-come to a save, or to an exchange of results, is named by those that wait for it (`meet`).
+A process that dies is missed after HEARTBEAT_SECONDS, the coordinator at once: JAX then aborts all others in native code,
+which is turned into a line and EXIT_TRY_AGAIN (`_end_by_abort`). A process that gives up by itself says why, and ends the
+others after SHUTDOWN_SECONDS at most. One that lives and does not come to a save, or to an exchange of results, is named
+by those that wait for it (`meet`).
 """
 
+import ctypes
 import faulthandler
 import itertools
 import os
+import signal
 import socket
 import sys
 import threading
@@ -96,6 +99,7 @@ def initialize(
             f" {processes} processes are started and that the port is free and open"
         ) from error
     if global_state.client is not None:
+        _end_by_abort()
         global_state.client.key_value_set(f"{HOSTS}/{global_state.process_id}", socket.gethostname())
 
 
@@ -149,6 +153,24 @@ def _ended_if_alone(place: Place, seconds: float) -> Iterator[None]:
         yield
     finally:
         connected.set()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int) -> None:
+    line = (
+        "native code gave up (why stands above; mostly another process has gone): start all with the same command again"
+    )
+    os.write(2, f"bert-jax: {line}\n".encode())
+    os._exit(EXIT_TRY_AGAIN)
+
+
+def _end_by_abort() -> None:
+    """Have an abort end this process with EXIT_TRY_AGAIN, not with 134, which no queue knows.
+
+    A handler of Python's own would never run: it waits for the main thread, and the abort does not. JAX's callback for
+    lost processes cannot be used either: it ends in std::bad_cast, because Python is not given its argument's type.
+    """
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
 
 
 def _tell(line: str) -> None:

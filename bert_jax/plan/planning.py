@@ -14,6 +14,7 @@ from bert_jax.base.types import JsonObject
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
+from bert_jax.model.accounting import count_bytes
 from bert_jax.model.attention import resolve_implementation
 from bert_jax.plan.estimate import assumptions, Estimate, estimate_step
 from bert_jax.plan.fitting import Change, Compile, Largest, largest_micro_batch, only_copies, smallest_change
@@ -48,6 +49,7 @@ class Plan:
     mesh: dict[str, int]
     compute: dict[str, str]  # dtype, attention, remat
     assumptions: Sequence[str]
+    checkpoint: int  # bytes of parameters and optimizer, of all devices together
     phases: Sequence[PhasePlan]
     change: Change | None
     changed_phases: Sequence[PhasePlan]  # with the change; empty where none is needed
@@ -65,6 +67,18 @@ class Plan:
         days = [phase.days for phase in (self.changed_phases or self.phases)]
         return None if any(each is None for each in days) else sum(each for each in days if each is not None)
 
+    @property
+    def steps_at_risk(self) -> int:
+        """Steps from one checkpoint to the next: what a host that goes without a word costs at most."""
+        return self.config.save_every or self.config.eval_every or self.config.total_steps
+
+    @property
+    def seconds_at_risk(self) -> float | None:
+        """Seconds that these steps take in the slowest phase; None: not known."""
+        estimates = [phase.estimate for phase in (self.changed_phases or self.phases)]
+        seconds = [None if estimate is None else estimate.seconds for estimate in estimates]
+        return None if None in seconds else self.steps_at_risk * max(each for each in seconds if each is not None)
+
     def as_record(self) -> JsonObject:
         """The whole plan for JSON."""
         return {
@@ -80,6 +94,11 @@ class Plan:
             "mesh": self.mesh,
             "compute": self.compute,
             "assumptions": list(self.assumptions),
+            "checkpoint": {
+                "bytes": self.checkpoint,
+                "steps_at_risk": self.steps_at_risk,
+                "seconds_at_risk": self.seconds_at_risk,
+            },
             "fits": self.fits,
             "phases": [as_record(phase) for phase in self.phases],
             "change": None if self.change is None else list(self.change.settings),
@@ -140,6 +159,7 @@ def make_plan(
             *assumptions(machine, config),
             *(_of_smaller_slice(config, machine) if search else ()),
         ],
+        checkpoint=count_bytes(training.abstract_state),
         phases=[plan_phase(config, n, machine, program, largest[n]) for n, program in enumerate(programs)],
         change=change,
         changed_phases=[]

@@ -7,8 +7,10 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.mesh.chips import GIB
 from bert_jax.plan.estimate import Estimate
 from bert_jax.plan.fitting import COARSE
-from bert_jax.plan.planning import PhasePlan, Plan
+from bert_jax.plan.planning import DAY, PhasePlan, Plan
 from bert_jax.plan.program import StepProgram
+
+STORAGE = 1e9  # bytes a second, of all hosts together: an assumption, said beside what follows from it
 
 
 def as_text(plan: Plan) -> str:
@@ -24,6 +26,7 @@ def as_text(plan: Plan) -> str:
         lines += ["", *_flags(plan)]
     if plan.days is not None:
         lines += ["", f"run         {_days(plan.days)} for {plan.config.total_steps:,} steps"]
+    lines += ["", *_preemption(plan)]
     lines += ["", "assumptions"]
     lines += [f"  {line}" for line in plan.assumptions]
     return "\n".join(lines)
@@ -165,6 +168,18 @@ def _flags(plan: Plan) -> Iterator[str]:
     yield f"            to run with them: LIBTPU_INIT_ARGS='{' '.join(f'--{n}={v}' for n, v in plan.flags.items())}'"
 
 
+def _preemption(plan: Plan) -> Iterator[str]:
+    """Tell how long a save takes, and what a host costs that goes without a word."""
+    size = plan.checkpoint
+    yield f"save        {size / 1e9:,.2f} GB: {size / STORAGE:,.1f} s at 1 GB/s, behind the steps"
+    seconds = plan.seconds_at_risk
+    lost = "" if seconds is None else f", {_days(seconds / DAY)}"
+    yield (
+        f"preemption  announced, nothing is lost; without a word at most {plan.steps_at_risk:,} steps{lost}: those since the"
+        " last save (save_every)"
+    )
+
+
 def _size(size: int) -> str:
     return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"
 
@@ -180,4 +195,6 @@ def _days(days: float) -> str:
         else f"{days * 24:,.1f} hours"
         if days * 24 >= 1
         else f"{days * 1440:,.1f} minutes"
+        if days * 1440 >= 1
+        else f"{days * DAY:,.1f} s"
     )

@@ -12,17 +12,18 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
+from bucket_emulator import BUCKET
+from conftest import run_stage, small_config
 from finetune_samples import command, read_lines, WORDS, write_model, write_sst2
 
 import bert_jax
 from bert_jax.base.errors import EXIT_TRY_AGAIN
+from bert_jax.base.paths import any_path
 from bert_jax.cli import main
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import to_dict
@@ -317,14 +318,19 @@ def test_two_processes_go_on_past_a_bad_step_as_one_does(prepared, tmp_path, mon
     assert capsules[0]["parameter_norms"].keys() == capsules[1]["parameter_norms"].keys()
 
 
-def test_fine_tuning_in_two_processes_gives_the_scores_and_parameters_of_one(tmp_path):
-    """Batches, dev scores, predictions and the folder of a run, each process on its own rows of every batch."""
+def test_fine_tuning_in_two_processes_on_a_bucket_gives_the_scores_and_parameters_of_one_here(tmp_path, emulator):
+    """Batches, dev scores, predictions and the folder of a run, each process on its own rows of every batch; model, task and
+    run on the bucket, beside one process on the disk."""
     model, data = write_model(tmp_path / "model"), write_sst2(tmp_path / "sst2", train=40)
-    both, alone = tmp_path / "both", tmp_path / "alone"
-    finetune = partial(command, "sst2", data, model)
-    statuses = finish(start_all(finetune(both, "epochs=2", "mesh.data=4"), both), both)
-    assert statuses == [0, 0]
-    assert main(finetune(alone, "epochs=2")) == 0
+    there = any_path(f"gs://{BUCKET}/two")
+    for path in (path for folder in (model, data) for path in folder.rglob("*") if path.is_file()):
+        (there / str(path.relative_to(tmp_path))).write_bytes(path.read_bytes())
+    both, alone = there / "both", tmp_path / "alone"
+    tuning = command("sst2", there / "sst2", there / "model", both, "epochs=2", "mesh.data=4")
+    assert finish(start_all(tuning, tmp_path / "both"), tmp_path / "both") == [0, 0]
+    assert main(command("sst2", data, model, alone, "epochs=2")) == 0
+    run_stage("report", both)
+    assert (both / "report.html").is_file()
     for found, expected in zip(lines(both), lines(alone), strict=True):
         assert found.pop("kind") == expected.pop("kind")
         assert found.pop("split", None) == expected.pop("split", None)

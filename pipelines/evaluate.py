@@ -303,24 +303,17 @@ def _token_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
         tokens = f"on {scores[words.counter]:,} {words.predicted} in rows of {scores['sequence_length']}"
         yield f"{words.short} perplexity ({how})", f"{perplexity:.2f} (loss {loss:.4f} nats) {tokens}"
         if words.term != "rtl":  # the floors are of the same tokens in both directions
-            yield from _baseline_lines(scores)
+            alike = "the same tokens" if words.term == "mlm" else "the same tokens without [SEP]"
+            yield from _baseline_lines(scores, alike)
         yield f"{words.short} accuracy", f"{accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
 
 
-def _baseline_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
-    for name in _ngram_names(scores):
-        loss = f"(loss {scores[f'{name}_loss']:.4f} nats) on the same tokens"
-        yield f"  {_spoken(name)} perplexity", f"{scores[f'{name}_perplexity']:.2f} {loss}"
+def _baseline_lines(scores: JsonObject, alike: str = "the same tokens") -> Iterator[tuple[str, str]]:
+    from bert_jax.pages.wording import ngram_names, spoken_ngram
 
-
-def _ngram_names(scores: JsonObject) -> list[str]:
-    """Return the n-gram models whose losses a record has."""
-    names = (key.removesuffix("_loss") for key in scores if key.endswith("_loss"))
-    return [name for name in names if name.endswith("gram")]
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_gram", "-gram").replace("_", " ")
+    for name in ngram_names(scores):
+        loss = f"(loss {scores[f'{name}_loss']:.4f} nats) on {alike}"
+        yield f"  {spoken_ngram(name)} perplexity", f"{scores[f'{name}_perplexity']:.2f} {loss}"
 
 
 def _replaced_lines(scores: JsonObject) -> Iterator[tuple[str, str]]:
@@ -370,6 +363,8 @@ def _pseudo_lines(pseudo: JsonObject) -> Iterator[tuple[str, str]]:
 
 
 def _ngram_lines(ngrams: JsonObject | None) -> Iterator[str]:
+    from bert_jax.pages.wording import spoken_ngram
+
     if ngrams is None:
         yield "  no unigram and bigram models beside it: name their text with --data or --baseline-text"
         return
@@ -382,6 +377,6 @@ def _ngram_lines(ngrams: JsonObject | None) -> Iterator[str]:
     for name, model in ngrams.items():
         if name.endswith("gram") and name != "unigram":
             yield (
-                f"    {_spoken(name)}: {model['smoothing']}, discount {model['discount']:g}, k {model['k']:g};"
+                f"    {spoken_ngram(name)}: {model['smoothing']}, discount {model['discount']:g}, k {model['k']:g};"
                 f" {model['distinct']:,} different ones in {model['bytes'] / 1e6:.1f} MB"
             )

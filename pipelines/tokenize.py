@@ -50,6 +50,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--mask draws the masks itself: leave {MASK} out of the text")
     tokenizer = load_tokenizer(arguments.model)
     objective, seed, segmenter = _run_settings(arguments.model)
+    if arguments.mask and not objective.masks:
+        sees = "from those on either side, apart" if objective.is_backward else "from those before it"
+        raise UserError(
+            f"--mask: {arguments.model} is a run of objective={objective.name}, which masks nothing: each token is predicted"
+            f" {sees}: leave the option out"
+        )
     seed = seed if arguments.seed is None else arguments.seed
     text = OneText(tokenizer, arguments.texts, None if segmenter == "none" else load_segmenter(segmenter))
     row, masks = text.row(), text.masked(objective, seed) if arguments.mask else None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/background.md: its commands exist as they stand there, and its figures are those of the program."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 from test_idle_options import parser_of
 
+from bert_jax.base.errors import UserError
 from bert_jax.cli import STAGES
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.config.settings import config_names, override
+from bert_jax.config.settings import config_names, load_config, override
+from bert_jax.conversion.config_files import read_hugging_face
 from bert_jax.study.table import find_study
 from bert_jax.tasks.table import TASKS
 
@@ -55,11 +58,33 @@ def test_the_named_settings_and_options_of_the_prose_are_there(monkeypatch):
         assert name in {action.dest for action in parser_of("finetune", monkeypatch)._actions}
 
 
-@pytest.mark.parametrize(("size", "parameters"), [("base", 109_482_240), ("large", 335_141_888)])
+# What transformers calls the models that the timeline says are refused.
+REFUSED = {
+    "GPT": "openai-gpt",
+    "GPT-2": "gpt2",
+    "ERNIE": "ernie",
+    "XLNet": "xlnet",
+    "RoBERTa": "roberta",
+    "ALBERT": "albert",
+    "T5": "t5",
+    "BigBird": "big_bird",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_of_the_timeline_are_refused_by_name(name, tmp_path):
+    (row,) = re.findall(rf"^\| 20\d\d \| {name}(?: of Baidu)? \(.*$", TEXT, re.MULTILINE)
+    assert "refuses" in row
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": REFUSED[name]}))
+    with pytest.raises(UserError, match=f"is the config of a {REFUSED[name]} model, which is no BERT"):
+        read_hugging_face(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("base", 109_482_240), ("large", 335_141_888), ("bilm", 91_190_272)])
 def test_sizes_are_those_that_are_counted(size, parameters):
     from bert_jax.pipelines.describe import count
 
-    facts = count(override(PretrainConfig(), [f"model={size}"]))
+    facts = count(load_config(size))
     assert facts["encoder_parameters"] == parameters
     assert f"{parameters:,}" in TEXT
     if size == "base":

@@ -406,13 +406,21 @@ def test_a_run_trains_and_is_scored(run, prepared):
 
 def test_any_text_has_a_perplexity_in_each_direction(run, prepared, tmp_path, capsys):
     (tmp_path / "text.txt").write_text(made_up_text(6, seed=3))
-    run_stage("evaluate", run, "--text", tmp_path / "text.txt", "--data", prepared.data)
+    run_stage("evaluate", run, "--text", tmp_path / "text.txt", "--data", prepared.data, "--order", 5)
     said = capsys.readouterr().out
     assert "LTR perplexity (left to right)" in said
     assert "RTL perplexity (right to left)" in said
     scores = json.loads((run / "evaluation-text.json").read_text())
     assert {"ltr_perplexity", "rtl_perplexity", "unigram_perplexity", "bigram_perplexity"} <= set(scores)
     assert not {"pseudo", "mlm_probability", "mask_histogram"} & set(scores)
+    assert "on the same tokens without [SEP]" in said
+    run_stage("report", run)
+    page = (run / "report.html").read_text()
+    for name in ("bigram", "five-gram", "backward five-gram"):
+        assert (
+            f"{scores[name.replace('-', '_').replace(' ', '_') + '_perplexity']:,.2f}"
+            in page.split(f">{name},")[1][:200]
+        )
 
 
 # ---- what a run is used for ----------------------------------------------------------------------------------------

@@ -117,6 +117,7 @@ def test_the_command_reads_prompts_a_line(folder, capsys, monkeypatch):
         (["ltr", "a b", "--tokens", "18"], "shorten it, or give --tokens 17 or fewer"),
         (["ltr", "a", "--tokens", "0"], "--tokens 0 is not possible"),
         (["ltr", "a", "--temperature", "-1"], "--temperature -1.0 is not possible"),
+        (["ltr", "a", "--temperature", "1e-45"], "--temperature 1e-45 is not possible: use 0"),
         (["ltr", "a", "--top-k", "3"], "give --temperature too"),
         (["ltr", "a", "--seed", "3"], "give --temperature too"),
     ],

@@ -26,17 +26,19 @@ from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
-from bert_jax.config.settings import override, to_dict
+from bert_jax.config.settings import load_config, override, to_dict
 from bert_jax.config.training import MeshConfig
 from bert_jax.feed.batch import batch_of_rows
 from bert_jax.feed.examples import evaluation_batch, make_examples
 from bert_jax.feed.packing import make_arrangement
 from bert_jax.feed.shards import open_data
 from bert_jax.mesh.sharding import make_mesh, put_on_mesh
-from bert_jax.model.accounting import training_flops
+from bert_jax.model.accounting import step_flops, training_flops
 from bert_jax.model.attention import interpreted_kernels
 from bert_jax.model.encoder import Compute, last_positions
 from bert_jax.model.heads import BertModel
+from bert_jax.plan.estimate import assumptions
+from bert_jax.plan.machine import Machine
 from bert_jax.train import next_token
 from bert_jax.train.losses import cross_entropy
 from bert_jax.train.masked_lm import batch_fields
@@ -221,6 +223,13 @@ def test_flops_count_half_of_attention():
     pairs = n * n - n * (n + 1) / 2
     saved = 12 * model.num_hidden_layers * model.hidden_size * pairs
     assert both - past == pytest.approx(saved, rel=2 / n)
+    # `plan` says so: rows of 512, of which 64 are a batch.
+    config = load_config("gpt")
+    (line, *_) = assumptions(Machine("none", [], None, 0, None, None), config)
+    saved = 64 * 6 * 12 * 768 * 512**2
+    assert (
+        f"which saves {saved:.3g} of {step_flops(config, config.phases[0]) + saved:.3g} FLOPs of a step (3.8%)" in line
+    )
 
 
 # ---- configuration -------------------------------------------------------------------------------------------------

@@ -439,6 +439,28 @@ def test_run_without_pairs(tmp_path: Path, name: str) -> None:
     assert list(panels(made)) == [title for title in CHARTS if "NSP" not in title]
 
 
+def test_a_text_that_was_named_is_shown_with_its_floors(run: Path) -> None:
+    assert not any("unigram, " in label for label in rows(page(run)))
+    scores = {
+        "step": 100, "mlm_loss": 2.5, "mlm_perplexity": 12.1825, "masked_tokens": 1234,
+        "unigram_loss": 3.5, "unigram_perplexity": 33.1155, "backward_five_gram_loss": 2.25,
+        "backward_five_gram_perplexity": 9.4877,
+        "text": {"files": [{"file": "held.txt", "sha256": "e" * 64}], "documents": 9, "sentences": 77, "tokens": 999},
+        "pseudo": {"sentences": 5, "tokens": 80, "loss": 2.75, "perplexity": 15.6426, "bigram_loss": 3.0,
+                   "bigram_perplexity": 20.0855},
+        "ngrams": {"text": "training split of data", "counted_tokens": 5000},
+    }  # fmt: skip
+    (run / "evaluation-text.json").write_text(json.dumps(scores))
+    made = page(run)
+    found = rows(made)
+    assert found["MLM, 1,234 masked tokens"] == ["12.18", "2.5000 nats"]
+    assert found["unigram, the same tokens"] == ["33.12", "3.5000 nats"]
+    assert found["backward five-gram, the same tokens"] == ["9.49", "2.2500 nats"]
+    assert found["pseudo-perplexity, 80 tokens, each masked in turn"] == ["15.64", "2.7500 nats"]
+    assert found["bigram, the same tokens"] == ["20.09", "3.0000 nats"]
+    assert any("77 sentences, held.txt, at step 100" in words for words in words_of(made, "evaluation"))
+
+
 def test_sentence_order_is_not_called_next_sentence(tmp_path: Path) -> None:
     """Objective mlm_sop: headings, charts, tables and samples speak of order; the figures are those of its examples."""
     sample = EVALUATION["samples"][0] | {"pair": {"label": "swapped", "prediction": "in order", "probability": 0.6}}
@@ -538,6 +560,11 @@ SAMPLE = EVALUATION["samples"][0]
             "evaluation.json holds other values than it should (mlm_loss",
         ),
         (change("evaluation.json", EVALUATION, mlm_accuracy_95={"low": 1}), "(mlm_accuracy_95"),
+        (
+            change("evaluation-text.json", {}, text="long"),
+            "evaluation-text.json holds other values than it should (text",
+        ),
+        (change("evaluation-text.json", {}, step=1), "evaluation-text.json lacks"),
         (change("evaluation.json", EVALUATION, samples={"0": SAMPLE}), "(samples"),
         (change("evaluation.json", EVALUATION, samples=[SAMPLE | {"predictions": [[["a"]]]}]), "evaluation.json"),
         (change("evaluation.json", EVALUATION, samples=[SAMPLE | {"predictions": [[["a", "b"]]]}]), "evaluation.json"),

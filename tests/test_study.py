@@ -22,8 +22,9 @@ from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.settings import load_config
 from bert_jax.model.accounting import run_flops
+from bert_jax.pages.study import study_page
 from bert_jax.study import judging, running, table
-from bert_jax.study.judging import RowDifference, sign
+from bert_jax.study.judging import NO_SIGN, RowDifference, sign
 from bert_jax.study.row_settings import pretrain_config, settings_of
 from bert_jax.study.running import Job, make_plan, run_jobs
 from bert_jax.study.table import BUDGETS, Column, Rows, STUDIES, Study, StudyRow
@@ -165,6 +166,17 @@ def test_the_masks_are_the_rows():
     assert settings_of(STUDIES["masking"], BUDGETS["full"], ("lstm=768",)) == ["lstm=768"]
 
 
+def test_features_of_four_layers_have_one_row_twice_and_say_so():
+    """The last four of four layers are all of them: in small budgets the two weighted sums are one."""
+    study = STUDIES["features"]
+    layers = []
+    for row in ("sum-last-four", "sum-all"):
+        (setting,) = (own for own in settings_of(study, BUDGETS["hour"], study.rows[row].finetune) if "layers=" in own)
+        layers.append([int(layer) % 5 for layer in setting.removeprefix("layers=").split(",")])
+    assert layers[0] == layers[1] == [1, 2, 3, 4]
+    assert "the two weighted sums are one row there" in " ".join(study.notes)
+
+
 # ---- signs -----------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +213,22 @@ def test_perplexities_are_compared_by_batches(monkeypatch):
     # Student's t of two degrees of freedom, 4.3027, times the standard error of 1, 1, 1.1.
     half = 4.3027 * (0.1**2 / 3) ** 0.5 / 3**0.5
     assert found.interval == pytest.approx((found.value - half, found.value + half), abs=1e-4)
+
+
+def test_what_is_missing_is_said_and_what_a_row_costs(prepared, sst2, tmp_path):
+    """Before the first run: no cell has a figure, signs are missing, tasks are left out; compute is known."""
+    plan = make_plan("systems", "smoke", prepared.data, {"sst2": str(sst2)}, tmp_path / "out")
+    record = judging.record_of(plan, {"pretrain/gpt": "the made-up failure"})
+    assert [one["sign"] for one in record["comparisons"] if one["column"] == "sst2"] == [*["missing"] * 3, NO_SIGN]
+    assert record["absent"] == ["mnli", "qqp", "qnli", "cola", "stsb", "mrpc", "rte"]
+    flops = {name: row["flops"] for name, row in record["rows"].items()}
+    assert flops.pop("n-grams") is None
+    assert flops == {name: run_flops(config) for name, config in plan.configs.items()}
+    assert flops["elmo"] > flops["bert"]  # at equal steps
+    page = study_page(record)
+    assert [finding.subject for finding in page.findings] == ["Failed run", *["Task left out"] * 7]
+    (table,) = (part for section in page.sections[:1] for card in section.parts for part in card.parts)
+    assert [row[-1] for row in table.rows] == [*(f"{value:.3g}" for value in flops.values()), "–"]
 
 
 # ---- whole studies ---------------------------------------------------------------------------------------------------

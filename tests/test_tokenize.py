@@ -3,6 +3,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file
 from bert_jax.base.errors import UserError
 from bert_jax.cli import main
 from bert_jax.config.objective import ObjectiveConfig
+from bert_jax.config.settings import to_dict
 from bert_jax.feed.instances import make_table
 from bert_jax.feed.one_text import OneText, tokens_of
 from bert_jax.feed.shards import write_shard
@@ -107,6 +109,13 @@ def test_masks_are_those_of_the_run(tmp_path, capsys):
     assert len(masks[0]) == round(0.15 * 16)
     others = [shown(capsys, folder, text, "--mask", "--seed", seed)["masks"] for seed in range(1, 5)]
     assert any(one != masks[0] for one in others)
+    # A run that predicts each token has no masks to show.
+    causal = replace(config, objective=ObjectiveConfig("ltr"), model=replace(config.model, causal=True))
+    (folder / "config.json").write_text(json.dumps(to_dict(causal)))
+    assert main(["tokenize", str(folder), text, "--mask"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "is a run of objective=ltr, which masks nothing: each token is predicted from those before it" in error
 
 
 def test_of_many_draws_the_shares_are_the_papers(vocabulary):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters, FLOPs and memory of a model, counted and by formula."""
 
+from dataclasses import replace
+
 import jax
 
 from bert_jax.base.types import PyTree
@@ -67,6 +69,13 @@ def step_flops(config: PretrainConfig, phase: PhaseConfig, description: ModelDes
     if not config.objective.masks:
         predictions = length - 1  # the last token has no next one
     return pretraining_flops(description or config.description, length, length**2, predictions) * phase.batch_size
+
+
+def saved_flops(config: PretrainConfig, phase: PhaseConfig) -> float:
+    """FLOPs of a step of a phase that a model saves by seeing the past only; 0 of one that sees both sides."""
+    description = config.description
+    both_sides = replace(description, model=replace(description.model, causal=False))
+    return step_flops(config, phase, both_sides) - step_flops(config, phase)
 
 
 def formula_parameters(config: ModelConfig) -> int:

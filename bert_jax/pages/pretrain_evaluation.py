@@ -6,13 +6,26 @@ from collections.abc import Sequence
 
 import markupsafe
 
+from bert_jax.base.errors import listed
 from bert_jax.base.files import reading
 from bert_jax.config.objective import pair_words, PairWords, TokenWords
 from bert_jax.pages.notices import evaluate_command
 from bert_jax.pages.page import Card, command, filled, MaskedSlot, Paragraph, Part, Sample, Section, Table
 from bert_jax.pages.pretrain_summary import newest_scores
-from bert_jax.pages.wording import count, decimal, exponential, GUESSING_LOSS, interval, percent, perplexity, SPACE
-from bert_jax.runs.names import EVALUATION_FILE
+from bert_jax.pages.wording import (
+    count,
+    counted,
+    decimal,
+    exponential,
+    GUESSING_LOSS,
+    interval,
+    ngram_names,
+    percent,
+    perplexity,
+    SPACE,
+    spoken_ngram,
+)
+from bert_jax.runs.names import EVALUATION_FILE, EVALUATION_TEXT_FILE
 from bert_jax.runs.reading import number, Record, Run
 
 MASK_PARTS = (("[MASK]", "mask"), ("random", "random"), ("kept", "kept"))
@@ -20,12 +33,14 @@ MASK_PARTS = (("[MASK]", "mask"), ("random", "random"), ("kept", "kept"))
 
 def evaluation_section(run: Run) -> Section:
     """The scores on held-out text beside what can be had without a model."""
+    return Section("evaluation", "Evaluation", [*_held_out_parts(run), *_text_parts(run)])
+
+
+def _held_out_parts(run: Run) -> list[Part]:
     scores = run.evaluation
     if scores is None:
         words = "Not evaluated yet. This scores the newest checkpoint on held-out text: {}"
-        return Section(
-            "evaluation", "Evaluation", [Paragraph(filled(words, command(evaluate_command(run))), "card absent")]
-        )
+        return [Paragraph(filled(words, command(evaluate_command(run))), "card absent")]
     length, predicted = (count(number(scores, key)) for key in ("sequence_length", run.tokens.counter))
     caption = f"{newest_scores(run)[1]}, sequences of {length} tokens, {predicted} {run.tokens.predicted}"
     rows = [row for words in run.directions for row in _token_rows(scores, words)]
@@ -34,7 +49,37 @@ def evaluation_section(run: Run) -> Section:
     if words_of_pairs is not None and number(scores, "nsp_accuracy") is not None:
         rows += _pair_rows(scores, words_of_pairs)
     table = Table(["Measure", "Value", "95 % interval", "For comparison"], rows, "scores")
-    return Section("evaluation", "Evaluation", [Paragraph(caption, "lede"), Card([table])])
+    return [Paragraph(caption, "lede"), Card([table])]
+
+
+def _text_parts(run: Run) -> list[Part]:
+    """The scores on a text that was named, with n-gram models of another text as floors."""
+    scores = run.evaluation_text
+    if scores is None:
+        return []
+    with reading(run.directory / EVALUATION_TEXT_FILE, "make it again with bert-jax evaluate"):
+        text, pseudo = scores["text"], scores.get("pseudo") or {}
+        caption = (
+            f"A text of {counted(text['sentences'], 'sentence')}, {listed(file['file'] for file in text['files'])}, at step"
+            f" {count(number(scores, 'step'))}"
+        )
+        if ngrams := scores.get("ngrams"):
+            caption += f". What a language model has to be better than: n-gram models of {ngrams['text']}"
+        rows = [
+            _text_row(f"{words.short}, {count(number(scores, words.counter))} {words.predicted}", scores, words.term)
+            for words in run.directions
+        ]
+        alike = "the same tokens" if run.config.objective.masks else "the same tokens without [SEP]"
+        rows += [_text_row(f"{spoken_ngram(name)}, {alike}", scores, name) for name in ngram_names(scores)]
+        if "loss" in pseudo:
+            rows.append(_text_row(f"pseudo-perplexity, {count(pseudo['tokens'])} tokens, each masked in turn", pseudo))
+            rows += [_text_row(f"{spoken_ngram(name)}, the same tokens", pseudo, name) for name in ngram_names(pseudo)]
+    return [Paragraph(caption, "lede"), Card([Table(["Any text", "Perplexity", "Loss"], rows, "scores")])]
+
+
+def _text_row(name: str, scores: Record, term: str = "") -> tuple[str, str, str]:
+    own = (number(scores, f"{term}_{of}" if term else of) for of in ("perplexity", "loss"))
+    return name, decimal(next(own), 2), decimal(next(own), 4, "nats")
 
 
 def _token_rows(scores: Record, tokens: TokenWords) -> list[tuple[str, str, str, str]]:

@@ -66,10 +66,14 @@ def _figures(record: JsonObject) -> Table:
 
     head = ["", *(below(title, measure(column)) for column, title in record["columns"].items())]
     rows = [
-        [below(row["title"], name), *(_cell(row["cells"][column], record["seeds"]) for column in record["columns"])]
+        [
+            below(row["title"], name),
+            *(_cell(row["cells"][column], record["seeds"]) for column in record["columns"]),
+            ABSENT if (flops := row.get("flops")) is None else f"{flops:.3g}",
+        ]
         for name, row in record["rows"].items()
     ]
-    return Table(head, rows)
+    return Table([*head, below("Pre-training", "FLOPs")], rows)
 
 
 def _cell(cell: JsonObject, seeds: int) -> str:

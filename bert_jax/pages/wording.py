@@ -2,8 +2,9 @@
 """Numbers, times and settings in the words of the page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, UTC
+from typing import Any
 
 from bert_jax.config.objective import ObjectiveConfig
 
@@ -59,6 +60,17 @@ def interval(ends: Sequence[float | None] | None, digits: int) -> str:
 def teraflops(rate: float, digits: int = 4) -> str:
     """A rate in FLOP a second, with its unit."""
     return f"{rate / 1e12:,.{digits}g} TFLOP/s"
+
+
+def ngram_names(record: Mapping[str, Any]) -> list[str]:
+    """Return the n-gram models whose losses a record has."""
+    names = (key.removesuffix("_loss") for key in record if key.endswith("_loss"))
+    return [name for name in names if name.endswith("gram")]
+
+
+def spoken_ngram(name: str) -> str:
+    """The name of an n-gram model in a record, in words."""
+    return name.replace("_gram", "-gram").replace("_", " ")
 
 
 def duration(seconds: float) -> str:

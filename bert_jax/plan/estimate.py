@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.mesh.chips import Chip
+from bert_jax.model.accounting import saved_flops, step_flops
 from bert_jax.plan.hlo import Collective
 from bert_jax.plan.machine import group_size, Machine, wires
 from bert_jax.plan.program import StepProgram
@@ -106,7 +107,15 @@ def assumptions(machine: Machine, config: PretrainConfig) -> list[str]:
     """The assumptions that the figures rest on, a line each."""
     predictions = "max_predictions_per_seq predictions a row"
     if config.model.causal:
-        predictions = "each token but the last predicts the next; attention to the past is half of a square"
+        saved, all_of = ([of(config, phase) for phase in config.phases] for of in (saved_flops, step_flops))
+        shares = " and ".join(
+            f"{less:.3g} of {less + own:.3g} FLOPs of a step ({less / (less + own):.1%})"
+            for less, own in zip(saved, all_of, strict=True)
+        )
+        predictions = (
+            "each token but the last predicts the next; attention to the past is half of a square, which saves"
+        )
+        predictions += f" {shares}"
     if config.model.is_recurrent:
         predictions = (
             "each token but the last predicts the next, each but the first the one before; the tokens of a row are"

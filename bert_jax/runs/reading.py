@@ -14,7 +14,8 @@ from bert_jax.config.objective import directions, token_words, TokenWords
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.runs.cost import BAD, CLOCK, Cost
 from bert_jax.runs.directory import open_run, RunDirectory
-from bert_jax.runs.shapes import ENVIRONMENT, EVALUATION, PASSPORT, require_shape, Shape
+from bert_jax.runs.names import EVALUATION_TEXT_FILE
+from bert_jax.runs.shapes import ENVIRONMENT, EVALUATION, EVALUATION_TEXT, PASSPORT, require_shape, Shape
 
 Record = Mapping[str, Any]  # one JSON object of a run's files
 
@@ -36,6 +37,7 @@ class Run:
     cost: Cost | None = None
     bad: list[Record] = field(default_factory=list)  # steps that did not count
     unreadable: list[int] = field(default_factory=list)  # line numbers of metrics.jsonl, from 1
+    evaluation_text: Record | None = None  # of a text that was named
 
     @property
     def last_step(self) -> int:
@@ -105,12 +107,13 @@ def load_run(directory: Path) -> Run:
     """
     files = open_run(directory)
     records, unreadable = read_metrics(files.metrics_file)
+    again = "make it again with bert-jax evaluate"
     return Run(
         directory=directory,
         config=files.config(),
         data=read_json(files.data_file, "bert-jax prepare writes it; copy it from the data directory", PASSPORT),
         environment=read_json(files.environment_file, "remove it: it is written when the run goes on", ENVIRONMENT),
-        evaluation=read_json(files.evaluation_file, "make it again with bert-jax evaluate", EVALUATION),
+        evaluation=read_json(files.evaluation_file, again, EVALUATION),
         train=[record for record in records if record["kind"] == "train"],
         evals=[record for record in records if record["kind"] == "eval"],
         first_batches=[record for record in records if record["kind"] == "data"],
@@ -119,6 +122,7 @@ def load_run(directory: Path) -> Run:
         cost=Cost.of(records),
         bad=[record for record in records if record["kind"] == BAD],
         unreadable=unreadable,
+        evaluation_text=read_json(directory / EVALUATION_TEXT_FILE, again, EVALUATION_TEXT),
     )
 
 

@@ -43,6 +43,13 @@ EVALUATION: Shape = {
         }
     ],
 }
+EVALUATION_TEXT: Shape = {
+    **_numbers("step next_tokens masked_tokens mlm_loss mlm_perplexity"),
+    **_numbers("ltr_loss ltr_perplexity rtl_loss rtl_perplexity"),
+    "text": {**_numbers("documents sentences tokens"), "files": [{"file": str}]},
+    "pseudo": {**_numbers("sentences tokens loss perplexity")},
+    "ngrams": {**_numbers("counted_tokens"), "text": str},
+}
 ENVIRONMENT: Shape = {**_numbers("device_count peak_flops_per_device"), "peak_source": str}
 _TABLE: Shape = {
     **_numbers("sequence_length examples is_next_share in_order_share valid_token_share cut_token_share"),

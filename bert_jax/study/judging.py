@@ -14,6 +14,7 @@ from bert_jax.finetuning.directory import open_finetuned
 from bert_jax.finetuning.run import read_result
 from bert_jax.finetuning.several import RunEntry, summary
 from bert_jax.mesh.distributed import say
+from bert_jax.model.accounting import run_flops
 from bert_jax.pages.comparison import RESAMPLES_OF_A_PAGE, verdict
 from bert_jax.pages.study import study_page
 from bert_jax.pages.template import write
@@ -76,6 +77,7 @@ def record_of(plan: StudyPlan, failed: Mapping[str, str]) -> JsonObject:
             name: {
                 "title": row.title,
                 "settings": [*row.pretrain, *row.finetune],
+                "flops": _flops(plan, name),
                 "cells": {
                     column: {"published": row.published.get(column), **measured.get((name, column), {})}
                     for column in plan.columns
@@ -93,6 +95,15 @@ def record_of(plan: StudyPlan, failed: Mapping[str, str]) -> JsonObject:
         "absent": plan.absent,
         "notes": list(study.notes),
     }
+
+
+def _flops(plan: StudyPlan, name: str) -> float | None:
+    """Return the FLOPs of the pre-training that a row stands on, its teacher's among them; None of n-grams."""
+    row = plan.study.rows[name]
+    if row.ngrams:
+        return None
+    teacher = plan.teacher.description if row.is_taught and plan.teacher is not None else None
+    return run_flops(plan.configs[row.model or name], teacher)
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------

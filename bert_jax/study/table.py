@@ -270,7 +270,11 @@ STUDIES: Mapping[str, Study] = {
             "lstm=768": ("lstm=64",),
             _ALL_LAYERS: ("layers=1,2,3,4",),
         },
-        notes=[_ONE_LSTM, "All rows stand on one pre-trained model."],
+        notes=[
+            _ONE_LSTM,
+            "All rows stand on one pre-trained model. Budgets but `full` have four layers, of which the last four are all: the"
+            " two weighted sums are one row there.",
+        ],
     ),
     "masking": Study(
         "Masking",

@@ -28,6 +28,7 @@ from bert_jax.use.model import Pretrained, SHOWN, WIDTH_STEP
 
 PROMPTS_AT_ONCE = 16
 USUAL_TOKENS = 50
+LEAST_TEMPERATURE = 1e-3  # logits divided by much less are more than float32 tells apart, and at last infinite
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,11 @@ class GenerateSettings:
     def __post_init__(self) -> None:
         if self.tokens is not None and self.tokens < 1:
             raise UserError(f"--tokens {self.tokens} is not possible: use 1 or more")
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"--temperature {self.temperature} is not possible: use 0 (always the likeliest) or more")
+        if self.temperature and not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise UserError(
+                f"--temperature {self.temperature} is not possible: use 0 (always the likeliest), or {LEAST_TEMPERATURE} or"
+                " more"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"--top-k {self.top_k} is not possible: use 1 or more")
         if self.top_k is not None and not self.temperature:

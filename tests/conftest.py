@@ -263,7 +263,7 @@ SLOW = {
         "test_questions[1.1]",
         "test_one_word",
     ),
-    "test_finetuning_packed.py": ("alone[multi_label", "alone[regression", "alone[a mix", "alone[tagging-", "biLM]"),
+    "test_finetuning_packed.py": ("alone[multi_label", "alone[regression", "alone[a mix", "alone[tagging", "biLM]"),
     "test_finetuning_steps.py": (
         "test_micro_batches_change_nothing",
         "test_a_sweep_shares",
@@ -295,6 +295,7 @@ SLOW = {
         "test_a_line_that_is_refused",
         "test_all_processes_end",
         "test_a_process_that_is_killed",
+        "test_three_processes_train_as_one[stopped",
         "named_and_the_others_end_to_be_tried_again[e",
     ),
     "test_plan.py": (

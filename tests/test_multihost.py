@@ -278,19 +278,21 @@ def test_two_processes_a_stop_another_mesh_and_another_number_of_processes(prepa
     assert_same(copy, alone)
 
 
-def test_three_processes_train_as_one(prepared, tmp_path):
+@pytest.mark.parametrize("stop", [False, True], ids=["whole", "stopped"])
+def test_three_processes_train_as_one(prepared, tmp_path, stop):
     """Rows cut in three, heads and vocabulary in two; a SIGTERM to the last one stops all three, and three go on."""
     config = replace(CONFIG, phases=(replace(CONFIG.phases[0], batch_size=12),))
     together = replace(config, mesh=MeshConfig(data=3, tensor=2))
     alone, run = tmp_path / "alone", tmp_path / "run"
-    processes = start(together, prepared.data, run, pace=0.1, count=3)
-    deadline = time.monotonic() + 300
-    while not (run / "metrics.jsonl").is_file() or len(lines(run)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    processes[2].send_signal(signal.SIGTERM)
-    assert finish(processes, run) == [128 + signal.SIGTERM] * 3
-    assert 1 < lines(run)[-1]["step"] < STEPS, "stopped in the middle"
+    if stop:
+        processes = start(together, prepared.data, run, pace=0.1, count=3)
+        deadline = time.monotonic() + 300
+        while not (run / "metrics.jsonl").is_file() or len(lines(run)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        processes[2].send_signal(signal.SIGTERM)
+        assert finish(processes, run) == [128 + signal.SIGTERM] * 3
+        assert 1 < lines(run)[-1]["step"] < STEPS, "stopped in the middle"
     assert finish(start(together, prepared.data, run, count=3), run) == [0] * 3
     pretrain(config, prepared.data, alone, resume_command="")
     assert_same(run, alone)

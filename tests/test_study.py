@@ -27,7 +27,7 @@ from bert_jax.study import judging, running, table
 from bert_jax.study.judging import NO_SIGN, RowDifference, sign
 from bert_jax.study.row_settings import pretrain_config, settings_of
 from bert_jax.study.running import Job, make_plan, run_jobs
-from bert_jax.study.table import BUDGETS, Column, Rows, STUDIES, Study, StudyRow
+from bert_jax.study.table import BudgetPhase, BUDGETS, Column, STUDIES, Study, StudyRow
 from bert_jax.train.loop import listen_for_stop
 
 # A pre-trained model with two ways to fine-tune it, a floor, and a column of each kind.
@@ -59,7 +59,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(
         table.BUDGETS,
         "smoke",
-        replace(budget, phases=(Rows(4, 16),), pretrain=(*budget.pretrain, *SHAPE, "save_every=2")),
+        replace(budget, phases=(BudgetPhase(4, 16),), pretrain=(*budget.pretrain, *SHAPE, "save_every=2")),
     )
 
 

@@ -24,13 +24,13 @@ def pretrain_config(
     config = load_config(budget.config)
     model = replace(config.model, vocab_size=vocab_size)
     if budget.phases:
-        lengths = [rows.length or shortest for rows in budget.phases]
+        lengths = [phase.length or shortest for phase in budget.phases]
         config = replace(
             config,
             model=replace(model, max_position_embeddings=max(lengths)),
             phases=tuple(
-                PhaseConfig(length, rows.steps, rows.batch_size, length)
-                for length, rows in zip(lengths, budget.phases, strict=True)
+                PhaseConfig(length, phase.steps, phase.batch_size, length)
+                for length, phase in zip(lengths, budget.phases, strict=True)
             ),
             optimizer=replace(config.optimizer, warmup_steps=None, warmup_share=0.1),
         )

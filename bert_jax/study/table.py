@@ -85,7 +85,7 @@ class Study:
         return replace(self, rows=rows, comparisons=[pair for pair in self.comparisons if {*pair} <= rows.keys()])
 
 
-class Rows(NamedTuple):
+class BudgetPhase(NamedTuple):
     """A phase of a small budget."""
 
     steps: int
@@ -104,7 +104,7 @@ class Budget:
 
     help: str
     config: str
-    phases: tuple[Rows, ...] = ()
+    phases: tuple[BudgetPhase, ...] = ()
     pretrain: Settings = ()
     finetune: Settings = ()
     seeds: int = 5
@@ -124,7 +124,7 @@ BUDGETS: Mapping[str, Budget] = {
     "smoke": Budget(
         "seconds a run: whether all of it works",
         "demo",
-        (Rows(20, 16),),
+        (BudgetPhase(20, 16),),
         (_ADAMW, "log_every=10", "save_every=10", "eval_batches=4"),
         (_SMALL_RATE, "epochs=0.02"),
         seeds=2,
@@ -133,7 +133,7 @@ BUDGETS: Mapping[str, Budget] = {
     "hour": Budget(
         "models of 1 to 8 layers, 2,800 steps of 2,048 or 4,096 tokens in rows of 32 and 128, one epoch",
         "demo",
-        (Rows(1_200, 64, 32), Rows(150, 32, 128), Rows(1_000, 64, 32), Rows(450, 32, 128)),
+        (BudgetPhase(1_200, 64, 32), BudgetPhase(150, 32, 128), BudgetPhase(1_000, 64, 32), BudgetPhase(450, 32, 128)),
         ("save_every=500", "eval_every=500"),
         (_SMALL_RATE, "epochs=1"),
         3,
@@ -141,7 +141,12 @@ BUDGETS: Mapping[str, Budget] = {
     "night": Budget(
         "the same models, 22,000 such steps, two epochs",
         "demo",
-        (Rows(9_000, 64, 32), Rows(1_000, 32, 128), Rows(8_000, 64, 32), Rows(4_000, 32, 128)),
+        (
+            BudgetPhase(9_000, 64, 32),
+            BudgetPhase(1_000, 32, 128),
+            BudgetPhase(8_000, 64, 32),
+            BudgetPhase(4_000, 32, 128),
+        ),
         ("save_every=1000", "eval_every=5000"),
         (_SMALL_RATE, "epochs=2"),
     ),

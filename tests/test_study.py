@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Studies: the table against the paper's figures, signs against numbers made by hand, a whole study killed and gone on with."""
 
+import itertools
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import made_up_text, Prepared
 from finetune_samples import MODEL, write_model
@@ -308,25 +311,45 @@ with pytest.MonkeyPatch.context() as patch:
 
 
 def test_a_study_that_is_killed_ends_with_the_same_page(prepared, sst2, tmp_path):
-    """Killed in pre-training and between fine-tuned runs, which leaves the page of one that was never stopped."""
+    """Killed in pre-training and between fine-tuned runs, or at random moments: the page is that of one never stopped."""
 
-    def begin(output: Path) -> subprocess.Popen:
-        line = command(prepared, output, "--tasks", f"sst2={sst2}")
+    def begin(name: str) -> subprocess.Popen:
+        line = command(prepared, tmp_path / name, "--tasks", f"sst2={sst2}")
         # As a worker, which leaves the folder of compiled programs as it is.
         own = os.environ | {"PYTEST_XDIST_WORKER": "child"}
         return subprocess.Popen([sys.executable, "-c", SCRIPT, *line], cwd=Path(__file__).parent, env=own)
 
-    assert begin(tmp_path / "whole").wait() == 0
+    assert begin("whole").wait() == 0
     for seen in ("pretrain/ltr/checkpoints/2", "perplexity/ltr.json", "finetune/ltr/sst2/seed-0/scores.json"):
-        process = begin(tmp_path / "killed")
-        while not (tmp_path / "killed" / seen).exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert begin(tmp_path / "killed").wait() == 0
-    for name in ("study.json", "report.html"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        kill_when(begin("killed"), (tmp_path / "killed" / seen).exists)
+    assert begin("killed").wait() == 0
+
+    # A moment is a number of files that are there, and up to half a second, however fast the machine is.
+    rng, made = np.random.default_rng(0), number_of_files(tmp_path / "whole")
+    for moment in sorted(rng.choice(made - 10, 6, replace=False).tolist()):
+        kill_when(
+            begin("at random"),
+            lambda moment=moment: number_of_files(tmp_path / "at random") > moment,
+            rng.uniform(0, 0.5),
+        )
+        print(f"killed with {moment} of {made} files")
+    assert begin("at random").wait() == 0
+    for name, other in itertools.product(("study.json", "report.html"), ("killed", "at random")):
+        assert (tmp_path / other / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def number_of_files(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def kill_when(process: subprocess.Popen, reached: Callable[[], object], pause: float = 0.0) -> None:
+    """Kill a study when something is reached, before its end."""
+    while not reached():
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(pause)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------

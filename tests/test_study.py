@@ -46,6 +46,7 @@ SMALL = Study(
         "n-grams": StudyRow("Trigrams", model="ltr", ngrams=3),
     },
     [("ltr", "slow")],
+    scaled={"optimizer.learning_rate=1e-5": ("optimizer.learning_rate=2e-5",)},
 )
 SHAPE = (
     "model.num_hidden_layers=1",
@@ -264,6 +265,7 @@ def test_a_study_from_end_to_end(prepared, sst2, tmp_path, monkeypatch, capsys):
     assert ran == ["finetune/ltr/sst2/seed-0"]
     record = json.loads((tmp_path / "study/study.json").read_text())
     assert [one["sign"] for one in record["comparisons"]] == ["not decided"]
+    assert record["rows"]["slow"]["settings"] == ["optimizer.learning_rate=2e-5"], "those of a small budget"
     cells = {name: row["cells"] for name, row in record["rows"].items()}
     assert cells["ltr"]["sst2"]["runs"] == cells["slow"]["sst2"]["runs"] == 2
     assert 1 < cells["n-grams"]["perplexity"]["mean"] < cells["ltr"]["perplexity"]["mean"] < 200

@@ -22,6 +22,7 @@ from bert_jax.pages.wording import counted
 from bert_jax.runs.comparison import compare_runs
 from bert_jax.runs.finetuned import load_several
 from bert_jax.runs.names import REPORT_FILE, SCORES_FILE, SEEDS_FILE, STUDY_FILE
+from bert_jax.study.row_settings import settings_of
 from bert_jax.study.running import jobs_of, make_plan, open_output, run_jobs, StudyPlan
 from bert_jax.study.table import PERPLEXITY
 from bert_jax.tasks.scoring.chance import spread_of
@@ -76,7 +77,7 @@ def record_of(plan: StudyPlan, failed: Mapping[str, str]) -> JsonObject:
         "rows": {
             name: {
                 "title": row.title,
-                "settings": [*row.pretrain, *row.finetune],
+                "settings": settings_of(study, plan.budget, row.pretrain + row.finetune),
                 "flops": _flops(plan, name),
                 "cells": {
                     column: {"published": row.published.get(column), **measured.get((name, column), {})}

@@ -3,6 +3,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -203,6 +204,17 @@ def test_the_gradient_is_that_of_the_weighted_means_and_none_is_the_teacher_s():
     }
     sums = {f"{name}_{part}": float(value) for name, score in scores.items() for part, value in score._asdict().items()}
     assert total_loss(sums, training.config) == pytest.approx(float(by_hand_value), rel=1e-5)
+
+
+def test_labels_that_count_nothing_cost_no_gradient():
+    def products(labels):
+        training = training_on(distill=replace(ALL, labels=labels))
+        seeds = row_seeds(training.key(DROPOUT), 0, B)
+        loss, params = loss_of(training), drawn(training.description, 0)
+        step = partial(accumulate_gradients, training, loss)
+        return str(jax.make_jaxpr(step)(params, make_batch(), seeds)).count("dot_general")
+
+    assert products(0.0) < products(0.5)
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_learn_of_it():

@@ -229,6 +229,8 @@ def test_longer_models_are_asked_for():
     size, documents = 20, made_up_documents(100, 20, seed=2)
     names = [[*fit_ngrams([make_shard(documents)], size, "text", order).named()] for order in (None, 2, 4)]
     assert names == [["bigram"], ["bigram", "backward_bigram"], ["bigram", "four_gram", "backward_four_gram"]]
+    forward = fit_ngrams([make_shard(documents)], size, "text", 4, backward=False)
+    assert [*forward.named()] == ["bigram", "four_gram"]
 
 
 def test_few_documents_are_held_out_by_sentence():

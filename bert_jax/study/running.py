@@ -316,12 +316,11 @@ def run_jobs(jobs: Sequence[Job], again: str) -> dict[str, str]:
 
 
 def _left(jobs: Sequence[Job], took: Mapping[str, Sequence[float]]) -> str:
-    """Return in words how long these runs will take, by the mean of those of their kind, or of all."""
-    every = [seconds for kind in took.values() for seconds in kind]
-    if not every:
+    """Return in words how long these runs will take, by the mean of those of their kind; of a new kind nothing is known."""
+    known = [float(np.mean(took[job.kind])) for job in jobs if job.kind in took]
+    if not known:
         return ""
-    seconds = sum(float(np.mean(took.get(job.kind, every))) for job in jobs)
-    return f"; about {duration(seconds)} left"
+    return f"; {'about' if len(known) == len(jobs) else 'at least'} {duration(sum(known))} left"
 
 
 # ---- the perplexity -------------------------------------------------------------------------------------------------
@@ -345,7 +344,9 @@ def _write_losses(plan: StudyPlan, row: str, path: Path) -> None:
 def _ngram_loss(plan: StudyPlan, model: Pretrained, examples: Examples, order: int) -> tuple[float, float]:
     """Return the loss of an n-gram model of the training split on the tokens that a left-to-right model predicts."""
     data, rows = plan.data, examples.shape.rows
-    models = fit_ngrams(data.split(TRAIN).shards, model.tokenizer.vocab_size, str(data.directory), order)
+    models = fit_ngrams(
+        data.split(TRAIN).shards, model.tokenizer.vocab_size, str(data.directory), order, backward=False
+    )
     segments, words = segments_of(examples), SplitTokens.of(examples.split)
     batches = ((number, evaluation_batch(examples, rows, number)) for number in range(-(-len(examples) // rows)))
     chosen = np.concatenate([text_offsets(segments, number, batch, next_tokens=True) for number, batch in batches])

@@ -212,12 +212,15 @@ def accumulate_gradients(
     micro-batches and devices gives the same gradient, whatever the counts of the parts are.
     """
     weights = loss.weights(batch)
+    # Of a term that counts nothing no gradient is computed.
+    counted = {term: share for term in weights if (share := term_weight(term, training.config))}
     fixed = loss.fixed if fixed is None else fixed
 
     def total(params: PyTree, fixed: PyTree, part: Arrays, seeds: jax.Array) -> tuple[jax.Array, dict[str, Scores]]:
         scores = loss.scores(training, {**params, **fixed}, part, seeds)
-        means = {term: scores[term].loss / jnp.maximum(weight, 1) for term, weight in weights.items()}
-        first, *others = (term_weight(term, training.config) * mean for term, mean in means.items())
+        first, *others = (
+            share * (scores[term].loss / jnp.maximum(weights[term], 1)) for term, share in counted.items()
+        )
         return sum(others, first), scores
 
     gradient = jax.grad(total, has_aux=True)

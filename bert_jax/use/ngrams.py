@@ -291,7 +291,9 @@ def contexts_of(
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
-def fit_ngrams(shards: Sequence[Shard], vocab_size: int, name: str, order: int | None = None) -> NgramModels:
+def fit_ngrams(
+    shards: Sequence[Shard], vocab_size: int, name: str, order: int | None = None, *, backward: bool = True
+) -> NgramModels:
     """Models of the tokens of shards.
 
     Memory: `BYTES_PER_NGRAM` for each different n-gram, twice that for a moment: 100 MB of English Wikipedia have three
@@ -302,7 +304,8 @@ def fit_ngrams(shards: Sequence[Shard], vocab_size: int, name: str, order: int |
       shards: the training text.
       vocab_size: entries of the vocabulary.
       name: of the training text, for messages.
-      order: tokens of the longest n-grams, of which a backward model is made too; None: bigrams, forward alone.
+      order: tokens of the longest n-grams; None: bigrams, forward alone.
+      backward: a backward model of these n-grams too.
 
     Raises:
       UserError: too few sentences to hold some out.
@@ -322,9 +325,9 @@ def fit_ngrams(shards: Sequence[Shard], vocab_size: int, name: str, order: int |
 
     bigram, unigram_added, held_out = fitted(1, backward=False)
     forward = fitted(order - 1, backward=False)[0] if order is not None and order > 2 else None
-    backward = fitted(order - 1, backward=True)[0] if order is not None else None
+    behind = fitted(order - 1, backward=True)[0] if order is not None and backward else None
     available = sum(len(shard.tokens) for shard in shards)
-    return NgramModels(unigram_added, bigram, forward, backward, held_out, available)
+    return NgramModels(unigram_added, bigram, forward, behind, held_out, available)
 
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # contexts [T, C], tokens [T], and which of them are held out [T]

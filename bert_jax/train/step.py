@@ -225,11 +225,11 @@ def accumulate_gradients(
 
     gradient = jax.grad(total, has_aux=True)
     parts = training.config.micro_batches
-    if parts == 1:
-        return gradient(params, fixed, batch, seeds)
     rows_per_example = len(seeds) // len(batch.get("example_weights", seeds))
 
     def own_sum(kept: tuple[PyTree, PyTree], batch: Arrays, seeds: jax.Array) -> PyTree:
+        if parts == 1:
+            return gradient(*kept, batch, seeds)
         return summed_over_parts(partial(gradient, *kept), (batch, seeds), parts, rows_per_example)
 
     return on_each_copy(own_sum, training.mesh)((params, fixed), batch, seeds)
@@ -262,8 +262,9 @@ def split_examples(x: jax.Array, parts: int, examples: int) -> jax.Array:
 def on_each_copy(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
     """`function(params, *rows)` by every copy of the parameters on its own rows, and the results summed at the end.
 
-    The partitioner alone would sum the gradients of all copies after every micro-batch. It is left to do so where both
-    `fsdp` and `tensor` cut what a copy holds: XLA of jaxlib 0.12.0 aborts on such a mesh below a `shard_map`.
+    The partitioner alone would sum the gradients of all copies after every micro-batch, and those of tied embeddings twice:
+    of the words that are predicted, and of those that are read. It is left to do so where both `fsdp` and `tensor` cut what
+    a copy holds: XLA of jaxlib 0.12.0 aborts on such a mesh below a `shard_map`.
     """
     copies = tuple(axis for axis in COPIES if mesh.shape[axis] > 1)
     if not copies or (mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] > 1):

@@ -142,7 +142,8 @@ class StudyPlan:
         study, measured = self.study, self.columns[column]
         recipe = load_recipe(measured.task)
         own = settings_of(study, self.budget, measured.finetune + study.rows[row].finetune)
-        config = override(recipe.config, [*self.budget.finetune, *own])
+        small = self.budget.small_tasks if measured.is_small else ()
+        config = override(recipe.config, [*self.budget.finetune, *small, *own])
         seeds = range(config.seed, config.seed + self.budget.seeds)
         place = self.tasks[measured.task], self.pretrained(row)
         return [Wanted(recipe.task, *place, replace(config, seed=seed)) for seed in seeds]
@@ -153,8 +154,10 @@ class StudyPlan:
         runs = {
             "pretrain": {name: to_dict(config) for name, config in self.configs.items()},
             "rows": {name: [row.model, row.ngrams, *row.finetune] for name, row in study.rows.items()},
-            "columns": {name: [column.task, *column.finetune] for name, column in study.columns.items()},
-            "finetune": [budget.seeds, *budget.finetune],
+            "columns": {
+                name: [column.task, column.is_small, *column.finetune] for name, column in study.columns.items()
+            },
+            "finetune": [budget.seeds, *budget.finetune, *budget.small_tasks],
             "scaled": dict(study.scaled) if budget.scaled else {},
         }
         digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()

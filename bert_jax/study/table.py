@@ -24,6 +24,7 @@ class Column:
     task: of the table of tasks; "" of the perplexity. metric: None: the task's main one.
     finetune: settings of its fine-tuned runs.
     rows: that have it; None: all.
+    is_small: whether the task has a few thousand examples, which a small budget goes over more often.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Column:
     metric: str | None = None
     finetune: Settings = ()
     rows: tuple[str, ...] | None = None
+    is_small: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Budget:
 
     config: the recipe of pre-training in configs/.
     phases: instead of the recipe's own.
-    finetune: settings of every fine-tuned run. seeds: of each.
+    finetune: settings of every fine-tuned run; small_tasks: of those on small tasks too. seeds: of each.
     """
 
     help: str
@@ -107,6 +109,7 @@ class Budget:
     phases: tuple[BudgetPhase, ...] = ()
     pretrain: Settings = ()
     finetune: Settings = ()
+    small_tasks: Settings = ()
     seeds: int = 5
 
     @property
@@ -118,6 +121,7 @@ class Budget:
 _SMALL_RATE = (
     "optimizer.learning_rate=5e-4"  # two layers of 128 need larger rates than the paper's (configs/finetune.py)
 )
+_SMALL_TASKS = ("epochs=10", "optimizer.learning_rate=3e-4")  # as stsb_tiny of configs/finetune.py
 _ADAMW = "optimizer.name=adamw_bert"  # the paper's, which configs/demo.py has not
 _MUON = "optimizer.name=muon"
 BUDGETS: Mapping[str, Budget] = {
@@ -131,15 +135,16 @@ BUDGETS: Mapping[str, Budget] = {
     ),
     # In rows of 128 alone two layers learn hardly more than the words' frequencies in as many steps (configs/demo.py).
     "hour": Budget(
-        "models of 1 to 8 layers, 2,800 steps of 2,048 or 4,096 tokens in rows of 32 and 128, one epoch",
+        "models of 1 to 8 layers, 2,800 steps of 2,048 or 4,096 tokens in rows of 32 and 128, one epoch, ten of small tasks",
         "demo",
         (BudgetPhase(1_200, 64, 32), BudgetPhase(150, 32, 128), BudgetPhase(1_000, 64, 32), BudgetPhase(450, 32, 128)),
         ("save_every=500", "eval_every=500"),
         (_SMALL_RATE, "epochs=1"),
+        _SMALL_TASKS,
         3,
     ),
     "night": Budget(
-        "the same models, 22,000 such steps, two epochs",
+        "the same models, 22,000 such steps, two epochs, ten of small tasks",
         "demo",
         (
             BudgetPhase(9_000, 64, 32),
@@ -149,6 +154,7 @@ BUDGETS: Mapping[str, Budget] = {
         ),
         ("save_every=1000", "eval_every=5000"),
         (_SMALL_RATE, "epochs=2"),
+        _SMALL_TASKS,
     ),
     "full": Budget("the paper's: 1,000,000 steps of 256 rows of BERT-base", "base"),
 }
@@ -156,7 +162,8 @@ BUDGETS: Mapping[str, Budget] = {
 # ---- the studies ----------------------------------------------------------------------------------------------------
 
 _MNLI, _QNLI = Column("MNLI-m", "mnli", "accuracy"), Column("QNLI", "qnli", "accuracy")
-_MRPC, _SST2 = Column("MRPC", "mrpc", "accuracy"), Column("SST-2", "sst2", "accuracy")
+_MRPC, _SST2 = Column("MRPC", "mrpc", "accuracy", is_small=True), Column("SST-2", "sst2", "accuracy")
+_STSB, _COLA = Column("STS-B", "stsb", "spearman", is_small=True), Column("CoLA", "cola", "mcc", is_small=True)
 _SQUAD, _NER = Column("SQuAD 1.1", "squad1", "f1"), Column("CoNLL-2003", "conll2003", "f1")
 _BERT = "model=base"
 _FOUR_LAYERS: Settings = ("model.num_hidden_layers=4",)
@@ -304,10 +311,10 @@ STUDIES: Mapping[str, Study] = {
             "qqp": Column("QQP", "qqp", "f1"),
             "qnli": _QNLI,
             "sst2": _SST2,
-            "cola": Column("CoLA", "cola", "mcc"),
-            "stsb": Column("STS-B", "stsb", "spearman"),
+            "cola": _COLA,
+            "stsb": _STSB,
             "mrpc": replace(_MRPC, metric="f1"),
-            "rte": Column("RTE", "rte", "accuracy"),
+            "rte": Column("RTE", "rte", "accuracy", is_small=True),
         },
         {
             "bert": StudyRow("BERT", _published(_TEST, 84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4)),
@@ -343,8 +350,8 @@ STUDIES: Mapping[str, Study] = {
         "no table of the paper, but what came after it: 2003.10555, 2202.08005",
         {
             "sst2": _SST2,
-            "stsb": Column("STS-B", "stsb", "spearman"),
-            "cola": Column("CoLA", "cola", "mcc"),
+            "stsb": _STSB,
+            "cola": _COLA,
             "mnli": _MNLI,
             "squad1": _SQUAD,
         },

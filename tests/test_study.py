@@ -24,12 +24,13 @@ from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.cli import main
 from bert_jax.config.description import ModelDescription
 from bert_jax.config.settings import load_config
+from bert_jax.feed.shards import open_data
 from bert_jax.model.accounting import run_flops
 from bert_jax.pages.study import study_page
 from bert_jax.study import judging, running, table
 from bert_jax.study.judging import NO_SIGN, RowDifference, sign
 from bert_jax.study.row_settings import pretrain_config, settings_of
-from bert_jax.study.running import Job, make_plan, run_jobs
+from bert_jax.study.running import Job, make_plan, run_jobs, StudyPlan
 from bert_jax.study.table import BudgetPhase, BUDGETS, Column, STUDIES, Study, StudyRow
 from bert_jax.train.loop import listen_for_stop
 
@@ -168,6 +169,14 @@ def test_the_masks_are_the_rows():
     assert (config.objective.mask_share, config.objective.random_share) == (0.8, 0.0)
     assert config.total_steps == 1_000_000
     assert settings_of(STUDIES["masking"], BUDGETS["full"], ("lstm=768",)) == ["lstm=768"]
+
+
+@pytest.mark.parametrize(("budget", "large", "small"), [("hour", 1, 10), ("night", 2, 10), ("smoke", 0.02, 0.02)])
+def test_small_budgets_go_over_small_tasks_more_often(prepared, tmp_path, budget, large, small):
+    tasks = dict.fromkeys(("sst2", "mnli", "stsb", "cola", "mrpc", "rte"), "FOLDER")
+    plan = StudyPlan("systems", budget, open_data(prepared.data), tasks, tmp_path)
+    epochs = {task: {one.config.epochs for one in plan.wanted("bert", task)} for task in tasks}
+    assert epochs == {task: {large if task in ("sst2", "mnli") else small} for task in tasks}
 
 
 def test_features_of_four_layers_have_one_row_twice_and_say_so():

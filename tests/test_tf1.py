@@ -270,8 +270,8 @@ import numpy as np
 from bert_jax.conversion import tf1
 from bert_jax.conversion.tensors import TensorEntry, Writable
 
-def memory(which):
-    return 1024 * int(re.search(which + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+def peak_memory():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 folder = Path(sys.argv[1])
 tf1.write_tf1(folder / "warm", [Writable("a", TensorEntry((3,), "float32"), lambda: np.ones(3, np.float32))])
@@ -279,9 +279,9 @@ tf1.PIECE_BYTES = 2**26
 entry = TensorEntry((2**20,), "float32")
 tensors = [Writable(f"t{number}", entry, lambda: np.ones(2**20, np.float32)) for number in range(64)]
 Path("/proc/self/clear_refs").write_text("5")  # the peak is now
-before = memory("VmHWM")
+before = peak_memory()
 tf1.write_tf1(folder / sys.argv[2], tensors)
-print(memory("VmHWM") - before)
+print(peak_memory() - before)
 """
 
 

@@ -118,7 +118,7 @@ def test_rows_differ_in_what_is_compared_and_in_nothing_else(name, budget):
     }
     if study.equal_compute:
         assert [run_flops(config, taught_by[row]) for row, config in configs.items()] == pytest.approx(
-            [run_flops(configs["mlm"])] * 6, rel=0.05
+            [run_flops(configs["mlm"])] * len(configs), rel=0.05
         )
         assert len({config.total_steps for config in configs.values()}) > 2
     else:
@@ -242,6 +242,17 @@ def test_what_is_missing_is_said_and_what_a_row_costs(prepared, sst2, tmp_path):
     assert [finding.subject for finding in page.findings] == ["Failed run", *["Task left out"] * 7]
     (table,) = (part for section in page.sections[:1] for card in section.parts for part in card.parts)
     assert [row[-1] for row in table.rows] == [*(f"{value:.3g}" for value in flops.values()), "–"]
+    assert [tile.label for tile in page.tiles][:2] == ["Signs right", "Signs wrong"]
+
+
+def test_a_study_of_no_paper_counts_what_is_decided(prepared, sst2, tmp_path):
+    record = judging.record_of(make_plan("ladder", "smoke", prepared.data, {"sst2": str(sst2)}, tmp_path / "out"), {})
+    assert {one["sign"] for one in record["comparisons"]} == {NO_SIGN}
+    for one, interval in zip(record["comparisons"], [(0.1, 2.0), (-3.0, -1.0), (-1.0, 1.0)], strict=False):
+        one["interval"] = interval
+    page = study_page(record)
+    assert [(tile.label, tile.value) for tile in page.tiles] == [("Decided", "2"), ("Not decided", "3")]
+    assert page.tiles_note == "Of 5 differences, none of them in a paper."
 
 
 # ---- whole studies ---------------------------------------------------------------------------------------------------

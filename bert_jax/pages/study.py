@@ -2,7 +2,7 @@
 """The page of a study: our figures beside the paper's, and whether differences have the same sign."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bert_jax.base.types import JsonObject
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM
@@ -26,8 +26,8 @@ ABOUT = (
 
 def study_page(record: JsonObject) -> Page:
     """The page of study.json."""
-    signs = Counter(one["sign"] for one in record["comparisons"])
     failed = record["failed"]
+    tiles, of_how_many = _tiles(record["comparisons"])
     notes = [Paragraph(note, "footnote") for note in (ABOUT, *record["notes"])]
     return Page(
         title=f"{record['title']}: study {record['study']}",
@@ -41,14 +41,29 @@ def study_page(record: JsonObject) -> Page:
             ("Seeds of fine-tuning", str(record["seeds"])),
         ],
         findings=list(_findings(record)),
-        tiles=[Tile(f"Signs {name}", str(signs[name]), note=note) for name, note in SIGNS.items()],
-        tiles_note=f"Of {counted(signs.total() - signs['no sign in the paper'], 'difference')} with a sign in the paper.",
+        tiles=tiles,
+        tiles_note=of_how_many,
         sections=[
             Section("figures", "Figures", [Card([_figures(record)])]),
             Section("differences", "Differences", [Card([_differences(record), *notes])]),
         ],
         footer="Everything here stands in study.json, for programs; bert-jax report makes a page of each run.",
     )
+
+
+def _tiles(comparisons: Sequence[JsonObject]) -> tuple[list[Tile], str]:
+    """How many differences have the paper's sign, or are decided where the paper has none; and of how many."""
+    signs = Counter(one["sign"] for one in comparisons)
+    if signed := signs.total() - signs["no sign in the paper"]:
+        tiles = [Tile(f"Signs {name}", str(signs[name]), note=note) for name, note in SIGNS.items()]
+        return tiles, f"Of {counted(signed, 'difference')} with a sign in the paper."
+    intervals = [one["interval"] for one in comparisons if one["interval"] is not None]
+    decided = sum(not low <= 0 <= high for low, high in intervals)
+    tiles = [
+        Tile("Decided", str(decided), note="the interval leaves out 0"),
+        Tile("Not decided", str(signs.total() - decided), note=SIGNS["not decided"]),
+    ]
+    return tiles, f"Of {counted(signs.total(), 'difference')}, none of them in a paper."
 
 
 def _findings(record: JsonObject) -> Iterator[Finding]:

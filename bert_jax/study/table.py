@@ -357,13 +357,14 @@ STUDIES: Mapping[str, Study] = {
         },
         {
             "mlm": StudyRow("MLM, 15 %", pretrain=(_FULL,)),
+            "mlm-muon": StudyRow("MLM, 15 %, Muon", pretrain=(_FULL, _MUON)),
             "mlm-30": StudyRow("MLM, 30 %", pretrain=(_FULL, "objective.mlm_probability=0.3")),
             "whole-words": StudyRow("MLM, whole words", pretrain=(_FULL, "objective.masking=whole_word")),
             "rtd": StudyRow("Replaced tokens", pretrain=_RTD),
             "rtd-muon": StudyRow("Replaced tokens, Muon", pretrain=(*_RTD, _MUON)),
             "distilled": StudyRow("MLM, distilled", pretrain=(_FULL,), is_taught=True),
         },
-        [*_against("mlm", ["mlm-30", "whole-words", "rtd", "distilled"]), ("rtd", "rtd-muon")],
+        [*_against("mlm", ["mlm-muon", "mlm-30", "whole-words", "rtd", "distilled"]), ("rtd", "rtd-muon")],
         pretrain=(_ADAMW,),
         scaled={
             **_SMALL_GENERATOR,

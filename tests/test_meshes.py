@@ -79,3 +79,10 @@ def one_device(initial) -> np.ndarray:
 )
 def test_losses_and_gradient_norms_are_those_of_one_device(one_device, initial, mesh):
     np.testing.assert_allclose(losses(training_on(mesh), initial), one_device, rtol=1e-5)
+
+
+def test_kernels_gathered_in_bfloat16_train_as_copies_do(initial):
+    """Every copy would round them alike, and two summands have one sum: the losses are the same."""
+    copies, cut = (replace(CONFIG, mesh=mesh, compute_dtype="bfloat16") for mesh in (MeshConfig(2), MeshConfig(1, 2)))
+    found, expected = (losses(Training(config, make_mesh(config.mesh)), initial) for config in (cut, copies))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

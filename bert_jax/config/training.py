@@ -169,7 +169,7 @@ class MeshConfig:
     """Devices along each axis of the mesh; one of them may be -1: all devices that are left."""
 
     data: int = setting(-1, "copies of the parameters, each on its own rows of the batch")
-    fsdp: int = setting(1, "parameters, optimizer state and rows cut over this many devices")
+    fsdp: int = setting(1, "optimizer state, rows and, between steps, parameters cut over this many devices")
     tensor: int = setting(1, "heads, feed-forward features and vocabulary cut over this many devices")
     dcn: int = setting(1, "slices or nodes joined by a slower network: as `data`, and the outermost axis")
 

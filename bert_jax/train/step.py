@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.base.stopping import building, compiled
 from bert_jax.base.types import PyTree
 from bert_jax.config.training import SchedulePart
-from bert_jax.mesh.sharding import COPIES, put_whole, ROWS, uncut
+from bert_jax.mesh.sharding import on_own_rows, put_whole, ROWS, uncut
 from bert_jax.model.dropout import row_seeds
 from bert_jax.train.bad_steps import SKIPPED, total_loss, watched
 from bert_jax.train.losses import Scores, term_weight
@@ -227,12 +227,12 @@ def accumulate_gradients(
     parts = training.config.micro_batches
     rows_per_example = len(seeds) // len(batch.get("example_weights", seeds))
 
-    def own_sum(kept: tuple[PyTree, PyTree], batch: Arrays, seeds: jax.Array) -> PyTree:
+    def own_sum(kept: tuple[PyTree, PyTree], batch: Arrays, seeds: jax.Array) -> tuple[PyTree, dict[str, Scores]]:
         if parts == 1:
             return gradient(*kept, batch, seeds)
         return summed_over_parts(partial(gradient, *kept), (batch, seeds), parts, rows_per_example)
 
-    return on_each_copy(own_sum, training.mesh)((params, fixed), batch, seeds)
+    return on_own_rows(own_sum, training.mesh, training.compute.dtype)((params, fixed), batch, seeds)
 
 
 def summed_over_parts(function: Callable[..., PyTree], rows: PyTree, parts: int, rows_per_example: int = 1) -> PyTree:
@@ -257,25 +257,3 @@ def split_examples(x: jax.Array, parts: int, examples: int) -> jax.Array:
     x = x.reshape(parts, examples // parts * each, *x.shape[3:])
     axes = uncut(ROWS[0])
     return jax.lax.with_sharding_constraint(x, P(None, axes)) if axes else x
-
-
-def on_each_copy(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
-    """`function(params, *rows)` by every copy of the parameters on its own rows, and the results summed at the end.
-
-    The partitioner alone would sum the gradients of all copies after every micro-batch, and those of tied embeddings twice:
-    of the words that are predicted, and of those that are read. It is left to do so where both `fsdp` and `tensor` cut what
-    a copy holds: XLA of jaxlib 0.12.0 aborts on such a mesh below a `shard_map`.
-    """
-    copies = tuple(axis for axis in COPIES if mesh.shape[axis] > 1)
-    if not copies or (mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] > 1):
-        return function
-
-    def own(params: PyTree, *rows: PyTree) -> PyTree:
-        return jax.lax.psum(function(params, *rows), copies)
-
-    def mapped(params: PyTree, *rows: PyTree) -> PyTree:
-        specs = (P(), *(P(copies) for _ in rows))
-        # Unchecked: otherwise differentiation sums what copies share, the parameters, in every micro-batch again.
-        return jax.shard_map(own, in_specs=specs, out_specs=P(), axis_names=set(copies), check_vma=False)(params, *rows)
-
-    return mapped

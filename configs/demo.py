@@ -30,7 +30,7 @@ config = PretrainConfig(
     # trained by then, and the loss steps back by 0.2 nats at the last change, not by 0.8 (docs/data.md).
     phases=(SHORT, LONG, replace(SHORT, steps=1_350), replace(LONG, steps=400)),
     # b2=0.98: the second moment follows the gradient, which changes fast in so short a run.
-    optimizer=OptimizerConfig(name="muon", learning_rate=4e-3, warmup_steps=300, b2=0.98),
+    optimizer=OptimizerConfig(name="muon", learning_rate=4e-3, warmup_steps=100, b2=0.98),
     scan_layers=False,  # unrolled is a quarter faster on a CPU
     log_every=50,
     eval_every=300,

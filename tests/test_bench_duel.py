@@ -22,11 +22,13 @@ from bert_jax.bench.report import as_markdown, failures
 from bert_jax.bench.runner import make_suite, run_bench
 from bert_jax.bench.side_process import SideError
 from bert_jax.bench.subjects import duel
-from bert_jax.bench.subjects.duel import compared_sides, OUR_RECIPE, OURS, THEIR_RECIPE, time_to
+from bert_jax.bench.subjects.duel import compared_sides, Ground, OUR_RECIPE, OURS, peer_recipe, THEIR_RECIPE, time_to
 from bert_jax.bench.suite import suite_for
 from bert_jax.bench.tables import tables_of
 from bert_jax.bench.workbench import BenchInputs
 from bert_jax.config.objective import ObjectiveConfig
+from bert_jax.config.pretrain import PhaseConfig
+from bert_jax.config.training import OptimizerConfig
 from bert_jax.feed.shards import open_data
 from bert_jax.pages.duel import duel_page
 from bert_jax.tokenization import load_tokenizer
@@ -134,6 +136,16 @@ def test_phases_with_a_schedule_of_their_own_keep_its_share():
     phases = [replace(phase, steps=100, learning_rate=1e-3, warmup_steps=20) for phase in small_config().phases]
     scaled = small_config(phases=tuple(phases)).scaled(2.5)
     assert [(phase.steps, phase.warmup_steps) for phase in scaled.phases] == [(250, 50)] * 2
+
+
+@pytest.mark.parametrize(("name", "rate", "share"), [("adamw_bert", 4e-3, 0.05), ("muon", 2e-3, 0.1)])
+def test_the_peer_gets_a_rate_for_adamw_where_ours_is_for_muon(tmp_path, name, rate, share):
+    phase = PhaseConfig(sequence_length=16, steps=100, batch_size=16, max_predictions_per_seq=3)
+    optimizer = OptimizerConfig(name=name, learning_rate=4e-3, warmup_steps=5, b2=0.98)
+    config = small_config(phases=(phase,), optimizer=optimizer)
+    recipe, found = peer_recipe(Ground(config, tmp_path, tmp_path, tmp_path, tmp_path, 300.0))
+    assert (recipe["learning_rate"], found) == (rate, share)
+    assert (recipe["per_device_train_batch_size"], recipe["adam_beta2"]) == (16, 0.98)
 
 
 def test_checkpoints_have_the_first_reading_of_their_step(tmp_path):

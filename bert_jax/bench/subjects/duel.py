@@ -175,8 +175,7 @@ def train_ours(ground: Ground) -> JsonObject:
 def train_peer(ground: Ground, python: Path, side: str) -> JsonObject:
     """Run the peer by one of the recipes."""
     config = ground.config
-    part = config.schedule_parts()[0]
-    recipe, warmup_share = (peer_recipe(ground), part.warmup_steps / part.steps) if side == OUR_RECIPE else ({}, 0.0)
+    recipe, warmup_share = peer_recipe(ground) if side == OUR_RECIPE else ({}, 0.0)
     found = fresh_process(
         PEER,
         "pretrain",
@@ -205,18 +204,26 @@ def peer_shape(model: ModelConfig) -> JsonObject:
     return shape | ({"hidden_act": "gelu_pytorch_tanh"} if model.hidden_act == "gelu_tanh" else {})
 
 
-def peer_recipe(ground: Ground) -> JsonObject:
-    """Return our recipe as TrainingArguments has it: of the first schedule, with the batch of the longest rows."""
-    optimizer = ground.config.optimizer
-    return {
+def peer_recipe(ground: Ground) -> tuple[JsonObject, float]:
+    """Return our recipe as TrainingArguments has it, and its warm-up as a share of the steps.
+
+    It is that of the first schedule, with the batch of the longest rows. The peer has AdamW. Where ours is Muon, it gets what
+    the demo had by AdamW, whose best rate is half of Muon's (docs/results.md).
+    """
+    optimizer, part = ground.config.optimizer, ground.config.schedule_parts()[0]
+    rate, warmup_share = part.learning_rate, part.warmup_steps / part.steps
+    if optimizer.name == "muon":
+        rate, warmup_share = rate / 2, max(warmup_share, 0.1)
+    recipe = {
         "per_device_train_batch_size": ground.longest.batch_size,
-        "learning_rate": ground.config.schedule_parts()[0].learning_rate,
+        "learning_rate": rate,
         "weight_decay": optimizer.weight_decay,
         "adam_beta1": optimizer.b1,
         "adam_beta2": optimizer.b2,
         "adam_epsilon": optimizer.eps,
         "max_grad_norm": optimizer.clip_norm,
     }
+    return recipe, warmup_share
 
 
 # ---- who won ---------------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 
 Both sides get the same text, vocabulary, shape of model and cores of this CPU, in float32, and so many seconds. Ours is
 `bert-jax pretrain` with its phases in proportion. The peer trains BertForMaskedLM on full rows by its own recipe, and once more
-by ours; the better of the two is the one that counts. Its rows are as long as our longest, which are scored: shorter ones
-would leave positions untrained. A schedule needs a number of steps: each side's pace is taken before, outside of its time.
+by ours as it suits AdamW; the better of the two is the one that counts. Its rows are as long as our longest, which are scored:
+shorter ones would leave positions untrained. A schedule needs a number of steps: each side's pace is taken before, outside of
+its time.
 
 What counts of ours says own_run.py, compilation with it; of the peer all from Trainer's start. Saving counts on neither side.
 The models are scored afterwards, by `bert-jax evaluate`'s own code. Text is prepared before, and its seconds are told.
@@ -207,8 +208,8 @@ def peer_shape(model: ModelConfig) -> JsonObject:
 def peer_recipe(ground: Ground) -> tuple[JsonObject, float]:
     """Return our recipe as TrainingArguments has it, and its warm-up as a share of the steps.
 
-    It is that of the first schedule, with the batch of the longest rows. The peer has AdamW. Where ours is Muon, it gets what
-    the demo had by AdamW, whose best rate is half of Muon's (docs/results.md).
+    It is that of the first schedule, with the batch of the longest rows. The peer has AdamW: where ours is Muon, it gets half
+    of the rate and at least a tenth of the steps to warm up, as the demo had by AdamW (docs/results.md).
     """
     optimizer, part = ground.config.optimizer, ground.config.schedule_parts()[0]
     rate, warmup_share = part.learning_rate, part.warmup_steps / part.steps

@@ -42,7 +42,6 @@ CONFIG = small_config(model=_MODEL, phases=_PHASES, save_every=2, log_every=1, k
 
 RUN = """
 import json, sys
-sys.modules["tensorflow"] = None  # the plain feed: the same batches, and seconds saved
 from bert_jax.base.paths import any_path
 from bert_jax.config.settings import from_dict
 from bert_jax.train.pretraining import pretrain

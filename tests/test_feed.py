@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from conftest import small_config
 
+import bert_jax.train.pretraining
 from bert_jax.base.errors import UserError
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
 from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.examples import EMPTY, evaluation_batch, Examples
-from bert_jax.feed.feed import feed
+from bert_jax.feed.feed import feed, uses_tf_data
 from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import make_arrangement
 from bert_jax.feed.shards import open_data
@@ -204,8 +205,8 @@ pretrain(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]
 """
 
 
-def test_training_without_tensorflow(prepared, tmp_path):
-    """`import bert_jax` and pre-training work where tensorflow cannot be imported, to the same bit."""
+def test_training_without_tensorflow(prepared, tmp_path, monkeypatch, capsys):
+    """`import bert_jax` and pre-training work where tensorflow cannot be imported, to the same bit as by tf.data."""
     import json
 
     from bert_jax.config.settings import to_dict
@@ -216,7 +217,10 @@ def test_training_without_tensorflow(prepared, tmp_path):
     done = subprocess.run([*command, prepared.data, tmp_path / "plain"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "plain iterator (tensorflow is not installed)" in done.stderr
+    assert not uses_tf_data("cpu")
+    monkeypatch.setattr(bert_jax.train.pretraining, "uses_tf_data", lambda _: uses_tf_data("tpu"))
     pretrain(config, prepared.data, tmp_path / "tf", resume_command="")
+    assert "feed: tf.data" in capsys.readouterr().err
     plain, tf_data = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("plain", "tf"))
     assert len(plain) == len(tf_data) > 3
     assert without_clock([*map(json.loads, plain)]) == without_clock([*map(json.loads, tf_data)])

@@ -59,10 +59,9 @@ def poisoned(self, training, params, batch, seeds):
     return {**found, "mlm": found["mlm"]._replace(loss=found["mlm"].loss + jnp.log(jnp.where(bad, -1.0, 1.0)))}
 MaskedLmLoss.scores = poisoned
 """
-# `bert-jax ARGUMENTS`, without TensorFlow, whose import takes seconds. PACE: seconds that each step takes at least.
+# `bert-jax ARGUMENTS`. PACE: seconds that each step takes at least.
 WORKER = f"""
 import os, sys, time
-sys.modules["tensorflow"] = None
 from bert_jax.cli import entry
 if "POISON" in os.environ:
     exec({POISONED!r})

@@ -170,12 +170,10 @@ def test_programs_are_made_while_the_state_is(prepared, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("eval_every", "evaluating"), [(0, [1]), (8, [0, 1]), (9, [1]), (5, [0, 1]), (100, [1])])
-def test_the_programs_of_the_evaluations_that_a_phase_comes_to_are_compiled_when_it_begins(
-    eval_every, evaluating, monkeypatch
-):
+def test_the_programs_of_the_evaluations_that_a_phase_comes_to_are_compiled_when_it_begins(eval_every, evaluating):
     """Phases of 8 and 4 steps; within the steps a stop would have to wait for the compiler."""
-    monkeypatch.setattr(bert_jax.train.pretraining, "import_ahead", lambda: None)
     objective, compiled = Pretraining.__new__(Pretraining), []
+    objective.use_tf_data = False
     objective.config = config = replace(small_config(), eval_every=eval_every)
     objective.score_pass = compiled.append
     schedule = LoopSchedule(config.total_steps, config.save_every, eval_every)

@@ -20,7 +20,7 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.feed.batch import Batch
 from bert_jax.feed.examples import make_examples
-from bert_jax.feed.feed import feed, import_ahead
+from bert_jax.feed.feed import feed, import_ahead, uses_tf_data
 from bert_jax.feed.kinds import require_segments
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import DataDirectory, open_data, TRAIN, VALIDATION
@@ -132,6 +132,7 @@ class Pretraining(RunObjective):
             self.loss = DistillationLoss(self.held_out_loss, teacher, self.config.distill, entries, fixed)
         self.score_passes: dict[int, ScorePass] = {}
         self.arrangements: dict[int, Arrangement] = {}
+        self.use_tf_data = uses_tf_data(training.platform)
 
     def say_choices(self) -> None:
         """Say what was chosen for this run on these devices."""
@@ -143,7 +144,8 @@ class Pretraining(RunObjective):
         say(f"computing in {config.compute_dtype}, parameters in float32")
         if self.teacher is not None:
             say(self.teacher.words(config.distill))
-        say(f"feed: {'tf.data' if has_tensorflow() else 'plain iterator (tensorflow is not installed)'}")
+        plain = "plain iterator" + ("" if has_tensorflow() else " (tensorflow is not installed)")
+        say(f"feed: {'tf.data' if self.use_tf_data else plain}")
 
     def initial_state(self) -> TrainState:
         """Draw the first weights, or take those of the model that the run begins with."""
@@ -157,7 +159,8 @@ class Pretraining(RunObjective):
 
     def before(self, span: StepSpan) -> None:
         """Compile the evaluation of a phase that comes to one, while what the feed needs is imported."""
-        import_ahead()
+        if self.use_tf_data:
+            import_ahead()
         every = self.config.eval_every
         if span.end == self.config.total_steps or (every and span.end // every > span.begin // every):
             self.score_pass(span.number)
@@ -185,7 +188,7 @@ class Pretraining(RunObjective):
             probability = self.config.objective.probability_at(span.begin + step, self.config.total_steps)
             return self.arrangement(span.number).batch(self.config.seed, step, rows, seen, probability)
 
-        return feed(batch, first - span.begin, span.end - span.begin)
+        return feed(batch, first - span.begin, span.end - span.begin, use_tf_data=self.use_tf_data)
 
     def examples(self, span: StepSpan, step: int) -> JsonObject:
         """Return the examples in each row of a step's global batch, -1 where there is none, and their epochs."""

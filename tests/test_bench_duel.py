@@ -148,6 +148,24 @@ def test_the_peer_gets_a_rate_for_adamw_where_ours_is_for_muon(tmp_path, name, r
     assert (recipe["per_device_train_batch_size"], recipe["adam_beta2"]) == (16, 0.98)
 
 
+def test_first_weights_belong_to_a_recipe(tmp_path, monkeypatch):
+    """By ours the peer begins with our ranges, that of positions too; by its own with BertConfig's."""
+    asked = {}
+
+    def told(peer, function, python, environment, **arguments):
+        asked.update(arguments)
+        return {"planned_steps": 9, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 1, "optimizer": "adamw"}
+
+    monkeypatch.setattr(duel, "fresh_process", told)
+    config = small_config(model=replace(small_config().model, initializer_range=0.03, position_initializer_range=0.12))
+    ground = Ground(config, tmp_path, tmp_path, tmp_path, tmp_path, 300.0)
+    duel.train_peer(ground, tmp_path, OUR_RECIPE)
+    assert (asked["model"]["initializer_range"], asked["position_range"]) == (0.03, 0.12)
+    duel.train_peer(ground, tmp_path, THEIR_RECIPE)
+    assert "initializer_range" not in asked["model"]
+    assert asked["position_range"] is None
+
+
 def test_checkpoints_have_the_first_reading_of_their_step(tmp_path):
     """The next phase is compiled at the same step; a line under way is no line yet; saving and scoring do not count."""
     clock = {"kind": "clock", "restart": 1.0, "compile": 2.0, "data_wait": 0.5, "save": 70.0, "evaluation": 90.0}

@@ -342,6 +342,10 @@ def test_narrow_models_need_larger_initial_weights(tmp_path):
     )  # fmt: skip
     wide = dataclasses.replace(TINY, initializer_range=0.12)
     assert finding(tmp_path, "Initial weights", config=changed(model=wide)).severity == OK
+    positions = dataclasses.replace(TINY, position_initializer_range=0.12)
+    found = finding(tmp_path, "Initial weights", config=changed(model=positions))
+    assert found.severity == OK
+    assert "position_initializer_range 0.12 at width 128" in found.seen
     for size in ("base", "large"):
         model = ModelConfig(**MODEL_SIZES[size])
         assert finding(tmp_path, "Initial weights", config=changed(model=model)).severity == OK

@@ -562,9 +562,11 @@ def test_every_layer_drops_by_seeds_of_its_own():
 # ---- initial weights -----------------------------------------------------------------------------------------------
 
 
-def test_initial_weights_are_a_truncated_normal():
+@pytest.mark.parametrize("positions", [None, 0.12])
+def test_initial_weights_are_a_truncated_normal(positions):
     """google-research/bert: standard deviation 0.02 before the cut at two of them, 0.02 * 0.8796 after."""
     config = replace(SMALL, vocab_size=500, hidden_size=64, intermediate_size=256, max_position_embeddings=100)
+    config = replace(config, position_initializer_range=positions)
 
     @jax.jit
     def create() -> Any:
@@ -578,10 +580,12 @@ def test_initial_weights_are_a_truncated_normal():
         elif last == "scale":
             assert (value == 1).all(), path
         else:
-            assert np.abs(value).max() <= 0.04, path
-            error = 0.02 * 0.8796 / math.sqrt(value.size)
+            deviation = (positions if last == "position" else None) or 0.02
+            assert np.abs(value).max() <= 2 * deviation, path
+            error = deviation * 0.8796 / math.sqrt(value.size)
             assert abs(value.mean()) < 5 * error, path
-            assert abs(value.std() - 0.02 * 0.8796) < 5 * error, path  # the error of a std is less than that of a mean
+            # The error of a standard deviation is less than that of a mean.
+            assert abs(value.std() - deviation * 0.8796) < 5 * error, path
     assert np.abs(leaves["encoder/embeddings/word"]).max() > 0.0399
     assert leaves["encoder/layers/attention_norm/scale"].shape == (2, 64)
 

@@ -98,7 +98,7 @@ def run_for(config: PretrainConfig, data: Path, run: Path, seconds: float) -> No
                     process.wait(LOOK_EVERY)
         finally:
             process.terminate()  # where this process was asked to stop
-    if asked and not points_of(run):
+    if asked and (counted(clock_lines(run)[0]) >= seconds or not points_of(run)):
         raise SideError(f"{seconds:g} s were over before bert-jax pretrain had a step: give more bench.duel_seconds")
     if process.returncode not in (0, STOPPED):
         raise SideError(f"bert-jax pretrain failed: {last_line(log.read_text(encoding='utf-8'))}")

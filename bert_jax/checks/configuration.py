@@ -84,16 +84,22 @@ def warm_up(run: Run, part: SchedulePart) -> Finding:
 
 
 def initial_weights(run: Run) -> Finding:
-    """The spread of initial weights against the width."""
-    model = run.config.model
-    spread = model.initializer_range * math.sqrt(model.hidden_size)
+    """The spread of initial weights, of the position table where it has its own, against the width."""
+    model, spread = run.config.model, initial_spread(run)
+    name = "initializer_range" if model.position_initializer_range is None else "position_initializer_range"
     causes = (
         f"0.02 is for width 768; times the root of the width it makes {spread:.2f} here, 0.55 there, and attention stays"
         " flat for a long time"
     )
-    seen = f"initializer_range {model.initializer_range:g} at width {model.hidden_size}"
+    seen = f"{name} {getattr(model, name):g} at width {model.hidden_size}"
     again = pretrain_again(run, **{"model.initializer_range": f"{wide_range(run):.2g}"})
     return rules.SPREAD.judge(spread, seen, causes=causes, command=again)
+
+
+def initial_spread(run: Run) -> float:
+    """The deviation of what attention to positions begins with, times the root of the run's width."""
+    model = run.config.model
+    return (model.position_initializer_range or model.initializer_range) * math.sqrt(model.hidden_size)
 
 
 def wide_range(run: Run) -> float:

@@ -31,6 +31,9 @@ class ModelConfig:
     hidden_dropout_prob: float = setting(0.1, "dropout of embeddings and of each sub-layer's output")
     attention_probs_dropout_prob: float = setting(0.1, "dropout of attention probabilities")
     initializer_range: float = setting(0.02, "standard deviation of the truncated normal that weights start from")
+    position_initializer_range: float | None = setting(
+        None, "the same of the position table: attention forms sooner where it is larger (none: initializer_range)"
+    )
     layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm, inside the square root")
     tie_word_embeddings: bool = setting(True, "use the word embedding as the MLM output matrix")
     embedding_size: int | None = setting(
@@ -57,8 +60,9 @@ class ModelConfig:
             require_share("model", self, name, below_one=True)
         require_choice("model", self, "hidden_act", HIDDEN_ACTIVATIONS)
         require_choice("model", self, "pooler_act", POOLERS)
-        if self.embedding_size is not None:
-            require_positive("model", self, "embedding_size")
+        for name in ("position_initializer_range", "embedding_size"):
+            if getattr(self, name) is not None:
+                require_positive("model", self, name)
         self._check_lstm()
         if self.num_hidden_layers > MOST_LAYERS:
             raise UserError(f"model.num_hidden_layers={self.num_hidden_layers} is more than {MOST_LAYERS:,}: use fewer")

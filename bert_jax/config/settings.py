@@ -61,7 +61,12 @@ def from_dict(values: JsonObject) -> PretrainConfig:
 
 
 # Settings of a model that are no part of its weights' shape or of what they compute.
-OF_TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+OF_TRAINING = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "position_initializer_range",
+)
 
 
 def override[C](config: C, assignments: Sequence[str]) -> C:

@@ -17,6 +17,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.base.files import file_sha256, write_json
 from bert_jax.base.host import __version__
 from bert_jax.base.types import JsonObject
+from bert_jax.config.settings import OF_TRAINING
 from bert_jax.conversion import names
 from bert_jax.conversion.card import write_card
 from bert_jax.conversion.certificate import as_json, compare_tensors, Difference, differences, example_inputs, run_side
@@ -140,7 +141,7 @@ def compare(first: Path, second: Path, asked: Asked, peer_python: Path | None = 
     different = [
         f"{name} {value} and {shapes[1][name]}"
         for name, value in shapes[0].items()
-        if value != shapes[1][name] and "dropout" not in name and name != "initializer_range"
+        if value != shapes[1][name] and name not in OF_TRAINING
     ]
     if different:
         raise UserError(f"{first} and {second} are different models: {', '.join(different)}")

@@ -80,7 +80,8 @@ class Embeddings(nnx.Module):
     def __init__(self, config: ModelConfig, compute: Compute, *, rngs: nnx.Rngs):
         width = config.table_size
         self.word = nnx.Param(initial_weights(config, rngs, (config.vocab_size, width)))
-        self.position = nnx.Param(initial_weights(config, rngs, (config.max_position_embeddings, width)))
+        positions, deviation = (config.max_position_embeddings, width), config.position_initializer_range
+        self.position = nnx.Param(initial_weights(config, rngs, positions, deviation))
         self.segment = nnx.Param(initial_weights(config, rngs, (config.type_vocab_size, width)))
         self.norm = LayerNorm(config, width)
         self.dropout_rate = config.hidden_dropout_prob
@@ -303,6 +304,9 @@ def _look_up_backward(
 look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
-def initial_weights(config: ModelConfig, rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
-    """Truncated normal: standard deviation `initializer_range` before the cut at two of them."""
-    return jax.nn.initializers.truncated_normal(config.initializer_range)(rngs.params(), shape, jnp.float32)
+def initial_weights(
+    config: ModelConfig, rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float | None = None
+) -> jax.Array:
+    """Truncated normal: standard deviation `deviation`, else `initializer_range`, before the cut at two of them."""
+    draw = jax.nn.initializers.truncated_normal(deviation or config.initializer_range)
+    return draw(rngs.params(), shape, jnp.float32)

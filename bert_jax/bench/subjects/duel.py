@@ -174,9 +174,10 @@ def train_ours(ground: Ground) -> JsonObject:
 
 
 def train_peer(ground: Ground, python: Path, side: str) -> JsonObject:
-    """Run the peer by one of the recipes."""
-    config = ground.config
-    recipe, warmup_share = peer_recipe(ground) if side == OUR_RECIPE else ({}, 0.0)
+    """Run the peer by one of the recipes, to which the first weights belong."""
+    config, by_ours = ground.config, side == OUR_RECIPE
+    recipe, warmup_share = peer_recipe(ground) if by_ours else ({}, 0.0)
+    first_weights = {"initializer_range": config.model.initializer_range} if by_ours else {}
     found = fresh_process(
         PEER,
         "pretrain",
@@ -184,7 +185,8 @@ def train_peer(ground: Ground, python: Path, side: str) -> JsonObject:
         {},
         rows=str(ground.rows),
         vocab=str(ground.vocab),
-        model=peer_shape(config.model),
+        model=peer_shape(config.model) | first_weights,
+        position_range=config.model.position_initializer_range if by_ours else None,
         recipe=recipe,
         warmup_share=warmup_share,
         seconds=ground.seconds,
@@ -202,6 +204,7 @@ def train_peer(ground: Ground, python: Path, side: str) -> JsonObject:
 def peer_shape(model: ModelConfig) -> JsonObject:
     """Return the shape as BertConfig has it, with the form of GELU that PyTorch computes in one piece."""
     shape = hugging_face_shape(model)
+    del shape["initializer_range"]
     return shape | ({"hidden_act": "gelu_pytorch_tanh"} if model.hidden_act == "gelu_tanh" else {})
 
 

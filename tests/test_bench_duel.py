@@ -149,7 +149,7 @@ def test_the_peer_gets_a_rate_for_adamw_where_ours_is_for_muon(tmp_path, name, r
 
 
 def test_first_weights_belong_to_a_recipe(tmp_path, monkeypatch):
-    """By ours the peer begins with our ranges, that of positions too; by its own with BertConfig's."""
+    """By ours the peer begins with our range, or that of positions where ours are Muon's; by its own with BertConfig's."""
     asked = {}
 
     def told(peer, function, python, environment, **arguments):
@@ -157,13 +157,14 @@ def test_first_weights_belong_to_a_recipe(tmp_path, monkeypatch):
         return {"planned_steps": 9, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 1, "optimizer": "adamw"}
 
     monkeypatch.setattr(duel, "fresh_process", told)
-    config = small_config(model=replace(small_config().model, initializer_range=0.03, position_initializer_range=0.12))
-    ground = Ground(config, tmp_path, tmp_path, tmp_path, tmp_path, 300.0)
-    duel.train_peer(ground, tmp_path, OUR_RECIPE)
-    assert (asked["model"]["initializer_range"], asked["position_range"]) == (0.03, 0.12)
+    model = replace(small_config().model, initializer_range=0.03, position_initializer_range=0.12)
+    for name, deviation in (("adamw", 0.03), ("muon", 0.12)):
+        config = small_config(model=model, optimizer=OptimizerConfig(name=name, warmup_steps=1))
+        ground = Ground(config, tmp_path, tmp_path, tmp_path, tmp_path, 300.0)
+        duel.train_peer(ground, tmp_path, OUR_RECIPE)
+        assert asked["model"]["initializer_range"] == deviation
     duel.train_peer(ground, tmp_path, THEIR_RECIPE)
     assert "initializer_range" not in asked["model"]
-    assert asked["position_range"] is None
 
 
 def test_checkpoints_have_the_first_reading_of_their_step(tmp_path):

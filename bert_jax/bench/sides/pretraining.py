@@ -90,7 +90,6 @@ def pretrain(
     rows: str,
     vocab: str,
     model: Mapping[str, Any],
-    position_range: float | None,
     recipe: Mapping[str, Any],
     warmup_share: float,
     seconds: float,
@@ -106,7 +105,6 @@ def pretrain(
       rows: the file of `group`.
       vocab: the vocabulary file.
       model: settings of BertConfig.
-      position_range: standard deviation of the first position table, for which BertConfig has no setting; None: as it is.
       recipe: settings of TrainingArguments; Trainer's own defaults where it says nothing.
       warmup_share: of the steps.
       seconds: of training.
@@ -124,8 +122,6 @@ def pretrain(
     def train(steps: int, clock: Clock) -> transformers.TrainingArguments:
         transformers.set_seed(seed)
         network = transformers.BertForMaskedLM(transformers.BertConfig(**model))
-        if position_range is not None:
-            network.bert.embeddings.position_embeddings.weight.data.normal_(0, position_range)
         arguments = _training_arguments(steps, int(warmup_share * steps), seed, recipe)
         trainer = transformers.Trainer(
             network, arguments, data_collator=collator, train_dataset=data, callbacks=[clock]

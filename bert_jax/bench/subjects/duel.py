@@ -177,7 +177,7 @@ def train_peer(ground: Ground, python: Path, side: str) -> JsonObject:
     """Run the peer by one of the recipes, to which the first weights belong."""
     config, by_ours = ground.config, side == OUR_RECIPE
     recipe, warmup_share = peer_recipe(ground) if by_ours else ({}, 0.0)
-    first_weights = {"initializer_range": config.model.initializer_range} if by_ours else {}
+    first_weights = {"initializer_range": peer_range(config)} if by_ours else {}
     found = fresh_process(
         PEER,
         "pretrain",
@@ -186,7 +186,6 @@ def train_peer(ground: Ground, python: Path, side: str) -> JsonObject:
         rows=str(ground.rows),
         vocab=str(ground.vocab),
         model=peer_shape(config.model) | first_weights,
-        position_range=config.model.position_initializer_range if by_ours else None,
         recipe=recipe,
         warmup_share=warmup_share,
         seconds=ground.seconds,
@@ -206,6 +205,16 @@ def peer_shape(model: ModelConfig) -> JsonObject:
     shape = hugging_face_shape(model)
     del shape["initializer_range"]
     return shape | ({"hidden_act": "gelu_pytorch_tanh"} if model.hidden_act == "gelu_tanh" else {})
+
+
+def peer_range(config: PretrainConfig) -> float:
+    """Return the deviation of the peer's first weights by our recipe: ours, but that of positions where ours is Muon's.
+
+    In as few steps AdamW needs larger weights, and the demo had them so by AdamW (docs/results.md).
+    """
+    model = config.model
+    larger = model.position_initializer_range if config.optimizer.name == "muon" else None
+    return larger or model.initializer_range
 
 
 def peer_recipe(ground: Ground) -> tuple[JsonObject, float]:

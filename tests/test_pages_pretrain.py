@@ -4,6 +4,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,14 @@ def test_first_batches_are_shown_phase_by_phase(tmp_path: Path) -> None:
 def test_note_says_what_enters_the_loss(run: Path) -> None:
     words = words_of(page(run), "mlm")[0]
     assert "15 % of them by configuration, here 842 predictions from 5.6 k tokens (15.03 %)" in words
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.1, True), (0.0, False)])
+def test_curves_have_dropout_where_the_run_has(tmp_path: Path, rate: float, said: bool) -> None:
+    model = replace(CONFIG.model, hidden_dropout_prob=rate, attention_probs_dropout_prob=0.0)
+    words = words_of(page(write_run(tmp_path / "run", config=to_dict(replace(CONFIG, model=model)))), "mlm")
+    assert any("training text, with dropout" in word for word in words) == said
+    assert any("dropout" in word for word in words) == said
 
 
 def test_epochs_are_counted_by_phase(tmp_path: Path) -> None:

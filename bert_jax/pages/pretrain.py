@@ -84,11 +84,13 @@ def _model_title(objective: ObjectiveConfig) -> str:
 
 
 def _how_to_read(run: Run) -> Card:
-    objective = run.config.objective
+    objective, model = run.config.objective, run.config.model
+    has_dropout = model.hidden_dropout_prob or model.attention_probs_dropout_prob
+    trained, scored = (", with dropout", ", without dropout") if has_dropout else ("", "")
     words = _masked_words(run) if objective.masks else _both_words() if objective.is_backward else _next_token_words()
     swatches = (
-        ("training", "training text, with dropout, mean of each logged interval"),
-        ("held-out", "held-out text, without dropout"),
+        ("training", f"training text{trained}, mean of each logged interval"),
+        ("held-out", f"held-out text{scored}"),
         ("dashed", "what can be had without reading the context"),
     )
     legend = markupsafe.Markup('<span class="swatch {}"></span>{}')

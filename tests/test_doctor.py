@@ -340,6 +340,8 @@ def test_narrow_models_need_larger_initial_weights(tmp_path):
         finding(tmp_path, "Initial weights", config=changed(model=TINY)), NOTE,
         "initializer_range 0.02 at width 128", "attention stays flat", "model.initializer_range=0.088",
     )  # fmt: skip
+    muon = changed(model=TINY, optimizer=OptimizerConfig(name="muon", warmup_steps=1))
+    assert "model.position_initializer_range=0.088" in finding(tmp_path, "Initial weights", config=muon).command
     wide = dataclasses.replace(TINY, initializer_range=0.12)
     assert finding(tmp_path, "Initial weights", config=changed(model=wide)).severity == OK
     positions = dataclasses.replace(TINY, position_initializer_range=0.12)

@@ -236,7 +236,8 @@ WARM_UP = Rule(  # a tenth of the recipe's
     least=True,
 )
 # initializer_range x sqrt(hidden_size) is 0.55 for BERT-base and 0.64 for BERT-large. At width 128 a range of 0.02 makes
-# 0.23: attention then stays flat for thousands of steps (seen here); 0.12 makes 1.4, and it forms in hundreds.
+# 0.23: by AdamW attention then stays flat for thousands of steps (seen here); 0.12 makes 1.4, and it forms in hundreds. By Muon
+# it forms in hundreds in both, and sooner where positions alone have the larger range (docs/results.md, the demo).
 SPREAD = Rule("Initial weights", "", "about 1 / sqrt(hidden_size) lets attention form sooner", note=0.4, least=True)
 # The paper's own: 1,000,000 steps are about 40 passes over its 3.3 billion words (appendix A.2).
 EPOCHS = Rule("Text for the steps", "too little text for so many steps: the model learns it by heart", warning=40)

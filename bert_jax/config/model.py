@@ -32,7 +32,7 @@ class ModelConfig:
     attention_probs_dropout_prob: float = setting(0.1, "dropout of attention probabilities")
     initializer_range: float = setting(0.02, "standard deviation of the truncated normal that weights start from")
     position_initializer_range: float | None = setting(
-        None, "the same of the position table: by Muon attention forms sooner where it is larger (none: initializer_range)"
+        None, "the same of the position table: by Muon attention forms sooner if larger (none: initializer_range)"
     )
     layer_norm_eps: float = setting(1e-12, "epsilon of LayerNorm, inside the square root")
     tie_word_embeddings: bool = setting(True, "use the word embedding as the MLM output matrix")

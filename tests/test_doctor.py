@@ -348,6 +348,8 @@ def test_narrow_models_need_larger_initial_weights(tmp_path):
     found = finding(tmp_path, "Initial weights", config=changed(model=positions))
     assert found.severity == OK
     assert "position_initializer_range 0.12 at width 128" in found.seen
+    small = changed(model=dataclasses.replace(TINY, initializer_range=0.12, position_initializer_range=0.02))
+    assert "model.position_initializer_range=0.088" in finding(tmp_path, "Initial weights", config=small).command
     for size in ("base", "large"):
         model = ModelConfig(**MODEL_SIZES[size])
         assert finding(tmp_path, "Initial weights", config=changed(model=model)).severity == OK

@@ -85,26 +85,33 @@ def warm_up(run: Run, part: SchedulePart) -> Finding:
 
 def initial_weights(run: Run) -> Finding:
     """The spread of initial weights, of the position table where it has its own, against the width."""
-    model, spread = run.config.model, initial_spread(run)
-    name = "initializer_range" if model.position_initializer_range is None else "position_initializer_range"
+    spread = initial_spread(run)
     causes = (
         f"0.02 is for width 768; times the root of the width it makes {spread:.2f} here, 0.55 there, and attention stays"
         " flat for a long time"
     )
-    seen = f"{name} {getattr(model, name):g} at width {model.hidden_size}"
+    name, value = range_of_positions(run)
+    seen = f"{name} {value:g} at width {run.config.model.hidden_size}"
     again = pretrain_again(run, **wider_weights(run))
     return rules.SPREAD.judge(spread, seen, causes=causes, command=again)
 
 
+def range_of_positions(run: Run) -> tuple[str, float]:
+    """The setting that the position table starts from, and its value."""
+    model = run.config.model
+    if model.position_initializer_range is None:
+        return "initializer_range", model.initializer_range
+    return "position_initializer_range", model.position_initializer_range
+
+
 def initial_spread(run: Run) -> float:
     """The deviation of what attention to positions begins with, times the root of the run's width."""
-    model = run.config.model
-    return (model.position_initializer_range or model.initializer_range) * math.sqrt(model.hidden_size)
+    return range_of_positions(run)[1] * math.sqrt(run.config.model.hidden_size)
 
 
 def wider_weights(run: Run) -> dict[str, str]:
-    """The setting, with its value, that lets attention form sooner at the run's width: with Muon that of positions alone."""
-    name = "position_initializer_range" if run.config.optimizer.name == "muon" else "initializer_range"
+    """The setting, with its value, that lets attention form sooner at the run's width: by Muon that of positions alone."""
+    name = "position_initializer_range" if run.config.optimizer.name == "muon" else range_of_positions(run)[0]
     return {f"model.{name}": f"{1 / math.sqrt(run.config.model.hidden_size):.2g}"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bert_jax.checks import rules
 from bert_jax.checks.commands import pretrain_again
-from bert_jax.checks.configuration import initial_spread, passes, recipe_rate, wider_weights
+from bert_jax.checks.configuration import initial_spread, passes, range_of_positions, recipe_rate, wider_weights
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.config.objective import pair_words
 from bert_jax.runs.reading import number, Record, Run, series
@@ -105,7 +105,8 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
     causes = []
     changes: dict[str, str] = {}
     if not config.model.is_recurrent and rules.SPREAD.passed(initial_spread(run))[0] != OK:
-        causes.append(f"initializer_range={config.model.initializer_range:g} keeps attention flat at this width")
+        name, value = range_of_positions(run)
+        causes.append(f"{name}={value:g} keeps attention flat at this width")
         changes |= wider_weights(run)
     recipe = recipe_rate(config.model.hidden_size, config.phases[0].batch_size)
     ratio = config.optimizer.learning_rate / recipe

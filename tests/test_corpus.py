@@ -175,11 +175,23 @@ def test_unfinished_corpus_is_made_again(installed: Path, tmp_path: Path) -> Non
     """Without corpus.json the text files are a part; an earlier one must not stay among the new."""
     output = tmp_path / "out"
     output.mkdir()
-    for name in ("corpus-00000.txt", "corpus-00007.txt", "corpus-00001.txt.partial"):
+    for name in ("corpus-00000.txt", "corpus-00007.txt", "corpus-00001.txt.partial", "corpus-unfinished"):
         (output / name).write_text("An old line.\n")
     assert main(["corpus", "--output", str(output), "--workers", "1"]) == 0
     assert sorted(file.name for file in output.iterdir()) == ["corpus-00000.txt", "corpus.json"]
     assert "old" not in (output / "corpus-00000.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["corpus-00000.txt", "corpus-2019.txt", "notes.txt"])
+def test_files_of_others_are_not_touched(
+    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Not even where they have the name of ours: nothing says that they are of an unfinished corpus."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("Mine.\n")
+    assert main(["corpus", "--output", str(tmp_path / "out"), "--workers", "1"]) == 2
+    assert f"holds {name}, not a corpus: choose another --output, new or empty" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [(name, "Mine.\n")]
 
 
 def test_more_megabytes_than_there_are_is_said(

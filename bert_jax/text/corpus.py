@@ -37,6 +37,8 @@ from bert_jax.text.sentences import split_sentences
 
 FORMAT = 1
 MANIFEST = "corpus.json"
+UNFINISHED = "corpus-unfinished"  # says that what else is in the folder is of a corpus that is not complete
+OWN_FILE = re.compile(r"corpus-\d{5}\.txt(\.partial)?|corpus\.json\.partial")
 FILE_BYTES = 4_000_000  # a text file is closed at the first end of a document after this size
 MIN_SENTENCES = 3  # a shorter document has no context to learn from and hardly a next sentence
 MODULES_PER_TASK = 16  # modules that a worker process takes at a time
@@ -211,17 +213,18 @@ def write_corpus(
     """Write `corpus-00000.txt`, ... and at last `corpus.json` into `output`; returns what the latter holds.
 
     Args:
-      output: a folder; what an unfinished corpus left there is removed.
+      output: a folder, new or empty, or with an unfinished corpus, whose files are removed.
       megabytes: stop after the document that reaches so many (of 1,000,000 bytes). None: everything there is.
       seed: of the order of the modules, which mixes the packages.
       folders: where to look for modules; None: the standard library and the installed packages.
       workers: processes; the text does not depend on it.
+
+    Raises:
+      UserError: `output` holds something else, or there is no text.
     """
     folders = package_folders() if folders is None else folders
     modules = mixed_order(find_modules(folders), seed)
-    output.mkdir(parents=True, exist_ok=True)
-    for file in [*output.glob("corpus-[0-9]*.txt"), *output.glob("corpus*.partial")]:
-        file.unlink()
+    mark = _begin(output)
     limit = float("inf") if megabytes is None else megabytes * 1e6
     counts: Counter[str] = Counter()
     unreadable: dict[str, str] = {}
@@ -257,7 +260,28 @@ def write_corpus(
     }
     with complete_or_absent(output / MANIFEST) as opened:
         opened.write((json.dumps(manifest) + "\n").encode())
+    mark.unlink()
     return manifest
+
+
+def _begin(output: Path) -> Path:
+    """Make a folder that holds nothing but the mark of an unfinished corpus; returns the mark.
+
+    Raises:
+      UserError: it has files, and no mark says that they are of a corpus.
+    """
+    mark = output / UNFINISHED
+    output.mkdir(parents=True, exist_ok=True)
+    if not mark.exists():
+        if foreign := sorted(path.name for path in output.iterdir()):
+            raise UserError(
+                f"--output {output} holds {foreign[0]}, not a corpus: choose another --output, new or empty"
+            )
+        mark.touch()
+    for file in output.iterdir():
+        if OWN_FILE.fullmatch(file.name):
+            file.unlink()
+    return mark
 
 
 def _counted(counts: Counter[str], *names: str) -> dict[str, int]:

@@ -136,6 +136,8 @@ def test_phases_with_a_schedule_of_their_own_keep_its_share():
     phases = [replace(phase, steps=100, learning_rate=1e-3, warmup_steps=20) for phase in small_config().phases]
     scaled = small_config(phases=tuple(phases)).scaled(2.5)
     assert [(phase.steps, phase.warmup_steps) for phase in scaled.phases] == [(250, 50)] * 2
+    long = replace(scaled, optimizer=OptimizerConfig(warmup_steps=10_000))  # which no phase uses
+    assert long.scaled(2.0).optimizer == long.optimizer
 
 
 @pytest.mark.parametrize(("name", "rate", "share"), [("adamw_bert", 4e-3, 0.05), ("muon", 2e-3, 0.1)])

@@ -119,6 +119,10 @@ def test_json_of_a_run_with_an_unknown_key(tmp_path):
 def test_numbers_stand_for_text_where_text_is_wanted():
     """On the command line `optimizer.freeze=2` is read as a number; a number wanted is never read as text."""
     assert override(DEFAULT, ["optimizer.freeze=2"]).optimizer.freeze == "2"
+    changed = override(DEFAULT, ["optimizer.freeze=encoder", "remat=full"])
+    assert override(changed, ["optimizer.freeze=none", "remat=none"]) == DEFAULT
+    with pytest.raises(UserError, match=r"optimizer\.schedule=none is not known"):
+        override(DEFAULT, ["optimizer.schedule=none"])
     assert override(DEFAULT, ["optimizer.freeze=encoder", "optimizer.layer_decay=1"]).optimizer.layer_decay == 1.0
     with pytest.raises(UserError, match=r"optimizer\.freeze=1\.5 is not of type str"):
         override(DEFAULT, ["optimizer.freeze=1.5"])

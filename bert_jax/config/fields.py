@@ -119,7 +119,7 @@ def _typed(key: str, kind: Any, value: Any) -> Any:
         return value
     if float in choices and type(value) is int:
         return float(value)
-    if str in choices and type(value) is int:
-        return str(value)  # a number on the command line, such as optimizer.freeze=2
+    if str in choices and (type(value) is int or value is None):
+        return str(value).lower()  # as the command line reads optimizer.freeze=2 and remat=none
     names = " or ".join("none" if choice is type(None) else choice.__name__ for choice in choices)
     raise UserError(f"{key}={value!r} is not of type {names}")

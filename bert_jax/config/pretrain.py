@@ -153,7 +153,7 @@ class PretrainConfig(RunConfig):
             for phase in self.phases
         )
         optimizer = self.optimizer
-        if optimizer.warmup_steps is not None:
+        if optimizer.warmup_steps is not None and self.phases[0].learning_rate is None:
             share = optimizer.warmup_steps / self.schedule_parts()[0].steps
             optimizer = dataclasses.replace(optimizer, warmup_steps=None, warmup_share=share)
         return dataclasses.replace(self, phases=phases, optimizer=optimizer)

@@ -118,6 +118,10 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are ours to count
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers} is not possible: use 1 or more")
+    try:
+        runner_options = shlex.split(options.runner_options)
+    except ValueError as error:
+        raise UserError(f"--runner-options {options.runner_options}: cannot be read as words: {error}") from error
     tokenizer = load_tokenizer(options.vocab, options.lowercase)
     begin = time.monotonic()
     manifest, made = prepare(
@@ -128,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
         evaluation_data=options.evaluation_data,
         workers=options.workers,
         runner=options.runner,
-        runner_options=shlex.split(options.runner_options),
+        runner_options=runner_options,
     )
 
     from bert_jax.pages.passport import write_page  # takes half a second to import

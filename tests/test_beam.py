@@ -64,6 +64,12 @@ def test_a_runner_that_beam_does_not_have_is_refused(prepared, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
+def test_options_that_are_no_words_are_refused(prepared, tmp_path, capsys):
+    arguments = ("prepare", "--input", prepared.text, "--vocab", prepared.vocab, "--output", tmp_path / "out")
+    assert main([*map(str, arguments), "--runner-options='--a"]) == 2
+    assert "--runner-options '--a: cannot be read as words: No closing quotation" in capsys.readouterr().err
+
+
 def test_without_beam_the_extra_is_named(prepared, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     arguments = ("prepare", "--input", prepared.text, "--vocab", prepared.vocab, "--output", tmp_path / "out")

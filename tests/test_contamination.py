@@ -105,6 +105,8 @@ def test_packed_files_are_read(tmp_path):
         (None, "no such file"),
         (b"a few words", "no text of 13 words or more"),
         (b"caf\xe9 " * 20, "not UTF-8 at its byte 3"),
+        (b"[" * 100_000, "is JSON that cannot be read"),
+        (b"[" + b"1" * 5_000 + b"]", "is JSON that cannot be read"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(tmp_path, content, message):
@@ -163,6 +165,15 @@ def test_report_counts_texts_and_shows_the_words(tmp_path):
     assert (report["texts"], report["texts_with_found"], report["found_ngrams"]) == (2, 1, 2)
     assert report["file"] == f"{tmp_path.name}/dev.tsv"
     assert report["examples"] == ["one two three, four five six: seven eight nine ten eleven twelve thirteen"]
+
+
+def test_half_a_character_is_no_part_of_a_word(tmp_path):
+    """Which a text of JSON can have and a file of UTF-8 cannot."""
+    words = " ".join(f"word{number}" for number in range(13))
+    path = write(tmp_path / "eval.jsonl", json.dumps({"text": f"\ud83d {words}"}))
+    ngrams = EvaluationNgrams.from_files([path])
+    [report] = contamination_report(ngrams, ngrams.hits([words]))
+    assert (report["found_ngrams"], report["examples"]) == (1, [words])
 
 
 def test_what_was_found_is_told_by_source(tmp_path):

@@ -626,6 +626,11 @@ def test_what_has_no_tokens_is_dropped_counted_and_said(prepare, tmp_path, capsy
     assert (manifest["dropped_sentences"], manifest["dropped_documents"]) == (3, 1)
     assert sum(split["documents"] for split in manifest["splits"].values()) == 40
     assert "dropped: 3 sentences without tokens, 1 documents" in capsys.readouterr().out
+    repeated = f"{tmp_path / 'odd' / 'a.txt'}@3"
+    prepare(input=repeated, output=tmp_path / "thrice")
+    again = json.loads((tmp_path / "thrice" / MANIFEST).read_text())
+    assert (again["dropped_sentences"], again["dropped_documents"]) == (3, 1), "documents count once"
+    assert again["text"]["documents"] == manifest["text"]["documents"]
 
 
 # ---- real text ---------------------------------------------------------------------------------------------

@@ -151,12 +151,12 @@ def _add_documents(
 ) -> None:
     """Tokenise documents and put each into its split. Sentences without tokens are dropped."""
     tokenised = tokenise(documents, work.tokenizer, work.settings.examples)
-    counter.dropped_sentences += int((tokenised.lengths == 0).sum())
-    counter.dropped_documents += int((tokenised.sizes == 0).sum())
     held_out = np.array([is_held_out(document.content, work.settings) for document in documents])
     for name, chosen in ((TRAIN, ~held_out), (VALIDATION, held_out & (repetition == 0))):
         splits[name].add(tokenised, chosen)
-    if repetition == 0:
+    if repetition == 0:  # of the text, whose documents count once
+        counter.dropped_sentences += int((tokenised.lengths == 0).sum())
+        counter.dropped_documents += int((tokenised.sizes == 0).sum())
         counter.add_documents(list(_kept_documents(tokenised.sentences, tokenised.lengths, tokenised.sizes)))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from bert_jax.base.bucket_cache import readable
 from bert_jax.base.errors import UserError
-from bert_jax.base.lines import decode_text, grouped
+from bert_jax.base.lines import decode_text, grouped, without_no_characters
 from bert_jax.base.types import JsonObject
 from bert_jax.feed.order import mix64
 from bert_jax.text.scripts import class_table, CLASSES, code_points, LETTER_CLASSES, MARKS, NUMBERS, UNSPACED_SCRIPTS
@@ -240,7 +240,7 @@ def _texts(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[str]:
     if len(raw) > LARGEST_FILE:
         raise UserError(f"--evaluation-data {path}: holds more than {LARGEST_FILE // 2**20:,} MiB: divide it")
     content = decode_text(raw, f"--evaluation-data {path}")
-    values = _json_values(content)
+    values = _json_values(content, path)
     if values is not None:
         yield from map(str.lower, _strings(values))
         return
@@ -248,7 +248,7 @@ def _texts(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[str]:
         yield from line.lower().split("\t")
 
 
-def _json_values(content: str) -> object:
+def _json_values(content: str, path: Path) -> object:
     """Return the content of a JSON file, or of a file of JSON objects a line; None for other text."""
     if not content.lstrip().startswith(("{", "[")):
         return None
@@ -257,12 +257,14 @@ def _json_values(content: str) -> object:
             return read(content)
         except json.JSONDecodeError:
             continue
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deep
+            raise UserError(f"--evaluation-data {path}: is JSON that cannot be read: {error}") from error
     return None
 
 
 def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
-        yield value
+        yield without_no_characters(value)[0]
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)

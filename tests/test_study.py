@@ -177,6 +177,10 @@ def test_small_budgets_go_over_small_tasks_more_often(prepared, tmp_path, budget
     plan = StudyPlan("systems", budget, open_data(prepared.data), tasks, tmp_path)
     epochs = {task: {one.config.epochs for one in plan.wanted("bert", task)} for task in tasks}
     assert epochs == {task: {large if task in ("sst2", "mnli") else small} for task in tasks}
+    ladder = StudyPlan(
+        "ladder", budget, open_data(prepared.data), tasks, tmp_path
+    )  # whose table has no RTE and no MRPC
+    assert {one.config.epochs for task in ("rte", "mrpc") for one in ladder.wanted("mlm", task)} == {small}
 
 
 def test_features_of_four_layers_have_one_row_twice_and_say_so():

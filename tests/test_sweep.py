@@ -72,12 +72,21 @@ def test_the_runs_of_a_rung_take_the_same_compute(recipe, prepared, tmp_path):
             "phases.1 of 1 steps would have none in rung 1 of 3",
         ),
         (("optimizer.learning_rate=1e-3,1e-3",), "both called learning_rate=1e-3"),
+        (("seed=1,2",), "seed=1,2: runs that differ in the seed alone"),
+        (("eval_batches=1,2",), "eval_batches=1,2: losses of different held-out text"),
+        (("phases.1.batch_size=8,6",), "take batches whose rows divide the 16 that are scored"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(recipe, prepared, tmp_path, settings, said):
     with pytest.raises(UserError) as caught:
         sweep(recipe, prepared, tmp_path, *settings)
     assert said in str(caught.value)
+
+
+def test_larger_batches_are_scored_on_the_same_rows(recipe, prepared, tmp_path):
+    plan = sweep(recipe, prepared, tmp_path, "phases.1.batch_size=4,8,16", "phases.1.steps=400")
+    configs = [plan.config(combination, plan.rungs[-1], 0) for combination in plan.combinations]
+    assert [(config.phases[1].batch_size, config.eval_batches) for config in configs] == [(4, 4), (8, 2), (16, 1)]
 
 
 def test_names_of_folders():

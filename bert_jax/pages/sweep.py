@@ -50,7 +50,7 @@ def sweep_page(record: JsonObject) -> Page:
             Section("rungs", "Rungs", [Card([_table(rung)], f"Rung {rung['number'] + 1}") for rung in reversed(rungs)]),
             Section("next", "The best", [Card([Paragraph(command(record["command"])), Paragraph(ABOUT, "footnote")])]),
         ],
-        footer="Everything here stands in sweep.json, for programs; bert-jax report of a rung's folder compares its curves.",
+        footer="Everything here stands in sweep.json, for programs; bert-jax report makes a page of each run's folder.",
     )
 
 

@@ -47,6 +47,7 @@ from bert_jax.study.table import (
     find_budget,
     find_study,
     PERPLEXITY,
+    SMALL_TASKS,
     STUDIES,
     Study,
 )
@@ -101,7 +102,11 @@ class StudyPlan:
         """The columns that can be measured: those of the tasks that are given, also where the paper has none."""
         known = {column.task for column in self.study.columns.values()}
         found = {key: column for key, column in self.study.columns.items() if column.task in ("", *self.tasks)}
-        return found | {task: Column(find_task(task).title, task) for task in self.tasks if task not in known}
+        return found | {
+            task: Column(find_task(task).title, task, is_small=task in SMALL_TASKS)
+            for task in self.tasks
+            if task not in known
+        }
 
     @property
     def absent(self) -> list[str]:

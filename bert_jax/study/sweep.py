@@ -34,10 +34,16 @@ from bert_jax.pages.wording import counted
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import METRICS_FILE, REPORT_FILE, SWEEP_FILE
 from bert_jax.study.running import Job, open_plan, pretraining_job, run_jobs
+from bert_jax.train.evaluation import MOST_ROWS
 from bert_jax.train.pretraining import check_examples
 from bert_jax.train.run import locked_by_main
 
 FINALISTS = 2  # that run at the whole length
+# Settings of all runs alone: key -> what to do instead of varying it.
+NOT_VARIED = {
+    "seed": "runs that differ in the seed alone are told apart by nothing else: give --seeds N, and seed=FIRST for all",
+    "eval_batches": "losses of different held-out text cannot be compared: give one number for all",
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ class SweepPlan:
                     f"phases.{number} of {phase.steps:,} steps would have none in rung {rung.number + 1} of {len(self.rungs)}:"
                     " give more --compute or fewer values, or leave the phase out"
                 )
-        return replace(config.scaled(factor), seed=self.base.seed + seed)
+        batches = max(round(_evaluated_rows(self.base) / _batch_rows(config)), 1)
+        return replace(config.scaled(factor), seed=self.base.seed + seed, eval_batches=batches)
 
     def folder(self, combination: tuple[str, ...], rung: Rung, seed: int) -> Path:
         """The folder of a run."""
@@ -150,6 +157,8 @@ def make_sweep(
     }
     fixed = tuple(one for one in settings if one.partition("=")[0] not in varied)
     plan = SweepPlan(recipe, fixed, varied, compute, seeds, open_data(data), output)
+    for key in NOT_VARIED.keys() & varied.keys():
+        raise UserError(f"{key}={','.join(varied[key])}: {NOT_VARIED[key]}")
     if not varied:
         raise UserError("nothing to compare: give a setting several values, such as optimizer.learning_rate=5e-4,1e-3")
     if seeds < 1 or (compute is not None and not compute > 0):
@@ -160,7 +169,8 @@ def make_sweep(
         if _measure(config) != _measure(configs[0]):
             raise UserError(
                 f"{' '.join(combination)}: its held-out loss is of other tokens than that of {' '.join(plan.combinations[0])}:"
-                " compare objectives and lengths by a task (bert-jax study, bert-jax probe)"
+                " compare objectives and lengths by a task (bert-jax study, bert-jax probe), and take batches whose rows"
+                f" divide the {_evaluated_rows(plan.base):,} that are scored (eval_batches)"
             )
         for number in range(len(config.phases)):
             check_examples(config, plan.data, number)
@@ -175,7 +185,16 @@ def make_sweep(
 def _measure(config: PretrainConfig) -> tuple[object, ...]:
     """Return which tokens the held-out loss of a configuration is of."""
     last = config.phases[-1]
-    return config.objective, last.sequence_length, config.predictions(last)
+    return config.objective, last.sequence_length, config.predictions(last), _evaluated_rows(config)
+
+
+def _evaluated_rows(config: PretrainConfig) -> int:
+    """Return the rows of an evaluation in the last phase, of held-out text that has so many."""
+    return config.eval_batches * _batch_rows(config)
+
+
+def _batch_rows(config: PretrainConfig) -> int:
+    return min(config.phases[-1].batch_size, MOST_ROWS)
 
 
 # ---- the runs -------------------------------------------------------------------------------------------------------
@@ -278,6 +297,8 @@ def _record(plan: SweepPlan, rungs: Sequence[JsonObject], failed: Mapping[str, s
         "rungs": list(rungs),
         "planned": len(plan.rungs),
         "best": best["settings"],
-        "command": " ".join(["bert-jax pretrain", plan.recipe, *plan.fixed, *best["settings"]]),
+        "command": " ".join(
+            ["bert-jax pretrain", plan.recipe, "--data DATA --output RUN", *plan.fixed, *best["settings"]]
+        ),
         "failed": dict(failed),
     }

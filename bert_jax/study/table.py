@@ -380,6 +380,9 @@ STUDIES: Mapping[str, Study] = {
 }
 
 
+SMALL_TASKS = {column.task for study in STUDIES.values() for column in study.columns.values() if column.is_small}
+
+
 def find_study(name: str) -> Study:
     """Return a study of the table.
 

@@ -324,6 +324,19 @@ def test_the_rate_of_a_later_phase_is_its_own(tmp_path):
     check(finding(tmp_path, "Learning rate", config=changed(phases=phases)), WARNING, "phases.1.learning_rate=0.0001")
 
 
+def test_commands_name_the_settings_of_the_phase_that_they_are_about(tmp_path):
+    phases = (
+        dataclasses.replace(CONFIG.phases[0], learning_rate=0.2, warmup_steps=50),
+        dataclasses.replace(CONFIG.phases[1], learning_rate=0.1, warmup_steps=100),
+    )
+    config = changed(phases=phases)
+    rates = [f.command.split()[-1] for f in examine(write_run(tmp_path, config=config)).findings if "rate" in f.command]
+    assert rates == ["phases.0.learning_rate=0.0001", "phases.1.learning_rate=0.0001"]
+    metrics = lines(mlm_loss=lambda step: 3.0 if step < 21_000 else 5.0, last=22_000)
+    later = finding(tmp_path, "Stability", metrics, config)
+    assert later.command.endswith("phases.1.learning_rate=0.03 phases.1.warmup_steps=200")
+
+
 def test_lamb_has_another_recipe(tmp_path):
     lamb = changed(optimizer=OptimizerConfig(name="lamb", learning_rate=6e-3, warmup_steps=1_000))
     assert finding(tmp_path, "Learning rate", config=lamb).severity == OK
@@ -360,6 +373,44 @@ def test_more_passes_than_the_paper_made(tmp_path):
     check(
         found, WARNING, "200,000 steps are 128.0 passes over 60,000,000", "192,000,000 tokens", "phases.0.steps=62500"
     )
+
+
+def test_fewer_steps_are_fewer_in_every_phase(tmp_path):
+    phases = (PhaseConfig(128, 200_000, 256, 20), PhaseConfig(512, 200_000, 256, 80, 1e-4, 2_000))
+    config = changed(phases=phases)
+    found = finding(tmp_path, "Text for the steps", config=config)
+    shorter = override(config, [word for word in found.command.split() if "=" in word])
+    factor = 40 / found.value
+    assert [phase.steps for phase in shorter.phases] == [int(200_000 * factor)] * 2
+    assert shorter.optimizer.warmup_steps == int(1_000 * factor)
+    assert shorter.phases[1].warmup_steps == int(2_000 * factor)
+
+
+MODEL = {
+    "path": "/models/my bert",
+    "format": "huggingface",
+    "summary": "BERT",
+    "weights_sha256": "0",
+    "vocabulary": "1",
+}
+
+
+def test_commands_name_the_models_that_a_run_was_given(tmp_path):
+    """And nothing is said of weights that were not drawn, nor of positions that were trained before."""
+    run = write_run(tmp_path, lines(mlm_loss=stuck), changed(model=TINY))
+    asked = {"gelu": "gelu_tanh", "vocabulary": None, "skip": ["a", "b"]}
+    source = MODEL | {"keep": "optimizer", "longest": 512, "entries": {"kept": 1}, "asked": asked}
+    (run / "source.json").write_text(json.dumps(source))
+    (run / "teacher.json").write_text(json.dumps(MODEL | {"path": "teacher"}))
+    findings = examine(run).findings
+    commands = [found.command for found in findings if found.command.startswith("bert-jax pretrain")]
+    assert commands
+    options = (
+        "--map-vocab --from '/models/my bert' --keep optimizer --gelu gelu_tanh --skip a --skip b --teacher teacher"
+    )
+    assert all(options in command for command in commands), commands
+    assert not {"Initial weights", "Longer rows"} & {found.subject for found in findings}
+    assert not [found for found in findings if "attention flat" in found.causes]
 
 
 def test_packed_rows_make_more_passes(tmp_path):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 
 from bert_jax.checks import rules
-from bert_jax.checks.commands import packed, pretrain_again
+from bert_jax.checks.commands import packed, pretrain_again, schedule_setting, shorter
 from bert_jax.checks.findings import Finding, NOTE, OK, WARNING
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.config.training import SchedulePart
@@ -24,7 +24,7 @@ def check_plan(run: Run) -> Iterator[Finding]:
     for part in run.config.schedule_parts():
         yield learning_rate(run, part)
         yield warm_up(run, part)
-    if not run.config.model.is_recurrent:  # what is known of the spread is of attention
+    if draws_attention(run):
         yield initial_weights(run)
     yield from epochs(run)
     if run.data is not None:
@@ -32,6 +32,11 @@ def check_plan(run: Run) -> Iterator[Finding]:
     yield from padding(run)
     yield from longer_rows(run)
     yield seeds(run)
+
+
+def draws_attention(run: Run) -> bool:
+    """Whether attention begins with drawn weights, of whose spread something is known."""
+    return run.source is None and not run.config.model.is_recurrent
 
 
 def phase_of(run: Run, part: SchedulePart) -> tuple[int, PhaseConfig]:
@@ -51,7 +56,7 @@ def recipe_rate(hidden_size: int, batch_size: int) -> float:
 
 def learning_rate(run: Run, part: SchedulePart) -> Finding:
     """The peak against the recipe's, scaled to the model's width and the batch."""
-    place, phase = phase_of(run, part)
+    _, phase = phase_of(run, part)
     width = run.config.model.hidden_size
     seen = f"peak learning rate {part.learning_rate:g} for width {width} and batches of {phase.batch_size}"
     optimizer = run.config.optimizer
@@ -62,7 +67,7 @@ def learning_rate(run: Run, part: SchedulePart) -> Finding:
     ratio = part.learning_rate / recipe
     times = f"{ratio:.1f}" if ratio >= 0.1 else f"1/{1 / ratio:.0f}"
     seen += f", {times} times the paper's recipe (1e-4 for width 768 and batches of 256, here {recipe:.1g})"
-    name = "optimizer.learning_rate" if part.begin == 0 else f"phases.{place}.learning_rate"
+    name = schedule_setting(run, part, "learning_rate")
     high = "too high a rate diverges or freezes the loss at the word frequencies"
     low = "too low a rate learns word frequencies and hardly more in these steps"
     again = pretrain_again(run, **{name: f"{recipe:.1g}"})
@@ -71,8 +76,7 @@ def learning_rate(run: Run, part: SchedulePart) -> Finding:
 
 def warm_up(run: Run, part: SchedulePart) -> Finding:
     """Warm-up against the recipe's share, and against the steps done."""
-    place, _ = phase_of(run, part)
-    name = "optimizer.warmup_steps" if part.begin == 0 else f"phases.{place}.warmup_steps"
+    name = schedule_setting(run, part, "warmup_steps")
     share, recipe = part.warmup_steps / part.steps, rules.RECIPE_WARMUP_SHARE
     seen = f"warm-up of {part.warmup_steps:,} of {part.steps:,} steps ({share:.1%}; the paper: {recipe:.0%})"
     done = run.last_step - part.begin
@@ -143,13 +147,12 @@ def epochs(run: Run) -> Iterator[Finding]:
         yield Finding(NOTE, rules.EPOCHS.subject, "the passport does not say how many examples there are")
         return
     most = rules.EPOCHS.warning or 0
-    fewer = max(int(run.config.phases[0].steps * most / planned), 1)
     yield rules.EPOCHS.judge(
         planned,
         f"{run.config.total_steps:,} steps are {planned:,.1f} passes over {tokens:,.0f} training tokens",
         f"; the paper made about {most}",
         remedy=f"prepare about {tokens * planned / most:,.0f} tokens of text, or train for fewer steps",
-        command=pretrain_again(run, **{"phases.0.steps": fewer}),
+        command=pretrain_again(run, **shorter(run, most / planned)),
     )
 
 
@@ -187,7 +190,8 @@ def longer_rows(run: Run) -> Iterator[Finding]:
 
     What trains these positions are the steps of the phase and of later ones with rows as long.
     """
-    longest, begin, rule, enough = 0, 0, rules.LONGER_ROWS, int(rules.LONGER_ROWS.warning or 0)
+    longest = int(number(run.source or {}, "longest") or 0)  # of the model that the run began with
+    begin, rule, enough = 0, rules.LONGER_ROWS, int(rules.LONGER_ROWS.warning or 0)
     for place, phase in enumerate(run.config.phases):
         length, before = phase.sequence_length, longest
         longest, first_step, begin = max(longest, length), begin, begin + phase.steps

@@ -5,8 +5,15 @@ import math
 from collections.abc import Iterator, Sequence
 
 from bert_jax.checks import rules
-from bert_jax.checks.commands import pretrain_again
-from bert_jax.checks.configuration import initial_spread, passes, range_of_positions, recipe_rate, wider_weights
+from bert_jax.checks.commands import lower_rate, part_at, pretrain_again, schedule_setting
+from bert_jax.checks.configuration import (
+    draws_attention,
+    initial_spread,
+    passes,
+    range_of_positions,
+    recipe_rate,
+    wider_weights,
+)
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.config.objective import pair_words
 from bert_jax.runs.reading import number, Record, Run, series
@@ -27,7 +34,7 @@ def check_losses(run: Run) -> Iterator[Finding]:
         return
     bad = [record["step"] for record in run.train if not math.isfinite(number(record, "loss") or 0.0)]
     if bad:
-        lower = pretrain_again(run, **{"optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}"})
+        lower = pretrain_again(run, **lower_rate(run, bad[0], 3))
         yield rules.CURVES.found(PROBLEM, "the loss is not a number", command=lower).at(f"step {bad[0]:,}")
         return
     yield from unigram_floor(run)
@@ -99,20 +106,22 @@ def _patience(run: Run) -> int:
     return max(rules.PATIENCE * run.config.schedule_parts()[0].warmup_steps, rules.SHORTEST_PATIENCE)
 
 
-def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
+def _why_no_learning(run: Run) -> tuple[str, str, dict[str, object]]:
     """Return (causes, remedy, changed settings) that this run's own numbers point to, else the usual ones."""
     config, data = run.config, run.data or {}
     causes = []
-    changes: dict[str, str] = {}
-    if not config.model.is_recurrent and rules.SPREAD.passed(initial_spread(run))[0] != OK:
+    changes: dict[str, object] = {}
+    if draws_attention(run) and rules.SPREAD.passed(initial_spread(run))[0] != OK:
         name, value = range_of_positions(run)
         causes.append(f"{name}={value:g} keeps attention flat at this width")
         changes |= wider_weights(run)
     recipe = recipe_rate(config.model.hidden_size, config.phases[0].batch_size)
-    ratio = config.optimizer.learning_rate / recipe
+    part = part_at(run, 1)
+    rate = schedule_setting(run, part, "learning_rate")
+    ratio = part.learning_rate / recipe
     if config.optimizer.kind.adam_rates and rules.RATE.passed(max(ratio, 1 / ratio))[0] != OK:
         causes.append(f"a peak learning rate {'above' if ratio > 1 else 'below'} a tenfold of the recipe's")
-        changes["optimizer.learning_rate"] = f"{recipe:.1g}"
+        changes[rate] = f"{recipe:.1g}"
     sentences = data.get("text", {}).get("sentences", {})
     if rules.REPEATED_SENTENCES.passed(sentences.get("repeated_share", 0))[0] != OK:
         causes.append(f"{sentences['repeated_share']:.0%} of the sentences are repeated lines")
@@ -123,14 +132,14 @@ def _why_no_learning(run: Run) -> tuple[str, str, dict[str, str]]:
     if size is not None and rules.VOCABULARY.passed(size)[0] != OK:
         causes.append(f"a vocabulary of {size:,} entries")
     if not causes:
-        rate = config.optimizer.learning_rate * (3 if ratio < 1 else 1 / 3)  # towards the recipe's
+        nearer = part.learning_rate * (3 if ratio < 1 else 1 / 3)  # to the recipe's
         shorter = (
             "" if config.model.is_recurrent else ", or a first phase of shorter rows, in which attention forms sooner"
         )
         return (
             "too few steps, or a learning rate that does not suit the model",
             f"try more steps, another rate{shorter}",
-            {"optimizer.learning_rate": f"{rate:.1g}"},
+            {rate: f"{nearer:.1g}"},
         )
     return "; ".join(causes), "mend the data where it is the cause" if not changes else "try", changes
 
@@ -145,10 +154,8 @@ def divergence(run: Run) -> Iterator[Finding]:
     best_step, best = min(means, key=lambda mean: mean[1])
     now = means[-1][1]
     seen = f"training {run.tokens.short} loss {now:.2f}, at best {best:.2f} at step {best_step:,}"
-    lower = {
-        "optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 3:.1g}",
-        "optimizer.warmup_steps": 2 * run.config.schedule_parts()[0].warmup_steps,
-    }
+    part = part_at(run, run.last_step)
+    lower = lower_rate(run, run.last_step, 3) | {schedule_setting(run, part, "warmup_steps"): 2 * part.warmup_steps}
     risen = f": it has risen by {now - best:.2f} nats"
     yield rules.STABILITY.judge(now - best, seen, risen, command=pretrain_again(run, **lower))
 

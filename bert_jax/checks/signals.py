@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from bert_jax.checks import rules
-from bert_jax.checks.commands import packed, pretrain_again
+from bert_jax.checks.commands import lower_rate, packed, pretrain_again
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.checks.first_batches import doubts
 from bert_jax.config.training import SchedulePart
@@ -45,7 +45,7 @@ def gradient_norm(run: Run) -> Iterator[Finding]:
     step, norm, before = spikes[-1]
     times = f"{norm:.1f}, {norm / before:.0f} times the steps before"
     seen = f"{len(spikes)} spikes among {len(norms)} logged steps; at step {step:,} {times}"
-    lower = pretrain_again(run, **{"optimizer.learning_rate": f"{run.config.optimizer.learning_rate / 2:.1g}"})
+    lower = pretrain_again(run, **lower_rate(run, step, 2))
     severity = WARNING if _loss_jumped(run, step) else NOTE
     yield rules.GRADIENT.found(severity, seen, command=lower, value=norm / before, threshold=rules.SPIKE)
 

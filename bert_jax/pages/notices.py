@@ -4,6 +4,7 @@
 import shlex
 from collections.abc import Sequence
 
+from bert_jax.checks.commands import pretrain_command
 from bert_jax.checks.findings import Finding, NOTE
 from bert_jax.pages.wording import count, counted
 from bert_jax.runs.reading import number, Run
@@ -63,9 +64,3 @@ def _files(run: Run) -> list[Finding]:
 def evaluate_command(run: Run) -> str:
     """The command that writes evaluation.json."""
     return f"bert-jax evaluate {shlex.quote(str(run.directory))} --data DATA"
-
-
-def pretrain_command(run: Run) -> str:
-    """The command that takes the run up again."""
-    directory = shlex.quote(str(run.directory))
-    return f"bert-jax pretrain {shlex.quote(str(run.directory / 'config.json'))} --data DATA --output {directory}"

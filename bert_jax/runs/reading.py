@@ -15,7 +15,16 @@ from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.runs.cost import BAD, CLOCK, Cost
 from bert_jax.runs.directory import open_run, RunDirectory
 from bert_jax.runs.names import EVALUATION_TEXT_FILE
-from bert_jax.runs.shapes import ENVIRONMENT, EVALUATION, EVALUATION_TEXT, PASSPORT, require_shape, Shape
+from bert_jax.runs.shapes import (
+    ENVIRONMENT,
+    EVALUATION,
+    EVALUATION_TEXT,
+    PASSPORT,
+    require_shape,
+    Shape,
+    SOURCE,
+    TEACHER,
+)
 
 Record = Mapping[str, Any]  # one JSON object of a run's files
 
@@ -38,6 +47,8 @@ class Run:
     bad: list[Record] = field(default_factory=list)  # steps that did not count
     unreadable: list[int] = field(default_factory=list)  # line numbers of metrics.jsonl, from 1
     evaluation_text: Record | None = None  # of a text that was named
+    source: Record | None = None  # the model that it began with, where its weights were not drawn
+    teacher: Record | None = None
 
     @property
     def last_step(self) -> int:
@@ -123,6 +134,8 @@ def load_run(directory: Path) -> Run:
         bad=[record for record in records if record["kind"] == BAD],
         unreadable=unreadable,
         evaluation_text=read_json(directory / EVALUATION_TEXT_FILE, again, EVALUATION_TEXT),
+        source=read_json(files.source_file, "restore the file", SOURCE),
+        teacher=read_json(files.teacher_file, "restore the file", TEACHER),
     )
 
 

@@ -87,6 +87,8 @@ PASSPORT: Shape = {
     "contamination": [_OVERLAP],
     "reading": dict,
 }
+TEACHER: Shape = {"path": str}
+SOURCE: Shape = {"path": str, "keep": str, "longest": NUMBER, "entries": dict, "asked": dict}
 _JUDGED: Shape = {"kind": str, "explanation": str}
 SCORES: Shape = {
     "scores": {ANY: COUNTS},

@@ -12,6 +12,7 @@ import pytest
 from page_parts import Html, panels, parts, plain, readings, rows, section, tiles
 
 from bert_jax.cli import main
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.settings import flatten, to_dict
@@ -611,6 +612,8 @@ def test_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_parameters_of_the_published_sizes() -> None:
     """BERT-base and BERT-large, uncased, as published: encoder and pooler."""
-    assert parameter_count(ModelConfig()) == 109_482_240
+    assert parameter_count(ModelDescription(ModelConfig())) == 109_482_240
     large = ModelConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-    assert parameter_count(large) == 335_141_888
+    assert parameter_count(ModelDescription(large)) == 335_141_888
+    no_pairs = ModelDescription(ModelConfig(), pooler=False, nsp=False)
+    assert parameter_count(no_pairs) == 108_891_648

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.config.model import ModelConfig
+from bert_jax.config.description import ModelDescription
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.feed.batch import Batch, BatchShape
 from bert_jax.feed.examples import Examples
@@ -21,7 +21,7 @@ from bert_jax.feed.kinds import PAIRS, special_tokens
 from bert_jax.feed.layout import SpecialIds
 from bert_jax.feed.packing import Arrangement, make_arrangement
 from bert_jax.feed.shards import Shard, Split, table_name, token_dtype
-from bert_jax.model.accounting import training_flops
+from bert_jax.model.accounting import pretraining_flops
 
 SPECIAL = SpecialIds(pad=0, cls=1, sep=2, mask=3)
 FIRST_WORD = 4
@@ -124,9 +124,9 @@ class BatchWork(NamedTuple):
     squared_lengths: int
     predictions: int
 
-    def flops(self, model: ModelConfig) -> float:
-        """Model FLOPs of a training step on it, see `accounting.training_flops`."""
-        return training_flops(model, self.valid_tokens, self.squared_lengths, self.predictions)
+    def flops(self, description: ModelDescription) -> float:
+        """Model FLOPs of a training step on it, see `accounting.pretraining_flops`."""
+        return pretraining_flops(description, self.valid_tokens, self.squared_lengths, self.predictions)
 
 
 def work_of(batch: Batch) -> BatchWork:

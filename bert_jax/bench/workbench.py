@@ -67,7 +67,7 @@ class CompiledCase:
             "mesh": dict(self.training.mesh.shape),
             "compile_seconds": self.compile_seconds,
             "work": work._asdict(),
-            "flops": work.flops(model),
+            "flops": work.flops(self.case.config.description),
         }
 
 

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from bert_jax.config.model import MODEL_SIZES, ModelConfig
+from bert_jax.config.description import ModelDescription
+from bert_jax.config.model import MODEL_SIZES
 from bert_jax.config.objective import pair_words, TokenWords
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import averaged_words
@@ -33,7 +34,7 @@ from bert_jax.runs.reading import number, Record, Run, series
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return the facts of one line each: name and words."""
     return [
-        ("Model", model_words(run.config.model)),
+        ("Model", model_words(run.config.description)),
         *began_with(run),
         *learned_from(run),
         ("Objective", objective_words(run.config)),
@@ -66,12 +67,13 @@ def status_words(run: Run) -> str:
     return f"stopped at step {step} of {total}" if run.last_step else "no step logged yet"
 
 
-def model_words(model: ModelConfig) -> str:
+def model_words(description: ModelDescription) -> str:
     """Size and shape of a model."""
+    model = description.model
     names = [name for name, shape in MODEL_SIZES.items() if all(getattr(model, key) == shape[key] for key in shape)]
     name = f"BERT-{names[0]}, " if names and names[0].isalpha() else ""
     shape = f"{model.num_hidden_layers} layers × {model.hidden_size:,} features"
-    parameters = f"{millions(parameter_count(model))} parameters"
+    parameters = f"{millions(parameter_count(description))} parameters"
     if model.is_recurrent:
         return f"biLM, {model.num_hidden_layers} layers of LSTMs × 2 directions × {model.table_size:,} features, {parameters}"
     return f"{name}{shape}, {model.num_attention_heads} heads, {parameters}"
@@ -90,8 +92,9 @@ def objective_words(config: PretrainConfig) -> str:
     return f"{objective.name}, {picked}; {filling}"
 
 
-def parameter_count(model: ModelConfig) -> int:
-    """Parameters of the encoder without heads: 109,482,240 for BERT-base, with its pooler, which a causal model has none of."""
+def parameter_count(description: ModelDescription) -> int:
+    """Parameters of the encoder without heads: 109,482,240 for BERT-base, with its pooler, where it has one."""
+    model = description.model
     hidden, inner, table = model.hidden_size, model.intermediate_size, model.table_size
     if model.is_recurrent:
         return formula_parameters(model) + model.num_hidden_layers * 2 * 4 * (
@@ -102,7 +105,7 @@ def parameter_count(model: ModelConfig) -> int:
     rows = model.vocab_size + model.max_position_embeddings + model.type_vocab_size
     attention = 4 * (hidden * hidden + hidden) + layer_norm
     feed_forward = 2 * hidden * inner + inner + hidden + layer_norm
-    pooler = 0 if model.causal else hidden * hidden + hidden
+    pooler = hidden * hidden + hidden if description.pooler else 0
     return rows * table + 2 * table + project + model.num_hidden_layers * (attention + feed_forward) + pooler
 
 

@@ -175,7 +175,7 @@ def _pretrained_row(run: Run) -> tuple[str, ...]:
     folder = run.directory.name
     return (
         link(f"{folder}/{REPORT_FILE}", folder),
-        model_words(run.config.model),
+        model_words(run.config.description),
         status_words(run),
         loss,
         accuracy,

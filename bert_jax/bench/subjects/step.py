@@ -60,7 +60,7 @@ def throughput(prepared: CompiledCase, step_seconds: list[float]) -> Record:
         "rows_per_second": work.rows / seconds,
         "sequences_per_second": work.sequences / seconds,
         "valid_tokens_per_second": work.valid_tokens / seconds,
-        "flops_per_second": work.flops(prepared.case.config.model) / seconds,
+        "flops_per_second": work.flops(prepared.case.config.description) / seconds,
     }
 
 
@@ -68,7 +68,7 @@ def utilisation(bench: Workbench, prepared: CompiledCase, samples: dict[str, lis
     """Model FLOP/s of the step over those of the matrix product beside it, and over the vendor's peak."""
     # The cores of a CPU are one machine however many devices it is shown as.
     devices = 1 if bench.on_cpu else prepared.training.mesh.size
-    flops = prepared.work.flops(prepared.case.config.model)
+    flops = prepared.work.flops(prepared.case.config.description)
     share = paired_ratio(samples["product"], samples["step"]) * flops / (product_flops(size) * devices)
     peak, source = (None, None) if bench.on_cpu else device_peak(bench.device)
     rate = flops / summary(samples["step"])["median"]

@@ -81,13 +81,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
+    if arguments.output is not None and not (folder := arguments.output.absolute().parent).is_dir():
+        raise UserError(f"--output {arguments.output}: there is no folder {folder}: make it first")
     if arguments.task is not None or any((arguments.model / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE)):
         return _of_finetuned(arguments)
     _refuse_idle(arguments)
     if arguments.split not in (None, "validation", "train"):
         raise UserError(f"--split {arguments.split}: prepared data has validation and train")
-    if arguments.output is not None and not (folder := arguments.output.absolute().parent).is_dir():
-        raise UserError(f"--output {arguments.output}: there is no folder {folder}: make it first")
     _processes.join_processes(arguments)
 
     from bert_jax.mesh.distributed import all_or_none, is_main

@@ -69,7 +69,7 @@ def test_classes(sst2, tmp_path):
     record = outcome.records[0]
     assert (record["predicted"], record["label"]) == (1, 0)
     assert record["probabilities"] == pytest.approx([1 - share, share], abs=1e-6)
-    [path] = outcome.write(tmp_path / "out")
+    [path] = outcome.write(tmp_path / "out", "dev")
     assert len(path.read_text(encoding="utf-8").splitlines()) == 25
     # Logits are 1 apart and 21 of 24 are right: likeliest where 1 / temperature is the log of the odds, 21 to 3.
     assert outcome.found == {"temperature": pytest.approx(1 / np.log(7), rel=1e-4)}
@@ -165,7 +165,7 @@ def test_answers_of_version_1_1(tmp_path):
     outcome = split.outcome(right_scores(split))
     assert outcome.scores == {"exact_match": 100.0, "f1": 100.0}
     assert outcome.found == {}
-    written = outcome.write(tmp_path / "out")
+    written = outcome.write(tmp_path / "out", "dev")
     assert [path.name for path in written] == ["dev_predictions.json", "dev_nbest_predictions.json"]
     assert json.loads(written[0].read_text())["q0"] == "ann"
 
@@ -194,9 +194,13 @@ def test_the_threshold_of_version_2_0_is_tuned_once_and_then_kept(tmp_path):
     kept = load_split(own, "dev", found={"null_threshold": -10.0}).outcome(outputs)
     assert kept.found == {}
     assert {record["predicted"] for record in kept.records} == {""}
-    names = [path.name for path in outcome.write(tmp_path / "out")]
+    names = [path.name for path in outcome.write(tmp_path / "out", "dev")]
     assert "dev_null_odds.json" in names
     assert "dev_na_probs.json" in names
+    assert next(path.name for path in outcome.write(tmp_path / "out", "squad2_dev")) == "squad2_dev_predictions.json"
+    of_others = load_split(own, "dev", found={}).outcome(outputs)  # of a model that was trained elsewhere
+    assert of_others.found == {}
+    assert of_others.scores["NoAns_f1"] < 100.0, "no threshold is chosen on the labels that it is scored by"
 
 
 def test_the_threshold_holds_for_a_file_that_does_not_tell(tmp_path):
@@ -268,7 +272,7 @@ def test_tags(scheme, labels, tmp_path):
     half = split.outcome(tag_scores(split, labels, wrong="rome"))
     assert (half.scores["precision"], half.scores["recall"]) == (100.0, 50.0)
     assert half.scores["f1"] == pytest.approx(200 / 3)
-    [path] = half.write(tmp_path / "out")
+    [path] = half.write(tmp_path / "out", "dev")
     tags = {tuple(line.split()[-2:]) for line in path.read_text().splitlines() if line.startswith("rome ")}
     assert tags == {("B-LOC", "O")}
     write_records(tmp_path / "records.jsonl", half.records)
@@ -330,6 +334,19 @@ def test_tags_that_only_dev_has(tmp_path):
     assert counted["ignore"] == {"f1": 100.0, "precision": 100.0, "recall": 100.0, "accuracy": 100.0}
 
 
+def test_a_class_that_only_dev_has_is_a_mistake_among_three_classes(tmp_path):
+    """Macro F1 is over the classes that the model knows, as scikit-learn's with `labels=`."""
+    (tmp_path / "dev.tsv").write_text("text\tlabel\nthe film\ta\nthe plot\tb\nthe end\tc\nthe day\tnew\n")
+    task = own_task("classification", ("text",), "label", labels=["a", "b", "c"])
+    config, head = (
+        resolved(FinetuneConfig(max_length=16, unknown_labels="error"), task, 32),
+        TaskHead("classification", 3),
+    )
+    split = load_split(SplitRequest(task, tmp_path, tokenizer(), config, head, MODEL), "dev")
+    outcome = split.outcome([np.eye(3)[label] for label in (0, 1, 2, 0)])
+    assert outcome.scores["macro_f1"] == pytest.approx((2 / 3 + 1 + 1) / 3)
+
+
 @pytest.mark.parametrize(("what", "accuracy", "examples"), [("error", 0.75, 4), ("ignore", 1.0, 3)])
 def test_classes_that_only_dev_has(tmp_path, what, accuracy, examples):
     data = write_sst2(tmp_path / "data")
@@ -341,7 +358,7 @@ def test_classes_that_only_dev_has(tmp_path, what, accuracy, examples):
     outputs = [np.eye(2)[int(place != 1)] for place in range(examples)]
     outcome = split.outcome(outputs)
     assert outcome.scores["accuracy"] == accuracy
-    outcome.write(tmp_path / "out")
+    outcome.write(tmp_path / "out", "dev")
     with (tmp_path / "out" / "dev.tsv").open() as file:
         labels = [row["label"] for row in csv.DictReader(file, delimiter="\t")]
     assert labels == (["1", "0", "maybe", "1"] if what == "error" else ["1", "0", "1"])

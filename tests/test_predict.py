@@ -55,6 +55,12 @@ def test_evaluate_gives_the_scores_of_the_run_and_a_confusion_matrix(folder, cap
     assert record["scores"] == json.loads((folder / "run" / "scores.json").read_text())["scores"]["dev"]
 
 
+def test_no_score_is_lost_for_want_of_a_folder(tmp_path, capsys):
+    """It is asked for before anything is computed, of whatever model."""
+    assert main(["evaluate", str(tmp_path), "--task", "sst2", "--data", "DATA", "--output", "no/such/x.json"]) == 2
+    assert "--output no/such/x.json: there is no folder" in capsys.readouterr().err
+
+
 def test_predict_repeats_the_predictions_of_the_run(folder, tmp_path):
     split = ["--data", str(folder / "sst2"), "--split", "dev"]
     assert main(["predict", str(folder / "run"), *split, "--output", str(tmp_path)]) == 0

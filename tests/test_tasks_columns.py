@@ -390,6 +390,7 @@ def test_missing_files_are_told_with_what_is_there(tmp_path):
     )
     assert "there is no folder" in refusal("sst2", "train", tmp_path / "a" / "b")
     assert "AX has no split train: it has test" in refusal("ax", "train", tmp_path)
+    assert "CoLA has no split validation: it has train, dev, test" in refusal("cola", "validation", tmp_path)
     written(tmp_path, "data.parquet", "x")
     assert "the ending .parquet is not known" in refusal("sst2", "train", tmp_path / "data.parquet")
     (tmp_path / "dev.tsv.gz").write_bytes(gzip.compress(b"sentence\tlabel\nx\t1\n")[:-9])

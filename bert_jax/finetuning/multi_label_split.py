@@ -48,8 +48,8 @@ class MultiLabelSplit(TextSplit):
         scores = {} if self.gold is None else multi_label.scores(self.task.metrics, self.gold, predicted)
         chosen = [tuple(np.flatnonzero(row).tolist()) for row in predicted]
 
-        def write(folder: Path) -> list[Path]:
-            path = folder / f"{self.name}.tsv"
+        def write(folder: Path, stem: str) -> list[Path]:
+            path = folder / f"{stem}.tsv"
             write_predictions(self.task, self.examples, chosen, probabilities, path)
             return [path]
 

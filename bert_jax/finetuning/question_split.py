@@ -37,9 +37,14 @@ class QuestionSplit:
         source: SplitRequest,
         name: str,
         training: bool,
-        found: dict[str, float],
+        found: dict[str, float] | None,
         questions: list[Question] | None = None,
     ):
+        """Read the questions of a split, or take those given.
+
+        Args:
+          found: what was kept with the model; None: it is found here, on a dev split of the run that trains it.
+        """
         self.name, self.task, config = name, source.task, source.config
         self.notes: list[str] = []
         if questions is None:
@@ -59,9 +64,9 @@ class QuestionSplit:
         )
         self.found = found
 
-    def _may_be_impossible(self, found: dict[str, float]) -> bool:
+    def _may_be_impossible(self, found: dict[str, float] | None) -> bool:
         """Version 2.0: the file says so, or the model has a threshold from such a file."""
-        return "null_threshold" in found or any(question.impossible is not None for question in self.questions)
+        return "null_threshold" in (found or {}) or any(question.impossible is not None for question in self.questions)
 
     def labels(self, draw: Draw) -> dict[str, np.ndarray]:
         """`spans` [B, 2] int32."""
@@ -76,9 +81,10 @@ class QuestionSplit:
         """Score and predict from the logits [S, 2] of each row."""
         start, end = ([row[:, column] for row in outputs] for column in (0, 1))
         answered = answers.find_answers(self.questions, self.made, start, end, self.settings)
-        impossible, threshold, found = self.settings.may_be_impossible, self.found.get("null_threshold", 0.0), {}
+        impossible, found = self.settings.may_be_impossible, {}
+        threshold = (self.found or {}).get("null_threshold", 0.0)  # run_squad.py's default
         labelled = all(question.answers or question.impossible for question in self.questions)
-        if labelled and impossible and "null_threshold" not in self.found:
+        if labelled and impossible and self.found is None:
             tuned = answers.tune_thresholds(self.questions, answered)
             threshold = tuned.best_f1_thresh
             found = {"null_threshold": threshold}
@@ -96,13 +102,13 @@ class QuestionSplit:
             for question, one in zip(self.questions, answered, strict=True)
         ]
 
-        def write(folder: Path) -> list[Path]:
+        def write(folder: Path, stem: str) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
-            written = [folder / f"{self.name}_predictions.json", folder / f"{self.name}_nbest_predictions.json"]
+            written = [folder / f"{stem}_predictions.json", folder / f"{stem}_nbest_predictions.json"]
             answers.write_predictions(written[0], answered, threshold)
             answers.write_candidates(written[1], answered)
             if impossible:
-                written += [folder / f"{self.name}_null_odds.json", folder / f"{self.name}_na_probs.json"]
+                written += [folder / f"{stem}_null_odds.json", folder / f"{stem}_na_probs.json"]
                 answers.write_null_differences(written[2], answered)
                 answers.write_null_probabilities(written[3], answered)
             return written

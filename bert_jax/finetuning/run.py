@@ -210,7 +210,7 @@ class Finetuning(RunObjective):
         folder, found = own_folder(self.run.predictions), dict[str, float]()
         for name, outcome in self.outcomes.items():
             write_records(folder / f"{name}.jsonl", outcome.records)
-            outcome.write(folder)
+            outcome.write(folder, name)
             found = outcome.found | found  # of several dev splits the first decides
         write_json(self.run.finetune_file, {**self.run.record, "found": found})
 

@@ -224,7 +224,7 @@ class SavedModel:
     def _of_questions(self, questions: list[Question]) -> Outcome:
         """Answers go by ids, which of lines may be equal: by their places meanwhile."""
         if not questions:
-            return Outcome({}, None, None, [], lambda folder: [])
+            return Outcome({}, None, None, [], lambda folder, stem: [])
         placed = [replace(question, name=str(place)) for place, question in enumerate(questions)]
         outcome = self.outcome(QuestionSplit(self.source(""), "lines", False, self.found, placed))
         for record, question in zip(outcome.records, questions, strict=True):
@@ -247,7 +247,7 @@ def write_outcome(outcome: Outcome, name: str, folder: Path) -> list[Path]:
     """Predictions of a split, an object an example, and the official files; returns their paths."""
     path = folder / f"{name}.jsonl"
     write_records(path, outcome.records)
-    return [path, *outcome.write(folder)]
+    return [path, *outcome.write(folder, name)]
 
 
 def confusion_lines(task: Task, outcome: Outcome) -> list[str]:

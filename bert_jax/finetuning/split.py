@@ -34,7 +34,7 @@ class Outcome:
       scores: by name, in the units of the official scorer; None: not defined. Empty without labels.
       gold, predicted: [N] numbers of classes or choices, or ratings; None of spans and tags.
       records: an object for each example, for people and programs.
-      write: writes the official files into a folder, and returns their names.
+      write: writes the official files into a folder, under names that begin with a stem, and returns them.
       found: what is kept with the model, such as a threshold.
     """
 
@@ -42,7 +42,7 @@ class Outcome:
     gold: np.ndarray | None
     predicted: np.ndarray | None
     records: list[JsonObject]
-    write: Callable[[Path], list[Path]]
+    write: Callable[[Path, str], list[Path]]
     found: dict[str, float] = field(default_factory=dict)
 
 

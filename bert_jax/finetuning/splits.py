@@ -35,7 +35,7 @@ def load_split(
     """
     kind = source.task.kind
     if kind == "span":
-        return QuestionSplit(source, name, training, found or {})
+        return QuestionSplit(source, name, training, found)
     if kind == "tagging":
         return TaggingSplit(source, name, training)
     return text_split(source, name, temperature=temperature)

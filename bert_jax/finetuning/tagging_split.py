@@ -133,9 +133,9 @@ class TaggingSplit:
             for sentence, one in zip(self.sentences, tagged, strict=True)
         ]
 
-        def write(folder: Path) -> list[Path]:
+        def write(folder: Path, stem: str) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{self.name}.conll"
+            path = folder / f"{stem}.conll"
             shown = [
                 replace(one, tags=tuple(tags) if self.has_tags else None)
                 for one, tags in zip(self.sentences, gold, strict=True)

@@ -125,8 +125,8 @@ def _outcome(
             record["probabilities"] = [round(share, 6) for share in shares[number].tolist()]
         records.append(record)
 
-    def write(folder: Path) -> list[Path]:
-        path = folder / f"{split}.tsv"
+    def write(folder: Path, stem: str) -> list[Path]:
+        path = folder / f"{stem}.tsv"
         write_predictions(task, examples, predicted, shares, path)
         written = [path]
         if split in task.submissions and len(examples) == task.submissions[split].examples:

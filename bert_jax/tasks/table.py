@@ -151,10 +151,18 @@ class Task:
         return (self.meanings or self.labels)[self.positive_class]
 
     def columns_of(self, split: str) -> Columns:
-        """Return the columns of a split's file."""
+        """Return the columns of a split's file.
+
+        Raises:
+          UserError: the task has no such split, and its files differ in their columns.
+        """
         if self.columns is None:
             raise ValueError(f"{self.name} has no columns")
-        return self.columns if isinstance(self.columns, Columns) else self.columns[split]
+        if isinstance(self.columns, Columns):
+            return self.columns
+        if split not in self.columns:
+            raise UserError(f"{self.title} has no split {split}: it has {', '.join(self.files)}")
+        return self.columns[split]
 
 
 def is_conll_column(column: Column) -> bool:

@@ -246,7 +246,7 @@ def entries(path: Path, with_context: bool = True) -> Iterator[tuple[str, str, o
 def question_id(question: object, place: str) -> str:
     """Return the id of a question, which may be a number."""
     numbered = isinstance(question, dict) and type(question.get("id")) is int
-    return str(member(question, "id", int if numbered else str, place)).strip()
+    return str(member(question, "id", int if numbered else str, place))
 
 
 def member[T](holder: object, name: str, kind: type[T], place: str, joint: str = ".") -> T:

@@ -122,6 +122,15 @@ def test_a_line_that_is_too_long_is_named_by_its_number(tmp_path, folder, monkey
     assert "lines.txt, line 4: 'b b b" in capsys.readouterr().err
 
 
+def test_an_empty_file_is_a_file_that_is_there(tmp_path, folder, capsys):
+    """NumPy has an exception of its own for one."""
+    (tmp_path / "lines.txt").write_text("a\n")
+    (tmp_path / "empty.npz").touch()
+    command = ["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "empty.npz")]
+    assert main(command) == 2
+    assert "is there already: choose another --output" in capsys.readouterr().err
+
+
 def test_what_was_cut_off_is_begun_anew_and_what_is_whole_is_kept(tmp_path, folder, capsys):
     """A directory without its record holds the shards of a start that was killed; nothing else is removed, ever."""
     (tmp_path / "lines.txt").write_text("a\nb\nc\n")

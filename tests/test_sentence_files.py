@@ -56,12 +56,15 @@ def embedded(model: Path, folder: Path, *options: str) -> np.ndarray:
 def test_what_a_directory_says_is_followed_and_said(tmp_path, capsys):
     folder = write_hugging_face(tmp_path / "model", PRETRAINING)
     write_modules(folder, "Transformer", "Pooling", "Normalize", mean_tokens=False, max_tokens=True)
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
     model = bert_jax.load(folder)
     hidden = [model.encode([text]).sequence_output[0] for text in TEXTS]
     largest = np.stack([tokens.max(0) for tokens in hidden])
     lengths = np.sqrt((largest**2).sum(1, keepdims=True))
     np.testing.assert_allclose(embedded(folder, tmp_path), largest / lengths, rtol=0, atol=1e-5)
-    assert f"{folder / 'modules.json'} says: max pooling, normalised" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{folder / 'modules.json'} says: max pooling, normalised" in said
+    assert "sentence-transformers would lower-case every text first" in said
     np.testing.assert_allclose(embedded(folder, tmp_path, "--no-normalize"), largest, rtol=0, atol=1e-5)
     mean = np.stack([tokens.mean(0) for tokens in hidden])
     found = embedded(folder, tmp_path, "--no-normalize", "--pooling", "mean")

@@ -28,6 +28,7 @@ TEXTS = [
     "a" * 101,
     "",
     "new york",
+    "the cat\nsat  on  the mat",
 ]
 ADDED = {
     "plain": [AddedToken("covid19"), AddedToken("[subj]")],
@@ -40,6 +41,7 @@ ADDED = {
     "cased": [AddedToken("Covid19", normalized=False), AddedToken("New York")],
     "an entry": [AddedToken("mat", normalized=False), AddedToken("covid19")],
     "ideographs": [AddedToken("中文")],
+    "blanks": [AddedToken("\n", normalized=False, special=True), AddedToken("  ", normalized=False)],
 }
 SWITCHES = {
     **{name: Switches(max_input_chars_per_word=100, added_tokens=tuple(tokens)) for name, tokens in ADDED.items()},
@@ -145,6 +147,21 @@ def test_which_file_decides_about_case(folder, config, library, lowercase):
     contradict = config["do_lower_case"] is False and not library
     said = "tokenizer_config.json says do_lower_case=false, tokenizer.json lowercase=true"
     assert any(note.startswith(said) for note in not_kept(folder, 512)) == contradict
+
+
+@pytest.mark.parametrize(
+    ("kind", "strips"),
+    [("BertTokenizer", True), (None, True), ("PreTrainedTokenizerFast", False), ("TokenizersBackend", False)],
+)
+def test_which_file_decides_about_accents(folder, kind, strips):
+    """As transformers 5.24: its BertTokenizer asks tokenizer.json for the vocabulary alone, the general classes for all."""
+    change(folder / "tokenizer_config.json", tokenizer_class=kind, strip_accents=None, do_lower_case=True)
+    change(folder / "tokenizer.json", normalizer__strip_accents=False)
+    assert load_tokenizer(folder).strip_accents is strips
+    said = "tokenizer_config.json leaves strip_accents open, tokenizer.json strip_accents=false: the former counts"
+    assert any(note.startswith(said) for note in not_kept(folder, 512)) == strips
+    (folder / "tokenizer_config.json").unlink()
+    assert load_tokenizer(folder).strip_accents is False
 
 
 # Field of tokenizer_config.json -> a value, and what becomes of it: obeyed, refused, without effect or named as left out.

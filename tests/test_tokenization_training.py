@@ -4,7 +4,7 @@
 import pytest
 
 from bert_jax.base.errors import UserError
-from bert_jax.tokenization import SPECIAL_TOKENS, train_wordpiece
+from bert_jax.tokenization import SPECIAL_TOKENS, train_wordpiece, WordPieceTokenizer
 
 # Many pieces tie in count here, so that an order taken from a hash table would show.
 TEXTS = [f"{a}{b}{c} {c}{a}! The {b}{b}{a}, {c}." for a in "bdfhjl" for b in "aeiou" for c in ("m", "nn", "rst")]
@@ -36,6 +36,21 @@ def test_training_keeps_case_and_accents_as_asked():
     assert "Éa" in train_wordpiece(texts, 50, lowercase=False).vocabulary
     assert "ea" in train_wordpiece(texts, 50, lowercase=True).vocabulary
     assert "éa" in train_wordpiece(texts, 50, lowercase=True, strip_accents=False).vocabulary
+
+
+def test_combining_marks_become_entries_where_they_are_kept():
+    """Yoruba's ẹ̀ has no precomposed form: U+0300 stands alone even in NFC."""
+    texts = ["ẹ̀tọ́ kọ̀ọ̀kan ọ̀rọ̀ àti ẹ̀sìn"] * 20
+    tokenizer = train_wordpiece(texts, 100, lowercase=False)
+    assert {"##\u0300", "##\u0301"} <= set(tokenizer.vocabulary)
+    assert tokenizer.unk_id not in tokenizer.encode(texts[0]).ids
+
+
+@pytest.mark.parametrize("character", ["\u0300", "\u200b", "\U0001e8d0", "\U000e0020"])
+def test_any_character_can_be_an_entry(character):
+    """Also those that stand for others, and those that are taken out of every text."""
+    tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, "a", f"##{character}", character], lowercase=False)
+    assert tokenizer.encode("a").pieces == ["a"]
 
 
 def test_alphabet_keeps_the_commonest_characters():

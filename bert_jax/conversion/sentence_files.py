@@ -85,6 +85,11 @@ def followed(model: Path, served: Served) -> tuple[SentenceVectors, list[str]]:
     said = [f"{folder / MODULES}{' and the options say' if served != AS_IT_SAYS else ' says'}: {found}"]
     if (prompt := _unmet_prompt(folder)) is not None:
         said.append(f"sentence-transformers would put {prompt!r} before every text; here it is not")
+    if _lowers_case(folder / _LIMIT):
+        said.append(
+            f"sentence-transformers would lower-case every text first ({folder / _LIMIT}: do_lower_case=true); here the"
+            " tokenizer alone decides about case"
+        )
     return found, said
 
 
@@ -140,6 +145,14 @@ def _longest(file: Path) -> int | None:
         if longest is not None and (type(longest) is not int or longest < 3):
             raise TypeError(f"max_seq_length={longest!r}")
     return longest
+
+
+def _lowers_case(file: Path) -> bool:
+    """Whether sentence-transformers lower-cases texts before the tokenizer, be it cased or not."""
+    if not file.is_file():
+        return False
+    with reading(file, _REMEDY):
+        return bool(read_json(file, _REMEDY).get("do_lower_case"))
 
 
 def _unmet_prompt(folder: Path) -> str | None:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that transformers writes beside a vocabulary, or in its place: what they say of a BERT's tokenizer.
 
-tokenizer_config.json decides; what it leaves open tokenizer.json says, then transformers' defaults. So it is with
-transformers' own BertTokenizer, which for case, too, falls back on its default: here the capitals of the vocabulary decide.
+tokenizer_config.json decides, and what it leaves open transformers' defaults, as with transformers' own BertTokenizer, which
+asks tokenizer.json for the vocabulary alone. There are two exceptions. Case, where it is left open, is that of tokenizer.json,
+or else of the vocabulary's capitals. And tokenizer.json decides about everything where it stands alone, or where
+`tokenizer_class` is a general one, which transformers makes of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,9 +23,9 @@ LARGEST_FILE = 64 * 2**20  # bytes; that of the 120,000 entries of multilingual 
 
 _ELSE = "copy its vocab.txt alone to another folder and give it by --vocab, if it is BERT's"
 # transformers' names of tokenizers that cut text as BERT's does.
-_CLASSES = {
-    *(f"{name}Tokenizer{fast}" for name in ("Bert", "DistilBert", "Electra", "MobileBert") for fast in ("", "Fast")),
-    *("PreTrainedTokenizerFast", "TokenizersBackend"),
+_GENERAL_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # as tokenizer.json says
+_CLASSES = _GENERAL_CLASSES | {
+    f"{name}Tokenizer{fast}" for name in ("Bert", "DistilBert", "Electra", "MobileBert") for fast in ("", "Fast")
 }
 SPECIAL_NAMES = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}  # pad_token: [PAD]
 # Fields of tokenizer_config.json that change no id of a text that fits. Others are said, where they say anything.
@@ -72,18 +74,23 @@ def read_description(folder: Path) -> Described | None:
         entries = _entries(folder / LIBRARY_FILE, model.get("vocab"))
     special = _object(folder / SPECIAL_TOKENS_FILE)
     _require_special(folder / SPECIAL_TOKENS_FILE, special)
-    taken = {  # in transformers' words and in those of the library
-        name: _decided(folder, config, name, normalizer, inner) for name, inner in _SWITCHES.items()
+    said = {
+        TOKENIZER_FILE: _switches(folder / TOKENIZER_FILE, config, _SWITCHES),
+        LIBRARY_FILE: _switches(folder / LIBRARY_FILE, normalizer, _SWITCHES.values()),
     }
+    library_decides = bool(normalizer) and (not config or config.get("tokenizer_class") in _GENERAL_CLASSES)
+    decided_by = LIBRARY_FILE if library_decides else TOKENIZER_FILE
+    taken = said[decided_by]
+    if taken["do_lower_case"] is None:
+        decided_by = LIBRARY_FILE
+        taken = taken | {"do_lower_case": said[LIBRARY_FILE]["do_lower_case"]}
     longest_word = model.get("max_input_chars_per_word", LONGEST_WORD_OF_TRANSFORMERS)
     apart = taken["tokenize_chinese_chars"] is not False
     added = tuple(_added_tokens(folder, config, library, special))
-    notes = [*_contradictions(config, normalizer), *_left_out(config, library)]
-    lowercase = taken["do_lower_case"]
-    decided_by = TOKENIZER_FILE if isinstance(config.get("do_lower_case"), bool) else LIBRARY_FILE
+    notes = [*_contradictions(said, library_decides), *_left_out(config, library)]
     longest = config.get("model_max_length")
     return Described(
-        lowercase,
+        taken["do_lower_case"],
         decided_by,
         taken["strip_accents"],
         Switches(apart, longest_word, added),
@@ -93,11 +100,12 @@ def read_description(folder: Path) -> Described | None:
     )
 
 
-_SWITCHES = {
+_SWITCHES = {  # in transformers' words and in those of the library
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+_DEFAULTS = {"tokenize_chinese_chars": True}  # transformers'; of the others None: they are left open
 
 
 def _object(path: Path) -> JsonObject:
@@ -113,25 +121,30 @@ def _object(path: Path) -> JsonObject:
         return {}
 
 
-def _decided(folder: Path, config: JsonObject, name: str, normalizer: JsonObject, inner: str) -> bool | None:
-    """A switch, by tokenizer_config.json, else by tokenizer.json; None where neither says it."""
-    for file, values, key in ((TOKENIZER_FILE, config, name), (LIBRARY_FILE, normalizer, inner)):
-        value = values.get(key)
+def _switches(path: Path, values: JsonObject, keys: Iterable[str]) -> dict[str, bool | None]:
+    """The switches that a file states, in transformers' words; None where it leaves one open."""
+    found = {}
+    for name, key in zip(_SWITCHES, keys, strict=True):
+        found[name] = value = values.get(key)
         if value is not None and not isinstance(value, bool):
-            raise UserError(f"{folder / file} says {key}={value!r:.80}, which is neither true nor false: correct it")
-        if value is not None:
-            return value
-    return None
+            raise UserError(f"{path} says {key}={value!r:.80}, which is neither true nor false: correct it")
+    return found
 
 
-def _contradictions(config: JsonObject, normalizer: JsonObject) -> Iterator[str]:
+def _contradictions(said: Mapping[str, Mapping[str, bool | None]], library_decides: bool) -> Iterator[str]:
+    """Say where what tokenizer.json states is not what tokenizer_config.json states, or would be without it."""
+    counts = "the latter counts" if library_decides else "the former counts"
     for name, inner in _SWITCHES.items():
-        first, second = config.get(name), normalizer.get(inner)
-        if first is not None and second is not None and first != second:
-            yield (
-                f"{TOKENIZER_FILE} says {name}={str(first).lower()}, {LIBRARY_FILE} {inner}={str(second).lower()}: the former"
-                " counts, as for transformers"
-            )
+        first, second = said[TOKENIZER_FILE][name], said[LIBRARY_FILE][name]
+        if second is None or first == second or (first is None and name == "do_lower_case"):
+            continue
+        if first is not None:
+            stated = f"says {name}={str(first).lower()}"
+        elif library_decides or second == _DEFAULTS.get(name, said[TOKENIZER_FILE]["do_lower_case"]):
+            continue
+        else:
+            stated = f"leaves {name} open"
+        yield f"{TOKENIZER_FILE} {stated}, {LIBRARY_FILE} {inner}={str(second).lower()}: {counts}, as for transformers"
 
 
 # ---- what is no BERT's tokenizer -----------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ _IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
 
 # Rare characters, the same to Python and the library, that can stand for others of their class.
 _POOLS = {
-    "dropped": "\u200b",
-    "mark": "\u0300",
+    "dropped": "".join(map(chr, range(0xE0020, 0xE0030))),  # tags
+    "mark": "".join(map(chr, range(0x1E8D0, 0x1E8D7))),  # of the Mende Kikakui script
     "punctuation": "".join(map(chr, range(0x10A50, 0x10A59))),  # of the Kharoshthi script
     "ideograph": "".join(map(chr, range(0x2A600, 0x2A6D7))),
     "ordinary": "".join(map(chr, range(0x13000, 0x1342F))),  # Egyptian hieroglyphs
@@ -53,7 +53,7 @@ class Evening(dict[int, str]):
         self._lowercase, self._strip_accents, self._ideographs_apart = lowercase, strip_accents, ideographs_apart
         known = frozenset(known)
         pools = {name: iter([free for free in pool if free not in known]) for name, pool in _POOLS.items()}
-        self._shared = {name: next(pool) for name, pool in pools.items()}
+        self._shared = {name: _next_free(name, pool) for name, pool in pools.items()}
         for character in sorted(known):
             if self[ord(character)] != character:
                 self[ord(character)] = self._own_stand_in(character, pools)
@@ -81,13 +81,7 @@ class Evening(dict[int, str]):
         name = self._class(character)
         if name in ("dropped", "mark"):
             return self._shared[name]
-        own = next(pools[name], None)
-        if own is None:
-            raise UserError(
-                f"the vocabulary has more than {len(_POOLS[name])} characters of the class {name} that the"
-                f" tokenizers library misjudges, the last of them U+{ord(character):04X}: take some out"
-            )
-        return own
+        return _next_free(name, pools[name])
 
     def _library_agrees(self, character: str) -> bool:
         if "\ud800" <= character <= "\udfff":  # half a character: cannot be given to the library
@@ -105,6 +99,20 @@ class Evening(dict[int, str]):
         if _is_punctuation(character):
             return "punctuation"
         return "mark" if self._strip_accents and unicodedata.category(character) == "Mn" else "ordinary"
+
+
+def _next_free(name: str, pool: Iterator[str]) -> str:
+    """A character that can stand for others of a class.
+
+    Raises:
+      UserError: the vocabulary has them all, or too many that the library misjudges.
+    """
+    for character in pool:
+        return character
+    raise UserError(
+        f"the vocabulary has too many rare characters of the class {name} (U+{ord(_POOLS[name][0]):04X} to"
+        f" U+{ord(_POOLS[name][-1]):04X}, or such as the tokenizers library misjudges): take some out"
+    )
 
 
 def basic_tokens(text: str, lowercase: bool, strip_accents: bool, ideographs_apart: bool = True) -> list[str]:

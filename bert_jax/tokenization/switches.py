@@ -86,5 +86,5 @@ class AddedTokens:
 
 
 def _any_of(contents: Iterable[str]) -> re.Pattern[str] | None:
-    contents = [re.escape(content.strip()) for content in contents if content.strip()]
+    contents = [re.escape(content.strip() or content) for content in contents]
     return re.compile("|".join(contents)) if contents else None

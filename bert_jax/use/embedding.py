@@ -327,7 +327,7 @@ def _made_before(output: Path, request: JsonObject) -> JsonObject | None:
                     f"{output / shard['file']} was changed since it was made: remove {output} to do it again"
                 )
         return record
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None  # nothing there, or something else, which `_clear` names
 
 

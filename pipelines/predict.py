@@ -128,6 +128,8 @@ def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
     with all_or_none():
         if is_main():
             stem = name if task is None else f"{task.name}_{name}"
+            if arguments.calibrated:  # beside the run's own, whose probabilities its page shows as trained
+                stem += "_calibrated"
             scores = spoken(name, outcome.scores, (task or model.task).f1_of) if outcome.scores else None
             _write(outcome, stem, arguments.output or model.path / PREDICTIONS, scores, arguments.zip)
     return 0

@@ -117,8 +117,9 @@ def test_seeds_alone_give_the_interval_of_welch():
     deviations = scores[:4].std(ddof=1), scores[4:].std(ddof=1)
 
     def decided(seeds: int) -> bool:
-        half = stats.t.ppf(0.975, 2 * seeds - 2) * np.sqrt((deviations[0] ** 2 + deviations[1] ** 2) / seeds)
-        return half < found.difference
+        sides = [deviation**2 / seeds for deviation in deviations]  # each has its own variance, as in the interval
+        freedom = sum(sides) ** 2 / sum(side**2 / (seeds - 1) for side in sides)
+        return stats.t.ppf(0.975, freedom) * np.sqrt(sum(sides)) < found.difference
 
     assert found.seeds_needed == next(seeds for seeds in range(2, 99) if decided(seeds))
     assert not decided(found.seeds_needed - 1)
@@ -240,6 +241,25 @@ def test_resampled_examples_are_scored_as_by_the_official_scorer(tmp_path, kind)
         assert {name: scorers[name](drawn + 30 * side) for name in metrics} == pytest.approx(
             {name: wanted[name] for name in metrics}
         )
+
+
+def test_sets_are_compared_whatever_the_order_of_the_classes(tmp_path):
+    """The numbers of the second run are its own."""
+    sides = _made(_sets)
+    orders = ["a", "b", "c"], ["c", "a", "b"]
+    other = [
+        {**record, "predicted": [orders[1].index(orders[0][n]) for n in record["predicted"]]} for record in sides[0]
+    ]
+    runs = [
+        load_finetuned(
+            write_run(tmp_path / name, side, dict.fromkeys(SETS, 0.5), kind="multi_label", labels=labels, title="",
+                      settings=to_dict(FinetuneConfig()))
+        )
+        for name, side, labels in zip("ab", (sides[0], other), orders, strict=True)
+    ]  # fmt: skip
+    scorers = _scorers(runs, [sides[0], other])
+    for score in scorers.values():
+        assert score(np.arange(30)) == score(np.arange(30, 60))
 
 
 def test_counts_of_sentences_add_up_to_the_scores_of_tags():

@@ -253,6 +253,12 @@ def test_class_scores_and_matrix_by_hand() -> None:
 
 def test_means_are_over_the_classes_of_the_task() -> None:
     """Of four, two occur: all right is a mean of a half, as macro F1 has it."""
+    unknown = Classes([0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 1, 1, 0, 1], "abx".__getitem__, 2).table()[-1]
+    found = glue.macro_f1(np.array([0, 0, 0, 1, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 0, 1]), 2)
+    assert (unknown[0], unknown[3].replace("\N{NO-BREAK SPACE}", "")) == (
+        "mean of the classes",
+        f"{100 * found:.1f}%",
+    ), "a label that is none of the two"
     absent = Classes([0, 1, 1], [0, 1, 1], "abcd".__getitem__, 4).table()
     assert [row[0] for row in absent] == ["a", "b", "mean of all 4 classes, 2 of them absent"]
     macro = glue.macro_f1(np.array([0, 1, 1]), np.array([0, 1, 1]), 4)
@@ -513,6 +519,23 @@ def test_tags_page(tmp_path: Path) -> None:
     assert "0 of 1 (0.0 %) sentences" in plain(lede.words)
     assert hardest(made)[0].text == ("Ada Byron met Bob in New ", "York", " ")
     assert tiles(made)["F1, dev"][0] == "12.35"
+
+
+def test_words_that_a_run_leaves_out_are_no_mistakes_on_its_page(tmp_path: Path) -> None:
+    """As in scores.json: 100 % of what is scored, though a tag that the model does not know is never predicted."""
+    words = sentence("Ada met Nobel Prize men in Rome", "B-PER O B-MISC I-MISC O O B-LOC", "B-PER O B-LOC O O O B-LOC")
+    known = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    run = write_run(
+        tmp_path / "run", task={"name": "conll2003"}, kind="tagging", predictions=[words], labels=known,
+        scores={"dev": {"f1": 100.0}}, settings={**SETTINGS, "unknown_labels": "ignore"},
+    )  # fmt: skip
+    made = page(run)
+    breakdown = section(made, "breakdown")
+    assert tables(breakdown)[0]["all"] == ["100.00 %"] * 3 + ["2", "2", "2"]
+    lede = next(iter(parts(breakdown)))
+    assert isinstance(lede, Paragraph)
+    assert "1 of 1 (100.0 %) sentences" in plain(lede.words)
+    assert not hardest(made)
 
 
 def test_tags_without_a_scheme_are_classes_of_words(tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_calibrated_probabilities_are_those_of_the_temperature_of_dev(folder, ca
     known = read_lines(folder / "run" / "predictions" / "dev.jsonl")
     lines_in(monkeypatch, "".join(f"{line['text']}\n" for line in known).encode())
     capsys.readouterr()
+    before = (spoilt / "predictions" / "dev.jsonl").read_bytes()
+    split = ["--data", str(folder / "sst2"), "--split", "dev"]
+    assert main(["predict", str(spoilt), *split, "--calibrated"]) == 0
+    assert (spoilt / "predictions" / "dev.jsonl").read_bytes() == before, "which the page shows as trained"
+    assert (spoilt / "predictions" / "dev_calibrated.jsonl").is_file()
+    capsys.readouterr()
     assert main(["predict", str(spoilt), "--calibrated"]) == 0
     for line, wanted in zip(capsys.readouterr().out.splitlines(), known, strict=True):
         powers = np.array(wanted["probabilities"]) ** (1 / 2.5)

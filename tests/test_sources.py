@@ -121,6 +121,17 @@ def test_bad_input_is_refused_in_one_line(folder, monkeypatch, items, words):
     assert "\n" not in str(caught.value)
 
 
+def test_linked_folders_are_read_and_their_circles_are_not(tmp_path):
+    """A folder stands for all files below it, where they lie on another disk too."""
+    write(tmp_path / "in" / "a.txt", "a")
+    write(tmp_path / "far" / "b.txt", "b")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "far" / "here").symlink_to(tmp_path / "far")
+    [source] = parse_sources([str(tmp_path / "in")])
+    assert [str(file.relative_to(tmp_path / "in")) for file in source.files] == ["a.txt", "linked/b.txt"]
+
+
 # ---- parts -------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,8 @@ HEAD = ["Class", "Precision", "Recall", "F1", "Support", "Predicted"]
 class Classes:
     """Truth and predictions of a split by class.
 
-    Shown are the classes that occur in one of them; means are over all `classes` of the task, as macro_f1 of scoring.glue.
+    Shown are the classes that occur in one of them; means are over all `classes` of the task, as macro_f1 of scoring.glue,
+    which a label that the model does not know is none of.
     """
 
     def __init__(self, gold: Sequence[int], predicted: Sequence[int], words: Callable[[int], str], classes: int = 0):
@@ -28,7 +29,8 @@ class Classes:
         occurring = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
         self.matrix = matrix[np.ix_(occurring, occurring)]
         self.words = [words(int(place)) for place in occurring]
-        self.classes = max(classes, len(occurring))
+        self.classes = classes or len(occurring)
+        self.absent = self.classes - int((occurring < self.classes).sum()) if classes else 0
 
     @property
     def right(self) -> int:
@@ -46,8 +48,9 @@ class Classes:
         means = [_divided(right, by).sum() / self.classes for by in (predicted, support)]
         f1 = _divided(2 * right, predicted + support).sum() / self.classes
         rates = [percent(float(mean)) for mean in (*means, f1)]
-        absent = self.classes - len(self.words)
-        name = f"mean of all {self.classes} classes, {absent} of them absent" if absent else "mean of the classes"
+        name = "mean of the classes"
+        if self.absent:
+            name = f"mean of all {self.classes} classes, {self.absent} of them absent"
         return [*rows, (name, *rates, count(int(support.sum())), count(int(predicted.sum())))]
 
     def drawn(self, caption: str) -> Matrix:

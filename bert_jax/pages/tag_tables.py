@@ -33,19 +33,45 @@ def is_phrases(records: Sequence[Record]) -> bool:
 
 def tag_parts(run: FinetunedRun) -> list[Part]:
     """Scores and confusions of phrases, where tags mark phrases, and words by class."""
-    records, right = run.labelled, f"Without a mistake: {share_right(run.labelled)} sentences."
-    phrases = is_phrases(records)
-    classes = word_classes(records, phrases, run.record["labels"])
+    phrases = is_phrases(run.labelled)
+    of_words = [_scored_words(record, scored(run, record)) for record in run.labelled]
+    right = f"Without a mistake: {share_right(of_words)} sentences."
+    classes = word_classes(of_words, phrases, run.record["labels"])
     words = class_parts(classes, "Words by true and predicted type", confusions=not phrases)
     if not phrases:
         return [Paragraph(f"Words of {run.split}. {right}", "lede"), *words]
     lede = f"Phrases of {run.split} as conlleval counts them: right where words and type are those of the file. {right}"
+    records = [_scored_phrases(record, scored(run, record)) for record in run.labelled]
     parts: list[Part] = [Paragraph(lede, "lede"), Card([Table(HEAD, type_rows(records))], "Scores of each type")]
     if confusions := confusion_rows(records):
         note = "“Other words”: another beginning or end. “nothing”: a phrase that was missed, or made up."
         table = Table(["Truth", "Predicted", "Times", "For example"], confusions, "words")
         parts.append(Card([Paragraph(note, "footnote"), table], "Commonest confusions"))
     return [*parts, Paragraph("Words by type", "subtitle"), *words]
+
+
+def scored(run: FinetunedRun, record: Record) -> list[bool]:
+    """Of each word of a sentence whether it is scored: not, where its tag is of no class and the run leaves such words out."""
+    ignores, known = run.settings.get("unknown_labels") == "ignore", set(run.record["labels"])
+    return [not ignores or tag in known for tag in record["label"]]
+
+
+def _scored_words(record: Record, counts: Sequence[bool]) -> Record:
+    """A sentence without the words that are not scored."""
+    tags = {
+        name: [tag for tag, one in zip(record[name], counts, strict=True) if one] for name in ("label", "predicted")
+    }
+    return {**record, **tags}
+
+
+def _scored_phrases(record: Record, counts: Sequence[bool]) -> Record:
+    """A sentence with no phrase in words that are not scored; one that is predicted and reaches into them does not count."""
+    label = [tag if one else OUTSIDE for tag, one in zip(record["label"], counts, strict=True)]
+    predicted = list(record["predicted"])
+    for span in spans_of(predicted):
+        if not all(counts[span.begin : span.end]):
+            predicted[span.begin : span.end] = [OUTSIDE] * (span.end - span.begin)
+    return {**record, "label": label, "predicted": predicted}
 
 
 def type_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:

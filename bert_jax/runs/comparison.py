@@ -9,7 +9,6 @@ Shapes: N examples, R runs of both sides, C classes.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -218,9 +217,19 @@ def _positive(run: FinetunedRun) -> int:
 
 def _of_sets(runs: Sequence[FinetunedRun], predictions: Sequence[Sequence[Record]]) -> Scorers:
     """Any number of classes."""
-    classes = len(runs[0].record["labels"])
-    gold = multi_label.indicators([record["label"] for record in predictions[0]], classes)
-    found = multi_label.indicators([record["predicted"] for record in chain(*predictions)], classes)
+    names = runs[0].record["labels"]
+    gold = multi_label.indicators([record["label"] for record in predictions[0]], len(names))
+    orders = [
+        [names.index(label) for label in run.record["labels"]] for run in runs
+    ]  # a run's number -> the first run's
+    found = multi_label.indicators(
+        [
+            [order[place] for place in record["predicted"]]
+            for order, own in zip(orders, predictions, strict=True)
+            for record in own
+        ],
+        len(names),
+    )
 
     def scorer(metric: str) -> ScorePredictions:
         def score(places: np.ndarray) -> float:

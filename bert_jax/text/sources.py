@@ -152,11 +152,20 @@ def _weight(item: str, text: str, option: str) -> float:
 
 
 def _files_below(folder: Path, option: str) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CORPUS_RECORD)
-    files = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_up(Path(place, name))]
+        paths = (Path(place, name) for name in names if not name.startswith(".") and name != _CORPUS_RECORD)
+        files += [path for path in paths if path.is_file()]
+    files.sort()
     if not files:
         raise UserError(f"{folder} has no files in it: check {option}")
     return files
+
+
+def _leads_up(folder: Path) -> bool:
+    """Whether a folder is a link to one that it is in, by whatever links."""
+    return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}
 
 
 def _files_matching(pattern: str, option: str) -> tuple[list[Path], Path]:

@@ -151,7 +151,7 @@ def _with_seeds(
     half = _half_width(parts)
     interval = difference - half, difference + half
     decided = not interval[0] <= 0 <= interval[1]
-    needed = None if decided else _seeds_needed(abs(difference), parts[0], sum(variances))
+    needed = None if decided else _seeds_needed(abs(difference), parts[0], variances)
     return ScoreDifference(*told, interval, p_examples, _exchanged_runs(scores), needed)
 
 
@@ -164,13 +164,13 @@ def _half_width(parts: Sequence[tuple[float, float]]) -> float:
     return _student(freedom) * math.sqrt(variance)
 
 
-def _seeds_needed(difference: float, of_examples: tuple[float, float], variance: float) -> int | None:
-    """Seeds of each side for an interval that leaves out 0; `variance`: of one seed's difference."""
+def _seeds_needed(difference: float, of_examples: tuple[float, float], variances: Sequence[float]) -> int | None:
+    """Seeds of each side for an interval that leaves out 0; `variances`: of a seed of each side."""
     if not difference:
         return None
 
     def enough(seeds: int) -> bool:
-        return _half_width([of_examples, (variance / seeds, 2 * seeds - 2)]) < difference
+        return _half_width([of_examples, *((one / seeds, seeds - 1) for one in variances)]) < difference
 
     return next((seeds for seeds in range(2, MOST_SEEDS + 1) if enough(seeds)), None) if enough(MOST_SEEDS) else None
 

@@ -12,20 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bucket_emulator import BUCKET
 from conftest import small_config, TOPICS
 
 import bert_jax.train.session
 from bert_jax.base.errors import Interrupted, UserError
+from bert_jax.base.paths import any_path
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.rerun.finite import REGIONS
-from bert_jax.rerun.replay import replay, report
+from bert_jax.rerun.replay import _nearest, replay, report
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.cost import without_clock
+from bert_jax.runs.directory import RunDirectory
 from bert_jax.train.bad_steps import BadSteps, not_finite, total_loss
 from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.train.pretraining import pretrain, Pretraining
 from bert_jax.train.state import Training
+from bert_jax.train.step import without_bad_step
 
 CONFIG = small_config(
     phases=(PhaseConfig(sequence_length=16, steps=8, batch_size=16, max_predictions_per_seq=3),),
@@ -166,6 +170,31 @@ def test_stopped_with_a_capsule_that_is_replayed(prepared, tmp_path, poisoned):
     assert [line["step"] for line in logged] == [2, 4]
 
 
+def test_the_schedule_goes_on_past_a_skipped_step():
+    """The rate of a step is that of its number, as metrics say; what is put back are the moments."""
+    training = Training(replace(CONFIG, on_bad_step="skip"), make_mesh(CONFIG.mesh))
+    old = training.abstract_state
+    old = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), old)
+    new = jax.tree.map(lambda leaf: leaf + np.ones((), leaf.dtype), old)
+    sums = {"mlm_loss": jnp.float32(jnp.nan), "mlm_weight": jnp.float32(1.0)}
+    kept, _ = without_bad_step(training, old, new, sums, jnp.float32(jnp.inf))
+    counts = {name: int(value) for path, value in jax.tree_util.tree_leaves_with_path(kept.opt_state)
+              if (name := jax.tree_util.keystr(path)).endswith(".count")}  # fmt: skip
+    assert sorted(counts.values()) == [0] * (len(counts) - 1) + [1], counts
+    assert int(kept.step) == 1
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(kept.params))
+
+
+def test_a_step_is_taken_again_from_what_its_run_had_then(tmp_path):
+    """Of a checkpoint that the run made after it was rolled back, batches behind the bad one are in it."""
+    run = RunDirectory(tmp_path)
+    for folder in (run.checkpoints / "120", run.bad_steps / "checkpoints" / "100"):
+        (folder / "optimizer").mkdir(parents=True)
+    assert _nearest(run, 150) == (run.checkpoints, 120)
+    assert _nearest(run, 150, newest=100) == (run.bad_steps / "checkpoints", 100)
+    assert _nearest(run, 150, newest=0) == (None, 0)
+
+
 def test_skipped_its_update_is_left_out_and_a_resumed_run_does_the_same(prepared, tmp_path, poisoned, monkeypatch):
     config = replace(CONFIG, on_bad_step="skip")
     pretrain(config, prepared.data, tmp_path / "straight", resume_command="")
@@ -200,6 +229,16 @@ def test_rolled_back_past_its_batches(prepared, tmp_path, poisoned, monkeypatch)
     pretrain(config, prepared.data, tmp_path / "resumed", resume_command="")
     assert all_lines(tmp_path / "resumed") == all_lines(tmp_path / "straight")
     jax.tree.map(np.testing.assert_array_equal, final_params(tmp_path / "resumed"), final_params(tmp_path / "straight"))
+
+
+def test_rolled_back_on_a_bucket_as_on_a_disk(prepared, tmp_path, poisoned, emulator):
+    """Before the first save too, when no line of metrics is there yet but on this machine."""
+    config = replace(CONFIG, on_bad_step="rollback", save_every=1_000)
+    there = any_path(f"gs://{BUCKET}/rolled-back")
+    for run in (there, tmp_path / "here"):
+        pretrain(config, prepared.data, run, resume_command="")
+    assert all_lines(there) == all_lines(tmp_path / "here")
+    assert [line["step"] for line in all_lines(there) if line["kind"] == "train"] == [2, 4, 6, 8]
 
 
 def fails_after(step: int):

@@ -138,21 +138,51 @@ def test_a_slurm_job_goes_back_into_the_queue_and_trains_in_two_processes(prepar
     assert json.loads((run / "config.json").read_text())["mesh"]["data"] == 2
 
 
+@pytest.mark.parametrize(
+    ("status", "restarts", "again"), [(137, 0, True), (139, 20, False), (2, 0, False), (143, 99, True)]
+)
+def test_what_puts_a_slurm_job_back_into_the_queue(status, restarts, again, tmp_path):
+    """srun ends with the highest status of all tasks: that of one that hung and was killed, not the 75 of the others."""
+    tools, requeued = tmp_path / "tools", tmp_path / "requeued"
+    stand_in(tools, "srun", f"exit {status}")
+    stand_in(tools, "scontrol", 'echo "$@" >> "$REQUEUED"')
+    variables = {"DATA": "/data", "OUTPUT": tmp_path, "SLURM_JOB_ID": 17, "SLURM_RESTART_COUNT": restarts}
+    assert run_script("slurm.sh", path=tools, REQUEUED=requeued, **variables).returncode == status
+    assert requeued.exists() == again
+
+
 GCLOUD = """
+[[ $3 == tpu-vm && $4 == describe ]] && { cat "$STATE"; exit; }
 [[ $3 == tpu-vm && $4 == ssh ]] || exit 1
+[[ $(cat "$STATE") == READY ]] || exit 1  # as gcloud ends for one that was preempted
 [[ -e $LOST ]] || { touch "$LOST"; exit 255; }  # the first time nobody answers
 bash -c "${@: -1}"
 """
 
 
-@pytest.mark.parametrize(("status", "starts"), [(0, 1), (2, 1), (143, 3), (75, 3)])
+@pytest.mark.parametrize(("status", "starts"), [(0, 1), (1, 1), (2, 1), (143, 3), (75, 3)])
 def test_a_tpu_vm_is_started_again_where_that_helps(status, starts, tmp_path):
     tools, said = tmp_path / "tools", tmp_path / "said"
     stand_in(tools, "gcloud", GCLOUD)
     stand_in(tools, "bert-jax", f'printf "%s|" "$@" >> "$SAID"; echo >> "$SAID"; exit {status}')
+    (tmp_path / "state").write_text("READY\n")
     variables = {"TPU": "pod", "ZONE": "z", "DATA": "/data", "OUTPUT": "/my runs/1", "TRIES": 4, "PAUSE": 0}
+    variables["STATE"] = tmp_path / "state"
     ended = run_script("tpu_vm.sh", "seed=1", path=tools, SAID=said, LOST=tmp_path / "lost", **variables)
     assert ended.returncode == (status if starts == 1 else 75)
     arrived = "pretrain|large|--data|/data|--output|/my runs/1|--distributed|seed=1|"
     assert said.read_text().splitlines() == [arrived] * starts
     assert shutil.which("bert-jax", path=str(tools))
+
+
+def test_a_tpu_vm_that_was_preempted_is_made_again(tmp_path):
+    """Of which gcloud says 1, as Python of a bug."""
+    tools, said, state = tmp_path / "tools", tmp_path / "said", tmp_path / "state"
+    stand_in(tools, "gcloud", GCLOUD)
+    stand_in(tools, "bert-jax", 'echo started >> "$SAID"')
+    state.write_text("PREEMPTED\n")
+    (tmp_path / "lost").touch()
+    variables = {"TPU": "pod", "ZONE": "z", "DATA": "/data", "OUTPUT": "/run", "TRIES": 4, "PAUSE": 0, "STATE": state}
+    variables["QUEUE"] = f"echo READY > '{state}'; echo made >> '{said}'"
+    assert run_script("tpu_vm.sh", path=tools, SAID=said, LOST=tmp_path / "lost", **variables).returncode == 0
+    assert said.read_text().splitlines() == ["made", "started"]

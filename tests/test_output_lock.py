@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import small_config
@@ -169,6 +170,21 @@ def test_a_lock_that_its_owner_removes_at_that_moment_is_taken_anew(tmp_path, mo
         assert len(tried) == 2
         with pytest.raises(UserError, match="another bert-jax pretrain"), locked(tmp_path, "pretrain"):
             pass
+
+
+def test_a_lock_that_its_owner_removes_while_it_is_watched_is_taken_anew(tmp_path, quick, monkeypatch):
+    """An owner on another host, which the kernel's lock does not reach, ends in order before its next sign of life."""
+    lock = tmp_path / LOCK_FILE
+    lock.write_text(json.dumps(ELSEWHERE))
+    still = output_lock._require_still
+
+    def ends_in_order(path: Path, signed: bytes) -> None:
+        path.unlink()
+        still(path, signed)
+
+    monkeypatch.setattr(output_lock, "_require_still", ends_in_order)
+    with locked(tmp_path, "finetune"):
+        assert json.loads(lock.read_text())["stage"] == "finetune"
 
 
 @pytest.mark.parametrize("contents", ["", "[1]", '{"host": 1}', "half of a sig"])

@@ -92,7 +92,8 @@ def _take(folder: Path) -> int:
                 signed = os.pread(file, 4096, 0)
                 if signed and not (decided and _owner(signed).get("boot") == _boot()):
                     _require_still(path, signed)
-                return file
+                if _is_at(file, path):  # nor while it was watched
+                    return file
         except BaseException:
             os.close(file)
             raise

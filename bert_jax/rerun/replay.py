@@ -73,7 +73,7 @@ def replay(path: Path, step: int | None = None, data: str | None = None) -> Repl
     if not 1 <= number <= total:
         raise UserError(f"--step {number}: the run has the steps 1 to {total:,}")
     moved = int(capsule["moved"]) if capsule else _moved(opened.run, number)
-    state = state_before(opened, number, moved)
+    state = state_before(opened, number, moved, None if capsule is None else capsule["checkpoint"] or 0)
     batch = _global_batch(opened, number, moved)
     bad_parameters = _not_finite(state.params)
     found, sums = _look(opened, state, batch, "float32")
@@ -96,12 +96,23 @@ def _moved(run: RunDirectory, step: int) -> int:
 # ---- the state before the step -----------------------------------------------------------------------------------------
 
 
-def state_before(opened: Opened, step: int, moved: int) -> TrainState:
-    """Return the state before a step: of the newest saved one, and the steps from there."""
+def state_before(opened: Opened, step: int, moved: int, newest: int | None = None) -> TrainState:
+    """Return the state before a step: of the newest saved one, and the steps from there.
+
+    Args:
+      moved: batches that were passed over before it.
+      newest: the checkpoint that the run had then; later ones may be of other batches, after it was rolled back.
+
+    Raises:
+      UserError: the run began behind that step, with the step of another run.
+    """
     training = opened.objective.training
-    folder, done = _nearest(opened.run, step)
+    folder, done = _nearest(opened.run, step, newest)
     if folder is None:
         state, record = opened.objective.initial_state(), {}
+        done = int(state.step)
+        if step <= done:
+            raise UserError(f"--step {step}: the run began with the state of step {done:,}: name a later one")
     else:
         with Checkpoints(folder) as checkpoints:
             abstract = training.abstract_state
@@ -124,13 +135,14 @@ def state_before(opened: Opened, step: int, moved: int) -> TrainState:
     return state
 
 
-def _nearest(run: RunDirectory, step: int) -> tuple[Path | None, int]:
+def _nearest(run: RunDirectory, step: int, newest: int | None = None) -> tuple[Path | None, int]:
     """Return the folder of checkpoints with the newest state before a step, and the steps done there; none: (None, 0)."""
+    end = step if newest is None else min(step, newest + 1)
     found = [
         (int(place.name), folder)
         for folder in (run.checkpoints, run.bad_steps / CHECKPOINTS)
         for place in (folder.iterdir() if folder.is_dir() else ())
-        if place.name.isdecimal() and int(place.name) < step and (place / "optimizer").is_dir()
+        if place.name.isdecimal() and int(place.name) < end and (place / "optimizer").is_dir()
     ]
     done, folder = max(found, default=(0, None), key=lambda pair: pair[0])
     return folder, done

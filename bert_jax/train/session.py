@@ -12,6 +12,7 @@ import jax
 from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.files import put_grown
 from bert_jax.base.stopping import begun
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.training import averaged_words
@@ -111,7 +112,7 @@ class Session:
         self._programs: dict[FieldShapes, Callable[[], CompiledStep]] = {}
         self._prepared: dict[int, Callable[[], None]] = {}
         # Seconds within the current step: for its program, for its batch, for a trace that is written.
-        self._compiling = self._waited = self._tracing = 0.0
+        self._compiling = self._waited = self._saving = 0.0
 
     def train(self, stop: StopRequest) -> tuple[TrainState, int]:
         """Train from the newest checkpoint, or from the beginning, to the end or until a stop is asked for.
@@ -263,15 +264,16 @@ class Session:
     def measured(self, done: int, phase: Phase, sums: dict[str, float], seconds: float) -> None:
         """Take in a step: check it, show it, log it when it is due."""
         progress = self.progress
-        why = progress.bad_steps.why(done, sums)
+        why, begin = progress.bad_steps.why(done, sums), time.perf_counter()
         if why is not None:
             self._answer(done, phase, sums, why)
-        seconds = max(seconds - self._compiling - self._tracing, 0.0)
+        answered = time.perf_counter() - begin
+        seconds = max(seconds - self._compiling - self._saving, 0.0)
         progress.clock.add("compile", self._compiling)
         progress.clock.add("steps", max(seconds - self._waited, 0.0))
         self._compiling = self._waited = 0.0
         progress.seconds += seconds
-        self._trace(done)
+        self._saving = answered + self._trace(done)
         self.bar.update(1)
         if why is None:
             progress.interval.add({name: value for name, value in sums.items() if name != SKIPPED}, seconds)
@@ -284,12 +286,13 @@ class Session:
             self.log_clock(done)
             progress.interval = MetricsInterval()
 
-    def _trace(self, done: int) -> None:
-        """Write the trace where it ends with this step."""
+    def _trace(self, done: int) -> float:
+        """Write the trace where it ends with this step; returns the seconds that this took."""
         begin = time.perf_counter()
         self.profiler.ended(done)
-        self._tracing = time.perf_counter() - begin
-        self.progress.clock.add("save", self._tracing)
+        seconds = time.perf_counter() - begin
+        self.progress.clock.add("save", seconds)
+        return seconds
 
     def log_clock(self, done: int) -> None:
         """Log where the time went so far."""
@@ -342,6 +345,7 @@ class Session:
         self.profiler.close(self.begun)
         count, moved = self.progress.bad_steps.count, self.progress.bad_steps.moved
         self.log_clock(bad.step)  # the time of what is taken back
+        put_grown()  # what is taken back is read from the run directory
         state, done, _ = self._newest_saved(restarts=0)
         self.log.open(done)
         self.progress.clock.started()

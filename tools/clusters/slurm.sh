@@ -16,6 +16,7 @@ set -uo pipefail
 : "${DATA:?is not set: the directory that bert-jax prepare made}"
 : "${OUTPUT:?is not set: the run directory}"
 CONFIG=${CONFIG:-large_lamb}
+CRASHES=${CRASHES:-20} # starts after which a crash is no longer tried again
 # Compiled programs, shared by all nodes and kept for the next start.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(dirname "$OUTPUT")/compiled}
 
@@ -27,6 +28,12 @@ case $status in
     75 | 143) # the machines failed, or the run was stopped after saving: the same job goes on from its newest checkpoint
         echo "status $status: put back into the queue" >&2
         scontrol requeue "$SLURM_JOB_ID"
+        ;;
+    134 | 137 | 139) # a process crashed or was killed, for which srun hides the 75 of the others
+        if ((${SLURM_RESTART_COUNT:-0} < CRASHES)); then
+            echo "status $status: put back into the queue" >&2
+            scontrol requeue "$SLURM_JOB_ID"
+        fi
         ;;
 esac
 exit "$status"

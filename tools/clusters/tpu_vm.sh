@@ -2,7 +2,7 @@
 # Pre-trains on all hosts of a Cloud TPU VM, and starts again after a preemption or a lost host until the run is finished:
 #   TPU=my-v5e-16 ZONE=us-west4-a DATA=/mnt/shared/data OUTPUT=/mnt/shared/run tools/clusters/tpu_vm.sh
 # The hosts share DATA and OUTPUT, and have `pip install "bert_jax[tpu]"`. A spot VM that is gone has to be made again first:
-# QUEUE="gcloud compute tpus queued-resources create ..." is run before each start where the VM does not answer.
+# QUEUE="gcloud compute tpus queued-resources create ..." is run where the VM is not ready, and then it is waited for.
 set -uo pipefail
 
 : "${TPU:?is not set: the name of the TPU VM}"
@@ -16,19 +16,25 @@ PAUSE=${PAUSE:-30}
 train=$(printf '%q ' bert-jax pretrain "$CONFIG" --data "$DATA" --output "$OUTPUT" --distributed "$@")
 train="JAX_COMPILATION_CACHE_DIR=$(printf '%q' "$(dirname "$OUTPUT")/compiled") $train"
 
+state() { gcloud compute tpus tpu-vm describe "$TPU" --zone "$ZONE" --format='value(state)' 2>/dev/null; }
+
 for ((try = 1; try <= TRIES; try++)); do
     gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command "$train"
     status=$?
     case $status in
-        0 | 1 | 2) # finished; a bug; or something that a person has to mend
+        0 | 2) # finished, or something that a person has to mend
             exit "$status"
+            ;;
+        1) # a bug; or gcloud's own status for a VM that was preempted
+            [[ $(state) == READY ]] && exit 1
             ;;
     esac
     # 143 saved and stopped, 75 the machines failed, 255 ssh found nobody: go on from the newest checkpoint.
     echo "start $try of $TRIES ended with status $status: again in $PAUSE s" >&2
     sleep "$PAUSE"
-    if [[ -n ${QUEUE:-} ]] && ! gcloud compute tpus tpu-vm describe "$TPU" --zone "$ZONE" >/dev/null; then
+    if [[ -n ${QUEUE:-} && $(state) != READY ]]; then
         bash -c "$QUEUE"
+        until [[ $(state) == READY ]]; do sleep "$PAUSE"; done
     fi
 done
 echo "gave up after $TRIES starts" >&2

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ def score_squad(arguments: argparse.Namespace) -> None:
         )
     if arguments.na_threshold is not None and not arguments.na_probs:
         raise UserError("--na-threshold needs probabilities to compare with: give --na-probs FILE")
+    if arguments.na_threshold is not None and not math.isfinite(arguments.na_threshold):
+        raise UserError(f"--na-threshold {arguments.na_threshold} is no probability: give a number from 0 to 1")
     answers, predictions = squad.read_answers(arguments.data), squad.read_predictions(arguments.predictions)
     covered = squad.coverage(answers, predictions)
     scores: Mapping[str, object]

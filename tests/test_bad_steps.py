@@ -25,6 +25,7 @@ from bert_jax.rerun.replay import _nearest, replay, report
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.cost import without_clock
 from bert_jax.runs.directory import RunDirectory
+from bert_jax.runs.reading import read_metrics
 from bert_jax.train.bad_steps import BadSteps, not_finite, total_loss
 from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.train.pretraining import pretrain, Pretraining
@@ -183,6 +184,12 @@ def test_the_schedule_goes_on_past_a_skipped_step():
     assert sorted(counts.values()) == [0] * (len(counts) - 1) + [1], counts
     assert int(kept.step) == 1
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(kept.params))
+
+
+def test_a_torn_line_of_a_bad_step_is_no_line(tmp_path):
+    """As any that cannot be read: the run goes on, and says so."""
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "bad", "step": 1}\n')
+    assert read_metrics(tmp_path / "metrics.jsonl") == ([], [1])
 
 
 def test_a_step_is_taken_again_from_what_its_run_had_then(tmp_path):

@@ -320,6 +320,7 @@ def test_a_folder_of_runs_of_one_task_tells_whether_the_best_is_better(tmp_path)
         (lambda run: _change(run, "scores.json", scores={"dev": {"accuracy": 0.99}}), "scores.json says 0.99"),
         (lambda run: _drop_line(run), "199 examples"),
         (lambda run: _rename_line(run), "another example at line 1"),
+        (lambda run: _foreign_line(run), "dev.jsonl, line 201: is no prediction"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, spoil, message):
@@ -341,6 +342,11 @@ def test_a_sweep_is_no_sample(tmp_path):
 def _change(run: Path, name: str, **values: Any) -> None:
     content = json.loads((run / name).read_text()) | values
     (run / name).write_text(json.dumps(content))
+
+
+def _foreign_line(run: Path) -> None:
+    with (run / "predictions/dev.jsonl").open("ab") as file:
+        file.write(b"\xe9\n")
 
 
 def _drop_line(run: Path) -> None:

@@ -31,6 +31,8 @@ def unused_port() -> int:
     [
         (("host:1234", 2, None), "--process-id lacking: these go together: --coordinator HOST:PORT --processes N"),
         ((None, 2, None), "--coordinator and --process-id lacking"),
+        (("host:\N{SUPERSCRIPT TWO}", 2, 0), "is not HOST:PORT"),
+        (("host:99999", 2, 0), "is not HOST:PORT"),
         (("host", 2, 0), "--coordinator host is not HOST:PORT: name process 0's host and a free port there"),
         (("host:1234", 0, 0), "--processes 0 is not possible: use 1 or more"),
         (("host:1234", 2, 2), "--process-id 2 is not one of 2 processes: use 0 to 1"),

@@ -3,6 +3,7 @@
 
 import copy
 import json
+import math
 import random
 import re
 
@@ -207,6 +208,8 @@ def test_numbers_of_a_run_are_finite(tmp_path, field, value):
 def test_the_limits_of_depth_and_size(tmp_path, monkeypatch):
     nested = "[" * (DEEPEST_JSON - 1) + "]" * (DEEPEST_JSON - 1)
     assert parse_json(f'{{"a": {nested}}}')
+    assert parse_json(f'{{"a": {10**300}}}') == {"a": 10**300}
+    assert parse_json(f'{{"a": {-(10**400)}}}') == {"a": -math.inf}, "which math.isfinite takes"
     with pytest.raises(ValueError, match=f"nested deeper than {DEEPEST_JSON}"):
         parse_json(f'{{"a": [{nested}]}}')
     file = tmp_path / "a.json"

@@ -91,6 +91,7 @@ def test_chinese_scores_are_printed_as_the_official_program_prints_them(folder, 
         ("--version 1.1 --predictions other.json", "none of the 1 predictions is for one of the 2 questions"),
         ("--version 1.1 --predictions p.json --na-probs p.json", "belong to --version 2.0"),
         ("--version 2.0 --predictions p.json --na-threshold 0.5", "give --na-probs FILE"),
+        ("--version 2.0 --predictions p.json --na-probs p.json --na-threshold nan", "nan is no probability"),
         ("--version 2.0 --predictions absent.json", "absent.json cannot be read: No such file or directory"),
     ],
 )

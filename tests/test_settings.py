@@ -55,6 +55,7 @@ def test_overrides_are_typed():
         ("color=red", "unknown setting 'color': the settings here are optimizer, mesh, distill, seed"),
         ("epochs=3", "there is no setting 'epochs' here: write phases.0.steps"),
         ("learning_rate=1e-3", "there is no setting 'learning_rate' here: write optimizer.learning_rate"),
+        ("phases.\N{SUPERSCRIPT TWO}.steps=1", "does not exist: phases has the entries 0 to 1"),
         ("phases.4.steps=1", "'phases.4' does not exist: phases has the entries 0 to 1"),
         ("seed=x", "seed='x' is not of type int"),
         ("seed=1.5", "seed=1.5 is not of type int"),

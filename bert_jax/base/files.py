@@ -53,6 +53,7 @@ _TOO_DEEP = f"it is nested deeper than {DEEPEST_JSON}"
 JSON_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 JSON_KINDS |= {bool: "true or false", type(None): "null"}
 NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # NUL, and half a character, which JSON can spell and no encoding knows
+_MANY_DIGITS = re.compile(r"\d{300}")
 _ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")  # how JSON spells them
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 MOST_TENSORS = 50_000  # of a file; a checkpoint of 1,000 layers with Adam's moments has 48,000
@@ -223,7 +224,8 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
 def parse_json(text: bytes | str, kind: type = dict, characters: bool = True) -> Any:
     """Return the value of a JSON text. This is the one reader of JSON: of settings, records, headers and users' texts.
 
-    NaN, Infinity and 1e999 become floats that are not finite: who takes a number refuses those, by its name.
+    NaN, Infinity, 1e999 and whole numbers as large become floats that are not finite: who takes a number refuses those, by
+    its name.
 
     Args:
       kind: dict (an object), list, or object (any value).
@@ -235,8 +237,9 @@ def parse_json(text: bytes | str, kind: type = dict, characters: bool = True) ->
     """
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text))
+    whole = _whole_number if _MANY_DIGITS.search(text) else None
     try:
-        content = json.loads(text, object_pairs_hook=_without_repetition)
+        content = json.loads(text, object_pairs_hook=_without_repetition, parse_int=whole)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if text.count("[") + text.count("{") > DEEPEST_JSON:
@@ -246,6 +249,11 @@ def parse_json(text: bytes | str, kind: type = dict, characters: bool = True) ->
     if not isinstance(content, kind):
         raise ValueError(f"it is {JSON_KINDS[type(content)]}, not {JSON_KINDS[kind]} ({reprlib.repr(content)})")
     return content
+
+
+def _whole_number(digits: str) -> float:
+    """A whole number; infinite beyond what a float can be, where arithmetic with floats would raise OverflowError."""
+    return float(digits) if math.isinf(float(digits)) else int(digits)
 
 
 def _without_repetition(pairs: list[tuple[str, object]]) -> JsonObject:

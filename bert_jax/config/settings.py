@@ -153,7 +153,7 @@ def _assign(values: JsonObject, key: str, text: str, known: Sequence[str]) -> No
 
 def _descend(node: Any, part: str, prefix: str, known: Sequence[str]) -> Any:
     if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
+        if part not in map(str, range(len(node))):
             raise UserError(f"'{prefix}.{part}' does not exist: {prefix} has the entries 0 to {len(node) - 1}")
         return node[int(part)]
     if not isinstance(node, dict) or part not in node:

@@ -255,7 +255,8 @@ class TrainingConfig:
         if self.profile is None:
             return None
         first, _, last = self.profile.partition(":")
-        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        longest = max(len(first), len(last))
+        if not (first.isdecimal() and last.isdecimal() and longest < 20 and 1 <= int(first) <= int(last)):
             raise UserError(f"profile={self.profile} names no steps: write FIRST:LAST, such as 101:105")
         return int(first), int(last)
 

@@ -191,7 +191,7 @@ def check_place(coordinator: str | None, processes: int | None, process_id: int 
         raise UserError(f"{' and '.join(lacking)} lacking: these go together: {EXPLICIT}")
     assert coordinator is not None and processes is not None and process_id is not None
     host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdigit()):
+    if not (host and colon and port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 2**16):
         raise UserError(f"--coordinator {coordinator} is not HOST:PORT: name process 0's host and a free port there")
     if processes < 1:
         raise UserError(f"--processes {processes} is not possible: use 1 or more")

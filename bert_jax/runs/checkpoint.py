@@ -188,7 +188,7 @@ class Checkpoints:
         """Return what a save that failed leaves to go on from; Orbax gives a checkpoint its name when it is whole."""
         pattern = f"[0-9]*/{COMMITTED}" if on_bucket(self.folder) else "[0-9]*"
         names = [path.relative_to(self.folder).parts[0] for path in self.folder.glob(pattern)]
-        steps = [int(name) for name in names if name.isdigit()]
+        steps = [int(name) for name in names if name.isdecimal()]
         return f"the newest one there, of step {max(steps):,}, is good" if steps else "none there is complete yet"
 
     @contextmanager
@@ -250,7 +250,7 @@ def _without_echo() -> Iterator[None]:
 
 def mark_complete(folder: Path) -> None:
     """Write into the checkpoints of a folder, which are complete, what says so where they are put on a bucket."""
-    for step in (path for path in folder.glob("*") if path.name.isdigit()):
+    for step in (path for path in folder.glob("*") if path.name.isdecimal()):
         for part in (step, *(path for path in step.iterdir() if path.is_dir())):
             (part / COMMITTED).write_text("")
 
@@ -260,7 +260,7 @@ def unfinished_saves(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     if on_bucket(folder):
-        steps = [path for path in folder.iterdir() if path.name.isdigit() or _TEMPORARY in path.name]
+        steps = [path for path in folder.iterdir() if path.name.isdecimal() or _TEMPORARY in path.name]
         return [path.name for path in steps if not (path / COMMITTED).is_file()]
     return sorted(path.name for path in folder.iterdir() if _TEMPORARY in path.name)
 

@@ -250,10 +250,10 @@ def read_predictions(path: Path) -> list[Record]:
     if not path.is_file():
         return []
     records: list[Record] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for line_number, line in enumerate(lines, start=1):
             try:
-                record = parse_json(line, characters=False)  # texts of users, as they were
+                record = parse_json(line.decode(), characters=False)  # texts of users, as they were
             except ValueError:
                 record = {}
             if "predicted" not in record:

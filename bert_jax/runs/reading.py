@@ -186,7 +186,8 @@ def _parse_record(line: str) -> Record | None:
     except ValueError:
         return None
     known = record.get("kind") in ("train", "eval", "data", "dev", CLOCK, BAD)
-    return record if known and type(record.get("step")) is int else None
+    counts = ("step", "count", "moved") if record.get("kind") == BAD else ("step",)
+    return record if known and all(type(record.get(name)) is int for name in counts) else None
 
 
 def number(record: Record | None, key: str) -> float | None:

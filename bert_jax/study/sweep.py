@@ -11,7 +11,6 @@ OUTPUT/sweep.json, report.html      what came out
 """
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from bert_jax.pages.template import write
 from bert_jax.pages.wording import counted
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import METRICS_FILE, REPORT_FILE, SWEEP_FILE
+from bert_jax.runs.reading import number, read_metrics
 from bert_jax.study.running import Job, open_plan, pretraining_job, run_jobs
 from bert_jax.train.evaluation import MOST_ROWS
 from bert_jax.train.pretraining import check_examples
@@ -106,10 +106,10 @@ class SweepPlan:
         config = override(self.base, combination)
         length = 1.0 if self.asked is None else self.asked / self.compute
         factor = length * rung.share * run_flops(self.base) / run_flops(config)
-        for number, phase in enumerate(config.phases):
+        for place, phase in enumerate(config.phases):
             if not round(factor * phase.steps):
                 raise UserError(
-                    f"phases.{number} of {phase.steps:,} steps would have none in rung {rung.number + 1} of {len(self.rungs)}:"
+                    f"phases.{place} of {phase.steps:,} steps would have none in rung {rung.number + 1} of {len(self.rungs)}:"
                     " give more --compute or fewer values, or leave the phase out"
                 )
         batches = max(round(_evaluated_rows(self.base) / _batch_rows(config)), 1)
@@ -172,8 +172,8 @@ def make_sweep(
                 " compare objectives and lengths by a task (bert-jax study, bert-jax probe), and take batches whose rows"
                 f" divide the {_evaluated_rows(plan.base):,} that are scored (eval_batches)"
             )
-        for number in range(len(config.phases)):
-            check_examples(config, plan.data, number)
+        for place in range(len(config.phases)):
+            check_examples(config, plan.data, place)
     names = [folder_name(combination) for combination in plan.combinations]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(
@@ -248,9 +248,9 @@ def _last_loss(path: Path) -> float | None:
     if not (path / METRICS_FILE).is_file():
         return None
     config = run.config()
-    lines = [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
+    lines, _ = read_metrics(run.metrics_file)
     last = [line for line in lines if line["kind"] == "eval" and line["step"] == config.total_steps]
-    return last[-1][f"{token_words(config.objective).term}_loss"] if last else None
+    return number(last[-1], f"{token_words(config.objective).term}_loss") if last else None
 
 
 def _mean(losses: Sequence[float | None]) -> float:

@@ -306,6 +306,7 @@ SLOW = {
     "test_multihost.py": (
         "test_two_processes_a_stop_another_mesh",
         "test_two_processes_go_on_past_a_bad_step",
+        "test_fine_tuning_in_two_processes",
         "one_writes",
         "test_a_line_that_is_refused",
         "test_all_processes_end",

@@ -150,6 +150,7 @@ def test_finished_corpus_is_used_again(installed: Path, tmp_path: Path, capsys: 
     assert main(command) == 0
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     assert "corpus.json" in before
+    (tmp_path / "out" / "corpus-unfinished").touch()  # killed at the very end
     capsys.readouterr()
     assert main(command) == 0
     again = capsys.readouterr()

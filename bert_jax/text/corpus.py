@@ -350,6 +350,7 @@ def finished_corpus(output: Path, megabytes: float | None, seed: int) -> JsonObj
     manifest = read_json(path, remedy)
     with reading(path, remedy):
         _check_corpus(output, path, manifest, {"megabytes": megabytes, "seed": seed}, remedy)
+    (output / UNFINISHED).unlink(missing_ok=True)  # of a process that was killed when all was done but this
     return manifest
 
 

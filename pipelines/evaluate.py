@@ -16,7 +16,7 @@ from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
 )
 
 from bert_jax.base.errors import listed, UserError
-from bert_jax.base.paths import any_path, any_text
+from bert_jax.base.paths import any_path, any_text, on_bucket
 from bert_jax.base.types import JsonObject
 from bert_jax.config.objective import directions, ObjectiveConfig, TokenWords
 from bert_jax.runs.names import EVALUATION_TEXT_FILE, FINETUNE_FILE, SEEDS_FILE
@@ -81,8 +81,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_args(argv)
-    if arguments.output is not None and not (folder := arguments.output.absolute().parent).is_dir():
-        raise UserError(f"--output {arguments.output}: there is no folder {folder}: make it first")
+    output = arguments.output
+    if output is not None and not on_bucket(output) and not (folder := output.absolute().parent).is_dir():
+        raise UserError(f"--output {output}: there is no folder {folder}: make it first")
     if arguments.task is not None or any((arguments.model / name).is_file() for name in (FINETUNE_FILE, SEEDS_FILE)):
         return _of_finetuned(arguments)
     _refuse_idle(arguments)

@@ -18,16 +18,33 @@ from bert_jax.bench.report import failures
 from bert_jax.bench.runner import run_bench
 from bert_jax.bench.side_process import find_peer, fresh_process, side_process, SideError
 from bert_jax.bench.subjects.export import agreement_of, INT8
-from bert_jax.bench.subjects.peer import IGNORED, peer_batch
+from bert_jax.bench.subjects.peer import computes_same, IGNORED, peer_batch
 from bert_jax.bench.suite import BenchSizes, make_case, suite_for
 from bert_jax.bench.workbench import BenchInputs
 from bert_jax.config.model import ModelConfig
+from bert_jax.config.settings import load_config, override
 from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.accounting import count_parameters
 from bert_jax.train.state import Training
 
 PEER_PYTHON = "BERT_JAX_PEER_PYTHON"  # a Python with torch and transformers
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "same"),
+    [
+        ("demo", [], True),
+        ("demo", ["objective=mlm_pairs"], False),
+        ("gpt_tiny", [], False),
+        ("electra_tiny", [], False),
+    ],
+)
+def test_the_peer_is_measured_where_it_computes_the_same(name, settings, same):
+    """Masked words and pairs, one example a row; a causal step or two models beside it would say nothing."""
+    assert computes_same(override(load_config(name), settings)) == same
+    assert not computes_same(make_case("rows of several", "tiny", 4, 32, packed=True).config)
+
 
 FAKE = """
 import json, sys

@@ -175,6 +175,15 @@ def test_a_tpu_vm_is_started_again_where_that_helps(status, starts, tmp_path):
     assert shutil.which("bert-jax", path=str(tools))
 
 
+def test_a_tpu_vm_that_is_not_there_is_not_waited_for(tmp_path):
+    """A name that is misspelt, or nobody is logged in; without QUEUE nothing would make it."""
+    tools = tmp_path / "tools"
+    stand_in(tools, "gcloud", "echo called >> $SAID; exit 1")
+    variables = {"TPU": "pod", "ZONE": "z", "DATA": "/data", "OUTPUT": "/run", "TRIES": 4, "PAUSE": 0}
+    assert run_script("tpu_vm.sh", path=tools, SAID=tmp_path / "said", **variables).returncode == 1
+    assert (tmp_path / "said").read_text() == "called\n" * 2, "once to start, once to ask for its state"
+
+
 def test_a_tpu_vm_that_was_preempted_is_made_again(tmp_path):
     """Of which gcloud says 1, as Python of a bug."""
     tools, said, state = tmp_path / "tools", tmp_path / "said", tmp_path / "state"

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from bucket_emulator import BUCKET
 from finetune_samples import command, read_lines, write_conll, write_model, write_squad, write_sst2
 from safetensors.numpy import load_file, save_file
 
@@ -55,10 +56,13 @@ def test_evaluate_gives_the_scores_of_the_run_and_a_confusion_matrix(folder, cap
     assert record["scores"] == json.loads((folder / "run" / "scores.json").read_text())["scores"]["dev"]
 
 
-def test_no_score_is_lost_for_want_of_a_folder(tmp_path, capsys):
-    """It is asked for before anything is computed, of whatever model."""
-    assert main(["evaluate", str(tmp_path), "--task", "sst2", "--data", "DATA", "--output", "no/such/x.json"]) == 2
+def test_no_score_is_lost_for_want_of_a_folder(tmp_path, capsys, emulator):
+    """It is asked for before anything is computed, of whatever model; a bucket needs none."""
+    command = ["evaluate", str(tmp_path), "--task", "sst2", "--data", "DATA", "--output"]
+    assert main([*command, "no/such/x.json"]) == 2
     assert "--output no/such/x.json: there is no folder" in capsys.readouterr().err
+    assert main([*command, f"gs://{BUCKET}/no/such/x.json"]) == 2  # the model is none
+    assert "there is no folder" not in capsys.readouterr().err
 
 
 def test_predict_repeats_the_predictions_of_the_run(folder, tmp_path):

@@ -241,15 +241,9 @@ def suite_of(suite: Suite, name: str, config: PretrainConfig) -> Suite:
         attention=attention,
         checkpoint=cases[0],
         largest=cases[-1] if suite.largest else None,
-        peer=tuple(on_one_device(case) for case in cases if has_peer(case.config)),
+        peer=tuple(on_one_device(case) for case in cases),
         duel=(name, config),
     )
-
-
-def has_peer(config: PretrainConfig) -> bool:
-    """Whether transformers' `BertForPreTraining` computes the same step: masked words and pairs, one example a row."""
-    objective = config.objective
-    return config.packing != "packed" and objective.masks and objective.nsp and not objective.replaces
 
 
 def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:

@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from bert_jax.pages import tag_tables
 from bert_jax.pages.answer_tables import scored
 from bert_jax.pages.page import Card, Hard, Paragraph, Part
 from bert_jax.pages.wording import decimal, percent
@@ -106,7 +105,7 @@ def _answer_confidence(record: Record) -> float:
 def _tags(run: FinetunedRun) -> Ranked:
     """Sentences, each with the word that is wrong with the highest probability."""
     for record in run.labelled:
-        words = enumerate(zip(record["label"], record["predicted"], tag_tables.scored(run, record), strict=True))
+        words = enumerate(zip(record["label"], record["predicted"], run.scored_words(record), strict=True))
         wrong = [
             (_share(record, place), -place) for place, (truth, found, counts) in words if counts and truth != found
         ]

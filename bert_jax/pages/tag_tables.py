@@ -34,26 +34,20 @@ def is_phrases(records: Sequence[Record]) -> bool:
 def tag_parts(run: FinetunedRun) -> list[Part]:
     """Scores and confusions of phrases, where tags mark phrases, and words by class."""
     phrases = is_phrases(run.labelled)
-    of_words = [_scored_words(record, scored(run, record)) for record in run.labelled]
+    of_words = [_scored_words(record, run.scored_words(record)) for record in run.labelled]
     right = f"Without a mistake: {share_right(of_words)} sentences."
     classes = word_classes(of_words, phrases, run.record["labels"])
     words = class_parts(classes, "Words by true and predicted type", confusions=not phrases)
     if not phrases:
         return [Paragraph(f"Words of {run.split}. {right}", "lede"), *words]
     lede = f"Phrases of {run.split} as conlleval counts them: right where words and type are those of the file. {right}"
-    records = [_scored_phrases(record, scored(run, record)) for record in run.labelled]
+    records = [_scored_phrases(record, run.scored_words(record)) for record in run.labelled]
     parts: list[Part] = [Paragraph(lede, "lede"), Card([Table(HEAD, type_rows(records))], "Scores of each type")]
     if confusions := confusion_rows(records):
         note = "“Other words”: another beginning or end. “nothing”: a phrase that was missed, or made up."
         table = Table(["Truth", "Predicted", "Times", "For example"], confusions, "words")
         parts.append(Card([Paragraph(note, "footnote"), table], "Commonest confusions"))
     return [*parts, Paragraph("Words by type", "subtitle"), *words]
-
-
-def scored(run: FinetunedRun, record: Record) -> list[bool]:
-    """Of each word of a sentence whether it is scored: not, where its tag is of no class and the run leaves such words out."""
-    ignores, known = run.settings.get("unknown_labels") == "ignore", set(run.record["labels"])
-    return [not ignores or tag in known for tag in record["label"]]
 
 
 def _scored_words(record: Record, counts: Sequence[bool]) -> Record:

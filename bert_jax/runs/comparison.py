@@ -219,9 +219,8 @@ def _of_sets(runs: Sequence[FinetunedRun], predictions: Sequence[Sequence[Record
     """Any number of classes."""
     names = runs[0].record["labels"]
     gold = multi_label.indicators([record["label"] for record in predictions[0]], len(names))
-    orders = [
-        [names.index(label) for label in run.record["labels"]] for run in runs
-    ]  # a run's number -> the first run's
+    # A run's number of a class -> the first run's.
+    orders = [[names.index(label) for label in run.record["labels"]] for run in runs]
     found = multi_label.indicators(
         [
             [order[place] for place in record["predicted"]]
@@ -284,8 +283,5 @@ def _of_tags(runs: Sequence[FinetunedRun], predictions: Sequence[Sequence[Record
 
 
 def _tag_counts(run: FinetunedRun, record: Record, classes: Sequence[str] | None) -> np.ndarray:
-    scheme, known = run.settings["tag_scheme"], set(run.record["labels"])
-    ignores = run.settings["unknown_labels"] == "ignore"
-    scored = [not ignores or tag in known for tag in record["label"]]
-    gold, predicted = (in_iob(record[name], scheme) for name in ("label", "predicted"))
-    return tags.count_tags(gold, predicted, scored, classes)
+    gold, predicted = (in_iob(record[name], run.settings["tag_scheme"]) for name in ("label", "predicted"))
+    return tags.count_tags(gold, predicted, run.scored_words(record), classes)

@@ -84,6 +84,11 @@ class FinetunedRun:
         """Metrics that get a curve: the task's own where the scorer names them so."""
         return [name for name in self.metrics if name in self.record["metrics"]] or self.metrics[:MOST_CURVES]
 
+    def scored_words(self, record: Record) -> list[bool]:
+        """Whether each word of a tagged sentence is scored: one whose tag is of no class is not, where the run ignores such."""
+        ignores, known = self.settings["unknown_labels"] == "ignore", set(self.record["labels"])
+        return [not ignores or tag in known for tag in record["label"]]
+
     @property
     def per_cent(self) -> bool:
         """Whether scores are per cent (SQuAD, CoNLL) and not fractions (GLUE)."""

@@ -87,7 +87,7 @@ def read_description(folder: Path) -> Described | None:
     longest_word = model.get("max_input_chars_per_word", LONGEST_WORD_OF_TRANSFORMERS)
     apart = taken["tokenize_chinese_chars"] is not False
     added = tuple(_added_tokens(folder, config, library, special))
-    notes = [*_contradictions(said, library_decides), *_left_out(config, library)]
+    notes = [*_contradictions(said, library_decides, taken["do_lower_case"]), *_left_out(config, library)]
     longest = config.get("model_max_length")
     return Described(
         taken["do_lower_case"],
@@ -105,7 +105,6 @@ _SWITCHES = {  # in transformers' words and in those of the library
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-_DEFAULTS = {"tokenize_chinese_chars": True}  # transformers'; of the others None: they are left open
 
 
 def _object(path: Path) -> JsonObject:
@@ -131,7 +130,9 @@ def _switches(path: Path, values: JsonObject, keys: Iterable[str]) -> dict[str, 
     return found
 
 
-def _contradictions(said: Mapping[str, Mapping[str, bool | None]], library_decides: bool) -> Iterator[str]:
+def _contradictions(
+    said: Mapping[str, Mapping[str, bool | None]], library_decides: bool, lowercase: bool | None
+) -> Iterator[str]:
     """Say where what tokenizer.json states is not what tokenizer_config.json states, or would be without it."""
     counts = "the latter counts" if library_decides else "the former counts"
     for name, inner in _SWITCHES.items():
@@ -140,7 +141,7 @@ def _contradictions(said: Mapping[str, Mapping[str, bool | None]], library_decid
             continue
         if first is not None:
             stated = f"says {name}={str(first).lower()}"
-        elif library_decides or second == _DEFAULTS.get(name, said[TOKENIZER_FILE]["do_lower_case"]):
+        elif library_decides or second == {"strip_accents": lowercase, "tokenize_chinese_chars": True}[name]:
             continue
         else:
             stated = f"leaves {name} open"

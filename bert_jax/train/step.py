@@ -200,13 +200,13 @@ def without_bad_step(
     finite = jnp.stack([jnp.isfinite(value) for value in watched(sums).values()]).all()
     good = finite & (total_loss(sums, training.config, jnp.maximum) <= limit)
     kept = jax.tree.map(lambda after, before: jnp.where(good, after, before), new, old)
-    moments = jax.tree.map(
+    opt_state = jax.tree.map(
         lambda one, after: after if isinstance(one, optax.ScaleByScheduleState) else one,
         kept.opt_state,
         new.opt_state,
         is_leaf=lambda one: isinstance(one, optax.ScaleByScheduleState),
     )  # the schedule is of steps, and goes on
-    return kept._replace(opt_state=moments, step=new.step), {**sums, SKIPPED: 1.0 - good.astype(jnp.float32)}
+    return kept._replace(opt_state=opt_state, step=new.step), {**sums, SKIPPED: 1.0 - good.astype(jnp.float32)}
 
 
 def accumulate_gradients(

@@ -12,6 +12,7 @@ set -uo pipefail
 CONFIG=${CONFIG:-large}
 TRIES=${TRIES:-100}
 PAUSE=${PAUSE:-30}
+QUEUE=${QUEUE:-}
 
 train=$(printf '%q ' bert-jax pretrain "$CONFIG" --data "$DATA" --output "$OUTPUT" --distributed "$@")
 train="JAX_COMPILATION_CACHE_DIR=$(printf '%q' "$(dirname "$OUTPUT")/compiled") $train"
@@ -25,15 +26,17 @@ for ((try = 1; try <= TRIES; try++)); do
         0 | 2) # finished, or something that a person has to mend
             exit "$status"
             ;;
-        1) # a bug; or gcloud's own status for a VM that was preempted
-            [[ $(state) == READY ]] && exit 1
+        1) # a bug; or gcloud's own status for a VM that was preempted, or that is not there
+            found=$(state)
+            [[ $found == READY || -z $found$QUEUE ]] && exit 1
             ;;
     esac
     # 143 saved and stopped, 75 the machines failed, 255 ssh found nobody: go on from the newest checkpoint.
     echo "start $try of $TRIES ended with status $status: again in $PAUSE s" >&2
     sleep "$PAUSE"
-    if [[ -n ${QUEUE:-} && $(state) != READY ]]; then
+    if [[ -n $QUEUE && $(state) != READY ]]; then
         bash -c "$QUEUE"
+        echo "waiting for $TPU to be ready" >&2
         until [[ $(state) == READY ]]; do sleep "$PAUSE"; done
     fi
 done

@@ -17,6 +17,7 @@ from bert_jax.bench.measure import alternate, paired_ratio, Side, summaries, sum
 from bert_jax.bench.side_process import find_peer, side_process, SideProcess
 from bert_jax.bench.suite import Case
 from bert_jax.bench.workbench import CompiledCase, Record, Runner, Workbench
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.conversion.config_files import hugging_face_shape
 from bert_jax.feed.batch import Batch
 
@@ -44,8 +45,18 @@ def measure(bench: Workbench) -> Iterator[Record]:
     modes = ("eager",) if bench.on_cpu else ("eager", "compile")
     with side_process("pytorch", python) as peer:
         yield {"name": "PyTorch transformers", "kind": "versions", **peer.ask("hello")}
-        contests = [Contest(case, mode) for case in bench.suite.peer for mode in modes]
+        for case in bench.suite.peer:
+            if not computes_same(case.config):
+                why = "transformers' BertForPreTraining has masked words and pairs, and rows of one example"
+                yield {"name": f"{case.name}, PyTorch", "kind": "absent", "absent": why}
+        contests = [Contest(case, mode) for case in bench.suite.peer for mode in modes if computes_same(case.config)]
         yield from bench.each(contests, lambda contest: measure_contest(bench, peer, contest))
+
+
+def computes_same(config: PretrainConfig) -> bool:
+    """Whether the peer computes the same step: masked words and pairs, one example a row."""
+    objective = config.objective
+    return config.packing != "packed" and objective.masks and objective.nsp and not objective.replaces
 
 
 def measure_contest(bench: Workbench, peer: SideProcess, contest: Contest) -> Record:

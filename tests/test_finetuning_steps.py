@@ -18,7 +18,7 @@ from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.training import MeshConfig, OptimizerConfig
 from bert_jax.finetuning.losses import TaskLoss
 from bert_jax.finetuning.prediction import TaskTraining
-from bert_jax.mesh.sharding import make_mesh
+from bert_jax.mesh.sharding import make_mesh, put_on_mesh
 from bert_jax.model.dropout import row_seeds
 from bert_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.train.state import DROPOUT, Training, TrainState
@@ -171,3 +171,36 @@ def test_fine_tuning_steps_are_those_of_pretraining_s_optimizer(name, schedule):
         params, state = optax.apply_updates(params, updates), step(state)
     for (path, ours), theirs in zip(jax.tree.leaves_with_path(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("kind", ["classification", "span"])
+def test_windows_of_a_text_are_one_example_on_several_devices(kind):
+    """The rows of an example may lie on another device than its weight: 4 examples in 8 rows, one of which fills up."""
+    rng = np.random.default_rng(1)
+    valid = np.arange(S) < np.array([8, 8, 5, 8, 4, 8, 6, 0])[:, None]
+    windows = {
+        "input_ids": np.where(valid, rng.integers(5, SMALL.vocab_size, valid.shape), 0).astype(np.int32),
+        "segment_ids": np.zeros(valid.shape, np.int32),
+        "sequence_ids": valid.astype(np.int32),
+        "position_ids": np.tile(np.arange(S, dtype=np.int32), (len(valid), 1)),
+        "cls_positions": np.zeros((len(valid), 1), np.int32),
+        "row_examples": np.array([0, 0, 0, 1, 1, 2, 3, 4], np.int32),
+        "example_weights": np.ones(4, np.float32),
+        "labels": np.array([0, 1, 2, 1], np.int32),
+        "spans": np.array([[0, 0], [2, 3], [0, 0], [1, 1], [0, 0], [3, 5], [0, 0], [0, 0]], np.int32),
+    }
+
+    def step(devices: int) -> tuple[Any, dict[str, jax.Array]]:
+        of = training_of(ResolvedConfig(model=SMALL, scan_layers=None), TaskHead(kind, 2 if kind == "span" else 3))
+        of = replace(of, mesh=make_mesh(MeshConfig(data=devices)))
+        drawn = np.random.default_rng(0)
+        params = jax.tree.map(
+            lambda leaf: drawn.normal(0, 0.1, leaf.shape).astype(np.float32), of.abstract_state.params
+        )
+        arrays, seeds = put_on_mesh(of.mesh, windows), row_seeds(of.key(DROPOUT), 0, len(valid))
+        with jax.set_mesh(of.mesh):
+            return jax.device_get(jax.jit(partial(accumulate_gradients, of, TaskLoss(kind)))(params, arrays, seeds))
+
+    (wanted, scores), (found, own_scores) = step(1), step(2)
+    np.testing.assert_allclose(own_scores["task"], scores["task"], rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, wanted)

@@ -238,6 +238,8 @@ def accumulate_gradients(
             return gradient(*kept, batch, seeds)
         return summed_over_parts(partial(gradient, *kept), (batch, seeds), parts, rows_per_example)
 
+    if "row_examples" in batch:  # an example's rows may lie on several devices, so none can sum its own alone
+        return own_sum((params, fixed), batch, seeds)
     return on_own_rows(own_sum, training.mesh, training.compute.dtype)((params, fixed), batch, seeds)
 
 

@@ -10,7 +10,7 @@ import pytest
 from bert_jax.base.errors import UserError
 from bert_jax.model import attention
 from bert_jax.model.attention import AttentionCase, interpreted_kernels
-from bert_jax.model.attention.check import check_at_start, compare_with_reference
+from bert_jax.model.attention.check import _error, check_at_start, compare_with_reference
 from bert_jax.model.attention.reference import reference_attention
 
 CASE = AttentionCase("cpu", "cpu", (16, 32), 2, 64, jnp.float32, 0.1)
@@ -33,6 +33,15 @@ def test_every_length_is_compared_in_output_and_gradients(rate):
         assert set(each.errors) == {"output", "d_query", "d_key", "d_value"}
         assert all(0 < error <= each.tolerance == 2e-2 for error in each.errors.values())  # bfloat16 against float32
         assert each.agrees
+
+
+def test_gradients_that_are_0_throughout_agree():
+    """Dropout of 0.9 leaves these scores none; what another implementation makes up is found all the same."""
+    case = CASE._replace(sequence_lengths=(8,), heads=1, head_size=3, dropout_rate=0.9, causal=True)
+    (found,) = compare_with_reference("xla", case)
+    assert found.agrees
+    assert found.errors["d_query"] == 0
+    assert _error(jnp.full(3, 1e-3), jnp.zeros(3)) == pytest.approx(1e-3)
 
 
 def broken(change: Callable[[jax.Array], jax.Array]) -> dict:

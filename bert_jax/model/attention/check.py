@@ -119,6 +119,10 @@ def _output_and_gradients(
 
 
 def _error(found: jax.Array, wanted: jax.Array) -> float:
-    """Return the largest difference, by NumPy, whose maximum of anything and NaN is NaN on every platform."""
+    """Return the largest difference, by NumPy, whose maximum of anything and NaN is NaN on every platform.
+
+    It is divided by the largest of the reference. That may be 0, as dropout can leave scores no gradient; 1, the size
+    of the inputs, then stands for it.
+    """
     reference = np.asarray(wanted, np.float64)
-    return float(np.abs(np.asarray(found, np.float64) - reference).max() / np.abs(reference).max())
+    return float(np.abs(np.asarray(found, np.float64) - reference).max() / (np.abs(reference).max() or 1.0))

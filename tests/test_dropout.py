@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.model.dropout import dropout, dropout_bits, fold_seeds, keep_mask, row_seeds
+from bert_jax.model.dropout import drop_threshold, dropout, dropout_bits, fold_seeds, keep_mask, row_seeds
 
 RATE = 0.1
 
@@ -190,6 +190,12 @@ def test_gradient_passes_where_values_are_kept():
 def test_nothing_is_dropped(rate, seeds):
     x = jnp.ones((3, 20, 30))
     assert dropout(x, rate, seeds) is x
+
+
+def test_a_rate_that_is_nearly_1_drops():
+    rate = 1 - 2**-40
+    assert drop_threshold(rate) == 2**32 - 1
+    np.testing.assert_array_equal(dropout(jnp.ones((3, 20, 30)), rate, jnp.asarray(SEEDS)), 0)
 
 
 # ---- rows, however they are cut ------------------------------------------------------------------------------------

@@ -65,8 +65,8 @@ def join_hashes(row_hash: jax.Array, column_hash: jax.Array) -> jax.Array:
 
 
 def drop_threshold(rate: float) -> int:
-    """Bits below this are dropped: rate as a share of 2^32."""
-    return round(rate * 2**32)
+    """Bits below this are dropped: rate as a share of 2^32; 32 bits at most, also of a rate that is nearly 1."""
+    return min(round(rate * 2**32), 2**32 - 1)
 
 
 def keep_mask(seeds: jax.Array, rows: int, columns: int, rate: float) -> jax.Array:

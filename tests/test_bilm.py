@@ -5,6 +5,7 @@ Shapes: B rows, S tokens, D features, P = D / 2 of a direction, U units, V vocab
 """
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -131,6 +132,16 @@ def test_packed_examples_are_what_they_are_alone():
         alone = encode(batch_of_rows([(batch["input_ids"][0, begin:end], [0] * (end - begin))], 2, 16))
         np.testing.assert_array_equal(alone.all_layers[:, 0, : end - begin], packed.all_layers[:, 0, begin:end])
         np.testing.assert_allclose(alone.pooled_output[0, 0], packed.pooled_output[0, slot], atol=1e-6)
+
+
+def test_the_pooler_activates_as_it_is_told():
+    """`pooler_act` of a biLM too: GELU by the error function, in float64."""
+    model, batch = model_of(TaskHead("classification", 3), pooler_act="gelu", hidden_act="gelu_erf"), packed_batch()
+    encoded, weights = model.encode(batch), parameters_of(model)
+    means = np.asarray(text_means(encoded.sequence_output, jnp.asarray(batch["sequence_ids"]), 2), np.float64)
+    x = means @ weights["encoder/pooler/kernel"] + weights["encoder/pooler/bias"]
+    wanted = 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    np.testing.assert_allclose(encoded.pooled_output, wanted, atol=1e-5)
 
 
 def test_a_texts_vector_is_the_mean_of_its_tokens():

@@ -19,7 +19,15 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.mesh.sharding import keep_rows
 from bert_jax.model.custom_gradients import logits
 from bert_jax.model.dropout import dropout, fold_seeds
-from bert_jax.model.encoder import Compute, Dense, EncoderOutput, initial_weights, rematerialised, take_positions
+from bert_jax.model.encoder import (
+    Compute,
+    Dense,
+    EncoderOutput,
+    initial_weights,
+    pooler_activation,
+    rematerialised,
+    take_positions,
+)
 from bert_jax.model.lstm import BiLstm
 
 
@@ -75,7 +83,8 @@ class BiLmEncoder(nnx.Module):
             layers.append(self._run_layer(number, layers[-1], sequence_ids, seeds))
         pooled = None
         if self.pooler is not None:
-            pooled = jnp.tanh(self.pooler(text_means(layers[-1], sequence_ids, cls_positions.shape[1])))
+            means = text_means(layers[-1], sequence_ids, cls_positions.shape[1])
+            pooled = pooler_activation(self.pooler(means), self.config)
         return EncoderOutput(layers[-1], pooled, jnp.stack(layers) if all_layers else None)
 
     def _run_layer(self, number: int, x: jax.Array, sequence_ids: jax.Array, seeds: jax.Array | None) -> jax.Array:

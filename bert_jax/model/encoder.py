@@ -222,7 +222,7 @@ class Encoder(nnx.Module):
             x = keep_rows(self.embeddings_project(x))
         last, each = self._run_layers(x, sequence_ids, dropout_seeds, all_layers)
         places = last_positions(sequence_ids, cls_positions.shape[1]) if self.config.causal else cls_positions
-        pooled = self._activated(self.pooler(take_positions(last, places))) if self.pooler else None
+        pooled = pooler_activation(self.pooler(take_positions(last, places)), self.config) if self.pooler else None
         stacked = jnp.concatenate([x[None], each]) if all_layers else None
         return EncoderOutput(last, pooled, stacked)
 
@@ -231,9 +231,6 @@ class Encoder(nnx.Module):
         graph, parameters = nnx.split(self.layers)
         attention = nnx.merge(graph, jax.tree.map(lambda stacked: stacked[-1], parameters)).attention
         return attention.query(x), attention.key(x), attention.value(x)
-
-    def _activated(self, x: jax.Array) -> jax.Array:
-        return jnp.tanh(x) if self.config.pooler_act == "tanh" else gelu(x, self.config.hidden_act)
 
     def _run_layers(
         self, x: jax.Array, sequence_ids: jax.Array, seeds: jax.Array | None, all_layers: bool
@@ -251,6 +248,11 @@ class Encoder(nnx.Module):
         numbers = 1 + jnp.arange(self.config.num_hidden_layers)
         unroll = 1 if self.compute.scan_layers else self.config.num_hidden_layers
         return jax.lax.scan(rematerialised(body, self.compute), x, (parameters, numbers), unroll=unroll)
+
+
+def pooler_activation(x: jax.Array, config: ModelConfig) -> jax.Array:
+    """What a pooler's dense layer gives, as tasks read it."""
+    return jnp.tanh(x) if config.pooler_act == "tanh" else gelu(x, config.hidden_act)
 
 
 def rematerialised(body: Callable, compute: Compute) -> Callable:

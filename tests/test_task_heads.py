@@ -184,6 +184,28 @@ def test_one_window_is_the_plain_head(kind):
     np.testing.assert_allclose(features(task, output, grouped), plain, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["mean", "max", "attention"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so_in_its_own_example(kind, value):
+    """Or a model that has come apart would predict, and its steps would pass for good ones."""
+    x, examples = random(4, 1, 3), jnp.array([0, 0, 1, 3])  # none of example 2, and a row of no example
+    x[1, 0, 1] = value
+    found = np.asarray(fusion(kind, 3, np.ones(3, np.float32))(jnp.asarray(x), examples, 3))
+    assert not np.isfinite(found[0, 0, 1])
+    assert np.isfinite(found[1:]).all()
+    assert (found[2] == 0).all()
+
+
+def test_products_are_of_float32_on_accelerators_too():
+    """By default these would be rounded to 8 bits on a TPU and to 11 on a GPU."""
+    fused, x = fusion("attention", 3, np.ones(3, np.float32)), random(4, 1, 3)
+    for made, arguments in ((ScalarMix(3), (random(3, 2, 4, 5),)), (fused, (x, jnp.array([0, 0, 1, 2]), 2))):
+        text = str(jax.make_jaxpr(lambda *arrays, made=made, rest=arguments[1:]: made(*arrays, *rest))(arguments[0]))
+        products = text.split("dot_general[")[1:]
+        assert products
+        assert all("HIGHEST" in product.split("]\n")[0] for product in products)
+
+
 @cache
 def tagger() -> tuple[Any, Any]:
     """All that a tagger may have, (parameters, batch) -> logits, jitted."""

@@ -12,6 +12,7 @@ from flax import nnx
 from bert_jax.config.description import TaskHead
 from bert_jax.config.model import ModelConfig
 from bert_jax.model.bilm import text_means
+from bert_jax.model.custom_gradients import exact
 from bert_jax.model.dropout import dropout
 from bert_jax.model.encoder import EncoderOutput, initial_weights, last_positions, take_positions
 from bert_jax.model.lstm import BiLstm
@@ -29,8 +30,8 @@ class ScalarMix(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[K, B, S, D] -> [B, S, D] float32."""
-        shares = jax.nn.softmax(self.weights[...])
-        return self.scale[...] * jnp.einsum("k,kbsd->bsd", shares, x.astype(jnp.float32))
+        shares, x = jax.nn.softmax(self.weights[...]), x.astype(jnp.float32)
+        return self.scale[...] * jnp.einsum("k,kbsd->bsd", shares, x, precision=exact(x.dtype))
 
 
 class WindowFusion(nnx.Module):
@@ -49,11 +50,11 @@ class WindowFusion(nnx.Module):
             return jax.ops.segment_sum(values, examples, count)
 
         if self.kind == "max":
-            largest = jax.ops.segment_max(x, examples, count)
-            return jnp.where(jnp.isfinite(largest), largest, 0)[:, None]
+            has_rows = summed(jnp.ones((len(x), 1))) > 0
+            return jnp.where(has_rows, jax.ops.segment_max(x, examples, count), 0)[:, None]
         weights = jnp.ones(len(x))
         if self.query is not None:
-            scores = x @ self.query[...]
+            scores = jnp.dot(x, self.query[...], precision=exact(x.dtype))
             highest = jax.ops.segment_max(scores, examples, count)
             highest = jnp.where(jnp.isfinite(highest), highest, 0)
             # Rows of no example: whatever their scores are, no infinity may reach the gradient.

@@ -2,6 +2,7 @@
 """Is A better than B? Against SciPy's exact tests, formulas of textbooks, and the official scorers on resampled examples."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +358,31 @@ def _drop_line(run: Path) -> None:
 def _rename_line(run: Path) -> None:
     file = run / "predictions/dev.jsonl"
     file.write_text(file.read_text().replace('"text 0"', '"text zero"'))
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "predicted"),
+    [
+        ("classification", 1, "x"),
+        ("classification", {}, 1),
+        ("classification", 1, None),
+        ("regression", "x", 0.5),
+        ("regression", 0.5, math.nan),
+        ("multi_label", [0], [-1]),
+        ("span", ["a"], 1),
+        ("span", "a", "a"),
+        ("tagging", ["O"], [0]),
+    ],
+)
+def test_predictions_that_are_none_of_their_kind_are_named_by_their_line(tmp_path, capsys, kind, label, predicted):
+    """The bug: a traceback, or one line without the file."""
+    sound = {"span": (["a"], "a"), "tagging": (["O"], ["O"]), "multi_label": ([0], [0])}.get(kind, (1, 1))
+    for folder, (truth, answer) in (("a", sound), ("b", (label, predicted))):
+        records = [
+            {"name": "0", "label": sound[0], "predicted": sound[1]},
+            {"name": "1", "label": truth, "predicted": answer},
+        ]
+        write_run(tmp_path / folder, records, {"accuracy": 1.0}, kind=kind)
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'b' / 'predictions' / 'dev.jsonl'}, line 2: is no prediction" in line

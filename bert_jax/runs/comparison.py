@@ -126,7 +126,7 @@ def _runs_of(path: Path) -> list[FinetunedRun]:
 
 def _predictions(run: FinetunedRun, split: str) -> list[Record]:
     file = run.directory / PREDICTIONS / f"{split}.jsonl"
-    records = read_predictions(file)
+    records = read_predictions(file, run.kind)
     if not records:
         raise UserError(f"{file} is missing or empty: the run has no predictions of {split}; name another --split")
     if any(record.get("label") is None for record in records):

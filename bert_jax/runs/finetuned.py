@@ -2,6 +2,7 @@
 """Reading what fine-tuning made: the directory of a run, of several runs of one task, and of several tasks."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -239,18 +240,21 @@ def load_finetuned(directory: Path) -> FinetunedRun:
         outcome=outcome,
         train=[line for line in lines if line["kind"] == "train"],
         dev=[line for line in lines if line["kind"] == "dev"],
-        predictions=read_predictions(directory / PREDICTIONS / f"{split}.jsonl"),
+        predictions=read_predictions(directory / PREDICTIONS / f"{split}.jsonl", str(record["kind"])),
         unreadable=unreadable,
         cost=Cost.of(lines),
         bad=[line for line in lines if line["kind"] == BAD],
     )
 
 
-def read_predictions(path: Path) -> list[Record]:
+def read_predictions(path: Path, kind: str) -> list[Record]:
     """The objects of a file of predictions; none where there is no file.
 
+    Args:
+      kind: of the task, one of description.TASKS.
+
     Raises:
-      UserError: a line is no JSON object with `predicted`.
+      UserError: a line is no JSON object with a prediction of that kind, or its label is none.
     """
     if not path.is_file():
         return []
@@ -261,10 +265,21 @@ def read_predictions(path: Path) -> list[Record]:
                 record = parse_json(line.decode(), characters=False)  # texts of users, as they were
             except ValueError:
                 record = {}
-            if "predicted" not in record:
+            label, predicted = record.get("label"), record.get("predicted")
+            given = [[predicted] if kind == "span" else predicted, *([] if label is None else [label])]
+            if not all(_fits(kind, value) for value in given):
                 raise UserError(f"{path}, line {line_number}: is no prediction: remove the file and {AGAIN}")
             records.append(record)
     return records
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value can be a label of a kind of task, or a prediction; of questions a label is a list of texts."""
+    if kind in ("span", "tagging"):
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+    if kind == "multi_label":
+        return isinstance(value, list) and all(type(part) is int and part >= 0 for part in value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def load_several(directory: Path) -> SeveralRuns:

@@ -153,3 +153,25 @@ def test_a_converted_run_is_gone_on_with_in_a_run_of_its_own(tmp_path):
 def test_a_directory_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match=r"is not a run directory \(no config.json\): make one with bert-jax pretrain"):
         open_run(tmp_path)
+
+
+MODEL_RECORD = {"path": "model", "keep": None, "entries": None, "longest": 16, "summary": "BERT", "weights_sha256": "0"}
+
+
+@pytest.mark.parametrize("read", ["source", "teacher"])
+@pytest.mark.parametrize("changes", [{"path": ...}, {"path": 1}, {"path": []}])
+def test_a_record_of_another_model_is_whole_or_refused(tmp_path, read, changes):
+    """The bug: a traceback of the command that went on with the run."""
+    record = {name: value for name, value in {**MODEL_RECORD, **changes}.items() if value is not ...}
+    (tmp_path / f"{read}.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=rf"{read}\.json (lacks 'path'|holds other values).*: restore the file"):
+        getattr(RunDirectory(tmp_path), read)()
+    (tmp_path / f"{read}.json").write_text(json.dumps(MODEL_RECORD))
+    assert getattr(RunDirectory(tmp_path), read)() == MODEL_RECORD
+
+
+@pytest.mark.parametrize("content", [{"settings": None}, {"settings": {"optimizer": 3}}])
+def test_settings_that_are_none_are_refused(tmp_path, content):
+    (tmp_path / "finetune.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"finetune\.json holds other values"):
+        RunDirectory(tmp_path).averaging()

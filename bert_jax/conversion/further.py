@@ -99,7 +99,8 @@ def pretrain_further(
 def _require_same_start(run: RunDirectory, record: JsonObject, start: Start) -> None:
     """Refuse to go on with a run that another model began; what lies at its place now does not count."""
     given = {"path": absolute(start.model), "keep": start.keep, "map_vocab": start.map_vocabulary}
-    began = {"path": record["path"], "keep": record["keep"], "map_vocab": record["entries"] is not None}
+    with reading(run.source_file, "restore the file"):
+        began = {"path": record["path"], "keep": record["keep"], "map_vocab": record["entries"] is not None}
     changed = [f"{name}: {began[name]} -> {given[name]}" for name in given if given[name] != began[name]]
     if changed:
         raise UserError(

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.files import read_json
+from bert_jax.base.files import read_json, reading
 from bert_jax.base.paths import any_path
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TrainingConfig
 from bert_jax.conversion.further import beginning_of
 from bert_jax.conversion.teachers import same_teacher
 from bert_jax.feed.shards import open_data
-from bert_jax.finetuning.directory import changes_of, Finetuned, is_finetuned, named_task, open_finetuned
+from bert_jax.finetuning.directory import AGAIN, changes_of, Finetuned, is_finetuned, named_task, open_finetuned
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.finetuning.run import Finetuning
 from bert_jax.runs.directory import check_same_data, open_run, RunDirectory
@@ -74,20 +74,25 @@ def open_pretraining(run: RunDirectory, config: TrainingConfig, data: Path) -> O
 
 
 def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
-    """Return the request that a fine-tuned run answered."""
+    """Return the request that a fine-tuned run answered.
+
+    Raises:
+      UserError: its finetune.json does not say it.
+    """
     record, settings = run.record, run.settings()
     if settings.too_long != "windows":  # the task's own stride, which acts in windows alone
         settings = replace(settings, stride=None)
-    config = edit(settings)
-    model = any_path(record["source"]["path"])
-    teacher = any_path(record["teacher"]["path"]) if "teacher" in record else None
-    place = (data or record["data"], model)
-    return Wanted(named_task(record["task"]), *place, config, record["source"]["from_scratch"], teacher=teacher)  # type: ignore[arg-type]
+    with reading(run.finetune_file, AGAIN):
+        model = any_path(record["source"]["path"])
+        teacher = any_path(record["teacher"]["path"]) if "teacher" in record else None
+        task, scratch, place = named_task(record["task"]), record["source"]["from_scratch"], data or record["data"]
+    return Wanted(task, place, model, edit(settings), scratch, teacher=teacher)
 
 
 def _open_finetuned(run: Finetuned, data: str | None, edit: Edit) -> Opened:
     prepared = FinetuneSetup(wanted_of(run, data, edit))
-    unlike = [line for line in changes_of(run.record, prepared.record()) if line.startswith("the ")]
+    with reading(run.finetune_file, AGAIN):
+        unlike = [line for line in changes_of(run.record, prepared.record()) if line.startswith("the ")]
     if unlike:
         raise UserError(f"{run.path}: {unlike[0]}: name with --data what it was trained on")
     return Opened(run, Finetuning(prepared, run), prepared.tokenizer)

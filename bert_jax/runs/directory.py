@@ -36,6 +36,7 @@ from bert_jax.runs.names import (
     TEACHER_FILE,
     TENSORBOARD,
 )
+from bert_jax.runs.shapes import require_shape, Shape, SOURCE, TEACHER
 from bert_jax.tokenization import load_tokenizer, Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 from bert_jax.tokenization.sentencepiece import MODEL_FILE as SENTENCEPIECE_FILE
@@ -134,8 +135,10 @@ class RunDirectory:
           UserError: the file that has them cannot be read.
         """
         file = self.finetune_file if self.finetune_file.is_file() else self.config_file
-        values = read_json(file, "copy it from a backup of the run")
-        return values.get("settings", values).get("optimizer", {})
+        remedy = "copy it from a backup of the run"
+        values = read_json(file, remedy)
+        with reading(file, remedy):
+            return dict(values.get("settings", values).get("optimizer", {}))
 
     def averaging(self) -> str | None:
         """Return what to say of the weights in its checkpoints where they are averages over the steps."""
@@ -169,7 +172,7 @@ class RunDirectory:
         Raises:
           UserError: the record cannot be read.
         """
-        return read_json(self.source_file, "restore the file") if self.source_file.is_file() else None
+        return _record(self.source_file, ("path",), SOURCE)
 
     def teacher(self) -> JsonObject | None:
         """Return what is recorded of the teacher of a run of pre-training; None: it has none.
@@ -177,7 +180,7 @@ class RunDirectory:
         Raises:
           UserError: the record cannot be read.
         """
-        return read_json(self.teacher_file, "restore the file") if self.teacher_file.is_file() else None
+        return _record(self.teacher_file, ("path", "summary", "weights_sha256"), TEACHER)
 
     def longest(self) -> int:
         """Return the tokens of the longest row that its model was trained on, before this run too."""
@@ -213,6 +216,18 @@ class RunDirectory:
                 f" those that the run was trained with ({str(trained_with)[:12]}...): copy both from the data it was trained on"
             )
         return tokenizer
+
+
+def _record(file: Path, needed: Sequence[str], shape: Shape) -> JsonObject | None:
+    """Return what a run has recorded of another model; None where there is no such file."""
+    if not file.is_file():
+        return None
+    remedy = "restore the file"
+    record: JsonObject = read_json(file, remedy)
+    require_shape(file, record, shape, remedy)
+    with reading(file, remedy):
+        _ = [record[name] for name in needed]
+    return record
 
 
 def open_run(path: str | Path) -> RunDirectory:

@@ -87,7 +87,7 @@ PASSPORT: Shape = {
     "contamination": [_OVERLAP],
     "reading": dict,
 }
-TEACHER: Shape = {"path": str}
+TEACHER: Shape = {"path": str, "summary": str, "weights_sha256": str}
 SOURCE: Shape = {"path": str, "keep": str, "longest": NUMBER, "entries": dict, "asked": dict}
 _JUDGED: Shape = {"kind": str, "explanation": str}
 SCORES: Shape = {

@@ -27,6 +27,7 @@ from bert_jax.runs.cost import without_clock
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.reading import read_metrics
 from bert_jax.train.bad_steps import BadSteps, not_finite, total_loss
+from bert_jax.train.capsule import read_capsule
 from bert_jax.train.masked_lm import MaskedLmLoss
 from bert_jax.train.pretraining import pretrain, Pretraining
 from bert_jax.train.state import Training
@@ -200,6 +201,45 @@ def test_a_step_is_taken_again_from_what_its_run_had_then(tmp_path):
     assert _nearest(run, 150) == (run.checkpoints, 120)
     assert _nearest(run, 150, newest=100) == (run.bad_steps / "checkpoints", 100)
     assert _nearest(run, 150, newest=0) == (None, 0)
+
+
+def write_capsules(run: RunDirectory, **named: dict) -> None:
+    run.bad_steps.mkdir()
+    for name, changes in named.items():
+        content = {"step": 6, "why": "nan", "moved": 0, "checkpoint": 4} | changes
+        (run.bad_steps / f"{name.replace('_', '-')}.json").write_text(json.dumps(content))
+
+
+def test_the_newest_capsule_is_that_of_the_last_batch(tmp_path):
+    """After a rollback steps are counted anew, so neither the last step nor the last name is the newest."""
+    run = RunDirectory(tmp_path)
+    write_capsules(
+        run,
+        step_00000006={},
+        step_00000005_batch_8={"step": 5, "moved": 3},
+        step_00000005_batch_12={"step": 5, "moved": 7},
+        step_notes={},
+    )
+    for step in (None, 5):
+        assert (read_capsule(run, step) or {})["moved"] == 7
+    assert (read_capsule(run, 6) or {})["moved"] == 0
+    assert read_capsule(run, 7) is None
+
+
+@pytest.mark.parametrize("changes", [{"checkpoint": "four"}, {"checkpoint": [1]}, {"moved": -3}, {"step": 6.5}])
+def test_a_capsule_with_other_values_is_refused(tmp_path, changes):
+    write_capsules(RunDirectory(tmp_path), step_00000006=changes)
+    with pytest.raises(UserError, match=r"step-00000006\.json holds other values than it should.*: remove it$"):
+        read_capsule(RunDirectory(tmp_path), None)
+
+
+def test_a_capsule_without_its_checkpoint_is_refused(tmp_path):
+    """The bug: a traceback of `replay`."""
+    run = RunDirectory(tmp_path)
+    run.bad_steps.mkdir()
+    (run.bad_steps / "step-00000006.json").write_text('{"step": 6, "why": "nan", "moved": 0}')
+    with pytest.raises(UserError, match=r"step-00000006\.json lacks 'checkpoint': remove it"):
+        read_capsule(run, None)
 
 
 def test_skipped_its_update_is_left_out_and_a_resumed_run_does_the_same(prepared, tmp_path, poisoned, monkeypatch):

@@ -5,6 +5,7 @@ The batch is a function of (seed, step), so its examples are named and not copie
 checkpoint, which is kept beside the capsule when the run deletes its own, and the steps since.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,10 @@ from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import CHECKPOINTS
 from bert_jax.train.bad_steps import written
 from bert_jax.train.optimizer import STACKED
+
+_NAME = re.compile(
+    r"step-(\d+)(?:-batch-(\d+))?\.json"
+)  # of a capsule's file: its step, and its batch where that differs
 
 
 class BadStep(NamedTuple):
@@ -106,19 +111,23 @@ def _words(norms: np.ndarray) -> object:
 def read_capsule(run: RunDirectory, step: int | None) -> JsonObject | None:
     """Return the capsule of a step, or the newest one (`step` None); None where there is none.
 
+    Batches are never gone back to, as steps are after a rollback: the newest capsule is that of the last batch.
+
     Raises:
       UserError: the file is broken.
     """
-    files = sorted(run.bad_steps.glob("step-*.json"))
-    if step is not None:
-        files = [file for file in files if file.stem.startswith(f"step-{step:08}")]
-    if not files:
+    named = [(file, found) for file in run.bad_steps.glob("step-*.json") if (found := _NAME.fullmatch(file.name))]
+    batches = {int(found[2] or found[1]): file for file, found in named if step in (None, int(found[1]))}
+    if not batches:
         return None
-    remedy = "remove it"
+    file, remedy = batches[max(batches)], "remove it"
     try:
-        content: JsonObject = read_json(files[-1], remedy)
+        content: JsonObject = read_json(file, remedy)
     except FileNotFoundError:
-        raise UserError(f"{files[-1]} has gone: try again") from None
-    with reading(files[-1], remedy):
-        _ = int(content["step"]), int(content["moved"]), str(content["why"])
+        raise UserError(f"{file} has gone: try again") from None
+    with reading(file, remedy):
+        numbers = (content["step"], content["moved"], content["checkpoint"] or 0)
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError(f"step, moved and checkpoint are {', '.join(map(repr, numbers)):.80}")
+        _ = str(content["why"])
     return content

@@ -20,8 +20,8 @@ from bert_jax.base.errors import Interrupted, UserError
 from bert_jax.base.paths import any_path
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.mesh.sharding import make_mesh
-from bert_jax.rerun.finite import REGIONS
-from bert_jax.rerun.replay import _nearest, replay, report
+from bert_jax.rerun.finite import examine, REGIONS
+from bert_jax.rerun.replay import _nearest, _own_dtype, replay, Replayed, report
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.cost import without_clock
 from bert_jax.runs.directory import RunDirectory
@@ -240,6 +240,31 @@ def test_a_capsule_without_its_checkpoint_is_refused(tmp_path):
     (run.bad_steps / "step-00000006.json").write_text('{"step": 6, "why": "nan", "moved": 0}')
     with pytest.raises(UserError, match=r"step-00000006\.json lacks 'checkpoint': remove it"):
         read_capsule(run, None)
+
+
+def test_a_loss_that_a_mask_makes_infinite_is_not_fine():
+    """No operation makes an infinity of finite numbers where a label stands behind a mask, and the loss is infinite."""
+
+    def loss(x):
+        masked = jnp.where(jnp.arange(3) < 2, x, -jnp.inf)
+        return -jax.nn.log_softmax(masked)[2]
+
+    value, looked = examine(loss, jnp.zeros(3), layers=9)
+    assert looked.bad == []
+    replayed = Replayed(6, None, looked, None, "float32", [], {"task_loss": float(value), "task_weight": 1.0}, [])
+    assert replayed.is_bad
+    assert "NOT FINITE" in report(replayed)
+    assert "every operation is finite" not in report(replayed)
+
+
+@pytest.mark.parametrize(("platform", "dtype"), [("tpu", "bfloat16"), ("cpu", "float32"), (None, "float32")])
+def test_auto_is_the_type_that_the_run_had_wherever_it_is_taken_again(tmp_path, platform, dtype):
+    """The bug: a run of bfloat16 by `auto`, the default, was looked at in float32 alone."""
+    run = RunDirectory(tmp_path)
+    if platform is not None:
+        run.environment_file.write_text(json.dumps({"platform": platform}))
+    assert CONFIG.compute_dtype == "auto"
+    assert _own_dtype(run, Training(CONFIG, make_mesh(CONFIG.mesh))) == dtype
 
 
 def test_skipped_its_update_is_left_out_and_a_resumed_run_does_the_same(prepared, tmp_path, poisoned, monkeypatch):

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax.base.errors import UserError
+from bert_jax.base.files import read_json
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.training import MeshConfig, TrainingConfig
 from bert_jax.mesh.compilation_cache import use_compilation_cache
@@ -24,10 +25,10 @@ from bert_jax.runs.cost import BAD
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.runs.names import CHECKPOINTS
 from bert_jax.runs.reading import read_metrics
-from bert_jax.train.bad_steps import BadSteps
+from bert_jax.train.bad_steps import BadSteps, not_finite
 from bert_jax.train.capsule import read_capsule
 from bert_jax.train.session import StepSpan
-from bert_jax.train.state import DROPOUT, Training, TrainState
+from bert_jax.train.state import DROPOUT, resolve_compute_dtype, Training, TrainState
 from bert_jax.train.step import compile_scores, compile_train_step, CompiledStep, Loss, train_step
 
 MOST_TEXTS = 4
@@ -49,8 +50,9 @@ class Replayed:
 
     @property
     def is_bad(self) -> bool:
-        """Whether anything was not finite."""
-        return bool(self.bad_parameters or self.found.bad or (self.own and self.own.bad))
+        """Whether anything was not finite: a loss too, which a mask's -inf may reach without an operation at fault."""
+        bad_operations = self.found.bad or (self.own and self.own.bad)
+        return bool(self.bad_parameters or bad_operations or not_finite(self.sums))
 
 
 def replay(path: Path, step: int | None = None, data: str | None = None) -> Replayed:
@@ -77,14 +79,23 @@ def replay(path: Path, step: int | None = None, data: str | None = None) -> Repl
     batch = _global_batch(opened, number, moved)
     bad_parameters = _not_finite(state.params)
     found, sums = _look(opened, state, batch, "float32")
-    dtype = objective.training.config.compute_dtype
-    own = _look(opened, state, batch, dtype)[0] if dtype not in ("float32", "auto") and not found.bad else None
+    dtype = _own_dtype(opened.run, objective.training)
+    own = _look(opened, state, batch, dtype)[0] if dtype != "float32" and not found.bad else None
     texts = list(_texts(opened, state.params, batch, found))
     return Replayed(number, capsule, found, own, dtype, bad_parameters, sums, texts)
 
 
 def _on_one_device(config: TrainingConfig) -> TrainingConfig:
     return replace(config, mesh=MeshConfig(data=1), attention="reference", profile=None)
+
+
+def _own_dtype(run: RunDirectory, training: Training) -> str:
+    """Return the type that the run computed in; `auto` stands for that of the devices it had, not of these here."""
+    try:
+        platform = read_json(run.environment_file, "remove it").get("platform")
+    except FileNotFoundError:
+        platform = None
+    return resolve_compute_dtype(training.config.compute_dtype, platform or training.platform)
 
 
 def _moved(run: RunDirectory, step: int) -> int:
@@ -248,6 +259,10 @@ def report(replayed: Replayed) -> str:
     lines += _bad_lines(replayed.found, "float32")
     if replayed.own is not None:
         lines += _bad_lines(replayed.own, replayed.own_dtype)
+    if replayed.is_bad and not any("NOT FINITE" in line for line in lines):
+        lines.append(
+            "  NOT FINITE       a loss or norm, of what is infinite on purpose: does a label stand where a mask is?"
+        )
     if not replayed.is_bad:
         lines.append(f"  every operation is finite{_why_finite(replayed)}")
     lines += ["", *_table(replayed.found), "", "texts of the batch, the worst first:"]

@@ -15,12 +15,16 @@ from finetune_samples import command, write_model, write_sst2
 from bert_jax.base.errors import UserError
 from bert_jax.checks.findings import NOTE, OK, PROBLEM, WARNING
 from bert_jax.cli import main
+from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PhaseConfig
+from bert_jax.config.settings import to_dict
+from bert_jax.finetuning.directory import Finetuned
 from bert_jax.rerun import overfit as overfitting
 from bert_jax.rerun import reproduce as reproducing
+from bert_jax.rerun.opening import wanted_of
 from bert_jax.rerun.overfit import Overfit, overfit
 from bert_jax.rerun.replay import replay
-from bert_jax.rerun.reproduce import draw_moments, kill_at, kill_on_the_way, Moment
+from bert_jax.rerun.reproduce import _require_comparable, draw_moments, kill_at, kill_on_the_way, Moment
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.train.pretraining import pretrain
 
@@ -65,6 +69,44 @@ def test_more_steps_than_there_are_to_compare_with_are_refused(run, tmp_path, ca
     assert main(["reproduce", str(run), "--steps", "9", "--output", str(tmp_path / "again")]) == 2
     assert "from 1 to 8 steps" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+def test_steps_of_which_the_run_has_left_nothing_are_refused(tmp_path):
+    """The bug: nothing was compared, and that was called equal bit for bit."""
+    run = RunDirectory(tmp_path)
+    lines = [{"kind": "data", "step": 0}, {"kind": "clock", "step": 1}, {"kind": "train", "step": 100}]
+    run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run.checkpoints / "50").mkdir(parents=True)
+    for steps in (1, 99):
+        with pytest.raises(UserError, match=rf"--steps {steps}: .*nothing to compare with.*: name 100 or more"):
+            _require_comparable(run, steps)
+    for steps in (50, 100):
+        _require_comparable(run, steps)
+
+
+def test_a_run_is_not_compared_with_itself(run, tmp_path, capsys):
+    """By another name too. The bug: it is finished, so nothing was computed, and it equals itself bit for bit."""
+    (tmp_path / "link").symlink_to(run)
+    for output in (run, tmp_path / "link"):
+        assert main(["reproduce", str(run), "--output", str(output)]) == 2
+        assert "is the run itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes", [{"source": None}, {"source": {"path": "model"}}, {"task": {}}, {"data": ...}, {"teacher": {}}]
+)
+def test_a_finetune_json_that_does_not_say_what_was_trained_on_is_refused(tmp_path, changes):
+    """The bug: a traceback of `replay`, `reproduce` and `doctor --overfit`."""
+    source = {"path": "model", "from_scratch": False}
+    record = {
+        "task": {"name": "sst2"},
+        "data": "data",
+        "source": source,
+        "settings": to_dict(FinetuneConfig()),
+    } | changes
+    record = {name: value for name, value in record.items() if value is not ...}
+    with pytest.raises(UserError, match=rf"^{tmp_path}/finetune\.json (lacks|holds other values)"):
+        wanted_of(Finetuned(tmp_path, record), None, lambda config: config)
 
 
 def test_a_fine_tuned_run_too(tmp_path, capsys):

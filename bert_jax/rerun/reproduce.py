@@ -16,6 +16,7 @@ import numpy as np
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json
+from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.training import TrainingConfig
 from bert_jax.conversion.finished import CERTIFICATE
@@ -65,8 +66,11 @@ def reproduce(path: Path, output: Path, data: str | None = None, steps: int | No
       steps: the first ones alone; None: all.
 
     Raises:
-      UserError: the run cannot be opened, was not finished as far, or began with weights that are gone.
+      UserError: the run cannot be opened, was not finished as far, or began with weights that are gone; there is nothing to
+        compare; `output` is the run itself.
     """
+    if not on_bucket(path) and output.exists() and path.exists() and output.samefile(path):
+        raise UserError(f"--output {output}: is the run itself, and equals itself whatever it is: name another folder")
     original = open_again(path, data)
     total = original.objective.training.config.total_steps
     wanted = total if steps is None else steps
@@ -75,6 +79,7 @@ def reproduce(path: Path, output: Path, data: str | None = None, steps: int | No
         raise UserError(
             f"{path}: --steps {wanted}: there is something to compare with from 1 to {min(total, done)} steps"
         )
+    _require_comparable(original.run, wanted)
     words = _check_data(original)
     again = _train(original, output, data, wanted if wanted < total else None)
     first, second = (_lines(run, wanted) for run in (original.run, again))
@@ -88,6 +93,15 @@ def reproduce(path: Path, output: Path, data: str | None = None, steps: int | No
         _different_arrays(original, again, checkpoint) if checkpoint is not None else (),
         list(_causes(original.run, again)),
     )
+
+
+def _require_comparable(run: RunDirectory, steps: int) -> None:
+    """Refuse first steps of which the run has left neither a line of metrics nor, of the last one, a checkpoint."""
+    lines = without_clock(read_metrics(run.metrics_file)[0])
+    first = min((line["step"] for line in lines if line["step"] > 0), default=None)
+    if (first is None or steps < first) and not (run.checkpoints / str(steps)).is_dir():
+        more = "" if first is None else f": name {first} or more"
+        raise UserError(f"{run.path}: --steps {steps}: there is nothing to compare with yet after so many{more}")
 
 
 def _check_data(original: Opened) -> str:

@@ -3,6 +3,8 @@
 
 import json
 import math
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -166,6 +168,24 @@ def test_a_kill_waits_for_its_step(tmp_path, last, stays, hit):
     assert kill_at(command, run, Moment(30, 0.05)) == hit
     assert time.monotonic() - begin < 30
     assert reproducing.last_step(run) == last
+
+
+def test_what_is_to_be_killed_does_not_outlive_the_command(tmp_path, monkeypatch):
+    """A signal that this process alone gets, as of `timeout`: the other one would train on in a folder that has gone."""
+    begun: list[subprocess.Popen] = []
+
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    def begin(*arguments, popen=subprocess.Popen, **options):
+        begun.append(popen(*arguments, **options))
+        return begun[0]
+
+    monkeypatch.setattr(reproducing.subprocess, "Popen", begin)
+    monkeypatch.setattr(reproducing, "last_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        kill_at([sys.executable, "-c", "import time; time.sleep(60)"], RunDirectory(tmp_path), Moment(30, 0.05))
+    assert begun[0].returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("hits", "tries"), [([True, True], 1), ([True, False, True, True], 2), ([False] * 3, 3)])

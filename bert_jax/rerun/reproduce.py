@@ -276,14 +276,18 @@ def kill_at(command: Sequence[str], run: RunDirectory, moment: Moment) -> bool:
       UserError: it failed before.
     """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        if last_step(run) >= moment.step:
-            time.sleep(moment.seconds)
-            process.kill()
-            hit = process.wait() == -signal.SIGKILL
-            say(f"SIGKILL after step {moment.step:,}: {'killed' if hit else 'the run was done before'}")
-            return hit
-        time.sleep(0.005)
+    try:
+        while process.poll() is None:
+            if last_step(run) >= moment.step:
+                time.sleep(moment.seconds)
+                process.kill()
+                hit = process.wait() == -signal.SIGKILL
+                say(f"SIGKILL after step {moment.step:,}: {'killed' if hit else 'the run was done before'}")
+                return hit
+            time.sleep(0.005)
+    finally:  # asked to stop by a signal that this process alone has got: nobody would end the other one
+        process.kill()
+        process.wait()
     if process.returncode:
         raise UserError(f"the run that was to be killed failed with status {process.returncode}, and why stands above")
     return False

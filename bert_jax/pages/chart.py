@@ -112,7 +112,8 @@ def around(values: Sequence[float], text: Callable[[float], str] = tick_text) ->
     """An axis around the values that begins and ends on a tick."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
-    ticks = _ticks(low, high if high > low else low + 1, most=5, cover=True)
+    equal = 1e-9 * max(abs(low), abs(high))  # what rounding alone tells apart: ticks have twelve digits
+    ticks = _ticks(low, high if high - low > equal else low + max(1.0, 1000 * equal), most=5, cover=True)
     return Axis(ticks[0], ticks[-1], [(tick, text(tick)) for tick in ticks])
 
 

@@ -3,6 +3,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,13 @@ RATES = "optimizer.learning_rate=1e-4,1e-3,1e-2"
 
 @pytest.fixture
 def recipe(tmp_path) -> str:
-    """A configuration of two phases of one layer, as a file."""
+    """A configuration of two phases of one layer, as a file whose name a shell would cut."""
     phases = (
         replace(small_config().phases[0], steps=80),
         PhaseConfig(sequence_length=32, steps=16, batch_size=8, max_predictions_per_seq=5),
     )
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=None, warmup_share=0.1)
-    file = tmp_path / "small.json"
+    file = tmp_path / "a small one.json"
     config = small_config(phases=phases, optimizer=optimizer, log_every=1, save_every=4, eval_every=0, eval_batches=2)
     file.write_text(json.dumps(to_dict(config)))
     return str(file)
@@ -72,6 +73,7 @@ def test_the_runs_of_a_rung_take_the_same_compute(recipe, prepared, tmp_path):
             "phases.1 of 1 steps would have none in rung 1 of 3",
         ),
         (("optimizer.learning_rate=1e-3,1e-3",), "both called learning_rate=1e-3"),
+        ((RATES, "optimizer.learning_rate=5e-4"), "give optimizer.learning_rate once, with all of its values"),
         (("seed=1,2",), "seed=1,2: runs that differ in the seed alone"),
         (("eval_batches=1,2",), "eval_batches=1,2: losses of different held-out text"),
         (("phases.1.batch_size=8,6",), "take batches whose rows divide the 16 that are scored"),
@@ -81,6 +83,14 @@ def test_what_cannot_be_compared_is_refused(recipe, prepared, tmp_path, settings
     with pytest.raises(UserError) as caught:
         sweep(recipe, prepared, tmp_path, *settings)
     assert said in str(caught.value)
+
+
+def test_settings_are_taken_in_the_order_they_are_given(recipe, prepared, tmp_path):
+    """As `pretrain` takes them, and the command for the best repeats them so."""
+    plan = sweep(recipe, prepared, tmp_path, "model=tiny,mini", "model.num_hidden_layers=1", compute=1000.0)
+    models = [plan.config(combination, plan.rungs[0], 0).model for combination in plan.combinations]
+    assert [(model.num_hidden_layers, model.hidden_size) for model in models] == [(1, 128), (1, 256)]
+    assert plan.settings_with(plan.combinations[1]) == ["model=mini", "model.num_hidden_layers=1"]
 
 
 def test_larger_batches_are_scored_on_the_same_rows(recipe, prepared, tmp_path):
@@ -114,6 +124,7 @@ def test_a_sweep_ends_with_the_best_and_is_gone_on_with(recipe, prepared, tmp_pa
     assert math.isfinite(best["mean"])
     page = (output / "report.html").read_text()
     assert best["settings"][0] in page
+    assert shlex.split(record["command"])[2] == recipe
 
     capsys.readouterr()
     before = (output / "sweep.json").read_bytes()

@@ -12,6 +12,7 @@ OUTPUT/sweep.json, report.html      what came out
 
 import itertools
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,12 +60,12 @@ class Rung:
 class SweepPlan:
     """A sweep with everything that is known before its first run.
 
-    recipe: its name or file. fixed: settings of all. varied: values by key.
+    recipe: its name or file. settings: as they are given. varied: values by key.
     asked: compute of all in runs of the recipe; None: as much as it takes.
     """
 
     recipe: str
-    fixed: tuple[str, ...]
+    settings: tuple[str, ...]
     varied: Mapping[str, tuple[str, ...]]
     asked: float | None
     seeds: int
@@ -74,9 +75,23 @@ class SweepPlan:
     @cached_property
     def base(self) -> PretrainConfig:
         """The recipe, with the settings of all and the data's vocabulary."""
+        return self._recipe_with(self.fixed)
+
+    def _recipe_with(self, settings: Sequence[str]) -> PretrainConfig:
         config = load_config(self.recipe)
         config = replace(config, model=replace(config.model, vocab_size=self.data.vocab_size))
-        return override(config, self.fixed)
+        return override(config, settings)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The settings of all runs."""
+        return tuple(one for one in self.settings if key_of(one) not in self.varied)
+
+    def settings_with(self, combination: tuple[str, ...]) -> list[str]:
+        """The settings of a combination's runs in the order they are given, in which `pretrain` takes them: model=SIZE before
+        model.num_hidden_layers=N."""
+        chosen = {key_of(one): one for one in combination}
+        return [chosen.get(key_of(one), one) for one in self.settings]
 
     @cached_property
     def combinations(self) -> tuple[tuple[str, ...], ...]:
@@ -103,7 +118,7 @@ class SweepPlan:
         Raises:
           UserError: a phase has less than half a step.
         """
-        config = override(self.base, combination)
+        config = self._recipe_with(self.settings_with(combination))
         length = 1.0 if self.asked is None else self.asked / self.compute
         factor = length * rung.share * run_flops(self.base) / run_flops(config)
         for place, phase in enumerate(config.phases):
@@ -130,6 +145,11 @@ class SweepPlan:
         }
 
 
+def key_of(setting: str) -> str:
+    """Return the key of KEY=VALUE."""
+    return setting.partition("=")[0]
+
+
 def folder_name(combination: Sequence[str]) -> str:
     """Return the settings as a name: `learning_rate=1e-3,model=mini`."""
     parts = (setting.partition("=") for setting in combination)
@@ -150,13 +170,16 @@ def make_sweep(
       output: the sweep's folder.
 
     Raises:
-      UserError: nothing to compare; combinations whose losses cannot be compared; a phase of less than half a step.
+      UserError: nothing to compare, or a key twice; combinations whose losses cannot be compared; a phase of less than half
+        a step.
     """
     varied = {
         key: tuple(value.split(",")) for key, _, value in (one.partition("=") for one in settings) if "," in value
     }
-    fixed = tuple(one for one in settings if one.partition("=")[0] not in varied)
-    plan = SweepPlan(recipe, fixed, varied, compute, seeds, open_data(data), output)
+    for key in varied:
+        if len(given := [one for one in settings if key_of(one) == key]) > 1:
+            raise UserError(f"{' '.join(given)}: give {key} once, with all of its values")
+    plan = SweepPlan(recipe, tuple(settings), varied, compute, seeds, open_data(data), output)
     for key in NOT_VARIED.keys() & varied.keys():
         raise UserError(f"{key}={','.join(varied[key])}: {NOT_VARIED[key]}")
     if not varied:
@@ -297,8 +320,7 @@ def _record(plan: SweepPlan, rungs: Sequence[JsonObject], failed: Mapping[str, s
         "rungs": list(rungs),
         "planned": len(plan.rungs),
         "best": best["settings"],
-        "command": " ".join(
-            ["bert-jax pretrain", plan.recipe, "--data DATA --output RUN", *plan.fixed, *best["settings"]]
-        ),
+        "command": "bert-jax pretrain "
+        + shlex.join([plan.recipe, "--data", "DATA", "--output", "RUN", *plan.settings_with(tuple(best["settings"]))]),
         "failed": dict(failed),
     }

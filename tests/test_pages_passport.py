@@ -22,7 +22,7 @@ from bert_jax.tokenization import load_tokenizer
 
 
 def page_of(spoil=lambda made: None) -> Page:
-    return passport_page(Path("prepared"), passport(spoil), [])
+    return passport_page(Path("my data"), passport(spoil), [])
 
 
 def test_page_stands_alone(tmp_path):
@@ -73,7 +73,7 @@ def test_findings_stand_on_top_problems_first():
     page = page_of(spoil)
     found = [(finding.severity, finding.subject) for finding in page.findings]
     assert found == [("problem", "Repeated lines"), ("warning", "Vocabulary"), ("note", "More")]
-    assert page.findings[-1].command == "bert-jax doctor prepared"
+    assert page.findings[-1].command == "bert-jax doctor 'my data'"  # as a shell takes it
     assert (page.status, page.state) == ("2 findings", "problem")
 
 

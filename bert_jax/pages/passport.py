@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of prepared data: passport.json -> passport.html."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -48,9 +49,8 @@ def page_of(directory: Path, passport: Passport, vocabulary: Sequence[str]) -> P
 
     findings = serious(check_passport(passport, directory))
     name = directory.resolve().name
-    more = Finding(
-        NOTE, "More", "what was looked at, with what was found in order", "", "", f"bert-jax doctor {directory}"
-    )
+    doctor = f"bert-jax doctor {shlex.quote(str(directory))}"
+    more = Finding(NOTE, "More", "what was looked at, with what was found in order", "", "", doctor)
     return Page(
         title=f"{name}: data passport",
         eyebrow="Passport of text prepared with bert_jax",

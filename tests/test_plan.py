@@ -187,6 +187,14 @@ def test_links_along_an_axis(sizes, chip, links):
     assert wires(torus(*sizes), ("data",), chip) == links * chip.link_bandwidth
 
 
+def test_a_part_of_a_ring_is_a_line():
+    """Four of eight chips in a row have no link from the last one to the first."""
+    row = [SimpleNamespace(coords=(place, 0, 0), platform="tpu") for place in range(8)]
+    mesh = SimpleNamespace(devices=np.array(row, dtype=object).reshape(1, 2, 4, 1), axis_names=AXES)
+    assert wires(mesh, ("fsdp",), V5P) == V5P.link_bandwidth
+    assert wires(mesh, ("data", "fsdp"), V5P) == 2 * V5P.link_bandwidth
+
+
 def test_a_gpu_has_its_link_to_the_switch():
     assert wires(torus(8), ("data",), H200) == 450e9
 

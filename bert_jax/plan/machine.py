@@ -67,15 +67,19 @@ def wires(mesh: Mesh, axes: Sequence[str], chip: Chip) -> float:
     """Bytes a second that one chip can send to the others of its group along `axes` of the mesh.
 
     TPU: the links along the torus dimensions that the group spans, both ways where the ring is closed, one way where
-    it is a line. GPU: the chip's link to the switch.
+    it is a line, such as a part of a ring. GPU: the chip's link to the switch.
     """
     if not chip.slices:
         return chip.link_bandwidth
     places = [slice(None) if name in axes else 0 for name in mesh.axis_names]
     group = mesh.devices[tuple(places)].ravel()
-    spans = [len({device.coords[dimension] for device in group}) for dimension in range(3)]
+    spans, sides = (
+        [len({device.coords[dimension] for device in some}) for dimension in range(3)]
+        for some in (group, mesh.devices.ravel())
+    )
     ring = 4 if chip.links == 6 else 16  # chips in a row that are joined to a ring
-    directions = sum(2 if span % ring == 0 else 1 for span in spans if span > 1)
+    closed = [span == side and span % ring == 0 for span, side in zip(spans, sides, strict=True)]
+    directions = sum(1 + one for one, span in zip(closed, spans, strict=True) if span > 1)
     return chip.link_bandwidth * max(directions, 1)
 
 

@@ -30,7 +30,7 @@ from bert_jax.pages.study import study_page
 from bert_jax.study import judging, running, table
 from bert_jax.study.judging import NO_SIGN, RowDifference, sign
 from bert_jax.study.row_settings import pretrain_config, settings_of
-from bert_jax.study.running import Job, make_plan, run_jobs, StudyPlan
+from bert_jax.study.running import Job, make_plan, open_output, run_jobs, StudyPlan
 from bert_jax.study.table import BudgetPhase, BUDGETS, Column, STUDIES, Study, StudyRow
 from bert_jax.train.loop import listen_for_stop
 
@@ -169,6 +169,22 @@ def test_the_masks_are_the_rows():
     assert (config.objective.mask_share, config.objective.random_share) == (0.8, 0.0)
     assert config.total_steps == 1_000_000
     assert settings_of(STUDIES["masking"], BUDGETS["full"], ("lstm=768",)) == ["lstm=768"]
+
+
+def test_a_recipe_that_was_changed_is_refused_and_another_task_is_not(prepared, tmp_path, monkeypatch):
+    """The bug: rows that were fine-tuned before and after the change, compared as if nothing but the row differed."""
+
+    def plan(*tasks: str) -> StudyPlan:
+        return StudyPlan("systems", "smoke", open_data(prepared.data), dict.fromkeys(tasks, "FOLDER"), tmp_path)
+
+    open_output(plan("sst2"))
+    open_output(plan("mnli"))
+    assert json.loads((tmp_path / "plan.json").read_text())["recipes"].keys() == {"sst2", "mnli"}
+    before = running.load_recipe("sst2")
+    changed = replace(before, config=replace(before.config, batch_size=8))
+    monkeypatch.setattr(running, "load_recipe", lambda task: changed)
+    with pytest.raises(UserError, match=r"another study \(recipes.sst2: "):
+        open_output(plan("sst2"))
 
 
 @pytest.mark.parametrize(("budget", "large", "small"), [("hour", 1, 10), ("night", 2, 10), ("smoke", 0.02, 0.02)])

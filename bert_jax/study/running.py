@@ -60,6 +60,8 @@ from bert_jax.use.intrinsic import segments_of, SplitTokens, text_offsets
 from bert_jax.use.model import load, Pretrained
 from bert_jax.use.ngrams import fit_ngrams, NAMES
 
+BY_TASK = ("tasks", "recipes")  # of plan.json: the folders of tasks, and a digest of the recipe of each
+
 
 @dataclass(frozen=True)
 class Job:
@@ -154,7 +156,7 @@ class StudyPlan:
         return [Wanted(recipe.task, *place, replace(config, seed=seed)) for seed in seeds]
 
     def record(self) -> JsonObject:
-        """Return the content of plan.json: names, and a digest of every setting."""
+        """Return the content of plan.json: names, and digests of every setting, of the tasks' recipes one for each."""
         study, budget = self.study, self.budget
         runs = {
             "pretrain": {name: to_dict(config) for name, config in self.configs.items()},
@@ -165,11 +167,20 @@ class StudyPlan:
             "finetune": [budget.seeds, *budget.finetune, *budget.small_tasks],
             "scaled": dict(study.scaled) if budget.scaled else {},
         }
-        digest = hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()
-        told = {"study": self.name, "budget": self.budget_name, "data": self.data.fingerprint, "settings": digest}
+        told = {
+            "study": self.name,
+            "budget": self.budget_name,
+            "data": self.data.fingerprint,
+            "settings": _digest(runs),
+        }
         if self.teacher is not None:
             told["teacher"] = self.teacher.record["weights_sha256"]
-        return {**told, "tasks": dict(self.tasks)}
+        recipes = {task: _digest(to_dict(load_recipe(task).config))[:12] for task in self.tasks}
+        return {**told, "tasks": dict(self.tasks), "recipes": recipes}
+
+
+def _digest(values: JsonObject) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def make_plan(
@@ -224,17 +235,18 @@ def open_output(plan: StudyPlan) -> None:
 
 
 def open_plan(output: Path, record: JsonObject, other: str) -> None:
-    """Write the plan into an empty folder, or compare it with the one there; folders of `tasks` may be added later."""
+    """Write the plan into an empty folder, or compare it with the one there; what it has `BY_TASK` may be added to later."""
     file = output / PLAN_FILE
     if file.is_file():
         old = read_json(file, "copy it from a backup of the folder, or choose another --output")
-        changed = [name for name in record if name != "tasks" and old.get(name) != record[name]]
+        changed = [name for name in record if name not in BY_TASK and old.get(name) != record[name]]
         changes = [f"{name}: {str(old.get(name))[:12]} -> {str(record[name])[:12]}" for name in changed]
-        before, tasks = old.get("tasks", {}), record.get("tasks", {})
-        moved = [name for name in tasks if before.get(name, tasks[name]) != tasks[name]]
-        changes += [f"{name}: {before[name]} -> {tasks[name]}" for name in moved]
+        for name in [name for name in BY_TASK if name in record]:
+            before, tasks = old.get(name, {}), record[name]
+            moved = [task for task in tasks if before.get(task, tasks[task]) != tasks[task]]
+            changes += [f"{name}.{task}: {before[task]} -> {tasks[task]}" for task in moved]
+            record = record | {name: {**before, **tasks}}
         refuse_changes(RunDirectory(output), other, changes)
-        record = record | ({"tasks": {**before, **tasks}} if tasks else {})
     elif any(entry.name not in (LOCK_FILE, f"{PLAN_FILE}.partial") for entry in output.iterdir()):
         raise UserError(f"{output}: is not empty and holds no study or sweep: choose another --output")
     write_json(file, record)

@@ -13,12 +13,14 @@ from bert_jax.pages.wording import count, counted, decimal, duration, moment
 VERSIONS = ("bert_jax", "jax", "torch", "transformers")
 OFF_PACE = 0.95  # a side with a smaller share of its time or of its steps has another schedule than was meant
 FAIR = (
-    "Both sides have the same training documents, entries of the vocabulary, shape of model, first deviation of weights, number"
-    " type (float32) and cores, and the same time. The network of the peer is BertForMaskedLM.",
-    "Trainer ran twice: by its own recipe (TrainingArguments as they are: AdamW, 5e-5, no warm-up, batches of 8), and by ours"
-    " (peak rate and share of warm-up of our first schedule, batch of our longest rows, weight decay, moments, clipping). The"
-    " better one is the opponent. Each has a linear decay that is to end with the time: the number of steps follows from the"
-    " pace of a few steps before, which do not count, and the clock stops what takes longer.",
+    "Both sides have the same training documents, entries of the vocabulary, shape of model, number type (float32) and cores,"
+    " and the same time. The network of the peer is BertForMaskedLM.",
+    "Trainer ran twice: by its own recipe (TrainingArguments and first weights as they are: AdamW, 5e-5, no warm-up, batches"
+    " of 8), and by ours (peak rate and share of warm-up of our first schedule, batch of our longest rows, weight decay,"
+    " moments, clipping, deviation of first weights). It has AdamW: where ours is Muon, it gets half of the rate, a tenth of"
+    " the steps or more to warm up, and first weights as large as our positions. The better run is the opponent. Each has a"
+    " schedule that is to end with the time, Trainer a linear one: the number of steps follows from the pace of a few steps"
+    " before, which do not count, and the clock stops what takes longer.",
     "The peer's rows are full, made of whole documents as run_mlm.py makes them, and as long as our longest, which are what is"
     " scored. Held-out rows are pairs where our objective has pairs; the peer never saw a segment B, so that it gets the vector"
     " of segment A. Masks of held-out rows are the same for all models.",

@@ -346,6 +346,15 @@ def test_help_needs_no_jax(capsys):
     assert all(name in printed for name in SUBJECTS)
 
 
+def test_implementations_that_were_measured_are_shown_beside_one_that_failed():
+    seconds = {"reference forward": {"median": 1.0, "lowest": 1.0, "highest": 1.0}}
+    record = {"name": "8 x 128", "kind": "attention", "implementations": ["reference", "xla"], "refused": {}}
+    record |= {"dtype": "float32", "seconds": seconds, "error": "xla forward: no room"}
+    (table,) = tables_of({"records": [record]})
+    assert "1 s ±0 %" in table
+    assert table.count("failed") == 3
+
+
 # ---- the sizes ------------------------------------------------------------------------------------------------------
 
 

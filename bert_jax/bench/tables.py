@@ -41,11 +41,14 @@ FIELDS: Mapping[str, Sequence[str]] = {
 
 
 def tables_of(entry: JsonObject) -> list[str]:
-    """Return the tables of a subject's records, one of each kind; records that failed are in none."""
+    """Return the tables of a subject's records, one of each kind.
+
+    Records that failed are in none, but that of attention, where some implementations may have failed and others not.
+    """
     tables: dict[str, list[Row]] = {}
     reasons: dict[str, str] = {}
     for record in entry["records"]:
-        if "kind" in record and "error" not in record:
+        if "kind" in record and ("error" not in record or record["kind"] == "attention"):
             for title, fields in parts_of(record):
                 tables.setdefault(title, []).append({title: record["name"], **dict(cells(fields))})
             reasons |= record.get("refused", {})

@@ -375,9 +375,14 @@ def test_settings_change_all_cases():
 
 def test_a_configuration_takes_the_place_of_the_models():
     config = small_config(packing="buckets")
-    suite = make_suite("cpu", 1, ("small", config), ["phases.0.batch_size=4"])
-    assert [case.name for case in suite.steps] == ["small, 16 x 16", "small, 8 x 32"]
-    assert [case.shape.rows for case in suite.steps] == [4, 4]
+    suite = make_suite(
+        "cpu", 1, ("small", config), ["phases.0.batch_size=4", "phases.1.batch_size=2", "bench.rounds=3"]
+    )
+    assert [case.name for case in suite.steps] == ["small, 4 x 16", "small, 2 x 32"]
+    assert [case.shape.rows for case in suite.steps] == [4, 2]
+    assert suite.duel is not None
+    assert [phase.batch_size for phase in suite.duel[1].phases] == [4, 2]
+    assert suite.sizes.rounds == 3
     assert {case.config.packing for case in suite.steps} == {"padded"}
     assert {size.head_size for size in suite.attention} == {8}
     assert {case.config.mesh for case in suite.peer} == {MeshConfig(data=1)}

@@ -26,11 +26,11 @@ from bert_jax.base.types import JsonObject
 from bert_jax.bench.conditions import conditions
 from bert_jax.bench.report import as_markdown, DUEL_FILE, failures, FORMAT
 from bert_jax.bench.subjects import SUBJECTS
-from bert_jax.bench.suite import Suite, suite_for, suite_of, suite_with
+from bert_jax.bench.suite import is_of_bench, Suite, suite_for, suite_of, suite_with
 from bert_jax.bench.workbench import BenchInputs, one_line, Workbench
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.pretrain import PretrainConfig
-from bert_jax.config.settings import to_dict
+from bert_jax.config.settings import override, to_dict
 from bert_jax.pages.duel import duel_page
 from bert_jax.pages.template import write
 
@@ -42,9 +42,13 @@ def make_suite(platform: str, devices: int, named: tuple[str, PretrainConfig] | 
       UserError: an unknown setting or value.
     """
     suite = suite_for(platform, devices)
-    if named is not None:
-        suite = suite_of(suite, *named)
-    return suite_with(suite, settings)
+    if named is None:
+        return suite_with(suite, settings)
+    # Of the configuration before its phases become cases, which have names by its sizes and one phase each.
+    name, config = named
+    of_config = [one for one in settings if not is_of_bench(one)]
+    suite = suite_of(suite, name, override(config, of_config))
+    return suite_with(suite, [one for one in settings if is_of_bench(one)])
 
 
 def run_bench(

@@ -246,6 +246,11 @@ def suite_of(suite: Suite, name: str, config: PretrainConfig) -> Suite:
     )
 
 
+def is_of_bench(assignment: str) -> bool:
+    """Whether a setting is the benchmark's own, `bench.NAME` or `finetune.NAME`."""
+    return assignment.partition(".")[0] in ("bench", "finetune")
+
+
 def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:
     """Return the suite with settings changed: `bench.NAME`, `finetune.NAME`, or those of every case of a step.
 
@@ -253,11 +258,10 @@ def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:
       UserError: an unknown setting or value.
     """
     own: dict[str, list[str]] = {"bench": [], "finetune": []}
-    for assignment in assignments:
+    for assignment in filter(is_of_bench, assignments):
         group, _, rest = assignment.partition(".")
-        if group in own:
-            own[group].append(rest)
-    assignments = [one for one in assignments if one.partition(".")[0] not in own]
+        own[group].append(rest)
+    assignments = [one for one in assignments if not is_of_bench(one)]
 
     def changed(case: Case) -> Case:
         return Case(case.name, override(case.config, assignments))
@@ -269,7 +273,6 @@ def suite_with(suite: Suite, assignments: Sequence[str]) -> Suite:
         checkpoint=changed(suite.checkpoint),
         largest=changed(suite.largest) if suite.largest else None,
         peer=tuple(changed(case) for case in suite.peer),
-        duel=suite.duel and (suite.duel[0], override(suite.duel[1], assignments)),
         sizes=override(suite.sizes, own["bench"]),
         finetune=override(suite.finetune, own["finetune"]),
     )

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 
 from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
@@ -64,7 +65,8 @@ def _overfit(arguments: argparse.Namespace) -> int:
     learned = overfit(arguments.path, arguments.data)
     examination = Examination(arguments.path, "batch", f"one batch of {learned.rows} rows", [learned.finding()])
     if arguments.json:
-        print(json.dumps({**examination.as_record(), "losses": list(learned.losses)}, indent=2))
+        losses = [loss if math.isfinite(loss) else None for loss in learned.losses]  # JSON has no NaN
+        print(json.dumps({**examination.as_record(), "losses": losses}, indent=2))
     else:
         print(f"loss {learned.losses[0]:.3f} {learned.curve()} {learned.losses[-1]:.3f}")
         print(as_text(examination))

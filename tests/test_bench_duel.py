@@ -79,6 +79,8 @@ def test_the_better_recipe_is_the_opponent_and_the_ratio_is_of_times_to_its_last
     assert found["ratio"] == pytest.approx(2)
     assert not found["at_least"]
     assert compared_sides(sides([7.0, 5.0], [7.0, 6.0], [9.0, 8.0]))["opponent"] == THEIR_RECIPE
+    broken = sides([7.0, 5.0], [7.0, float("nan")], [9.0, 8.0])  # the first one's own recipe came to no number
+    assert compared_sides(broken)["opponent"] == OUR_RECIPE
 
 
 def test_the_peer_is_given_the_first_time_that_it_was_there():

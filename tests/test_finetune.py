@@ -46,6 +46,11 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
         ("sst2", ("packing=packed", "lstm=4"), "packing=packed: a BiLSTM over a text reads a row: leave it out"),
         ("squad1", ("packing=packed",), "packing=packed is for classification"),
         ("sst2", ("batch_size=6", "mesh.data=4"), "batch_size=6"),
+        (
+            "sst2",
+            ("optimizer.freeze=3",),
+            "optimizer.freeze=3 is more layers than model.num_hidden_layers=2: use as many",
+        ),
         ("sst2", ("too_long=error", "max_length=8"), "set too_long to truncate or windows, or a larger max_length"),
         ("swag", ("too_long=windows", "max_length=8"), "too_long=windows cannot be had with choices"),
         ("squad1", ("max_query_length=14",), "max_length=16 leaves no room for text beside a question of"),

@@ -3,14 +3,19 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
+from conftest import small_config
 
+from bert_jax.base.errors import UserError
+from bert_jax.config.model import ModelConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.training import OptimizerConfig, OPTIMIZERS, SchedulePart, SCHEDULES
+from bert_jax.plan import planning
 from bert_jax.train.optimizer import (
     decay_mask,
     DECAYS,
@@ -21,6 +26,8 @@ from bert_jax.train.optimizer import (
     trained_parts,
     UPDATES,
 )
+from bert_jax.train.pretraining import check_inputs
+from bert_jax.train.state import Training
 
 STEPS = 20
 TOTAL, WARMUP, PEAK = 40, 5, 1e-2
@@ -307,6 +314,18 @@ def test_what_is_frozen_stays_to_the_bit(freeze, frozen):
         np.testing.assert_allclose(found[path][trains], free[path][trains], atol=1e-6, err_msg=path)
         assert (found[path][trains] != value[trains]).all()
     assert {path for path, values in mask.items() if (values == 0).any()} >= set(frozen)
+
+
+def test_to_freeze_more_layers_than_there_are_is_refused():
+    """Before data are read; as many as there are can be frozen."""
+    config = small_config(optimizer=replace(small_config().optimizer, freeze="3"))
+    nothing: Any = None  # no data and no mesh
+    for check in (lambda: check_inputs(config, nothing, nothing), lambda: planning.check(Training(config, nothing))):
+        with pytest.raises(
+            UserError, match=r"^optimizer\.freeze=3 is more layers than model\.num_hidden_layers=1: use"
+        ):
+            check()
+    OptimizerConfig(freeze="2").require_effect(ModelConfig(num_hidden_layers=2))
 
 
 def test_frozen_gradients_do_not_count_in_the_norm_that_is_clipped():

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ from bert_jax.config.description import ModelDescription, TaskHead
 from bert_jax.config.distill import DistillConfig
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.training import MeshConfig
+from bert_jax.finetuning import prepared
 from bert_jax.finetuning.directory import open_finetuned
 from bert_jax.finetuning.distillation import soft_task_scores
 from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.rerun.opening import wanted_of
 from bert_jax.rerun.reproduce import reproduce
 from bert_jax.tasks.rows import IGNORE
+from bert_jax.train.distillation import Teacher
 
 T = 2.5
 RNG = np.random.default_rng(0)
@@ -174,3 +177,21 @@ def test_what_cannot_teach_a_task_is_refused(folder, tmp_path):
     refused(r"distill.temperature=3 is of classes, and STS-B has ratings", folder, "stsb", teacher, temperature=3.0)
     (teacher / "vocab.txt").write_text((teacher / "vocab.txt").read_text().replace("film", "movie"))
     refused(r"--teacher .* has another vocabulary", folder, "sst2", teacher)
+
+
+def test_a_teacher_whose_bilstm_reads_a_row_wants_a_text_in_each(folder, monkeypatch):
+    """Of packed rows it would say one thing for all of a row's texts."""
+    opened = prepared.open_task_teacher
+
+    def with_lstm(*asked: Any) -> Teacher:
+        teacher = opened(*asked)
+        assert teacher.description.task is not None
+        head = replace(teacher.description.task, lstm=4)
+        return replace(teacher, description=replace(teacher.description, task=head))
+
+    monkeypatch.setattr(prepared, "open_task_teacher", with_lstm)
+    teacher = write_tuned(folder / "lstm", "negative", "positive")
+    wanted = Wanted("sst2", str(folder / "sst2"), folder / "small", CONFIG, teacher=teacher)
+    with pytest.raises(UserError, match=r"its BiLSTM over a text reads a row, .*: add packing=buckets"):
+        FinetuneSetup(wanted)
+    FinetuneSetup(replace(wanted, config=replace(CONFIG, packing="buckets")))

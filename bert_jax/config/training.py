@@ -44,7 +44,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
     "adamw": OptimizerKind("with bias correction, as published", "adam", corrects_bias=True),
     "lamb": OptimizerKind("for very large batches", "lamb", corrects_bias=True, adam_rates=False),
     "muon": OptimizerKind(
-        "orthogonal updates for the layers' matrices, adamw for the rest",
+        "orthogonal updates for the layers' matrices, adamw for the rest: for all of a biLM's LSTMs",
         "muon",
         corrects_bias=True,
         keeps_moments=False,
@@ -139,6 +139,18 @@ class OptimizerSettings:
             require_not_negative("optimizer", self, "warmup_steps")
         else:
             require_share("optimizer", self, "warmup_share", below_one=True)
+
+    def require_effect(self, model: ModelConfig) -> None:
+        """Refuse to freeze layers that there are not.
+
+        Raises:
+          UserError: naming the setting.
+        """
+        if self.freeze.isdecimal() and int(self.freeze) > model.num_hidden_layers:
+            raise UserError(
+                f"optimizer.freeze={self.freeze} is more layers than model.num_hidden_layers={model.num_hidden_layers}:"
+                " use as many at most, or encoder"
+            )
 
     @property
     def kind(self) -> OptimizerKind:

@@ -70,6 +70,7 @@ class FinetuneSetup:
                 f" {task.name}"
             )
         wanted.config.require_effect(task.kind)
+        wanted.config.optimizer.require_effect(model)
         config = resolved(wanted.config, task, model.max_position_embeddings)
         self.task, self.config, self.head = _with_head(task, config, wanted.data)
         # Only what is trained is kept: other heads would be saved as they were, and mean nothing.
@@ -116,6 +117,11 @@ class FinetuneSetup:
                 " leave it out"
             )
         teacher = open_task_teacher(self.wanted.teacher, self.task, self.head)
+        head = teacher.description.task
+        if head is not None and head.lstm and head.is_pooled and isinstance(self.schedule, PackedOrder):
+            raise UserError(
+                f"{place}: its BiLSTM over a text reads a row, and here a row holds several: add packing=buckets"
+            )
         teacher.require_fit(self.training, self.tokenizer, [int(self.train_split.units.lengths.max())])
         return teacher
 

@@ -86,7 +86,7 @@ def wanted_of(run: Finetuned, data: str | None, edit: Edit) -> Wanted:
         model = any_path(record["source"]["path"])
         teacher = any_path(record["teacher"]["path"]) if "teacher" in record else None
         task, scratch, place = named_task(record["task"]), record["source"]["from_scratch"], data or record["data"]
-    return Wanted(task, place, model, edit(settings), scratch, teacher=teacher)
+    return Wanted(task, place, model, edit(settings), scratch, teacher=teacher)  # type: ignore[arg-type]
 
 
 def _open_finetuned(run: Finetuned, data: str | None, edit: Edit) -> Opened:

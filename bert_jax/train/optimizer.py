@@ -3,7 +3,8 @@
 
 `adamw_bert` is the original's Adam: decoupled weight decay and no bias correction (google-research/bert,
 optimization.py). `adamw` has the correction (1711.05101). `lamb` is 1904.00962, algorithm 2, with bias correction.
-`muon` is optax's for the matrices of the layers, its steps as long as Adam's (2502.16982), and `adamw` for all else.
+`muon` is optax's for the matrices of the layers, its steps as long as Adam's (2502.16982), and `adamw` for all else, which
+of a biLM is everything.
 
 All of them leave LayerNorm and biases without decay; LAMB leaves these without its trust ratio too, as the published
 implementation does. LAMB's ratio and Muon's matrix are those of each layer on its own, although layers are stacked.

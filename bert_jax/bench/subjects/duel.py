@@ -13,6 +13,7 @@ The models are scored afterwards, by `bert-jax evaluate`'s own code. Text is pre
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -275,7 +276,8 @@ def compared_sides(sides: Mapping[str, JsonObject]) -> JsonObject:
     when it was scored first.
     """
     sides = {side: {**one, "loss": one["curve"][-1][1]} for side, one in sides.items()}
-    opponent = min((side for side in sides if side != OURS), key=lambda side: sides[side]["loss"])
+    ends = {side: one["loss"] for side, one in sides.items() if side != OURS}
+    opponent = min(ends, key=lambda side: ends[side] if math.isfinite(ends[side]) else math.inf)
     target = sides[opponent]["loss"]
     times = {side: time_to(sides[side]["curve"], target) for side in (OURS, opponent)}
     for side, seconds in times.items():

@@ -28,7 +28,8 @@ def test_a_recipe_names_a_task_and_says_what_was_measured(name):
 
 def test_a_small_network_has_larger_rates():
     recipe = load_recipe("stsb_tiny")
-    assert (recipe.task, recipe.config.optimizer.learning_rate, recipe.config.epochs) == ("stsb", 3e-4, 10)
+    optimizer = recipe.config.optimizer
+    assert (recipe.task, optimizer.name, optimizer.learning_rate, recipe.config.epochs) == ("stsb", "muon", 1e-3, 10)
     assert recipe.config.optimizer.warmup_share == FinetuneConfig().optimizer.warmup_share
 
 

@@ -121,7 +121,7 @@ class Budget:
 _SMALL_RATE = (
     "optimizer.learning_rate=5e-4"  # two layers of 128 need larger rates than the paper's (configs/finetune.py)
 )
-_SMALL_TASKS = ("epochs=10", "optimizer.learning_rate=3e-4")  # as stsb_tiny of configs/finetune.py
+_SMALL_TASKS = ("epochs=10", "optimizer.learning_rate=3e-4")  # STS-B from a small network by AdamW (docs/results.md)
 _ADAMW = "optimizer.name=adamw_bert"  # the paper's, which configs/demo.py has not
 _MUON = "optimizer.name=muon"
 BUDGETS: Mapping[str, Budget] = {

@@ -251,7 +251,7 @@ class Encoder(nnx.Module):
 
 
 def pooler_activation(x: jax.Array, config: ModelConfig) -> jax.Array:
-    """What a pooler's dense layer gives, as tasks read it."""
+    """Apply a pooler's activation, `config.pooler_act`, to what its dense layer gives."""
     return jnp.tanh(x) if config.pooler_act == "tanh" else gelu(x, config.hidden_act)
 
 

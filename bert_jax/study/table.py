@@ -146,12 +146,11 @@ BUDGETS: Mapping[str, Budget] = {
     "night": Budget(
         "the same models, 22,000 such steps, two epochs, ten of small tasks",
         "demo",
-        (
-            BudgetPhase(9_000, 64, 32),
-            BudgetPhase(1_000, 32, 128),
-            BudgetPhase(8_000, 64, 32),
-            BudgetPhase(4_000, 32, 128),
-        ),
+        tuple(
+            phase
+            for short, long in ((1_000, 150), (2_000, 350), (3_000, 500), (4_000, 1_000), (7_000, 3_000))
+            for phase in (BudgetPhase(short, 64, 32), BudgetPhase(long, 32, 128))
+        ),  # long rows in turn with short ones, as in configs/tiny_cpu.py
         ("save_every=1000", "eval_every=5000"),
         (_SMALL_RATE, "epochs=2"),
         _SMALL_TASKS,

@@ -107,6 +107,22 @@ def test_a_frozen_encoder_is_features_alone():
         np.testing.assert_allclose(after.params["task"][name], wanted, atol=1e-5)
 
 
+def texts(valid: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A batch of drawn texts, one in each row of `valid` [B, S], where its tokens are true."""
+    return {
+        "input_ids": np.where(valid, rng.integers(5, SMALL.vocab_size, valid.shape), 0).astype(np.int32),
+        "segment_ids": np.zeros(valid.shape, np.int32),
+        "sequence_ids": valid.astype(np.int32),
+        "position_ids": np.tile(np.arange(S, dtype=np.int32), (len(valid), 1)),
+        "cls_positions": np.zeros((len(valid), 1), np.int32),
+    }
+
+
+def drawn_parameters(of: Training) -> Any:
+    drawn = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: drawn.normal(0, 0.1, leaf.shape).astype(np.float32), of.abstract_state.params)
+
+
 @pytest.mark.parametrize("kind", ["classification", "choice"])
 def test_micro_batches_change_nothing(kind):
     """The gradient of 8 examples, of which some fill up, at once and in 2 and 4 parts, dropout included; the rows of an
@@ -115,11 +131,7 @@ def test_micro_batches_change_nothing(kind):
     rng = np.random.default_rng(1)
     valid = np.arange(S) < rng.integers(3, S + 1, examples * choices)[:, None]
     many = {
-        "input_ids": np.where(valid, rng.integers(5, SMALL.vocab_size, valid.shape), 0).astype(np.int32),
-        "segment_ids": np.zeros(valid.shape, np.int32),
-        "sequence_ids": valid.astype(np.int32),
-        "position_ids": np.tile(np.arange(S, dtype=np.int32), (len(valid), 1)),
-        "cls_positions": np.zeros((len(valid), 1), np.int32),
+        **texts(valid, rng),
         "example_weights": np.array([1, 1, 0, 1, 1, 1, 0, 1], np.float32),
         "labels": rng.integers(0, 2, examples).astype(np.int32),
     }
@@ -127,10 +139,7 @@ def test_micro_batches_change_nothing(kind):
     def gradient(parts: int) -> Any:
         head = TaskHead(kind, 1 if kind == "choice" else 2)
         of = training_of(ResolvedConfig(model=SMALL, micro_batches=parts, scan_layers=None), head)
-        drawn = np.random.default_rng(0)
-        params = jax.tree.map(
-            lambda leaf: drawn.normal(0, 0.1, leaf.shape).astype(np.float32), of.abstract_state.params
-        )
+        params = drawn_parameters(of)
         seeds = row_seeds(of.key(DROPOUT), 0, len(valid))
         return jax.jit(partial(accumulate_gradients, of, TaskLoss(kind)))(params, many, seeds)
 
@@ -179,11 +188,7 @@ def test_windows_of_a_text_are_one_example_on_several_devices(kind):
     rng = np.random.default_rng(1)
     valid = np.arange(S) < np.array([8, 8, 5, 8, 4, 8, 6, 0])[:, None]
     windows = {
-        "input_ids": np.where(valid, rng.integers(5, SMALL.vocab_size, valid.shape), 0).astype(np.int32),
-        "segment_ids": np.zeros(valid.shape, np.int32),
-        "sequence_ids": valid.astype(np.int32),
-        "position_ids": np.tile(np.arange(S, dtype=np.int32), (len(valid), 1)),
-        "cls_positions": np.zeros((len(valid), 1), np.int32),
+        **texts(valid, rng),
         "row_examples": np.array([0, 0, 0, 1, 1, 2, 3, 4], np.int32),
         "example_weights": np.ones(4, np.float32),
         "labels": np.array([0, 1, 2, 1], np.int32),
@@ -193,10 +198,7 @@ def test_windows_of_a_text_are_one_example_on_several_devices(kind):
     def step(devices: int) -> tuple[Any, dict[str, jax.Array]]:
         of = training_of(ResolvedConfig(model=SMALL, scan_layers=None), TaskHead(kind, 2 if kind == "span" else 3))
         of = replace(of, mesh=make_mesh(MeshConfig(data=devices)))
-        drawn = np.random.default_rng(0)
-        params = jax.tree.map(
-            lambda leaf: drawn.normal(0, 0.1, leaf.shape).astype(np.float32), of.abstract_state.params
-        )
+        params = drawn_parameters(of)
         arrays, seeds = put_on_mesh(of.mesh, windows), row_seeds(of.key(DROPOUT), 0, len(valid))
         with jax.set_mesh(of.mesh):
             return jax.device_get(jax.jit(partial(accumulate_gradients, of, TaskLoss(kind)))(params, arrays, seeds))

@@ -325,7 +325,7 @@ def test_to_freeze_more_layers_than_there_are_is_refused():
             UserError, match=r"^optimizer\.freeze=3 is more layers than model\.num_hidden_layers=1: use"
         ):
             check()
-    OptimizerConfig(freeze="2").require_effect(ModelConfig(num_hidden_layers=2))
+    OptimizerConfig(freeze="2").require_layers(ModelConfig(num_hidden_layers=2))
 
 
 def test_frozen_gradients_do_not_count_in_the_norm_that_is_clipped():

@@ -140,11 +140,11 @@ class OptimizerSettings:
         else:
             require_share("optimizer", self, "warmup_share", below_one=True)
 
-    def require_effect(self, model: ModelConfig) -> None:
-        """Refuse to freeze layers that there are not.
+    def require_layers(self, model: ModelConfig) -> None:
+        """Refuse to freeze more layers than a model has.
 
         Raises:
-          UserError: naming the setting.
+          UserError: naming both settings.
         """
         if self.freeze.isdecimal() and int(self.freeze) > model.num_hidden_layers:
             raise UserError(

@@ -70,7 +70,7 @@ class FinetuneSetup:
                 f" {task.name}"
             )
         wanted.config.require_effect(task.kind)
-        wanted.config.optimizer.require_effect(model)
+        wanted.config.optimizer.require_layers(model)
         config = resolved(wanted.config, task, model.max_position_embeddings)
         self.task, self.config, self.head = _with_head(task, config, wanted.data)
         # Only what is trained is kept: other heads would be saved as they were, and mean nothing.

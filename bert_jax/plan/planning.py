@@ -180,7 +180,7 @@ def _of_smaller_slice(config: PretrainConfig, machine: Machine) -> Iterator[str]
 def check(training: Training) -> None:
     """Refuse what can be refused before the first compilation."""
     config = training.config
-    config.optimizer.require_effect(config.model)
+    config.optimizer.require_layers(config.model)
     for number, phase in enumerate(config.phases):
         check_batch(phase.batch_size, config.micro_batches, training.mesh, f"phases.{number}.batch_size")
     check_heads(config.model, training.mesh)

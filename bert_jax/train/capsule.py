@@ -27,9 +27,8 @@ from bert_jax.runs.names import CHECKPOINTS
 from bert_jax.train.bad_steps import written
 from bert_jax.train.optimizer import STACKED
 
-_NAME = re.compile(
-    r"step-(\d+)(?:-batch-(\d+))?\.json"
-)  # of a capsule's file: its step, and its batch where that differs
+# Of a capsule's file: its step, and its batch where that differs.
+_NAME = re.compile(r"step-(\d+)(?:-batch-(\d+))?\.json")
 
 
 class BadStep(NamedTuple):

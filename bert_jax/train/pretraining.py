@@ -332,7 +332,7 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
     Raises:
       UserError: naming the setting and the data.
     """
-    config.optimizer.require_effect(config.model)
+    config.optimizer.require_layers(config.model)
     vocab_size = data.vocab_size
     if vocab_size > config.model.vocab_size:
         raise UserError(

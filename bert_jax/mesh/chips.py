@@ -9,7 +9,7 @@ about 5 % free.
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
@@ -59,6 +59,39 @@ class Chip:
     flags: tuple[str, ...] = ()  # TPU: of its compiler, that large models are trained with: NAME=VALUE
 
 
+_H100 = Chip(
+    name="H100",
+    device_kinds=("H100",),
+    bf16_flops=989.5e12,
+    memory=80 * GB,
+    memory_bandwidth=3_350e9,
+    usable_memory=76 * GB,
+    links=1,
+    link_bandwidth=450e9,  # NVLink: 900 GB/s in both directions
+    network_bandwidth=50e9,  # a 400 Gbit/s card for each GPU
+    source="nvidia.com/en-us/data-center/h100 (SXM)",
+)
+_H200 = replace(
+    _H100,
+    name="H200",
+    device_kinds=("H200", "GH200 144G"),  # Grace Hopper: the same processor with 3 GB more
+    memory=141 * GB,
+    memory_bandwidth=4_800e9,
+    usable_memory=135 * GB,
+    source="nvidia.com/en-us/data-center/h200 (SXM)",
+)
+_A100 = Chip(
+    name="A100",
+    device_kinds=("A100",),
+    bf16_flops=312e12,
+    memory=80 * GB,
+    memory_bandwidth=2_039e9,
+    usable_memory=76 * GB,
+    links=1,
+    link_bandwidth=300e9,  # NVLink: 600 GB/s in both directions
+    network_bandwidth=25e9,  # a 200 Gbit/s card for each GPU
+    source="nvidia.com/en-us/data-center/a100 (SXM, 80 GB)",
+)
 CHIPS: tuple[Chip, ...] = (
     Chip(
         name="v4",
@@ -135,53 +168,53 @@ CHIPS: tuple[Chip, ...] = (
         clock=2.2e9,  # of the peak: four matrix units of 256 x 256, as v6e has
         flags=(*OVERLAP, MORE_VECTOR_MEMORY),
     ),
-    Chip(
-        name="H100",
-        device_kinds=("H100",),
-        bf16_flops=989.5e12,
-        memory=80 * GB,
-        memory_bandwidth=3_350e9,
-        usable_memory=76 * GB,
-        links=1,
-        link_bandwidth=450e9,  # NVLink: 900 GB/s in both directions
-        network_bandwidth=50e9,  # a 400 Gbit/s card for each GPU
-        source="nvidia.com/en-us/data-center/h100 (SXM)",
+    _H100,
+    replace(
+        _H100,
+        name="H100 NVL",
+        device_kinds=("H100 NVL",),
+        bf16_flops=835.5e12,
+        memory=94 * GB,
+        memory_bandwidth=3_900e9,
+        usable_memory=89 * GB,
+        link_bandwidth=300e9,
+        source="nvidia.com/en-us/data-center/h100 (NVL)",
     ),
-    Chip(
+    replace(
+        _H100,
         name="H100 PCIe",
         device_kinds=("H100 PCIe",),
         bf16_flops=756e12,
-        memory=80 * GB,
         memory_bandwidth=2_000e9,
-        usable_memory=76 * GB,
-        links=1,
         link_bandwidth=64e9,  # PCIe 5: 128 GB/s in both directions
-        network_bandwidth=50e9,
         source="nvidia.com/en-us/data-center/h100 (PCIe)",
     ),
-    Chip(
-        name="H200",
-        device_kinds=("H200",),
-        bf16_flops=989.5e12,
-        memory=141 * GB,
-        memory_bandwidth=4_800e9,
-        usable_memory=135 * GB,
-        links=1,
-        link_bandwidth=450e9,
-        network_bandwidth=50e9,
-        source="nvidia.com/en-us/data-center/h200 (SXM)",
+    _H200,
+    replace(
+        _H200,
+        name="H200 NVL",
+        device_kinds=("H200 NVL",),
+        bf16_flops=835.5e12,
+        source="nvidia.com/en-us/data-center/h200 (NVL)",
     ),
-    Chip(
-        name="A100",
-        device_kinds=("A100",),
-        bf16_flops=312e12,
-        memory=80 * GB,
-        memory_bandwidth=2_039e9,
-        usable_memory=76 * GB,
-        links=1,
-        link_bandwidth=300e9,  # NVLink: 600 GB/s in both directions
-        network_bandwidth=25e9,  # a 200 Gbit/s card for each GPU
-        source="nvidia.com/en-us/data-center/a100 (SXM, 80 GB)",
+    replace(
+        _H100,
+        name="GH200",
+        device_kinds=("GH200",),
+        memory=96 * GB,
+        memory_bandwidth=4_000e9,
+        usable_memory=91 * GB,
+        source="nvidia.com/en-us/data-center/grace-hopper-superchip (96 GB)",
+    ),
+    _A100,
+    replace(
+        _A100,
+        name="A100 40GB",
+        device_kinds=("A100-SXM4-40GB", "A100-PCIE-40GB"),
+        memory=40 * GB,
+        memory_bandwidth=1_555e9,
+        usable_memory=38 * GB,
+        source="nvidia.com/en-us/data-center/a100 (40 GB)",
     ),
 )
 

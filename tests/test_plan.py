@@ -295,6 +295,7 @@ def refusal_of(capsys, *arguments: str) -> str:
         (["base", "--topology", "local", "mesh.fsdp=3"], "does not fit 8 devices"),
         (["base", "--topology", "local", "phases.0.batch_size=100"], "phases.0.batch_size=100 is not divisible by"),
         (["tiny", "--topology", "local", "mesh.tensor=4"], "model.num_attention_heads=2"),
+        (["electra_tiny", "--topology", "local", "mesh.tensor=2"], "model.num_attention_heads=1"),  # the generator's
         (["base", "--topology", "local", "compute_dtype=float8_e4m3"], "compute_dtype=float8_e4m3 is not known"),
         (["base", "--topology", "local", "attention=pallas_tpu"], "attention=pallas_tpu"),
         (["base", "--topology", "local", "--output", "no/such/folder/plan.json"], "there is no folder no/such/folder"),

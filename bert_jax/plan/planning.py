@@ -13,14 +13,14 @@ from tqdm import tqdm
 from bert_jax.base.types import JsonObject
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import to_dict
-from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh
+from bert_jax.mesh.sharding import make_mesh
 from bert_jax.model.accounting import count_bytes
 from bert_jax.model.attention import resolve_implementation
 from bert_jax.plan.estimate import assumptions, Estimate, estimate_step
 from bert_jax.plan.fitting import Change, Compile, Largest, largest_micro_batch, only_copies, smallest_change
 from bert_jax.plan.machine import Machine
 from bert_jax.plan.program import compile_phase, StepProgram
-from bert_jax.train.pretraining import attention_case
+from bert_jax.train.pretraining import attention_case, check_mesh
 from bert_jax.train.state import Training
 
 DAY = 86_400.0  # seconds
@@ -179,13 +179,9 @@ def _of_smaller_slice(config: PretrainConfig, machine: Machine) -> Iterator[str]
 
 def check(training: Training) -> None:
     """Refuse what can be refused before the first compilation."""
-    config = training.config
-    config.optimizer.require_layers(config.model)
-    for number, phase in enumerate(config.phases):
-        check_batch(phase.batch_size, config.micro_batches, training.mesh, f"phases.{number}.batch_size")
-    check_heads(config.model, training.mesh)
+    check_mesh(training.config, training.mesh)
     _ = training.abstract_state  # refuses a mesh that cuts no parameter evenly
-    resolve_implementation(config.attention, attention_case(training))  # refuses a kernel that cannot
+    resolve_implementation(training.config.attention, attention_case(training))  # refuses a kernel that cannot
 
 
 def compute_words(training: Training) -> dict[str, str]:

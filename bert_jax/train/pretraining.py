@@ -332,7 +332,7 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
     Raises:
       UserError: naming the setting and the data.
     """
-    config.optimizer.require_layers(config.model)
+    check_mesh(config, mesh)
     vocab_size = data.vocab_size
     if vocab_size > config.model.vocab_size:
         raise UserError(
@@ -341,9 +341,15 @@ def check_inputs(config: PretrainConfig, data: DataDirectory, mesh: Mesh) -> Non
         )
     one_segment = "set objective=mlm_full_sentences or mlm_document, whose rows have one"
     require_segments(config, f"{one_segment}, or model.type_vocab_size=2 for a new model")
+    for number in range(len(config.phases)):
+        check_examples(config, data, number)
+
+
+def check_mesh(config: PretrainConfig, mesh: Mesh) -> None:
+    """Refuse settings that do not fit each other or the mesh; no data are needed."""
+    config.optimizer.require_layers(config.model)
     for number, phase in enumerate(config.phases):
         check_batch(phase.batch_size, config.micro_batches, mesh, f"phases.{number}.batch_size")
-        check_examples(config, data, number)
     for model in filter(None, (config.model, config.description.generator)):
         check_heads(model, mesh)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command lines of all stages have in common: one line for what is wrong, and one word for one thing.
+"""Options that the command lines of all stages share: one line for what is wrong, and one word for one thing.
 
 docs/cli.md has the words; a test holds every parser against it.
 """

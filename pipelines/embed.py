@@ -102,7 +102,7 @@ def _embed(model: "Pretrained", settings: "EmbedSettings", arguments: argparse.N
 
 
 def _described(record: JsonObject, model: "Pretrained", settings: "EmbedSettings", output: Path) -> str:
-    """What was made, or was there already."""
+    """Say what was made, or was there already."""
     if record.get("made_before"):
         return f"{output} holds these vectors already: {record['texts']:,} of {record['width']}"
     cut = f", {record['truncated']:,} of them cut to {min(model.longest, settings.longest or model.longest)} tokens"

@@ -88,7 +88,7 @@ def readable(given: str | Path) -> Path:
 
 
 def copies_folder() -> Path:
-    """Where the copies are."""
+    """Return the folder of the copies."""
     return cache_folder() / "buckets"
 
 

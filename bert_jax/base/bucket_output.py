@@ -58,7 +58,7 @@ def staged(output: Path, stage: str, last: str, goes_on: bool = True) -> Iterato
 
 
 def outputs_folder() -> Path:
-    """Where outputs are made that are put on a bucket."""
+    """Return the folder in which outputs are made before they are put on a bucket."""
     return cache_folder() / "outputs"
 
 

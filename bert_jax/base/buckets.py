@@ -41,7 +41,7 @@ class BucketPath(_EPath):
         return self.parts[2]
 
     def _info(self) -> dict[str, Any] | None:
-        """What is there, its `type` and `size`; None: nothing."""
+        """Return the `type` and `size` of what is there; None: nothing."""
         if len(self.parts) == 3:
             return {"type": "directory", "size": 0}
         try:

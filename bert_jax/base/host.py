@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process is and runs on: version, cores, memory, what is installed. Imported before anything heavy.
+"""Facts about this process and its machine: version, cores, memory, installed packages. Imported before anything heavy.
 
 Freed memory stays with the process where programs run on the CPU. XLA asks for a program's temporary memory anew at every
 call, and by default glibc gives such large blocks back to the system when they are freed, so that each step begins with

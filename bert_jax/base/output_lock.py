@@ -130,7 +130,7 @@ def _refusal(folder: Path, signed: bytes) -> UserError:
 
 
 def _owner(signed: bytes) -> JsonObject:
-    """Who has signed a lock; empty where that cannot be read (it is just being written)."""
+    """Return who has signed a lock; empty where that cannot be read (it is just being written)."""
     try:
         owner = json.loads(signed)
     except ValueError:
@@ -150,7 +150,7 @@ def _spoken(signed: bytes) -> str:
 
 @contextmanager
 def _locked_bucket(folder: "BucketPath", stage: str) -> Iterator[None]:
-    """As `locked`; at its end all that has grown is put."""
+    """Lock a folder on a bucket as `locked` does; at the end all that has grown is put there."""
     lock, owner = folder / LOCK_FILE, _this_process(stage) | {"token": secrets.token_hex(8)}
     while not lock.create(_signed(owner, 0)):
         try:

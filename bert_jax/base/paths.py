@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where paths enter: every path that a user gives, on the command line or to a function, is made by one of these.
+"""Paths as users give them: each one, on the command line or to a function, is made by a function of this module.
 
 `pathlib` takes `gs://bucket/run` for the folder `gs:` of this machine, and would make it. So an address is told from a
 path here, before anything is made of it.

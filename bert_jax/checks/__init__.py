@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is likely wrong with prepared data or with a run, and what to do about it.
+"""Checks of prepared data and of runs: what is likely wrong, and what to do about it.
 
   findings       what a check says: severity, what was seen, what it usually comes from, what to do
   rules          the one table of thresholds, each with its reason, its usual causes and its remedy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's configuration says before a step is made: the recipe, the data for its steps, held-out text, seeds."""
+"""Checks of a run's configuration before the first step: the recipe, the data for its steps, held-out text, seeds."""
 
 import math
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What did not count in a run: the time that was not spent on steps (its cost clock), and bad steps."""
+"""Checks of what a run wasted: time that was not spent on steps (its cost clock), and bad steps."""
 
 import shlex
 from collections.abc import Sequence

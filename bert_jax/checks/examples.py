@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a passport says of the examples that objectives train on: pair labels, cut sentences, padding, masks."""
+"""Checks of the examples that objectives train on, by the passport: pair labels, cut sentences, padding, masks."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a check says: how serious it is, what was seen, what it usually comes from, and what to do."""
+"""A finding, which is what a check returns: how serious it is, what was seen, the usual cause, and what to do."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class Finding:
 
     @property
     def placed(self) -> str:
-        """What was seen, after its place."""
+        """Return what was seen, after its place."""
         return f"{self.where}: {self.seen}" if self.where else self.seen
 
     def line(self) -> str:

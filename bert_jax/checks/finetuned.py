@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuned run's own judgement (finetuning/degenerate.py, kept in scores.json) says, as findings."""
+"""Findings of a fine-tuned run, from its own judgement (finetuning/degenerate.py, kept in scores.json)."""
 
 from bert_jax.checks import rules
 from bert_jax.checks.findings import Finding, NOTE, PROBLEM

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is about to be trained on, measured on its first batches before the first step.
+"""Checks of a run's first batches, measured before the first step.
 
 A wrong collator costs weeks and shows in no loss curve (huggingface/transformers#11768: whole-word masking that masked
 tokens). So nothing here trusts the code that picks and replaces: treatments are read from the arrays that the model

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the curves of a run say: does it learn from context, diverge, learn by heart, tell pairs apart?"""
+"""Checks of a run's curves: does it learn from context, diverge, learn by heart, tell pairs apart?"""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What in the passport of prepared data usually means a mistake: `bert-jax prepare` warns of it, `bert-jax doctor`
+"""Checks of the passport of prepared data for what usually is a mistake: `bert-jax prepare` warns of it, `bert-jax doctor`
 explains it, the passport's page shows it.
 
 Every check gives a finding also where nothing is wrong, with what was measured.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is logged beside the losses: gradient norms, throughput, and masks as they really were."""
+"""Checks of what is logged beside the losses: gradient norms, throughput, and masks as they really were."""
 
 import math
 import statistics

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a passport says of the text: vocabulary, unknown tokens, repetitions, documents, evaluation data in it."""
+"""Checks of the text, by the passport: vocabulary, unknown tokens, repetitions, documents, evaluation data in it."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be configured: frozen dataclasses, checked on construction, to and from files and the command line.
+"""Configuration: frozen dataclasses, checked on construction, to and from files and the command line.
 
 A configuration file imports from here. The library imports from the modules, so that a step knows no more than it needs.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint holds: the shape of the encoder, and which heads stand on it. Kept as model.json beside it."""
+"""The description of a model: the encoder's shape and the heads on it. Kept as model.json beside a checkpoint."""
 
 from dataclasses import dataclass
 

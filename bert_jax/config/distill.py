@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run learns of a teacher (`--teacher MODEL`), and how much each part of its loss counts then."""
+"""Settings of distillation (`--teacher MODEL`): what is learned of the teacher, and how much each part of the loss counts."""
 
 import dataclasses
 from collections.abc import Mapping

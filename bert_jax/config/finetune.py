@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be configured of fine-tuning. Defaults: the paper's recipe; `none` stands for what the task's table says."""
+"""Settings of fine-tuning. Defaults: the paper's recipe; `none` stands for what the task's table says."""
 
 import dataclasses
 import re

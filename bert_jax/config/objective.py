@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pre-training predicts: masked tokens, the label of a pair and which tokens were replaced, or each next token, also read
-backward."""
+"""Objectives of pre-training, by what they predict: masked tokens, the label of a pair and which tokens were replaced, or
+each next token, also read backward."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of each field of a configuration: kept, without effect on any output, or left out and said.
+"""The fate of each field of a configuration that is converted: kept, without effect on any output, or left out and said.
 
 Kept are the fields that `config_files` writes again. Of the others these here, of transformers' BertConfig and of Google's
 bert_config.json, change no output; whatever else a file says is named in the certificate.

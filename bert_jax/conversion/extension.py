@@ -47,7 +47,7 @@ class Extension:
 def plan_extension(
     checkpoint: Checkpoint, words: Sequence[str], positions: int | None = None, fill_unused: bool = True
 ) -> Extension:
-    """Where words go, and what they were cut into.
+    """Plan the places of new words, and record what they were cut into before.
 
     Args:
       checkpoint: of any format, with a WordPiece vocabulary.

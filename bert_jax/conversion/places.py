@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a conversion is written: beside its place, which it takes when it is proven, so that what is there is whole."""
+"""The place of a conversion: it is written beside it and moved there once it is proven, so that what is there is whole."""
 
 import fcntl
 import glob

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a TensorFlow 1 optimizer leaves beside the variables: slots, moving averages, powers of its decays, loss scales.
+"""Variables of a TensorFlow 1 optimizer beside those of the model: slots, moving averages, powers of decays, loss scales.
 
 A slot has a variable's name, with its own behind it or before it, and that variable's shape, or that shape without one axis
 where second moments are factored. Adam's two are called as google-research/bert does (adam_m, adam_v), or by the name of

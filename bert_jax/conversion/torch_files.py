@@ -69,7 +69,7 @@ def _open_file(path: Path) -> StoredTensors:
 
 
 class _Place(NamedTuple):
-    """Where the bytes of a storage are."""
+    """The place of a storage's bytes."""
 
     begin: int  # bytes from the beginning of the file
     size: int

@@ -55,7 +55,7 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # INPUTS [B, 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how far it is from the model here."""
+    """The result of an export: what was written, and how far it is from the model here."""
 
     purpose: Purpose
     description: ModelDescription

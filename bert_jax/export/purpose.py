@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an exported model is for: the heads that go with it, its inputs, and what its outputs are called.
+"""Purposes of exported models: the heads that go with it, its inputs, and what its outputs are called.
 
 The names are those of Hugging Face's exports, which servers and libraries of embeddings look for.
 
@@ -28,7 +28,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class Purpose(NamedTuple):
-    """What is exported."""
+    """A purpose: which outputs of the model are exported."""
 
     name: str  # one of PURPOSES
     vectors: SentenceVectors = SentenceVectors()  # of embed; their pooling is mean, cls, max or pooled

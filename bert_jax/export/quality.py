@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What int8 costs: the score of the task, or the cosine of embeddings, before and after.
+"""The cost of int8: the score of the task, or the cosine of embeddings, before and after.
 
 Shapes: N texts, B rows, S tokens, D features, C classes.
 """
@@ -32,7 +32,7 @@ MOST_TEXTS = 1_000  # the first lines of a file, on which embeddings are compare
 
 @dataclass(frozen=True)
 class Judged:
-    """What int8 is judged on."""
+    """The examples that int8 is judged on, and the loss that it may have there."""
 
     data: str  # the task's folder or file, or a file with a text a line
     split: str = "dev"

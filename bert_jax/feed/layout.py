@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tokens of examples stand in rows: [CLS] A [SEP] B [SEP] or [CLS] A [SEP], one or several in a row.
+"""The layout of examples in rows: [CLS] A [SEP] B [SEP] or [CLS] A [SEP], one or several in a row.
 
 Nothing here reads data or draws random numbers. Tokens of all examples of a batch are handled as one flat array, and
 places as numbers of the flattened rows, so the work is a few passes over the batch whatever is packed into it.
@@ -28,7 +28,7 @@ class SpecialIds:
 
 
 class Layout(NamedTuple):
-    """Where each of the N examples stands; they are in the order of rows and, in a row, of places."""
+    """The place of each of N examples; they are in the order of rows and, in a row, of places."""
 
     shape: BatchShape
     rows: np.ndarray  # [N]
@@ -115,7 +115,7 @@ def place_tokens(layout: Layout, sequence_ids: np.ndarray, tokens: np.ndarray, s
 
 
 def places_of(layout: Layout, picked: np.ndarray) -> np.ndarray:
-    """Where picked tokens stand in the flattened rows: [P] ascending indices into the T tokens -> [P]."""
+    """Return where picked tokens stand in the flattened rows: [P] ascending indices into the T tokens -> [P]."""
     ends = np.cumsum(layout.counts)
     begins = ends - layout.counts
     counts = counts_of(np.searchsorted(picked, ends))  # picked tokens of each example

@@ -114,7 +114,7 @@ def _strides(count: int) -> np.ndarray:
 
 
 def smallest_keys(keys: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where the `wanted` smallest keys of each example are: ascending indices into `keys`, [P] int64.
+    """Return where the `wanted` smallest keys of each example are: ascending indices into `keys`, [P] int64.
 
     Only keys below a bound are sorted: nearly always enough of them are, and else there is no bound for that example.
     """
@@ -162,7 +162,7 @@ def owner_and_key(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def unit_starts(tokens: Tokens, keys: np.ndarray, objective: ObjectiveConfig) -> np.ndarray:
-    """Where a unit begins: [U] int64 indices into the tokens. Segments begin units even inside a word that was cut."""
+    """Return where units begin: [U] int64 indices into the tokens. Segments begin units even inside a word that was cut."""
     assert tokens.word_starts is not None, "masking by words needs word_starts"
     starts = tokens.word_starts.copy()
     begins = np.cumsum(tokens.counts) - tokens.counts

@@ -202,7 +202,7 @@ def _at_chance(outcome: Outcome, last_loss: float, trained_on: np.ndarray) -> Si
 
 
 def advice(config: FinetuneConfig, steps: int) -> str:
-    """What may help; where bias correction is off, how large the first steps really are."""
+    """Return what may help; where bias correction is off, also how large the first steps really are."""
     help = "Another seed may do (--retries 1, --seeds 5), a smaller optimizer.learning_rate, more epochs, or a longer warm-up"
     optimizer = config.optimizer
     if optimizer.kind.corrects_bias or not optimizer.kind.adam_rates:

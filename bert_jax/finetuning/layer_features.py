@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every layer of an encoder gives for the examples of a split, from one pass: the features that probes read.
+"""Features that probes read: the output of every layer for the examples of a split, from one pass.
 
 Shapes: K layers, the embeddings' output among them, R features (texts, or words of tagging), B rows, S tokens, D features of
 the encoder.
@@ -39,7 +39,7 @@ MEAN, CLS, LAST = "mean", "cls", "last"  # how a text's tokens become one vector
 
 
 class Places(NamedTuple):
-    """Where the features of a split are read, in the order of their rows."""
+    """The tokens of a split whose features are read, in the order of their rows."""
 
     units: np.ndarray  # [R] number of the unit, which is a row
     tokens: np.ndarray  # [R] place of a word's first piece in the row; of texts the first token behind [CLS]

@@ -29,7 +29,7 @@ PREDICTED_AT_ONCE = 1024  # features
 
 
 class Standard(NamedTuple):
-    """What features are moved and scaled by, so that each has mean 0 and deviation 1 in training."""
+    """Shift and scale of features, so that each has mean 0 and deviation 1 in training."""
 
     mean: np.ndarray  # [K, 1, D]
     deviation: np.ndarray  # [K, 1, D]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a fine-tuned run before its first step; all that can be refused is refused here."""
+"""A fine-tuned run before its first step; all that can be refused is refused here."""
 
 import hashlib
 from dataclasses import dataclass, replace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layer is best for what: linear probes on every layer of models, scored by the task's official scorer.
+"""Linear probes on every layer of models, scored by the task's official scorer: which layer is best for what.
 
 Beside them stands a control task (Hewitt and Liang, 1909.03368, section 2): the same probes on labels that were drawn at
 random for each type of word. A probe that does well there learns words by heart; what it does better on the task is its

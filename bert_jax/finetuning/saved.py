@@ -110,7 +110,7 @@ class SavedModel:
         return Predictor(self.training)
 
     def source(self, data: str, task: Task | None = None) -> SplitRequest:
-        """Where a split is read from."""
+        """Return the request by which a split is read."""
         head = self.description.task
         assert head is not None
         return SplitRequest(task or self.task, data, self.tokenizer, self.settings, head, self.description.model)

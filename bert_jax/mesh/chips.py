@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the vendors state of their accelerators, and the TPU slices that exist.
+"""Accelerators as their vendors describe them, and the TPU slices that exist.
 
 Figures are of one device of JAX, dense, without sparsity: a chip, but of tpu7x the half of one. Bandwidths are bytes a
 second in one direction. A TPU's memory is given in GiB by its page (written GB), a GPU's in GB, of which a run keeps

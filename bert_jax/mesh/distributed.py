@@ -105,7 +105,7 @@ def initialize(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among the others; all None: as the cluster says."""
+    """The place of a process among the others; all None: as the cluster says."""
 
     coordinator: str | None
     processes: int | None

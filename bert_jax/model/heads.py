@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on the encoder: the pre-training heads (masked LM, next sentence), and those of fine-tuned models.
+"""Heads on the encoder: those of pre-training (masked LM, next sentence), and those of fine-tuned models.
 
 BERT (1810.04805), section 3.1; google-research/bert, run_pretraining.py.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may stand between the encoder and a fine-tuned model's dense layer: a choice of layers, a BiLSTM, windows fused.
+"""Parts between the encoder and a fine-tuned model's dense layer: a choice of layers, a BiLSTM, windows fused.
 
 Shapes: B rows, S tokens, E texts in a row, D features of the encoder, K chosen layers, H features of one direction of the
 LSTM, N examples.

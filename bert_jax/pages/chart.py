@@ -35,7 +35,7 @@ class Axis:
     logarithmic: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at `low`, 1 at `high`; not a number where the axis has no place for it."""
+        """Return where a value lies: 0 at `low`, 1 at `high`; not a number where the axis has no place for it."""
         if not math.isfinite(value) or (self.logarithmic and value <= 0):
             return math.nan
         low, high, value = (math.log(end) if self.logarithmic else end for end in (self.low, self.high, value))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run logs, drawn: a `Measure` for each panel, of pre-training and fine-tuning alike.
+"""Curves of what a run logs: a `Measure` for each panel, of pre-training and fine-tuning alike.
 
 A new curve on a page is a `Measure` more in the list of pretrain_curves or finetune_curves.
 """

@@ -76,7 +76,7 @@ def score_axis(name: str, values: list[float]) -> Axis:
 
 
 def score_height(name: str, value: float, per_cent: bool) -> float:
-    """Where a score is drawn on `score_axis`."""
+    """Return where a score is drawn on `score_axis`."""
     return fraction(value, per_cent) * (100 if name in CORRELATIONS else 1)
 
 

@@ -59,7 +59,7 @@ def facts(run: FinetunedRun) -> list[tuple[str, str]]:
 
 
 def weights_words(run: FinetunedRun) -> str:
-    """Where the weights came from."""
+    """Say where the weights came from."""
     source = run.record.get("source") or {}
     name = source.get("summary") or source.get("path") or "not recorded"
     return f"drawn anew, not pre-trained; shape of {name}" if source.get("from_scratch") else str(name)

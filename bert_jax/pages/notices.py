@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is missing or torn in the files of a run, and the command that mends it."""
+"""Notices of what is missing or torn in the files of a run, with the command that mends it."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluation.json says of a pre-training run: the table of scores, and sample predictions."""
+"""The evaluation of a pre-training run (evaluation.json) on its page: the table of scores, and sample predictions."""
 
 import re
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run needs of an accelerator that need not be there: the real train step is compiled for it and read.
+"""Plans: what a run needs of an accelerator that need not be there. The real train step is compiled for it and read.
 
 `machine` what it is planned for, `program` one compiled step and what is read from it, `estimate` seconds, `fitting`
 what fits and what would, `planning` the whole, `text` for people.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fits into a chip's memory, found with few compilations.
+"""The search for what fits into a chip's memory, with few compilations.
 
 Memory is close to affine in the rows of a micro-batch: a line through two compiled sizes says where the limit is, and
 that size is compiled to see.

@@ -94,17 +94,17 @@ def _begin_or_go_on(folder: Path, request: JsonObject) -> None:
 
 
 def part_path(folder: Path, part: int) -> Path:
-    """Where the record of a part is, or will be."""
+    """Return where the record of a part is, or will be."""
     return folder / f"part-{part:05}.json"
 
 
 def record_path(folder: Path, part: int, chunk: int) -> Path:
-    """Where the record of a chunk is, or will be."""
+    """Return where the record of a chunk is, or will be."""
     return folder / f"record-{part:05}-{chunk:05}.json"
 
 
 def left_out_path(folder: Path, part: int) -> Path:
-    """Where the places of the documents are that a part is read without; not there where it is read as it is."""
+    """Return the file that lists documents to leave out of a part; it is absent where the part is read as it is."""
     return folder / NEAR_DUPLICATES / f"left-out-{part:05}.npy"
 
 

@@ -22,7 +22,7 @@ REST = "rest"
 
 
 class StepPlace(NamedTuple):
-    """Where an operation stands in a train step."""
+    """The place of an operation in a train step."""
 
     direction: str  # forward, backward
     layer: int | None  # from 1; None: outside of the layers
@@ -46,7 +46,7 @@ class BadOperation(NamedTuple):
 
 @dataclass
 class OperationReport:
-    """What was found."""
+    """The operations that gave numbers which are not finite, and the largest finite numbers."""
 
     bad: list[BadOperation] = field(default_factory=list)  # in the order of the operations
     largest: dict[StepPlace, float] = field(default_factory=dict)  # magnitude of the finite values

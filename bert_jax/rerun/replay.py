@@ -37,7 +37,7 @@ TOKENS_AT_ONCE = 8192  # that the operations are looked at with, to bound their 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a step."""
+    """The result of a replayed step."""
 
     step: int
     capsule: JsonObject | None  # what the run noted of it

@@ -228,7 +228,7 @@ def _link_or_copy(source: str, destination: str) -> None:
 
 @contextmanager
 def _without_echo() -> Iterator[None]:
-    """Where reading fails, only the error is heard: other reads under way fail too, and print their tracebacks."""
+    """Silence everything but the error where reading fails: other reads under way fail too, and print their tracebacks."""
     heard, hook = io.StringIO(), sys.unraisablehook
     sys.unraisablehook = lambda _: None
     try:

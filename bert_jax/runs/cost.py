@@ -14,7 +14,7 @@ PARTS = ("compile", "data_wait", "steps", "evaluation", "save", "restart")
 
 @dataclass(frozen=True)
 class Cost:
-    """Where the seconds of a run went."""
+    """The cost of a run: where its seconds went."""
 
     seconds: Mapping[str, float]  # by PARTS
     restarts: int = 0

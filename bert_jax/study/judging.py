@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came out of a study: every figure beside the paper's, and whether differences have the paper's sign."""
+"""The outcome of a study: every figure beside the paper's, and whether differences have the paper's sign."""
 
 import math
 import statistics

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the readers of task files give, before any tokenizer."""
+"""Examples as the readers of task files give them, before any tokenizer."""
 
 from dataclasses import dataclass
 

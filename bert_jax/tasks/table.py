@@ -26,7 +26,7 @@ CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEP
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the parts of an example stand in its line.
+    """The columns of a line that hold the parts of an example.
 
     text: a text or the two of a pair; of a choice the context and, where the file has one, the common beginning of the
       continuations; of tagging the list of words.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where text may be cut so that the tokens of the parts are the tokens of the whole.
+"""Cuts of text such that the tokens of the parts are the tokens of the whole.
 
 google-research/bert (tokenization.py) takes space, tab, line ends and the Unicode category Zs for white space, then
 splits with str.split, which knows some more: U+2028 and U+2029 separate too, but the control characters \\v \\f

@@ -289,7 +289,7 @@ def _number(path: Path, value: object) -> int:
 
 
 def _added_token(content: str, token: object, special: bool) -> AddedToken:
-    """With the flags that are written, and transformers' for a token that is text alone."""
+    """Make an added token with the flags that are written, or transformers' defaults for one that is text alone."""
     if not isinstance(token, Mapping):
         return AddedToken(content, normalized=not special, special=special)
     flags = {field.name: token[field.name] for field in fields(AddedToken) if type(token.get(field.name)) is bool}

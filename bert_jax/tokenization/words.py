@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where words begin, by the characters of the text: for any language and any tokenizer.
+"""Beginnings of words, by the characters of the text: for any language and any tokenizer.
 
 A word is a run of letters, digits and marks; each punctuation character, symbol and ideograph is one. White space
 separates words; control and format characters (a soft hyphen, a joiner) neither belong to words nor separate them.

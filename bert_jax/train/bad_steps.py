@@ -38,7 +38,7 @@ class RollBack(Exception):
 
 @dataclass
 class BadSteps:
-    """What bad steps a run has had so far, and the losses that the next one is measured by."""
+    """The bad steps that a run has had so far, and the losses that the next one is measured by."""
 
     config: TrainingConfig
     count: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of a bad step, so that `bert-jax replay` can take it again anywhere: an object in a file of `bad_steps/`.
+"""Capsules of bad steps, which `bert-jax replay` can take again anywhere: an object in a file of `bad_steps/`.
 
 The batch is a function of (seed, step), so its examples are named and not copied. The state before the step is that of a
 checkpoint, which is kept beside the capsule when the run deletes its own, and the steps since.

@@ -11,7 +11,7 @@ from bert_jax.runs.trackers import curves, Tracking
 
 
 class RunLog:
-    """What the main process writes down of a run; in the others nothing is."""
+    """The log of a run, written by the main process alone."""
 
     def __init__(self, run: RunDirectory, config: TrainingConfig):
         self.run, self.config = run, config

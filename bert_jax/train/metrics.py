@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured while training: sums read from the device, added up on the host, divided once.
+"""Measures of training: sums read from the device, added up on the host, divided once.
 
 The names `nsp_*` and `is_next_share` are those of the label of a pair, whatever it says: with objective mlm_sop they
 are scores of sentence order and the share of pairs that stand in order.

@@ -46,7 +46,7 @@ def decay_mask(parameters: PyTree) -> PyTree:
 
 
 class Stretch(NamedTuple):
-    """Where a step stands in its part of the schedule; float32 scalars."""
+    """The place of a step in its part of the schedule; float32 scalars."""
 
     step: jax.Array  # from 0
     steps: jax.Array
@@ -129,7 +129,7 @@ def _muon(config: OptimizerSettings) -> list[optax.GradientTransformation]:
 
 
 def _as_long_as_adam(update: jax.Array) -> jax.Array:
-    """Of an orthogonal [L, in, out] the root mean square is 1 / sqrt(max(in, out))."""
+    """Scale updates to Adam's length: the root mean square of an orthogonal [L, in, out] is 1 / sqrt(max(in, out))."""
     return update * (RMS_OF_ADAM * max(update.shape[1:]) ** 0.5)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host knows of a run under way, and a checkpoint keeps beside the arrays, so that a resumed run goes on the same."""
+"""Progress of a run as the host knows it; a checkpoint keeps it beside the arrays, so that a resumed run goes on the same."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

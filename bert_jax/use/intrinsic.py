@@ -244,7 +244,7 @@ def segments_of(examples: Examples) -> np.ndarray:
 
 
 def text_offsets(segments: np.ndarray, number: int, batch: Batch, next_tokens: bool = False) -> np.ndarray:
-    """Where the predicted tokens of batch `number` of `evaluation_batch` stand in the text, [K] in the order of rows and
+    """Return where the predicted tokens of batch `number` of `evaluation_batch` stand in the text, [K] in the order of rows and
     slots; of next tokens without the [SEP] at the end of a row, which is not of the text."""
     rows, slots = np.nonzero(batch["masked_lm_weights"])
     places = batch["masked_lm_positions"][rows, slots].astype(np.int64)

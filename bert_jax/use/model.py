@@ -60,7 +60,7 @@ class TextBatch(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a loaded model came from, and what its training says of it."""
+    """The origin of a loaded model, and what its training says of it."""
 
     path: Path
     format: str  # one of `bert_jax.conversion.names.FORMATS`

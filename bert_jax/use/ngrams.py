@@ -170,7 +170,7 @@ class NgramCounts:
 
 
 def _find(entries: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each key stands or belongs among sorted entries, and whether it is there."""
+    """Return where each key stands or belongs among sorted entries, and whether it is there."""
     places = np.searchsorted(entries, keys)
     known = places < len(entries)
     known[known] = entries[places[known]] == keys[known]
@@ -178,7 +178,7 @@ def _find(entries: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _number_of(entries: np.ndarray, keys: np.ndarray, possible: np.ndarray) -> np.ndarray:
-    """Where each key stands among sorted entries, -1 where it does not or cannot be there."""
+    """Return where each key stands among sorted entries, -1 where it does not or cannot be there."""
     places, known = _find(entries, keys)
     return np.where(known & possible, places, -1)
 

@@ -60,7 +60,7 @@ def measure(bench: Workbench) -> Iterator[Record]:
 
 @dataclass(frozen=True)
 class Ground:
-    """What both sides are given. `config` has the vocabulary's size; `rows` is the peer's file of full rows."""
+    """The inputs of both sides. `config` has the vocabulary's size; `rows` is the peer's file of full rows."""
 
     config: PretrainConfig
     data: Path

@@ -80,7 +80,7 @@ def estimate_rows(prepared: CompiledCase, limit: int) -> int:
 
 
 def round_down(rows: int, multiple: int) -> int:
-    """To eighths of a power of two, and to a multiple of the devices."""
+    """Round down to eighths of a power of two, and to a multiple of the devices."""
     step = max(1, 1 << max(rows.bit_length() - 4, 0))
     return max(multiple, rows // step * step // multiple * multiple)
 

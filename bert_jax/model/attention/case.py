@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an implementation of attention is asked to do, and the switch that runs kernels without their hardware."""
+"""The case that an implementation of attention is asked for, and the switch that runs kernels without their hardware."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _INTERPRETED = ContextVar("interpreted", default=False)
 
 
 class AttentionCase(NamedTuple):
-    """Where attention runs and on what; each implementation says whether it can."""
+    """The device and shapes that attention runs on; each implementation says whether it can."""
 
     platform: str  # cpu, gpu, tpu
     device_kind: str  # as `jax.Device.device_kind` says: "TPU v5 lite", "NVIDIA H200"

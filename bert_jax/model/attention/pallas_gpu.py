@@ -361,7 +361,7 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _are_visible(ids_ref: jax.Ref, queries: Any, keys: Any, plan: GpuKernelPlan) -> jax.Array:
-    """Which keys each query sees: [Q, K] bool."""
+    """Return which keys each query sees: [Q, K] bool."""
     same = ids_ref[queries][:, None] == ids_ref[keys][None, :]
     return same & (_places(queries)[:, None] >= _places(keys)[None, :]) if plan.causal else same
 

@@ -366,7 +366,7 @@ def _row(column: jax.Array) -> jax.Array:
 
 
 def _are_visible(ids: jax.Array, begin: int, end: int, query_axis: int, plan: TpuKernelPlan) -> jax.Array:
-    """Which keys before `end` the queries from `begin` on see, of a row's ids [1, S]: bool, queries along `query_axis`."""
+    """Return which keys before `end` the queries from `begin` on see, of a row's ids [1, S]: bool, queries on `query_axis`."""
     queries, keys = ids[:, begin:end], ids[:, :end]
     same = _column(queries) == keys if query_axis == 0 else _column(keys) == queries
     if not plan.causal:

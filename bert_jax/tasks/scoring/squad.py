@@ -172,7 +172,7 @@ def best_threshold(
 
 
 class Coverage(NamedTuple):
-    """Where questions and predictions do not meet."""
+    """Questions without predictions, and predictions without questions."""
 
     missing: list[str]  # ids of questions without prediction
     extra: list[str]  # ids of predictions without question

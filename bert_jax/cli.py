@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `bert-jax --help` answers at once; a sta
 """
 
 import contextlib
+import difflib
 import errno
 import importlib
 import os
@@ -19,35 +20,48 @@ from bert_jax.base.errors import EXIT_TRY_AGAIN, EXIT_USER_ERROR, FAILED_STORAGE
 from bert_jax.base.host import __version__, keep_freed_memory
 from bert_jax.base.terminal import make_output_printable, printable_output
 
-STAGES = {
-    "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
-    "vocab": "text -> vocabulary (WordPiece or SentencePiece)",
-    "tokenize": "vocabulary or model + a text or pair -> pieces, ids, segments, positions, and its masks",
-    "prepare": "text -> sharded training data with a passport",
-    "pretrain": "config + data -> run directory",
-    "evaluate": "checkpoint + held-out data or any text -> loss, accuracy, perplexity, NSP accuracy, beside n-grams",
-    "fill-mask": "checkpoint + text with [MASK] -> predictions",
-    "data": "files of a task -> which official ones are there, and the known traps (bert-jax data check)",
-    "generate": "left-to-right checkpoint + beginnings of texts -> the texts that it goes on with",
-    "finetune": "model + task + data -> fine-tuned run with scores and predictions",
-    "predict": "fine-tuned checkpoint + data or lines -> predictions, submission files",
-    "score": "predictions + true answers -> the official scores of SQuAD, CoNLL and GLUE",
-    "compare": "two fine-tuned runs, or two folders of seeds -> is one better, and would more seeds decide it",
-    "study": "prepared data + tasks -> a table of the BERT paper: its runs, and the signs of its differences; a page",
-    "sweep": "config + settings with several values -> the best by held-out loss, by successive halving; a page",
-    "embed": "checkpoint + text -> vectors",
-    "probe": "models + task -> what a linear function reads from each layer, with intervals and a control; a page",
-    "senses": "model + lines with one marked word -> how alike its vectors are within and between senses; a page",
-    "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
-    "export": "checkpoint -> ONNX or StableHLO for programs that serve it, with a certificate",
-    "report": "run -> report.html",
-    "doctor": "data or run -> what is likely wrong, and what to do; can one batch be learned by heart?",
-    "replay": "run -> a step of it again in float32, operation by operation: what is not finite, and where",
-    "reproduce": "run -> the same run again, bit for bit? killed on the way too",
-    "bench": "machine -> speed of steps, attention, feed, data and fine-tuning, beside peers; bench.json and bench.md",
-    "plan": "config + accelerator topology -> does it fit, what does it cost",
-    "describe": "config -> parameters, FLOPs, memory",
+STAGE_GROUPS = {
+    "Text and data": {
+        "corpus": "text that is already on the machine (documentation of installed Python packages) -> text files",
+        "vocab": "text -> vocabulary (WordPiece or SentencePiece)",
+        "tokenize": "vocabulary or model + a text or pair -> pieces, ids, segments, positions, and its masks",
+        "prepare": "text -> sharded training data with a passport",
+    },
+    "Pre-training": {
+        "pretrain": "config + data -> run directory",
+        "evaluate": "checkpoint + held-out data or any text -> loss, accuracy, perplexity, NSP accuracy, beside n-grams",
+        "fill-mask": "checkpoint + text with [MASK] -> predictions",
+        "generate": "left-to-right checkpoint + beginnings of texts -> the texts that it goes on with",
+        "sweep": "config + settings with several values -> the best by held-out loss, by successive halving; a page",
+        "study": "prepared data + tasks -> a table of the BERT paper: its runs, and the signs of its differences; a page",
+    },
+    "Tasks": {
+        "data": "files of a task -> which official ones are there, and the known traps (bert-jax data check)",
+        "finetune": "model + task + data -> fine-tuned run with scores and predictions",
+        "predict": "fine-tuned checkpoint + data or lines -> predictions, submission files",
+        "score": "predictions + true answers -> the official scores of SQuAD, CoNLL and GLUE",
+        "compare": "two fine-tuned runs, or two folders of seeds -> is one better, and would more seeds decide it",
+    },
+    "Models": {
+        "embed": "checkpoint + text -> vectors",
+        "probe": "models + task -> what a linear function reads from each layer, with intervals and a control; a page",
+        "senses": "model + lines with one marked word -> how alike its vectors are within and between senses; a page",
+        "convert": "checkpoint of TensorFlow 1, Hugging Face or ours -> any of the others, with a certificate",
+        "export": "checkpoint -> ONNX or StableHLO for programs that serve it, with a certificate",
+    },
+    "Runs": {
+        "report": "run -> report.html",
+        "doctor": "data or run -> what is likely wrong, and what to do; can one batch be learned by heart?",
+        "replay": "run -> a step of it again in float32, operation by operation: what is not finite, and where",
+        "reproduce": "run -> the same run again, bit for bit? killed on the way too",
+    },
+    "Machines": {
+        "describe": "config -> parameters, FLOPs, memory",
+        "plan": "config + accelerator topology -> does it fit, what does it cost",
+        "bench": "machine -> speed of steps, attention, feed, data and fine-tuning, beside peers; bench.json and bench.md",
+    },
 }
+STAGES = {name: text for group in STAGE_GROUPS.values() for name, text in group.items()}
 
 COMPUTING = {
     "pretrain",
@@ -77,8 +91,9 @@ DISK_ERRORS = {errno.ENOSPC: "disk full", errno.EFBIG: "file size limit reached"
 
 def usage() -> str:
     """The text of `bert-jax --help`."""
-    lines = ["usage: bert-jax [--version] STAGE [options]      (bert-jax STAGE --help tells a stage's options)", ""]
-    lines += [f"  {name:<10} {text}" for name, text in STAGES.items()]
+    lines = ["usage: bert-jax [--version] STAGE [options]      (bert-jax STAGE --help tells a stage's options)"]
+    for group, stages in STAGE_GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:<10} {text}" for name, text in stages.items())]
     lines += ["", "Every stage takes --debug, which shows the traceback of an error.", "", *EXIT_STATUSES]
     return "\n".join(lines)
 
@@ -120,19 +135,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str], importing: Callable[[], AbstractContextManager[None]]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else EXIT_USER_ERROR
-    if arguments[0] == "--version":
-        print(f"bert-jax {__version__}")
-        return 0
-    stage, rest = arguments[0], arguments[1:]
+    stage, rest = arguments[0] if arguments else "--help", arguments[1:]
     debug = "--debug" in rest
     rest = [argument for argument in rest if argument != "--debug"]
     try:
+        if stage in ("-h", "--help"):
+            print(usage(), flush=True)
+            return 0 if arguments else EXIT_USER_ERROR
+        if stage == "--version":
+            print(f"bert-jax {__version__}", flush=True)
+            return 0
         _require_characters(arguments)
         if stage not in STAGES:
-            raise UserError(f"there is no stage '{stage}': the stages are {', '.join(STAGES)} (see bert-jax --help)")
+            near = difflib.get_close_matches(stage, STAGES, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"there is no stage '{stage}': {hint}bert-jax --help has them all")
         with stopping.answering(stage):
             if stage in COMPUTING:
                 keep_freed_memory()  # before the first thread

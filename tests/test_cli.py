@@ -2,6 +2,7 @@
 """The command line: help, errors in one line, exit statuses."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -24,10 +25,20 @@ def test_without_a_stage_the_usage_is_printed(capsys):
     assert "usage: bert-jax" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_reader_that_has_gone_is_no_error(option):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from bert_jax.cli import entry; entry()", option]
+    with os.fdopen(write) as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_unknown_stage(capsys):
     assert main(["pretain"]) == 2
     assert capsys.readouterr().err == (
-        f"bert-jax pretain: there is no stage 'pretain': the stages are {', '.join(STAGES)} (see bert-jax --help)\n"
+        "bert-jax pretain: there is no stage 'pretain': did you mean pretrain? bert-jax --help has them all\n"
     )
 
 

@@ -56,7 +56,7 @@ STAGE_GROUPS = {
         "reproduce": "run -> the same run again, bit for bit? killed on the way too",
     },
     "Machines": {
-        "describe": "config -> parameters, FLOPs, memory",
+        "describe": "config -> parameters, FLOPs, memory; checkpoint -> what it holds",
         "plan": "config + accelerator topology -> does it fit, what does it cost",
         "bench": "machine -> speed of steps, attention, feed, data and fine-tuning, beside peers; bench.json and bench.md",
     },

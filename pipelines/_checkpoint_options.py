@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
 
+from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path
 from bert_jax.config.description import TASKS
 from bert_jax.config.model import HIDDEN_ACTIVATIONS
@@ -59,3 +60,16 @@ def asked(arguments: argparse.Namespace, *, kind: str | None = None, head: bool 
         skip=tuple(arguments.skip),
         head=head,
     )
+
+
+def refuse_idle(arguments: argparse.Namespace, why: str, *others: str) -> None:
+    """Refuse these options, and others that go with a checkpoint, where none is opened.
+
+    Args:
+      arguments: of the command line.
+      why: what is wrong with an option that is given, behind its name.
+      others: names of arguments.
+    """
+    names = (*others, "vocab", "padding_rows", "kind", "gelu", "skip")
+    if given := [name for name in names if getattr(arguments, name, None)]:
+        raise UserError(f"--{given[0].replace('_', '-')} {why}")

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bert-jax describe: configuration -> parameters, FLOPs, memory; nothing is trained or allocated."""
+"""bert-jax describe: configuration -> parameters, FLOPs, memory; checkpoint -> what it holds. Nothing is trained."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
 
-from bert_jax.base.paths import any_text
+from bert_jax.base.errors import UserError
+from bert_jax.base.paths import any_path, any_text
 from bert_jax.base.types import JsonObject
-from bert_jax.config.model import MODEL_SIZES
+from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import config_names, load_config, override
+
+if TYPE_CHECKING:
+    from bert_jax.conversion.checkpoints import Checkpoint
 
 LEFT_TO_RIGHT = (
     "left to right: attention sees the past only, half of the pairs of tokens; a text's vector is its last token's"
@@ -24,32 +32,101 @@ def make_parser() -> _options.StageParser:
     """The options of the stage."""
     parser = _options.StageParser(
         prog="bert-jax describe",
-        description="Parameters (counted, and by the rule of thumb), FLOPs of a sequence, memory of the training state.",
+        description="Of a configuration: parameters (counted, and by the rule of thumb), FLOPs of a sequence, memory of the"
+        " training state. Of a checkpoint: its format, model, tensors and vocabulary, and what of its files is not taken.",
     )
     parser.add_argument(
         "config",
         type=any_text,
-        metavar="CONFIG",
-        help=f"a name in configs/, a .py file, or a size: {', '.join(MODEL_SIZES)}",
+        metavar="CONFIG|MODEL",
+        help=f"a name in configs/, a .py file, a run's config.json, or a size: {', '.join(MODEL_SIZES)}; or a checkpoint:"
+        f" {_checkpoint_options.ANY_FORMAT}",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="changed settings, such as model.vocab_size=8192"
     )
     parser.config = PretrainConfig()
     parser.add_argument("--json", action="store_true", help="print as JSON")
+    _checkpoint_options.add_checkpoint_options(parser, former_task=False)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the stage."""
     arguments = make_parser().parse_with_settings(argv)
-    if arguments.config in MODEL_SIZES and arguments.config not in config_names():
-        config = override(PretrainConfig(), [f"model={arguments.config}", *arguments.settings])
+    if is_checkpoint(arguments.config):
+        from bert_jax.conversion.checkpoints import open_checkpoint
+
+        if arguments.settings:
+            raise UserError(f"{arguments.settings[0]} changes a configuration, and {arguments.config} is a checkpoint")
+        asked = _checkpoint_options.asked(arguments, kind=arguments.kind)
+        checkpoint = open_checkpoint(any_path(arguments.config), asked)
+        facts = checkpoint_facts(checkpoint)
+        text = checkpoint_text(checkpoint, facts)
     else:
-        config = override(load_config(arguments.config), arguments.settings)
-    facts = count(config)
-    print(json.dumps(facts, indent=2) if arguments.json else as_text(config, facts))
+        _checkpoint_options.refuse_idle(arguments, f"is of a checkpoint, and {arguments.config} is a configuration")
+        if arguments.config in MODEL_SIZES and arguments.config not in config_names():
+            config = override(PretrainConfig(), [f"model={arguments.config}", *arguments.settings])
+        else:
+            config = override(load_config(arguments.config), arguments.settings)
+        facts = count(config)
+        text = as_text(config, facts)
+    print(json.dumps(facts, indent=2) if arguments.json else text)
     return 0
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name means a checkpoint, and no configuration."""
+    if name in MODEL_SIZES or name in config_names() or PurePath(name).suffix in (".py", ".json"):
+        return False
+    return "/" in name or any_path(name).exists() or any_path(f"{name}.index").exists()  # the last: TensorFlow's
+
+
+def checkpoint_facts(checkpoint: "Checkpoint") -> JsonObject:
+    """What a checkpoint holds, by name; `skipped` and `notes` say what of its files is not taken."""
+    from bert_jax.conversion.names import shape_of
+
+    parameters: Counter[str] = Counter()
+    for row in checkpoint.rows:
+        part = "encoder" if row.ours.startswith("encoder/") else "head"
+        parameters[part] += math.prod(shape_of(row, checkpoint.description))
+    entries = [checkpoint.tensors.entries[name] for name in checkpoint.own_names.values()]
+    tokenizer = checkpoint.tokenizer
+    return {
+        "format": checkpoint.format,
+        "step": checkpoint.step,
+        "model": checkpoint.description.to_dict(),
+        "encoder_parameters": parameters["encoder"],
+        "head_parameters": parameters["head"],
+        "tensors": len(entries),
+        "tensor_bytes": sum(entry.bytes for entry in entries),
+        "dtypes": dict(Counter(entry.dtype for entry in entries)),
+        "vocabulary": tokenizer and {"entries": tokenizer.vocab_size, **tokenizer.settings()},
+        "skipped": dict(checkpoint.skipped),
+        "notes": list(checkpoint.notes),
+    }
+
+
+def checkpoint_text(checkpoint: "Checkpoint", facts: JsonObject) -> str:
+    """The facts in words."""
+    model, tokenizer = checkpoint.description.model, checkpoint.tokenizer
+    vocabulary = "none beside it: name one with --vocab where text is to be read"
+    if tokenizer is not None:
+        case = "lower-cased" if tokenizer.lowercase else "cased"
+        vocabulary = f"{tokenizer.kind}, {case}, {tokenizer.vocab_size:,} entries"
+    step = "" if checkpoint.step is None else f", step {checkpoint.step:,}"
+    dtypes = ", ".join(facts["dtypes"])
+    lines = [
+        f"{checkpoint.path}: {checkpoint.format}{step}, {checkpoint.description.summary()}",
+        f"shape        {_layers(model)}, {model.max_position_embeddings:,} positions, {model.hidden_act}",
+        f"parameters   {facts['encoder_parameters']:>15,}  encoder",
+        f"             {facts['head_parameters']:>15,}  heads",
+        f"stored       {facts['tensor_bytes'] / 2**20:>11,.1f} MiB  {facts['tensors']} tensors of {dtypes}",
+        f"vocabulary   {vocabulary}",
+        *(f"left out     {name}: {why}" for name, why in checkpoint.skipped.items()),
+        *(f"note         {note}" for note in checkpoint.notes),
+    ]
+    return "\n".join(lines)
 
 
 def count(config: PretrainConfig) -> JsonObject:
@@ -102,12 +179,9 @@ def as_text(config: PretrainConfig, facts: JsonObject) -> str:
     if not config.objective.nsp:
         heads_of = "generator, replaced-token head" if config.objective.replaces else "MLM head"
         parts = ("embeddings, layers", heads_of if config.objective.masks else "head for tokens")
-    layers = f"{model.num_attention_heads} heads of {model.head_size}, feed-forward {model.intermediate_size}"
-    formula = "V*H + 12*L*H*H"
-    if model.is_recurrent:
-        layers, formula = f"LSTMs of {model.lstm_units} units and 2 x {model.table_size} features", "V*P + 18*L*U*P"
+    formula = "V*P + 18*L*U*P" if model.is_recurrent else "V*H + 12*L*H*H"
     lines = [
-        f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {layers}, vocabulary {model.vocab_size:,}",
+        f"{_layers(model)}, vocabulary {model.vocab_size:,}",
         *([LEFT_TO_RIGHT] if model.causal else []),
         *([BOTH_DIRECTIONS] if model.is_recurrent else []),
         f"parameters   {encoder:>15,}  {parts[0]}",
@@ -125,3 +199,10 @@ def as_text(config: PretrainConfig, facts: JsonObject) -> str:
             f"             {phase['flops']:>15.4g}  in {phase['steps']:,} steps of {phase['batch_size']:,} sequences"
         )
     return "\n".join(lines)
+
+
+def _layers(model: ModelConfig) -> str:
+    layers = f"{model.num_attention_heads} heads of {model.head_size}, feed-forward {model.intermediate_size}"
+    if model.is_recurrent:
+        layers = f"LSTMs of {model.lstm_units} units and 2 x {model.table_size} features"
+    return f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {layers}"

@@ -2,7 +2,7 @@
 """bert-jax pretrain: configuration + prepared data -> run directory."""
 
 import shlex
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,6 @@ from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
     _processes,
 )
 
-from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text
 from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.settings import load_config, override, settings_help
@@ -88,7 +87,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_with_settings(argv)
     recipe = load_config(arguments.config)
     if arguments.model is None:
-        _refuse_idle(arguments)
+        why = "is of a model to begin with: name it with --from, or leave it out"
+        _checkpoint_options.refuse_idle(arguments, why, "keep", "map_vocab")
         recipe = override(recipe, arguments.settings)
 
     from bert_jax.mesh import distributed
@@ -120,12 +120,3 @@ def _teacher(path: Path | None) -> "Teacher | None":
 
     with all_or_none():
         return open_teacher(path)
-
-
-def _refuse_idle(arguments: Namespace) -> None:
-    """Refuse what is said of a model where there is none."""
-    idle = ("keep", "map_vocab", "vocab", "padding_rows", "gelu", "skip")
-    if given := [name for name in idle if getattr(arguments, name)]:
-        raise UserError(
-            f"--{given[0].replace('_', '-')} is of a model to begin with: name it with --from, or leave it out"
-        )

@@ -77,6 +77,27 @@ def outputs_of(description: ModelDescription) -> set[str]:
     }
 
 
+@pytest.mark.parametrize("format", ["huggingface", "tf1", "bert-jax"])
+def test_describe_says_what_a_checkpoint_holds(tmp_path, format, capsys):
+    """Through the command; the parameters are those that are stored."""
+    source = write_hugging_face(tmp_path / "huggingface", PRETRAINING)
+    model = source if format == "huggingface" else tmp_path / "model"
+    if format != "huggingface":
+        convert(source, model, format)
+    stored = sum(value.size for name, value in tensors_of(source).items() if "position_ids" not in name)
+    assert main(["describe", str(model), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["format"] == format
+    assert facts["encoder_parameters"] + facts["head_parameters"] == stored
+    assert facts["model"] == PRETRAINING.to_dict()
+    assert facts["dtypes"] == {"float32": facts["tensors"]}
+    assert facts["vocabulary"]["entries"] == PRETRAINING.model.vocab_size
+    assert main(["describe", str(model)]) == 0
+    assert PRETRAINING.summary() in capsys.readouterr().out
+    assert main(["describe", str(model), "seed=1"]) == 2
+    assert main(["describe", "tiny", "--gelu", "gelu_erf"]) == 2
+
+
 # ---- what the wild has ---------------------------------------------------------------------------------------------
 
 

@@ -173,7 +173,7 @@ ALWAYS = {
     "corpus": {"output", "megabytes", "seed", "workers"},
     "data": {"command"},
     "data check": {"folder", "task", "json"},
-    "describe": {"config", "settings", "json"},
+    "describe": {"config", "settings", "json"} | CHECKPOINT,
     "doctor": {"cache_size", "path", "json", "overfit"},
     "embed": {"model", "pooling", "normalize", "layers", "too_long", "compute_dtype", "serve"} | CHECKPOINT,
     "export": {"model", "to", "output", "for"} | CHECKPOINT,

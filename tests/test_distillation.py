@@ -280,6 +280,18 @@ def test_settings_that_cannot_be(settings, match):
         PretrainDistillConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("weights", "trained"),
+    [
+        ({"labels": 0.5, "soft": 0.0}, True),
+        ({"labels": 0.0}, True),
+        ({"labels": 0.0, "soft": 0.0, "hidden": 1.0}, False),
+    ],
+)
+def test_heads_that_nothing_trains_are_named(weights, trained):
+    assert ("nothing trains the heads" in PretrainDistillConfig(**weights).words) != trained
+
+
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 PHASE = PhaseConfig(sequence_length=16, steps=4, batch_size=16, max_predictions_per_seq=3)

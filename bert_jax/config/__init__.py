@@ -4,6 +4,7 @@
 A configuration file imports from here. The library imports from the modules, so that a step knows no more than it needs.
 """
 
+from bert_jax.config.distill import PretrainDistillConfig
 from bert_jax.config.finetune import FinetuneConfig, FinetuneRecipe
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.objective import ObjectiveConfig, OBJECTIVES
@@ -21,4 +22,5 @@ __all__ = [
     "OptimizerConfig",
     "PhaseConfig",
     "PretrainConfig",
+    "PretrainDistillConfig",
 ]

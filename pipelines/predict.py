@@ -118,20 +118,27 @@ def _predict_split(model: "SavedModel", arguments: argparse.Namespace) -> int:
     from bert_jax.runs.names import PREDICTIONS
 
     name = arguments.split or "test"
+    folder = arguments.output or model.path / PREDICTIONS
     with all_or_none():
         task = model.other_task(arguments.task) if arguments.task and model.run is not None else None
         split = model.split(arguments.data, name, task)
+        stem = name if task is None else f"{task.name}_{name}"
+        if arguments.calibrated:  # beside the run's own, whose probabilities its page shows as trained
+            stem += "_calibrated"
+        scored = model.run.record.get("content", {}) if model.run is not None else {}
+        if folder == model.path / PREDICTIONS and scored.get(stem, split.content()) != split.content():
+            raise UserError(
+                f"--data {arguments.data}: its {name} split has other examples than that of which {folder / stem}.jsonl and"
+                " scores.json are: name another folder with --output"
+            )
     _processes.require_same_work(arguments, {"step": str(model.checkpoint.step), "--data": split.content()})
     for note in split.notes:
         say(note)
     outcome = model.outcome(split)
     with all_or_none():
         if is_main():
-            stem = name if task is None else f"{task.name}_{name}"
-            if arguments.calibrated:  # beside the run's own, whose probabilities its page shows as trained
-                stem += "_calibrated"
             scores = spoken(name, outcome.scores, (task or model.task).f1_of) if outcome.scores else None
-            _write(outcome, stem, arguments.output or model.path / PREDICTIONS, scores, arguments.zip)
+            _write(outcome, stem, folder, scores, arguments.zip)
     return 0
 
 

@@ -326,6 +326,8 @@ def test_the_command_prints_tables_and_tells_by_its_status_what_failed(monkeypat
         (["--only", "export", "--model", "/no/such"], "--model /no/such: no such file: name one that has config.json"),
         (["bench.export_rows=big"], "bench.export_rows=big is not ROWSxTOKENS: write 4x128"),
         (["bench.finetune_models=big"], "bench.finetune_models=big is not LAYERSxHIDDEN: write 4x128"),
+        (["bench.finetune_models=1x8,2x8,1x8"], "bench.finetune_models=1x8,2x8,1x8 names a size twice"),
+        (["bench.export_rows=1x32,1x32"], "bench.export_rows=1x32,1x32 names a size twice"),
         (["finetune.bucket=1"], "unknown setting 'bucket'"),
         (["no_such_config"], "there is no configuration 'no_such_config'"),
         (["model.layers=3"], "unknown setting 'model.layers'"),

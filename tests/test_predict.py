@@ -71,6 +71,23 @@ def test_predict_repeats_the_predictions_of_the_run(folder, tmp_path):
     assert read_lines(tmp_path / "dev.jsonl") == read_lines(folder / "run" / "predictions" / "dev.jsonl")
 
 
+def test_a_run_keeps_the_predictions_that_its_scores_are_of(folder, tmp_path, capsys):
+    """Those of another dev split under the same name were shown by its page and compared as its own."""
+    own = folder / "run" / "predictions" / "dev.jsonl"
+    before = own.read_bytes()
+    write_sst2(tmp_path / "other", train=96)
+    other = (tmp_path / "other" / "dev.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "other" / "dev.tsv").write_text("".join([*other[:-2], other[-1]]), encoding="utf-8")
+    split = ["--data", str(tmp_path / "other"), "--split", "dev"]
+    assert main(["predict", str(folder / "run"), *split]) == 2
+    assert f"its dev split has other examples than that of which {own} and" in capsys.readouterr().err
+    assert own.read_bytes() == before
+    assert main(["predict", str(folder / "run"), *split, "--output", str(tmp_path)]) == 0
+    own.unlink()
+    assert main(["predict", str(folder / "run"), "--data", str(folder / "sst2"), "--split", "dev"]) == 0
+    assert own.read_bytes() == before
+
+
 def test_lines_are_predicted_as_the_same_texts_of_a_file(folder, capsys, monkeypatch):
     known = read_lines(folder / "run" / "predictions" / "dev.jsonl")
     lines_in(monkeypatch, "".join(f"{line['text']}\n" for line in known).encode())

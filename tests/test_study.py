@@ -268,9 +268,13 @@ def test_what_is_missing_is_said_and_what_a_row_costs(prepared, sst2, tmp_path):
 def test_a_study_of_no_paper_counts_what_is_decided(prepared, sst2, tmp_path):
     record = judging.record_of(make_plan("ladder", "smoke", prepared.data, {"sst2": str(sst2)}, tmp_path / "out"), {})
     assert {one["sign"] for one in record["comparisons"]} == {NO_SIGN}
-    for one, interval in zip(record["comparisons"], [(0.1, 2.0), (-3.0, -1.0), (-1.0, 1.0)], strict=False):
+    for one, interval in zip(record["comparisons"], [(0.1, 2.0), (-3.0, -1.0), (-0.004, 1.0)], strict=False):
         one["interval"] = interval
+    next(iter(record["rows"].values()))["cells"]["sst2"] |= {"mean": -0.004, "deviation": None}
     page = study_page(record)
+    shown = str(page).replace("−", "-")
+    assert "-3.00" in shown
+    assert "-0.00" not in shown  # a zero has no sign of its own
     assert [(tile.label, tile.value) for tile in page.tiles] == [("Decided", "2"), ("Not decided", "3")]
     assert page.tiles_note == "Of 5 differences, none of them in a paper."
 

@@ -6,15 +6,21 @@ The trackers themselves are tested offline where they are installed.
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bert_jax.base.errors import UserError
+from bert_jax.config.finetune import FinetuneConfig
+from bert_jax.config.pretrain import PretrainConfig
 from bert_jax.config.training import TRACKERS
+from bert_jax.finetuning.prepared import Wanted
+from bert_jax.finetuning.run import finetune
 from bert_jax.runs import trackers
 from bert_jax.runs.directory import append_metrics, RunDirectory
 from bert_jax.runs.trackers import curves, OPENED, require_installed, Tracking
+from bert_jax.train.pretraining import pretrain
 
 CONFIG = {"seed": 3, "optimizer": {"learning_rate": 0.1}}
 
@@ -98,6 +104,16 @@ def test_one_that_is_not_installed_is_refused_by_name(monkeypatch):
     require_installed(None)
     with pytest.raises(UserError, match=r"tracker=mlflow: is not installed: pip install 'bert-jax\[mlflow\]'"):
         require_installed("mlflow")
+
+
+def test_it_is_refused_before_data_and_model_are_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    missing, output = tmp_path / "missing", tmp_path / "run"
+    with pytest.raises(UserError, match="tracker=wandb: is not installed"):
+        pretrain(replace(PretrainConfig(), tracker="wandb"), missing, output, resume_command="")
+    wanted = Wanted("sst2", str(missing), missing, replace(FinetuneConfig(), tracker="wandb"))
+    with pytest.raises(UserError, match="tracker=wandb: is not installed"):
+        finetune(wanted, output, resume_command="")
 
 
 def test_curves_are_numbers_under_the_kind_of_their_line():

@@ -76,10 +76,10 @@ class BenchSizes:
         for field in fields(self):
             if field.type != "str" and field.type is not str:
                 require_positive("bench", self, field.name)
-        for size in self.finetune_models.split(","):
-            parse_size(size)
-        for size in self.export_rows.split(","):
-            parse_size(size, "export_rows", "ROWSxTOKENS")
+        for name, form in (("finetune_models", "LAYERSxHIDDEN"), ("export_rows", "ROWSxTOKENS")):
+            sizes = [parse_size(size, name, form) for size in getattr(self, name).split(",")]
+            if len(set(sizes)) < len(sizes):
+                raise UserError(f"bench.{name}={getattr(self, name)} names a size twice: name it once")
 
 
 def parse_size(size: str, name: str = "finetune_models", form: str = "LAYERSxHIDDEN") -> tuple[int, int]:

@@ -61,8 +61,9 @@ def learning_rate(run: Run, part: SchedulePart) -> Finding:
     seen = f"peak learning rate {part.learning_rate:g} for width {width} and batches of {phase.batch_size}"
     optimizer = run.config.optimizer
     if not optimizer.kind.adam_rates:
-        name = optimizer.name.upper()
-        return rules.RATE.fine(f"{seen}, {name}: the paper's recipe is for Adam and says nothing of it")
+        return rules.RATE.fine(
+            f"{seen}, optimizer.name={optimizer.name}: the paper's recipe is for Adam and says nothing of it"
+        )
     recipe = recipe_rate(width, phase.batch_size)
     ratio = part.learning_rate / recipe
     times = f"{ratio:.1f}" if ratio >= 0.1 else f"1/{1 / ratio:.0f}"

@@ -35,7 +35,7 @@ class OptimizerKind(NamedTuple):
     family: str  # whose state it can go on with
     corrects_bias: bool  # of its moments
     keeps_moments: bool = True  # Adam's two, as `train.optimizer.MomentsState`: a conversion can take them over
-    adam_rates: bool = True  # whether the learning rates of Adam suit it
+    adam_rates: bool = True  # whether the learning rates of Adam suit it, and no other does better
 
 
 # The formula of each stands under the same name in `UPDATES` of bert_jax/train/optimizer.py: this room knows no JAX.
@@ -48,6 +48,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         "muon",
         corrects_bias=True,
         keeps_moments=False,
+        adam_rates=False,
     ),
 }
 

@@ -29,6 +29,7 @@ from bert_jax.finetuning.prepared import FinetuneSetup, Wanted
 from bert_jax.finetuning.split import Outcome
 from bert_jax.mesh import distributed
 from bert_jax.mesh.distributed import all_or_none, is_main, say
+from bert_jax.runs.trackers import require_installed
 from bert_jax.tasks.table import Task
 from bert_jax.train.metrics import MetricsInterval, taught_scores
 from bert_jax.train.run import locked_by_main, open_shared, train_run
@@ -68,6 +69,7 @@ def finetune(wanted: Wanted, output: Path, *, resume_command: str) -> Result:
     """
     with locked_by_main(output, "finetune"):
         with all_or_none():
+            require_installed(wanted.config.tracker)  # before data and model on a bucket are copied
             wanted = replace(wanted, config=settings_as_begun(output, wanted.config))
             prepared = FinetuneSetup(wanted)
             record = prepared.record()

@@ -95,7 +95,7 @@ def _cell(cell: JsonObject, seeds: int) -> str:
     """Our mean and deviation, and the paper's figure below."""
     ours = ABSENT
     if cell.get("mean") is not None:
-        ours = f"{cell['mean']:.2f}" + ("" if cell["deviation"] is None else f" ± {cell['deviation']:.2f}")
+        ours = f"{cell['mean']:z.2f}" + ("" if cell["deviation"] is None else f" ± {cell['deviation']:.2f}")
     elif cell.get("runs"):
         ours = "not defined"
     if cell.get("collapsed"):
@@ -118,4 +118,4 @@ def _differences(record: JsonObject) -> Table:
 
 
 def _signed(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:+.2f}".replace("-", "−")
+    return ABSENT if value is None else f"{value:+z.2f}".replace("-", "−")

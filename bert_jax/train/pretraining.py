@@ -29,6 +29,7 @@ from bert_jax.mesh.distributed import all_or_none, is_main, say
 from bert_jax.mesh.sharding import check_batch, check_heads, make_mesh, own_rows
 from bert_jax.model.attention import AttentionCase, resolve_implementation
 from bert_jax.runs.directory import further, RunDirectory, start_or_resume
+from bert_jax.runs.trackers import require_installed
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.both_directions import BothDirectionsLoss
 from bert_jax.train.distillation import DistillationLoss, require_teacher, Teacher
@@ -82,6 +83,7 @@ def pretrain(
     """
     with locked_by_main(output, "pretrain"):
         with all_or_none():
+            require_installed(config.tracker)  # before data on a bucket is copied
             data = open_data(data_path)
             training = prepare_training(config, data)
             tokenizer = data.load_tokenizer()

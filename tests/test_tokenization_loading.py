@@ -142,7 +142,9 @@ def test_odd_lines_keep_the_ids_of_the_file(tmp_path, content, ids, unreachable)
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (b"[PAD]\n[UNK]\n\xff\n", "not UTF-8 at byte 12"),
+        (b"[PAD]\n[UNK]\n\xff\n", "line 3: is not UTF-8 at its byte 0 .*convert the file"),
+        (f"{HEAD}cat\nd\0g\n".encode(), r"line 7: is no text \(NUL at byte 1"),
+        (f"{HEAD}cat\n".encode("utf-16"), "is UTF-16: convert it"),
         (b"[PAD]\n[UNK]\n[CLS]\ncat\n", r"lacks the special tokens \[SEP\], \[MASK\] \(of its 4 entries"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.files import read_json, reading
-from bert_jax.base.lines import foreign_encoding, mend_encoding
+from bert_jax.base.lines import decode_text
 from bert_jax.base.paths import any_path
 from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS, Tokenizer, TOKENIZER_FILE
@@ -150,13 +150,7 @@ def _read_vocabulary(file: Path) -> list[str]:
     was trained with. Only \n and \r\n end a line: other separators (U+2028, a lone \\r) are entries' characters.
     """
     _require_small(file)
-    raw = file.read_bytes()
-    if (encoding := foreign_encoding(raw)) is not None:
-        raise UserError(f"{file} is {mend_encoding(encoding)}")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a vocabulary: it is not UTF-8 at byte {error.start}") from None
+    text = decode_text(file.read_bytes(), str(file))
     if not text.strip():
         raise UserError(f"{file} is empty: make a vocabulary with `bert-jax vocab`")
     lines = text.split("\n")  # what stands before it of \r\n is white space, which is stripped

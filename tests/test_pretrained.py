@@ -84,6 +84,30 @@ def test_a_model_without_vocabulary_is_refused(tmp_path):
         bert_jax.load(folder)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "pytorch_model.bin", "config.json"],
+)
+def test_a_link_to_nothing_does_not_pass_for_a_file_left_out(tmp_path, name):
+    """As a copy of the hub's cache without what its links lead to: other settings would be taken, or other weights."""
+    folder = write_hugging_face(tmp_path / "source", PRETRAINING)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=rf"{name} is a link to nowhere, which is not there: copy the file itself"):
+        bert_jax.load(folder)
+
+
+def test_a_run_that_lost_its_tokenizers_settings_is_not_guessed_at(source, tmp_path):
+    """But a vocabulary may be put beside a converted model, which was trained with none that is recorded."""
+    run = tmp_path / "run"
+    convert(source, run, "bert-jax")
+    (run / "tokenizer_config.json").unlink()
+    assert bert_jax.load(run).tokenizer.vocab_size == PRETRAINING.model.vocab_size
+    (run / "passport.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is missing: copy it"):
+        bert_jax.load(run)
+
+
 def test_every_weight_is_read_once(source, monkeypatch):
     """What is looked at for NaN is what is run."""
     read, read_one = [], safetensors_files._read

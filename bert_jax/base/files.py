@@ -18,7 +18,7 @@ import struct
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
@@ -178,6 +178,19 @@ def own_folder(path: Path, *, elsewhere: bool = False) -> Path:
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def refuse_dead_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse links to what is not there among the files of a folder that may be left out: each would pass for left out.
+
+    Raises:
+      UserError: naming the link and where it leads.
+    """
+    for path in (folder / name for name in names):
+        if path.is_symlink() and not path.exists():
+            raise UserError(
+                f"{path} is a link to {os.readlink(path)}, which is not there: copy the file itself, or remove the link"
+            )
 
 
 def new_folder(path: Path) -> Path:

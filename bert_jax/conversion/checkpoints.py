@@ -13,6 +13,7 @@ import numpy as np
 
 from bert_jax.base.bucket_cache import local_copy
 from bert_jax.base.errors import listed, UserError
+from bert_jax.base.files import refuse_dead_links
 from bert_jax.base.paths import on_bucket
 from bert_jax.base.types import JsonObject, PyTree
 from bert_jax.config.description import ModelDescription
@@ -42,7 +43,7 @@ from bert_jax.conversion.weight_files import (
     same_weights,
 )
 from bert_jax.runs.directory import RunDirectory
-from bert_jax.runs.names import CHECKPOINTS, CONFIG_FILE
+from bert_jax.runs.names import CHECKPOINTS, CONFIG_FILE, FINETUNE_FILE, MODEL_FILE, PASSPORT
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.encoding import TOKENIZER_FILE
 
@@ -157,7 +158,9 @@ def open_checkpoint(path: Path, asked: Asked = Asked()) -> Checkpoint:  # frozen
         description = describe_tensors(format, model, config, kept, tensors, asked.task, asked.head)
     _refuse_idle_options(path, description, asked)
     folder = where if format == BERT_JAX else where.parent
-    of_run = format == BERT_JAX and asked.vocabulary is None and (folder / TOKENIZER_FILE).is_file()
+    # Where a run was trained here its vocabulary is recorded; a converted one may have been given a bare vocab.txt.
+    recorded = any((folder / name).is_file() for name in (TOKENIZER_FILE, PASSPORT, FINETUNE_FILE))
+    of_run = format == BERT_JAX and asked.vocabulary is None and recorded
     tokenizer = RunDirectory(folder).tokenizer() if of_run else find_tokenizer(folder, asked.vocabulary)
     if format == HUGGING_FACE:
         notes += not_kept(config, description, tokenizer.pad_id if tokenizer else None)
@@ -211,6 +214,7 @@ def detect(path: Path) -> tuple[str, Path]:
     if path.is_file() and path.name in HUGGING_FACE_FILES:
         return HUGGING_FACE, path
     if path.is_dir():
+        refuse_dead_links(path, (*HUGGING_FACE_FILES, CONFIG_FILE, GOOGLE_CONFIG, MODEL_FILE, PASSPORT, FINETUNE_FILE))
         present = [path / name for name in HUGGING_FACE_FILES if (path / name).is_file()]
         found += [(HUGGING_FACE, file) for file in present[:1]]  # the others are compared with it
         found += [(BERT_JAX, path)] if (path / CHECKPOINTS).is_dir() and is_run(path) else []

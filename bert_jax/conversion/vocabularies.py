@@ -25,7 +25,8 @@ def find_tokenizer(folder: Path, asked: Path | None = None) -> Tokenizer | None:
     """
     if asked is not None:
         return load_tokenizer(asked)
-    if any((folder / name).is_file() for name in (VOCABULARY_FILE, MODEL_FILE, LIBRARY_FILE)):
+    names = (VOCABULARY_FILE, MODEL_FILE, LIBRARY_FILE)
+    if any((folder / name).is_file() or (folder / name).is_symlink() for name in names):
         return load_tokenizer(folder)
     return None
 

@@ -11,16 +11,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
-from bert_jax.base.files import read_json, reading
+from bert_jax.base.files import read_json, reading, refuse_dead_links
 from bert_jax.base.lines import decode_text
 from bert_jax.base.paths import any_path
 from bert_jax.base.types import JsonObject
 from bert_jax.tokenization.encoding import SPECIAL_TOKENS, Tokenizer, TOKENIZER_FILE
-from bert_jax.tokenization.hugging_face import Described, LARGEST_FILE, LIBRARY_FILE, read_description
+from bert_jax.tokenization.hugging_face import (
+    ADDED_TOKENS_FILE,
+    Described,
+    LARGEST_FILE,
+    LIBRARY_FILE,
+    read_description,
+    SPECIAL_TOKENS_FILE,
+)
 from bert_jax.tokenization.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from bert_jax.tokenization.switches import switches_from
 from bert_jax.tokenization.wordpiece import VOCABULARY_FILE, WordPieceTokenizer
 
+TOKENIZER_FILES = (VOCABULARY_FILE, MODEL_FILE, LIBRARY_FILE, TOKENIZER_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE)
 Settings = Mapping[str, bool | None]  # lowercase and strip_accents, None where nothing is asked
 
 RECORDED = "recorded in"  # `decided_by` begins so where a file says whether text is lower-cased
@@ -36,7 +44,10 @@ def load_tokenizer(path: Path, lowercase: bool | None = None, strip_accents: boo
     SentencePiece model says itself how it normalises. `decided_by` of the result says which it was. Raises UserError for
     what does not fit.
     """
-    file = _vocabulary_file(any_path(path))
+    path = any_path(path)
+    if path.is_dir() or path.name in TOKENIZER_FILES:
+        refuse_dead_links(path if path.is_dir() else path.parent, TOKENIZER_FILES)
+    file = _vocabulary_file(path)
     asked = {"lowercase": lowercase, "strip_accents": strip_accents}
     if file.suffix == ".model":
         return _load_sentencepiece(file, asked)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _options
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_text, local_path, local_text

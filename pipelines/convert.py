@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, local_path

@@ -5,7 +5,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _options
 
 from bert_jax.base.bucket_cache import readable
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
-    _checkpoint_options,
-    _options,
-    _processes,
-)
+from bert_jax.pipelines import _checkpoint_options, _options, _processes
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path

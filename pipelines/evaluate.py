@@ -9,11 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
-    _checkpoint_options,
-    _options,
-    _processes,
-)
+from bert_jax.pipelines import _checkpoint_options, _options, _processes
 
 from bert_jax.base.errors import listed, UserError
 from bert_jax.base.paths import any_path, any_text, on_bucket

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _options
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text, on_bucket

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import (  # type: ignore[import-not-found,unused-ignore]
-    _checkpoint_options,
-    _options,
-    _processes,
-)
+from bert_jax.pipelines import _checkpoint_options, _options, _processes
 
 from bert_jax.base.paths import any_path, any_text
 from bert_jax.config.pretrain import PretrainConfig

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _checkpoint_options, _options, finetune  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options, finetune
 
 from bert_jax.base.bucket_output import staged
 from bert_jax.base.errors import UserError

@@ -4,7 +4,7 @@
 import argparse
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options
 
 from bert_jax.base.paths import any_path, any_text
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text, local_path

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from bert_jax.pipelines import _checkpoint_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _checkpoint_options, _options
 
 from bert_jax.base.bucket_cache import readable
 from bert_jax.base.bucket_output import staged

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_jax.pipelines import _bucket_options, _options  # type: ignore[import-not-found,unused-ignore]
+from bert_jax.pipelines import _bucket_options, _options
 
 from bert_jax.base.errors import UserError
 from bert_jax.base.paths import any_path, any_text, on_bucket
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 def extend(argv: Sequence[str]) -> int:
     """`bert-jax vocab extend`: words for a checkpoint's vocabulary."""
-    from bert_jax.pipelines import _vocab_extend  # type: ignore[import-not-found,unused-ignore]
+    from bert_jax.pipelines import _vocab_extend
 
     return _vocab_extend.main(argv)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import erf  # type: ignore[import-untyped]
+from scipy.special import erf
 
 from bert_jax.base.errors import UserError
 from bert_jax.config.model import ModelConfig

@@ -17,8 +17,8 @@ import numpy as np
 
 def main(directory: str, inputs: str, outputs: str) -> None:
     """Write the outputs."""
-    import torch  # type: ignore[import-not-found,unused-ignore]
-    import transformers  # type: ignore[import-not-found,unused-ignore]
+    import torch
+    import transformers
 
     name = json.loads((Path(directory) / "config.json").read_text())["architectures"][0]
     kind = getattr(transformers, name)

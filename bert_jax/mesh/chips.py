@@ -265,7 +265,7 @@ def topology_devices(topology: Topology) -> Sequence[jax.Device]:
       UserError: libtpu is not installed.
     """
     try:
-        import libtpu  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
+        import libtpu  # noqa: F401
     except ImportError:
         raise UserError(
             f"--topology {topology} needs the TPU compiler, and libtpu is not installed: pip install 'bert-jax[plan]'"

@@ -127,7 +127,7 @@ def _note(run: FinetunedRun, name: str, value: float | None) -> str:
 
 def share_interval(right: int, total: int) -> tuple[float, float]:
     """The exact 95 % interval of a share (Clopper and Pearson 1934)."""
-    from scipy.special import betaincinv  # type: ignore[import-untyped]  # here: loading it takes a quarter of a second
+    from scipy.special import betaincinv  # here: loading it takes a quarter of a second
 
     low = float(betaincinv(right, total - right + 1, 0.025)) if right else 0.0
     high = float(betaincinv(right + 1, total - right, 0.975)) if right < total else 1.0

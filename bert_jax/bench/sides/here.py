@@ -60,7 +60,7 @@ def prepare_googles(
 
     sys.modules["tensorflow"] = tensorflow  # it was written for TensorFlow 1
     sys.path.insert(0, repository)
-    import create_pretraining_data as script  # type: ignore[import-not-found,unused-ignore]
+    import create_pretraining_data as script
 
     options = {"vocab_file": vocab, "dupe_factor": epochs, "max_seq_length": length}
     options |= {"max_predictions_per_seq": predictions, "short_seq_prob": SHORT_SEQ_PROB}

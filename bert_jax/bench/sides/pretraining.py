@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # type: ignore[import-not-found,unused-ignore]
-import transformers  # type: ignore[import-not-found,unused-ignore]
-from child import Figures, metered  # type: ignore[import-not-found,unused-ignore]
-from pytorch import hello, QUIET, tokenizer_of  # type: ignore[import-not-found,unused-ignore]
+import torch
+import transformers
+from child import Figures, metered
+from pytorch import hello, QUIET, tokenizer_of
 
 TEXTS_AT_ONCE = 1000  # as datasets' map
 ENDLESS, PACE_STEPS = 10**9, 20  # of a run that the clock ends; in which the pace is taken, at least

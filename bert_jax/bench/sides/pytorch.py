@@ -11,15 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch  # type: ignore[import-not-found,unused-ignore]
-import transformers  # type: ignore[import-not-found,unused-ignore]
-from child import (  # type: ignore[import-not-found,unused-ignore]
-    cpu_seconds,
-    Figures,
-    metered,
-    stay_on_one_core,
-    versions,
-)
+import torch
+import transformers
+from child import cpu_seconds, Figures, metered, stay_on_one_core, versions
 
 transformers.logging.set_verbosity_error()
 

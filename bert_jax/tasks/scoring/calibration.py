@@ -64,7 +64,7 @@ def best_temperature(logits: np.ndarray, gold: np.ndarray) -> float:
       logits: [N, C].
       gold: [N]; examples whose class is none of the C do not count.
     """
-    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # takes a quarter of a second to load
+    from scipy.optimize import minimize_scalar  # takes a quarter of a second to load
 
     known = gold < logits.shape[-1]
     rows, right = logits[known].astype(np.float64), gold[known].astype(np.int64)

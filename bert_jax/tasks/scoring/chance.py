@@ -46,7 +46,7 @@ def spread_of(values: Sequence[float]) -> Spread | None:
 
 def _student(freedom: float) -> float:
     """The quantile of Student's t for a 95 % interval."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # here: loading it takes a quarter of a second
+    from scipy.special import stdtrit  # here: loading it takes a quarter of a second
 
     return float(stdtrit(freedom, _SHARE))
 
@@ -97,7 +97,7 @@ def difference_of(
       tick: called for each resample, 2 x `resamples` times.
       resamples: of the bootstrap, and of the permutations.
     """
-    from scipy import stats  # type: ignore[import-untyped]  # takes a second
+    from scipy import stats  # takes a second
 
     count, others = runs
 

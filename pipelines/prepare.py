@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     default = " (default: %(default)s)"
     _add_text_options(parser, default)
     _add_example_options(parser, default)
-    _add_run_options(parser, default)
+    _add_run_options(parser)
     _bucket_options.add_bucket_options(parser)
     return parser
 
@@ -95,7 +95,7 @@ def _add_example_options(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def _add_run_options(parser: argparse.ArgumentParser, default: str) -> None:
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     size = "text in a shard (default: a 64th of the input, from 4 to 32 MB); a B sentence comes from A's shard"
     add("--shard-size", type=int, default=0, metavar="BYTES", help=size)

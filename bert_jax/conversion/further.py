@@ -37,7 +37,6 @@ from bert_jax.train.optimizer import MomentsState
 from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import INITIAL_WEIGHTS, Training, TrainState
 
-KEPT = ("moments", "step")  # of the model's own training: Adam's moments; these, and its place in the schedule
 _OF_MLM = ("mlm/decoder", "mlm/bias")
 _ROWS_OF_ENTRIES = ("encoder/embeddings/word", *_OF_MLM, *(names.GENERATOR + name for name in _OF_MLM))
 
@@ -47,7 +46,8 @@ class Start:
     """A request for a run that begins with a model: which one, and what is taken of it."""
 
     model: Path  # a checkpoint of any format
-    keep: str | None = None  # one of KEPT
+    # Of the model's own training: "moments", which are Adam's; "step": these, and its place in the schedule.
+    keep: str | None = None
     map_vocabulary: bool = False  # rows go by the text of their pieces, to data of another vocabulary
     asked: Asked = Asked(head=False)  # noqa: RUF009  # frozen
 

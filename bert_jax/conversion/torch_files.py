@@ -117,7 +117,7 @@ def _open_zip(path: Path, file: BinaryIO) -> _Saved:
         content, _ = unpickle(path, io.BytesIO(_record(archive, f"{root}data.pkl")))
         prefix = f"{root}data/"
         storages = {name.removeprefix(prefix): info for name, info in records.items() if name.startswith(prefix)}
-        places = {key: _place(path, file, info) for key, info in storages.items()}
+        places = {key: _place(file, info) for key, info in storages.items()}
     except _DAMAGED_ZIP as error:
         raise UserError(f"{path}, {path.stat().st_size} bytes, is cut short or damaged ({error}): {AGAIN}") from None
     _check_byte_order(path, byte_order == b"little")
@@ -164,7 +164,7 @@ def _root(path: Path, records: Mapping[str, zipfile.ZipInfo]) -> str:
     return roots[0]
 
 
-def _place(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> _Place:
+def _place(file: BinaryIO, info: zipfile.ZipInfo) -> _Place:
     if info.compress_type != zipfile.ZIP_STORED:
         return _Place(0, info.file_size, record=info.filename)
     file.seek(info.header_offset)

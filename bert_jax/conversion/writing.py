@@ -32,7 +32,6 @@ from bert_jax.conversion.vocabularies import write_google_vocabulary, write_hugg
 from bert_jax.runs.directory import open_run, RunDirectory
 
 TF1_PREFIX = "bert_model.ckpt"
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Form:
     """The form in which a checkpoint is written."""
 
     to: str  # one of names.FORMATS
-    dtype: str = "float32"  # of Hugging Face's tensors
+    dtype: str = "float32"  # of Hugging Face's tensors; or float16, bfloat16
     vectors: SentenceVectors | None = None  # how those who serve Hugging Face's directory make vectors of sentences
 
 

@@ -45,7 +45,7 @@ from bert_jax.finetuning.directory import is_finetuned, open_finetuned
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tasks.table import find_task
 
-ONNX, STABLEHLO = FORMATS = ("onnx", "stablehlo")
+ONNX, STABLEHLO = ("onnx", "stablehlo")
 ONNX_FILE, RECORD = "model.onnx", "export.json"
 VECTOR_TOLERANCE = 1e-5  # of sentence vectors, times the largest value where that is more than 1
 SHORT = 5  # tokens of a second row, by which it shows that lengths are free
@@ -86,8 +86,8 @@ def export(
     Args:
       model: a checkpoint of any format; of a folder of several fine-tuned runs the best.
       output: a directory that does not exist, or is empty.
-      to: one of FORMATS.
-      name: what for, one of `purpose.PURPOSES`; None: its fine-tuned head, or else embeddings.
+      to: onnx or stablehlo.
+      name: what for, one of those of purpose.py; None: its fine-tuned head, or else embeddings.
       served: how embeddings are made.
       int8: of ONNX: matrix products of int8, and what their quality is judged on.
       task: whose files `int8.data` has, of a fine-tuned checkpoint that was made elsewhere.

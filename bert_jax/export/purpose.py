@@ -20,7 +20,7 @@ from bert_jax.conversion.checkpoints import Checkpoint
 from bert_jax.conversion.sentence_files import followed, SentenceVectors, Served
 from bert_jax.use.pooling import pooled_tokens, scaled
 
-EMBED, FILL_MASK, PREDICT = PURPOSES = ("embed", "fill-mask", "predict")  # the stages that do the same here
+EMBED, FILL_MASK, PREDICT = ("embed", "fill-mask", "predict")  # the stages that do the same here
 VECTORS = "sentence_embedding"  # the output with the vectors of embed
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # [B, S] each
 
@@ -30,7 +30,7 @@ Outputs = dict[str, np.ndarray]
 class Purpose(NamedTuple):
     """A purpose: which outputs of the model are exported."""
 
-    name: str  # one of PURPOSES
+    name: str  # one of these three
     vectors: SentenceVectors = SentenceVectors()  # of embed; their pooling is mean, cls, max or pooled
     notes: tuple[str, ...] = ()  # about them
 

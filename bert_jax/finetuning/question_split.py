@@ -85,11 +85,10 @@ class QuestionSplit:
         threshold = (self.found or {}).get("null_threshold", 0.0)  # run_squad.py's default
         labelled = all(question.answers or question.impossible for question in self.questions)
         if labelled and impossible and self.found is None:
-            tuned = answers.tune_thresholds(self.questions, answered)
-            threshold = tuned.best_f1_thresh
+            threshold = answers.tuned_threshold(self.questions, answered)
             found = {"null_threshold": threshold}
         texts = {one.name: one.decided(threshold) for one in answered}
-        scores = self._scores(answered, texts) if labelled else {}
+        scores = self._scores(texts) if labelled else {}
         records = [
             {
                 "name": question.name,
@@ -115,7 +114,7 @@ class QuestionSplit:
 
         return Outcome(scores, None, None, records, write, found)
 
-    def _scores(self, answered: Sequence[answers.Answered], texts: dict[str, str]) -> dict[str, float | None]:
+    def _scores(self, texts: dict[str, str]) -> dict[str, float | None]:
         gold = {question.name: [answer.text for answer in question.answers] for question in self.questions}
         if self.task.question_scorer == CMRC:
             return dict(cmrc.scores_cmrc(gold, texts))

@@ -186,7 +186,7 @@ def _table(record: JsonObject, scores: Spreads, plain: Spreads, control: Spreads
     for number, (score, own, other) in enumerate(zip(scores, plain, control, strict=True)):
         name = MIX if number == len(scores) - 1 else f"{number}" + (" (embeddings)" if number == 0 else "")
         gap = None if own is None or other is None else own.mean - other.mean
-        rows.append((name, _mean(metric, score, per_cent), _interval(metric, score, per_cent), _figure(record, gap)))
+        rows.append((name, _mean(metric, score, per_cent), _interval(score, per_cent), _figure(record, gap)))
     head = ["Layer", title_name(metric), f"95{SPACE}%", "Selectivity"]
     return Table(head, rows, marked={} if best is None else {best: "ours"})
 
@@ -195,7 +195,7 @@ def _mean(metric: str, spread: Spread | None, per_cent: bool) -> str:
     return "not defined" if spread is None else score_text(metric, spread.mean, per_cent)
 
 
-def _interval(metric: str, spread: Spread | None, per_cent: bool) -> str:
+def _interval(spread: Spread | None, per_cent: bool) -> str:
     if spread is None or spread.interval is None:
         return ""
     scale = 1 if per_cent else 100

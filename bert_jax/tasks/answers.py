@@ -304,17 +304,9 @@ def _with_probabilities(listed: Sequence[Candidate], normalisation: str) -> list
 # ---- no answer ---------------------------------------------------------------------------------------------
 
 
-class NullThresholds(NamedTuple):
-    """Thresholds on `null_difference`, and the scores in per cent that they give, under the names of evaluate-v2.0.py."""
-
-    best_exact: float
-    best_exact_thresh: float
-    best_f1: float
-    best_f1_thresh: float
-
-
-def tune_thresholds(questions: Sequence[Question], answered: Sequence[Answered]) -> NullThresholds:
-    """Return the thresholds above which "no answer" should be said, found as evaluate-v2.0.py finds them on probabilities.
+def tuned_threshold(questions: Sequence[Question], answered: Sequence[Answered]) -> float:
+    """Return the `null_difference` above which "no answer" should be said for the best F1, found as evaluate-v2.0.py finds it
+    on probabilities.
 
     That program says 0 where it is best never to answer, which is right for probabilities only; here it is a number
     below every difference.
@@ -322,16 +314,10 @@ def tune_thresholds(questions: Sequence[Question], answered: Sequence[Answered])
     answers = {question.name: [answer.text for answer in question.answers] for question in questions}
     texts = {found.name: found.text for found in answered}
     differences = null_differences(answered)
-    scores = answer_scores(answers, texts, "2.0")
+    scores = {name: score.f1 for name, score in answer_scores(answers, texts, "2.0").items()}
+    best = best_threshold(answers, texts, scores, differences)
     never = 100.0 * sum(not given for given in answers.values()) / len(answers)
-    found = []
-    for key in ("exact", "f1"):
-        best = best_threshold(
-            answers, texts, {name: getattr(score, key) for name, score in scores.items()}, differences
-        )
-        none = best.score == never
-        found += [best.score, math.nextafter(min(differences.values()), -math.inf) if none else best.threshold]
-    return NullThresholds(*found)
+    return math.nextafter(min(differences.values()), -math.inf) if best.score == never else best.threshold
 
 
 def null_differences(answered: Sequence[Answered]) -> dict[str, float]:

@@ -52,7 +52,6 @@ def read_conll(
     word_column: Column | None = None,
     tag_column: Column | None = -1,
     *,
-    positions: bool | None = None,
     may_lack_tags: bool = False,
     notes: list[str] | None = None,
 ) -> list[ConllSentence]:
@@ -65,11 +64,12 @@ def read_conll(
     A column is a number, from 0 or, if negative, from the end; or a name of `CONLLU` (of a file of so many columns) or of
     the line "# global.columns =". FEATS:Case and MISC:name are the values of such features, O where there is none.
 
+    Where all words are a character and digits that count on, these are its position in the word and no part of the text
+    (they stay in `columns`).
+
     Args:
       word_column: the column of the words; None: the first, and it is refused where it is a running number.
       tag_column: the column of the tags; None: there is none. A file of one column has no tags.
-      positions: whether behind each character there are the digits of its position in the word, which are no part of
-        the text (they stay in `columns`). None: they are recognised, where all words end with digits that count on.
       may_lack_tags: whether a file without the tag column has no tags, and is no error.
       notes: what is left out of a file is added to these.
 
@@ -94,8 +94,8 @@ def read_conll(
     if word_at == tag_at:
         raise UserError(f"{path}: words and tags cannot both stand in column {word_at} of {width}")
     words = [tuple(line.columns[word_at] for line in block.lines) for block in blocks]
-    if positions or (positions is None and _has_positions(words)):
-        words = [_without_positions(sentence, block, path) for sentence, block in zip(words, blocks, strict=True)]
+    if _has_positions(words):
+        words = [tuple(_CHARACTER_AND_POSITION.sub(r"\1", word) for word in sentence) for sentence in words]
     return [
         _sentence(number, own, block, tag_at, feature, path)
         for number, (own, block) in enumerate(zip(words, blocks, strict=True))
@@ -119,9 +119,7 @@ def _sentence(
     )
 
 
-def write_conll(
-    path: Path, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]], *, documents: bool = False
-) -> None:
+def write_conll(path: Path, sentences: Sequence[Sentence], predicted: Sequence[Sequence[str]]) -> None:
     """Write what conlleval reads: a word a line, its tag and the predicted one last, spaces between the columns.
 
     The columns that a sentence was read with are written as they were; white space inside a column is written as "_".
@@ -129,20 +127,14 @@ def write_conll(
 
     Args:
       predicted: a tag for each word of each sentence.
-      documents: whether to write a line -DOCSTART- before each document; conlleval counts it as a word with the tag O.
     """
     with complete_or_absent(path) as file:
-        document = None
         for sentence, tags in zip(sentences, predicted, strict=True):
             columns: Sequence[tuple[str, ...]] = [(word,) for word in sentence.words]
             if isinstance(sentence, ConllSentence):
                 columns = sentence.columns
             labels = [tags] if sentence.tags is None else [sentence.tags, tags]
             lines = [(*own, *last) for own, *last in zip(columns, *labels, strict=True)]
-            if documents and sentence.document != document and lines:
-                fillers = ["-X-"] * (len(lines[0]) - 1 - len(labels))
-                file.write(f"{' '.join([DOCUMENT, *fillers, *['O'] * len(labels)])}\n\n".encode())
-            document = sentence.document
             text = "".join(f"{' '.join(map(_one_column, line))}\n" for line in lines)
             file.write(f"{text}\n".encode("utf-8", "replace"))
 
@@ -300,11 +292,3 @@ def _has_positions(sentences: Sequence[Sequence[str]]) -> bool:
             words += 1
             last = position
     return counted >= _COUNTED * words
-
-
-def _without_positions(words: Sequence[str], block: _Block, path: Path) -> tuple[str, ...]:
-    matches = [_CHARACTER_AND_POSITION.fullmatch(word) for word in words]
-    for line, word, match in zip(block.lines, words, matches, strict=True):
-        if match is None:
-            raise UserError(f"{path.name}, line {line.number}: '{word}' is not a character with its position behind it")
-    return tuple(match[1] for match in matches if match)

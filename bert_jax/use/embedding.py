@@ -42,9 +42,6 @@ from bert_jax.train.run import locked_by_main
 from bert_jax.use.model import Pretrained, Row, SHOWN, TOKENS_AT_ONCE
 from bert_jax.use.pooling import pooled_texts, scaled
 
-POOLINGS = ("mean", "cls", "max", "last", "pooled")
-COMBINATIONS = ("concat", "sum", "mean")
-TOO_LONG = ("error", "truncate")
 RECORD = "embeddings.json"
 _LEFT_BEHIND = re.compile(r"embeddings-\d{5,}\.npy(\.partial)?|embeddings\.json\.partial")  # before there is a record
 _WIDTH = 128  # tokens of a row that short texts share; such have half as many at most
@@ -62,8 +59,8 @@ class EmbedSettings:
     normalize: bool = False  # divide each vector by its length
     longest: int | None = None  # tokens of a text that are read; None: as many as the model was trained on
     layers: tuple[int, ...] = (-1,)  # 0: the embeddings, 1: the first layer, -1: the last
-    combine: str = "concat"  # of layers
-    too_long: str = "error"
+    combine: str = "concat"  # of layers; or sum, mean
+    too_long: str = "error"  # or truncate
     dtype: str = "float32"
     shard_size: int = 100_000  # vectors in a file
 

@@ -26,7 +26,6 @@ from bert_jax.text.streams import read_lines
 from bert_jax.use.model import Pretrained, Row, row_of, SHOWN
 
 RECORD = "senses.json"
-EXAMPLES = ("english", "chinese")  # files of lines that come with the program
 STATIC = "table"  # the name of the vectors of the table of word pieces among layers
 _MARK = re.compile(r"\*([^*]+)\*")
 _HOW = "mark one word in each line with *, and put its sense behind a tab: The *bank* of the river<TAB>river"
@@ -104,7 +103,7 @@ def by_word(lines: Iterable[MarkedLine]) -> dict[str, list[MarkedLine]]:
 
 
 def example_file(name: str) -> Path:
-    """The file of one of `EXAMPLES`."""
+    """The file of lines in a language, english or chinese, that comes with the program."""
     return Path(__file__).parent / "examples" / f"senses-{name}.tsv"
 
 

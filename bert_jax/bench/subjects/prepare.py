@@ -39,7 +39,7 @@ def measure(bench: Workbench) -> Iterator[Record]:
     if bench.inputs.google is None:
         yield bench.absent(GOOGLE, "a checkout of it", "--google")
     yield from bench.each([f"{n} epoch{'s' * (n > 1)}" for n in EPOCHS], partial(measure_epochs, bench))
-    yield from bench.each(["all text"], partial(measure_all_text, bench))
+    yield from bench.each(["all text"], lambda _: measure_all_text(bench))
 
 
 def measure_epochs(bench: Workbench, name: str) -> Record:
@@ -73,7 +73,7 @@ def measure_epochs(bench: Workbench, name: str) -> Record:
     )
 
 
-def measure_all_text(bench: Workbench, name: str) -> Record:
+def measure_all_text(bench: Workbench) -> Record:
     """Compare two workers with one by wall time; then the first batch of the longest rows, packed, is asked for."""
     case = max(bench.suite.feed, key=lambda case: (case.config.packing == "packed", case.shape.sequence_length))
 

@@ -4,7 +4,6 @@
 Shapes: B rows of a batch, S tokens of a row.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np

@@ -222,9 +222,12 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn_of_it():
     same = drawn(training.description, 0)
     teacher = Teacher("SAME", training.description, TOKENIZER, 32, {}, lambda: same)
     loss = loss_of(training, teacher)
-    scores = jax.jit(lambda params: loss.scores(training, {**params, **loss.fixed}, make_batch(), None))(same)
+    batch = make_batch()
+    scores = jax.jit(lambda params: loss.scores(training, {**params, **loss.fixed}, batch, None))(same)
+    weights = loss.weights(batch)
     for name in ("soft", "hidden", "relations"):
-        assert float(scores[name].loss) == pytest.approx(0, abs=1e-5)
+        # The mean, which is what is minimised: of 30 tokens the roundings add up to 1.2e-5 on one kind of processor.
+        assert float(scores[name].loss / weights[name]) == pytest.approx(0, abs=1e-5)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 Shapes: N texts, B rows, S tokens, D features, C classes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
@@ -123,7 +123,8 @@ class _OnnxPredictor(Predictor):
     """The passes of a `Predictor` through a model of ONNX."""
 
     def __init__(self, training: TaskTraining, model: OnnxModel):
-        super().__init__(training)
+        one_a_row = replace(training.config, packing="buckets")  # the exported model knows no packed rows
+        super().__init__(replace(training, config=one_a_row))
         self._model = model
 
     def logits(self, params: PyTree, fields: Batch) -> jax.Array:

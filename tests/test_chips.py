@@ -24,7 +24,7 @@ from bert_jax.mesh.peak import device_peak
         ("NVIDIA H100 NVL", "H100 NVL"),
         ("NVIDIA H200 NVL", "H200 NVL"),
         ("NVIDIA GH200 480GB", "GH200"),
-        ("NVIDIA GH200 144G HBM3e", "H200"),
+        ("NVIDIA GH200 144G HBM3e", "GH200 144GB"),
         ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
         ("NVIDIA A100-SXM4-80GB", "A100"),
     ],

@@ -222,12 +222,12 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn_of_it():
     same = drawn(training.description, 0)
     teacher = Teacher("SAME", training.description, TOKENIZER, 32, {}, lambda: same)
     loss = loss_of(training, teacher)
-    batch = make_batch()
-    scores = jax.jit(lambda params: loss.scores(training, {**params, **loss.fixed}, batch, None))(same)
-    weights = loss.weights(batch)
+    with (
+        jax.disable_jit()
+    ):  # compiled, the two are rounded apart, and 30 tokens add that up to 1.2e-5 on some processors
+        scores = loss.scores(training, {**same, **loss.fixed}, make_batch(), None)
     for name in ("soft", "hidden", "relations"):
-        # The mean, which is what is minimised: of 30 tokens the roundings add up to 1.2e-5 on one kind of processor.
-        assert float(scores[name].loss / weights[name]) == pytest.approx(0, abs=1e-5)
+        assert float(scores[name].loss) == pytest.approx(0, abs=1e-5)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
@@ -281,18 +281,6 @@ def test_a_teacher_that_cannot_teach_this_is_refused():
 def test_settings_that_cannot_be(settings, match):
     with pytest.raises(UserError, match=match):
         PretrainDistillConfig(**settings)
-
-
-@pytest.mark.parametrize(
-    ("weights", "trained"),
-    [
-        ({"labels": 0.5, "soft": 0.0}, True),
-        ({"labels": 0.0}, True),
-        ({"labels": 0.0, "soft": 0.0, "hidden": 1.0}, False),
-    ],
-)
-def test_heads_that_nothing_trains_are_named(weights, trained):
-    assert ("nothing trains the heads" in PretrainDistillConfig(**weights).words) != trained
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------

@@ -55,9 +55,7 @@ class DistillConfig:
     def words(self) -> str:
         """Say how the loss is put together: "labels x 1, soft x 1; temperature 2"."""
         parts = [f"labels x {self.labels:g}", *(f"{name} x {getattr(self, name):g}" for name in self.terms)]
-        temperature = f"; temperature {self.temperature:g}" if self.soft else ""
-        untrained = "" if self.labels or self.soft else "; nothing trains the heads, and their losses say nothing"
-        return f"{', '.join(parts)}{temperature}{untrained}"
+        return f"{', '.join(parts)}{f'; temperature {self.temperature:g}' if self.soft else ''}"
 
     def require_teacher(self) -> None:
         """Refuse what is said of a teacher where there is none.

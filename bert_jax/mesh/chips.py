@@ -74,7 +74,7 @@ _H100 = Chip(
 _H200 = replace(
     _H100,
     name="H200",
-    device_kinds=("H200", "GH200 144G"),  # Grace Hopper: the same processor with 3 GB more
+    device_kinds=("H200",),
     memory=141 * GB,
     memory_bandwidth=4_800e9,
     usable_memory=135 * GB,
@@ -205,6 +205,15 @@ CHIPS: tuple[Chip, ...] = (
         memory_bandwidth=4_000e9,
         usable_memory=91 * GB,
         source="nvidia.com/en-us/data-center/grace-hopper-superchip (96 GB)",
+    ),
+    replace(
+        _H200,
+        name="GH200 144GB",
+        device_kinds=("GH200 144G",),
+        memory=144 * GB,
+        memory_bandwidth=4_900e9,
+        usable_memory=137 * GB,
+        source="nvidia.com/en-us/data-center/grace-hopper-superchip (144 GB)",
     ),
     _A100,
     replace(

@@ -27,11 +27,14 @@ from bert_jax.checks.examination import examine
 from bert_jax.checks.findings import Finding, NOTE, OK, PROBLEM, WARNING
 from bert_jax.checks.printing import as_text
 from bert_jax.cli import main
+from bert_jax.config.distill import PretrainDistillConfig
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.config.settings import override
 from bert_jax.config.training import OptimizerConfig
+from bert_jax.pages.pretrain import page_of
+from bert_jax.runs.reading import load_run
 from bert_jax.tokenization import SPECIAL_TOKENS, WordPieceTokenizer
 
 TINY = ModelConfig(**MODEL_SIZES["tiny"])
@@ -108,6 +111,19 @@ def test_a_loss_that_topic_explains_is_warned_of_at_the_end(tmp_path):
 def test_a_loss_above_the_floor(tmp_path):
     check(finding(tmp_path, "Learning from context", lines(mlm_loss=9.5)), PROBLEM, "not even those are learned")
     check(finding(tmp_path, "Learning from context", lines(500, mlm_loss=9.5)), NOTE, "not even those are learned")
+
+
+@pytest.mark.parametrize(("soft", "judged"), [(0.0, set()), (1.0, {"Learning from context"})])
+def test_a_head_that_is_not_trained_is_not_judged(tmp_path, soft, judged):
+    """As in MiniLM: the relations of a teacher are all that is learned, and the MLM loss rises."""
+    taught = changed(distill=PretrainDistillConfig(labels=0.0, soft=soft, relations=1.0))
+    run = write_run(tmp_path, lines(mlm_loss=9.5), taught)
+    subjects = {"Learning from context", "Next sentence", "Stability", "Held-out loss"}
+    told = {found.subject for found in examine(run).findings if found.severity != OK}
+    assert told & subjects == judged
+    page = page_of(load_run(run))
+    words = "NSP" if soft else "MLM and NSP"
+    assert page.tiles_note.startswith(f"Not trained (distill.labels=0): {words}, whose scores say nothing of the model")
 
 
 @pytest.mark.parametrize(

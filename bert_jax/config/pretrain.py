@@ -196,6 +196,12 @@ class PretrainConfig(RunConfig):
         return ModelDescription(self.model, pooler=pairs, nsp=pairs)
 
     @property
+    def untrained(self) -> list[str]:
+        """The terms of the objective that have no part in the loss: a teacher is all that is learned (`distill.labels=0`)."""
+        labels, soft = self.distill.labels, self.distill.soft  # a teacher's predictions train the MLM head too
+        return [term for term in self.objective.terms if not (labels or (soft and term == "mlm"))]
+
+    @property
     def total_steps(self) -> int:
         """Steps of all phases."""
         return sum(phase.steps for phase in self.phases)

@@ -56,6 +56,7 @@ def page_of(run: Run) -> Page:
         facts=facts(run),
         findings=[*serious(run_findings(run)), *notices(run)],
         tiles=tiles(run),
+        tiles_note=untrained_words(run),
         sections=[
             _token_section(run),
             *_replaced_section(run),
@@ -69,6 +70,16 @@ def page_of(run: Run) -> Page:
             _configuration_section(run),
         ],
         footer="Losses are in nats for each predicted token or pair. Accuracy is counted on what is predicted.",
+    )
+
+
+def untrained_words(run: Run) -> str:
+    """Return which heads have no part in the loss; empty where all have."""
+    pair = pair_words(run.config.objective)
+    names = {run.tokens.term: run.tokens.short, "nsp": "" if pair is None else pair.short}
+    untrained = " and ".join(names[term] for term in run.config.untrained)
+    return untrained and (
+        f"Not trained (distill.labels=0): {untrained}, whose scores say nothing of the model; what is learned is the teacher's."
     )
 
 

@@ -242,8 +242,9 @@ class Pretraining(RunObjective):
             yield {**place, **report, "warnings": doubts}
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
-        """Return losses and accuracies of a step."""
-        scores = mean_scores(sums, self.config.objective.terms) | taught_scores(sums)
+        """Return losses and accuracies of a step, of what is trained."""
+        trained = [term for term in self.config.objective.terms if term not in self.config.untrained]
+        scores = mean_scores(sums, trained) | taught_scores(sums)
         return {self.spoken(name).replace("accuracy", "acc"): f"{value:.3f}" for name, value in scores.items()}
 
     def spoken(self, name: str) -> str:
@@ -267,6 +268,8 @@ class Pretraining(RunObjective):
         counts = {tokens.counter: int(totals[f"{tokens.term}_weight"])}
         counts |= {"pairs": int(totals["nsp_weight"])} if objective.nsp else {}
         words = ", ".join(f"{self.spoken(name).replace('_', ' ')} {value:.4f}" for name, value in scores.items())
+        if untrained := self.config.untrained:
+            words += f" (not trained: {', '.join(map(self.spoken, untrained))})"
         yield {"kind": "eval", "step": done, **scores, **counts}, f"held-out {words}"
 
     def score_pass(self, number: int) -> ScorePass | None:

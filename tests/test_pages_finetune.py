@@ -4,6 +4,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bert_jax.pages import several_runs
 from bert_jax.pages.any_run import write_any
 from bert_jax.pages.class_tables import Classes, MOST_CLASSES
 from bert_jax.pages.finetune import page_of
-from bert_jax.pages.finetune_curves import chance_loss
+from bert_jax.pages.finetune_curves import chance_loss, score_axis
 from bert_jax.pages.finetune_summary import share_interval
 from bert_jax.pages.glue_table import PUBLISHED
 from bert_jax.pages.metric_words import score_text
@@ -294,6 +295,22 @@ def test_chance_loss_is_that_of_the_classes_shares(tmp_path: Path) -> None:
     level = chance_loss(load_finetuned(write_run(tmp_path / "run")))
     assert level is not None
     assert level.value == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
+
+
+@pytest.mark.parametrize("score", [0.0, 0.0103, 0.0725, 0.95, 1.0])
+def test_an_axis_of_shares_holds_a_score_alone_and_ends_at_100_per_cent(score: float) -> None:
+    axis = score_axis("f1", [score])
+    assert 0 <= axis.low <= score <= axis.high <= 1
+
+
+def test_weights_of_a_mix_are_drawn_as_parts_of_the_whole(tmp_path: Path) -> None:
+    """The bar of a third filled the track, which stands for the whole wherever else there are bars."""
+    run = load_finetuned(write_run(tmp_path / "run"))
+    run = replace(
+        run, outcome={**(run.outcome or {}), "mix": {"scale": 1.0, "layers": [0, 1, 2], "weights": [0.3, 0.3, 0.4]}}
+    )
+    shown = bars(page_of(run))
+    assert [shown[name].share for name in ("0 (embeddings)", "1", "2")] == [0.3, 0.3, 0.4]
 
 
 def test_interval_of_a_share_is_exact() -> None:

@@ -88,10 +88,9 @@ def _mix_section(run: FinetunedRun) -> list[Section]:
         f"The head reads a sum of these layers with learned weights, times {decimal(mix['scale'])}, which is learned too"
         " (1802.05365, equation 1). The weights add up to 1, and were equal to begin with."
     )
-    largest = max(mix["weights"])
     names = ["0 (embeddings)" if layer == 0 else str(layer) for layer in mix["layers"]]
     shares = zip(names, mix["weights"], strict=True)
-    bars = Bars([Bar(name, share / largest, percent(share)) for name, share in shares])
+    bars = Bars([Bar(name, share, percent(share)) for name, share in shares])
     return [Section("mix", "Mix of layers", [Paragraph(lede, "lede"), Card([bars])])]
 
 

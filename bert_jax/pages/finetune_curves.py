@@ -72,7 +72,11 @@ def commonest_class(run: FinetunedRun) -> tuple[str, float] | None:
 
 def score_axis(name: str, values: list[float]) -> Axis:
     """An axis of scores: shares in percent, correlations times 100."""
-    return around(values, tick_text if name in CORRELATIONS else percent_text)
+    if name in CORRELATIONS:
+        return around(values, tick_text)
+    lowest = min(values, default=0.0)
+    alone = max(values, default=0.0) - lowest < 1e-9  # an axis from it on would end beyond 100 %
+    return around([*values, max(lowest - 0.1, 0.0)] if alone else values, percent_text)
 
 
 def score_height(name: str, value: float, per_cent: bool) -> float:

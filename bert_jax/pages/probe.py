@@ -212,7 +212,7 @@ def _weights(model: JsonObject) -> Bars:
     """The weights of the mix, their mean over seeds; they add up to 1."""
     means = [sum(column) / len(column) for column in zip(*model["mix"], strict=True)]
     names = ["0 (embeddings)", *map(str, range(1, len(means)))]
-    return Bars([Bar(name, share / max(means), percent(share)) for name, share in zip(names, means, strict=True)])
+    return Bars([Bar(name, share, percent(share)) for name, share in zip(names, means, strict=True)])
 
 
 # ---- several models -------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def _side_words(side: Spread, per_cent: bool) -> str:
 
 
 def _signed(value: float, per_cent: bool) -> str:
-    return f"{value if per_cent else 100 * value:+.2f}".replace("-", "−")
+    return f"{value if per_cent else 100 * value:+z.2f}".replace("-", "−")
 
 
 def verdict(found: ScoreDifference) -> str:

@@ -47,7 +47,7 @@ def unit(name: str) -> str:
 
 def figure(value: float | None, per_cent: bool, digits: int = 2) -> str:
     """A score times 100 where it is a fraction, without its unit."""
-    return "not defined" if value is None else f"{value if per_cent else 100 * value:.{digits}f}"
+    return "not defined" if value is None else f"{value if per_cent else 100 * value:z.{digits}f}"
 
 
 def score_text(name: str, value: float | None, per_cent: bool, digits: int = 2) -> str:

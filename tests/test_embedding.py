@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conversion_samples import KINDS, PRETRAINING, write_hugging_face
+from conversion_samples import KINDS, PRETRAINING, sample_weights, write_hugging_face
 
 import bert_jax
 from bert_jax.base.errors import UserError
@@ -168,6 +168,15 @@ def test_what_was_cut_off_is_begun_anew_and_what_is_whole_is_kept(tmp_path, fold
 def test_settings_that_do_not_fit_are_refused(model, settings, message):
     with pytest.raises(UserError, match=message):
         embedding.check(settings, model)
+
+
+def test_what_float16_does_not_hold_is_refused(tmp_path):
+    weights = sample_weights(PRETRAINING)
+    weights["bert.encoder.layer.1.output.LayerNorm.weight"][:] = 1e6
+    model = bert_jax.load(write_hugging_face(tmp_path / "large", PRETRAINING, weights))
+    assert embed(["a b"], model, EmbedSettings())[0].max() > 1e5
+    with pytest.raises(UserError, match=r"--dtype float16: a vector holds \d.*: give --dtype float32"):
+        embed(["a b"], model, EmbedSettings(dtype="float16"))
 
 
 def test_no_pooler_no_pooled_vectors(tmp_path):

@@ -79,10 +79,18 @@ def test_draws_follow_the_softmax(model):
     allowed[[model.tokenizer.pad_id, model.tokenizer.cls_id, model.tokenizer.mask_id]] = False
     program = compiled_generation(model.description, model.compute, True, top_k)
     keys = jax.random.split(jax.random.key(0), count)
-    drawn = np.asarray(program(model.params, prompt, np.full(count, 3), keys, temperature, allowed))[:, 3]
+    drawn = np.asarray(program(model.params, prompt, np.full(count, 3), keys, temperature, allowed)[0])[:, 3]
     assert set(drawn) <= set(best.tolist())
     found = np.array([(drawn == token).mean() for token in best])
     np.testing.assert_allclose(found, shares, atol=4 * np.sqrt(0.25 / count))
+
+
+def test_weights_that_overflow_generate_no_text(model):
+    """They are finite, so loading them refuses nothing; of NaN every token has the same rank."""
+    huge = jax.tree.map(lambda leaf: 1e38 * np.sign(leaf), model.params)
+    damaged = Pretrained(model.description, huge, model.tokenizer, model.compute, model.origin)
+    with pytest.raises(UserError, match=r"NaN or infinity from weights that are finite \(the largest is 1e\+38"):
+        generate(damaged, ["the a"])
 
 
 def test_draws_follow_from_seed_and_prompt_alone(model):

@@ -179,6 +179,18 @@ def test_what_a_published_model_cannot_predict_is_refused(folder, published, cap
     assert message in capsys.readouterr().err
 
 
+def test_no_class_is_read_from_nan(folder, published, tmp_path, capsys):
+    """The first class had the predictions of a damaged model, and a score like chance."""
+    shutil.copytree(published, tmp_path / "damaged")
+    weights = load_file(published / "model.safetensors")
+    weights["bert.encoder.layer.0.output.LayerNorm.weight"][:] = 1e38
+    save_file(weights, tmp_path / "damaged" / "model.safetensors", {"format": "pt"})
+    split = ["--task", "sst2", "--data", str(folder / "sst2"), "--split", "dev", "--output", str(tmp_path / "out")]
+    assert main(["predict", str(tmp_path / "damaged"), *split]) == 2
+    assert "computes NaN or infinity from weights that are finite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_the_zip_of_glue_tells_what_is_not_in_it(folder, tmp_path, capsys):
     """A file for the site has as many examples as GLUE's test set: 24 of ours make none."""
     options = ["--data", str(folder / "sst2"), "--output", str(tmp_path), "--zip", str(tmp_path / "all.zip")]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`bert_jax.load`: the same model and tokenizer from each format, and what it makes of text."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from conversion_samples import KINDS, PRETRAINING, sample_weights, write_hugging
 
 import bert_jax
 from bert_jax.base.errors import UserError
+from bert_jax.cli import main
 from bert_jax.conversion import safetensors_files
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.convert import convert
@@ -126,6 +129,28 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path):
     folder = write_hugging_face(tmp_path / "source", PRETRAINING, weights)
     with pytest.raises(UserError, match=rf"{name} holds 1 values that are not finite, the first at \[5\]"):
         bert_jax.load(folder)
+
+
+def test_what_overflows_is_no_result(tmp_path, capsys):
+    """Weights that are finite, one of them by a flipped bit: vectors of NaN, words of "nan%" and losses of NaN are none."""
+    weights, name = sample_weights(PRETRAINING), "bert.encoder.layer.0.output.LayerNorm.weight"
+    weights[name][:] = 1e38
+    folder = write_hugging_face(tmp_path / "source", PRETRAINING, weights)
+    said = r"NaN or infinity .*the largest is 1e\+38, in encoder/layers/.*norm/scale\).*: copy it again"
+    with pytest.raises(UserError, match=said):
+        bert_jax.load(folder).encode(["a b"])
+    text, marked, output = tmp_path / "lines.txt", tmp_path / "marked.tsv", tmp_path / "v.npz"
+    marked.write_text("a *b* c .\tone\nthe *b* .\ttwo\n")
+    text.write_text("a b c .\nthe a of b .\n\nz a b .\n")
+    for stage in (
+        ["fill-mask", folder, "a [MASK]"],
+        ["embed", folder, "--input", text, "--output", output],
+        ["evaluate", folder, "--text", text],
+        ["senses", folder, "--input", marked, "--output", tmp_path / "senses"],
+    ):
+        assert main([str(word) for word in stage]) == 2
+        assert re.search(said, capsys.readouterr().err)
+    assert not output.exists()
 
 
 def test_the_module_itself_runs(model):

@@ -30,7 +30,7 @@ from bert_jax.finetuning.batches import (
 from bert_jax.finetuning.split import TaskSplit
 from bert_jax.finetuning.tagging_split import TaggingSplit
 from bert_jax.model.encoder import Compute
-from bert_jax.model.forward import compiled_forward
+from bert_jax.model.forward import compiled_forward, require_finite
 from bert_jax.tasks.tagging_rows import LEFT_OUT
 from bert_jax.train.evaluation import read_behind
 
@@ -65,6 +65,9 @@ def layer_features(
       split: its units are rows by themselves.
       pooling: of a text's tokens, [CLS] and [SEP] among them: mean, cls, last. Words of tagging are read at their first piece.
       chosen: numbers of the units that count; None: all.
+
+    Raises:
+      UserError: as `require_finite`.
     """
     encoder = ModelDescription(description.model, pooler=False, mlm=False, nsp=False)
     names, theirs = stacked_shapes(encoder), flat(params)
@@ -90,6 +93,7 @@ def layer_features(
                 part = slice(*bounds[draw.rows[row] : draw.rows[row] + 2])
                 values[:, part] = found[:, row, places.tokens[part]] if is_tagging else found[:, row, None]
             bar.update(int((draw.rows != NOBODY).sum()))
+    require_finite(values, own)
     ids = units.table.ids[units.table.begins[places.units] + places.tokens]
     return LayerFeatures(values, places, ids)
 

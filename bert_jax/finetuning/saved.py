@@ -26,6 +26,7 @@ from bert_jax.finetuning.splits import load_split, text_split
 from bert_jax.finetuning.tagging_split import TaggingSplit
 from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.sharding import make_mesh, put_whole
+from bert_jax.model.forward import require_finite
 from bert_jax.tasks.examples import Question, Sentence, TextExample
 from bert_jax.tasks.questions import read_question_lines
 from bert_jax.tasks.scoring.glue import confusion_matrix
@@ -124,8 +125,15 @@ class SavedModel:
         return load_split(self.source(data, task), name, found=self.found, temperature=self.temperature)
 
     def outcome(self, split: TaskSplit) -> Outcome:
-        """Scores, where there are labels, and predictions."""
-        return split.outcome(self.predictor.outputs(self.params, split.units, split.name))
+        """Return scores, where there are labels, and predictions.
+
+        Raises:
+          UserError: as `require_finite`.
+        """
+        outputs = self.predictor.outputs(self.params, split.units, split.name)
+        for output in outputs:
+            require_finite(output, self.params)
+        return split.outcome(outputs)
 
     def other_task(self, name: str) -> Task:
         """Another task of the table that this head can predict: the diagnostic of MNLI.

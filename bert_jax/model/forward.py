@@ -5,9 +5,11 @@ import functools
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bert_jax.base.errors import UserError
 from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.model.encoder import Compute
@@ -34,3 +36,24 @@ def compiled_forward(description: ModelDescription, compute: Compute) -> Callabl
         return nnx.merge(graph, params)(batch, all_layers=all_layers)
 
     return jax.jit(forward, static_argnums=2)
+
+
+def require_finite(outputs: np.ndarray, params: PyTree) -> None:
+    """Refuse outputs that are NaN or infinite although every weight is finite: a damaged weight, or diverged training.
+
+    Args:
+      outputs: of texts, without padding.
+      params: of the model.
+
+    Raises:
+      UserError: naming the largest weight.
+    """
+    if np.isfinite(outputs).all():
+        return
+    largest = {path: float(jnp.abs(leaf).max()) for path, leaf in jax.tree.leaves_with_path(params)}
+    path = max(largest, key=largest.__getitem__)
+    raise UserError(
+        f"the model computes NaN or infinity from weights that are finite (the largest is {largest[path]:.3g}, in"
+        f" {jax.tree_util.keystr(path, simple=True, separator='/')}): it is damaged, or its training diverged: copy it again,"
+        " or take an earlier checkpoint"
+    )

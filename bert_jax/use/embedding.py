@@ -37,7 +37,7 @@ from bert_jax.feed.packing import fill_rows, in_batches
 from bert_jax.mesh.dealing import dealt_out
 from bert_jax.mesh.distributed import all_or_none, is_main, of_main, require_same
 from bert_jax.model.encoder import Compute, EncoderOutput
-from bert_jax.model.forward import Inputs, model_graph
+from bert_jax.model.forward import Inputs, model_graph, require_finite
 from bert_jax.train.run import locked_by_main
 from bert_jax.use.model import Pretrained, Row, SHOWN, TOKENS_AT_ONCE
 from bert_jax.use.pooling import pooled_texts, scaled
@@ -120,7 +120,11 @@ def embed(
     rows, cut = rows_of(texts, model, settings, place, first)
     vectors = np.empty((len(rows), width_of(settings, model)), settings.dtype)
     for batch in _batches(rows, model):
-        vectors[batch.numbers] = np.asarray(vectors_of(batch.fields, model, settings))[batch.places]
+        found = np.asarray(vectors_of(batch.fields, model, settings), np.float32)[batch.places]
+        require_finite(found, model.params)
+        if np.abs(found).max(initial=0) > np.finfo(vectors.dtype).max:
+            raise UserError(f"--dtype {settings.dtype}: a vector holds {np.abs(found).max():.4g}: give --dtype float32")
+        vectors[batch.numbers] = found
     return vectors, cut
 
 

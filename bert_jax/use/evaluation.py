@@ -32,7 +32,7 @@ from bert_jax.mesh.compilation_cache import use_compilation_cache
 from bert_jax.mesh.dealing import dealt_out
 from bert_jax.mesh.distributed import is_main
 from bert_jax.model.encoder import Compute
-from bert_jax.model.forward import model_graph
+from bert_jax.model.forward import model_graph, require_finite
 from bert_jax.tokenization import Tokenizer
 from bert_jax.train.evaluation import add_sums, read_behind, read_sums
 from bert_jax.train.losses import Scores
@@ -198,7 +198,9 @@ def scored_batches[Kept](
             yield _sums(examples, batch, scores), kept(number, batch)
 
     with dealt_out(range(count), work, "scores") as found:
-        yield from tqdm(found, total=count, unit="batch", desc=title, dynamic_ncols=True, disable=not is_main())
+        for sums, own in tqdm(found, total=count, unit="batch", desc=title, dynamic_ncols=True, disable=not is_main()):
+            require_finite(np.array(list(sums.values())), model.params)
+            yield sums, own
 
 
 def _sums(examples: Examples, batch: Batch, scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from bert_jax.base.errors import UserError
 from bert_jax.feed.batch import batch_of_rows
 from bert_jax.feed.kinds import PAIRS
 from bert_jax.feed.one_text import MASK, tokens_of
+from bert_jax.model.forward import require_finite
 from bert_jax.use.model import Pretrained, Row, row_of, SHOWN
 
 SEPARATOR = "[SEP]"
@@ -103,6 +104,7 @@ def predict_at(
     assert output.mlm_logits is not None  # whoever calls has seen to it
     entries = model.tokenizer.vocab_size
     values, tokens = jax.device_get(_best(output.mlm_logits, entries, min(top_k, entries)))
+    require_finite(values, model.params)
     is_next: list[float | None] = [None] * len(rows)
     if output.nsp_logits is not None:
         is_next = np.asarray(jax.nn.softmax(output.nsp_logits, axis=-1)[:, 0, 0]).tolist()

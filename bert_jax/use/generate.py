@@ -23,7 +23,7 @@ from bert_jax.base.types import PyTree
 from bert_jax.config.description import ModelDescription
 from bert_jax.model.decoding import Cache, empty_cache, read_token
 from bert_jax.model.encoder import Compute
-from bert_jax.model.forward import model_graph
+from bert_jax.model.forward import model_graph, require_finite
 from bert_jax.use.model import Pretrained, SHOWN, WIDTH_STEP
 
 PROMPTS_AT_ONCE = 16
@@ -75,7 +75,7 @@ def generate(
       settings: how.
 
     Raises:
-      UserError: the model is bidirectional or has no head; a prompt that leaves no room.
+      UserError: the model is bidirectional or has no head; a prompt that leaves no room; as `require_finite`.
     """
     model.require_left_to_right("going on with a text")
     ids = [[model.tokenizer.cls_id, *model.tokenizer.encode(prompt).ids] for prompt in prompts]
@@ -126,7 +126,9 @@ def _complete(
     program = compiled_generation(model.description, model.compute, settings.temperature > 0, settings.top_k)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(settings.seed), first + jnp.arange(len(ids)))
     lengths = np.array([len(own) for own in ids], np.int32)
-    return np.asarray(program(model.params, prompt, lengths, keys, settings.temperature, allowed))
+    completed, highest = jax.device_get(program(model.params, prompt, lengths, keys, settings.temperature, allowed))
+    require_finite(highest, model.params)
+    return completed
 
 
 def _generation(model: Pretrained, prompt: Sequence[int], room: int, row: np.ndarray) -> Generation:
@@ -138,14 +140,17 @@ def _generation(model: Pretrained, prompt: Sequence[int], room: int, row: np.nda
     return Generation(own, added, ended, model.tokenizer.decode([*own, *added]))
 
 
+type Followed = tuple[jax.Array, jax.Array]  # ids, and the highest logit of each place
+
+
 @functools.lru_cache(maxsize=2)
 def compiled_generation(
     description: ModelDescription, compute: Compute, is_drawn: bool, top_k: int | None
-) -> Callable[..., jax.Array]:
+) -> Callable[..., Followed]:
     """Return the program that goes on with prompts, compiled once for each shape.
 
     Its arguments are the parameters, prompts [B, T] int32, their lengths [B], a key for each row, the temperature, and which
-    entries may be taken [V] bool; it returns prompts and what follows, [B, T].
+    entries may be taken [V] bool; it returns prompts and what follows, [B, T], and the highest logit at each place, [T - 1, B].
     """
     graph = model_graph(description, compute)
 
@@ -166,21 +171,23 @@ def compiled_generation(
         keys: jax.Array,
         temperature: jax.Array,
         allowed: jax.Array,
-    ) -> jax.Array:
+    ) -> Followed:
         model = nnx.merge(graph, params)
         word = model.encoder.embeddings.word[...]
 
-        def one_more(carry: tuple[Cache, jax.Array], place: jax.Array) -> tuple[tuple[Cache, jax.Array], jax.Array]:
+        def one_more(
+            carry: tuple[Cache, jax.Array], place: jax.Array
+        ) -> tuple[tuple[Cache, jax.Array], tuple[jax.Array, jax.Array]]:
             cache, ids = carry
             x, cache = read_token(model.encoder, cache, ids, place)
             logits = jnp.where(allowed[None, :], model.mlm(x[:, None], word)[:, 0], -jnp.inf)
             chosen = choose(logits, keys, place, temperature).astype(jnp.int32)
             following = jnp.where(place + 1 < lengths, jnp.take(prompts, place + 1, axis=1), chosen)
-            return (cache, following), following
+            return (cache, following), (following, logits.max(-1))
 
         rows, size = prompts.shape
         begin = (empty_cache(model.encoder, rows, size), prompts[:, 0])
-        followed = jax.lax.scan(one_more, begin, jnp.arange(size - 1, dtype=jnp.int32))[1]  # [T - 1, B]
-        return jnp.concatenate([prompts[:, :1], followed.T], axis=1)
+        _, (followed, highest) = jax.lax.scan(one_more, begin, jnp.arange(size - 1, dtype=jnp.int32))  # each [T - 1, B]
+        return jnp.concatenate([prompts[:, :1], followed.T], axis=1), highest
 
     return jax.jit(program)

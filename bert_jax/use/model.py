@@ -30,7 +30,7 @@ from bert_jax.conversion.own_format import config_for
 from bert_jax.feed.batch import Batch, batch_of_rows, power_of_two
 from bert_jax.feed.kinds import SHORTEST_SEQUENCE
 from bert_jax.model.encoder import Compute
-from bert_jax.model.forward import compiled_forward, model_graph
+from bert_jax.model.forward import compiled_forward, model_graph, require_finite
 from bert_jax.model.heads import BertModel, BertOutput
 from bert_jax.runs.directory import RunDirectory
 from bert_jax.tokenization import Tokenizer
@@ -206,7 +206,8 @@ class Pretrained:
           single_segment: both texts of a pair are segment 0, for a model that knows no other.
 
         Raises:
-          UserError: a text is longer than the rows the model was trained on; a pair, and the model has one segment.
+          UserError: a text is longer than the rows the model was trained on; a pair, and the model has one segment; as
+            `require_finite`.
         """
         if isinstance(texts, str):
             raise UserError(f"{texts[:SHOWN]!r} is one text: give a list of texts")
@@ -218,6 +219,7 @@ class Pretrained:
             output = jax.device_get(self(batch.fields).encoder)
             for row, number in enumerate(batch.numbers):
                 sequences[number] = np.asarray(output.sequence_output[row, : len(rows[number][0])], np.float32)
+                require_finite(sequences[number], self.params)
                 if output.pooled_output is not None:
                     pooled[number] = output.pooled_output[row, 0]
         return Encoded([ids for ids, _ in rows], sequences, pooled if self.description.pooler else None)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from bert_jax.feed.batch import Batch, batch_of_rows
 from bert_jax.mesh.dealing import dealt_out
 from bert_jax.mesh.distributed import is_main
+from bert_jax.model.forward import require_finite
 from bert_jax.train.evaluation import read_behind
 from bert_jax.use.model import Pretrained, row_of, TOKENS_AT_ONCE, WIDTH_STEP
 
@@ -61,6 +62,9 @@ def pseudo_log_likelihoods(model: Pretrained, sentences: Sequence[np.ndarray]) -
 
     Returns:
       [N] float64, nats.
+
+    Raises:
+      UserError: as `require_finite`.
     """
     total = sum(map(len, sentences))
     sums = np.zeros(len(sentences))
@@ -77,6 +81,7 @@ def pseudo_log_likelihoods(model: Pretrained, sentences: Sequence[np.ndarray]) -
         for owners, logs in found:
             np.add.at(sums, owners, logs)
             bar.update(len(owners))
+    require_finite(sums, model.params)
     return sums
 
 

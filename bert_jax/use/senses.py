@@ -19,6 +19,7 @@ from bert_jax.base.errors import listed, UserError
 from bert_jax.base.files import write_json
 from bert_jax.base.output_lock import LOCK_FILE, locked
 from bert_jax.base.types import JsonObject
+from bert_jax.model.forward import require_finite
 from bert_jax.pages.senses import senses_page
 from bert_jax.pages.template import write
 from bert_jax.runs.names import REPORT_FILE
@@ -114,7 +115,7 @@ def word_vectors(model: Pretrained, lines: Sequence[MarkedLine]) -> tuple[np.nda
     """Vectors of the marked words, the mean over their pieces: from the table [N, E], and from every layer [K, N, D].
 
     Raises:
-      UserError: a word that the vocabulary does not know, or a line longer than the model has positions.
+      UserError: a word that the vocabulary does not know, or a line longer than the model has positions; as `require_finite`.
     """
     rows, places = zip(*(_row(model, line) for line in lines), strict=True)
     table = np.asarray(model.params["encoder"]["embeddings"]["word"])
@@ -126,6 +127,7 @@ def word_vectors(model: Pretrained, lines: Sequence[MarkedLine]) -> tuple[np.nda
         values = np.asarray(found, np.float32)  # [K, B, S, D]
         for row, number in enumerate(batch.numbers):
             vectors[:, number] = values[:, row, places[number]].mean(1)
+    require_finite(vectors, model.params)
     return static, vectors
 
 

@@ -374,7 +374,7 @@ def test_a_column_of_labels_must_be_named_to_train(tmp_path):
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
     (tmp_path / "train.tsv").write_bytes(b"sentence\tlabel\nx\t1\ncaf\xe9\t0\n")
     assert refusal("sst2", "train", tmp_path).startswith(
-        "train.tsv, line 3: is not UTF-8 at its byte 3 (0xe9): convert the file"
+        f"{tmp_path}/train.tsv, line 3: is not UTF-8 at its byte 3 (0xe9): convert the file"
     )
 
 

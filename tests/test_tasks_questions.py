@@ -33,7 +33,7 @@ def written(folder: Path, content: Any, name: str = "dev.json") -> Path:
 def test_version_1(name, tmp_path):
     path = written(tmp_path, squad(entry("a", ("cat", 4), ("the cat", 0)), entry("b", ("mat", 19))), name)
     first, second = read_questions(path)
-    place = f"{name}, data[0].paragraphs[0].qas"
+    place = f"{path}, data[0].paragraphs[0].qas"
     assert first == Question("a", "the cat", CONTEXT, (Answer("cat", 4), Answer("the cat", 0)), None, f"{place}[0]")
     assert (second.name, second.answers, second.place) == ("b", (Answer("mat", 19),), f"{place}[1]")
 
@@ -106,13 +106,17 @@ def test_published_files(name, questions, answers, lies):
         (squad(entry("a", ("cat", 4)), entry("b")), "data[0].paragraphs[0].qas[1] ('b') has no answer"),
         (squad(entry("a", is_impossible=False)), "qas[0] ('a') has no answer"),
         (squad(entry("a", ("cat", 4), is_impossible=True)), "qas[0] ('a') is_impossible and has the answer 'cat'"),
-        (squad(entry("a", ("cat", 4)), entry("a", ("mat", 19))), "qas[1] has the id 'a', as has dev.json, data[0]"),
+        (
+            squad(entry("a", ("cat", 4)), entry("a", ("mat", 19))),
+            "dev.json, data[0].paragraphs[0].qas[0]: ids must differ",
+        ),
     ],
 )
 def test_bad_files_are_refused_with_the_place(content, said, tmp_path):
     with pytest.raises(UserError, match=re.escape(said)) as error:
         read_questions(written(tmp_path, content))
     assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)  # predictions may lie in a file of the same name
 
 
 def test_a_missing_file_is_an_error_of_the_file_system(tmp_path):

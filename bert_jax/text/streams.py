@@ -70,7 +70,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
       UserError: as `text_lines`, and as `open_stream`.
     """
     with open_stream(path) as stream:
-        yield from text_lines(stream, path.name)
+        yield from text_lines(stream, str(path))
 
 
 def read_text(path: Path) -> str:
@@ -83,7 +83,7 @@ def read_text(path: Path) -> str:
         raw = stream.read(LARGEST_TEXT + 1)
     if len(raw) > LARGEST_TEXT:
         raise UserError(f"{path} holds more than {LARGEST_TEXT // 2**20:,} MiB: divide it")
-    return decode_text(raw, path.name)
+    return decode_text(raw, str(path))
 
 
 class _Stored(io.RawIOBase):

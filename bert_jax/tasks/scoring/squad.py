@@ -233,7 +233,7 @@ def entries(path: Path, with_context: bool = True) -> Iterator[tuple[str, str, o
       path: JSON, packed or not.
       with_context: a paragraph must have one; without it none is looked for, and it is empty.
     """
-    file = path.name
+    file = str(path)
     for number, article in enumerate(member(read_json(path), "data", list, file, joint=", ")):
         article_place = f"{file}, data[{number}]"
         for paragraph_number, paragraph in enumerate(member(article, "paragraphs", list, article_place)):

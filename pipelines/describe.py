@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bert_jax.pipelines import _checkpoint_options, _options
 
-from bert_jax.base.errors import UserError
+from bert_jax.base.errors import listed, UserError
 from bert_jax.base.paths import any_path, any_text
 from bert_jax.base.types import JsonObject
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
@@ -116,6 +116,9 @@ def checkpoint_text(checkpoint: "Checkpoint", facts: JsonObject) -> str:
         vocabulary = f"{tokenizer.kind}, {case}, {tokenizer.vocab_size:,} entries"
     step = "" if checkpoint.step is None else f", step {checkpoint.step:,}"
     dtypes = ", ".join(facts["dtypes"])
+    left_out: dict[str, list[str]] = {}  # by the reason: moments of an optimizer are hundreds
+    for name, why in checkpoint.skipped.items():
+        left_out.setdefault(why, []).append(name)
     lines = [
         f"{checkpoint.path}: {checkpoint.format}{step}, {checkpoint.description.summary()}",
         f"shape        {_layers(model)}, {model.max_position_embeddings:,} positions, {model.hidden_act}",
@@ -123,7 +126,7 @@ def checkpoint_text(checkpoint: "Checkpoint", facts: JsonObject) -> str:
         f"             {facts['head_parameters']:>15,}  heads",
         f"stored       {facts['tensor_bytes'] / 2**20:>11,.1f} MiB  {facts['tensors']} tensors of {dtypes}",
         f"vocabulary   {vocabulary}",
-        *(f"left out     {name}: {why}" for name, why in checkpoint.skipped.items()),
+        *(f"left out     {listed(names, 2)}: {why}" for why, names in left_out.items()),
         *(f"note         {note}" for note in checkpoint.notes),
     ]
     return "\n".join(lines)

@@ -94,6 +94,11 @@ def test_describe_says_what_a_checkpoint_holds(tmp_path, format, capsys):
     assert facts["vocabulary"]["entries"] == PRETRAINING.model.vocab_size
     assert main(["describe", str(model)]) == 0
     assert PRETRAINING.summary() in capsys.readouterr().out
+    if format == "huggingface":  # a line for each reason
+        assert main(["describe", str(model), "--skip", "cls.*"]) == 0
+        told = [line for line in capsys.readouterr().out.splitlines() if line.endswith(": left out as asked")]
+        assert len(told) == 1
+        assert " more: left out as asked" in told[0]
     assert main(["describe", str(model), "seed=1"]) == 2
     assert main(["describe", "tiny", "--gelu", "gelu_erf"]) == 2
 

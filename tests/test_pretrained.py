@@ -131,6 +131,15 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path):
         bert_jax.load(folder)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_weight_beyond_float32_is_one_line(tmp_path):
+    weights, name = sample_weights(PRETRAINING), "bert.pooler.dense.weight"
+    weights[name] = weights[name].astype(np.float64) * 1e300
+    folder = write_hugging_face(tmp_path / "source", PRETRAINING, weights)
+    with pytest.raises(UserError, match=f"{name} does not fit into float32"):
+        bert_jax.load(folder)
+
+
 def test_what_overflows_is_no_result(tmp_path, capsys):
     """Weights that are finite, one of them by a flipped bit: vectors of NaN, words of "nan%" and losses of NaN are none."""
     weights, name = sample_weights(PRETRAINING), "bert.encoder.layer.0.output.LayerNorm.weight"

@@ -88,7 +88,8 @@ class Checkpoint:
         array = array.T if row.is_transposed(self.format) else array
         if array.ndim:
             array = array[: names.shape_of(row, self.description)[0]]  # without padding rows of the vocabulary
-        narrow = np.ascontiguousarray(array, np.float32)
+        with np.errstate(over="ignore"):  # what does not fit is refused below
+            narrow = np.ascontiguousarray(array, np.float32)
         if array.dtype == np.float64 and not np.array_equal(narrow, array):
             raise UserError(
                 f"{self.path}: {self.own_names[row.ours]} does not fit into float32: store it in float32 first"

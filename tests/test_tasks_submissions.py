@@ -75,7 +75,9 @@ def test_submissions_that_the_site_would_refuse_are_refused(tmp_path):
 
 
 def test_the_zip_has_what_is_there_and_what_lacks_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"has no submission file: it would be one of CoLA.tsv"):
+    with pytest.raises(
+        UserError, match=r"has no submission file, which takes all of GLUE's test file: it would be one of CoLA.tsv"
+    ):
         zip_submissions(tmp_path, tmp_path / "glue.zip")
     write_submission(TASKS["wnli"], "test", examples(146), [0] * 146, tmp_path)
     write_submission(TASKS["ax"], "test", examples(1104), [2] * 1104, tmp_path)

@@ -79,7 +79,9 @@ def zip_submissions(folder: Path, path: Path) -> list[str]:
     names = [submission.file for name in GLUE for submission in TASKS[name].submissions.values()]
     there = [name for name in names if (folder / name).is_file()]
     if not there:
-        raise UserError(f"{folder} has no submission file: it would be one of {', '.join(names)}")
+        raise UserError(
+            f"{folder} has no submission file, which takes all of GLUE's test file: it would be one of {', '.join(names)}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with complete_or_absent(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name in there:

@@ -148,6 +148,15 @@ def run_stage(*arguments: object) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
+def refusal_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """`bert-jax ARGUMENTS...` in this process; it must end with status 2, and this is the one line that it says."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bert-jax {arguments[0]}: ")
+    return line
+
+
 def small_config(**changes: object) -> PretrainConfig:
     """One layer of 16 features, a phase of rows of 16 tokens and one of 32: compiles and runs in seconds."""
     settings: dict = {

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Prepared, run_stage
+from conftest import Prepared, refusal_of, run_stage
 
 from bert_jax.cli import main
 
@@ -59,21 +59,19 @@ def test_a_bad_file_is_named_in_one_line_and_the_pool_goes_on(prepared, corpus, 
 @NEEDS_BEAM
 def test_a_runner_that_beam_does_not_have_is_refused(prepared, tmp_path, capsys):
     arguments = ("prepare", "--input", prepared.text, "--vocab", prepared.vocab, "--output", tmp_path / "out")
-    assert main([*map(str, arguments), "--runner", "NoRunner"]) == 2
-    assert "--runner NoRunner: " in capsys.readouterr().err.splitlines()[-1]
+    assert "--runner NoRunner: " in refusal_of(capsys, *arguments, "--runner", "NoRunner")
     assert not (tmp_path / "out").exists()
 
 
 def test_options_that_are_no_words_are_refused(prepared, tmp_path, capsys):
     arguments = ("prepare", "--input", prepared.text, "--vocab", prepared.vocab, "--output", tmp_path / "out")
-    assert main([*map(str, arguments), "--runner-options='--a"]) == 2
-    assert "--runner-options '--a: cannot be read as words: No closing quotation" in capsys.readouterr().err
+    error = refusal_of(capsys, *arguments, "--runner-options='--a")
+    assert "--runner-options '--a: cannot be read as words: No closing quotation" in error
 
 
 def test_without_beam_the_extra_is_named(prepared, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     arguments = ("prepare", "--input", prepared.text, "--vocab", prepared.vocab, "--output", tmp_path / "out")
-    assert main([*map(str, arguments), "--runner", "DirectRunner"]) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    line = refusal_of(capsys, *arguments, "--runner", "DirectRunner")
     assert line.endswith('--runner DirectRunner needs Apache Beam: pip install "bert-jax[beam]"')
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import refusal_of
 
 from bert_jax.base.errors import TryAgain, UserError
 from bert_jax.cli import main, STAGES
@@ -106,11 +107,7 @@ def test_bad_input_is_one_line_and_status_two(arguments, message, capsys, tmp_pa
         arguments = [*arguments, "--data", "nowhere", "--output", "run"]
     if arguments[0] == "evaluate":
         arguments = [*arguments, "--data", "nowhere"]
-    assert main(arguments) == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert printed.startswith(f"bert-jax {arguments[0]}: ")
-    assert printed.count("\n") == 1
+    assert message in refusal_of(capsys, *arguments)
     assert not list(tmp_path.iterdir())
 
 

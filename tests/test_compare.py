@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import refusal_of
 from page_parts import rows
 from scipy import stats
 
@@ -383,6 +384,5 @@ def test_predictions_that_are_none_of_their_kind_are_named_by_their_line(tmp_pat
             {"name": "1", "label": truth, "predicted": answer},
         ]
         write_run(tmp_path / folder, records, {"accuracy": 1.0}, kind=kind)
-    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'b' / 'predictions' / 'dev.jsonl'}, line 2: is no prediction" in line
+    error = refusal_of(capsys, "compare", tmp_path / "a", tmp_path / "b")
+    assert f"{tmp_path / 'b' / 'predictions' / 'dev.jsonl'}, line 2: is no prediction" in error

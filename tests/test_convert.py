@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import refusal_of, small_config
 from conversion_samples import KINDS, PRETRAINING, sample_weights, VOCABULARY, write_hugging_face, write_own_run
 from safetensors.numpy import load_file, save_file
 
@@ -385,8 +385,7 @@ def test_the_certificate_says_what_was_done(tmp_path, capsys):
         "tokenizer_config.json",
         "vocab.txt",
     }
-    assert main(["convert", str(source), str(source), "--to", "tf1"]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "is not empty" in refusal_of(capsys, "convert", source, source, "--to", "tf1")
 
 
 def test_a_result_that_is_not_the_source_is_not_put_in_its_place(tmp_path, monkeypatch):
@@ -483,8 +482,9 @@ def test_options_without_a_use_are_refused(tmp_path, capsys):
     }
     for (name, options), message in refused.items():
         source = str(tmp_path / name)
-        assert main(["convert", source, str(tmp_path / "result"), *options.split()]) == 2
-        assert message.format(source) in capsys.readouterr().err.replace(f"{source}/model.safetensors", source)
+        assert message.format(source) in refusal_of(
+            capsys, "convert", source, tmp_path / "result", *options.split()
+        ).replace(f"{source}/model.safetensors", source)
         assert not (tmp_path / "result").exists()
     with pytest.raises(UserError, match="--peer-python runs Hugging Face's side"):
         compare(tmp_path / "run", tmp_path / "run", ASKED, Path("python"))
@@ -630,8 +630,8 @@ def test_models_that_are_not_alike_do_not_pass_for_the_same(tmp_path, capsys):
     assert f"mlm/bias: only in {whole}" in capsys.readouterr().out
     other = ModelDescription(replace(PRETRAINING.model, intermediate_size=32))
     write_hugging_face(tmp_path / "other", other)
-    assert main(["convert", "--compare", str(whole), str(tmp_path / "other")]) == 2
-    assert "are different models: intermediate_size 56 and 32" in capsys.readouterr().err
+    error = refusal_of(capsys, "convert", "--compare", whole, tmp_path / "other")
+    assert "are different models: intermediate_size 56 and 32" in error
 
 
 def test_tensors_are_left_out_as_asked(tmp_path):
@@ -657,14 +657,11 @@ def test_a_finished_conversion_is_recognised_by_its_content(tmp_path, capsys):
     assert main(command) == 0
     assert "holds this conversion already" in capsys.readouterr().out
     assert {file.name: file.stat().st_mtime_ns for file in result.iterdir()} == times
-    assert main([*command, "--gelu", "gelu_erf"]) == 2
-    assert "holds another conversion (asked differ)" in capsys.readouterr().err
+    assert "holds another conversion (asked differ)" in refusal_of(capsys, *command, "--gelu", "gelu_erf")
     (result / "vocab.txt").write_text("changed")
-    assert main(command) == 2
-    assert f"{result / 'vocab.txt'} was changed since it was converted" in capsys.readouterr().err
+    assert f"{result / 'vocab.txt'} was changed since it was converted" in refusal_of(capsys, *command)
     (moved / "vocab.txt").write_text("".join(f"{entry}\n" for entry in reversed(VOCABULARY)))
-    assert main(command) == 2
-    assert "holds another conversion (files of MODEL differ)" in capsys.readouterr().err
+    assert "holds another conversion (files of MODEL differ)" in refusal_of(capsys, *command)
 
 
 def test_what_a_killed_conversion_left_is_removed(tmp_path, capsys):

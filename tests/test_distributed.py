@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from conftest import refusal_of
 from jax.experimental import multihost_utils
 
 from bert_jax.base.errors import UserError
@@ -108,8 +109,7 @@ def test_a_machine_that_is_no_cluster(monkeypatch):
 def test_the_command_line_joins_before_anything_else(monkeypatch, tmp_path, capsys):
     """Even before the data is looked for."""
     arguments = ["pretrain", "demo", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "run")]
-    assert main([*arguments, "--processes", "2"]) == 2
-    assert "--coordinator and --process-id lacking" in capsys.readouterr().err
+    assert "--coordinator and --process-id lacking" in refusal_of(capsys, *arguments, "--processes", "2")
     joined = []
     monkeypatch.setattr(distributed, "initialize", lambda *place: joined.append(place))
     assert main([*arguments, "--coordinator", "h:1", "--processes", "2", "--process-id", "1"]) == 2

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import Prepared
+from conftest import Prepared, refusal_of
 from made_up_runs import (
     CONFIG,
     data_line,
@@ -564,8 +564,8 @@ def test_json_for_programs(tmp_path, capsys):
 
 
 def test_what_is_neither_data_nor_run_is_refused(tmp_path, capsys):
-    assert main(["doctor", str(tmp_path)]) == 2
-    assert "neither prepared data (no passport.json) nor a run (no config.json)" in capsys.readouterr().err
+    error = refusal_of(capsys, "doctor", tmp_path)
+    assert "neither prepared data (no passport.json) nor a run (no config.json)" in error
     with pytest.raises(UserError):
         examine(tmp_path / "absent")
 

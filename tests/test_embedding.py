@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import refusal_of
 from conversion_samples import KINDS, PRETRAINING, sample_weights, write_hugging_face
 
 import bert_jax
@@ -116,10 +117,8 @@ def test_a_line_that_is_too_long_is_named_by_its_number(tmp_path, folder, monkey
     """Whichever block of lines it is in."""
     monkeypatch.setattr(embedding, "_BLOCK", 2)
     (tmp_path / "lines.txt").write_text("a\nb\nc\n" + "b " * 30 + "\n")
-    assert (
-        main(["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "x.npz")]) == 2
-    )
-    assert "lines.txt, line 4: 'b b b" in capsys.readouterr().err
+    error = refusal_of(capsys, "embed", folder, "--input", tmp_path / "lines.txt", "--output", tmp_path / "x.npz")
+    assert "lines.txt, line 4: 'b b b" in error
 
 
 def test_an_empty_file_is_a_file_that_is_there(tmp_path, folder, capsys):
@@ -127,8 +126,7 @@ def test_an_empty_file_is_a_file_that_is_there(tmp_path, folder, capsys):
     (tmp_path / "lines.txt").write_text("a\n")
     (tmp_path / "empty.npz").touch()
     command = ["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "empty.npz")]
-    assert main(command) == 2
-    assert "is there already: choose another --output" in capsys.readouterr().err
+    assert "is there already: choose another --output" in refusal_of(capsys, *command)
 
 
 def test_what_was_cut_off_is_begun_anew_and_what_is_whole_is_kept(tmp_path, folder, capsys):
@@ -145,12 +143,10 @@ def test_what_was_cut_off_is_begun_anew_and_what_is_whole_is_kept(tmp_path, fold
     whole = (output / "embeddings-00000.npy").read_bytes()
     assert main(command) == 0
     assert "holds these vectors already: 3 of 24" in capsys.readouterr().out
-    assert main([*command, "--pooling", "cls"]) == 2
-    assert "is there already: choose another --output" in capsys.readouterr().err
+    assert "is there already: choose another --output" in refusal_of(capsys, *command, "--pooling", "cls")
     assert (output / "embeddings-00000.npy").read_bytes() == whole
     (output / "embeddings-00000.npy").write_bytes(whole[:-1] + b"\x01")
-    assert main(command) == 2
-    assert "embeddings-00000.npy was changed since it was made" in capsys.readouterr().err
+    assert "embeddings-00000.npy was changed since it was made" in refusal_of(capsys, *command)
     (output / "embeddings-00000.npy").write_bytes(whole)
     (output / "embeddings.json").rename(output / "mine.json")
     assert main(command) == 2
@@ -187,8 +183,8 @@ def test_no_pooler_no_pooled_vectors(tmp_path):
 
 def test_a_line_that_is_not_utf_8_is_named(tmp_path, folder, capsys):
     (tmp_path / "lines.txt").write_bytes(b"a\nb\xff\n")
-    assert main(["embed", str(folder), "--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "x")]) == 2
-    assert "lines.txt, line 2: is not UTF-8 at its byte 1" in capsys.readouterr().err
+    error = refusal_of(capsys, "embed", folder, "--input", tmp_path / "lines.txt", "--output", tmp_path / "x")
+    assert "lines.txt, line 2: is not UTF-8 at its byte 1" in error
 
 
 def test_lines_are_read_as_everywhere(tmp_path, folder, capsys):
@@ -204,5 +200,5 @@ def test_lines_are_read_as_everywhere(tmp_path, folder, capsys):
     assert len(vectors[0]) == 3
     np.testing.assert_array_equal(*vectors)
     plain.write_bytes("a".encode("utf-16"))
-    assert main(["embed", str(folder), "--input", str(plain), "--output", str(tmp_path / "x")]) == 2
-    assert "plain.txt is UTF-16: convert it" in capsys.readouterr().err
+    error = refusal_of(capsys, "embed", folder, "--input", plain, "--output", tmp_path / "x")
+    assert "plain.txt is UTF-16: convert it" in error

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tokenizers
+from conftest import refusal_of
 from conversion_samples import KINDS, MODEL, VOCABULARY, write_hugging_face
 from finetune_samples import command, write_model, write_sst2
 from test_sentence_files import embedded, TEXTS, write_modules
@@ -247,8 +248,7 @@ def write_head(folder, head):
 )
 def test_a_head_that_the_format_does_not_know_is_refused_by_name(tmp_path, capsys, head, named):
     run = write_head(tmp_path / "run", head)
-    assert main(["export", str(run), "--to", "onnx", "--output", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
+    said = refusal_of(capsys, "export", run, "--to", "onnx", "--output", tmp_path / "out")
     assert f"its head for {head.kind} is more than a dense layer" in said
     assert named in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -286,8 +286,8 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left(tmp_path, capsys
     write_hugging_face(tmp_path / "model", kinds[kind])
     (tmp_path / "EMPTY").write_text("\n")
     options = [str(tmp_path / part) if part == "EMPTY" else part for part in options]
-    assert main(["export", str(tmp_path / "model"), "--to", "onnx", "--output", str(tmp_path / "out"), *options]) == 2
-    assert message in capsys.readouterr().err
+    error = refusal_of(capsys, "export", tmp_path / "model", "--to", "onnx", "--output", tmp_path / "out", *options)
+    assert message in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["EMPTY", "model"]
 
 
@@ -298,8 +298,8 @@ def test_int8_of_embeddings_is_measured_and_refused_beyond_the_stated_loss(tmp_p
     write_hugging_face(tmp_path / "model", KINDS["encoder"])
     (tmp_path / "text").write_text(f"a b c\nthe of d\n\n{'x y z ' * 9}\n")  # the last is beyond the positions
     options = ["--to", "onnx", "--output", str(tmp_path / "out"), "--int8", "--data", str(tmp_path / "text")]
-    assert main(["export", str(tmp_path / "model"), *options, "--loss", "1e-9"]) == 2
-    assert "nothing was written; leave out --int8" in capsys.readouterr().err
+    error = refusal_of(capsys, "export", tmp_path / "model", *options, "--loss", "1e-9")
+    assert "nothing was written; leave out --int8" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "text"]
     assert main(["export", str(tmp_path / "model"), *options, "--loss", "0.1"]) == 0
     record = json.loads((tmp_path / "out" / "export.json").read_text())

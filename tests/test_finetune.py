@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import refusal_of
 from finetune_samples import command, questions, write_conll, write_model, write_squad, write_sst2, write_swag
-
-from bert_jax.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +19,6 @@ def folder(tmp_path_factory):
     write_squad(folder / "squad1", "1.1")
     write_swag(folder / "swag")
     return folder
-
-
-def refused(capsys: pytest.CaptureFixture, arguments: list[str]) -> str:
-    """The one line that is printed, with exit status 2."""
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("bert-jax finetune: ")
-    assert error.count("\n") == 1, error
-    return error
 
 
 def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
@@ -79,27 +69,27 @@ def own(folder: Path, data: Path, output: Path, *more: object) -> list[str]:
 )
 def test_refused(folder, tmp_path, capsys, task, more, message):
     data = folder / (task if (folder / task).exists() else "sst2")
-    assert message in refused(capsys, command(task, data, folder / "model", tmp_path / "run", *more))
+    assert message in refusal_of(capsys, *command(task, data, folder / "model", tmp_path / "run", *more))
     assert not (tmp_path / "run").exists(), "nothing may be left behind by what is refused"
 
 
 def test_no_data(folder, tmp_path, capsys):
-    error = refused(capsys, command("sst2", tmp_path / "nowhere", folder / "model", tmp_path / "run"))
+    error = refusal_of(capsys, *command("sst2", tmp_path / "nowhere", folder / "model", tmp_path / "run"))
     assert "nowhere is missing" in error
     (tmp_path / "empty").mkdir()
-    error = refused(capsys, command("sst2", tmp_path / "empty", folder / "model", tmp_path / "run"))
+    error = refusal_of(capsys, *command("sst2", tmp_path / "empty", folder / "model", tmp_path / "run"))
     assert "has no train.tsv, which is train of SST-2" in error
 
 
 def test_no_model(folder, tmp_path, capsys):
-    error = refused(capsys, command("sst2", folder / "sst2", tmp_path / "nowhere", tmp_path / "run"))
+    error = refusal_of(capsys, *command("sst2", folder / "sst2", tmp_path / "nowhere", tmp_path / "run"))
     assert "nowhere" in error
 
 
 def test_a_model_without_vocabulary(folder, tmp_path, capsys):
     model = write_model(tmp_path / "model")
     (model / "vocab.txt").unlink()
-    error = refused(capsys, command("sst2", folder / "sst2", model, tmp_path / "run"))
+    error = refusal_of(capsys, *command("sst2", folder / "sst2", model, tmp_path / "run"))
     assert "has no vocabulary: put its vocab.txt beside it, or give --vocab" in error
 
 
@@ -121,13 +111,13 @@ def test_a_training_file_that_cannot_be_learned_from(folder, tmp_path, capsys, t
     data = tmp_path / "data"
     data.mkdir()
     (data / "train.tsv").write_text(text, encoding="utf-8")
-    assert message in refused(capsys, command("sst2", data, folder / "model", tmp_path / "run"))
+    assert message in refusal_of(capsys, *command("sst2", data, folder / "model", tmp_path / "run"))
 
 
 def test_a_dev_split_without_examples(folder, tmp_path, capsys):
     data = write_sst2(tmp_path / "data")
     (data / "dev.tsv").write_text("sentence\tlabel\n")
-    error = refused(capsys, command("sst2", data, folder / "model", tmp_path / "run"))
+    error = refusal_of(capsys, *command("sst2", data, folder / "model", tmp_path / "run"))
     assert "dev.tsv has no examples: is it the right file?" in error
     assert not (tmp_path / "run").exists()
 
@@ -138,7 +128,7 @@ def test_a_question_without_an_answer(folder, tmp_path, capsys, file):
     content = questions(4, 1, "1.1")
     content["data"][0]["paragraphs"][1]["qas"][0]["answers"] = []
     (data / f"{file}-v1.1.json").write_text(json.dumps(content))
-    error = refused(capsys, command("squad1", data, folder / "model", tmp_path / "run", "max_query_length=4"))
+    error = refusal_of(capsys, *command("squad1", data, folder / "model", tmp_path / "run", "max_query_length=4"))
     assert f"{file}-v1.1.json, data[0].paragraphs[1].qas[0] ('q1') has no answer: add one" in error
 
 
@@ -149,7 +139,7 @@ def test_answers_that_are_nowhere(folder, tmp_path, capsys):
     for paragraph in content["data"][0]["paragraphs"]:
         paragraph["qas"][0]["answers"][0]["text"] = "elsewhere"
     (data / "train-v1.1.json").write_text(json.dumps(content))
-    error = refused(capsys, command("squad1", data, folder / "model", tmp_path / "run", "max_query_length=4"))
+    error = refusal_of(capsys, *command("squad1", data, folder / "model", tmp_path / "run", "max_query_length=4"))
     assert "no training example is left" in error
     assert "4 answers that are nowhere in their context" in error
 
@@ -159,12 +149,12 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
     data.mkdir()
     (data / "eng.train").write_text("the DT\nfilm NN\n\nis VB\ngood JJ\n")
     asked = command("conll2003", data, folder / "model", tmp_path / "run", "tag_scheme=IOB2")
-    assert "tag_scheme=IOB2: the tags of" in refused(capsys, asked)
+    assert "tag_scheme=IOB2: the tags of" in refusal_of(capsys, *asked)
     for idle in ("constrained=true", "broken_tags=refuse"):
-        error = refused(capsys, command("conll2003", data, folder / "model", tmp_path / "run", idle))
+        error = refusal_of(capsys, *command("conll2003", data, folder / "model", tmp_path / "run", idle))
         assert f"{idle.split('=')[0]} is of tags that follow a scheme" in error
     (data / "eng.train").write_text("the\nfilm\n")
-    error = refused(capsys, command("conll2003", data, folder / "model", tmp_path / "run"))
+    error = refusal_of(capsys, *command("conll2003", data, folder / "model", tmp_path / "run"))
     assert "eng.train" in error
 
 
@@ -210,7 +200,7 @@ def test_tags_without_a_scheme(folder, tmp_path, capsys):
     ],
 )
 def test_own_data_that_is_not_described(folder, tmp_path, capsys, more, message):
-    assert message in refused(capsys, own(folder, folder / "sst2", tmp_path / "run", *more))
+    assert message in refusal_of(capsys, *own(folder, folder / "sst2", tmp_path / "run", *more))
 
 
 @pytest.mark.parametrize(("task", "more"), [("conll2003", ()), ("own", ("--kind", "tagging"))])
@@ -218,7 +208,7 @@ def test_running_numbers_are_not_trained_on(folder, tmp_path, capsys, task, more
     data = tmp_path / "data"
     data.mkdir()
     (data / "train.txt").write_text("1 ann B-PER\n2 is O\n\n1 rome B-LOC\n")
-    error = refused(capsys, command(task, data, folder / "model", tmp_path / "run", *more))
+    error = refusal_of(capsys, *command(task, data, folder / "model", tmp_path / "run", *more))
     assert "train.txt: its first column is a running number" in error
     assert "--text-column 1 --label-column -1" in error
 
@@ -226,5 +216,5 @@ def test_running_numbers_are_not_trained_on(folder, tmp_path, capsys, task, more
 def test_a_folder_that_holds_something_else(folder, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
-    error = refused(capsys, command("sst2", folder / "sst2", folder / "model", tmp_path / "run"))
+    error = refusal_of(capsys, *command("sst2", folder / "sst2", folder / "model", tmp_path / "run"))
     assert "is not empty and is no fine-tuned run: choose another --output" in error

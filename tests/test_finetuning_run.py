@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from conftest import refusal_of
 from finetune_samples import (
     command,
     read_lines,
@@ -110,8 +111,7 @@ def test_a_finished_run_is_recognised(folder, capsys):
 
 
 def test_a_run_with_other_settings_is_refused_by_name(folder, capsys):
-    assert main(sst2(folder, "run", "optimizer.learning_rate=1e-3", "seed=4")) == 2
-    error = capsys.readouterr().err
+    error = refusal_of(capsys, *sst2(folder, "run", "optimizer.learning_rate=1e-3", "seed=4"))
     assert (
         "holds another fine-tuned run (optimizer.learning_rate: 0.01 -> 0.001; seed: 0 -> 4): choose another --output"
         in error

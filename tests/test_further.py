@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_stage, small_config
+from conftest import refusal_of, run_stage, small_config
 
 from bert_jax.base.errors import UserError
-from bert_jax.cli import main
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
 from bert_jax.config.training import OptimizerConfig
@@ -314,5 +313,5 @@ def test_a_finished_or_converted_run_names_this_way_on(source, hugging_face, pre
     "option", [["--keep", "moments"], ["--map-vocab"], ["--gelu", "gelu_erf"], ["--skip", "cls.*"]]
 )
 def test_options_of_a_model_without_one_are_refused(prepared, tmp_path, capsys, option):
-    assert main(["pretrain", "tiny", "--data", str(prepared.data), "--output", str(tmp_path / "run"), *option]) == 2
-    assert f"{option[0]} is of a model to begin with: name it with --from" in capsys.readouterr().err
+    error = refusal_of(capsys, "pretrain", "tiny", "--data", prepared.data, "--output", tmp_path / "run", *option)
+    assert f"{option[0]} is of a model to begin with: name it with --from" in error

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import run_stage
+from conftest import refusal_of, run_stage
 from conversion_samples import KINDS, PRETRAINING, VOCABULARY, write_hugging_face
 
-from bert_jax.cli import main
 from bert_jax.conversion.checkpoints import open_checkpoint
 from bert_jax.conversion.numpy_bert import forward
 from bert_jax.conversion.own_format import config_for, write_run
@@ -288,8 +287,7 @@ def test_longer_and_backward_models_stand_beside_it(folder, made, scores, tmp_pa
     ("options", "message"), [(["--order", "6"], "use 2 to 5"), (["--order", "3"], "--data or --baseline-text")]
 )
 def test_orders_that_are_refused(folder, made, capsys, options, message):
-    assert main(["evaluate", str(made[1]), "--text", str(folder / "text.txt"), *options]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal_of(capsys, "evaluate", made[1], "--text", folder / "text.txt", *options)
 
 
 def test_one_document_is_scored_without_pairs(made, tmp_path, capsys):
@@ -345,19 +343,19 @@ def test_fill_mask_on_checkpoints_of_another_format(folder, made, tmp_path, caps
     run_stage("fill-mask", write_hugging_face(tmp_path / "mlm", KINDS["mlm"]), *text)
     assert json.loads(capsys.readouterr().out).keys() == {"text", "masks"}
     encoder = write_hugging_face(tmp_path / "encoder", KINDS["encoder"])
-    assert main(["fill-mask", str(encoder), "a [MASK]"]) == 2
     assert f"{encoder}: holds 2 layers of 24, 35 entries, encoder alone, and filling masks needs an MLM head" in (
-        capsys.readouterr().err
+        refusal_of(capsys, "fill-mask", encoder, "a [MASK]")
     )
-    assert main(["fill-mask", str(folder / "huggingface"), "a [MASK] " + "b " * 30]) == 2
-    assert "is 34 tokens long and the model has 20 positions: shorten it" in capsys.readouterr().err
+    error = refusal_of(capsys, "fill-mask", folder / "huggingface", "a [MASK] " + "b " * 30)
+    assert "is 34 tokens long and the model has 20 positions: shorten it" in error
 
 
 def test_a_run_without_mlm_head_is_refused_by_name(folder, tmp_path, capsys):
     _, run = make_run(tmp_path, "classification")
-    assert main(["evaluate", str(run), "--text", str(folder / "text.txt")]) == 2
-    message = capsys.readouterr().err
-    assert f"{run}: holds 2 layers of 24, 35 entries, with pooler, classification, and scoring tokens needs" in message
+    assert (
+        f"{run}: holds 2 layers of 24, 35 entries, with pooler, classification, and scoring tokens needs"
+        in refusal_of(capsys, "evaluate", run, "--text", folder / "text.txt")
+    )
 
 
 def test_text_of_another_script_and_text_that_was_trained_on_are_warned_of(made, folder, tmp_path, capsys):
@@ -397,8 +395,7 @@ def test_texts_that_cannot_be_scored(made, tmp_path, capsys, text, options, mess
     file = tmp_path / "text.txt"
     if text is not None:
         file.write_text(text)
-    assert main(["evaluate", str(made[1]), "--text", str(file), *options]) == 2
-    printed = capsys.readouterr().err
+    printed = refusal_of(capsys, "evaluate", made[1], "--text", file, *options)
     assert message in printed
     assert "--input" not in printed
     assert "--objective" not in printed
@@ -406,11 +403,11 @@ def test_texts_that_cannot_be_scored(made, tmp_path, capsys, text, options, mess
 
 def test_options_without_a_text(made, folder, capsys):
     run = str(made[1])
-    assert main(["evaluate", run]) == 2
-    assert "nothing to score: give --data DATA (held-out data) or --text TEXT... (any text)" in capsys.readouterr().err
-    assert main(["evaluate", run, "--data", "data", "--baseline-text", "text.txt"]) == 2
-    assert "--baseline-text goes with --text TEXT...: leave it out" in capsys.readouterr().err
+    error = refusal_of(capsys, "evaluate", run)
+    assert "nothing to score: give --data DATA (held-out data) or --text TEXT... (any text)" in error
+    error = refusal_of(capsys, "evaluate", run, "--data", "data", "--baseline-text", "text.txt")
+    assert "--baseline-text goes with --text TEXT...: leave it out" in error
     baseline = str(folder / "baseline.txt")
     data = str(folder / "text-nsp")
-    assert main(["evaluate", run, "--text", baseline, "--data", data, "--baseline-text", baseline]) == 2
-    assert "--data and --baseline-text both name the text of the n-gram models" in capsys.readouterr().err
+    error = refusal_of(capsys, "evaluate", run, "--text", baseline, "--data", data, "--baseline-text", baseline)
+    assert "--data and --baseline-text both name the text of the n-gram models" in error

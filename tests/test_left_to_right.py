@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import made_up_text, run_stage, small_config
+from conftest import made_up_text, refusal_of, run_stage, small_config
 from finetune_samples import command, write_model, write_sst2
 from finetune_samples import MODEL as FINETUNED
 from flax import nnx
@@ -307,8 +307,7 @@ def test_any_text_has_one_perplexity(run, prepared, tmp_path, capsys):
     assert {"ltr_perplexity", "unigram_perplexity", "bigram_perplexity"} <= set(scores)
     assert not {"pseudo", "mlm_probability", "mask_histogram"} & set(scores)
     arguments = ["evaluate", str(run), "--text", str(tmp_path / "text.txt"), "--pseudo-perplexity", "3"]
-    assert main(arguments) == 2
-    assert "left to right" in capsys.readouterr().err
+    assert "left to right" in refusal_of(capsys, *arguments)
 
 
 def test_the_description_says_the_direction(run, capsys):
@@ -325,10 +324,7 @@ def test_doctor_judges_the_run(run, capsys):
 
 
 def test_fill_mask_refuses_it_by_name(run, capsys):
-    assert main(["fill-mask", str(run), "the [MASK] ."]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"bert-jax generate {run}" in error
+    assert f"bert-jax generate {run}" in refusal_of(capsys, "fill-mask", run, "the [MASK] .")
 
 
 # ---- a bidirectional checkpoint goes on left to right ----------------------------------------------------------------
@@ -371,9 +367,7 @@ def test_data_of_pairs_alone_is_refused_with_the_way(prepared, tmp_path, capsys)
         "--output",
         str(tmp_path / "run"),
     ]
-    capsys.readouterr()
-    assert main(arguments) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    error = refusal_of(capsys, *arguments)
     assert "no full_sentences examples" in error
     assert "bert-jax prepare" in error
     assert "--objective mlm_nsp mlm_full_sentences" in error

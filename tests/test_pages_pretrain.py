@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import refusal_of
 from page_parts import Html, panels, parts, plain, readings, rows, section, tiles
 
 from bert_jax.cli import main
@@ -606,8 +607,7 @@ def test_refusals_are_one_line(
 
 
 def test_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(tmp_path / "nothing")]) == 2
-    assert "nothing: is not a run directory" in capsys.readouterr().err
+    assert "nothing: is not a run directory" in refusal_of(capsys, "report", tmp_path / "nothing")
 
 
 def test_parameters_of_the_published_sizes() -> None:

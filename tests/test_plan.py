@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import refusal_of, small_config
 from jax.sharding import Mesh, SingleDeviceSharding
 from tqdm import tqdm
 
@@ -148,8 +148,8 @@ def test_flags_of_the_compiler_are_compiled_and_compared(small, tmp_path, capsys
 def test_a_flag_that_the_compiler_does_not_have_is_named(small, monkeypatch, capsys):
     command = [small, "--topology", "v5e:1x1", "--quick", "--flags"]
     monkeypatch.setattr("bert_jax.plan.planning.tqdm", partial(tqdm, disable=True))
-    assert "No such compile option: 'xla_tpu_no_flag'" in refusal_of(capsys, *command, "xla_tpu_no_flag=1")
-    assert "--flags xla_tpu_no_flag has no value" in refusal_of(capsys, *command, "xla_tpu_no_flag")
+    assert "No such compile option: 'xla_tpu_no_flag'" in refusal_of(capsys, "plan", *command, "xla_tpu_no_flag=1")
+    assert "--flags xla_tpu_no_flag has no value" in refusal_of(capsys, "plan", *command, "xla_tpu_no_flag")
 
 
 @pytest.mark.parametrize("chip", [chip for chip in CHIPS if chip.flags], ids=lambda chip: chip.name)
@@ -277,15 +277,6 @@ def test_the_compilers_refusal_says_how_much_it_takes(message, needed):
 # ---- bad input ---------------------------------------------------------------------------------------------------------
 
 
-def refusal_of(capsys, *arguments: str) -> str:
-    """The one line that the command answers with."""
-    assert main(["plan", *arguments]) == 2
-    line = capsys.readouterr().err.strip()
-    assert line.startswith("bert-jax plan: ")
-    assert "\n" not in line
-    return line
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -303,7 +294,7 @@ def refusal_of(capsys, *arguments: str) -> str:
     ],
 )
 def test_bad_input_is_answered_by_one_line(arguments, message, capsys):
-    assert message in refusal_of(capsys, *arguments)
+    assert message in refusal_of(capsys, "plan", *arguments)
 
 
 def test_slices_need_the_axis_that_joins_them():

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_stage
+from conftest import refusal_of, run_stage
 from conversion_samples import write_own_run
 from finetune_samples import write_conll, write_model, write_squad, write_sst2, write_stsb
 from scipy.optimize import minimize
 
 import bert_jax
 from bert_jax.base.errors import UserError
-from bert_jax.cli import main
 from bert_jax.config.finetune import FinetuneConfig
 from bert_jax.config.model import MODEL_SIZES, ModelConfig
 from bert_jax.finetuning import probe
@@ -221,11 +220,6 @@ def test_words_are_scored_by_conlleval(folder, tmp_path, capsys):
     assert "dev f1 by layer: 0 " in capsys.readouterr().out
 
 
-def refused(capsys, *arguments: object) -> str:
-    assert main(["probe", *map(str, arguments)]) == 2
-    return capsys.readouterr().err
-
-
 def test_the_model_is_asked_where_a_text_is_read(folder, tmp_path, monkeypatch, capsys):
     """Of a left-to-right model [CLS] sees no word (`ModelConfig.require_pooling`, which embed and export ask too)."""
     causal, plain = (ModelConfig(**MODEL_SIZES["tiny"], causal=causal) for causal in (True, False))
@@ -235,7 +229,7 @@ def test_the_model_is_asked_where_a_text_is_read(folder, tmp_path, monkeypatch, 
     ask = ModelConfig.require_pooling
     monkeypatch.setattr(ModelConfig, "require_pooling", lambda self, pooling: ask(causal, pooling))
     options = ("--task", "sst2", "--data", folder / "sst2", "--output", tmp_path / "out", "--pooling", "cls")
-    assert "its [CLS] sees no word" in refused(capsys, folder / "model", *options)
+    assert "its [CLS] sees no word" in refusal_of(capsys, "probe", folder / "model", *options)
 
 
 def test_bad_input(folder, tmp_path, capsys):
@@ -244,16 +238,20 @@ def test_bad_input(folder, tmp_path, capsys):
     one_class.mkdir()
     for name in ("train", "dev"):
         (one_class / f"{name}.tsv").write_text("sentence\tlabel\n" + "good film\t1\n" * 30)
-    message = refused(capsys, model, "--task", "sst2", "--data", one_class, "--output", out)
+    message = refusal_of(capsys, "probe", model, "--task", "sst2", "--data", one_class, "--output", out)
     assert "train: every example has the same label" in message
     data = write_squad(tmp_path / "squad", "1.1")
-    assert "is span: probes are for" in refused(capsys, model, "--task", "squad1", "--data", data, "--output", out)
+    assert "is span: probes are for" in refusal_of(
+        capsys, "probe", model, "--task", "squad1", "--data", data, "--output", out
+    )
     (one_class / "dev.tsv").unlink()
-    assert "has no dev split" in refused(capsys, model, "--task", "sst2", "--data", one_class, "--output", out)
+    assert "has no dev split" in refusal_of(
+        capsys, "probe", model, "--task", "sst2", "--data", one_class, "--output", out
+    )
     options = ("--task", "conll2003", "--data", folder / "conll", "--output", out, "--pooling", "cls")
-    assert "--pooling is of a text's tokens" in refused(capsys, model, *options)
+    assert "--pooling is of a text's tokens" in refusal_of(capsys, "probe", model, *options)
     options = ("--task", "sst2", "--data", folder / "sst2", "--output", folder / "sst2")
-    assert "is there already" in refused(capsys, model, *options)
+    assert "is there already" in refusal_of(capsys, "probe", model, *options)
     with pytest.raises(UserError, match="--seeds 1 has no interval"):
         probe.ProbeSettings(seeds=1)
     assert not out.exists()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import small_config
+from conftest import refusal_of, small_config
 from finetune_samples import command, write_model, write_sst2
 
 from bert_jax.base.errors import UserError
@@ -68,8 +68,7 @@ def test_the_first_steps_again_and_what_differs(run, tmp_path, capsys):
 
 
 def test_more_steps_than_there_are_to_compare_with_are_refused(run, tmp_path, capsys):
-    assert main(["reproduce", str(run), "--steps", "9", "--output", str(tmp_path / "again")]) == 2
-    assert "from 1 to 8 steps" in capsys.readouterr().err
+    assert "from 1 to 8 steps" in refusal_of(capsys, "reproduce", run, "--steps", "9", "--output", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
@@ -90,8 +89,7 @@ def test_a_run_is_not_compared_with_itself(run, tmp_path, capsys):
     """By another name too. The bug: it is finished, so nothing was computed, and it equals itself bit for bit."""
     (tmp_path / "link").symlink_to(run)
     for output in (run, tmp_path / "link"):
-        assert main(["reproduce", str(run), "--output", str(output)]) == 2
-        assert "is the run itself" in capsys.readouterr().err
+        assert "is the run itself" in refusal_of(capsys, "reproduce", run, "--output", output)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +210,7 @@ def test_a_kill_that_hit_nothing_is_tried_again_and_proves_nothing(tmp_path, mon
 
 
 def test_a_folder_in_which_kills_may_miss_is_refused(tmp_path, capsys):
-    assert main(["reproduce", "run", "--kills", "2", "--output", str(tmp_path)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "is there already" in refusal_of(capsys, "reproduce", "run", "--kills", "2", "--output", tmp_path)
 
 
 # ---- one batch -----------------------------------------------------------------------------------------------------
@@ -250,5 +247,4 @@ def test_the_curve_falls_as_the_losses_do():
 
 
 def test_a_configuration_needs_data(capsys):
-    assert main(["doctor", "--overfit", "tiny"]) == 2
-    assert "name it with --data" in capsys.readouterr().err
+    assert "name it with --data" in refusal_of(capsys, "doctor", "--overfit", "tiny")

@@ -4,6 +4,7 @@
 import json
 
 import pytest
+from conftest import refusal_of
 
 from bert_jax.cli import main
 
@@ -43,14 +44,6 @@ def score(capsys, command: str) -> tuple[str, str]:
     """What the stage prints on stdout and stderr."""
     assert main(["score", *command.split()]) == 0
     return capsys.readouterr()
-
-
-def refused(capsys, command: str) -> str:
-    """The one line that is said of a command that cannot be done."""
-    assert main(["score", *command.split()]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    return lines[0]
 
 
 # ---- squad -------------------------------------------------------------------------------------------------
@@ -98,7 +91,7 @@ def test_chinese_scores_are_printed_as_the_official_program_prints_them(folder, 
 def test_squad_s_errors_are_one_line(folder, capsys, options, message):
     written(folder, "p.json", '{"a": "光荣", "b": "end"}')
     written(folder, "other.json", '{"z": "x"}')
-    assert message in refused(capsys, f"squad --data data.json {options}")
+    assert message in refusal_of(capsys, "score", *f"squad --data data.json {options}".split())
 
 
 # ---- conll -------------------------------------------------------------------------------------------------
@@ -126,9 +119,9 @@ def test_conll_warns_of_a_scheme_that_conlleval_does_not_know(folder, capsys):
 
 
 def test_conll_refuses_a_file_without_words(folder, capsys):
-    assert "has no word to score" in refused(capsys, f"conll {written(folder, 'empty.txt', '')}")
+    assert "has no word to score" in refusal_of(capsys, "score", *f"conll {written(folder, 'empty.txt', '')}".split())
     odd = written(folder, "odd.txt", "a O O\nb O\n")
-    assert "line 2 has 2 items, the lines before have 3" in refused(capsys, f"conll {odd}")
+    assert "line 2 has 2 items, the lines before have 3" in refusal_of(capsys, "score", *f"conll {odd}".split())
 
 
 # ---- glue --------------------------------------------------------------------------------------------------
@@ -186,14 +179,18 @@ def test_a_correlation_that_is_not_defined_is_said_and_is_null(folder, capsys):
 )
 def test_glue_s_errors_are_one_line(folder, capsys, text, message):
     written(folder, "p.txt", text)
-    assert message in refused(capsys, "glue --task cola --data dev.tsv --predictions p.txt")
+    assert message in refusal_of(
+        capsys, "score", *["glue", "--task", "cola", "--data", "dev.tsv", "--predictions", "p.txt"]
+    )
 
 
 def test_tasks_of_other_scorers_and_files_without_labels_are_refused(folder, capsys):
     written(folder, "p.txt", "1\n")
-    assert "use bert-jax score squad" in refused(capsys, "glue --task squad1 --data data.json --predictions p.txt")
+    error = refusal_of(capsys, "score", "glue", "--task", "squad1", "--data", "data.json", "--predictions", "p.txt")
+    assert "use bert-jax score squad" in error
     written(folder, "test.tsv", "index\tsentence\n0\tHe slept.\n")
-    assert "has no label to score against" in refused(capsys, "glue --task cola --data test.tsv --predictions p.txt")
+    error = refusal_of(capsys, "score", "glue", "--task", "cola", "--data", "test.tsv", "--predictions", "p.txt")
+    assert "has no label to score against" in error
 
 
 NLI = "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n1\ta\tb\tentailment\n"

@@ -5,12 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_stage
+from conftest import refusal_of, run_stage
 from finetune_samples import VOCABULARY, write_model
 
 import bert_jax
 from bert_jax.base.errors import UserError
-from bert_jax.cli import main
 from bert_jax.use import senses
 from bert_jax.use.senses import cosines, likeness, marked_line, principal_components, read_marked
 
@@ -135,8 +134,7 @@ def test_the_stage_writes_a_record_and_a_page(model, lines, tmp_path, capsys):
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<svg") == 4
     assert "film (one, two): layer" in capsys.readouterr().out
-    assert main(["senses", str(model), "--input", str(lines), "--output", str(tmp_path / "out")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "is there already" in refusal_of(capsys, "senses", model, "--input", lines, "--output", tmp_path / "out")
 
 
 def test_lines_without_senses_are_compared_all_with_all(model, tmp_path, capsys):
@@ -150,8 +148,8 @@ def test_lines_without_senses_are_compared_all_with_all(model, tmp_path, capsys)
 def test_a_word_of_another_language_is_refused(model, tmp_path, capsys):
     path = tmp_path / "lines"
     path.write_text("a *zebra* .\nthe *zebra* is .\n")
-    assert main(["senses", str(model), "--input", str(path), "--output", str(tmp_path / "out")]) == 2
-    assert "has no pieces for 'zebra'" in capsys.readouterr().err
+    error = refusal_of(capsys, "senses", model, "--input", path, "--output", tmp_path / "out")
+    assert "has no pieces for 'zebra'" in error
     assert not (tmp_path / "out").exists()
 
 

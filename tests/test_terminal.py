@@ -5,6 +5,7 @@ import io
 import sys
 
 import pytest
+from conftest import refusal_of
 from tqdm import tqdm
 
 from bert_jax.base.terminal import printable, printable_output, PrintableStream
@@ -81,5 +82,4 @@ def test_progress_bars_look_as_they_did():
 @pytest.mark.parametrize("argument", ["\udcff", "caf\udce9.txt"])
 def test_arguments_that_are_not_utf_8_are_refused(argument, capsys):
     """They would fail where the record of a run is written."""
-    assert main(["fill-mask", "run", argument]) == 2
-    assert "argument 3 is not UTF-8 (" in capsys.readouterr().err
+    assert "argument 3 is not UTF-8 (" in refusal_of(capsys, "fill-mask", "run", argument)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import real_data, run_stage
+from conftest import real_data, refusal_of, run_stage
 from conversion_samples import PRETRAINING, sample_weights, write_hugging_face, write_own_run
 from safetensors.numpy import load_file
 
 from bert_jax.base.errors import UserError
-from bert_jax.cli import main
 from bert_jax.config.objective import ObjectiveConfig
 from bert_jax.config.settings import to_dict
 from bert_jax.feed.instances import make_table
@@ -112,9 +111,7 @@ def test_masks_are_those_of_the_run(tmp_path, capsys):
     # A run that predicts each token has no masks to show.
     causal = replace(config, objective=ObjectiveConfig("ltr"), model=replace(config.model, causal=True))
     (folder / "config.json").write_text(json.dumps(to_dict(causal)))
-    assert main(["tokenize", str(folder), text, "--mask"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
+    error = refusal_of(capsys, "tokenize", folder, text, "--mask")
     assert "is a run of objective=ltr, which masks nothing: each token is predicted from those before it" in error
 
 
@@ -150,8 +147,7 @@ def test_whole_words_are_masked_whole(vocabulary):
     ],
 )
 def test_bad_input(vocabulary, capsys, arguments, message):
-    assert main(["tokenize", str(vocabulary), *arguments]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal_of(capsys, "tokenize", vocabulary, *arguments)
 
 
 def test_a_text_without_tokens_is_refused_where_it_is_first(vocabulary):

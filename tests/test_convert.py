@@ -260,6 +260,10 @@ CONFIGS = {
     "rotary": ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
     "relu": ({"hidden_act": "relu"}, "hidden_act=relu: only models with gelu"),
     "words for numbers": ({"hidden_size": "24"}, "hidden_size='24', which is no number"),
+    "a word for a switch": (
+        {"tie_word_embeddings": "false"},
+        "tie_word_embeddings='false', which is neither true nor false",
+    ),
     "heads": ({"num_attention_heads": 5}, "hidden_size=24 is not divisible by model.num_attention_heads=5"),
 }
 

@@ -95,6 +95,14 @@ def _shape(path: Path, values: JsonObject, hidden_act: str, **others: bool | flo
         return build(ModelConfig, {**found, "hidden_act": hidden_act, **others})
 
 
+def _switch(path: Path, values: JsonObject, name: str, usual: bool) -> bool:
+    """A setting that is true or false; null is false, as transformers takes it."""
+    value = values.get(name, usual)
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{path} says {name}={str(value)[:40]!r}, which is neither true nor false: restore the file")
+    return bool(value)
+
+
 # ---- google-research/bert ------------------------------------------------------------------------------------------
 
 
@@ -112,7 +120,7 @@ def read_google(path: Path, gelu_form: str | None = None) -> tuple[ModelConfig, 
     form = gelu_form or values.get(GELU_FORM) or "gelu_tanh"
     decided = "as asked" if gelu_form else f"as its {GELU_FORM} says" if GELU_FORM in values else ""
     why = decided or "as google-research/bert computes it now; give --gelu gelu_erf for its form of 2018"
-    tied = values.get("tie_word_embeddings", True)
+    tied = _switch(path, values, "tie_word_embeddings", True)
     model = _shape(path, values, form, tie_word_embeddings=tied)
     return model, [f"hidden_act=gelu is taken for {form}, {why}"]
 
@@ -184,8 +192,8 @@ def read_hugging_face(path: Path, gelu_form: str | None = None) -> ModelConfig:
     if activation not in _FORMS:
         raise UserError(f"{path} says hidden_act={activation:.80}: only models with gelu can be converted")
     epsilon = values.get("layer_norm_eps", 1e-12)
-    tied = bool(values.get("tie_word_embeddings", True))
-    causal = values.get("is_decoder") or False  # the mask of a decoder; its cross attention is refused above
+    tied = _switch(path, values, "tie_word_embeddings", True)
+    causal = _switch(path, values, "is_decoder", False)  # the mask of a decoder; its cross attention is refused above
     form = gelu_form or _FORMS[activation]
     model = _shape(path, values, form, tie_word_embeddings=tied, layer_norm_eps=epsilon, causal=causal)
     return model if kind == "bert" else _of_electra(path, values, model)

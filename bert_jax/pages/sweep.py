@@ -39,7 +39,12 @@ def sweep_page(record: JsonObject) -> Page:
         tiles=[
             Tile("Best held-out loss", decimal(best["mean"]), "nats", note=best["name"]),
             Tile("Combinations", str(len(rungs[0]["runs"]))),
-            Tile("Compute", f"{record['compute']:.3g}", "runs", note=f"of {recipe}, all rungs together"),
+            Tile(
+                "Compute",
+                f"{record['compute']:.3g}",
+                "run" if record["compute"] == 1 else "runs",
+                note=f"of {recipe}, all rungs together",
+            ),
         ],
         sections=[
             Section(

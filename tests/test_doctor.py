@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -512,10 +513,24 @@ def test_a_run_without_its_passport(tmp_path):
 
 
 def test_data_is_examined_by_its_passport(tmp_path):
-    (tmp_path / "passport.json").write_text(json.dumps(passport(lambda made: made.update(vocab_size=104))))
+    made = passport(lambda made: made.update(vocab_size=104))
+    for split in made["splits"].values():
+        split["shards"] = []
+    (tmp_path / "passport.json").write_text(json.dumps(made))
     examination = examine(tmp_path)
     assert (examination.kind, examination.problem) == ("data", False)
     assert [found.subject for found in examination.findings if found.severity == WARNING] == ["Vocabulary"]
+
+
+def test_shards_that_a_copy_lost_or_cut_are_found_without_reading_them(prepared, tmp_path):
+    """`pretrain` refused such data, and `doctor`, which is asked first, found nothing wrong."""
+    data = shutil.copytree(prepared.data, tmp_path / "data")
+    assert not [found for found in examine(data).findings if found.subject == "Shards"]
+    first, *others = sorted(data.glob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:-1])
+    others[0].unlink()
+    [found] = [found for found in examine(data).findings if found.subject == "Shards"]
+    check(found, PROBLEM, "2 are missing or changed; the first: ", "copy it again, or remove")
 
 
 def test_older_data_is_judged_by_its_tokenizer(tmp_path):

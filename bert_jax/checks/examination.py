@@ -14,7 +14,7 @@ from bert_jax.checks.finetuned import learning_findings
 from bert_jax.checks.losses import check_losses
 from bert_jax.checks.passport import check_passport
 from bert_jax.checks.signals import check_signals
-from bert_jax.feed.shards import MANIFEST, read_manifest, table_name
+from bert_jax.feed.shards import MANIFEST, read_manifest, remake, shard_faults, table_name
 from bert_jax.runs.finetuned import FinetunedRun, load_finetuned
 from bert_jax.runs.names import CONFIG_FILE, FINETUNE_FILE
 from bert_jax.runs.reading import load_run, Run
@@ -66,7 +66,7 @@ def examine(path: Path) -> Examination:
         with reading(path / MANIFEST, "prepare the data again"):
             train = passport["splits"]["train"]
             heading = f"prepared data, {train['tokens']:,} training tokens in {train['documents']:,} documents"
-            return Examination(path, "data", heading, check_passport(passport, path))
+            return Examination(path, "data", heading, [*_of_shards(path, passport), *check_passport(passport, path)])
     raise UserError(
         f"{path}: is neither prepared data (no {MANIFEST}) nor a run (no config.json): name what bert-jax prepare,"
         " pretrain or finetune wrote"
@@ -85,6 +85,16 @@ def tuned_findings(run: FinetunedRun) -> list[Finding]:
 
 def _counted(run: Run | FinetunedRun) -> list[Finding]:
     return [*check_bad_steps(run.bad, run.directory), *check_cost(run.cost)]
+
+
+def _of_shards(directory: Path, passport: Passport) -> list[Finding]:
+    """A finding about files that are missing or cut, which `bert-jax pretrain` refuses; none where all are whole."""
+    faults = list(shard_faults(directory, dict(passport)))
+    if not faults:
+        return []
+    seen = f"{len(faults)} {'is' if len(faults) == 1 else 'are'} missing or changed; the first: {faults[0]}"
+    causes = "a copy that was cut short; bert-jax data check reads every file to its end"
+    return [Finding(PROBLEM, "Shards", seen, causes, remake(directory))]
 
 
 def _of_data(run: Run) -> list[Finding]:

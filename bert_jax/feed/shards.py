@@ -18,7 +18,7 @@ The manifest is written last, so a directory with a `passport.json` is complete.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,10 +250,9 @@ def open_data(directory: str | Path, verify_hashes: bool | None = None) -> DataD
 
 
 def _open_data(directory: Path, manifest: JsonObject, verify_hashes: bool | None) -> DataDirectory:
-    records = _shard_records(manifest)
-    for record in records:
-        _check_record(directory, record, manifest["vocab_size"])
-    total = sum(record["bytes"] for record in records)
+    for fault in shard_faults(directory, manifest):
+        raise UserError(f"{fault}: {remake(directory)}")
+    total = sum(record["bytes"] for record in _shard_records(manifest))
     if verify_hashes or (verify_hashes is None and total < ALWAYS_VERIFIED):
         verify(directory, manifest)
     splits = {
@@ -287,17 +286,16 @@ def _shard_records(manifest: JsonObject) -> list[JsonObject]:
     return [shard for split in manifest["splits"].values() for shard in split["shards"]]
 
 
-def _check_record(directory: Path, record: JsonObject, vocab_size: int) -> None:
-    path = directory / record["file"]
-    if not path.is_file():
-        raise UserError(f"{path} is missing ({record['bytes']} bytes in {MANIFEST}): {remake(directory)}")
-    size = path.stat().st_size
-    if size != record["bytes"]:
-        raise UserError(f"{path} has {size} bytes, {record['bytes']} in {MANIFEST}: {remake(directory)}")
-    if record["max_id"] >= vocab_size:
-        raise UserError(
-            f"{path} holds token id {record['max_id']}, the vocabulary has {vocab_size} entries: {remake(directory)}"
-        )
+def shard_faults(directory: Path, manifest: JsonObject) -> Iterator[str]:
+    """Yield what is wrong with shards as far as their sizes and the manifest tell; nothing of them is read."""
+    for record in _shard_records(manifest):
+        path = directory / record["file"]
+        if not path.is_file():
+            yield f"{path} is missing ({record['bytes']} bytes in {MANIFEST})"
+        elif (size := path.stat().st_size) != record["bytes"]:
+            yield f"{path} has {size} bytes, {record['bytes']} in {MANIFEST}"
+        elif record["max_id"] >= manifest["vocab_size"]:
+            yield f"{path} holds token id {record['max_id']}, the vocabulary has {manifest['vocab_size']} entries"
 
 
 def verify(directory: Path, manifest: JsonObject) -> None:

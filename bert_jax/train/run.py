@@ -65,7 +65,6 @@ def train_run(
         if finished is not None and of_main(checkpoints.latest or 0) == total:
             say(finished)
             return session, None
-        require_installed(training.config.tracker)
         require_installed(training.config.tracker)  # of a run that is made again, which has not asked yet
         if (traced := training.config.profiled_steps) is not None and traced[0] > total:
             raise UserError(f"profile={training.config.profile}: the run has the steps 1 to {total:,}")

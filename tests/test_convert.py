@@ -137,6 +137,15 @@ def test_an_encoder_saved_without_its_prefix(tmp_path):
     assert certificate.source.skipped == {"embeddings.position_ids": "a buffer of 0, 1, 2, ..."}
 
 
+def test_what_a_distilled_model_keeps_of_its_training_is_left_out(tmp_path):
+    """TinyBERT's checkpoints hold its projection to the teacher's features."""
+    projection = {"fit_dense.weight": np.ones((48, 24), np.float32), "fit_dense.bias": np.ones(48, np.float32)}
+    source = write_hugging_face(tmp_path / "source", PRETRAINING, sample_weights(PRETRAINING) | projection)
+    certificate = convert(source, tmp_path / "result", "bert-jax")
+    assert certificate.holds
+    assert set(certificate.source.skipped) == set(projection)
+
+
 def test_second_names_of_tied_tensors_are_skipped_where_equal(tmp_path):
     weights = sample_weights(PRETRAINING)
     second = {

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import run_stage, small_config
+from flax import nnx
 from scipy.special import log_softmax, rel_entr, softmax
 from test_train_step import B, make_batch, MASK, PLAIN, SHAPE, VOCAB
 
@@ -51,11 +52,13 @@ from bert_jax.train.pretraining import pretrain
 from bert_jax.train.state import DROPOUT, Training
 from bert_jax.train.step import accumulate_gradients, compile_train_step
 
-# Two layers beside the run's one of 32 in 4 heads.
+# Two layers beside the run's one of 32 in 4 heads, as wide or narrower.
 STUDENT = replace(PLAIN, num_hidden_layers=1)
 DEEPER = replace(STUDENT, num_hidden_layers=2)
-NARROW = replace(DEEPER, hidden_size=24, num_attention_heads=3, intermediate_size=48)
-ALL = PretrainDistillConfig(labels=0.5, soft=0.8, temperature=3.0, hidden=0.7, relations=0.6)
+NARROW = replace(DEEPER, hidden_size=24, num_attention_heads=6, intermediate_size=48)
+ALL = PretrainDistillConfig(
+    labels=0.5, soft=0.8, temperature=3.0, hidden=0.7, hidden_size=24, relations=0.6, relation_heads=4
+)
 TOKENIZER = WordPieceTokenizer(
     ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(VOCAB - 5))], lowercase=True
 )
@@ -147,7 +150,7 @@ def teacher_with(model=DEEPER, **parts) -> Teacher:
 
 
 def loss_of(training: Training, teacher: Teacher | None = None) -> DistillationLoss:
-    teacher = teacher or teacher_with()
+    teacher = teacher or teacher_with(NARROW)
     own = MaskedLmLoss(training.config.objective.nsp, MASK)
     return DistillationLoss(own, teacher, training.config.distill, VOCAB, teacher.on_mesh(training))
 
@@ -217,8 +220,22 @@ def test_labels_that_count_nothing_cost_no_gradient():
     assert products(0.0) < products(0.5)
 
 
+def test_vectors_of_other_widths_are_compared_through_the_projection():
+    """NumPy's square of the difference: the embeddings' and the one layer's vectors, projected, beside two layers of 24."""
+    training = training_on()
+    loss, params, batch = loss_of(training), drawn(training.description, 0), make_batch()
+    with jax.disable_jit():
+        found = loss.scores(training, {**params, **loss.fixed}, batch, None)["hidden"]
+        models = nnx.merge(training.graph, params), loss.teacher.model(training, loss.fixed)
+        ours, theirs = (np.asarray(model.encode(batch, all_layers=True).all_layers) for model in models)
+    kernel, bias = (params["teacher_projection"][name] for name in ("kernel", "bias"))
+    assert kernel.shape == (32, 24)
+    squares = np.square(ours @ kernel + bias - theirs[[0, 2]]).mean((0, 3))
+    np.testing.assert_allclose(found.loss, squares[batch["sequence_ids"] > 0].sum(), rtol=1e-5)
+
+
 def test_a_student_that_is_the_teacher_has_nothing_to_learn_of_it():
-    training = training_on(distill=replace(ALL, labels=0.0))
+    training = training_on(distill=replace(ALL, labels=0.0, hidden_size=None, relation_heads=None))
     same = drawn(training.description, 0)
     teacher = Teacher("SAME", training.description, TOKENIZER, 32, {}, lambda: same)
     loss = loss_of(training, teacher)
@@ -250,8 +267,10 @@ def test_a_teacher_that_cannot_teach_this_is_refused():
         pooler=True,
         nsp=True,
     )
-    refused("compares vectors, which are 32 wide in this run", PretrainDistillConfig(hidden=1.0), NARROW)
-    refused("the teacher has 3 heads and the model 4: say with distill.relation_heads .* such as 4", relations, NARROW)
+    hidden = PretrainDistillConfig(hidden=1.0)
+    refused("compares vectors, which are 32 wide in this run: set distill.hidden_size=24", hidden, NARROW)
+    refused("which are 16 wide in this run: set distill.hidden_size=24", replace(hidden, hidden_size=16), NARROW)
+    refused("the teacher has 6 heads and the model 4: say with distill.relation_heads .* such as 4", relations, NARROW)
     refused(
         "relation_heads=3 does not divide .* use a divisor of 8, such as 4",
         replace(relations, relation_heads=3),
@@ -276,6 +295,8 @@ def test_a_teacher_that_cannot_teach_this_is_refused():
         ({"temperature": 0.0}, "distill.temperature=0.0 must be more than 0"),
         ({"soft": 0.0, "temperature": 3.0}, "distill.temperature=3.0 is of distill.soft, which is 0"),
         ({"relation_heads": 2}, "distill.relation_heads=2 is of distill.relations, which is 0"),
+        ({"hidden_size": 24}, "distill.hidden_size=24 is of distill.hidden, which is 0"),
+        ({"hidden": 1.0, "hidden_size": -1}, "distill.hidden_size=-1 must be more than 0"),
     ],
 )
 def test_settings_that_cannot_be(settings, match):
@@ -289,7 +310,7 @@ PHASE = PhaseConfig(sequence_length=16, steps=4, batch_size=16, max_predictions_
 CONFIG = small_config(
     objective=ObjectiveConfig(name="mlm_full_sentences"),
     phases=(PHASE,),
-    distill=replace(ALL, hidden=0.0, relation_heads=4),
+    distill=replace(ALL, relations=0.0, relation_heads=None),
     eval_every=2,
     save_every=2,
     log_every=2,
@@ -334,10 +355,10 @@ def lines_of(run: Path) -> list[dict]:
 
 def test_a_run_logs_the_teacher_s_terms(run, teacher):
     for line in (line for line in lines_of(run) if line["kind"] == "train"):
-        taught = 0.8 * line["soft_loss"] + 0.6 * line["relations_loss"]
+        taught = 0.8 * line["soft_loss"] + 0.7 * line["hidden_loss"]
         assert line["loss"] == pytest.approx(0.5 * line["mlm_loss"] + taught)
-        assert min(line["soft_loss"], line["relations_loss"]) > 0.01
-        assert "hidden_loss" not in line
+        assert min(line["soft_loss"], line["hidden_loss"]) > 0.01
+        assert "relations_loss" not in line
     assert all("soft_loss" not in line for line in lines_of(run) if line["kind"] == "eval")
     record = RunDirectory(run).teacher()
     assert (record["path"], record["format"]) == (str(teacher), "bert-jax")
@@ -350,7 +371,7 @@ def test_a_stopped_run_goes_on_to_the_bit(run, teacher, prepared, tmp_path, caps
     moved = Path(shutil.copytree(teacher, tmp_path / "moved"))  # the same one at another place
     distilled(prepared.data, again, moved)
     assert RunDirectory(again).teacher()["path"] == str(moved)
-    assert "soft x 0.8, relations x 0.6; temperature 3" in capsys.readouterr().err
+    assert "soft x 0.8, hidden x 0.7; temperature 3" in capsys.readouterr().err
     assert lines_of(again) == lines_of(run)
     jax.tree.map(np.testing.assert_array_equal, *(bert_jax.load(path).params for path in (run, again)))
 
@@ -392,5 +413,5 @@ def test_its_page_and_card_tell_of_the_teacher(run, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "2 layers of 24" in page
     assert "Distance of predictions" in page
-    assert "Distance of relations" in page
-    assert "Difference of vectors" not in page
+    assert "Difference of vectors" in page
+    assert "Distance of relations" not in page

@@ -86,6 +86,7 @@ class ModelDescription:
     task: TaskHead | None = None
     rtd: bool = False  # tells tokens that were replaced (ELECTRA's discriminator)
     generator: ModelConfig | None = None  # of the tokens that replace, on the same tables; the MLM head is its
+    teacher_size: int = 0  # features that a projection makes of each layer's for a teacher, in training alone; 0: none
 
     def __post_init__(self) -> None:
         self._check_layers()
@@ -133,7 +134,9 @@ def description_from(values: JsonObject) -> ModelDescription:
       UserError, TypeError, KeyError: it is none.
     """
     task, model = values.pop("task", None), build(ModelConfig, values.pop("model"))
-    generator = values.pop("generator", None)
+    generator, teacher_size = values.pop("generator", None), values.pop("teacher_size", 0)
+    if type(teacher_size) is not int:
+        raise TypeError(f"teacher_size is {teacher_size!r}")
     wrong = [name for name, value in values.items() if type(value) is not bool]
     if wrong:
         raise TypeError(f"{wrong[0]} is {values[wrong[0]]!r}")
@@ -141,5 +144,6 @@ def description_from(values: JsonObject) -> ModelDescription:
         model,
         task=None if task is None else build(TaskHead, task),
         generator=None if generator is None else build(ModelConfig, generator),
+        teacher_size=teacher_size,
         **values,
     )

@@ -75,7 +75,11 @@ class PretrainDistillConfig(DistillConfig):
     """Settings of pre-training: an encoder's vectors and the relations in its attention are learned too."""
 
     hidden: float = setting(
-        0.0, "weight of the mean squared difference of the vectors that embeddings and layers give, of teachers as wide"
+        0.0, "weight of the mean squared difference of the vectors that embeddings and layers give (TinyBERT)"
+    )
+    hidden_size: int | None = setting(
+        None,
+        "distill.hidden: features of the teacher, which a learned projection gives (none: the model's own, as they are)",
     )
     relations: float = setting(
         0.0,
@@ -87,9 +91,10 @@ class PretrainDistillConfig(DistillConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.relation_heads is not None:
-            require_positive("distill", self, "relation_heads")
-        self._require_effect("relation_heads", "relations")
+        for name, of in (("hidden_size", "hidden"), ("relation_heads", "relations")):
+            if getattr(self, name) is not None:
+                require_positive("distill", self, name)
+            self._require_effect(name, of)
 
     @property
     def weight_fields(self) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ OPTIMIZER_SETTINGS = ("learning_rate", "warmup_share", "weight_decay", "clip_nor
 # How pre-training calls a setting, every number a 0 -> how fine-tuning does.
 PRETRAINING_NAMES = {
     "eval_every": "evals_per_epoch",
-    **dict.fromkeys(("distill.hidden", "distill.relations", "distill.relation_heads"), "distill.soft"),
+    **dict.fromkeys(
+        (f"distill.{name}" for name in ("hidden", "hidden_size", "relations", "relation_heads")), "distill.soft"
+    ),
     "model": "--model",
     "phases.0.batch_size": "batch_size",
     "phases.0.sequence_length": "max_length",

@@ -193,7 +193,7 @@ class PretrainConfig(RunConfig):
             generator = self.model.narrowed(self.objective.generator_share)
             return ModelDescription(self.model, pooler=False, nsp=False, rtd=True, generator=generator)
         pairs = self.objective.nsp
-        return ModelDescription(self.model, pooler=pairs, nsp=pairs)
+        return ModelDescription(self.model, pooler=pairs, nsp=pairs, teacher_size=self.distill.hidden_size or 0)
 
     @property
     def untrained(self) -> list[str]:

@@ -123,6 +123,8 @@ RTD = [
         "rtd/output", "discriminator_predictions.dense_prediction", "discriminator_predictions/dense_prediction", "D1"
     ),
 ]
+# As in TinyBERT's own checkpoints (1909.10351); it is of use to training alone.
+TEACHER_PROJECTION = _dense("teacher_projection", "fit_dense", "fit_dense", "DT")
 NSP = _output("nsp", "cls.seq_relationship", "cls/seq_relationship/", "2")
 CLASSIFIER = _output("task", "classifier", "", "C", inputs="W")
 SPAN = _output("task", "qa_outputs", "cls/squad/", "C", inputs="W")
@@ -157,6 +159,7 @@ def rows_of(description: ModelDescription) -> list[NameRow]:
         *(mlm if generator is None else map(_of_generator, [*_layers_of(generator), *mlm])),
         *(RTD if description.rtd else []),
         *(NSP if description.nsp else []),
+        *(TEACHER_PROJECTION if description.teacher_size else []),
         *(_features(task) if task else []),
         *((SPAN if task.kind == "span" else CLASSIFIER) if task else []),
     ]
@@ -192,6 +195,7 @@ def shape_of(row: NameRow, description: ModelDescription) -> tuple[int, ...]:
         "D": model.hidden_size,
         "d": generator.hidden_size,
         "f": generator.intermediate_size,
+        "T": description.teacher_size,
         "1": 1,
         "F": model.intermediate_size,
         "C": task.outputs if task else 0,
@@ -294,10 +298,15 @@ def reason_to_skip(name: str, format: str) -> str | None:
 
 OPTIMIZER_STATE = "optimizer state"  # of which `optimizer_for` tells
 
+_TO_TEACHER = "a projection to a teacher's features, of use to training alone"
 _SKIPPED: dict[str, list[tuple[Callable[[str], bool], str]]] = {
     # Earlier versions kept them in runs without the labels of pairs; see `RunDirectory.description`.
-    BERT_JAX: [(lambda name: name.startswith(("encoder/pooler/", "nsp/")), "no loss of the run has ever reached it")],
+    BERT_JAX: [
+        (lambda name: name.startswith(("encoder/pooler/", "nsp/")), "no loss of the run has ever reached it"),
+        (lambda name: name.startswith("teacher_projection/"), _TO_TEACHER),
+    ],
     HUGGING_FACE: [
+        (lambda name: name.startswith("fit_dense."), _TO_TEACHER),
         (lambda name: name == POSITION_IDS, "a buffer of 0, 1, 2, ..."),
         (lambda name: name == "bert.embeddings.token_type_ids", "a buffer of zeros"),
     ],

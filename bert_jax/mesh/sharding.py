@@ -48,7 +48,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlm/decoder$", P(None, ("fsdp", "tensor"))),
     (r"mlm/bias$", P("tensor")),
     (r"mlm/bias$", P()),
-    (r"(nsp|task|rtd/transform|rtd/output)/kernel$", P("fsdp", None)),
+    (r"(nsp|task|rtd/transform|rtd/output|teacher_projection)/kernel$", P("fsdp", None)),
     (r"features/(lstm/|mix/|fusion/)", P()),
     (r"(bias|scale)$", P()),
     (r"ns_coeffs$", P()),  # of Muon's state

@@ -113,6 +113,8 @@ class BertModel(nnx.Module):
             mlm = BiLmHead(config, rngs=rngs) if config.is_recurrent else MlmHead(config, compute, rngs=rngs)
         self.mlm = mlm
         self.nsp = Dense(config.hidden_size, 2, config, compute, rngs=rngs) if description.nsp else None
+        size = description.teacher_size
+        self.teacher_projection = Dense(config.hidden_size, size, config, compute, rngs=rngs) if size else None
         self.features = features = TaskFeatures(task, config, rngs=rngs) if task else None
         self.task = Dense(features.width, task.outputs, config, compute, rngs=rngs) if features and task else None
         self.needs_all_layers = bool(task and task.layers)

@@ -6,7 +6,7 @@ config.json is written last, so a directory that has it is a run.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bert_jax.base.errors import UserError
@@ -145,12 +145,13 @@ class RunDirectory:
         return averaged_words(self.optimizer().get("average"))
 
     def description(self) -> ModelDescription:
-        """Return the model that its checkpoints hold, without what was never trained.
+        """Return the model that its checkpoints hold, without what was never trained or is of use to training alone.
 
         Raises:
           UserError: what is written down of it cannot be read.
         """
-        return self.stored() if (self.path / MODEL_FILE).is_file() else self.config().description
+        described = self.stored() if (self.path / MODEL_FILE).is_file() else self.config().description
+        return replace(described, teacher_size=0)
 
     def stored(self) -> ModelDescription:
         """Return what its checkpoints hold: runs of earlier versions, which did not write it down, all of pre-training.

@@ -137,10 +137,10 @@ class DistillationLoss(Loss):
             if config.soft:
                 scores["soft"] = self._soft(output, taught, batch)
             if config.hidden:
-                assert output.encoder.all_layers is not None and taught.encoder.all_layers is not None
-                scores["hidden"] = hidden_scores(
-                    output.encoder.all_layers, taught.encoder.all_layers, batch["sequence_ids"]
-                )
+                ours, theirs = output.encoder.all_layers, taught.encoder.all_layers
+                assert ours is not None and theirs is not None
+                ours = ours if student.teacher_projection is None else student.teacher_projection(ours)
+                scores["hidden"] = hidden_scores(ours, theirs, batch["sequence_ids"])
             if config.relations:
                 heads = relation_heads(config, training.description, self.teacher.description)
                 pairs = (last_projections(student, output), last_projections(teacher, taught))
@@ -296,11 +296,11 @@ def _require_parts(config: PretrainDistillConfig, student: ModelDescription, tea
             f"{has}, and distill.soft={config.soft:g} needs an MLM head: set distill.soft=0 with distill.relations=1 (or"
             " distill.hidden=1)"
         )
-    widths = [one.model.hidden_size for one in (student, teacher.description)]
-    if config.hidden and widths[0] != widths[1]:
+    ours, theirs = student.teacher_size or student.model.hidden_size, teacher.description.model.hidden_size
+    if config.hidden and ours != theirs:
         raise UserError(
-            f"{has}, and distill.hidden={config.hidden:g} compares vectors, which are {widths[0]} wide in this run: set"
-            " distill.hidden=0 with distill.relations=1, which compares no features"
+            f"{has}, and distill.hidden={config.hidden:g} compares vectors, which are {ours} wide in this run: set"
+            f" distill.hidden_size={theirs}, for which a projection is learned, or distill.hidden=0 with distill.relations=1"
         )
     if config.relations:
         relation_heads(config, student, teacher.description)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Distillation in pre-training: the teacher's terms beside others' formulas, under any cut of a batch, and whole runs."""
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -363,6 +364,16 @@ def test_a_run_logs_the_teacher_s_terms(run, teacher):
     record = RunDirectory(run).teacher()
     assert (record["path"], record["format"]) == (str(teacher), "bert-jax")
     assert set(bert_jax.load(run).params) == {"encoder", "mlm"}
+
+
+def test_scores_of_heads_that_a_run_did_not_train_say_so(run, tmp_path, capsys, prepared):
+    alone = Path(shutil.copytree(run, tmp_path / "alone"))
+    config = json.loads((alone / "config.json").read_text())
+    config["distill"] |= {"labels": 0.0, "soft": 0.0, "temperature": 2.0}
+    write_json(alone / "config.json", config)
+    assert bert_jax.load(run).origin.weights is None
+    run_stage("evaluate", alone, "--data", prepared.data)
+    assert "step 4, not trained by it (distill.labels=0): mlm, validation" in capsys.readouterr().out
 
 
 def test_a_stopped_run_goes_on_to_the_bit(run, teacher, prepared, tmp_path, capsys):

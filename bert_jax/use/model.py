@@ -67,7 +67,7 @@ class Origin(NamedTuple):
     run: RunDirectory | None  # where it is one of ours
     step: int | None  # of the run's checkpoint
     config: PretrainConfig  # of the run; else the recipe's, with rows as long as the model's positions
-    weights: str | None = None  # what is said of them where they are averages over the steps
+    weights: str | None = None  # what is said of them: that they are averages over the steps, that heads are untrained
 
 
 class Pretrained:
@@ -278,5 +278,8 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, asked: Asked | None = No
 def _origin_of(checkpoint: Checkpoint) -> Origin:
     if checkpoint.format == BERT_JAX:
         run = RunDirectory(checkpoint.path)
-        return Origin(checkpoint.path, checkpoint.format, run, checkpoint.step, run.config(), run.averaging())
+        config = run.config()
+        untrained = f"not trained by it (distill.labels=0): {', '.join(config.untrained)}" if config.untrained else None
+        weights = ", ".join(filter(None, [run.averaging(), untrained])) or None
+        return Origin(checkpoint.path, checkpoint.format, run, checkpoint.step, config, weights)
     return Origin(checkpoint.path, checkpoint.format, None, None, config_for(checkpoint.description))

@@ -182,13 +182,14 @@ def as_text(config: PretrainConfig, facts: JsonObject) -> str:
     if not config.objective.nsp:
         heads_of = "generator, replaced-token head" if config.objective.replaces else "MLM head"
         parts = ("embeddings, layers", heads_of if config.objective.masks else "head for tokens")
+    beside = ", projection to the teacher" if config.description.teacher_size else ""
     formula = "V*P + 18*L*U*P" if model.is_recurrent else "V*H + 12*L*H*H"
     lines = [
         f"{_layers(model)}, vocabulary {model.vocab_size:,}",
         *([LEFT_TO_RIGHT] if model.causal else []),
         *([BOTH_DIRECTIONS] if model.is_recurrent else []),
         f"parameters   {encoder:>15,}  {parts[0]}",
-        f"             {heads:>15,}  {parts[1]}",
+        f"             {heads:>15,}  {parts[1]}{beside}",
         f"             {facts['formula_parameters']:>15,}  by the formula {formula}",
         f"memory       {facts['parameter_bytes'] / 2**20:>11,.1f} MiB  parameters, float32",
         f"             {facts['optimizer_bytes'] / 2**20:>11,.1f} MiB  optimizer state ({config.optimizer.name})",

@@ -423,6 +423,19 @@ def test_phases_of_one_length_go_on_in_the_stream(short, packing):
     jax.tree.map(np.testing.assert_array_equal, fed(two, short), fed(one, short))
 
 
+def test_phases_with_rows_alike_are_measured_once(short, capfd):
+    """Twelve phases in turn said the same twelve times, and doctor repeated each doubt as often."""
+    large = replace(VARIED, batch_size=2 * VARIED.batch_size)
+    phases = (VARIED, large, replace(VARIED, steps=4), replace(large, steps=3))
+    config = replace(varied(), objective=ObjectiveConfig(), phases=phases)
+    assert [line["phase"] for line in objective_of(config, short).first_lines()] == [0, 1]
+    said = capfd.readouterr().err
+    assert "data of phases 0, 2, rows of 64 tokens" in said
+    assert "data of phases 1, 3, rows of 64 tokens" in said
+    rising = replace(config, objective=ObjectiveConfig(mlm_probability_end=0.3))
+    assert [line["phase"] for line in objective_of(rising, short).first_lines()] == [0, 1, 2, 3]
+
+
 # ---- bad input: refused by name before anything is compiled ---------------------------------------------------------
 
 

@@ -124,8 +124,10 @@ def wider_weights(run: Run) -> dict[str, str]:
 
 
 def measured(run: Run, phase: int) -> Record:
-    """The measurements of the first batches of a phase; empty where there are none."""
-    return next((record for record in run.first_batches if record.get("phase") == phase), {})
+    """The measurements of the first batches of a phase, or of an earlier one with rows alike; empty where there are none."""
+    length = run.config.phases[phase].sequence_length
+    alike = [record for record in run.first_batches if record.get("sequence_length", length) == length]
+    return next((record for record in reversed(alike) if (number(record, "phase") or 0) <= phase), {})
 
 
 def passes(run: Run, steps: int) -> float | None:

@@ -3,7 +3,7 @@
 
 import itertools
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -217,11 +217,11 @@ class Pretraining(RunObjective):
     # ---- what is measured ------------------------------------------------------------------------------------------
 
     def first_lines(self) -> Iterator[JsonObject]:
-        """Say and yield what the first batches of each phase hold; the main process does."""
+        """Say and yield what the first batches hold, once for all phases whose rows are alike; the main process does."""
         if not is_main():
             return
         objective = self.config.objective
-        for span in self.spans():
+        for span, *others in self._spans_alike():
             phase = self.config.phases[span.number]
             probability = objective.probability_at(span.begin, self.config.total_steps)
             report = first_batches.measure(
@@ -235,11 +235,23 @@ class Pretraining(RunObjective):
             )
             lines = first_batches.described(report, objective, probability)
             doubts = [finding.line() for finding in first_batches.doubts(report, objective, probability)]
-            say(f"data of phase {span.number}, rows of {phase.sequence_length} tokens, {lines[0]}")
+            numbers = ", ".join(str(one.number) for one in (span, *others))
+            phases = f"phase{'s' if others else ''} {numbers}"
+            say(f"data of {phases}, rows of {phase.sequence_length} tokens, {lines[0]}")
             for line in [*lines[1:], *(f"  WARNING   {doubt}" for doubt in doubts)]:
                 say(line)
             place = {"kind": "data", "step": 0, "phase": span.number, "sequence_length": phase.sequence_length}
             yield {**place, **report, "warnings": doubts}
+
+    def _spans_alike(self) -> Collection[list[StepSpan]]:
+        """Return the phases, those together whose rows have one shape and one share of picked tokens."""
+        alike: dict[tuple[float, ...], list[StepSpan]] = {}
+        for span in self.spans():
+            phase = self.config.phases[span.number]
+            probability = self.config.objective.probability_at(span.begin, self.config.total_steps)
+            rows = phase.sequence_length, phase.batch_size, phase.max_predictions_per_seq, probability
+            alike.setdefault(rows, []).append(span)
+        return alike.values()
 
     def shown(self, sums: Mapping[str, float]) -> dict[str, str]:
         """Return losses and accuracies of a step, of what is trained."""

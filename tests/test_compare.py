@@ -332,6 +332,57 @@ def test_what_cannot_be_compared_is_refused(tmp_path, spoil, message):
         compare_runs(first, second)
 
 
+@pytest.mark.parametrize(
+    ("kind", "labels", "gold", "other"),
+    [
+        ("classification", ["0", "1"], [0, 1], [1, 0]),
+        ("regression", [], [0.5, 1.0], [0.5, 2.0]),
+        ("multi_label", ["a", "b"], [[0], [1]], [[0], [0, 1]]),
+        ("span", [], [["rome"], ["rome"]], [["rome"], ["paris"]]),
+        ("tagging", ["O", "B-PER"], [["O", "B-PER"]] * 2, [["B-PER", "O"]] * 2),
+    ],
+)
+def test_runs_with_other_labels_for_the_same_texts_are_refused(tmp_path, kind, labels, gold, other):
+    """One side was scored on the other's labels, and the difference called decided."""
+    tags = {"settings": to_dict(FinetuneConfig(tag_scheme="IOB2"))} if kind == "tagging" else {}
+    paths = []
+    for name, own in (("a", gold), ("b", other)):
+        predicted = [one[0] for one in own] if kind == "span" else own
+        records = [
+            {"name": str(number), "text": "text", "label": label, "predicted": found}
+            for number, (label, found) in enumerate(zip(own, predicted, strict=True))
+        ]
+        paths.append(write_run(tmp_path / name, records, {"f1": 1.0}, kind=kind, labels=labels, **tags))
+    with pytest.raises(UserError, match="another label at line"):
+        compare_runs(*paths)
+
+
+def test_words_that_one_run_leaves_out_are_not_compared(tmp_path):
+    """Of identical predictions the side that ignores a foreign tag looked better."""
+    records = [{"name": str(n), "text": "a b", "label": ["B-PER", "B-X"], "predicted": ["B-PER", "O"]} for n in range(9)]
+    first, second = (
+        write_run(
+            tmp_path / unknown,
+            records,
+            {"f1": 100.0},
+            kind="tagging",
+            labels=["O", "B-PER"],
+            settings=to_dict(FinetuneConfig(tag_scheme="IOB2", unknown_labels=unknown)),
+        )
+        for unknown in ("ignore", "error")
+    )
+    with pytest.raises(UserError, match=r"another word scored \(unknown_labels\) at line 1"):
+        compare_runs(first, second)
+
+
+def test_one_example_has_no_difference(tmp_path):
+    """SciPy's traceback ended the report of a whole folder."""
+    first, second = (sst2_run(tmp_path / name, GOLD[:1], np.array([name == "b"])) for name in "ab")
+    with pytest.raises(UserError, match="dev has one example"):
+        compare_runs(first, second)
+    assert rows(tasks_page(tmp_path, [first, second]))
+
+
 def test_a_sweep_is_no_sample(tmp_path):
     folder = write_seeds(tmp_path / "a", [np.arange(200) < 10] * 2, GOLD)
     record = json.loads((folder / "seeds.json").read_text())

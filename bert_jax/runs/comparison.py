@@ -81,11 +81,13 @@ def compare_runs(first: Path, second: Path, split: str | None = None, resamples:
     sides = Side(first, of_first, [_predictions(run, split) for run in of_first]), _side(second, split)
     every = [run for side in sides for run in side.runs]
     predictions = [records for side in sides for records in side.predictions]
-    for run, records in zip(every[1:], predictions[1:], strict=True):
-        _require_same(every[0], run, split, predictions[0], records)
     with reading(first / PREDICTIONS, AGAIN):
+        for run, records in zip(every[1:], predictions[1:], strict=True):
+            _require_same(every[0], run, split, predictions[0], records)
         scorers = _scorers(every, predictions)
     examples = len(predictions[0])
+    if examples < 2:
+        raise UserError(f"{first / PREDICTIONS}: {split} has one example, which tells nothing of others: name another --split")
     scorers = {name: scorers[name] for name in every[0].metrics if name in scorers} if scorers else {}
     _require_scores(every, split, scorers, examples)
     counts = len(sides[0].runs), len(sides[1].runs)
@@ -145,19 +147,40 @@ def _require_same(
             f"{first.directory} is of {first.title} ({first.kind}) and {other.directory} of {other.title}"
             f" ({other.kind}){labels}: only runs of one task can be compared"
         )
-    place = next((n for n, pair in enumerate(zip(records, others)) if _asked(*pair)), None)  # noqa: B905  # told below
-    if place is None and len(records) == len(others):
+    pairs = zip(records, others)  # noqa: B905  # unequal numbers are told below
+    unlike = ((line, _unlike((first, other), pair)) for line, pair in enumerate(pairs, start=1))
+    what = next((f"another {found} at line {line}" for line, found in unlike if found), "")
+    if not what and len(records) != len(others):
+        what = f"{len(records):,} and {len(others):,} examples"
+    if not what:
         return
-    what = f"{len(records):,} and {len(others):,} examples" if place is None else f"another example at line {place + 1}"
     raise UserError(
         f"{other.directory / PREDICTIONS / f'{split}.jsonl'}: has not the examples of {first.directory} ({what}): predict the"
         " same file with both"
     )
 
 
-def _asked(first: Record, other: Record) -> bool:
-    """Whether two predictions are of different examples."""
-    return any(first.get(name) != other.get(name) for name in ("name", "text"))
+def _unlike(runs: Sequence[FinetunedRun], records: Sequence[Record]) -> str:
+    """Return in what two predictions are not of the same example; empty where they are."""
+    if any(records[0].get(name) != records[1].get(name) for name in ("name", "text")):
+        return "example"
+    first, other = (_truth(run, record) for run, record in zip(runs, records, strict=True))
+    if first != other:
+        return "label"
+    if runs[0].kind != "tagging":
+        return ""
+    first, other = (run.scored_words(record) for run, record in zip(runs, records, strict=True))
+    return "word scored (unknown_labels)" if first != other else ""
+
+
+def _truth(run: FinetunedRun, record: Record) -> object:
+    """Return an example's label in words: runs may number their classes differently, or have tags of another scheme."""
+    label, names = record["label"], run.record["labels"]
+    if run.kind == "classification":
+        return [*names, None][label]  # the last: of an example whose label is no class
+    if run.kind == "multi_label":
+        return sorted(names[place] for place in label)
+    return in_iob(label, run.settings["tag_scheme"]) if run.kind == "tagging" else label
 
 
 def _require_scores(runs: Sequence[FinetunedRun], split: str, scorers: Scorers, examples: int) -> None:

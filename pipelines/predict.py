@@ -155,8 +155,15 @@ def _write(outcome: "Outcome", stem: str, folder: Path, scores: str | None, arch
 
 
 def _predict_lines(model: "SavedModel") -> int:
+    from bert_jax.mesh.distributed import say
+
+    texts = None  # of the first line, and so of each
     for first, lines in _blocks(sys.stdin.buffer):
-        for record in model.of_lines(lines, first).records:
+        texts = texts or lines[0].count("\t") + 1
+        outcome, notes = model.of_lines(lines, first, texts)
+        for note in notes:
+            say(f"from line {first} on, {note}")
+        for record in outcome.records:
             print(json.dumps(_told(record, model), ensure_ascii=False), flush=True)
     return 0
 

@@ -359,7 +359,9 @@ def test_runs_with_other_labels_for_the_same_texts_are_refused(tmp_path, kind, l
 
 def test_words_that_one_run_leaves_out_are_not_compared(tmp_path):
     """Of identical predictions the side that ignores a foreign tag looked better."""
-    records = [{"name": str(n), "text": "a b", "label": ["B-PER", "B-X"], "predicted": ["B-PER", "O"]} for n in range(9)]
+    records = [
+        {"name": str(n), "text": "a b", "label": ["B-PER", "B-X"], "predicted": ["B-PER", "O"]} for n in range(9)
+    ]
     first, second = (
         write_run(
             tmp_path / unknown,

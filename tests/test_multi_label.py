@@ -227,7 +227,7 @@ def test_a_loaded_model_and_the_report_agree_with_the_run(folder):
     rows = {line.split()[0]: line.split()[1:] for line in confusion_lines(model.task, outcome) if line}
     support = [sum(number in record["label"] for record in known) for number in range(3)]
     assert [rows[name] for name in NAMES] == [["1.0000"] * 3 + [str(times)] * 2 for times in support]
-    told = [predict._told(record, model) for record in model.of_lines([record["text"] for record in known]).records]
+    told = [predict._told(record, model) for record in model.of_lines([record["text"] for record in known])[0].records]
     assert [line["predicted"] for line in told] == [[NAMES[n] for n in record["predicted"]] for record in known]
     assert list(told[0]["probabilities"]) == list(NAMES)
     page = render(page_of(load_finetuned(folder / "run")))

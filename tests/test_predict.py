@@ -205,7 +205,7 @@ def test_the_zip_of_glue_tells_what_is_not_in_it(folder, tmp_path, capsys):
     ("arguments", "text", "message"),
     [
         (["--split", "dev"], b"", "--split goes with --data: leave it out, or name the data"),
-        ([], b"a film\na film\tgood\n", "line 2 has 2 texts (between tabs), and line 1 has 1"),
+        ([], b"a film\na film\tgood\n", "line 2 has 2 texts (between tabs), and the first line 1"),
         ([], b"a film\nbad \xff\n", "standard input, line 2: is not UTF-8 at its byte 4 (0xff): convert"),
         (["--data", "DATA", "--task", "stsb"], b"", "--task stsb: "),
         (["--data", "nowhere"], b"", "nowhere is missing"),
@@ -215,6 +215,19 @@ def test_what_cannot_be_predicted_is_refused(folder, capsys, monkeypatch, argume
     lines_in(monkeypatch, text)
     arguments = [str(folder / "sst2") if part == "DATA" else part for part in arguments]
     assert message in refusal_of(capsys, "predict", folder / "run", *arguments)
+
+
+def test_lines_have_as_many_texts_as_the_first_of_all(folder, capsys, monkeypatch):
+    """A pair behind 1,024 single texts was predicted as one, in silence."""
+    monkeypatch.setattr("bert_jax.pipelines.predict.LINES_AT_ONCE", 2)
+    lines_in(monkeypatch, b"a film\na film\na film\tgood\n")
+    assert "line 3 has 2 texts (between tabs), and the first line 1" in refusal_of(capsys, "predict", folder / "run")
+
+
+def test_lines_that_are_cut_are_told(folder, capsys, monkeypatch):
+    lines_in(monkeypatch, b"good\n" + b"good " * 300 + b"\n")
+    assert main(["predict", str(folder / "run")]) == 0
+    assert "from line 1 on, lines: 1 of 2 rows are cut to max_length=" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -260,5 +273,11 @@ def test_questions_are_answered_from_json_lines(tmp_path, capsys, monkeypatch):
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["predicted"] for one in told] == [record["predicted"] for record in known]
     assert [one["id"] for one in told[:4]] == ["same", "same", "3", "same"]
+    asked.append(asked[0] | {"is_impossible": False})  # switched "no answer" on for every line
+    lines_in(monkeypatch, "\n".join(map(json.dumps, asked)).encode())
+    assert main(["predict", str(tmp_path / "run")]) == 0
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert again[:-1] == told
+    assert again[-1]["candidates"] == told[0]["candidates"]
     lines_in(monkeypatch, b'{"question": "who?", "context": "ann"}\n\n{"question": "who?"}\n')
     assert "bert-jax predict: line 3 has no 'context'" in refusal_of(capsys, "predict", tmp_path / "run")

@@ -151,17 +151,21 @@ class SavedModel:
             )
         return replace(task, labels=self.task.labels) if task.kind == "classification" else task
 
-    def of_lines(self, lines: Sequence[str], first: int = 1) -> Outcome:
-        """Predictions of lines: a text, or two with a tab between; of tagging words with blanks between; of questions JSON.
+    def of_lines(self, lines: Sequence[str], first: int = 1, texts: int | None = None) -> tuple[Outcome, list[str]]:
+        """Return predictions of lines, and notes, such as of texts that were cut.
+
+        A line is a text, or two with a tab between; of tagging words with blanks between; of questions JSON.
 
         Args:
           lines: of standard input.
           first: number of the first of them, for messages.
+          texts: that each line has; None: as many as the first of these.
 
         Raises:
-          UserError: the task has no lines; a line has another number of texts than the first, or is no question.
+          UserError: the task has no lines; a line has another number of texts, or is no question.
         """
         self.require_lines()
+        split: TaskSplit
         if self.task.kind == "span":
             return self._of_questions(read_question_lines(lines, first))
         if self.task.kind == "tagging":
@@ -169,8 +173,10 @@ class SavedModel:
                 Sentence(str(number), tuple(line.split()), None, 0, f"line {number + first}")
                 for number, line in enumerate(lines)
             ]
-            return self.outcome(TaggingSplit(self.source(""), "lines", False, sentences))
-        return self.outcome(text_split(self.source(""), "lines", _texts(lines, first), self.temperature))
+            split = TaggingSplit(self.source(""), "lines", False, sentences)
+        else:
+            split = text_split(self.source(""), "lines", _texts(lines, first, texts), self.temperature)
+        return self.outcome(split), split.notes
 
     def of_request(self, request: JsonObject) -> tuple[JsonObject, list[str]]:
         """Return the prediction for one request of `predict --serve`, and notes, such as of a text that was cut.
@@ -229,24 +235,25 @@ class SavedModel:
                 " in the task's format"
             )
 
-    def _of_questions(self, questions: list[Question]) -> Outcome:
+    def _of_questions(self, questions: list[Question]) -> tuple[Outcome, list[str]]:
         """Answers go by ids, which of lines may be equal: by their places meanwhile."""
         if not questions:
-            return Outcome({}, None, None, [], lambda folder, stem: [])
+            return Outcome({}, None, None, [], lambda folder, stem: []), []
         placed = [replace(question, name=str(place)) for place, question in enumerate(questions)]
-        outcome = self.outcome(QuestionSplit(self.source(""), "lines", False, self.found, placed))
+        split = QuestionSplit(self.source(""), "lines", False, self.found, placed)
+        outcome = self.outcome(split)
         for record, question in zip(outcome.records, questions, strict=True):
             record["name"] = question.name
-        return outcome
+        return outcome, split.notes
 
 
-def _texts(lines: Sequence[str], first: int) -> list[TextExample]:
+def _texts(lines: Sequence[str], first: int, wanted: int | None) -> list[TextExample]:
     parts = [tuple(line.split("\t")) for line in lines]
     for number, texts in enumerate(parts):
-        if len(texts) > 2 or len(texts) != len(parts[0]):
+        if len(texts) > 2 or len(texts) != (wanted or len(parts[0])):
             raise UserError(
-                f"line {number + first} has {len(texts)} texts (between tabs), and line {first} has {len(parts[0])}: give one"
-                " a line, or two with a tab between"
+                f"line {number + first} has {len(texts)} texts (between tabs), and the first line {wanted or len(parts[0])}:"
+                " give one a line, or two with a tab between"
             )
     return [TextExample(str(number), texts, None, f"line {number + first}") for number, texts in enumerate(parts)]
 

@@ -87,7 +87,9 @@ def compare_runs(first: Path, second: Path, split: str | None = None, resamples:
         scorers = _scorers(every, predictions)
     examples = len(predictions[0])
     if examples < 2:
-        raise UserError(f"{first / PREDICTIONS}: {split} has one example, which tells nothing of others: name another --split")
+        raise UserError(
+            f"{first / PREDICTIONS}: {split} has one example, which tells nothing of others: name another --split"
+        )
     scorers = {name: scorers[name] for name in every[0].metrics if name in scorers} if scorers else {}
     _require_scores(every, split, scorers, examples)
     counts = len(sides[0].runs), len(sides[1].runs)

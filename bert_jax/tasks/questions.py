@@ -66,6 +66,8 @@ def read_tfds_questions(
 def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
     """Return the questions of JSON lines, {"question": .., "context": .., "id": ..}, of which the id may be missing.
 
+    Nothing else is read: an answer does not depend on what other lines, or this one, say of answers.
+
     Args:
       lines: of standard input; empty ones are left out.
       first: number of the first of them, for messages, and for the names of questions without an id.
@@ -77,7 +79,10 @@ def read_question_lines(lines: Sequence[str], first: int) -> list[Question]:
     for number, line in enumerate(lines, start=first):
         if line.strip():
             place = f"line {number}"
-            entry = {"id": str(number), **json_record(line, place)}
+            record = json_record(line, place)
+            entry = {"id": str(number)} | {
+                name: record[name] for name in ("id", "question", "context") if name in record
+            }
             questions.append(_question(entry, member(entry, "context", str, place), place, labelled=False))
     return questions
 

@@ -258,6 +258,24 @@ def test_no_answer_is_the_least_sure_window_and_keeps_its_place_in_the_list():
     assert (found.decided(), found.decided(1.0)) == ("", "cat")
 
 
+def test_a_piece_without_characters_is_no_answer():
+    """SentencePiece's lone mark of a blank: its empty text took the place of "no answer", and its score the best one's."""
+    question = asked("cat sat")
+    made = rows_of(question)
+    (window,) = made.windows
+    window.spans[0] = 0
+    start, end = flat_scores(made)
+    start[0][window.first] = end[0][window.first] = 6.0
+    start[0][window.first + 1] = end[0][window.first + 1] = 2.5
+    start[0][0] = end[0][0] = 4.0
+    (found,) = find_answers([question], made, start, end, AnswerSettings(may_be_impossible=True))
+    assert found.null_difference == 8.0 - 8.5  # of "cat sat", from the first piece on
+    start[0][window.first] = -9.0
+    (found,) = find_answers([question], made, start, end, AnswerSettings(may_be_impossible=True))
+    assert [one.text for one in found.candidates][:2] == ["", "sat"]
+    assert (found.null_difference, found.decided()) == (8.0 - 5.0, "")
+
+
 def made_up_answers(seed: int, share: float) -> tuple[list[Question], list[Answered]]:
     """Forty questions; the share of them that has an answer, and differences that tell a little about which."""
     rng = np.random.default_rng(seed)

@@ -125,6 +125,16 @@ def test_predictions_as_json_lines(tmp_path):
     assert json.loads(path.read_text()) == {"index": "0", "prediction": 4.5, "label": 4.25}
 
 
+def test_ratings_without_a_range_are_written_as_they_are(tmp_path):
+    """Three decimals, which are STS-B's, made 0.000 of each small one."""
+    task, path = own_task("regression", [0], label=1), tmp_path / "predictions.jsonl"
+    values = [0.00013, 0.00029, 1234566.75]
+    write_predictions(task, examples(3, [0.00012, 0.00031, 1234567.0]), values, None, path)
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["prediction"] for line in written] == values
+    assert [line["label"] for line in written] == [0.00012, 0.00031, 1234567.0]
+
+
 def test_choices_of_different_number(tmp_path):
     task = own_task("choice", ["start"], label="right", choices=["all"])
     pairs = [(("a", "b"),) * count for count in (2, 3)]

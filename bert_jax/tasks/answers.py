@@ -194,7 +194,10 @@ def _log_sum(scores: np.ndarray) -> np.ndarray:
 def _spans(
     starts: np.ndarray, ends: np.ndarray, windows: Sequence[Window], first_row: int, settings: AnswerSettings
 ) -> _Spans:
-    """Return the pairs of the best begins and the best ends of each row that can be answers."""
+    """Return the pairs of the best begins and the best ends of each row that can be answers: that have text.
+
+    A piece of SentencePiece may have none; its text would be that of "no answer".
+    """
     begin = _best_places(starts, settings.n_best_size)[:, :, None]  # [R, N, 1]
     last = _best_places(ends, settings.n_best_size)[:, None, :]  # [R, 1, N]
     shape = [(w.first, w.first + w.best_begin, w.first + w.best_end, w.first + len(w.spans)) for w in windows]
@@ -205,9 +208,10 @@ def _spans(
     begin, last = begin[row, begin_rank, 0], last[row, 0, last_rank]
     spans = np.concatenate([window.spans for window in windows])
     before = np.cumsum([0, *(len(window.spans) for window in windows)])[row] - first[row, 0, 0]
-    return _Spans(
+    found = _Spans(
         row + first_row, spans[before + begin, 0], spans[before + last, 1], starts[row, begin], ends[row, last]
     )
+    return _Spans(*(column[found.text_end > found.text_begin] for column in found))
 
 
 def _best_places(scores: np.ndarray, count: int) -> np.ndarray:

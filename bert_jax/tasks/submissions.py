@@ -18,7 +18,10 @@ _SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can tell: the same pred
 
 
 def predicted_word(task: Task, prediction: Any) -> str:
-    """Return a prediction as the task's files spell it: the word of a class, or a rating with three decimals in its range.
+    """Return a prediction as the task's files spell it: the word of a class, or a number.
+
+    A rating in a range, as STS-B's, has three decimals and is put into its range; another number has the nine digits that
+    tell float32 apart.
 
     Args:
       prediction: number of the class or choice, the rating, or of multi_label the numbers of the classes, which come with
@@ -29,8 +32,7 @@ def predicted_word(task: Task, prediction: Any) -> str:
         separator = task.columns.separator if isinstance(task.columns, Columns) else None
         return json.dumps(words, ensure_ascii=False) if separator is None else separator.join(words)
     if task.kind == "regression":
-        low, high = task.rating or (-np.inf, np.inf)
-        return f"{np.clip(prediction, low, high):.3f}"
+        return f"{prediction:.9g}" if task.rating is None else f"{np.clip(prediction, *task.rating):.3f}"
     return task.labels[int(prediction)] if task.labels else str(int(prediction))
 
 
@@ -143,7 +145,7 @@ def _foreign(example: TextExample | ChoiceExample) -> str | None:
 
 
 def _label(task: Task, label: Any) -> str:
-    return f"{label:g}" if task.kind == "regression" else predicted_word(task, label)
+    return f"{label:.9g}" if task.kind == "regression" else predicted_word(task, label)
 
 
 def _named(task: Task, probabilities: Sequence[float] | np.ndarray) -> dict[str, float]:

@@ -15,20 +15,35 @@ from bert_jax.tasks.scoring.squad import Answers, overlap_f1, Predictions, requi
 PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 
 _CHINESE = re.compile("([\u4e00-\u9fa5])")
-_SPLIT = ';@#$%&?!()[]{}<>«»„‘‒–—―"'
-_WORD = re.compile(
-    rf"""
-      \.{{2,}}                                     # dots are one word
-    | [{re.escape(_SPLIT)}]                        # each a word
-    | ,(?!\d)                                      # a comma, but in 1,000
-    | \.(?=[\])}}>"'»\ ]*\s*$)                     # the full stop at the end
-    | (?: [^\s.,{re.escape(_SPLIT)}] | ,(?=\d) | \.(?!\.|[\])}}>"'»\ ]*\s*$) )+
-    """,
-    re.VERBOSE,
+# NLTK's cuts, in its order, as far as CMRC's list leaves their characters and case: pattern -> what stands for it.
+_CUTS = tuple(
+    (re.compile(pattern), cut)
+    for pattern, cut in (
+        ("[«‘„]", r" \g<0> "),
+        ('^"', " `` "),
+        (r"""(?<=[ (\[{<])("|'')""", " `` "),
+        (r"(?<!\w)'(?!(re|ve|ll|m|t|s|d|n)\b)(?=\w)", "' "),  # before a word
+        (r"""(?<=[^.])\.(?=[\])}>"'» ]*\s*$)""", " . "),  # the full stop at the end
+        (r",(\D)", r" , \1"),  # not in 1,000
+        (",$", " , "),
+        (r"\.{2,}", r" \g<0> "),
+        ("[;@#$%&?!‒–—―]", r" \g<0> "),
+        (r"(?<=[^'])' ", " ' "),
+        (r"[\][(){}<>»]", r" \g<0> "),
+        ("$", " "),
+        ("''|\"", " '' "),
+        (r"\s+", " "),
+        (r"(?<=[^' ])('[smd]|') ", r" \1 "),
+        ("(?<=[^' ])('ll|'re|'ve|n't) ", r" \1 "),
+        (
+            r"\b(?=(?:cannot|d'ye|gimme|gonna|gotta|lemme|more'n)\b|wanna\s)(can|d|gim|gon|got|lem|more|wan)"
+            r"(not|'ye|me|na|ta|'n)",
+            r" \1 \2 ",
+        ),
+        (r" ('t)(is)\b", r" \1 \2 "),
+        (r" ('t)(was)\b", r" \1 \2 "),
+    )
 )
-_QUOTE_BEFORE_WORD = re.compile(r"'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)")
-_WORD_WITH_ENDING = re.compile(r"(.*[^'])('s|'m|'d|'ll|'re|'ve|n't|')")
-_TWO_WORDS = re.compile(r"\b(cannot|gimme|gonna|gotta|lemme)\b|\bwanna$")  # divided after three letters
 
 
 def scores_cmrc(answers: Answers, predictions: Predictions) -> dict[str, float]:
@@ -75,23 +90,9 @@ def segments_of(text: str) -> list[str]:
 
 def latin_words(text: str) -> list[str]:
     """Return words and punctuation of a lower-cased sentence, as NLTK cuts them."""
-    words: list[str] = []
-    for match in _WORD.finditer(text):
-        if match[0] == '"':
-            before = text[: match.start()]
-            words.append("``" if before in ("", '"') or before[-1] in " ([{<«‘„" else "''")
-        else:
-            divided = _TWO_WORDS.sub(lambda found: f" {found[0][:3]} {found[0][3:]} ", match[0])
-            words += [part for word in divided.split() for part in _without_quotes(word)]
-    return words
-
-
-def _without_quotes(word: str) -> list[str]:
-    """Return a word, its quotation mark before it and its ending ('s, n't) after it."""
-    if _QUOTE_BEFORE_WORD.match(word):
-        return ["'", *_without_quotes(word[1:])]
-    parts = _WORD_WITH_ENDING.fullmatch(word)
-    return [parts[1], parts[2]] if parts else [word]
+    for pattern, cut in _CUTS:
+        text = pattern.sub(cut, text)
+    return text.split()
 
 
 def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:

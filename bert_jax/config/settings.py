@@ -101,7 +101,7 @@ def override_around(
     shape |= {name: values["model"][name] for name in OF_TRAINING}
     values["model"] = dict(shape)
     _apply(values, config, assignments)
-    longer = f"give it more first (bert-jax vocab extend {source} NEW --positions N) and begin with NEW"
+    longer = f"give it more first (bert-jax vocab extend {source} --positions N --output NEW) and begin with NEW"
     for name, value in values["model"].items():
         if name not in OF_TRAINING and value != shape[name]:
             remedy = longer if name == "max_position_embeddings" else "leave the setting out"

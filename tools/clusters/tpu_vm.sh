@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Pre-trains on all hosts of a Cloud TPU VM, and starts again after a preemption or a lost host until the run is finished:
 #   TPU=my-v5e-16 ZONE=us-west4-a DATA=/mnt/shared/data OUTPUT=/mnt/shared/run tools/clusters/tpu_vm.sh
-# The hosts share DATA and OUTPUT, and have `pip install "bert_jax[tpu]"`. A spot VM that is gone has to be made again first:
-# QUEUE="gcloud compute tpus queued-resources create ..." is run where the VM is not ready, and then it is waited for.
+# The hosts share DATA and OUTPUT, and have a checkout, installed by `pip install ".[tpu]"`. A spot VM that is gone has to be made
+# again first: QUEUE="gcloud compute tpus queued-resources create ..." is run where the VM is not ready, and then it is waited for.
 set -uo pipefail
 
 : "${TPU:?is not set: the name of the TPU VM}"

@@ -74,7 +74,7 @@ def _add_text_options(parser: argparse.ArgumentParser, default: str) -> None:
 def _add_example_options(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
     objective = (
-        "objectives to make examples for: mlm_nsp, mlm_pairs, mlm_sop, mlm_full_sentences, mlm_document"
+        "objectives to make examples for: mlm_nsp, mlm_pairs, mlm_sop, mlm_full_sentences, mlm_document, ltr, bilm, rtd"
         " (default: mlm_nsp)"
     )
     add("--objective", nargs="+", default=["mlm_nsp"], metavar="NAME", help=objective)

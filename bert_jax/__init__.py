@@ -40,7 +40,7 @@ def prepare(
       text: files, folders, globs or TensorFlow data sets, as `bert-jax prepare --input` takes them.
       vocabulary: a vocab.txt, or a folder made by `bert-jax vocab`.
       output: a directory to make. One that holds the same already is left as it is.
-      settings: objectives, lengths and the like; None: rows of 128 and 512 for BERT's objective.
+      settings: kinds of examples, lengths and the like; None: rows of 128 and 512 for BERT's objective.
 
     Raises:
       UserError: text that cannot be used, or an `output` that holds something else.

@@ -4,7 +4,7 @@
     make demo
     bert-jax pretrain demo --data DATA --output RUN seed=1      # DATA has rows of 32 and 64 and up to 4,096 entries
 
-Two CPU cores: six minutes; docs/results.md has the scores. The paper's objective and architecture, and its two lengths of
+Two CPU cores: seven minutes; docs/results.md has the scores. The paper's objective and architecture, and its two lengths of
 rows; the comments tell what differs from its recipe.
 """
 

@@ -80,7 +80,10 @@ def _suggest(model: Path, inputs: Sequence[str], most: int, asked: "Asked") -> "
 
 def _parser() -> argparse.ArgumentParser:
     result = _options.StageParser(
-        prog="bert-jax vocab extend", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bert-jax vocab extend",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit status: 0 the certificate holds, 1 it does not, 2 the model cannot be extended",
     )
     option = result.add_argument
     option("model", type=any_path, metavar="MODEL", help=_checkpoint_options.ANY_FORMAT)

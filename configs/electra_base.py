@@ -3,7 +3,7 @@
 
     bert-jax prepare --input TEXT --vocab VOCAB --output DATA --objective rtd --sequence-length 512
     bert-jax pretrain electra_base --data DATA --output RUN
-    bert-jax finetune --task TASK --data DIR --model RUN --output TUNED SETTINGS
+    bert-jax finetune TASK --data DIR --model RUN --output TUNED SETTINGS
 
 SETTINGS as published: optimizer.learning_rate=1e-4 optimizer.layer_decay=0.8 optimizer.name=adamw_bert
 

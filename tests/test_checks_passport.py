@@ -108,6 +108,14 @@ def test_near_duplicates_that_were_dropped_are_no_fault():
         (set_in(dropped_sentences=400_000), "Dropped text", WARNING, "400,000 of 2,920,000", "control characters"),
         (set_in("reading", replaced_bytes=7), "Replaced bytes", NOTE, "7 bytes were not UTF-8", ""),
         (with_documents(4), "Documents", WARNING, "the training text is 4 documents", "blank lines"),
+        (  # by a weight of 10, which reads them ten times
+            lambda made: (with_documents(40)(made), made["text"]["documents"].update(count=4)),
+            "Documents", WARNING, "the training text is 4 documents", "blank lines",
+        ),
+        (
+            lambda made: (made.update(dropped_sentences=400_000), made["text"]["sentences"].update(count=1_600_000)),
+            "Dropped text", WARNING, "400,000 of 2,000,000", "control characters",
+        ),
         (lambda made: made["splits"].pop("validation"), "Held-out text", NOTE, "no validation split", "--held-out 0.05"),
         (set_in("splits", "validation", tokens=900), "Held-out text", NOTE, "900 tokens", "vary by more than 1 %"),
         (

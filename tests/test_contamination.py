@@ -78,6 +78,8 @@ def test_lookup_finds_what_is_known_and_nothing_else():
         ("a.json", {"data": [{"title": "T", "context": TEXT, "qas": [{"q": TEXT, "n": 3}]}]}, 2, 1, 2),
         ("a.jsonl", f'{{"text": "{TEXT}"}}\n{{"text": "short", "more": ["{TEXT}"]}}\n', 2, 1, 2),
         ("a.txt", f"[not JSON] {TEXT}\n", 1, 0, 4),
+        ("a.jsonl", f'{{"text": "{TEXT}"}}\r\n{{"text": "a\u2028b", "more": "{TEXT}"}}\n', 2, 1, 2),
+        ("a.tsv", f"7\t{TEXT}\u0085\t1\r\n", 1, 2, 2),
     ],
 )
 def test_every_text_of_a_file_is_read(tmp_path, name, content, texts, short, ngrams):

@@ -23,7 +23,7 @@ from bert_jax.text.documents import read_documents, read_raw, ReadingCounts, Rea
 PLAIN = "\ufeff\n  First sentence. With a second one.\r\nAnother line\n\n\n \t\nSecond document.\nIts end"
 WIKI = (
     '<doc id="7" url="https://example.org/7" title="Salt &amp; pepper">\nSalt & pepper\n\n'
-    "They stand on the table. Dr. Grey likes both.\nSalt & pepper\n</doc>\n\n"
+    "They stand on the table. Dr. Grey likes both.\nSalt &amp; pepper, &lt;br&gt; and &amp;lt; &copy\n</doc>\n\n"
     '<doc id="8" url="https://example.org/8" title="Nothing">\nNothing\n\n</doc>\n'
     '<doc id="9" url="https://example.org/9" title="Untitled">\nNo title line here.\n</doc>\n'
 )
@@ -72,7 +72,7 @@ def test_wiki_extractor_output(tmp_path):
     """The title is left out, once; paragraphs are split; a document without text is none, and counted."""
     counts = ReadingCounts()
     assert list(read_documents(write(tmp_path / "wiki_00", WIKI), counts=counts)) == [
-        ["They stand on the table.", "Dr. Grey likes both.", "Salt & pepper"],
+        ["They stand on the table.", "Dr. Grey likes both.", "Salt & pepper, <br> and &lt; &copy"],
         ["No title line here."],
     ]
     assert counts == ReadingCounts(empty_documents=1)

@@ -7,8 +7,10 @@ How examples are arranged in rows and batches: test_packing.py.
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from conftest import small_config
@@ -20,6 +22,7 @@ from bert_jax.feed.batch import batch_spec, BatchShape
 from bert_jax.feed.examples import EMPTY, evaluation_batch, Examples
 from bert_jax.feed.feed import feed, uses_tf_data
 from bert_jax.feed.layout import SpecialIds
+from bert_jax.feed.order import examples_at
 from bert_jax.feed.packing import make_arrangement
 from bert_jax.feed.shards import open_data
 from bert_jax.runs.cost import without_clock
@@ -179,6 +182,19 @@ def test_an_evaluation_sees_each_example_once(examples):
     assert len(empty["input_ids"]) == len(batches) * ROWS - len(examples) > 0
     for name in ("input_ids", "sequence_ids", "masked_lm_weights", "next_sentence_weights"):
         assert not empty[name].any()
+
+
+def test_the_training_split_is_scored_on_masks_that_no_run_has_seen(examples):
+    """Of seed 0 order and masks were those that a run of seed 0 had learned."""
+    batch = evaluation_batch(examples, ROWS, 0)
+    for seed in (0, 2**32 - 1):
+        _, indices = examples_at(np.arange(ROWS), len(examples), seed)
+        other = examples.batch(indices[:, None], np.zeros_like(indices), seed)
+        assert (batch["masked_lm_ids"] != other["masked_lm_ids"]).any()
+    held_out = replace(examples, split=replace(examples.split, name="validation"))
+    _, indices = examples_at(np.arange(ROWS), len(examples), 0)
+    wanted = examples.batch(indices[:, None], np.zeros_like(indices), 0)
+    jax.tree.map(np.testing.assert_array_equal, evaluation_batch(held_out, ROWS, 0), wanted)
 
 
 @pytest.mark.parametrize("masking", ["token", "whole_word", "span"])

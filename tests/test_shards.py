@@ -10,7 +10,15 @@ import pytest
 import safetensors.numpy
 
 from bert_jax.base.errors import UserError
-from bert_jax.feed.shards import MANIFEST, open_data, open_shard, TOKEN_COUNTS, token_dtype, write_shard
+from bert_jax.feed.shards import (
+    MANIFEST,
+    open_data,
+    open_shard,
+    prepare_command,
+    TOKEN_COUNTS,
+    token_dtype,
+    write_shard,
+)
 
 VOCAB_SIZE = 60
 COUNTS = np.bincount(np.arange(50), minlength=VOCAB_SIZE)  # of the tokens of TENSORS
@@ -206,6 +214,13 @@ def test_examples_that_were_not_prepared_give_the_command(data):
             f"{data} has no sop examples of sequence length 16, {prepared}: {command}-nsp-document-sop-16-32"
             f" --objective mlm_nsp mlm_document mlm_sop --sequence-length 16 32 {rest}"
         )
+
+
+def test_the_command_repeats_how_the_text_was_read(data):
+    """Without --lines paragraphs it made other sentences, and pairs of other kinds."""
+    change_manifest(data, lines="paragraphs", near_duplicates="count", licence="CC BY-SA 4.0", errors="strict")
+    command = prepare_command(data)
+    assert command.endswith(" --seed 7 --lines paragraphs --near-duplicates count --licence 'CC BY-SA 4.0'")
 
 
 def test_a_split_that_is_not_there_gives_the_command(data):

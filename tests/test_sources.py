@@ -28,7 +28,7 @@ def texts(part: Part, sources: list, counts: ReadingCounts | None = None) -> lis
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """b/wiki_01, b/wiki_00, a.txt, b/c/x.txt, and files that are no input."""
-    names = ("b/wiki_01", "b/wiki_00", "a.txt", "b/c/x.txt", "b/.hidden", ".git/config", "corpus.json")
+    names = ("b/wiki_01", "b/wiki_00", "a.txt", "b/c/x.txt", "b/.hidden", ".git/config")
     for name in names:
         write(tmp_path / "in" / name, name)
     return tmp_path / "in"
@@ -38,12 +38,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folders_stand_for_their_files(folder):
-    """In sorted order, without hidden ones and the record of `bert-jax corpus`."""
+    """In sorted order, without hidden ones."""
     (source,) = parse_sources([str(folder)])
     assert source.files == tuple(folder / name for name in ("a.txt", "b/c/x.txt", "b/wiki_00", "b/wiki_01"))
     assert [source.name_of(file) for file in source.files] == ["a.txt", "b/c/x.txt", "b/wiki_00", "b/wiki_01"]
     assert (source.name, source.weight, source.tfds) == ("in", 1, None)
     assert total_bytes([source]) == sum(map(len, ("a.txt", "b/c/x.txt", "b/wiki_00", "b/wiki_01")))
+
+
+def test_the_record_of_a_corpus_is_no_text_and_a_file_of_that_name_is(folder):
+    """A user's own corpus.json was left out without a word."""
+    own = write(folder / "corpus.json", '{"text": "A text."}')
+    assert own in parse_sources([str(folder)])[0].files
+    text = write(folder / "corpus-00000.txt")
+    (source,) = parse_sources([str(folder)])
+    assert text in source.files
+    assert own not in source.files
 
 
 def test_files_and_folders_keep_their_order(folder):

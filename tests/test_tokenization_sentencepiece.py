@@ -203,6 +203,11 @@ def test_models_without_the_special_tokens_are_refused_by_name(tmp_path, tokeniz
         ),
         (plain_model(**bert), r"lacks the special tokens \[MASK\] \("),
         (plain_model(**bert, user_defined_symbols=["[MASK]"]), r"its entry \[MASK\] is not a control symbol"),
+        (plain_model(**bert, control_symbols=["[MASK]"], add_dummy_prefix=False), "add_dummy_prefix=true"),
+        (
+            plain_model(**bert, control_symbols=["[MASK]"], split_by_whitespace=False),
+            r"its piece .*split_by_whitespace=true",
+        ),
         (b"[PAD]\n[UNK]\n", "it is not a SentencePiece model"),
         (b"", "it is not a SentencePiece model"),
     ):

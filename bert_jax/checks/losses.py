@@ -153,7 +153,8 @@ def divergence(run: Run) -> Iterator[Finding]:
     """Whether the loss has risen from its best, within a phase."""
     losses = series(of_newest_phase(run.train), run.token_loss)
     width = max(3, round(NEWEST * len(losses)))
-    means = [(losses[end - 1][0], newest(losses[end - width : end])) for end in range(width, len(losses) + 1)]
+    windows = (losses[end - width : end] for end in range(width, len(losses) + 1))
+    means = [(window[-1][0], math.fsum(value for _, value in window) / width) for window in windows]
     if len(means) <= width:
         return
     best_step, best = min(means, key=lambda mean: mean[1])

@@ -118,7 +118,9 @@ def characters(passport: Passport, remake: Remake) -> Iterator[Finding]:
 def dropped(passport: Passport, remake: Remake) -> Iterator[Finding]:
     """Whether much of the input gave no token or no character."""
     dropped, replaced = passport.get("dropped_sentences", 0), passport.get("reading", {}).get("replaced_bytes", 0)
-    sentences = dropped + sum(split["sentences"] for split in passport["splits"].values())
+    # Each read once, whatever the weights of the sources: as those that were dropped are counted.
+    read = passport.get("text", {}).get("sentences", {}).get("count")
+    sentences = dropped + (sum(split["sentences"] for split in passport["splits"].values()) if read is None else read)
     seen = f"{dropped:,} of {sentences:,} sentences gave no token and were dropped"
     yield rules.DROPPED.judge(dropped / max(sentences, 1), seen)
     if replaced:
@@ -131,7 +133,8 @@ def dropped(passport: Passport, remake: Remake) -> Iterator[Finding]:
 def documents(passport: Passport, remake: Remake) -> Iterator[Finding]:
     """Whether there are documents enough to draw the second sentence of a pair from."""
     train = passport["splits"]["train"]
-    documents = train["documents"]
+    # A source of weight 10 has no more documents for it.
+    documents = min(train["documents"], passport.get("text", {}).get("documents", {}).get("count", train["documents"]))
     fine = f"{documents:,} training documents of {train['tokens'] / documents:,.0f} tokens"
     if "nsp" not in passport["kinds"]:
         yield rules.DOCUMENTS.fine(fine, documents)

@@ -33,11 +33,14 @@ from bert_jax.feed.layout import (
 )
 from bert_jax.feed.masking import mask_seeds, mask_tokens, Masks, no_masks, Tokens, wanted_counts
 from bert_jax.feed.order import examples_at
-from bert_jax.feed.shards import Split
+from bert_jax.feed.shards import Split, TRAIN
 from bert_jax.tokenization import Tokenizer
 from bert_jax.tokenization.ranges import counts_of
 
 EVALUATION_SEED = 0  # of masks of held-out data: the same in every run, so that scores can be compared
+TRAINING_SPLIT_SEED = (
+    2**32
+)  # of those of the training split: of no run, whose seeds are smaller, so that none has learned them
 EMPTY = -1  # index of a place in a row that holds no example
 
 
@@ -207,12 +210,18 @@ def _join(parts: list[memoryview], dtype: np.dtype) -> np.ndarray:
 
 
 def evaluation_batch(examples: Examples, batch_size: int, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
-    """Return batch `step` of one pass over held-out examples, one a row [B, S]; the last is filled up with empty rows."""
+    """Return batch `step` of one pass over examples to score, one a row [B, S]; the last is filled up with empty rows."""
+    seed = scoring_seed(examples.split)
     positions = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
     inside = positions < len(examples)
-    _, indices = examples_at(np.where(inside, positions, 0), len(examples), EVALUATION_SEED)
+    _, indices = examples_at(np.where(inside, positions, 0), len(examples), seed)
     indices = np.where(inside, indices, EMPTY)
-    return examples.batch(indices[:, None], np.zeros_like(indices), EVALUATION_SEED)
+    return examples.batch(indices[:, None], np.zeros_like(indices), seed)
+
+
+def scoring_seed(split: Split) -> int:
+    """Return the seed of order and masks where a split is scored."""
+    return TRAINING_SPLIT_SEED if split.name == TRAIN else EVALUATION_SEED
 
 
 def make_examples(

@@ -18,6 +18,7 @@ The manifest is written last, so a directory with a `passport.json` is complete.
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,16 @@ _BOUNDARIES = ("tokens", "word_starts", "sentence_starts", "document_starts")
 _MOST_TOKENS = 2**31 - 1  # tables of examples hold int32 offsets
 _REQUIRED = {"tokenizer", "vocab_size", "kinds", "sequence_lengths", "held_out", "splits"}
 _REPEATED_SETTINGS = ("kinds", "sequence_lengths", "held_out", "short_seq_prob", "random_next_prob", "seed")
+_REPEATED_WHERE_CHANGED = {  # and what they are where nothing is said
+    "lines": "sentences",
+    "json_field": "text",
+    "errors": "strict",
+    "text_format": "auto",
+    "splitter": "rules",
+    "segmenter": "none",
+    "near_duplicates": "",
+    "licence": "",
+}
 
 
 # ---- one shard ---------------------------------------------------------------------------------------------
@@ -331,6 +342,8 @@ def prepare_command(directory: Path, output: str | Path = "", **changes: Any) ->
     try:
         manifest = parse_json((directory / MANIFEST).read_bytes())
         settings = {key: manifest[key] for key in _REPEATED_SETTINGS}
+        usual = _REPEATED_WHERE_CHANGED.items()
+        settings |= {key: manifest[key] for key, value in usual if manifest.get(key, value) != value}
     except (OSError, ValueError, KeyError):
         settings = {}
     words = [f"bert-jax prepare --input TEXT... --vocab VOCAB --output {output or directory}"]
@@ -341,7 +354,7 @@ def _as_option(key: str, value: Any) -> str:
     if key == "kinds":
         return f"--objective {_words(map(objective_of, value))}"
     option = "sequence-length" if key == "sequence_lengths" else key.replace("_", "-")
-    return f"--{option} {_words(value) if isinstance(value, list) else value}"
+    return f"--{option} {_words(value) if isinstance(value, list) else shlex.quote(str(value))}"
 
 
 def objective_of(kind: str) -> str:

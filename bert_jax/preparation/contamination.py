@@ -244,15 +244,20 @@ def _texts(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[str]:
     if values is not None:
         yield from map(str.lower, _strings(values))
         return
-    for line in content.splitlines():
+    for line in _lines(content):
         yield from line.lower().split("\t")
+
+
+def _lines(content: str) -> list[str]:
+    """The lines of a file, which a line feed alone ends: others stand in texts, such as U+2028."""
+    return [line.removesuffix("\r") for line in content.split("\n")]
 
 
 def _json_values(content: str, path: Path) -> object:
     """Return the content of a JSON file, or of a file of JSON objects a line; None for other text."""
     if not content.lstrip().startswith(("{", "[")):
         return None
-    for read in (json.loads, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()]):
+    for read in (json.loads, lambda text: [json.loads(line) for line in _lines(text) if line.strip()]):
         try:
             return read(content)
         except json.JSONDecodeError:

@@ -337,12 +337,17 @@ def _wiki_lines(lines: _Lines, start: str, option: str) -> list[str]:
                     " extract the file again"
                 )
         if not (at_title and html.unescape(line) == title):
-            document.append(line)
+            document.append(_plain(line))
             size += len(line)
             if size > LONGEST_DOCUMENT or len(document) > MOST_LINES:
                 raise _too_long(f"{path}: the <doc> of line {number}", size, f"leave it out of {option}")
         at_title = False
     raise UserError(f"{path} ends inside the <doc> of line {number}: it is cut short, extract it again")
+
+
+def _plain(line: str) -> str:
+    """A line of text without the entities that WikiExtractor writes for &, < and > (its --html-safe, which is usual)."""
+    return line.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") if "&" in line else line
 
 
 _JSON_START = re.compile(r'\{\s*("|\}|$)')

@@ -26,7 +26,7 @@ from bert_jax.text.hub import HUB, hub_files
 from bert_jax.text.tables import HUGGING_FACE, read_table, saved_files, table_format
 from bert_jax.text.tfds_source import find_split, read_split, TfdsSplit
 
-_CORPUS_RECORD = "corpus.json"  # what `bert-jax corpus` leaves beside its text
+_CORPUS_FILES = ("corpus-00000.txt", "corpus.json")  # of `bert-jax corpus`: the second one is no text
 _WEIGHT = re.compile(r"(.+)@([^@/]*)", re.DOTALL)
 _MOST_REPETITIONS = 1000
 _TFDS = "tfds:"
@@ -155,7 +155,8 @@ def _files_below(folder: Path, option: str) -> list[Path]:
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and not _leads_up(Path(place, name))]
-        paths = (Path(place, name) for name in names if not name.startswith(".") and name != _CORPUS_RECORD)
+        record = _CORPUS_FILES[1] if set(_CORPUS_FILES) <= set(names) else ""
+        paths = (Path(place, name) for name in names if not name.startswith(".") and name != record)
         files += [path for path in paths if path.is_file()]
     files.sort()
     if not files:

@@ -51,6 +51,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError("it is not a SentencePiece model")
         vocabulary = [self._processor.id_to_piece(index) for index in range(self._processor.get_piece_size())]
         _require_special_tokens(self._processor, vocabulary)
+        _require_words_apart(self._processor, vocabulary)
         lowercase = self._normalized("A") == "a"
         super().__init__(vocabulary, lowercase, self._normalized("é") == "e", decided_by)
 
@@ -116,6 +117,15 @@ class SentencePieceTokenizer(Tokenizer):
 def _end(piece: str, begin: int, end: int, chunk: str) -> int:
     """Return the end of a piece; where a character gives several pieces, the library gives all but one an empty span."""
     return end if begin < end or piece == _SPACE else min(begin + 1, len(chunk))
+
+
+def _require_words_apart(processor: "sentencepiece.SentencePieceProcessor", vocabulary: Sequence[str]) -> None:
+    """Refuse a model whose pieces of a word depend on its neighbours: here each word is encoded by itself."""
+    joined = next((piece for piece in vocabulary if _SPACE in piece[1:]), None)
+    if joined is not None:
+        raise UserError(f"its piece {joined!r} goes over a blank: make one with split_by_whitespace=true")
+    if not processor.normalize("a").startswith(_SPACE):
+        raise UserError(f"it has no {_SPACE} before the first word: make one with add_dummy_prefix=true")
 
 
 def _require_special_tokens(processor: "sentencepiece.SentencePieceProcessor", vocabulary: Sequence[str]) -> None:

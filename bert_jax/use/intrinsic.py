@@ -33,7 +33,7 @@ from bert_jax.checks.findings import Finding, OK, WARNING
 from bert_jax.config.objective import token_words
 from bert_jax.config.pretrain import PhaseConfig
 from bert_jax.feed.batch import Batch
-from bert_jax.feed.examples import EVALUATION_SEED, Examples
+from bert_jax.feed.examples import EVALUATION_SEED, Examples, scoring_seed
 from bert_jax.feed.order import examples_at
 from bert_jax.feed.shards import DataDirectory, Split
 from bert_jax.feed.tokenised import ExampleSettings
@@ -213,7 +213,8 @@ def _masked_record(
 ) -> JsonObject:
     totals: dict[str, float] = {}
     predicted, masks, offsets = token_words(objective.config).predicted, objective.config.masks, []
-    kept = partial(text_offsets, segments_of(examples), next_tokens=not masks)
+    seed = scoring_seed(examples.split)
+    kept = partial(text_offsets, segments_of(examples), next_tokens=not masks, seed=seed)
     for sums, places in scored_batches(model, examples, predicted, kept):
         add_sums(totals, sums)
         offsets.append(places)
@@ -243,7 +244,9 @@ def segments_of(examples: Examples) -> np.ndarray:
     return np.concatenate(segments)
 
 
-def text_offsets(segments: np.ndarray, number: int, batch: Batch, next_tokens: bool = False) -> np.ndarray:
+def text_offsets(
+    segments: np.ndarray, number: int, batch: Batch, next_tokens: bool = False, seed: int = EVALUATION_SEED
+) -> np.ndarray:
     """Return where the predicted tokens of batch `number` of `evaluation_batch` stand in the text, [K] in the order of rows and
     slots; of next tokens without the [SEP] at the end of a row, which is not of the text."""
     rows, slots = np.nonzero(batch["masked_lm_weights"])
@@ -251,7 +254,7 @@ def text_offsets(segments: np.ndarray, number: int, batch: Batch, next_tokens: b
     if next_tokens:  # one segment a row
         inside = places + 1 < batch["sequence_ids"].sum(1)[rows] - 1
         rows, places = rows[inside], places[inside] + 1
-    indices = examples_at(number * len(batch["input_ids"]) + rows, len(segments), EVALUATION_SEED)[1]
+    indices = examples_at(number * len(batch["input_ids"]) + rows, len(segments), seed)[1]
     a_starts, a_lengths, b_starts = segments[indices].T
     return np.where(places <= a_lengths, a_starts + places - 1, b_starts + places - a_lengths - 2)  # [CLS] A [SEP] B
 

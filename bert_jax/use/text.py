@@ -74,7 +74,7 @@ class TokenisedText(NamedTuple):
                 tables[table_name(kind, sequence_length)] = drawn.examples
             packed = np.packbits(arrays.word_starts, bitorder="little")
             shards.append(Shard(Path(self.option), arrays.tokens, packed, *arrays[2:], tables))
-        return Split(TRAIN, Path(self.option), tuple(shards), {})
+        return Split("text", Path(self.option), tuple(shards), {})
 
 
 def _tokenised(texts: Sequence[Text], tokenizer: Tokenizer, settings: ExampleSettings) -> Iterator[ShardArrays]:

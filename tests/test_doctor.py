@@ -297,6 +297,12 @@ def test_share_of_picked_tokens(tmp_path):
     )
     check(finding(tmp_path, "Picked tokens", lines(picked_share=0.3)), WARNING, "rows of a few tokens")
     schedule = changed(objective=ObjectiveConfig(mlm_probability=0.15, mlm_probability_end=0.1))
+    longer = lines(picked_share=lambda step: 0.15 - 0.05 * step / 22_000, valid_tokens=lambda step: step)
+    check(
+        finding(tmp_path, "Picked tokens", longer, schedule),
+        OK,
+        "11.66% of the tokens were picked, 11.66% are configured",
+    )
     falling = lines(picked_share=lambda step: 0.15 - 0.05 * step / 22_000)
     check(finding(tmp_path, "Picked tokens", falling, schedule), OK, "12.49% are configured")
 

@@ -118,6 +118,7 @@ def test_position_ten_has_two_digits(file):
 def test_words_that_end_with_digits_are_not_taken_for_positions(file):
     assert read_conll(file("A4\tO\nB52\tO\nT1\tO\n"))[0].words == ("A4", "B52", "T1")  # no counting
     assert read_conll(file("a0\tO\nb1\tO\nc\tO\n"))[0].words == ("a0", "b1", "c")  # not all
+    assert [one.words for one in read_conll(file("10\tO\n\n2000\tO\n"))] == [("10",), ("2000",)]  # zeros alone
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_accents_apart_from_case():
 
 
 def test_decode_reads_well_and_encodes_to_the_same_ids(uncased):
-    vocabulary = [*VOCABULARY, "it", "s", "(", ")", "。", '"']
+    vocabulary = [*VOCABULARY, "it", "s", "(", ")", "。", '"', "１", "２", "，"]
     tokenizer = WordPieceTokenizer(vocabulary, lowercase=True)
     for text in (
         "the cat, it's (on) the mat!",
@@ -95,6 +95,7 @@ def test_decode_reads_well_and_encodes_to_the_same_ids(uncased):
         "中文。the cat",
         "it's sat. ' the cat '",
         '" cat "',
+        "１ ２，１",  # full-width digits are words
     ):
         ids = tokenizer.encode(text).ids
         assert tokenizer.unk_id not in ids

@@ -137,12 +137,11 @@ def picked_share(run: Run) -> Iterator[Finding]:
     share, objective = mean_share(run.train, "picked_share"), run.config.objective
     if share is None:
         return
-    shares = [
-        objective.probability_at(record["step"], run.config.total_steps)
-        for record in run.train
-        if number(record, "picked_share") is not None
-    ]
-    wanted = math.fsum(shares) / len(shares)
+    measured = [record for record in run.train if number(record, "picked_share") is not None]
+    total = run.config.total_steps
+    configured = [{**record, "picked_share": objective.probability_at(record["step"], total)} for record in measured]
+    wanted = mean_share(configured, "picked_share")
+    assert wanted is not None
     phase = run.config.phases[0]
     if share > wanted:
         causes, remedy = "rows of a few tokens, which pick one at least", "train on longer rows, or pack them"

@@ -279,8 +279,11 @@ def _without_other_tokens(blocks: Sequence[_Block], name: str, notes: list[str])
 
 
 def _has_positions(sentences: Sequence[Sequence[str]]) -> bool:
-    """Return whether all words are a character and digits, and nearly all of the numbers are 0 or one more than the last."""
-    counted = words = 0
+    """Return whether all words are a character and digits, and nearly all of the numbers are 0 or one more than the last.
+
+    Zeros alone count nothing: they are the ends of numbers such as 10 and 2000.
+    """
+    counted = words = furthest = 0
     for sentence in sentences:
         last = -1
         for word in sentence:
@@ -291,4 +294,5 @@ def _has_positions(sentences: Sequence[Sequence[str]]) -> bool:
             counted += position in (0, last + 1)
             words += 1
             last = position
-    return counted >= _COUNTED * words
+            furthest = max(furthest, position)
+    return furthest > 0 and counted >= _COUNTED * words

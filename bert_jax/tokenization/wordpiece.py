@@ -192,7 +192,8 @@ def evening_for(
 
 # ---- joining pieces ----------------------------------------------------------------------------------------
 
-_WIDE = IDEOGRAPHS + "\u3000-\u303f\uff00-\uffef"  # with Chinese punctuation
+# With Chinese punctuation; not with full-width letters and digits, which without a space are one word.
+_WIDE = IDEOGRAPHS + "\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 _NO_SPACE = re.compile(
     rf"(?<=[{_WIDE}]) (?=[{_WIDE}])"  # between Chinese characters
     r"| (?=[.,;:!?%)\]}’”])"  # before closing punctuation
